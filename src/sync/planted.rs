@@ -1,0 +1,62 @@
+//! Bugs on purpose: a model's twin runs the real code with one planted, and must fail.
+//!
+//! A [`Planted`] travels in the configuration of each structure. Outside loom it has no size and every question is a
+//! constant `false`, so the branches vanish.
+
+/// The bugs there are, each named as what the code then does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A reader does not look at its cell again after pinning.
+    ReadSkipsRevalidation,
+    /// Compaction moves objects without asking for pins.
+    CompactionIgnoresPins,
+    /// Compaction frees the source although the cell no longer named it.
+    CompactionIgnoresFree,
+    /// `free` returns the slot although a guard holds it.
+    FreeIgnoresPins,
+    /// A limit is checked and then charged in two steps.
+    CheckThenCharge,
+    /// Reparenting switches the objcg but leaves a stale group index charged.
+    UnchargeSkipsGeneration,
+    /// Writeback switches the slot word although its record was cancelled.
+    WritebackIgnoresCancel,
+    /// Writeback frees the compressed copy before the word names the device.
+    WritebackFreesFirst,
+    /// A load does not look at its slot word again after reading the device.
+    LoadSkipsRevalidation,
+    /// The slot word is published before the bytes are written.
+    PublishBeforeWrite,
+}
+
+/// Which bug, if any, is planted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    #[cfg(loom)]
+    bug: Option<Bug>,
+}
+
+impl Planted {
+    /// None: production, and the models that must pass.
+    pub const NONE: Planted = Planted {
+        #[cfg(loom)]
+        bug: None,
+    };
+
+    /// This one: for the twin of a model.
+    #[cfg(loom)]
+    pub const fn bug(bug: Bug) -> Self {
+        Planted { bug: Some(bug) }
+    }
+
+    /// Whether `bug` is planted.
+    #[inline(always)]
+    pub fn is(self, bug: Bug) -> bool {
+        #[cfg(loom)]
+        return self.bug == Some(bug);
+        #[cfg(not(loom))]
+        {
+            let _ = bug;
+            false
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! [`Region`]: reserved address space whose pages are backed where somebody asks for it.
+//!
+//! ```text
+//!          0                                                              len
+//!          +--------+--------+-----------------------------------+--------+
+//!          | backed | backed |  reserved: costs addresses only   | backed |
+//!          +--------+--------+-----------------------------------+--------+
+//!                     ^ populate: zeroed memory          discard: gone, zero again
+//! ```
+//!
+//! Production: one private anonymous mapping without reserve. Under loom: plain memory with one tracked cell per granule, so
+//! that an unordered pair of accesses to one object's bytes is reported. Under Miri: the mapping without `madvise`.
+//!
+//! Callers see raw pointers and keep the rules themselves; who may touch which bytes is the allocator's protocol.
+
+use std::io;
+use std::ops::Range;
+
+/// Reserved address space, zero where it was never written.
+#[derive(Debug)]
+pub struct Region {
+    imp: imp::Region,
+}
+
+impl Region {
+    /// Reserve `len` bytes, rounded up to whole pages.
+    ///
+    /// # Errors
+    /// When the kernel refuses so much address space (`ENOMEM`: look at `ulimit -v`).
+    pub fn reserve(len: usize) -> io::Result<Region> {
+        let len = len.next_multiple_of(crate::units::FRAME_SIZE).max(crate::units::FRAME_SIZE);
+        Ok(Region { imp: imp::Region::reserve(len)? })
+    }
+
+    /// Bytes of address space.
+    #[inline]
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.imp.len()
+    }
+
+    /// Read access: `f` gets a pointer to the first byte of `range`, good for the range and the call.
+    ///
+    /// # Panics
+    /// When the range is not inside.
+    #[inline]
+    pub fn with<R>(&self, range: Range<usize>, f: impl FnOnce(*const u8) -> R) -> R {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} is outside the region");
+        self.imp.with(range, f)
+    }
+
+    /// Write access: as [`with`](Self::with).
+    ///
+    /// # Panics
+    /// When the range is not inside.
+    #[inline]
+    pub fn with_mut<R>(&self, range: Range<usize>, f: impl FnOnce(*mut u8) -> R) -> R {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} is outside the region");
+        self.imp.with_mut(range, f)
+    }
+
+    /// Back `range` with memory now, under this thread's memory policy.
+    ///
+    /// # Errors
+    /// When the kernel has no memory to give. Part of the range may then be backed.
+    pub fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.end <= self.len());
+        self.imp.populate(range)
+    }
+
+    /// Give the memory behind `range` back; it reads as zeroes afterwards. Nobody may be using it.
+    ///
+    /// # Errors
+    /// When the kernel refuses (locked memory).
+    pub fn discard(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.end <= self.len());
+        self.imp.discard(range)
+    }
+
+    /// Address of the first byte, to look the mapping up in `/proc/self/pagemap` or to bind it.
+    #[cfg(not(loom))]
+    pub fn address(&self) -> usize {
+        self.imp.with(0..0, |p| p as usize)
+    }
+}
+
+#[cfg(not(loom))]
+mod imp {
+    use memmap2::{MmapOptions, MmapRaw};
+    use std::io;
+    use std::ops::Range;
+
+    #[derive(Debug)]
+    pub(super) struct Region {
+        map: MmapRaw,
+    }
+
+    impl Region {
+        pub(super) fn reserve(len: usize) -> io::Result<Self> {
+            let map = MmapRaw::from(MmapOptions::new().len(len).no_reserve_swap().map_anon()?);
+            let region = Region { map };
+            // One object must never back 2 MiB, and a core dump must not carry other people's pages. A kernel that knows
+            // neither is no reason to fail.
+            #[cfg(target_os = "linux")]
+            for advice in [libc::MADV_NOHUGEPAGE, libc::MADV_DONTDUMP] {
+                let _ = region.advise(0..len, advice);
+            }
+            Ok(region)
+        }
+
+        #[inline]
+        pub(super) fn len(&self) -> usize {
+            self.map.len()
+        }
+
+        #[inline]
+        pub(super) fn with<R>(&self, range: Range<usize>, f: impl FnOnce(*const u8) -> R) -> R {
+            f(self.map.as_ptr().wrapping_add(range.start))
+        }
+
+        #[inline]
+        pub(super) fn with_mut<R>(&self, range: Range<usize>, f: impl FnOnce(*mut u8) -> R) -> R {
+            f(self.map.as_mut_ptr().wrapping_add(range.start))
+        }
+
+        fn advise(&self, range: Range<usize>, advice: i32) -> io::Result<()> {
+            if cfg!(miri) {
+                return Ok(());
+            }
+            let start = self.map.as_mut_ptr().wrapping_add(range.start);
+            // SAFETY: the range lies inside our own mapping (asserted by the callers), so the advice touches nobody else.
+            match unsafe { libc::madvise(start.cast(), range.len(), advice) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        }
+
+        #[cfg(target_os = "linux")]
+        pub(super) fn populate(&self, range: Range<usize>) -> io::Result<()> {
+            match self.advise(range.clone(), libc::MADV_POPULATE_WRITE) {
+                // Kernels before 5.14: touching backs it too, but then a lack of memory is the OOM killer's business.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                    self.touch(range);
+                    Ok(())
+                }
+                other => other,
+            }
+        }
+
+        #[cfg(not(target_os = "linux"))]
+        pub(super) fn populate(&self, range: Range<usize>) -> io::Result<()> {
+            self.touch(range);
+            Ok(())
+        }
+
+        fn touch(&self, range: Range<usize>) {
+            for at in range.step_by(crate::units::FRAME_SIZE) {
+                // SAFETY: inside the mapping; nobody uses a page that is being backed, so writing the zero it reads as is no
+                // change.
+                unsafe { self.map.as_mut_ptr().wrapping_add(at).write_volatile(0) };
+            }
+        }
+
+        #[cfg(not(miri))]
+        pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
+            self.advise(range, libc::MADV_DONTNEED)
+        }
+
+        #[cfg(miri)]
+        pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
+            let start = self.map.as_mut_ptr().wrapping_add(range.start);
+            // SAFETY: inside the mapping, and nobody uses what is being discarded.
+            unsafe { start.write_bytes(0, range.len()) };
+            Ok(())
+        }
+    }
+}
+
+#[cfg(loom)]
+mod imp {
+    use std::collections::HashMap;
+    use std::io;
+    use std::ops::Range;
+    use std::sync::{Arc, Mutex};
+
+    /// Bytes per tracked cell: models use classes of multiples of this, so that a cell belongs to one object.
+    const GRANULE: usize = 1024;
+
+    #[derive(Debug)]
+    pub(super) struct Region {
+        len: usize,
+        bytes: *mut u8,
+        cells: Mutex<HashMap<usize, Arc<loom::cell::UnsafeCell<()>>>>,
+    }
+
+    // SAFETY: loom runs all its threads on one; the cells report accesses that would race.
+    unsafe impl Send for Region {}
+    // SAFETY: as above.
+    unsafe impl Sync for Region {}
+
+    impl Region {
+        pub(super) fn reserve(len: usize) -> io::Result<Self> {
+            let bytes = Box::into_raw(vec![0u8; len].into_boxed_slice()).cast::<u8>();
+            Ok(Region { len, bytes, cells: Mutex::default() })
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.len
+        }
+
+        fn cells(&self, range: &Range<usize>) -> Vec<Arc<loom::cell::UnsafeCell<()>>> {
+            if range.is_empty() {
+                return Vec::new();
+            }
+            let mut cells = self.cells.lock().unwrap();
+            (range.start / GRANULE..=(range.end - 1) / GRANULE)
+                .map(|granule| {
+                    Arc::clone(cells.entry(granule).or_insert_with(|| Arc::new(loom::cell::UnsafeCell::new(()))))
+                })
+                .collect()
+        }
+
+        #[track_caller]
+        pub(super) fn with<R>(&self, range: Range<usize>, f: impl FnOnce(*const u8) -> R) -> R {
+            let cells = self.cells(&range);
+            let _reading: Vec<_> = cells.iter().map(|c| c.get()).collect();
+            f(self.bytes.wrapping_add(range.start))
+        }
+
+        #[track_caller]
+        pub(super) fn with_mut<R>(&self, range: Range<usize>, f: impl FnOnce(*mut u8) -> R) -> R {
+            let cells = self.cells(&range);
+            let _writing: Vec<_> = cells.iter().map(|c| c.get_mut()).collect();
+            f(self.bytes.wrapping_add(range.start))
+        }
+
+        pub(super) fn populate(&self, _range: Range<usize>) -> io::Result<()> {
+            Ok(())
+        }
+
+        pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
+            let len = range.len();
+            // SAFETY: `bytes` is `len` bytes long and the range lies inside.
+            self.with_mut(range, |p| unsafe { p.write_bytes(0, len) });
+            Ok(())
+        }
+    }
+
+    impl Drop for Region {
+        fn drop(&mut self) {
+            // SAFETY: made by `Box::into_raw` of a slice of this length.
+            drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.bytes, self.len)) });
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::units::FRAME_SIZE;
+
+    #[test]
+    fn discarded_bytes_read_as_zero() {
+        let region = Region::reserve(4 * FRAME_SIZE).unwrap();
+        region.populate(0..2 * FRAME_SIZE).unwrap();
+        // SAFETY: one thread, inside the region.
+        region.with_mut(FRAME_SIZE..FRAME_SIZE + 1, |p| unsafe { *p = 9 });
+        region.discard(FRAME_SIZE..2 * FRAME_SIZE).unwrap();
+        // SAFETY: one thread, inside the region.
+        assert_eq!(region.with(FRAME_SIZE..FRAME_SIZE + 1, |p| unsafe { *p }), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside")]
+    fn ranges_past_the_end_panic() {
+        let region = Region::reserve(FRAME_SIZE).unwrap();
+        region.with(0..FRAME_SIZE + 1, |_| ());
+    }
+
+    #[test]
+    fn a_region_no_machine_has_is_refused() {
+        assert!(Region::reserve(usize::MAX / 4).is_err());
+    }
+}

@@ -1,0 +1,56 @@
+//! Threads: std's or loom's.
+
+#[cfg(loom)]
+pub use loom::thread::{JoinHandle, yield_now};
+#[cfg(not(loom))]
+pub use std::thread::{JoinHandle, yield_now};
+
+/// Start a named thread.
+///
+/// # Errors
+/// When the system refuses one.
+#[cfg(not(loom))]
+pub fn spawn<F>(name: &str, f: F) -> std::io::Result<JoinHandle<()>>
+where
+    F: FnOnce() + Send + 'static,
+{
+    std::thread::Builder::new().name(name.to_owned()).spawn(f)
+}
+
+/// Start a thread; loom's have no names.
+#[cfg(loom)]
+pub fn spawn<F>(_name: &str, f: F) -> std::io::Result<JoinHandle<()>>
+where
+    F: FnOnce() + 'static,
+{
+    Ok(loom::thread::spawn(f))
+}
+
+/// Wait a moment for another thread's short step. Spins, then yields: the other thread may share our core.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    rounds: u32,
+}
+
+impl Backoff {
+    /// The first wait is the shortest.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Wait a little, a little longer each time.
+    #[inline]
+    pub fn wait(&mut self) {
+        #[cfg(loom)]
+        loom::thread::yield_now();
+        #[cfg(not(loom))]
+        if self.rounds < 6 {
+            for _ in 0..1 << self.rounds {
+                std::hint::spin_loop();
+            }
+        } else {
+            std::thread::yield_now();
+        }
+        self.rounds += 1;
+    }
+}
