@@ -1,0 +1,86 @@
+//! [`Zswap::assert_valid`]: everything adds up to the byte.
+
+use super::core::{Core, Zswap};
+use crate::memcg::Amounts;
+use crate::swap::Content;
+use crate::units::{NodeId, Owner, PAGE_SIZE};
+use std::collections::{HashMap, HashSet};
+
+impl Zswap {
+    /// Check every invariant of every layer at a quiet point: no operation may be under way.
+    ///
+    /// # Panics
+    /// With a sentence, when one is broken.
+    pub fn assert_valid(&self) {
+        self.core.assert_valid();
+    }
+}
+
+impl Core {
+    pub(super) fn assert_valid(&self) {
+        self.slots.assert_valid();
+        self.arena.assert_valid();
+        self.pool.assert_valid();
+        self.tree.assert_valid();
+        assert_eq!(self.inflight.len(), 0, "no flight is under way at a quiet point");
+
+        let mut entries: HashMap<Owner, (NodeId, crate::memcg::ObjcgId)> = HashMap::new();
+        let mut charged: HashMap<(crate::memcg::ObjcgId, NodeId), Amounts> = HashMap::new();
+        let (mut same, mut patterns, mut compressed, mut raw, mut physical) = (0, 0, 0, 0, 0);
+        let mut places = HashSet::new();
+        self.slots.for_each(|slot, owner, word| {
+            assert!(!word.writeback(), "{slot:?} has its writeback bit set with no flight under way");
+            match word.content() {
+                Content::Empty => unreachable!("only slots that hold something are shown"),
+                Content::SameFilled(_) => same += 1,
+                Content::Pattern(_) => patterns += 1,
+                Content::Compressed(entry) if entry.length == PAGE_SIZE => raw += 1,
+                Content::Compressed(_) => compressed += 1,
+                Content::Physical(place) => {
+                    physical += 1;
+                    assert!(places.insert(place.block), "two slots name the block {place:?}");
+                }
+            }
+            if let Some(entry) = word.entry() {
+                let objcg = self.pool.objcg_at(entry.location);
+                entries.insert(owner, (self.pool.home_node(entry.location), objcg));
+                for (node, amounts) in self.pool.shares(entry.location, entry.length) {
+                    *charged.entry((objcg, node)).or_default() += amounts;
+                }
+            }
+        });
+        let c = &self.counters;
+        assert_eq!(
+            (c.same_filled.get(), c.patterns.get(), c.compressed.get(), c.incompressible.get(), c.physical.get()),
+            (same, patterns, compressed, raw, physical),
+            "the gauges count the slots by what they hold"
+        );
+        assert_eq!(self.pool.stats().objects, entries.len() as u64, "every object of the pool belongs to a slot");
+        if let Some(area) = &self.area {
+            area.assert_valid();
+            assert_eq!(area.stats().objects, physical, "every block on the device belongs to a slot");
+        }
+
+        let mut memcgs = self.tree.root().descendants();
+        memcgs.push(self.tree.root());
+        let mut listed = 0;
+        for memcg in &memcgs {
+            for node in (0..self.tree.nodes()).map(|n| NodeId(n as u8)) {
+                self.lru.for_each(memcg.group(), node, |owner| {
+                    let (home, objcg) = entries.get(&owner).expect("L1: entries on a list have an object");
+                    assert_eq!(*home, node, "L1: an entry is on the list of its object's home node");
+                    assert!(self.tree.is_current(*objcg, memcg.group()), "L1: an entry is on its own memcg's list");
+                    listed += 1;
+                });
+            }
+        }
+        assert_eq!(listed, entries.len(), "L1: every entry with an object is on one list");
+
+        let by_objects: Amounts = charged.values().copied().sum();
+        assert_eq!(self.tree.root().amounts(), by_objects, "the root's counters are the sum over all objects");
+        for ((objcg, node), amounts) in &charged {
+            assert_eq!(self.tree.objcg_amounts(*objcg, *node), *amounts, "{objcg:?} on {node}: the sum over its objects");
+        }
+        assert_eq!(self.tree.root().zswap_current(), by_objects.compressed, "what is charged is what lies in the pool");
+    }
+}
