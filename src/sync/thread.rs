@@ -70,3 +70,8 @@ impl Backoff {
         self.rounds += 1;
     }
 }
+
+/// Cores this process may use; 1 where nobody tells.
+pub fn available_parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
