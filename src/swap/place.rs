@@ -1,48 +1,56 @@
-//! [`Place`]: where a block lies on a device, in 56 bits.
+//! [`Place`]: where an object lies on which device. It fits in a slot word.
+//!
+//! ```text
+//!   device 5 | block 34 (64 bytes each) | blocks 7 | generation 10        56 bits
+//! ```
 
-/// A block on a device.
-///
-/// ```text
-/// | generation 10 | blocks 7 | block 34 | device 5 |
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use super::geometry::BLOCK_BYTES;
+use std::fmt;
+
+/// Where an object lies: a run of 64-byte blocks of a device, and which use of those blocks it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// Which device. Below 32.
+    /// Number of the device, below 2^5.
     pub device: u8,
-    /// First block of 64 bytes.
+    /// The first block, counted from the first byte the device lends; below 2^34.
     pub block: u64,
-    /// Blocks of 64 bytes.
+    /// Blocks, header and padding included: 1 to 66.
     pub blocks: u8,
-    /// Tells what lay here before apart.
+    /// How often the page of the first block had been handed out, modulo 2^10: a block of an earlier use is seen to be old.
     pub generation: u16,
 }
 
 impl Place {
-    /// Bits of [`device`](Self::device).
+    /// Bits of the device number.
     pub const DEVICE_BITS: u32 = 5;
-    /// Bits of [`block`](Self::block): 1 TiB in blocks of 64 bytes.
+    /// Bits of the first block.
     pub const BLOCK_BITS: u32 = 34;
-    /// Bits of [`blocks`](Self::blocks).
+    /// Bits of the count of blocks.
     pub const BLOCKS_BITS: u32 = 7;
-    /// Bits of [`generation`](Self::generation).
+    /// Bits of the generation.
     pub const GENERATION_BITS: u32 = 10;
+    /// All bits: what a slot word keeps for it.
+    pub const BITS: u32 = Self::DEVICE_BITS + Self::BLOCK_BITS + Self::BLOCKS_BITS + Self::GENERATION_BITS;
+    /// Generations before they come round.
+    pub const GENERATIONS: u16 = 1 << Self::GENERATION_BITS;
 
-    /// As 56 bits.
-    pub fn pack(self) -> u64 {
-        u64::from(self.device)
-            | self.block << Self::DEVICE_BITS
-            | u64::from(self.blocks) << (Self::DEVICE_BITS + Self::BLOCK_BITS)
-            | u64::from(self.generation) << (Self::DEVICE_BITS + Self::BLOCK_BITS + Self::BLOCKS_BITS)
+    /// First byte on the device.
+    #[inline]
+    pub const fn offset_bytes(&self) -> u64 {
+        self.block * BLOCK_BYTES as u64
     }
 
-    /// From [`pack`](Self::pack).
-    pub fn unpack(bits: u64) -> Self {
-        let field = |shift: u32, bits_wide: u32| bits >> shift & ((1 << bits_wide) - 1);
-        Place {
-            device: field(0, Self::DEVICE_BITS) as u8,
-            block: field(Self::DEVICE_BITS, Self::BLOCK_BITS),
-            blocks: field(Self::DEVICE_BITS + Self::BLOCK_BITS, Self::BLOCKS_BITS) as u8,
-            generation: field(Self::DEVICE_BITS + Self::BLOCK_BITS + Self::BLOCKS_BITS, Self::GENERATION_BITS) as u16,
-        }
+    /// Bytes on the device, header and padding included.
+    #[inline]
+    pub const fn len_bytes(&self) -> usize {
+        self.blocks as usize * BLOCK_BYTES
+    }
+}
+
+const _: () = assert!(Place::BITS == 56);
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "device {} block {}+{} generation {}", self.device, self.block, self.blocks, self.generation)
     }
 }

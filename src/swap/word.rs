@@ -46,8 +46,7 @@ const _: () = assert!(PAYLOAD_SHIFT + PAYLOAD_BITS == 64);
 const _: () = assert!(COUNT_SHIFT + COUNT_BITS + 1 == PAYLOAD_SHIFT);
 const _: () = assert!(GENERATION_SHIFT + 8 == PAYLOAD_BITS);
 const _: () = assert!(1 << LENGTH_BITS == PAGE_SIZE);
-const _: () =
-    assert!(Place::DEVICE_BITS + Place::BLOCK_BITS + Place::BLOCKS_BITS + Place::GENERATION_BITS == PAYLOAD_BITS);
+const _: () = assert!(Place::BITS == PAYLOAD_BITS);
 
 /// References a slot can have.
 pub const MAX_COUNT: u8 = (1 << COUNT_BITS) - 1;
@@ -97,6 +96,25 @@ impl Entry {
     }
 }
 
+fn pack(place: Place) -> u64 {
+    let mut bits = u64::from(place.generation);
+    bits = bits << Place::BLOCKS_BITS | u64::from(place.blocks);
+    bits = bits << Place::BLOCK_BITS | place.block;
+    bits << Place::DEVICE_BITS | u64::from(place.device)
+}
+
+fn unpack(mut bits: u64) -> Place {
+    let mut field = |width: u32| {
+        let value = bits & ((1 << width) - 1);
+        bits >>= width;
+        value
+    };
+    let device = field(Place::DEVICE_BITS) as u8;
+    let block = field(Place::BLOCK_BITS);
+    let blocks = field(Place::BLOCKS_BITS) as u8;
+    Place { device, block, blocks, generation: field(Place::GENERATION_BITS) as u16 }
+}
+
 impl SlotWord {
     /// Nothing stored.
     pub const EMPTY: SlotWord = SlotWord(0);
@@ -114,7 +132,7 @@ impl SlotWord {
                 }
                 (3, payload >> PAYLOAD_SHIFT)
             }
-            Content::Physical(place) => (4, place.pack()),
+            Content::Physical(place) => (4, pack(place)),
         };
         debug_assert!(payload >> PAYLOAD_BITS == 0);
         Some(SlotWord(payload << PAYLOAD_SHIFT | 1 << COUNT_SHIFT | tag))
@@ -147,7 +165,7 @@ impl SlotWord {
             1 => Content::Compressed(Entry::from_payload(payload)),
             2 => Content::Pattern(Entry::from_payload(payload)),
             3 => Content::SameFilled((self.0 as i64 >> PAYLOAD_SHIFT) as u64),
-            4 => Content::Physical(Place::unpack(payload)),
+            4 => Content::Physical(unpack(payload)),
             tag => unreachable!("no slot word has tag {tag}"),
         }
     }

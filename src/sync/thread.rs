@@ -3,7 +3,7 @@
 #[cfg(loom)]
 pub use loom::thread::{JoinHandle, yield_now};
 #[cfg(not(loom))]
-pub use std::thread::{JoinHandle, available_parallelism, scope, sleep, yield_now};
+pub use std::thread::{JoinHandle, scope, sleep, yield_now};
 
 /// Start a named thread.
 ///

@@ -86,7 +86,8 @@ pub fn skip(test: &str, why: &str) {
     eprintln!("{test}: skipped: {why}");
     if let Some(log) = std::env::var_os("ZSPOOL_SKIP_LOG") {
         use std::io::Write as _;
-        let mut log = std::fs::File::options().append(true).create(true).open(log).expect("the skip log can be written");
+        let mut log =
+            std::fs::File::options().append(true).create(true).open(log).expect("the skip log can be written");
         writeln!(log, "{test}: {why}").expect("the skip log can be written");
     }
 }
