@@ -47,10 +47,10 @@ fn every_kind_of_page_comes_back_identical_and_everything_returns_to_zero() {
     for (k, slot) in slots.iter().enumerate() {
         assert!(read(&zswap, slot)[..] == any_page(k as u64)[..], "page {k}");
     }
-    assert!(vm.zswap_current() > 0);
+    assert!(vm.usage() > 0);
     assert!(slots.iter().all(|slot| zswap.free(slot)));
     zswap.assert_valid();
-    assert_eq!(vm.zswap_current(), 0);
+    assert_eq!(vm.usage(), 0);
     zswap.arena().flush();
     assert_eq!(zswap.stats().backed_bytes, 0);
 }
@@ -118,7 +118,7 @@ fn a_page_written_back_reads_from_the_device() {
     let payload = zswap.stats().pool.payload_bytes;
     assert_eq!(write_back_all(&zswap, &vm), payload, "bytes written back are the payload bytes that left the pool");
     zswap.assert_valid();
-    assert_eq!((zswap.stats().physical_pages, vm.zswap_current()), (500, 0));
+    assert_eq!((zswap.stats().physical_pages, vm.usage()), (500, 0));
     let mut page = Page::zeroed();
     assert!(matches!(zswap.try_load(slots.base(), &mut page), Err(Error::NeedsIo { .. })));
     for (k, slot) in slots.iter().enumerate() {
@@ -218,12 +218,12 @@ fn an_offline_memcg_takes_no_pages_and_its_own_stay_loadable() {
         let memcg = if k % 2 == 0 { &child } else { &parent };
         zswap.store(slot, memcg, N0, &compressible(k as u64, 600)).unwrap();
     }
-    let (usage, bytes) = (parent.zswap_current(), zswap.stats().pool.payload_bytes);
+    let (usage, bytes) = (parent.usage(), zswap.stats().pool.payload_bytes);
     assert!(zswap.offline(&parent).is_err(), "it has a child");
     zswap.offline(&child).unwrap();
     assert!(zswap.offline(&child).is_err(), "only once");
     zswap.assert_valid();
-    assert_eq!(parent.zswap_current(), usage);
+    assert_eq!(parent.usage(), usage);
     assert!(zswap.store(slots.base(), &child, N0, &Page::zeroed()).is_err());
     assert!(!zswap.is_stored(slots.base()), "a failed store leaves no older copy behind");
     zswap.store(slots.base(), &parent, N0, &compressible(0, 600)).unwrap();

@@ -24,18 +24,18 @@ fn no_limit_is_exceeded_while_threads_store() {
     let group = zswap.root().mkdir("group").unwrap();
     let vms: Vec<_> = (0..3).map(|t| group.mkdir(&format!("vm{t}")).unwrap()).collect();
     let limits = [300_000, 500_000, u64::MAX];
-    zswap.set_zswap_max(&group, Some(1_000_000));
-    zswap.set_zswap_max(&vms[0], Some(limits[0]));
-    zswap.set_zswap_max(&vms[1], Some(limits[1]));
+    zswap.set_zswap_max(&group, 1_000_000).unwrap();
+    zswap.set_zswap_max(&vms[0], limits[0]).unwrap();
+    zswap.set_zswap_max(&vms[1], limits[1]).unwrap();
     let slots = zswap.reserve(6000).unwrap();
     let done = AtomicBool::new(false);
     let samples = std::thread::scope(|s| {
         let sampler = s.spawn(|| {
             let mut samples = 0u64;
             while !done.load(Ordering::Relaxed) {
-                assert!(group.zswap_current() <= 1_000_000, "the group's limit");
+                assert!(group.usage() <= 1_000_000, "the group's limit");
                 for (vm, limit) in vms.iter().zip(limits) {
-                    assert!(vm.zswap_current() <= limit, "a memcg's limit");
+                    assert!(vm.usage() <= limit, "a memcg's limit");
                 }
                 assert!(zswap.arena().backed_bytes() <= 2 << 20, "the pool's limit");
                 samples += 1;
@@ -76,7 +76,7 @@ fn limits_of_zero_and_one_send_pages_straight_to_the_device() {
     for limit in [0, 1] {
         let zswap = base(8 << 20).device(device(8)).build().unwrap();
         let vm = zswap.root().mkdir("vm").unwrap();
-        zswap.set_zswap_max(&vm, Some(limit));
+        zswap.set_zswap_max(&vm, limit).unwrap();
         let slots = zswap.reserve(3).unwrap();
         let page = compressible(1, 900);
         assert_eq!(zswap.store(slots.base(), &vm, N0, &page).unwrap(), Stored::WrittenThrough);
@@ -88,7 +88,7 @@ fn limits_of_zero_and_one_send_pages_straight_to_the_device() {
         assert!(back[..] == page[..]);
         zswap.load(slots.get(2).unwrap(), &mut back).unwrap();
         assert!(back[..] == large[..]);
-        assert_eq!(vm.zswap_current(), 0);
+        assert_eq!(vm.usage(), 0);
         zswap.assert_valid();
     }
 }
@@ -109,7 +109,7 @@ fn a_pool_limit_of_zero_or_one_sends_pages_straight_to_the_device() {
 fn without_a_device_a_limit_refuses_and_says_what_to_do() {
     let zswap = base(8 << 20).build().unwrap();
     let vm = zswap.root().mkdir("vm").unwrap();
-    zswap.set_zswap_max(&vm, Some(0));
+    zswap.set_zswap_max(&vm, 0).unwrap();
     let slot = zswap.reserve(1).unwrap().base();
     match zswap.store(slot, &vm, N0, &compressible(1, 900)) {
         Err(error @ Error::Limit { reason: Unwritable::NoDevice, .. }) => {
@@ -149,8 +149,8 @@ fn with_writeback_disabled_above_it_a_memcg_at_its_limit_is_refused() {
     let zswap = base(8 << 20).device(device(8)).build().unwrap();
     let parent = zswap.root().mkdir("parent").unwrap();
     let child = parent.mkdir("child").unwrap();
-    parent.set_zswap_writeback(false);
-    zswap.set_zswap_max(&child, Some(20_000));
+    parent.set_writeback(false).unwrap();
+    zswap.set_zswap_max(&child, 20_000).unwrap();
     let slots = zswap.reserve(100).unwrap();
     let refused = slots
         .iter()
@@ -174,13 +174,13 @@ fn a_memcg_at_its_limit_writes_back_only_its_own() {
     for k in 0..200 {
         zswap.store(slots.get(k).unwrap(), &b, N0, &compressible(k, 900)).unwrap();
     }
-    let before = b.zswap_current();
-    zswap.set_zswap_max(&a, Some(50_000));
+    let before = b.usage();
+    zswap.set_zswap_max(&a, 50_000).unwrap();
     for k in 200..400 {
         zswap.store(slots.get(k).unwrap(), &a, N0, &compressible(k, 900)).unwrap();
     }
-    assert_eq!(b.zswap_current(), before);
-    assert!(a.zswap_current() <= 50_000 && zswap.stats().physical_pages > 100);
+    assert_eq!(b.usage(), before);
+    assert!(a.usage() <= 50_000 && zswap.stats().physical_pages > 100);
     zswap.quiesce();
     zswap.assert_valid();
 }
@@ -193,9 +193,9 @@ fn a_limit_set_below_usage_reclaims_and_fails_nothing_stored() {
     for (k, slot) in slots.iter().enumerate() {
         zswap.store(slot, &vm, N0, &compressible(k as u64, 900)).unwrap();
     }
-    zswap.set_zswap_max(&vm, Some(100_000));
+    zswap.set_zswap_max(&vm, 100_000).unwrap();
     let patience = std::time::Instant::now();
-    while vm.zswap_current() > 100_000 {
+    while vm.usage() > 100_000 {
         assert!(patience.elapsed().as_secs() < 20, "reclaim did not bring usage under the new limit");
         std::thread::yield_now();
     }
@@ -271,7 +271,7 @@ fn a_device_that_fails_at_any_operation_loses_nothing() {
         let _ = zswap.shrink_memcg(&vm, 200);
         slots.iter().for_each(|slot| assert!(zswap.free(slot)));
         zswap.assert_valid();
-        assert_eq!(vm.zswap_current(), 0);
+        assert_eq!(vm.usage(), 0);
         if !tripped {
             assert!(k > 10, "the scenario has more operations than {k}");
             return;

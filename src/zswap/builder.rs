@@ -10,7 +10,7 @@ use super::worker::{Mailbox, Worker};
 use crate::arena::{Arena, ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Tree, TreeConfig};
-use crate::swap::{Area, AreaConfig, Device, Slots, SwapFile};
+use crate::swap::{self, Area, Device, Slots, SwapFile};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use crate::sync::{Arc, Planted};
 use crate::units::MAX_SLOTS_IN_USE;
@@ -204,13 +204,13 @@ impl Builder {
             None => None,
             Some(Swap::File { path, size }) => {
                 let file = SwapFile::options().path(path).size(size).direct(self.direct).open()?;
-                Some(Area::new(Box::new(file), AreaConfig::default())?)
+                Some(Area::new(Box::new(file), 0, swap::Geometry::default())?)
             }
-            Some(Swap::Device(device)) => Some(Area::new(device, AreaConfig::default())?),
+            Some(Swap::Device(device)) => Some(Area::new(device, 0, swap::Geometry::default())?),
         };
         let arena = Arc::new(Arena::new(self.arena)?);
-        let nodes = arena.topology().nodes();
-        let tree = Tree::new(TreeConfig { nodes, planted: self.planted });
+        let nodes = arena.topology().len();
+        let tree = Tree::new(TreeConfig { nodes, planted: self.planted, ..TreeConfig::default() });
         let slots = Arc::new(reserve_slots(self.slots_in_use)?);
         let owners = slots.capacity();
         let lru = Lru::new(owners, nodes).map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
@@ -239,6 +239,7 @@ impl Builder {
             policy: self.policy,
             counters: Counters::default(),
             kick: Mailbox::new(),
+            trouble: AtomicU8::new(0),
             planted: self.planted,
         });
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };

@@ -4,7 +4,7 @@ use super::cells::SlotCells;
 use super::inflight::Inflight;
 use super::lru::Lru;
 use super::stats::Counters;
-use super::worker::Worker;
+use super::worker::{Mailbox, Worker};
 use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
@@ -28,7 +28,7 @@ use crate::zsmalloc::Pool;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let zswap = Zswap::builder().pool_limit(16 << 20).build()?;
 /// let vm = zswap.root().mkdir("vm0")?;
-/// vm.set_zswap_max(Some(4 << 20));
+/// vm.set_zswap_max(4 << 20)?;
 /// let slots = zswap.reserve(1024)?; // guest page k is slot base + k
 ///
 /// let mut page = Page::zeroed();
@@ -39,7 +39,7 @@ use crate::zsmalloc::Pool;
 /// zswap.load(slots.base(), &mut back)?;
 /// assert_eq!(&back[..5], b"hello");
 /// zswap.free(slots.base());
-/// assert_eq!(vm.zswap_current(), 0);
+/// assert_eq!(vm.usage(), 0);
 /// # Ok(())
 /// # }
 /// ```
@@ -68,7 +68,9 @@ pub(super) struct Core {
     pub(super) cursor: AtomicU64,
     pub(super) policy: Policy,
     pub(super) counters: Counters,
-    pub(super) kick: super::worker::Mailbox,
+    pub(super) kick: Mailbox,
+    /// Why the last batch did not go, for errors that say so: an [`Unwritable`] as a number.
+    pub(super) trouble: AtomicU8,
     pub(super) planted: Planted,
 }
 
@@ -124,7 +126,7 @@ impl Zswap {
         let lru = &self.core.lru;
         memcg.offline_with(|handover| {
             let (child, parent) = (handover.child(), handover.parent());
-            lru.reparent(child, parent, || handover.switch());
+            lru.reparent(child, parent, || handover.switch())
         })?;
         Ok(())
     }
@@ -135,7 +137,7 @@ impl Zswap {
     /// When there is no codec of that name; the error lists those there are.
     pub fn set_codec(&self, name: &str) -> Result<(), Error> {
         let id = self.core.codecs.by_name(name)?.id();
-        self.core.codec.store(id.0, crate::sync::atomic::Ordering::Relaxed);
+        self.core.codec.store(id.get(), crate::sync::atomic::Ordering::Relaxed);
         Ok(())
     }
 
@@ -157,5 +159,12 @@ impl Zswap {
     /// The swapfile, if there is one.
     pub fn area(&self) -> Option<&Area> {
         self.core.area.as_ref()
+    }
+}
+
+impl Core {
+    /// The device that a place lies on.
+    pub(super) fn area(&self) -> &Area {
+        self.area.as_ref().expect("where a slot names a place, there is a device")
     }
 }

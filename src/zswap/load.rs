@@ -170,6 +170,9 @@ impl Core {
                     let now = self.slots.lock(slot).map_or(SlotWord::EMPTY, |guard| guard.word());
                     if now.same_content(word) || self.planted.is(Bug::LoadSkipsRevalidation) {
                         self.counters.failed_loads.add(1);
+                        if let Error::Read { source, .. } = &failure {
+                            self.area().blame(place, source);
+                        }
                         return Err(failure);
                     }
                 }
@@ -197,21 +200,25 @@ impl Core {
     }
 
     fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
-        let area = self.area.as_ref().expect("places lie on the device");
-        area.read(place, slot.0, |object| {
-            self.decode(slot, object.codec, object.flags & FLAG_PATTERN != 0, object.bytes, page)
-        })
-        .map_err(|source| Error::Read { slot, source })?
+        // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
+        let mut decoded = [0; PAGE_SIZE];
+        self.area()
+            .read(place, slot.0, |object| {
+                self.decode(slot, object.codec, object.flags & FLAG_PATTERN != 0, object.bytes, &mut decoded)
+            })
+            .map_err(|source| Error::Read { slot, source })??;
+        *page = decoded;
+        Ok(())
     }
 
     fn decode(&self, slot: Slot, codec: u8, pattern: bool, bytes: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
         let corrupt = || Error::Corrupt { slot };
         if pattern {
             compress::fill(page, u64::from_ne_bytes(bytes.try_into().map_err(|_| corrupt())?));
-        } else if codec == compress::RAW.0 {
+        } else if codec == CodecId::RAW.get() {
             page.copy_from_slice(<&[u8; PAGE_SIZE]>::try_from(bytes).map_err(|_| corrupt())?);
         } else {
-            let codec = self.codecs.by_id(CodecId(codec)).ok_or_else(corrupt)?;
+            let codec = self.codecs.by_id(CodecId::from_bits(codec.into())).ok_or_else(corrupt)?;
             codec.decompress(bytes, page).map_err(|_| corrupt())?;
         }
         Ok(())

@@ -132,7 +132,7 @@ impl Lru {
     // --- lists ---
 
     fn lock(&self, group: GroupRef) -> Lists<'_> {
-        self.groups.get_or_make(group.index.0 as usize).lists.lock()
+        self.groups.get_or_make(group.index().index()).lists.lock()
     }
 
     /// Lock the lists of the memcg the objcg points to (L3).
@@ -200,9 +200,17 @@ impl Lru {
     /// Entries on one list.
     pub(super) fn len(&self, group: GroupRef, node: NodeId) -> u64 {
         self.groups
-            .get(group.index.0 as usize)
+            .get(group.index().index())
             .and_then(|group| group.lists.lock().get(node.index()).map(|list| list.len))
             .unwrap_or(0)
+    }
+
+    /// Run `f` under a group's lock if it has no entries.
+    pub(super) fn if_empty(&self, group: GroupRef, f: impl FnOnce()) {
+        let lists = self.lock(group);
+        if lists.iter().all(|list| list.len == 0) {
+            f();
+        }
     }
 
     /// Look at up to `budget` entries from the cold end: each goes to the warm end, and those that were not referenced and
@@ -220,7 +228,7 @@ impl Lru {
         pick: impl Fn(Owner) -> bool,
         picked: &mut Vec<Owner>,
     ) -> usize {
-        let Some(group) = self.groups.get(group.index.0 as usize) else { return 0 };
+        let Some(group) = self.groups.get(group.index().index()) else { return 0 };
         let mut lists = group.lists.lock();
         let Some(list) = lists.get_mut(node.index()) else { return 0 };
         let mut scanned = 0;
@@ -246,9 +254,9 @@ impl Lru {
     ///
     /// # Locks
     /// The child's group, then the parent's.
-    pub(super) fn reparent(&self, child: GroupRef, parent: GroupRef, switch: impl FnOnce()) {
-        let child = self.groups.get_or_make(child.index.0 as usize);
-        let parent = self.groups.get_or_make(parent.index.0 as usize);
+    pub(super) fn reparent<R>(&self, child: GroupRef, parent: GroupRef, switch: impl FnOnce() -> R) -> R {
+        let child = self.groups.get_or_make(child.index().index());
+        let parent = self.groups.get_or_make(parent.index().index());
         let mut from = child.lists.lock();
         let mut to = parent.lists.lock_after(&from);
         if to.is_empty() && !from.is_empty() {
@@ -269,7 +277,7 @@ impl Lru {
             to.len += from.len;
             *from = EMPTY;
         }
-        switch();
+        switch()
     }
 
     /// Call `f` with the owners on a group's list of one node, cold end first, and check that links, ends and length agree.
@@ -278,7 +286,7 @@ impl Lru {
     /// # Panics
     /// When they do not.
     pub(super) fn for_each(&self, group: GroupRef, node: NodeId, mut f: impl FnMut(Owner)) {
-        let Some(group) = self.groups.get(group.index.0 as usize) else { return };
+        let Some(group) = self.groups.get(group.index().index()) else { return };
         let lists = group.lists.lock();
         let Some(list) = lists.get(node.index()) else { return };
         let (mut link, mut before, mut len) = (list.head, END, 0);

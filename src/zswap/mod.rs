@@ -37,7 +37,7 @@ mod core;
 
 pub use self::core::Zswap;
 pub use builder::Builder;
-pub use error::Error;
+pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
 pub use reclaim::Shrunk;
 pub use stats::Stats;

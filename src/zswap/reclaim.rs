@@ -3,6 +3,7 @@
 //! [`shrink_memcg`](Zswap::shrink_memcg) writes back the cold end of one memcg, with the budget rules of T1: `nr_to_scan`
 //! entries are *looked at* over all nodes, each at most once a call, and what one node leaves unused goes to the next.
 
+use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::error::Unwritable;
 use crate::memcg::{LimitHit, Memcg, MemcgId};
@@ -71,16 +72,21 @@ impl Zswap {
         self.core.pool.compact(budget_bytes)
     }
 
-    /// Set `memory.zswap.max` of a memcg and start reclaim if it is over it now. Nothing that is stored fails.
-    pub fn set_zswap_max(&self, memcg: &Memcg, max: Option<u64>) {
-        memcg.set_zswap_max(max);
+    /// Set `memory.zswap.max` of a memcg in bytes (`u64::MAX`: none) and start reclaim if it is over it now. Nothing that is
+    /// stored fails.
+    ///
+    /// # Errors
+    /// When the memcg is offline.
+    pub fn set_zswap_max(&self, memcg: &Memcg, max: u64) -> Result<(), Error> {
+        memcg.set_zswap_max(max)?;
         self.core.kick.kick();
+        Ok(())
     }
 }
 
 impl Core {
     pub(super) fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
-        if self.area.is_none() || !memcg.is_online() || !memcg.zswap_writeback() {
+        if self.area.is_none() || !memcg.is_online() || !memcg.writeback() {
             return Shrunk::NothingToScan;
         }
         let group = memcg.group();
@@ -115,9 +121,7 @@ impl Core {
 
     /// A store hit the limit of a memcg: write back entries of that memcg and its descendants. Whether any went.
     pub(super) fn make_room_below(&self, hit: &LimitHit) -> bool {
-        let Some(memcg) = self.tree.find(hit.memcg) else { return true };
-        let mut online = memcg.descendants();
-        online.insert(0, memcg);
+        let online = hit.memcg().subtree();
         let first = self.counters.shrinks.get() as usize % online.len();
         // First one entry each; where all are referenced, their second chance is used up by the look, so look again.
         for nr_to_scan in [self.policy.store_scan, self.policy.batch] {
@@ -139,32 +143,47 @@ impl Core {
         written || compacted.frames_freed > 0
     }
 
-    /// One batch of the memcg after the cursor that has something to write. Whether something was written.
+    /// One batch of the next memcg after the cursor that has something to write. Whether something was written.
     pub(super) fn shrink_next(&self, nr_to_scan: usize) -> bool {
-        // A memcg id, not a reference: nothing to leak, nothing to put twice, and an offline memcg is passed over (T3).
-        let after = MemcgId(self.cursor.load(Ordering::Relaxed));
-        let mut online = self.tree.root().descendants();
-        online.push(self.tree.root());
-        online.sort_by_key(|memcg| (memcg.id() <= after, memcg.id()));
-        for memcg in online {
-            if let Shrunk::Written(_) = self.shrink_memcg(&memcg, nr_to_scan) {
-                self.cursor.store(memcg.id().0, Ordering::Relaxed);
-                return true;
+        // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
+        let start = MemcgId(self.cursor.load(Ordering::Relaxed));
+        let root = self.tree.root();
+        let (mut after, mut wrapped) = (start, false);
+        loop {
+            let Some(memcg) = root.next_listed(after) else {
+                if wrapped {
+                    return false;
+                }
+                (after, wrapped) = (MemcgId(0), true);
+                continue;
+            };
+            after = memcg.id();
+            if wrapped && after > start {
+                return false;
+            }
+            match self.shrink_memcg(&memcg, nr_to_scan) {
+                Shrunk::Written(_) => {
+                    self.cursor.store(after.0, Ordering::Relaxed);
+                    return true;
+                }
+                Shrunk::NoneWritten => {}
+                Shrunk::NothingToScan => self.delist_if_empty(&memcg),
             }
         }
-        false
+    }
+
+    /// Take a memcg without entries off the roster of those that have some.
+    fn delist_if_empty(&self, memcg: &Memcg) {
+        memcg.delist_with(|listing| self.lru.if_empty(memcg.group(), || listing.clear()));
     }
 
     /// Write back of every memcg that is above its own limit, which was lowered, until it is not or nothing goes any more.
     pub(super) fn shrink_those_above_their_limit(&self, stopped: impl Fn() -> bool) {
-        let mut online = self.tree.root().descendants();
-        online.push(self.tree.root());
-        for memcg in online {
+        for memcg in self.tree.root().subtree() {
             let mut effort = Effort::new(&self.policy);
-            while memcg.zswap_max().is_some_and(|max| memcg.zswap_current() > max) && !stopped() {
-                let mut below = memcg.descendants();
-                below.push(memcg.clone());
-                let written = below
+            while memcg.usage() > memcg.zswap_max() && !stopped() {
+                let written = memcg
+                    .subtree()
                     .iter()
                     .any(|memcg| matches!(self.shrink_memcg(memcg, self.policy.batch), Shrunk::Written(_)));
                 if !effort.goes_on(written) {
@@ -174,17 +193,25 @@ impl Core {
         }
     }
 
+    /// Remember why a batch did not go; or that one went.
+    pub(super) fn note_trouble(&self, trouble: Option<Unwritable>) {
+        let number = match trouble {
+            Some(Unwritable::DeviceFull) => 1,
+            Some(Unwritable::WriteFailed) => 2,
+            _ => 0,
+        };
+        // Relaxed: it only words an error.
+        self.trouble.store(number, Ordering::Relaxed);
+    }
+
     /// Why writeback does not help, for an error.
     pub(super) fn why_unwritable(&self, memcg: &Memcg) -> Unwritable {
-        let Some(area) = &self.area else { return Unwritable::NoDevice };
-        if !memcg.zswap_writeback() {
-            Unwritable::Disabled
-        } else if area.is_full() {
-            Unwritable::DeviceFull
-        } else if area.stats().io_errors > 0 {
-            Unwritable::WriteFailed
-        } else {
-            Unwritable::Busy
+        match self.trouble.load(Ordering::Relaxed) {
+            _ if self.area.is_none() => Unwritable::NoDevice,
+            _ if !memcg.writeback() => Unwritable::Disabled,
+            1 => Unwritable::DeviceFull,
+            2 => Unwritable::WriteFailed,
+            _ => Unwritable::Busy,
         }
     }
 }

@@ -93,7 +93,7 @@ impl Core {
     pub(super) fn give_back(&self, owner: Owner, old: SlotWord) {
         match old.content() {
             Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
-            Content::Physical(place) => self.area.as_ref().expect("places lie on the device").free(place),
+            Content::Physical(place) => self.area().free(place),
             Content::SameFilled(_) | Content::Empty => {}
         }
     }

@@ -37,7 +37,6 @@ pub(super) struct Counters {
     pub(super) refused: Counter,
     pub(super) failed_loads: Counter,
     pub(super) failed_writes: Counter,
-    pub(super) device_full: Counter,
     pub(super) shrinks: Counter,
     pub(super) worker_panics: Counter,
 }

@@ -118,16 +118,16 @@ impl Core {
                 self.replace(slot, |_, _| word)?;
                 return Ok(Stored::SameFilled);
             }
-            let payload = Payload { bytes: &word.to_ne_bytes(), codec: compress::RAW.0, pattern: true };
+            let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
             let charged = self.store_payload(slot, memcg, node, payload)?;
             return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
         }
-        let codec = self.codecs.by_id(CodecId(self.codec.load(Ordering::Relaxed)));
+        let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
         let codec = codec.expect("the current codec is in the registry");
-        let mut context = self.contexts.take();
+        let mut context = self.contexts.checkout();
         let payload = match codec.compress(&mut context, page) {
-            Compressed::Bytes(bytes) => Payload { bytes, codec: codec.id().0, pattern: false },
-            Compressed::Incompressible => Payload { bytes: &page[..], codec: compress::RAW.0, pattern: false },
+            Compressed::Bytes(bytes) => Payload { bytes, codec: codec.id().get(), pattern: false },
+            Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
         };
         let payload_bytes = payload.bytes.len();
         Ok(match self.store_payload(slot, memcg, node, payload)? {
@@ -160,6 +160,8 @@ impl Core {
             let content = if payload.pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
             SlotWord::new(content).expect("an entry always fits in a word")
         })?;
+        // After the locks: a walker that found the lists empty looks again under the tree lock before it passes by.
+        self.tree.enlist(objcg);
         self.tree.count(objcg, Event::ZswpOut, 1);
         drop(pinned);
         Ok(Some(slot_bytes))
@@ -189,7 +191,7 @@ impl Core {
             };
             match refused {
                 zsmalloc::Error::Limit(hit) => {
-                    if hit.limit < hit.asked {
+                    if hit.limit() < hit.asked() {
                         return Ok(Admission::Never(Refusal::Limit(hit)));
                     }
                     let room = self.make_room_below(&hit);
@@ -220,10 +222,10 @@ impl Core {
             Refusal::Pool(source) => Error::PoolFull { source, reason },
         };
         let Some(area) = &self.area else { return Err(refuse(Unwritable::NoDevice)) };
-        if !memcg.zswap_writeback() {
+        if !memcg.writeback() {
             return Err(refuse(Unwritable::Disabled));
         }
-        let Ok(mut batch) = area.begin(2) else { return Err(refuse(Unwritable::DeviceFull)) };
+        let Ok(mut batch) = area.begin_at_least(2, 2) else { return Err(refuse(Unwritable::DeviceFull)) };
         let flags = if payload.pattern { FLAG_PATTERN } else { 0 };
         let place = batch.push(slot.0, payload.codec, flags, payload.bytes.len(), |to| to.copy_from_slice(payload.bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };

@@ -1,7 +1,7 @@
 //! [`Zswap::assert_valid`]: everything adds up to the byte.
 
 use super::core::{Core, Zswap};
-use crate::memcg::Amounts;
+use crate::memcg::{Bytes4, ObjcgId};
 use crate::swap::Content;
 use crate::units::{NodeId, Owner, PAGE_SIZE};
 use std::collections::{HashMap, HashSet};
@@ -24,8 +24,8 @@ impl Core {
         self.tree.assert_valid();
         assert_eq!(self.inflight.len(), 0, "no flight is under way at a quiet point");
 
-        let mut entries: HashMap<Owner, (NodeId, crate::memcg::ObjcgId)> = HashMap::new();
-        let mut charged: HashMap<(crate::memcg::ObjcgId, NodeId), Amounts> = HashMap::new();
+        let mut entries: HashMap<Owner, (NodeId, ObjcgId)> = HashMap::new();
+        let mut charged: HashMap<(ObjcgId, NodeId), Bytes4> = HashMap::new();
         let (mut same, mut patterns, mut compressed, mut raw, mut physical) = (0, 0, 0, 0, 0);
         let mut places = HashSet::new();
         self.slots.for_each(|slot, owner, word| {
@@ -61,10 +61,8 @@ impl Core {
             assert_eq!(area.stats().objects, physical, "every block on the device belongs to a slot");
         }
 
-        let mut memcgs = self.tree.root().descendants();
-        memcgs.push(self.tree.root());
         let mut listed = 0;
-        for memcg in &memcgs {
+        for memcg in self.tree.root().subtree() {
             for node in (0..self.tree.nodes()).map(|n| NodeId(n as u8)) {
                 self.lru.for_each(memcg.group(), node, |owner| {
                     let (home, objcg) = entries.get(&owner).expect("L1: entries on a list have an object");
@@ -76,11 +74,11 @@ impl Core {
         }
         assert_eq!(listed, entries.len(), "L1: every entry with an object is on one list");
 
-        let by_objects: Amounts = charged.values().copied().sum();
+        let by_objects: Bytes4 = charged.values().copied().sum();
         assert_eq!(self.tree.root().amounts(), by_objects, "the root's counters are the sum over all objects");
         for ((objcg, node), amounts) in &charged {
             assert_eq!(self.tree.objcg_amounts(*objcg, *node), *amounts, "{objcg:?} on {node}: the sum over its objects");
         }
-        assert_eq!(self.tree.root().zswap_current(), by_objects.compressed, "what is charged is what lies in the pool");
+        assert_eq!(self.tree.root().usage(), by_objects.compressed, "what is charged is what lies in the pool");
     }
 }

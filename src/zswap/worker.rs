@@ -12,7 +12,7 @@
 //! warm frames, holes in the swapfile.
 
 use super::Error;
-use super::core::Core;
+use super::core::{Core, Zswap};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, Rank, thread};
 
@@ -32,6 +32,8 @@ pub(super) struct Mailbox {
 struct State {
     kicked: bool,
     stop: bool,
+    /// A run is under way.
+    running: bool,
 }
 
 impl Mailbox {
@@ -52,26 +54,37 @@ impl Mailbox {
         let mut state = self.state.lock();
         state.kicked = true;
         self.kicked.store(true, Ordering::Relaxed);
-        self.changed.notify_one();
+        self.changed.notify_all();
     }
 
     fn stop(&self) {
         self.state.lock().stop = true;
-        self.changed.notify_one();
+        self.changed.notify_all();
     }
 
     fn stopped(&self) -> bool {
         self.state.lock().stop
     }
 
-    /// Wait for a kick; `false` when it is time to stop.
+    /// Wait until no kick is waiting and no run under way.
+    fn wait_until_idle(&self) {
+        let mut state = self.state.lock();
+        while state.kicked || state.running {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// The last run is over. Wait for a kick; `false` when it is time to stop.
     fn wait(&self) -> bool {
         let mut state = self.state.lock();
+        state.running = false;
+        self.changed.notify_all();
         while !state.kicked && !state.stop {
             self.changed.wait(&mut state);
         }
         // Cleared before the run: a kick that comes during it is answered by another.
         state.kicked = false;
+        state.running = !state.stop;
         self.kicked.store(false, Ordering::Relaxed);
         !state.stop
     }
@@ -94,6 +107,17 @@ impl Worker {
         })
         .map_err(Error::Worker)?;
         Ok(Worker { core: Arc::clone(core), thread: Some(thread) })
+    }
+}
+
+impl Zswap {
+    /// Wait until the worker has nothing to do, then give back what is only kept for later: warm frames, empty clusters, holes
+    /// in the swapfile. With no operation under way this is a quiet point.
+    pub fn quiesce(&self) {
+        if self.worker.is_some() {
+            self.core.kick.wait_until_idle();
+        }
+        self.core.tidy();
     }
 }
 

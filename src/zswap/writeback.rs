@@ -14,6 +14,7 @@
 //! - **W3** Bytes count as written back when their word was switched: payload bytes, not slot sizes (T1).
 
 use super::core::Core;
+use super::error::Unwritable;
 use super::inflight::Record;
 use super::store::FLAG_PATTERN;
 use crate::memcg::{Event, GroupRef};
@@ -43,9 +44,9 @@ impl Core {
     pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
-        // An entry takes at most two device pages when it straddles; a batch may get fewer than asked.
-        let Ok(mut batch) = area.begin(owners.len() + owners.len() / 8 + 1) else {
-            self.counters.device_full.add(1);
+        // Two pages hold any object; more than a page for each would be given back.
+        let Ok(mut batch) = area.begin_at_least(2, 2 + owners.len()) else {
+            self.note_trouble(Some(Unwritable::DeviceFull));
             return Landed::default();
         };
         let mut flights = Vec::with_capacity(owners.len());
@@ -63,6 +64,7 @@ impl Core {
         if !written {
             self.counters.failed_writes.add(1);
         }
+        self.note_trouble((!written).then_some(Unwritable::WriteFailed));
         let mut landed = Landed::default();
         for flight in flights {
             if let Some(bytes) = self.land(flight, written) {
@@ -132,7 +134,6 @@ impl Core {
     /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
     fn land(&self, flight: Flight, written: bool) -> Option<usize> {
         let Flight { owner, record, place } = flight;
-        let area = self.area.as_ref().expect("the batch was of a device");
         if !written {
             self.end(owner, record);
             return None; // the batch gave its places back
@@ -140,7 +141,7 @@ impl Core {
         let guard = self.slots.lock_owner(owner);
         if !self.inflight.finish(record) {
             drop(guard);
-            area.free(place);
+            self.area().free(place);
             return None;
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
