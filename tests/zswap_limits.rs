@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::*;
-use zspool::swap::{FaultyDevice, MemoryDevice, Plan};
+use zspool::swap::{Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::units::{NodeId, Page};
 use zspool::zswap::{Builder, Error, Stored, Unwritable, Zswap};
 
@@ -240,7 +240,7 @@ fn a_device_that_fails_at_any_operation_loses_nothing() {
     for k in 1.. {
         let device = std::sync::Arc::new(FaultyDevice::new(
             device(4),
-            Plan::none().at(k, zspool::swap::Fault::errno(libc::EIO)),
+            Plan::none().at(k, Fault::Errno(libc::EIO)),
         ));
         let zswap = base(8 << 20).worker(false).device(device.clone()).build().unwrap();
         let vm = zswap.root().mkdir("vm").unwrap();
