@@ -36,17 +36,21 @@ impl Batch {
 
 impl Arena {
     /// When more frames are warm than the configuration says, give the oldest back, and some more, so that the next call
-    /// finds a batch's worth to do again. Returns the number of frames.
+    /// has nothing to do for a while. When more bytes are backed than a lowered limit says, give warm frames back for
+    /// that. Returns the number of frames.
     ///
     /// # Locks
     /// Takes [`Rank::Arena`](crate::sync::Rank::Arena); call it outside all locks.
     pub fn maintain(&self) -> usize {
-        let kept = self.warm_frames - (self.warm_frames / 4).min(BATCH as u32 / 2);
-        let mut excess = (self.lists.lock().spare.warm).saturating_sub(self.warm_frames);
-        if excess > 0 {
-            excess += self.warm_frames - kept;
-        }
-        self.give_back_oldest(excess as usize)
+        let slack = (self.warm_frames / 4).min(BATCH as u32 / 2) as usize;
+        let lists = self.lists.lock();
+        let over_warm = match lists.spare.warm.saturating_sub(self.warm_frames) {
+            0 => 0,
+            excess => excess as usize + slack,
+        };
+        let count = over_warm.max(self.over_limit());
+        drop(lists);
+        self.give_back_oldest(count)
     }
 
     /// Give all warm frames back. Returns their number; frames that the kernel will not take (locked memory) stay warm.
@@ -65,9 +69,14 @@ impl Arena {
     pub fn set_limit(&self, bytes: u64) {
         let lists = self.lists.lock();
         self.limit.store(bytes, Ordering::Relaxed);
-        let excess = self.backed_bytes().saturating_sub(bytes).div_ceil(FRAME_SIZE as u64);
+        let count = self.over_limit();
         drop(lists);
-        self.give_back_oldest(excess as usize);
+        self.give_back_oldest(count);
+    }
+
+    /// Frames backed above the limit; under the lock.
+    fn over_limit(&self) -> usize {
+        self.backed_bytes().saturating_sub(self.limit()).div_ceil(FRAME_SIZE as u64) as usize
     }
 
     fn give_back_oldest(&self, mut count: usize) -> usize {

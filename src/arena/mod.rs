@@ -42,6 +42,8 @@ mod poison;
 mod pool;
 mod run;
 mod state;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod warm;
 
