@@ -19,7 +19,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    fn new() -> Self {
+    /// No frames.
+    pub(super) fn new() -> Self {
         Batch { frames: [Frame(0); BATCH], len: 0 }
     }
 
@@ -81,8 +82,9 @@ impl Arena {
 
     fn give_back_oldest(&self, mut count: usize) -> usize {
         let mut given = 0;
+        let mut batch = Batch::new();
         while count > 0 {
-            let batch = self.take_oldest(&mut self.lists.lock(), count, None);
+            self.take_oldest(&mut self.lists.lock(), count, None, &mut batch);
             let gone = self.give_back(&batch);
             given += gone;
             count -= batch.len;
@@ -94,34 +96,38 @@ impl Arena {
         given
     }
 
-    /// Make up to `most` (and a batch) of the oldest warm frames Discarding, of one node or of any.
-    pub(super) fn take_oldest(&self, lists: &mut Lists, most: usize, node: Option<NodeId>) -> Batch {
-        let mut batch = Batch::new();
+    /// Fill `batch` with up to `most` of the oldest warm frames, now Discarding, of one node or of any.
+    pub(super) fn take_oldest(&self, lists: &mut Lists, most: usize, node: Option<NodeId>, batch: &mut Batch) {
+        batch.len = 0;
         let mut at = lists.warm.head();
         while let Some(run) = at {
             // The run leaves the list with its last warm frame.
             at = self.runs.after(run, Lane::Warm);
             for frame in frames_in(self.runs.warm(run), self.first_frame(run)) {
                 if batch.len == most.min(BATCH) {
-                    return batch;
+                    return;
                 }
                 if node.is_none_or(|node| node == self.frames.node(frame)) {
-                    self.start_discard(lists, frame, &mut batch);
+                    self.start_discard(lists, frame, batch);
                 }
             }
         }
-        batch
     }
 
-    /// Make those of `frames` Discarding that are warm on another node than `node`.
-    pub(super) fn take_strays(&self, lists: &mut Lists, frames: impl Iterator<Item = Frame>, node: NodeId) -> Batch {
-        let mut batch = Batch::new();
+    /// Fill `batch` with those of `frames`, now Discarding, that were warm on another node than `node`.
+    pub(super) fn take_strays(
+        &self,
+        lists: &mut Lists,
+        frames: impl Iterator<Item = Frame>,
+        node: NodeId,
+        batch: &mut Batch,
+    ) {
+        batch.len = 0;
         for frame in frames {
             if self.frames.state(frame) == State::Warm && self.frames.node(frame) != node {
-                self.start_discard(lists, frame, &mut batch);
+                self.start_discard(lists, frame, batch);
             }
         }
-        batch
     }
 
     fn start_discard(&self, lists: &mut Lists, frame: Frame, batch: &mut Batch) {
