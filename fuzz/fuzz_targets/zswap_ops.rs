@@ -180,7 +180,7 @@ impl Model {
                 }
             }
             Op::Shrink { memcg, nr } => _ = self.zswap.shrink_memcg(self.memcg(memcg), nr.into()),
-            Op::Compact { kib } => _ = self.zswap.compact(usize::from(kib) << 10),
+            Op::Compact { kib } => _ = self.zswap.compact(u64::from(kib) << 10),
             Op::Limit { memcg, bytes } => _ = self.memcg(memcg).set_zswap_max(u64::from(bytes) * 4),
             Op::NoLimit { memcg } => _ = self.memcg(memcg).set_zswap_max(u64::MAX),
             Op::Writeback { memcg, on } => _ = self.memcg(memcg).set_writeback(on),

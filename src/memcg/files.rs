@@ -69,6 +69,7 @@ fn read_stat(memcg: &Memcg) -> Result<String, Error> {
         ("zswpin", stat.events(Event::ZswpIn)),
         ("zswpout", stat.events(Event::ZswpOut)),
         ("zswpwb", stat.events(Event::ZswpWb)),
+        ("zswpwb_bytes", stat.events(Event::ZswpWbBytes)),
         ("zswap_payload", payload),
         ("zswap_refused", stat.events(Event::Refused)),
     ];
@@ -202,7 +203,7 @@ mod tests {
         tree.count(objcg.id(), Event::ZswpOut, 2);
         tree.count(objcg.id(), Event::ZswpIn, 3);
         tree.count(objcg.id(), Event::ZswpWb, 4);
-        let stat = "zswap 5000\nzswapped 8192\nzswap_incomp 1\nzswpin 3\nzswpout 2\nzswpwb 4\nzswap_payload 4900\n\
+        let stat = "zswap 5000\nzswapped 8192\nzswap_incomp 1\nzswpin 3\nzswpout 2\nzswpwb 4\nzswpwb_bytes 0\nzswap_payload 4900\n\
                     zswap_refused 0\n";
         let numa = "zswap N0=1000 N1=4000\nzswapped N0=4096 N1=4096\nzswap_incomp N0=0 N1=4096\n\
                     zswap_payload N0=900 N1=4000\n";

@@ -42,7 +42,7 @@ impl SubAssign for Bytes4 {
     }
 }
 
-/// What is counted by occurrence. Each is a page, or a refused charge.
+/// What is counted as it happens. Each is a page unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Event {
@@ -52,13 +52,15 @@ pub enum Event {
     ZswpOut,
     /// A page was written from zswap to a device.
     ZswpWb,
+    /// Payload bytes that went from zswap to a device: counted in bytes, where the others are counted in pages.
+    ZswpWbBytes,
     /// A charge was refused at a limit, the memcg's own or an ancestor's. [`Objcg::try_charge`](super::Objcg::try_charge)
     /// counts these.
     Refused,
 }
 
 impl Event {
-    pub(super) const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 5;
 }
 
 /// Sums over a memcg and everything below it.

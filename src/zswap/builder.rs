@@ -13,8 +13,8 @@ use crate::memcg::{Tree, TreeConfig};
 use crate::swap::{self, Area, Device, Slots, SwapFile};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use crate::sync::{Arc, Planted};
-use crate::units::MAX_SLOTS_IN_USE;
-use crate::zsmalloc::{Geometry, OriginalBytes, Pool, PoolConfig};
+use crate::units::{MAX_SLOTS_IN_USE, PAGE_SIZE};
+use crate::zsmalloc::{Geometry, Original, Pool, PoolConfig};
 use std::path::PathBuf;
 
 /// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
@@ -43,6 +43,8 @@ pub struct Builder {
     contexts: Option<usize>,
     worker: bool,
     policy: Policy,
+    device_geometry: swap::Geometry,
+    tree: TreeConfig,
     planted: Planted,
 }
 
@@ -72,6 +74,8 @@ impl Builder {
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
             },
+            device_geometry: swap::Geometry::default(),
+            tree: TreeConfig::default(),
             planted: Planted::NONE,
         }
     }
@@ -184,6 +188,18 @@ impl Builder {
         self
     }
 
+    /// Sizes of the device's pages and batches.
+    pub fn device_geometry(mut self, geometry: swap::Geometry) -> Self {
+        self.device_geometry = geometry;
+        self
+    }
+
+    /// How the memcg tree is made; its number of nodes is that of the topology.
+    pub fn tree(mut self, tree: TreeConfig) -> Self {
+        self.tree = tree;
+        self
+    }
+
     /// A bug for a model to find.
     #[doc(hidden)]
     pub fn planted(mut self, planted: Planted) -> Self {
@@ -199,28 +215,28 @@ impl Builder {
     pub fn build(mut self) -> Result<Zswap, Error> {
         let codec = self.codecs.by_name(&self.codec)?.id();
         self.arena.limit_bytes = self.pool_limit.unwrap_or_else(default_pool_limit);
-        self.arena.run_frames = self.geometry.run_frames();
+        self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
         let area = match self.swap {
             None => None,
             Some(Swap::File { path, size }) => {
                 let file = SwapFile::options().path(path).size(size).direct(self.direct).open()?;
-                Some(Area::new(Box::new(file), 0, swap::Geometry::default())?)
+                Some(Area::new(Box::new(file), 0, self.device_geometry)?)
             }
-            Some(Swap::Device(device)) => Some(Area::new(device, 0, swap::Geometry::default())?),
+            Some(Swap::Device(device)) => Some(Area::new(device, 0, self.device_geometry)?),
         };
         let arena = Arc::new(Arena::new(self.arena)?);
         let nodes = arena.topology().len();
-        let tree = Tree::new(TreeConfig { nodes, planted: self.planted, ..TreeConfig::default() });
+        let tree = Tree::new(TreeConfig { nodes, planted: self.planted, ..self.tree });
         let slots = Arc::new(reserve_slots(self.slots_in_use)?);
         let owners = slots.capacity();
-        let lru = Lru::new(owners, nodes).map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
+        let lru = Lru::new(owners, nodes, self.planted).map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
         let pool = Pool::new(
             Arc::clone(&arena),
             SlotCells(Arc::clone(&slots)),
             PoolConfig {
                 geometry: self.geometry,
                 accounting: Some(tree.clone()),
-                original_bytes: OriginalBytes::Page,
+                original: Original::Fixed(PAGE_SIZE as u64),
                 planted: self.planted,
             },
         )?;
@@ -234,7 +250,7 @@ impl Builder {
             codec: AtomicU8::new(codec.get()),
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             area,
-            inflight: Inflight::new(BATCHES * WRITEBACK_BATCH, self.planted),
+            inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
             cursor: AtomicU64::new(0),
             policy: self.policy,
             counters: Counters::default(),

@@ -3,7 +3,7 @@
 use crate::swap::Slots;
 use crate::sync::Arc;
 use crate::units::{Location, Owner};
-use crate::zsmalloc::Cells;
+use crate::zsmalloc::{Cells, Object};
 
 /// The words of the slots, as the pool sees them.
 #[derive(Clone, Debug)]
@@ -11,8 +11,8 @@ pub struct SlotCells(pub Arc<Slots>);
 
 impl Cells for SlotCells {
     #[inline]
-    fn location(&self, owner: Owner) -> Option<Location> {
-        self.0.word(owner).entry().map(|entry| entry.location)
+    fn object(&self, owner: Owner) -> Option<Object> {
+        self.0.word(owner).entry().map(|entry| Object { location: entry.location, len: entry.length })
     }
 
     #[inline]

@@ -186,16 +186,16 @@ impl Core {
         let Some(object) = self.pool.read(owner, entry.location, entry.length) else { return Ok(Attempt::Again) };
         // While it is pinned the object's place is not used again; so if slot and word still name it after the codec was
         // read, the codec is its own and the owner is the slot's.
-        let codec = self.lru.codec(owner);
+        let (codec, objcg) = (self.lru.codec(owner), object.objcg());
         let is_ours = self.slots.is_owner(slot, owner);
         let named = self.slots.word(owner).entry().is_some_and(|now| now.location == entry.location);
         if !is_ours || !named {
             return Ok(Attempt::Again);
         }
         let pattern = matches!(word.content(), Content::Pattern(_));
-        self.decode(slot, codec, pattern, &object, page)?;
+        object.with(|bytes| self.decode(slot, codec, pattern, bytes, page))?;
         self.lru.mark_referenced(owner);
-        self.tree.count(object.objcg(), Event::ZswpIn, 1);
+        self.tree.count(objcg, Event::ZswpIn, 1);
         Ok(Attempt::Done)
     }
 

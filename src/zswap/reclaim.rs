@@ -10,9 +10,10 @@ use crate::memcg::{LimitHit, Memcg, MemcgId};
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
 use crate::units::NodeId;
+use crate::zsmalloc::Compacted;
 
 /// Bytes compaction may move for a store that waits for a frame.
-const COMPACT_FOR_STORE: usize = 64 << 10;
+const COMPACT_FOR_STORE: u64 = 64 << 10;
 
 /// What a call of [`shrink_memcg`](Zswap::shrink_memcg) came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +68,18 @@ impl Zswap {
         self.core.shrink_memcg(memcg, nr_to_scan)
     }
 
+    /// Write one of a memcg's files (see [`Memcg::write_file`]), and start reclaim if a limit is below usage now.
+    ///
+    /// # Errors
+    /// As [`Memcg::write_file`].
+    pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
+        memcg.write_file(name, text)?;
+        self.core.kick.kick();
+        Ok(())
+    }
+
     /// Have compaction gather objects into fewer frames until it can free no more or has moved `budget_bytes`.
-    pub fn compact(&self, budget_bytes: usize) -> crate::zsmalloc::Compacted {
+    pub fn compact(&self, budget_bytes: u64) -> Compacted {
         self.core.pool.compact(budget_bytes)
     }
 

@@ -84,7 +84,7 @@ impl Core {
     /// cannot be meant.
     pub(super) fn off_the_lru(&self, owner: Owner, old: SlotWord) {
         if let Some(entry) = old.entry() {
-            let objcg = self.pool.objcg_at(entry.location);
+            let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
             self.lru.del(owner, &self.tree, objcg, self.pool.home_node(entry.location));
         }
     }

@@ -147,7 +147,9 @@ impl Core {
             }
         };
         object.fill(|to| to.copy_from_slice(payload.bytes));
-        let slot_bytes = object.slot_bytes();
+        let geometry = self.pool.geometry();
+        let class = geometry.class_of(payload.bytes.len()).expect("an object of this length was just allocated");
+        let slot_bytes = geometry.class(class).size();
         let objcg = object.objcg();
         let mut pinned = None;
         self.replace(slot, |owner, generation| {

@@ -25,7 +25,6 @@ impl Core {
         assert_eq!(self.inflight.len(), 0, "no flight is under way at a quiet point");
 
         let mut entries: HashMap<Owner, (NodeId, ObjcgId)> = HashMap::new();
-        let mut charged: HashMap<(ObjcgId, NodeId), Bytes4> = HashMap::new();
         let (mut same, mut patterns, mut compressed, mut raw, mut physical) = (0, 0, 0, 0, 0);
         let mut places = HashSet::new();
         self.slots.for_each(|slot, owner, word| {
@@ -42,11 +41,8 @@ impl Core {
                 }
             }
             if let Some(entry) = word.entry() {
-                let objcg = self.pool.objcg_at(entry.location);
+                let objcg = self.pool.objcg_at(owner, entry.location).expect("the word names a live object of its slot");
                 entries.insert(owner, (self.pool.home_node(entry.location), objcg));
-                for (node, amounts) in self.pool.shares(entry.location, entry.length) {
-                    *charged.entry((objcg, node)).or_default() += amounts;
-                }
             }
         });
         let c = &self.counters;
@@ -74,11 +70,19 @@ impl Core {
         }
         assert_eq!(listed, entries.len(), "L1: every entry with an object is on one list");
 
-        let by_objects: Bytes4 = charged.values().copied().sum();
-        assert_eq!(self.tree.root().amounts(), by_objects, "the root's counters are the sum over all objects");
-        for ((objcg, node), amounts) in &charged {
-            assert_eq!(self.tree.objcg_amounts(*objcg, *node), *amounts, "{objcg:?} on {node}: the sum over its objects");
-        }
-        assert_eq!(self.tree.root().usage(), by_objects.compressed, "what is charged is what lies in the pool");
+        // The pool has checked every objcg and node against its objects; here, the hierarchy's sum and the limit's count.
+        let (root, pool) = (self.tree.root(), self.pool.stats());
+        let bytes = root.stat().expect("the root is online").bytes;
+        assert_eq!(
+            bytes,
+            Bytes4 {
+                compressed: pool.slot_bytes,
+                original: pool.objects * PAGE_SIZE as u64,
+                payload: pool.payload_bytes,
+                incompressible: raw * PAGE_SIZE as u64,
+            },
+            "the root's counters are the sum over all objects"
+        );
+        assert_eq!(root.usage(), bytes.compressed, "what is charged is what lies in the pool");
     }
 }

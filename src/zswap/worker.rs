@@ -17,7 +17,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, Rank, thread};
 
 /// Bytes compaction may move in a round of the worker.
-const COMPACT_PER_ROUND: usize = 512 << 10;
+const COMPACT_PER_ROUND: u64 = 512 << 10;
 
 /// Where the worker is told of work. Kicks are not counted: one run serves all that came before it.
 #[derive(Debug)]
@@ -167,8 +167,7 @@ impl Core {
 
     /// Give back what is only kept warm or not yet returned.
     pub(super) fn tidy(&self) {
-        self.arena.maintain();
-        self.pool.trim();
+        self.pool.maintain();
         self.slots.reap();
         if let Some(area) = &self.area {
             area.maintain();

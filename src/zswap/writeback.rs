@@ -60,6 +60,9 @@ impl Core {
         if flights.is_empty() {
             return Landed::default();
         }
+        if self.planted.is(Bug::WritebackSwitchesEarly) {
+            flights.drain(..).for_each(|flight| _ = self.land(flight, true));
+        }
         let written = batch.write().is_ok();
         if !written {
             self.counters.failed_writes.add(1);
@@ -94,7 +97,7 @@ impl Core {
                 break None; // replaced: the record is cancelled
             };
             if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
-                break batch.push(slot.0, codec, flags, object.len(), |to| to.copy_from_slice(&object));
+                break object.with(|bytes| batch.push(slot.0, codec, flags, bytes.len(), |to| to.copy_from_slice(bytes)));
             }
             // Compaction moved it: the word says where to.
         };
@@ -110,10 +113,10 @@ impl Core {
     /// Whether the word names an object whose memcg is `group` (a memcg at its limit writes back its own entries only).
     fn belongs_to(&self, owner: Owner, mut word: SlotWord, group: GroupRef) -> bool {
         while let Some(entry) = word.entry() {
-            let objcg = self.pool.objcg_at(entry.location);
+            let objcg = self.pool.objcg_at(owner, entry.location);
             let again = self.slots.word(owner);
             if again == word {
-                return self.tree.is_current(objcg, group);
+                return objcg.is_some_and(|objcg| self.tree.is_current(objcg, group));
             }
             word = again; // moved while we looked
         }
@@ -146,27 +149,20 @@ impl Core {
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
         let switched = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        if self.planted.is(Bug::WritebackFreesFirst)
-            && let Some(entry) = guard.word().entry()
-        {
-            self.pool.free(owner, entry.location, entry.length);
-        }
         let old = guard.update(|word| switched.with_count(word.count()));
         let Some(entry) = old.entry() else {
             // Only under a planted bug: the slot was emptied or replaced, and the flight not told.
             assert!(self.planted.is(Bug::WritebackIgnoresCancel), "W2: a live flight's slot holds its entry");
             return None;
         };
-        let objcg = self.pool.objcg_at(entry.location);
+        let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
         self.off_the_lru(owner, old);
         self.counters.leave(old);
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
         self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
         drop(guard);
-        if !self.planted.is(Bug::WritebackFreesFirst) {
-            self.pool.free(owner, entry.location, entry.length);
-        }
+        self.pool.free(owner, entry.location, entry.length);
         Some(entry.length)
     }
 }
