@@ -226,6 +226,7 @@ impl<D: Device> Device for FaultyDevice<D> {
         match self.next(false) {
             None => self.inner.punch(range),
             Some(Fault::Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(Fault::Short { .. }) => Err(io::ErrorKind::WriteZero.into()),
             // A hole that was not punched, in whatever way, is storage that was not given back.
             Some(_) => Ok(()),
         }
