@@ -29,7 +29,6 @@ use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::Objcg;
 use super::stat::Event;
 use super::tree::{Shared, Tree};
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::thread::Backoff;
 use std::fmt;
@@ -166,40 +165,6 @@ impl Shared {
         }
     }
 
-    pub(super) fn try_charge(self: &Arc<Self>, id: ObjcgId, bytes: u64) -> Result<(), LimitHit> {
-        let mut patience = self.config.patience;
-        loop {
-            let climbing = self.climbs.begin(id);
-            let climb = self.climb(id, bytes);
-            drop(climbing);
-            let (start, at, over) = match climb {
-                Climb::Charged => return Ok(()),
-                // Somebody removed a memcg meanwhile: the loop is lock-free.
-                Climb::Stale => continue,
-                Climb::Refused { start, at, over } => (start, at, over),
-            };
-            // A group that goes offline takes its objcgs' pointers away, so while the pointer stood the whole path was online.
-            if self.objcgs.group(id) != start {
-                continue;
-            }
-            let group = self.group(at.index());
-            if bytes <= over.limit && patience > 0 {
-                let rolled_back = || group.rollbacks() != over.rollbacks;
-                patience -= 1;
-                self.climbs.settle(&mut patience, rolled_back);
-                if rolled_back() {
-                    continue;
-                }
-            }
-            if !group.hold(at.generation()) {
-                continue; // removed since
-            }
-            self.objcgs.count(id, Event::Refused, 1);
-            let memcg = Memcg::adopt(Arc::clone(self), at);
-            return Err(LimitHit { memcg, usage: over.usage, limit: over.limit, asked: bytes });
-        }
-    }
-
     #[inline]
     pub(super) fn uncharge(&self, id: ObjcgId, bytes: u64) {
         self.give_back(id, bytes, None);
@@ -217,7 +182,7 @@ impl Objcg {
     /// When some memcg on the way would pass its `memory.zswap.max`.
     #[inline]
     pub fn try_charge(&self, bytes: u64) -> Result<(), LimitHit> {
-        self.shared().try_charge(self.id(), bytes)
+        self.tree().try_charge(self.id(), bytes)
     }
 
     /// Take `bytes` of an earlier [`try_charge`](Self::try_charge) back.
@@ -226,7 +191,7 @@ impl Objcg {
     /// When fewer are charged.
     #[inline]
     pub fn uncharge(&self, bytes: u64) {
-        self.shared().uncharge(self.id(), bytes);
+        self.tree().uncharge(self.id(), bytes);
     }
 }
 
@@ -235,9 +200,39 @@ impl Tree {
     ///
     /// # Errors
     /// When some memcg on the way would pass its `memory.zswap.max`.
-    #[inline]
     pub fn try_charge(&self, id: ObjcgId, bytes: u64) -> Result<(), LimitHit> {
-        self.shared().try_charge(id, bytes)
+        let shared = self.shared();
+        let mut patience = shared.config.patience;
+        loop {
+            let climbing = shared.climbs.begin(id);
+            let climb = shared.climb(id, bytes);
+            drop(climbing);
+            let (start, at, over) = match climb {
+                Climb::Charged => return Ok(()),
+                // Somebody removed a memcg meanwhile: the loop is lock-free.
+                Climb::Stale => continue,
+                Climb::Refused { start, at, over } => (start, at, over),
+            };
+            // A group that goes offline takes its objcgs' pointers away, so while the pointer stood the whole path was online.
+            if shared.objcgs.group(id) != start {
+                continue;
+            }
+            let group = shared.group(at.index());
+            if bytes <= over.limit && patience > 0 {
+                let rolled_back = || group.rollbacks() != over.rollbacks;
+                patience -= 1;
+                shared.climbs.settle(&mut patience, rolled_back);
+                if rolled_back() {
+                    continue;
+                }
+            }
+            if !group.hold(at.generation()) {
+                continue; // removed since
+            }
+            shared.objcgs.count(id, Event::Refused, 1);
+            let memcg = Memcg::adopt(self.clone(), at);
+            return Err(LimitHit { memcg, usage: over.usage, limit: over.limit, asked: bytes });
+        }
     }
 
     /// Take `bytes` of an earlier charge back, from the memcg the objcg points to now and its ancestors. The caller holds a

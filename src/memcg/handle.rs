@@ -11,12 +11,12 @@ use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::Objcg;
 use super::stat::{Bytes4, Stat};
 use super::tree::{Shared, Tree};
-use crate::sync::{Arc, Bug, MutexGuard};
+use crate::sync::{Bug, MutexGuard};
 use std::fmt;
 
 /// A handle on a memcg. Clones are handles on the same one; equal handles are on the same one.
 pub struct Memcg {
-    tree: Arc<Shared>,
+    tree: Tree,
     me: GroupRef,
 }
 
@@ -24,22 +24,22 @@ pub struct Memcg {
 
 impl Memcg {
     /// Wrap a reference to the group that was counted already.
-    pub(super) fn adopt(tree: Arc<Shared>, me: GroupRef) -> Self {
+    pub(super) fn adopt(tree: Tree, me: GroupRef) -> Self {
         Memcg { tree, me }
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.tree
+    pub(super) fn shared(&self) -> &Shared {
+        self.tree.shared()
     }
 
     #[inline]
     pub(super) fn words(&self) -> &Group {
-        self.tree.group(self.me.index())
+        self.shared().group(self.me.index())
     }
 
     /// The tree it belongs to.
-    pub fn tree(&self) -> Tree {
-        Tree::from_shared(Arc::clone(&self.tree))
+    pub fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Its id, never used twice.
@@ -70,12 +70,12 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn path(&self) -> String {
-        self.tree.lock().path(self.index())
+        self.shared().lock().path(self.index())
     }
 
     /// The parent; none of the root, nor when it was removed and forgotten.
     pub fn parent(&self) -> Option<Memcg> {
-        if self.me.depth() == 0 { None } else { self.tree().get(self.words().parent()) }
+        if self.me.depth() == 0 { None } else { self.tree.get(self.words().parent()) }
     }
 }
 
@@ -91,7 +91,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn mkdir(&self, name: &str) -> Result<Memcg, Error> {
-        self.tree.mkdir(self.index(), name)
+        self.tree.mkdir_in(self.index(), name)
     }
 
     /// Remove the memcg: what is charged to it stays charged to the parent, its objects stay. Takes time by the number of its
@@ -116,7 +116,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock, also around `switch_with`.
     pub fn offline_with(&self, switch_with: impl FnOnce(Handover<'_>) -> Switched) -> Result<(), Error> {
-        self.tree.offline(self.index(), switch_with)
+        self.shared().offline(self.index(), switch_with)
     }
 
     /// The online children, oldest first; none of a removed memcg.
@@ -124,7 +124,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn children(&self) -> Vec<Memcg> {
-        let hierarchy = self.tree.lock();
+        let hierarchy = self.shared().lock();
         hierarchy.children(self.index()).into_iter().map(|at| self.tree.handle(&hierarchy, at)).collect()
     }
 
@@ -133,7 +133,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn subtree(&self) -> Vec<Memcg> {
-        let hierarchy = self.tree.lock();
+        let hierarchy = self.shared().lock();
         if !self.is_online() {
             return Vec::new();
         }
@@ -145,7 +145,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn next_descendant(&self, after: MemcgId) -> Option<Memcg> {
-        let hierarchy = self.tree.lock();
+        let hierarchy = self.shared().lock();
         if !self.is_online() {
             return None;
         }
@@ -173,9 +173,9 @@ impl Memcg {
             // to a stranger, and goes back. While our group names the id it holds a reference itself, so a second look that
             // finds it unchanged proves that the reference is ours (G3: an id does not come back). Acquire in `try_get` makes
             // the second look see a removal that came before it.
-            if self.tree.objcgs.try_get(id) {
-                let objcg = Objcg::adopt(Arc::clone(&self.tree), id);
-                if group.objcg() == id.raw() || self.tree.config.planted.is(Bug::ObjcgSkipsSecondLook) {
+            if self.shared().objcgs.try_get(id) {
+                let objcg = self.tree.adopt(id);
+                if group.objcg() == id.raw() || self.shared().config.planted.is(Bug::ObjcgSkipsSecondLook) {
                     return Ok(objcg);
                 }
             }
@@ -229,7 +229,7 @@ impl Memcg {
     pub fn set_writeback(&self, on: bool) -> Result<(), Error> {
         let hierarchy = self.online()?;
         self.words().set_own_writeback(on);
-        self.tree.settle_writeback(&hierarchy, self.index());
+        self.shared().settle_writeback(&hierarchy, self.index());
         Ok(())
     }
 
@@ -242,7 +242,7 @@ impl Memcg {
     /// The tree lock.
     pub fn stat(&self) -> Result<Stat, Error> {
         let hierarchy = self.online()?;
-        Ok(self.tree.stat(&hierarchy, self.index()))
+        Ok(self.shared().stat(&hierarchy, self.index()))
     }
 
     /// The same sums of bytes by node, as many as the tree has.
@@ -254,13 +254,13 @@ impl Memcg {
     /// The tree lock.
     pub fn numa_stat(&self) -> Result<Vec<Bytes4>, Error> {
         let hierarchy = self.online()?;
-        Ok(self.tree.numa_stat(&hierarchy, self.index()))
+        Ok(self.shared().numa_stat(&hierarchy, self.index()))
     }
 
     /// The tree lock, if the memcg is online.
     fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
-        let hierarchy = self.tree.lock();
-        self.tree.check_online(self.words())?;
+        let hierarchy = self.shared().lock();
+        self.shared().check_online(self.words())?;
         Ok(hierarchy)
     }
 }
@@ -270,20 +270,20 @@ const _: () = assert!(NO_LIMIT == u64::MAX); // any number is a limit or none
 impl Clone for Memcg {
     fn clone(&self) -> Self {
         self.words().hold_more();
-        Memcg { tree: Arc::clone(&self.tree), me: self.me }
+        Memcg { tree: self.tree.clone(), me: self.me }
     }
 }
 
 /// Takes no lock and neither allocates nor frees, but for the last handle on the whole tree.
 impl Drop for Memcg {
     fn drop(&mut self) {
-        self.tree.release_group(self.me.index());
+        self.shared().release_group(self.me.index());
     }
 }
 
 impl PartialEq for Memcg {
     fn eq(&self, other: &Memcg) -> bool {
-        Arc::ptr_eq(&self.tree, &other.tree) && self.me == other.me
+        self.tree.is(&other.tree) && self.me == other.me
     }
 }
 

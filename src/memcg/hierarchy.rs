@@ -25,7 +25,6 @@ use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::stat::{Bytes4, Event, Stat};
 use super::tree::{Shared, Tree};
-use crate::sync::Arc;
 use crate::units::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -241,31 +240,9 @@ impl Shared {
         debug_assert!(!last);
     }
 
-    /// A handle on a group that has a node.
-    pub(super) fn handle(self: &Arc<Self>, hierarchy: &Hierarchy, index: GroupIndex) -> Memcg {
-        let me = hierarchy.node(index).me;
-        // Whoever drops the last reference of a removed group leaves its node until the sweep, so it may be at 0; an online
-        // one never is, and only those are looked up.
-        assert!(self.group(index).hold(me.generation()), "an online group has no reference");
-        Memcg::adopt(Arc::clone(self), me)
-    }
-
     /// Check that the group is online.
     pub(super) fn check_online(&self, group: &Group) -> Result<(), Error> {
         if group.objcg() == 0 { Err(Error::Offline { id: group.id() }) } else { Ok(()) }
-    }
-
-    pub(super) fn mkdir(self: &Arc<Self>, parent: GroupIndex, name: &str) -> Result<Memcg, Error> {
-        check_name(name)?;
-        let mut hierarchy = self.lock();
-        self.check_online(self.group(parent))?;
-        self.sweep(&mut hierarchy);
-        if let Some(&there) = hierarchy.node(parent).children.get(name) {
-            return Err(Error::Exists { path: hierarchy.path(there) });
-        }
-        let index = self.birth(&mut hierarchy, Some(parent), name)?;
-        // `birth` counted this handle.
-        Ok(Memcg::adopt(Arc::clone(self), hierarchy.node(index).me))
     }
 
     /// A new group with its objcg, held once for being online and once for a handle.
@@ -388,6 +365,31 @@ impl Shared {
             let parent_allows = node.me.depth() == 0 || self.group(node.parent).writeback();
             self.group(at).settle_writeback(parent_allows);
         }
+    }
+}
+
+impl Tree {
+    /// A handle on a group that has a node.
+    pub(super) fn handle(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Memcg {
+        let me = hierarchy.node(index).me;
+        // Whoever drops the last reference of a removed group leaves its node until the sweep, so it may be at 0; an online
+        // one never is, and only those are looked up.
+        assert!(self.shared().group(index).hold(me.generation()), "an online group has no reference");
+        Memcg::adopt(self.clone(), me)
+    }
+
+    pub(super) fn mkdir_in(&self, parent: GroupIndex, name: &str) -> Result<Memcg, Error> {
+        check_name(name)?;
+        let shared = self.shared();
+        let mut hierarchy = shared.lock();
+        shared.check_online(shared.group(parent))?;
+        shared.sweep(&mut hierarchy);
+        if let Some(&there) = hierarchy.node(parent).children.get(name) {
+            return Err(Error::Exists { path: hierarchy.path(there) });
+        }
+        let index = shared.birth(&mut hierarchy, Some(parent), name)?;
+        // `birth` counted this handle.
+        Ok(Memcg::adopt(self.clone(), hierarchy.node(index).me))
     }
 }
 

@@ -21,9 +21,9 @@
 
 use super::id::{GroupRef, ObjcgId};
 use super::stat::{Bytes4, Event};
-use super::tree::{Shared, Tree};
+use super::tree::Tree;
+use crate::sync::GrowTable;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Arc, GrowTable};
 use crate::units::NodeId;
 use std::fmt;
 
@@ -241,14 +241,14 @@ pub(super) fn take<'a>(head: &AtomicU32, next: impl Fn(u32) -> &'a AtomicU32) ->
 /// An object's entry holds one as a bare [`ObjcgId`]: [`into_id`](Self::into_id) keeps the count, and
 /// [`Tree::put`] drops it.
 pub struct Objcg {
-    tree: Arc<Shared>,
+    tree: Tree,
     /// None only while `into_id` has taken the reference out.
     id: ObjcgId,
 }
 
 impl Objcg {
     /// Wrap a reference that was counted already.
-    pub(super) fn adopt(tree: Arc<Shared>, id: ObjcgId) -> Self {
+    pub(super) fn adopt(tree: Tree, id: ObjcgId) -> Self {
         Objcg { tree, id }
     }
 
@@ -266,19 +266,16 @@ impl Objcg {
     }
 
     /// The tree it belongs to.
-    pub fn tree(&self) -> Tree {
-        Tree::from_shared(Arc::clone(&self.tree))
-    }
-
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    #[inline]
+    pub fn tree(&self) -> &Tree {
         &self.tree
     }
 }
 
 impl Clone for Objcg {
     fn clone(&self) -> Self {
-        self.tree.objcgs.get(self.id);
-        Objcg { tree: Arc::clone(&self.tree), id: self.id }
+        self.tree.shared().objcgs.get(self.id);
+        Objcg { tree: self.tree.clone(), id: self.id }
     }
 }
 
@@ -286,7 +283,7 @@ impl Drop for Objcg {
     #[inline]
     fn drop(&mut self) {
         if !self.id.is_none() {
-            self.tree.objcgs.put(self.id);
+            self.tree.shared().objcgs.put(self.id);
         }
     }
 }

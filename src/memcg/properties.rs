@@ -470,7 +470,7 @@ fn transient_reservations_refuse_nobody() {
         scope.spawn(|| {
             let objcg = a.objcg().unwrap();
             for _ in 0..20_000 {
-                assert_eq!(objcg.try_charge(8).unwrap_err().memcg(), &tree.root());
+                assert!(objcg.try_charge(8).is_err());
             }
         });
         scope.spawn(|| {

@@ -119,7 +119,7 @@ impl Memcg {
         let mut above = hierarchy.node(self.index()).listed.range((Bound::Excluded(after), Bound::Unbounded));
         let &next = above.next()?;
         let at = hierarchy.find(next).expect("a listed memcg is online");
-        Some(self.shared().handle(&hierarchy, at))
+        Some(self.tree().handle(&hierarchy, at))
     }
 }
 

@@ -120,13 +120,14 @@ impl Tree {
         Tree { shared: Arc::new(shared) }
     }
 
-    pub(super) fn from_shared(shared: Arc<Shared>) -> Self {
-        Tree { shared }
+    #[inline]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
-    #[inline]
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// Whether both are the same tree.
+    pub(super) fn is(&self, other: &Tree) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// NUMA nodes that bytes are counted on.
@@ -137,7 +138,7 @@ impl Tree {
     /// The root.
     pub fn root(&self) -> Memcg {
         self.shared.group(GroupRef::ROOT.index()).hold_more();
-        Memcg::adopt(Arc::clone(&self.shared), GroupRef::ROOT)
+        Memcg::adopt(self.clone(), GroupRef::ROOT)
     }
 
     /// The memcg with this id, if it is online.
@@ -146,7 +147,7 @@ impl Tree {
     /// The tree lock.
     pub fn find(&self, id: MemcgId) -> Option<Memcg> {
         let hierarchy = self.shared.lock();
-        hierarchy.find(id).map(|index| self.shared.handle(&hierarchy, index))
+        hierarchy.find(id).map(|index| self.handle(&hierarchy, index))
     }
 
     /// The memcg at a path such as `a/b` or `/a/b`, if it is online. `/` and the empty path are the root.
@@ -155,12 +156,12 @@ impl Tree {
     /// The tree lock.
     pub fn by_path(&self, path: &str) -> Option<Memcg> {
         let hierarchy = self.shared.lock();
-        hierarchy.by_path(path).map(|index| self.shared.handle(&hierarchy, index))
+        hierarchy.by_path(path).map(|index| self.handle(&hierarchy, index))
     }
 
     /// A handle on a group, if it is online or a handle keeps it. Lock-free.
     pub fn get(&self, group: GroupRef) -> Option<Memcg> {
-        self.shared.group(group.index()).hold(group.generation()).then(|| Memcg::adopt(Arc::clone(&self.shared), group))
+        self.shared.group(group.index()).hold(group.generation()).then(|| Memcg::adopt(self.clone(), group))
     }
 }
 
@@ -235,14 +236,14 @@ impl Tree {
     #[inline]
     pub fn borrow(&self, id: ObjcgId) -> Objcg {
         self.shared.objcgs.get(id);
-        Objcg::adopt(Arc::clone(&self.shared), id)
+        Objcg::adopt(self.clone(), id)
     }
 
     /// The reference that [`Objcg::into_id`] left in an id, as a value again.
     #[inline]
     pub fn adopt(&self, id: ObjcgId) -> Objcg {
         debug_assert!(self.shared.objcgs.references(id) > 0, "an id without a reference was adopted");
-        Objcg::adopt(Arc::clone(&self.shared), id)
+        Objcg::adopt(self.clone(), id)
     }
 }
 
