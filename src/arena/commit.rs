@@ -52,7 +52,8 @@ fn span(first: Frame, count: usize) -> impl Iterator<Item = Frame> + Clone {
 enum Step {
     Done,
     Commit(Group),
-    Discard(Batch),
+    /// Give back the batch that was filled.
+    Discard,
     Wait,
     Refuse(Error),
 }
@@ -92,41 +93,49 @@ impl Arena {
         }
         assert_no_lock_held("backing frames");
         let mut attempt = Attempt::default();
+        let mut batch = Batch::new();
         let mut lists = self.lists.lock();
         loop {
-            match self.next_step(&mut lists, first, count, node, attempt) {
+            match self.next_step(&mut lists, first, count, node, attempt, &mut batch) {
                 Step::Done => return Ok(()),
                 Step::Refuse(error) => return Err(error),
-                Step::Wait => self.wait(&mut lists),
-                Step::Discard(batch) => {
-                    drop(lists);
-                    attempt.cannot_discard |= self.give_back(&batch) < batch.len();
-                    lists = self.lists.lock();
+                Step::Wait => {
+                    self.wait(&mut lists);
+                    continue;
                 }
+                Step::Discard => {}
                 Step::Commit(group) => {
                     drop(lists);
                     let outcome = self.back(group, node);
                     lists = self.lists.lock();
                     self.publish(&mut lists, group, node, &outcome);
-                    if let Outcome::Failed { error, .. } = outcome {
-                        if group.ahead > 0 {
-                            attempt.not_ahead = true;
-                        } else if lists.spare.warm > 0 && !attempt.cannot_discard {
-                            let batch = self.take_oldest(&mut lists, usize::MAX, None);
-                            drop(lists);
-                            attempt.cannot_discard |= self.give_back(&batch) < batch.len();
-                            lists = self.lists.lock();
-                        } else {
-                            let bytes = group.bytes().len() as u64;
-                            return Err(Error::NoMemory { bytes, source: error });
-                        }
+                    let Outcome::Failed { error, .. } = outcome else { continue };
+                    if group.ahead > 0 {
+                        attempt.not_ahead = true;
+                        continue;
                     }
+                    if lists.spare.warm == 0 || attempt.cannot_discard {
+                        return Err(Error::NoMemory { bytes: group.bytes().len() as u64, source: error });
+                    }
+                    self.take_oldest(&mut lists, usize::MAX, None, &mut batch);
                 }
             }
+            drop(lists);
+            attempt.cannot_discard |= self.give_back(&batch) < batch.len();
+            lists = self.lists.lock();
         }
     }
 
-    fn next_step(&self, lists: &mut Lists, first: Frame, count: usize, node: NodeId, attempt: Attempt) -> Step {
+    /// Look at the frames and take what is at hand; `batch` is filled if the step is to discard.
+    fn next_step(
+        &self,
+        lists: &mut Lists,
+        first: Frame,
+        count: usize,
+        node: NodeId,
+        attempt: Attempt,
+        batch: &mut Batch,
+    ) -> Step {
         let mut must_wait = false;
         let mut strays = 0;
         let mut group: Option<Group> = None;
@@ -149,11 +158,14 @@ impl Arena {
             // Without hope of room on the node they had better stay what they are.
             return match self.hopeless_on(lists, node, strays) {
                 Some(error) => Step::Refuse(error),
-                None => Step::Discard(self.take_strays(lists, span(first, count), node)),
+                None => {
+                    self.take_strays(lists, span(first, count), node, batch);
+                    Step::Discard
+                }
             };
         }
         match group {
-            Some(mut group) => match self.room(lists, node, group.needed, attempt) {
+            Some(mut group) => match self.room(lists, node, group.needed, attempt, batch) {
                 Ok(more) => {
                     let end = group.first.0 + group.needed as u32;
                     if end == first.0 + count as u32 && !attempt.not_ahead {
@@ -170,7 +182,14 @@ impl Arena {
     }
 
     /// Whether `needed` frames can be reserved: how many more than those could be, or what to do instead.
-    fn room(&self, lists: &mut Lists, node: NodeId, needed: usize, attempt: Attempt) -> Result<usize, Step> {
+    fn room(
+        &self,
+        lists: &mut Lists,
+        node: NodeId,
+        needed: usize,
+        attempt: Attempt,
+        batch: &mut Batch,
+    ) -> Result<usize, Step> {
         let (backed, limit) = (self.backed_bytes(), self.limit());
         let everywhere = frames_left(limit, backed);
         let here = self.topology.capacity(node).map_or(usize::MAX, |bytes| frames_left(bytes, self.backed_on(node)));
@@ -183,7 +202,8 @@ impl Arena {
             (lists.spare_on[node.index()], Some(node), self.hopeless_on(lists, node, needed).is_some())
         };
         Err(if !hopeless && spare.warm > 0 && !attempt.cannot_discard {
-            Step::Discard(self.take_oldest(lists, usize::MAX, only))
+            self.take_oldest(lists, usize::MAX, only, batch);
+            Step::Discard
         } else if !hopeless && spare.passing > 0 {
             Step::Wait
         } else if only.is_none() {

@@ -19,7 +19,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    fn new() -> Self {
+    /// No frames.
+    pub(super) fn new() -> Self {
         Batch { frames: [Frame(0); BATCH], len: 0 }
     }
 
@@ -36,17 +37,21 @@ impl Batch {
 
 impl Arena {
     /// When more frames are warm than the configuration says, give the oldest back, and some more, so that the next call
-    /// finds a batch's worth to do again. Returns the number of frames.
+    /// has nothing to do for a while. When more bytes are backed than a lowered limit says, give warm frames back for
+    /// that. Returns the number of frames.
     ///
     /// # Locks
     /// Takes [`Rank::Arena`](crate::sync::Rank::Arena); call it outside all locks.
     pub fn maintain(&self) -> usize {
-        let kept = self.warm_frames - (self.warm_frames / 4).min(BATCH as u32 / 2);
-        let mut excess = (self.lists.lock().spare.warm).saturating_sub(self.warm_frames);
-        if excess > 0 {
-            excess += self.warm_frames - kept;
-        }
-        self.give_back_oldest(excess as usize)
+        let slack = (self.warm_frames / 4).min(BATCH as u32 / 2) as usize;
+        let lists = self.lists.lock();
+        let over_warm = match lists.spare.warm.saturating_sub(self.warm_frames) {
+            0 => 0,
+            excess => excess as usize + slack,
+        };
+        let count = over_warm.max(self.over_limit());
+        drop(lists);
+        self.give_back_oldest(count)
     }
 
     /// Give all warm frames back. Returns their number; frames that the kernel will not take (locked memory) stay warm.
@@ -65,15 +70,21 @@ impl Arena {
     pub fn set_limit(&self, bytes: u64) {
         let lists = self.lists.lock();
         self.limit.store(bytes, Ordering::Relaxed);
-        let excess = self.backed_bytes().saturating_sub(bytes).div_ceil(FRAME_SIZE as u64);
+        let count = self.over_limit();
         drop(lists);
-        self.give_back_oldest(excess as usize);
+        self.give_back_oldest(count);
+    }
+
+    /// Frames backed above the limit; under the lock.
+    fn over_limit(&self) -> usize {
+        self.backed_bytes().saturating_sub(self.limit()).div_ceil(FRAME_SIZE as u64) as usize
     }
 
     fn give_back_oldest(&self, mut count: usize) -> usize {
         let mut given = 0;
+        let mut batch = Batch::new();
         while count > 0 {
-            let batch = self.take_oldest(&mut self.lists.lock(), count, None);
+            self.take_oldest(&mut self.lists.lock(), count, None, &mut batch);
             let gone = self.give_back(&batch);
             given += gone;
             count -= batch.len;
@@ -85,34 +96,38 @@ impl Arena {
         given
     }
 
-    /// Make up to `most` (and a batch) of the oldest warm frames Discarding, of one node or of any.
-    pub(super) fn take_oldest(&self, lists: &mut Lists, most: usize, node: Option<NodeId>) -> Batch {
-        let mut batch = Batch::new();
+    /// Fill `batch` with up to `most` of the oldest warm frames, now Discarding, of one node or of any.
+    pub(super) fn take_oldest(&self, lists: &mut Lists, most: usize, node: Option<NodeId>, batch: &mut Batch) {
+        batch.len = 0;
         let mut at = lists.warm.head();
         while let Some(run) = at {
             // The run leaves the list with its last warm frame.
             at = self.runs.after(run, Lane::Warm);
             for frame in frames_in(self.runs.warm(run), self.first_frame(run)) {
                 if batch.len == most.min(BATCH) {
-                    return batch;
+                    return;
                 }
                 if node.is_none_or(|node| node == self.frames.node(frame)) {
-                    self.start_discard(lists, frame, &mut batch);
+                    self.start_discard(lists, frame, batch);
                 }
             }
         }
-        batch
     }
 
-    /// Make those of `frames` Discarding that are warm on another node than `node`.
-    pub(super) fn take_strays(&self, lists: &mut Lists, frames: impl Iterator<Item = Frame>, node: NodeId) -> Batch {
-        let mut batch = Batch::new();
+    /// Fill `batch` with those of `frames`, now Discarding, that were warm on another node than `node`.
+    pub(super) fn take_strays(
+        &self,
+        lists: &mut Lists,
+        frames: impl Iterator<Item = Frame>,
+        node: NodeId,
+        batch: &mut Batch,
+    ) {
+        batch.len = 0;
         for frame in frames {
             if self.frames.state(frame) == State::Warm && self.frames.node(frame) != node {
-                self.start_discard(lists, frame, &mut batch);
+                self.start_discard(lists, frame, batch);
             }
         }
-        batch
     }
 
     fn start_discard(&self, lists: &mut Lists, frame: Frame, batch: &mut Batch) {

@@ -13,7 +13,7 @@
 //! [`Arena::ensure`] and given up by [`Arena::release`], which keeps them *warm*: still backed, to be taken again for
 //! the price of an atomic store. [`Arena::maintain`] gives the oldest warm frames back to the kernel.
 //!
-//! What a frame can be (one byte, [`state`]; `backed` is the counter that the limit holds down):
+//! What a frame can be (one byte; `backed` is the counter that the limit holds down):
 //!
 //! | state | memory behind it | counted in `backed` | who may touch its bytes |
 //! |---|---|---|---|
@@ -42,6 +42,8 @@ mod poison;
 mod pool;
 mod run;
 mod state;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod warm;
 

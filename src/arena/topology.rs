@@ -257,14 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_a_node() {
-        assert!(!Topology::detect().is_empty_for_test());
-    }
-
-    impl Topology {
-        fn is_empty_for_test(&self) -> bool {
-            self.nodes.is_empty() || self.by_distance(NodeId(0))[0] != NodeId(0)
+    fn this_machine_has_a_node_that_is_nearest_to_itself() {
+        let topology = Topology::detect();
+        for node in topology.nodes() {
+            assert_eq!(topology.by_distance(node)[0], node);
+            assert_eq!(topology.from_kernel(topology.kernel_node(node)), Some(node));
         }
+        assert!(topology.len() >= 1);
     }
 
     #[test]

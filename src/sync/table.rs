@@ -127,14 +127,19 @@ mod imp {
     use std::ops::Range;
     use std::sync::Mutex;
 
-    /// Elements are made when first looked at: a model touches few of many.
+    /// Elements made with the table, before a model starts its threads. Loom takes the making of an atomic for a write, and
+    /// one that a thread makes while another looks for it would be reported as a race.
+    const MADE_AT_ONCE: usize = 16;
+
+    /// Elements past the first few are made when first looked at: a model touches few of many.
     pub(super) struct Table<T> {
         elements: Mutex<HashMap<usize, Box<T>>>,
     }
 
     impl<T: Zeroed> Table<T> {
-        pub(super) fn reserve(_capacity: usize) -> io::Result<Self> {
-            Ok(Table { elements: Mutex::default() })
+        pub(super) fn reserve(capacity: usize) -> io::Result<Self> {
+            let first = (0..capacity.min(MADE_AT_ONCE)).map(|index| (index, Box::default()));
+            Ok(Table { elements: Mutex::new(first.collect()) })
         }
 
         pub(super) fn get(&self, index: usize) -> &T {
