@@ -36,3 +36,6 @@ pub use std::sync::Arc;
 
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
+
+/// The most frames a zspage has. Under loom, few, for the same reason.
+pub const ZSPAGE_FRAMES: usize = if cfg!(loom) { 2 } else { 16 };

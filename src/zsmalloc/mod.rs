@@ -1,1 +1,64 @@
-//! (being written)
+//! A size-class allocator for compressed objects that knows, for every byte, who owns it and on which node it lies.
+//!
+//! ```text
+//!   Store (handles of its own)     zswap (its slot words)     zram
+//!        |                              |                       |
+//!        +----------- cells ------------+-----------------------+     where an object is, by owner
+//!                       |
+//!   Pool   malloc - write - publish - read - free - compact
+//!                       |
+//!   Heap   classes and home nodes, each with its lock and lists of zspages by fullness
+//!            |
+//!          Zspage   a run of frames cut into slots     descriptor: counts per frame
+//!            |                                         entries: a word per slot, who owns it
+//!          arena    frames, backed where objects lie
+//! ```
+//!
+//! | file | concept |
+//! |---|---|
+//! | `geometry` | sizes of slots, chains of frames |
+//! | `entry`, `entries` | the word of a slot, and memory for arrays of them |
+//! | `zspage`, `fullness` | descriptors; groups and lists |
+//! | `heap` | taking a slot and giving it back |
+//! | `pool`, `uncommitted`, `guard` | the life of an object |
+//! | `charge`, `share` | who pays, and for which node |
+//! | `compaction` | emptying frames |
+//! | `stats`, `valid` | numbers, and whether they are right |
+//! | `handle`, `cells`, `store` | a pool with handles of its own |
+//!
+//! It does not know how objects are compressed, nor what an owner is.
+//!
+//! Locks: `Class`, then `Entries`, `Arena`. No system call happens under them, and readers take none.
+
+mod cells;
+mod charge;
+mod compaction;
+mod entries;
+mod entry;
+mod error;
+mod fullness;
+mod geometry;
+mod guard;
+mod handle;
+mod heap;
+mod pool;
+mod share;
+mod stats;
+mod store;
+mod uncommitted;
+mod valid;
+mod zspage;
+
+pub use cells::HandleCells;
+pub use compaction::Compacted;
+pub use error::{Error, StoreError};
+pub use fullness::Group;
+pub use geometry::{ClassIndex, Geometry, SizeClass};
+pub use guard::ReadGuard;
+pub use handle::{Handle, TagSpace};
+pub use pool::{Cells, Object, Pool, PoolConfig};
+pub use share::Original;
+pub use stats::{ClassStats, Classes, Stats};
+pub use store::{Draft, StillInUse, Store};
+pub use uncommitted::{Published, Uncommitted};
+pub use valid::LiveObject;

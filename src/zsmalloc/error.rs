@@ -1,0 +1,116 @@
+//! What the allocator refuses, and why.
+
+use super::handle::Handle;
+use crate::{arena, memcg};
+use std::io;
+
+/// A refusal of a [`Pool`](super::Pool). Nothing has changed that the caller could see.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Classes cannot be made from these numbers.
+    #[error(
+        "slots from {min} bytes in steps of {step} with chains of up to {max_chain} frames are not possible; use \
+         multiples of 16 up to 4096, at least 32 for the smallest, and 1 to 16 frames"
+    )]
+    Geometry {
+        /// Smallest slot in bytes.
+        min: usize,
+        /// Distance of sizes in bytes.
+        step: usize,
+        /// Longest chain in frames.
+        max_chain: usize,
+    },
+    /// Runs of the arena are too short for the zspages of the geometry.
+    #[error("a zspage may take {chain} frames and a run of the arena has {run_frames}; make the arena with longer runs")]
+    ShortRuns {
+        /// Longest chain in frames.
+        chain: usize,
+        /// Frames in a run.
+        run_frames: usize,
+    },
+    /// The memcg tree counts on fewer nodes than the arena has.
+    #[error("the arena has {arena} nodes and the memcg tree counts on {tree}; make both for the same number")]
+    Nodes {
+        /// Nodes of the arena.
+        arena: usize,
+        /// Nodes of the tree.
+        tree: usize,
+    },
+    /// Address space for descriptors and entries could not be reserved.
+    #[error("address space for the pool's metadata could not be reserved ({0}); raise `ulimit -v` or use a smaller arena")]
+    Metadata(#[source] io::Error),
+    /// An object of this length is not possible.
+    #[error("an object of {len} bytes is not possible; ask for 1 to 4096 bytes")]
+    Length {
+        /// Bytes asked for.
+        len: usize,
+    },
+    /// What was written is not as long as what was asked for.
+    #[error("{written} bytes were written into an object of {len}; write exactly as many as were asked for")]
+    WrongLength {
+        /// Bytes written.
+        written: usize,
+        /// Length of the object in bytes.
+        len: usize,
+    },
+    /// A memcg is at its limit.
+    #[error(transparent)]
+    Limit(#[from] memcg::LimitHit),
+    /// The arena has no frame or run to give.
+    #[error(transparent)]
+    Arena(#[from] arena::Error),
+    /// There is no room for the entries of another frame.
+    #[error("the table of entries is full with {bytes} bytes in use; free objects or make the pool with a larger arena")]
+    Entries {
+        /// Bytes in use.
+        bytes: u64,
+    },
+}
+
+/// A refusal of a [`Store`](super::Store), which knows its handles.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The pool below refused.
+    #[error(transparent)]
+    Pool(#[from] Error),
+    /// The handle is of another store.
+    #[error("{handle:?} is of the store with tag {theirs} and this one has tag {ours}; ask the store that made it")]
+    ForeignHandle {
+        /// The handle.
+        handle: Handle,
+        /// Its tag.
+        theirs: u8,
+        /// This store's tag.
+        ours: u8,
+    },
+    /// The handle's index was never given out.
+    #[error("{handle:?} was never made by this store: it has made {made} indexes; check where the handle came from")]
+    OutOfRange {
+        /// The handle.
+        handle: Handle,
+        /// Indexes given out so far.
+        made: u32,
+    },
+    /// The handle's object was freed, and its index is free or another object's.
+    #[error("{handle:?} was freed before (its index is at generation {now}); drop handles when freeing their objects")]
+    Stale {
+        /// The handle.
+        handle: Handle,
+        /// Generation of the index now.
+        now: u32,
+    },
+    /// Every index is in use or retired.
+    #[error("all {indexes} handles of the store are in use or retired; free objects or open another store")]
+    NoHandle {
+        /// Indexes there are.
+        indexes: u32,
+    },
+    /// All tags belong to live stores.
+    #[error("{live} stores are open and tags only tell that many apart; close one first")]
+    NoTag {
+        /// Stores open.
+        live: usize,
+    },
+}

@@ -1,0 +1,340 @@
+//! [`Geometry`]: which sizes of slots there are, and how each is laid out over the frames of a zspage.
+//!
+//! ```text
+//! slots of 3072 bytes, chain 3 (the default takes 15, five times this)
+//!
+//! byte  0           3072        6144        9216        12288
+//!       +-----------+-----------+-----------+-----------+
+//!       |  slot 0   |  slot 1   |  slot 2   |  slot 3   |
+//!       +-----------+---+-------+-------+---+-----------+
+//!       |    frame 0    |    frame 1    |    frame 2    |
+//!       +---------------+---------------+---------------+
+//!       0               4096            8192            12288     slots 1 and 2 straddle two frames
+//!
+//! first slot that starts in the frame:   0, 2, 3, and 4 ends the list
+//! ```
+//!
+//! A class has the chain with the least share of its bytes left over at the end. Of several such chains the longest is
+//! taken: frames are backed only where objects lie, so a long chain costs no memory, and its descriptor and its addresses
+//! are shared by more objects. Two neighbouring sizes with the same chain and as many slots are merged, and the smaller one
+//! uses the larger slots (ZS-4).
+//!
+//! [`Geometry::kernel`] is the layout of the kernel's zsmalloc (ZS-2 to ZS-5) for comparisons: an 8-byte header counts in
+//! each slot, and the first chain with the least bytes left over wins.
+//!
+//! Invariants:
+//! - **G1** Slot sizes are multiples of [`LOCATION_UNIT`], grow with the class, and the last is 4096.
+//! - **G2** A slot touches at most two frames, for none is larger than a frame.
+//! - **G3** The class of a length holds it, and no smaller class does.
+
+use super::error::Error;
+use crate::sync::ZSPAGE_FRAMES;
+use crate::units::{FRAME_SIZE, LOCATION_UNIT};
+
+/// Smallest slot in bytes: with smaller ones a frame would have more objects than a count byte holds.
+const MIN_SLOT: usize = 32;
+
+/// Number of a size class, from the smallest. Below 256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassIndex(pub u16);
+
+/// The sizes of a pool's slots.
+#[derive(Clone, Debug)]
+pub struct Geometry {
+    /// Bytes a slot has beyond the payload: the kernel's handle header, or none.
+    header: usize,
+    /// Payloads of up to this size use the first raw size.
+    min: usize,
+    /// Distance of raw sizes in bytes.
+    step: usize,
+    /// The most frames a zspage has.
+    max_chain: usize,
+    /// Class of each raw size `min + i * step`.
+    of_raw: Vec<ClassIndex>,
+    /// Merged classes, by size.
+    classes: Vec<SizeClass>,
+}
+
+/// Slots of one size in a zspage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SizeClass {
+    size: usize,
+    chain: usize,
+    slots: usize,
+    /// `ceil(2^32 / size)`, to divide offsets in a zspage by the size without dividing.
+    reciprocal: u64,
+    /// First slot that starts in each frame; from the end of the chain on, the number of slots.
+    first: [u16; ZSPAGE_FRAMES + 1],
+    /// Bit f: the last slot that starts in frame f ends in frame f + 1.
+    straddles: u16,
+}
+
+/// How a chain is chosen.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// Least share left over, the longest of equals.
+    LeastShare,
+    /// Least bytes left over, the shortest of equals; one frame for powers of two.
+    Kernel,
+}
+
+// === impl Geometry ===
+
+impl Geometry {
+    /// Slots from `min` bytes in steps of `step` bytes up to 4096, in zspages of up to `max_chain` frames.
+    ///
+    /// # Errors
+    /// [`Error::Geometry`] when a size is no multiple of 16, `min` is below 32 or above 4096, or the chain is not 1 to 16.
+    pub fn new(min: usize, step: usize, max_chain: usize) -> Result<Self, Error> {
+        Self::build(0, min, step, max_chain, Rule::LeastShare)
+    }
+
+    /// The kernel's classes with this longest chain (its `ZSMALLOC_CHAIN_SIZE`; 8 unless configured otherwise).
+    ///
+    /// # Errors
+    /// [`Error::Geometry`] when the chain is not 1 to 16.
+    pub fn kernel(max_chain: usize) -> Result<Self, Error> {
+        Self::build(8, 32, 16, max_chain, Rule::Kernel)
+    }
+
+    fn build(header: usize, min: usize, step: usize, max_chain: usize, rule: Rule) -> Result<Self, Error> {
+        let fits = |n: usize| n > 0 && n.is_multiple_of(LOCATION_UNIT) && n <= FRAME_SIZE;
+        if !fits(min) || min < MIN_SLOT || !fits(step) || !(1..=ZSPAGE_FRAMES).contains(&max_chain) {
+            return Err(Error::Geometry { min, step, max_chain });
+        }
+        let raw = (FRAME_SIZE - min).div_ceil(step) + 1;
+        // From the largest down, as the kernel does: a size joins the class above it when their zspages look alike.
+        let mut classes: Vec<SizeClass> = Vec::new();
+        let mut class_from_top = vec![0; raw];
+        for i in (0..raw).rev() {
+            let class = SizeClass::new((min + i * step).min(FRAME_SIZE), max_chain, rule);
+            let alike = |above: &SizeClass| above.chain == class.chain && above.slots == class.slots;
+            if !classes.last().is_some_and(alike) {
+                classes.push(class);
+            }
+            class_from_top[i] = classes.len() - 1;
+        }
+        classes.reverse();
+        let of_raw = class_from_top.iter().map(|top| ClassIndex((classes.len() - 1 - top) as u16)).collect();
+        Ok(Geometry { header, min, step, max_chain, of_raw, classes })
+    }
+
+    /// The class for a payload of `len` bytes, if it is 1 to 4096.
+    #[inline]
+    pub fn class_of(&self, len: usize) -> Option<ClassIndex> {
+        if !(1..=FRAME_SIZE).contains(&len) {
+            return None;
+        }
+        let raw = (len + self.header).saturating_sub(self.min).div_ceil(self.step);
+        Some(self.of_raw[raw.min(self.of_raw.len() - 1)])
+    }
+
+    /// The class with this number.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[inline]
+    pub fn class(&self, index: ClassIndex) -> &SizeClass {
+        &self.classes[index.0 as usize]
+    }
+
+    /// All classes, smallest first.
+    pub fn classes(&self) -> impl DoubleEndedIterator<Item = (ClassIndex, &SizeClass)> + ExactSizeIterator {
+        self.classes.iter().enumerate().map(|(i, class)| (ClassIndex(i as u16), class))
+    }
+
+    /// Number of sizes before merging.
+    pub fn raw_sizes(&self) -> usize {
+        self.of_raw.len()
+    }
+
+    /// The most frames a zspage of any class has: a pool's runs must be as long.
+    pub fn max_chain(&self) -> usize {
+        self.max_chain
+    }
+
+    /// The smallest payload in bytes that gets a slot of a [huge](SizeClass::is_huge) class.
+    pub fn huge_len(&self) -> usize {
+        let below = self.classes.iter().rev().find(|class| !class.is_huge());
+        below.map_or(1, |class| class.size - self.header + 1)
+    }
+}
+
+impl Default for Geometry {
+    /// Every 32 bytes from 32, chains up to 16: the best of the layouts tried on real pages for pools of up to a few GiB.
+    fn default() -> Self {
+        Self::new(MIN_SLOT, 32, ZSPAGE_FRAMES).expect("the numbers are within the bounds")
+    }
+}
+
+// === impl SizeClass ===
+
+impl SizeClass {
+    fn new(size: usize, max_chain: usize, rule: Rule) -> Self {
+        let left_over = |chain: usize| chain * FRAME_SIZE % size;
+        let chain = match rule {
+            // left/chain < best/best_chain, multiplied out.
+            Rule::LeastShare => (1..=max_chain)
+                .reduce(|best, k| if left_over(k) * best <= left_over(best) * k { k } else { best })
+                .expect("a chain has a frame"),
+            Rule::Kernel if size.is_power_of_two() => 1,
+            Rule::Kernel => {
+                (1..=max_chain).min_by_key(|&k| left_over(k)).expect("a chain has a frame") // the first of equals
+            }
+        };
+        let slots = chain * FRAME_SIZE / size;
+        let first = std::array::from_fn(|f| (f * FRAME_SIZE).div_ceil(size).min(slots) as u16);
+        let straddles = (0..chain)
+            .filter(|&f| first[f + 1] > first[f] && first[f + 1] as usize * size > (f + 1) * FRAME_SIZE)
+            .fold(0, |bits, f| bits | 1 << f);
+        SizeClass { size, chain, slots, reciprocal: (1u64 << 32).div_ceil(size as u64), first, straddles }
+    }
+
+    /// Bytes of a slot.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Frames of a zspage.
+    #[inline]
+    pub fn chain(&self) -> usize {
+        self.chain
+    }
+
+    /// Slots of a zspage.
+    #[inline]
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Whether each slot has a frame of its own, so that nothing is gained by packing.
+    #[inline]
+    pub fn is_huge(&self) -> bool {
+        self.slots == self.chain
+    }
+
+    /// The slot that byte `offset` of a zspage is the first of, if one is.
+    #[inline]
+    pub(super) fn slot_at(&self, offset: usize) -> Option<usize> {
+        // Exact: offset < 2^16 and size <= 2^12, so the reciprocal's error stays below one part in 2^32.
+        let slot = (offset as u64 * self.reciprocal >> 32) as usize;
+        (slot < self.slots && slot * self.size == offset).then_some(slot)
+    }
+
+    /// The frame a slot starts in, and the slot's number among those that do.
+    #[inline]
+    pub(super) fn place_of(&self, slot: usize) -> (usize, usize) {
+        let frame = slot * self.size / FRAME_SIZE;
+        (frame, slot - self.first[frame] as usize)
+    }
+
+    /// First slot that starts in `frame`.
+    #[inline]
+    pub(super) fn first(&self, frame: usize) -> usize {
+        self.first[frame] as usize
+    }
+
+    /// Number of slots that start in `frame`.
+    #[inline]
+    pub(super) fn starting(&self, frame: usize) -> usize {
+        (self.first[frame + 1] - self.first[frame]) as usize
+    }
+
+    /// Number of slots that lie wholly in `frame`.
+    #[inline]
+    pub(super) fn inner(&self, frame: usize) -> usize {
+        self.starting(frame) - usize::from(self.straddles(frame))
+    }
+
+    /// Whether the last slot that starts in `frame` ends in the next one.
+    #[inline]
+    pub(super) fn straddles(&self, frame: usize) -> bool {
+        self.straddles >> frame & 1 == 1
+    }
+
+    /// Bytes of the slot at this byte offset in its frame that lie in that frame.
+    #[inline]
+    pub(super) fn first_part(&self, offset_in_frame: usize) -> usize {
+        self.size.min(FRAME_SIZE - offset_in_frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel_clusters(chain: usize) -> usize {
+        Geometry::kernel(chain).unwrap().classes().len()
+    }
+
+    #[test]
+    fn kernel_classes_are_the_kernels() {
+        let kernel = Geometry::kernel(8).unwrap();
+        assert_eq!(kernel.raw_sizes(), 255);
+        let clusters = [4, 5, 6, 7, 8, 9, 10, 16].map(kernel_clusters);
+        assert_eq!(clusters, [69, 86, 94, 110, 119, 136, 141, 192]);
+        assert_eq!(kernel.huge_len(), 3625);
+        assert!(!kernel.class(kernel.class_of(3624).unwrap()).is_huge());
+        assert!(kernel.class(kernel.class_of(3625).unwrap()).is_huge());
+        // The example of zsmalloc.rst for chain 4: 1568 bytes use the slots of 1632.
+        let short = Geometry::kernel(4).unwrap();
+        assert_eq!(short.class(short.class_of(1568 - 8).unwrap()).size(), 1632);
+        assert_eq!(short.huge_len(), 3264 - 7);
+    }
+
+    #[test]
+    fn every_length_gets_the_smallest_class_that_holds_it() {
+        for geometry in [Geometry::default(), Geometry::kernel(8).unwrap(), Geometry::new(48, 80, 5).unwrap()] {
+            for len in 1..=FRAME_SIZE {
+                let index = geometry.class_of(len).unwrap();
+                let need = (len + geometry.header).min(FRAME_SIZE);
+                assert!(geometry.class(index).size >= need, "G3: {len}");
+                assert!(index.0 == 0 || geometry.class(ClassIndex(index.0 - 1)).size < need, "G3: {len}");
+            }
+            assert!(geometry.classes.is_sorted_by(|a, b| a.size < b.size), "G1");
+            assert_eq!(geometry.classes.last().unwrap().size, FRAME_SIZE, "G1");
+            assert!(geometry.class_of(0).is_none() && geometry.class_of(FRAME_SIZE + 1).is_none());
+        }
+    }
+
+    #[test]
+    fn slots_and_frames_agree() {
+        for (_, class) in Geometry::default().classes() {
+            let mut straddling = 0;
+            for slot in 0..class.slots {
+                let (frame, ordinal) = class.place_of(slot);
+                assert_eq!(class.slot_at(slot * class.size), Some(slot));
+                assert_eq!(class.first(frame) + ordinal, slot);
+                assert!(ordinal < class.starting(frame));
+                let crosses = ((slot + 1) * class.size - 1) / FRAME_SIZE != frame;
+                assert_eq!(crosses, class.straddles(frame) && ordinal == class.starting(frame) - 1, "G2: {slot}");
+                straddling += usize::from(crosses);
+            }
+            let inner: usize = (0..class.chain).map(|f| class.inner(f)).sum();
+            assert_eq!(inner + straddling, class.slots);
+            assert_eq!(class.slot_at(class.size / 2), None);
+            assert_eq!(class.slot_at(class.slots * class.size), None);
+        }
+    }
+
+    #[test]
+    fn chains_waste_little_and_are_long() {
+        let geometry = Geometry::default();
+        for (_, class) in geometry.classes() {
+            assert!(class.chain > 8, "a shorter chain of {} could be doubled", class.size);
+        }
+        let class = geometry.class(geometry.class_of(3072).unwrap());
+        assert_eq!((class.size, class.chain, class.slots), (3072, 15, 20));
+        let huge = geometry.class(geometry.class_of(4096).unwrap());
+        assert_eq!((huge.chain, huge.slots, huge.is_huge()), (16, 16, true));
+        assert_eq!(geometry.huge_len(), 3841);
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused() {
+        for (min, step, chain) in [(16, 16, 4), (32, 0, 4), (32, 24, 4), (8192, 16, 4), (32, 16, 0), (32, 16, 17)] {
+            assert!(matches!(Geometry::new(min, step, chain), Err(Error::Geometry { .. })), "{min} {step} {chain}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! [`Handle`]: the name of an object in a [`Store`](super::Store), and [`TagSpace`], which tells stores apart.
+//!
+//! ```text
+//! bit   63 ..................... 32 | 31 ............... 8 | 7 .... 0
+//!       index of the cell           | generation           | tag of the store
+//!                                     1 to 2^24 - 1
+//! ```
+//!
+//! A generation is used for one object and never again: an index that has used its last is retired. So a handle that was freed
+//! is known as such for ever, and 0 is no handle. Tags are used again, in turn, when their store is closed.
+
+use crate::sync::{Arc, Mutex, Rank};
+use std::fmt;
+
+/// Stores open at a time in one [`TagSpace`].
+const TAGS: usize = 256;
+
+/// A stable name for an object. Survives compaction; not a pointer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(u64);
+
+impl Handle {
+    /// Bits of the generation.
+    pub(super) const GENERATION_BITS: u32 = 24;
+    /// The last generation an index can have.
+    pub(super) const LAST_GENERATION: u32 = (1 << Self::GENERATION_BITS) - 1;
+
+    pub(super) fn new(index: u32, generation: u32, tag: u8) -> Self {
+        debug_assert!((1..=Self::LAST_GENERATION).contains(&generation));
+        Handle(u64::from(index) << 32 | u64::from(generation) << 8 | u64::from(tag))
+    }
+
+    /// The handle as a number, to keep it elsewhere.
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// The handle with this number. Numbers that are no handle are refused where they are used.
+    pub const fn from_raw(raw: u64) -> Self {
+        Handle(raw)
+    }
+
+    pub(super) const fn index(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(super) const fn generation(self) -> u32 {
+        (self.0 >> 8) as u32 & Self::LAST_GENERATION
+    }
+
+    pub(super) const fn tag(self) -> u8 {
+        self.0 as u8
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "handle {}.{} of store {}", self.index(), self.generation(), self.tag())
+    }
+}
+
+/// Tags for stores whose handles might be mixed up: give one `TagSpace` to all of them.
+#[derive(Clone, Debug)]
+pub struct TagSpace(Arc<Mutex<Tags>>);
+
+#[derive(Debug)]
+struct Tags {
+    used: [bool; TAGS],
+    live: usize,
+    /// Where to look for the next one: the one used longest ago, if all were closed in order.
+    next: usize,
+}
+
+/// A tag that no other live store of its space has.
+#[derive(Debug)]
+pub(super) struct Tag {
+    space: TagSpace,
+    tag: u8,
+}
+
+impl TagSpace {
+    /// A space without stores.
+    pub fn new() -> Self {
+        TagSpace(Arc::new(Mutex::new(Rank::Leaf, Tags { used: [false; TAGS], live: 0, next: 0 })))
+    }
+
+    /// Stores open.
+    pub fn live(&self) -> usize {
+        self.0.lock().live
+    }
+
+    /// A tag; `None` when all are in use.
+    pub(super) fn take(&self) -> Option<Tag> {
+        let mut tags = self.0.lock();
+        let tag = (0..TAGS).map(|k| (tags.next + k) % TAGS).find(|&tag| !tags.used[tag])?;
+        tags.used[tag] = true;
+        tags.live += 1;
+        tags.next = (tag + 1) % TAGS;
+        Some(Tag { space: self.clone(), tag: tag as u8 })
+    }
+}
+
+impl Default for TagSpace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tag {
+    pub(super) fn number(&self) -> u8 {
+        self.tag
+    }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        let mut tags = self.space.0.lock();
+        tags.used[self.tag as usize] = false;
+        tags.live -= 1;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_keep_their_parts() {
+        let handle = Handle::new(u32::MAX, Handle::LAST_GENERATION, 255);
+        assert_eq!((handle.index(), handle.generation(), handle.tag()), (u32::MAX, Handle::LAST_GENERATION, 255));
+        let handle = Handle::from_raw(Handle::new(0, 1, 0).raw());
+        assert_eq!((handle.index(), handle.generation(), handle.tag()), (0, 1, 0));
+        assert_ne!(handle.raw(), 0);
+    }
+
+    #[test]
+    fn tags_go_round_and_the_257th_is_refused() {
+        let space = TagSpace::new();
+        drop(space.take());
+        let mut tags: Vec<Tag> = (0..TAGS).map(|_| space.take().unwrap()).collect();
+        assert_eq!(tags[0].number(), 1, "the tag closed last comes last");
+        assert!(space.take().is_none());
+        tags.remove(7);
+        assert_eq!((space.live(), space.take().unwrap().number()), (255, 8));
+    }
+}

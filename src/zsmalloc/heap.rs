@@ -1,0 +1,327 @@
+//! [`Heap`]: slots in zspages: taking one, giving it back, and finding it by location.
+//!
+//! ```text
+//! location -> run -> Zspage -> class ------> slot = offset / size
+//!                      |                        |
+//!                      +-- array of its frame --+--> entry       (all without a lock)
+//! ```
+//!
+//! Slots are taken and given back under the lock of their class and home node ([`Class`] is what it guards). Frames are
+//! backed outside it, after the slot is taken; they go warm under it, in constant time.
+//!
+//! Which slot is taken, cheapest first:
+//! 1. one in touched frames only, of the fullest zspage that has one, in its fullest frame: costs nothing;
+//! 2. of an open zspage the one that needs the fewest frames backed, a straddling one before others, for it uses what its
+//!    first frame has left;
+//! 3. of a new run, the same.
+
+use super::entries::Entries;
+use super::entry::Entry;
+use super::error::Error;
+use super::fullness::{Group, Lists};
+use super::geometry::{ClassIndex, Geometry, SizeClass};
+use super::zspage::{Zspage, ZspageIndex};
+use crate::arena::{Arena, Run};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, Rank, Table};
+use crate::units::{FRAME_SIZE, Frame, Location, NodeId};
+
+/// Classes, zspages and entries of a pool.
+#[derive(Debug)]
+pub(super) struct Heap {
+    pub(super) arena: Arc<Arena>,
+    pub(super) geometry: Geometry,
+    pub(super) zspages: Table<Zspage>,
+    pub(super) entries: Entries,
+    /// By class and home node.
+    classes: Box<[Mutex<Class>]>,
+    nodes: usize,
+}
+
+/// Zspages of one class and home node: what its lock guards, beside the descriptors and entries of those zspages.
+///
+/// `inuse` + `reusable` + free slots in untouched frames = `zspages` x slots.
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    pub(super) lists: Lists,
+    /// Zspages in the lists.
+    pub(super) zspages: u64,
+    /// Slots in use.
+    pub(super) inuse: u64,
+    /// Free slots in touched frames.
+    pub(super) reusable: u64,
+    /// Frames touched.
+    pub(super) frames: u64,
+    /// Payload bytes of the slots in use.
+    pub(super) payload: u64,
+}
+
+/// A slot, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) zspage: ZspageIndex,
+    pub(super) class: ClassIndex,
+    pub(super) slot: usize,
+    /// Frame of the zspage the slot starts in.
+    pub(super) frame: usize,
+    /// Number of the slot among those that start there.
+    pub(super) ordinal: usize,
+    /// Whether it ends in the next frame.
+    pub(super) straddles: bool,
+    pub(super) location: Location,
+}
+
+impl Heap {
+    pub(super) fn new(arena: Arc<Arena>, geometry: Geometry) -> Result<Self, Error> {
+        let (chain, run_frames) = (geometry.max_chain(), arena.run_frames());
+        if chain > run_frames {
+            return Err(Error::ShortRuns { chain, run_frames });
+        }
+        let runs = arena.run_count();
+        // At worst every frame has an array for the smallest slots.
+        let smallest = geometry.class(ClassIndex(0)).size();
+        let words = (runs * run_frames) as u64 * FRAME_SIZE.div_ceil(smallest) as u64;
+        let nodes = arena.topology().len();
+        let classes = (0..geometry.classes().len() * nodes).map(|_| Mutex::new(Rank::Class, Class::default())).collect();
+        Ok(Heap {
+            zspages: Table::reserve(runs).map_err(Error::Metadata)?,
+            entries: Entries::reserve(words).map_err(Error::Metadata)?,
+            arena,
+            geometry,
+            classes,
+            nodes,
+        })
+    }
+
+    // --- where things are ---
+
+    /// Lock the class on the node.
+    #[inline]
+    #[track_caller]
+    pub(super) fn lock(&self, class: ClassIndex, node: NodeId) -> MutexGuard<'_, Class> {
+        self.classes[class.0 as usize * self.nodes + node.index()].lock()
+    }
+
+    /// Lock the class and node of a slot in use, which cannot change meanwhile.
+    #[track_caller]
+    pub(super) fn lock_of(&self, spot: &Spot) -> MutexGuard<'_, Class> {
+        self.lock(spot.class, self.zspage(spot.zspage).node())
+    }
+
+    #[inline]
+    pub(super) fn zspage(&self, z: ZspageIndex) -> &Zspage {
+        self.zspages.get(z.0 as usize)
+    }
+
+    /// Frame `frame` of a zspage.
+    #[inline]
+    pub(super) fn frame(&self, z: ZspageIndex, frame: usize) -> Frame {
+        Frame(self.arena.first_frame(Run(z.0)).0 + frame as u32)
+    }
+
+    /// The slot with this number.
+    pub(super) fn spot(&self, z: ZspageIndex, class: ClassIndex, slot: usize) -> Spot {
+        let shape = self.geometry.class(class);
+        let (frame, ordinal) = shape.place_of(slot);
+        let straddles = shape.straddles(frame) && ordinal + 1 == shape.starting(frame);
+        let location = Location::from_offset(self.frame(z, 0).offset() + slot * shape.size());
+        Spot { zspage: z, class, slot, frame, ordinal, straddles, location }
+    }
+
+    /// The slot that starts at a location, by what the descriptor says now, and the word of its entry if its frame has
+    /// entries. Without the lock the answer may be out of date: [`same`](Self::same) asks again.
+    #[inline]
+    pub(super) fn find(&self, location: Location) -> Option<(Spot, &AtomicU64)> {
+        let z = ZspageIndex(self.arena.run_of(location.frame()).0);
+        let zspage = self.zspage(z);
+        let class = zspage.class();
+        let shape = self.geometry.class(class);
+        let slot = shape.slot_at(location.offset() - self.frame(z, 0).offset())?;
+        let (frame, ordinal) = shape.place_of(slot);
+        let array = zspage.array(frame)?;
+        let straddles = shape.straddles(frame) && ordinal + 1 == shape.starting(frame);
+        let spot = Spot { zspage: z, class, slot, frame, ordinal, straddles, location };
+        Some((spot, self.entries.word(array, ordinal)))
+    }
+
+    /// Whether `word` is the entry of the slot. Exact while the caller has pinned what `word` says: then the array is in its
+    /// frame, and the pin's acquire shows what was done to descriptors before the object was published.
+    #[inline]
+    pub(super) fn same(&self, spot: &Spot, word: &AtomicU64) -> bool {
+        let zspage = self.zspage(spot.zspage);
+        let array = zspage.array(spot.frame);
+        zspage.class() == spot.class && array.is_some_and(|a| std::ptr::eq(self.entries.word(a, spot.ordinal), word))
+    }
+
+    /// The entry's word of a slot in use.
+    #[inline]
+    pub(super) fn word(&self, spot: &Spot) -> &AtomicU64 {
+        let array = self.zspage(spot.zspage).array(spot.frame).expect("Z1: a frame where a slot in use starts has entries");
+        self.entries.word(array, spot.ordinal)
+    }
+
+    /// The slot's frames, and the bytes of its first `len` that lie in each.
+    #[inline]
+    pub(super) fn parts(&self, spot: &Spot, len: usize) -> [(Frame, usize); 2] {
+        let first = self.geometry.class(spot.class).first_part(spot.location.offset() % FRAME_SIZE).min(len);
+        let frame = self.frame(spot.zspage, spot.frame);
+        // A slot that does not straddle has no second part: zero bytes of whatever frame.
+        [(frame, first), (Frame(frame.0 + u32::from(spot.straddles)), len - first)]
+    }
+
+    // --- taking and giving back, under the lock ---
+
+    /// Take a slot for `len` bytes of payload: reserved, its frames counted but not yet backed.
+    pub(super) fn take(&self, class: &mut Class, index: ClassIndex, node: NodeId, len: usize) -> Result<Spot, Error> {
+        let shape = self.geometry.class(index);
+        let roomy = Group::with_room().find_map(|group| class.lists.head(group));
+        let (z, slot, fresh) = match roomy.or_else(|| class.lists.head(Group::OPEN)) {
+            Some(z) if roomy.is_some() => {
+                (z, self.reusable_slot(z, shape, None).expect("Z5: a zspage of this group has a reusable slot"), false)
+            }
+            Some(z) => (z, self.cheapest_slot(z, shape).expect("an open zspage has a free slot"), false),
+            None => {
+                let z = ZspageIndex(self.arena.alloc_run()?.0);
+                self.zspage(z).set_class(index, node);
+                class.zspages += 1;
+                (z, self.cheapest_slot(z, shape).expect("a new zspage has a free slot"), true)
+            }
+        };
+        let spot = self.spot(z, index, slot);
+        if let Err(error) = self.occupy(class, &spot, len) {
+            if fresh {
+                class.zspages -= 1;
+                self.arena.free_run(Run(z.0));
+            }
+            return Err(error);
+        }
+        Ok(spot)
+    }
+
+    /// A free slot of touched frames, in the fullest of them, not touching `avoid`. Straddling ones last: they keep two
+    /// frames.
+    pub(super) fn reusable_slot(&self, z: ZspageIndex, shape: &SizeClass, avoid: Option<usize>) -> Option<usize> {
+        let zspage = self.zspage(z);
+        let fullest = (0..shape.chain())
+            .filter(|&f| Some(f) != avoid && zspage.touching(f) > 0)
+            .map(|f| (zspage.free_inner(shape, f), f))
+            .filter(|&(free, _)| free > 0)
+            .min();
+        if let Some((_, f)) = fullest {
+            let Some(array) = zspage.array(f) else { return Some(shape.first(f)) };
+            let free = (0..shape.inner(f)).find(|&k| self.entries.entry(array, k) == Entry::FREE);
+            return Some(shape.first(f) + free.expect("Z1: the frame counts a free slot"));
+        }
+        (0..shape.chain())
+            .find(|&f| {
+                let avoided = Some(f) == avoid || Some(f + 1) == avoid;
+                !avoided && zspage.free_straddler(shape, f) && zspage.touching(f) > 0 && zspage.touching(f + 1) > 0
+            })
+            .map(|f| shape.first(f + 1) - 1)
+    }
+
+    /// The free slot that needs the fewest frames backed, of a zspage without reusable ones.
+    fn cheapest_slot(&self, z: ZspageIndex, shape: &SizeClass) -> Option<usize> {
+        let zspage = self.zspage(z);
+        let cost = |f: usize| u32::from(zspage.touching(f) == 0 && !self.arena.is_backed(self.frame(z, f)));
+        // Of equal costs: one that fills the rest of a touched frame, one that lies in a single frame, any.
+        let straddlers = (0..shape.chain()).filter(|&f| zspage.free_straddler(shape, f)).map(|f| {
+            let fills = zspage.touching(f) > 0 || zspage.touching(f + 1) > 0;
+            ((cost(f) + cost(f + 1), if fills { 0 } else { 2 }), shape.first(f + 1) - 1)
+        });
+        let inner = (0..shape.chain())
+            .filter(|&f| zspage.touching(f) == 0 && shape.inner(f) > 0)
+            .map(|f| ((cost(f), 1), shape.first(f)));
+        straddlers.chain(inner).min().map(|(_, slot)| slot)
+    }
+
+    /// Count a free slot in and reserve it.
+    pub(super) fn occupy(&self, class: &mut Class, spot: &Spot, len: usize) -> Result<(), Error> {
+        let (zspage, shape) = (self.zspage(spot.zspage), self.geometry.class(spot.class));
+        let array = match zspage.array(spot.frame) {
+            Some(array) => array,
+            None => {
+                let array = self.entries.alloc(shape.starting(spot.frame));
+                let array = array.ok_or_else(|| Error::Entries { bytes: self.entries.bytes() })?;
+                zspage.set_array(spot.frame, Some(array));
+                array
+            }
+        };
+        let word = self.entries.word(array, spot.ordinal);
+        debug_assert_eq!(self.entries.entry(array, spot.ordinal), Entry::FREE);
+        word.store(Entry::RESERVED.raw(), Ordering::Relaxed); // a reader can do nothing with either
+        let touched = zspage.count_in(spot.frame, spot.straddles);
+        class.inuse += 1;
+        class.payload += len as u64;
+        class.frames += touched as u64;
+        self.recount(class, spot, touched > 0, true);
+        Ok(())
+    }
+
+    /// Give a slot back whose entry is free already. Frames that nothing touches any more become warm, a zspage without
+    /// objects goes. Returns whether any frame did.
+    pub(super) fn vacate(&self, class: &mut Class, spot: &Spot, len: usize) -> bool {
+        let zspage = self.zspage(spot.zspage);
+        let size = self.geometry.class(spot.class).size();
+        self.arena.poison(spot.location, size);
+        let [first, second] = zspage.count_out(spot.frame, spot.straddles);
+        for (untouched, f) in [(first, spot.frame), (second, spot.frame + 1)] {
+            if untouched {
+                self.arena.release(self.frame(spot.zspage, f));
+                class.frames -= 1;
+            }
+        }
+        if zspage.starting(spot.frame) == 0 {
+            let array = zspage.array(spot.frame).expect("Z1: the frame had an object");
+            zspage.set_array(spot.frame, None);
+            self.entries.free(array);
+        }
+        class.inuse -= 1;
+        class.payload -= len as u64;
+        self.recount(class, spot, first || second, false);
+        if zspage.inuse() == 0 {
+            class.zspages -= 1;
+            self.arena.free_run(Run(spot.zspage.0));
+        }
+        first || second
+    }
+
+    /// Restore Z5 and the group after a slot came or went; with `retouched`, a frame's being touched changed too.
+    fn recount(&self, class: &mut Class, spot: &Spot, retouched: bool, came: bool) {
+        let (zspage, shape) = (self.zspage(spot.zspage), self.geometry.class(spot.class));
+        let old = zspage.reusable();
+        let new = match (retouched, came) {
+            (true, _) => zspage.count_reusable(shape),
+            (false, true) => old - 1,
+            (false, false) => old + 1,
+        };
+        zspage.set_reusable(new);
+        class.reusable = class.reusable + new as u64 - old as u64;
+        let group = match zspage.inuse() {
+            0 => Group::NONE,
+            inuse => Group::of(inuse, new, shape.slots()),
+        };
+        class.lists.put(&self.zspages, spot.zspage, group);
+    }
+
+    /// Write an object's bytes. The caller holds its slot reserved.
+    pub(super) fn write(&self, at: Location, bytes: &[u8]) {
+        self.arena.unpoison(at, bytes.len());
+        self.arena.with_mut(at, bytes.len(), |to| {
+            // SAFETY: `to` is good for as many bytes, which only the holder of the reserved slot touches; a slice that
+            // somebody else has is not among them.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        });
+    }
+
+    /// Copy `len` bytes between two slots in use.
+    pub(super) fn copy(&self, from: &Spot, to: &Spot, len: usize) {
+        self.arena.with(from.location, len, |from| {
+            self.arena.with_mut(to.location, len, |to| {
+                // SAFETY: both ranges are backed and of slots in use, which do not overlap. The source is a live object, whose
+                // bytes nobody writes; the target is reserved by the caller, so nobody reads it.
+                unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
+            });
+        });
+    }
+}

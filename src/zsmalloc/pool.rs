@@ -1,0 +1,318 @@
+//! [`Pool`]: objects in slots, named by cells that live elsewhere.
+//!
+//! ```text
+//!            cell (the client's)                 entry (ours)                    bytes
+//!       +-----------------------+        +------------------------+        +-------------+
+//!  ---> | location, length, ... | -----> | owner, objcg, pins, .. | - - -> | object      |
+//!       +-----------------------+        +------------------------+        +-------------+
+//!                   ^                         |
+//!                   +------- owner -----------+      so that compaction finds the cell of what it moves
+//! ```
+//!
+//! How the parties agree, none of them waiting for another's lock but for the class lock:
+//!
+//! - **store** takes a slot, backs and writes it alone, makes the entry live with a pin, stores the location in the cell, and
+//!   only then unpins.
+//! - **read** pins the entry if it is live and the owner's, then asks the cell again. A pin on a live entry keeps the slot: who
+//!   frees or moves it later must leave the slot to the last unpin. Bytes of live objects never change, so a reader neither
+//!   waits for a move nor stops one half-way.
+//! - **free**: the client takes the location out of the cell by compare-exchange, then calls [`Pool::free`], which clears the
+//!   entry, or dooms it while pins are left.
+//! - **compaction** copies an object, makes the copy's entry live, and moves the cell by compare-exchange; if that fails,
+//!   because the object is being freed, the copy goes. All under the class lock, so `free` comes before or after.
+
+use super::charge::Charge;
+use super::entry::{Entry, State};
+use super::error::Error;
+use super::geometry::Geometry;
+use super::guard::ReadGuard;
+use super::heap::{Heap, Spot};
+use super::share::{Original, Owed};
+use super::uncommitted::Uncommitted;
+use crate::arena::{self, Arena};
+use crate::memcg::{Objcg, ObjcgId, Tree};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::Backoff;
+use crate::sync::{Arc, Bug, Planted};
+use crate::units::{Location, NodeId, Owner};
+
+/// Where the names of objects live. The pool asks while compacting and after pinning.
+pub trait Cells: Send + Sync {
+    /// The object that the owner's cell names: where it is and its payload length in bytes. `None` if it names none, and for
+    /// an owner that has no cell. Acquire, to pair with the release that stored the location.
+    fn object(&self, owner: Owner) -> Option<Object>;
+
+    /// If the owner's cell names an object at `from`, let it name the same object at `to`, other bits of the cell kept
+    /// (compare-exchange with release), and say whether it was done. Called under a class lock: atomics only.
+    fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool;
+}
+
+impl<C: Cells> Cells for Arc<C> {
+    fn object(&self, owner: Owner) -> Option<Object> {
+        (**self).object(owner)
+    }
+    fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool {
+        (**self).relocate(owner, from, to)
+    }
+}
+
+/// What a cell says of its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Where it starts.
+    pub location: Location,
+    /// Payload length in bytes, 1 to 4096.
+    pub len: usize,
+}
+
+/// How a [`Pool`] is made.
+#[derive(Debug)]
+pub struct PoolConfig {
+    /// Sizes of slots.
+    pub geometry: Geometry,
+    /// Who is charged: a tree with as many nodes as the arena. `None`: nobody, and no counters.
+    pub accounting: Option<Tree>,
+    /// What counts as an object's original bytes.
+    pub original: Original,
+    /// For models.
+    #[doc(hidden)]
+    pub planted: Planted,
+}
+
+impl Default for PoolConfig {
+    /// Without accounting, each object standing for a page of 4096 bytes.
+    fn default() -> Self {
+        PoolConfig {
+            geometry: Geometry::default(),
+            accounting: None,
+            original: Original::Fixed(crate::units::PAGE_SIZE as u64),
+            planted: Planted::NONE,
+        }
+    }
+}
+
+/// An allocator of compressed objects; see the [layer](super) and, for handles of its own, [`Store`](super::Store).
+#[derive(Debug)]
+pub struct Pool<C> {
+    pub(super) heap: Heap,
+    pub(super) cells: C,
+    pub(super) accounting: Option<Tree>,
+    pub(super) original: Original,
+    pub(super) planted: Planted,
+}
+
+impl<C> Pool<C> {
+    /// An empty pool in an arena of its own.
+    ///
+    /// # Errors
+    /// [`Error::ShortRuns`], [`Error::Nodes`] when the parts do not fit together, [`Error::Metadata`] without address space.
+    pub fn new(arena: Arc<Arena>, cells: C, config: PoolConfig) -> Result<Self, Error> {
+        let nodes = arena.topology().len();
+        if let Some(tree) = config.accounting.as_ref().filter(|tree| tree.nodes() != nodes) {
+            return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
+        }
+        let PoolConfig { geometry, accounting, original, planted } = config;
+        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted })
+    }
+
+    /// The cells.
+    pub fn cells(&self) -> &C {
+        &self.cells
+    }
+
+    /// The memory below.
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.heap.arena
+    }
+
+    /// The sizes of slots.
+    pub fn geometry(&self) -> &Geometry {
+        &self.heap.geometry
+    }
+
+    /// The home node of the object at this location: the node it was allocated for, whose class list it is in. Moving keeps
+    /// it. The caller knows that the object is there (it has a pin on it, or took it out of its cell).
+    pub fn home_node(&self, location: Location) -> NodeId {
+        let run = self.heap.arena.run_of(location.frame());
+        self.heap.zspage(super::zspage::ZspageIndex(run.0)).node()
+    }
+
+    /// Who is charged for the owner's object at this location; [`ObjcgId::NONE`] for nobody. `None` when it is not there: look
+    /// at the cell again.
+    pub fn objcg_at(&self, owner: Owner, location: Location) -> Option<ObjcgId> {
+        let (_, word) = self.heap.find(location)?;
+        // Acquire pairs with publishing.
+        let entry = Entry::from_raw(word.load(Ordering::Acquire));
+        entry.is_live_of(owner).then(|| entry.objcg())
+    }
+
+    /// Give memory back to the kernel that was freed: beyond the arena's warm frames, and entries' idle pages. Called by
+    /// `malloc` and `free` already; for callers of [`free_under_lock`](Self::free_under_lock), after their locks.
+    pub fn maintain(&self) {
+        self.heap.arena.maintain();
+        if self.heap.entries.wants_trim() {
+            self.heap.entries.trim(0);
+        }
+    }
+
+    /// Give everything back that is not in use, warm frames and idle pages of entries. Returns the number of frames.
+    pub fn flush(&self) -> usize {
+        self.heap.entries.trim(0);
+        self.heap.arena.flush()
+    }
+
+    pub(super) fn pay(&self, owed: Option<Owed>) {
+        if let (Some(tree), Some(owed)) = (&self.accounting, owed) {
+            owed.pay(tree);
+        }
+    }
+
+    /// End the life of a live entry: free if nobody holds it, else `doomed`. Returns it as it was if it is free now.
+    pub(super) fn retire(&self, word: &AtomicU64, doomed: impl Fn(Entry) -> Entry, ignore_pins: bool) -> Option<Entry> {
+        // Acquire pairs with the release of unpins: what was read under them comes before the slot's next life.
+        let mut entry = Entry::from_raw(word.load(Ordering::Acquire));
+        loop {
+            debug_assert_eq!(entry.state(), State::Live);
+            let free = entry.pins() == 0 || ignore_pins;
+            let new = if free { Entry::FREE } else { doomed(entry) };
+            match word.compare_exchange(entry.raw(), new.raw(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return free.then_some(entry),
+                Err(now) => entry = Entry::from_raw(now),
+            }
+        }
+    }
+
+    /// Drop a pin; the last one of a doomed object returns its slot. May run anywhere: no system call, no allocator.
+    pub(super) fn unpin(&self, spot: &Spot, word: &AtomicU64) {
+        // Release: what was read comes before the slot's next life. Acquire: the last one sees the others' reads.
+        let old = Entry::from_raw(word.fetch_sub(Entry::PIN, Ordering::AcqRel));
+        debug_assert!(old.pins() > 0, "an unpin without a pin on {old:?}");
+        if old.pins() != 1 || old.state() != State::Doomed {
+            return;
+        }
+        let mut class = self.heap.lock_of(spot);
+        let (objcg, owes) = (old.objcg(), old.owes());
+        let owed = owes.and_then(|len| Owed::new(&self.heap, spot, len, self.original, objcg));
+        word.store(Entry::FREE.raw(), Ordering::Relaxed); // nobody but the lock's holders looks at a doomed word any more
+        self.heap.vacate(&mut class, spot, owes.unwrap_or(0));
+        drop(class);
+        self.pay(owed);
+    }
+}
+
+impl<C: Cells> Pool<C> {
+    /// Take a slot for `len` bytes near `node`, charged to `objcg`, to be written and published. The charge and the slot are
+    /// given back if the result is dropped.
+    ///
+    /// When `node` has no room left, other nodes are tried in order of their distance.
+    ///
+    /// # Errors
+    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Arena`] when the arena is, or no node has room;
+    /// [`Error::Entries`].
+    ///
+    /// # Locks
+    /// Takes `Class`, and below; makes system calls: call it outside all locks.
+    pub fn malloc(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
+        let class = self.heap.geometry.class_of(len).ok_or(Error::Length { len })?;
+        let nodes = self.heap.arena.topology();
+        if node.index() >= nodes.len() {
+            return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
+        }
+        let objcg = if self.accounting.is_some() { objcg } else { None };
+        let charge = Charge::take(objcg, self.heap.geometry.class(class).size())?;
+        let mut refusal = None;
+        for &near in nodes.by_distance(node) {
+            let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;
+            let frames = 1 + usize::from(spot.straddles);
+            match self.heap.arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
+                Ok(()) => return Ok(Uncommitted::new(self, spot, len, charge)),
+                Err(error) => {
+                    self.give_back(&spot, len);
+                    match error {
+                        arena::Error::NodeFull { .. } => refusal = refusal.or(Some(error)),
+                        error => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        Err(refusal.expect("a topology has a node, and it was tried").into())
+    }
+
+    /// Undo the taking of a reserved slot. Returns whether a frame became warm.
+    pub(super) fn give_back(&self, spot: &Spot, len: usize) -> bool {
+        let mut class = self.heap.lock_of(spot);
+        self.heap.word(spot).store(Entry::FREE.raw(), Ordering::Relaxed); // no reader can do anything with either
+        self.heap.vacate(&mut class, spot, len)
+    }
+
+    /// Read the owner's object of `len` bytes at `location`, as its cell said. `None` means that the cell says something else
+    /// by now: look at it again.
+    ///
+    /// The object stays readable while the guard lives, also when it is freed or moved meanwhile. What else the cell says
+    /// (a codec) belongs to the bytes only if the cell is still the same when this has returned.
+    ///
+    /// Never allocates; waits only if 63 guards hold the object.
+    #[inline]
+    pub fn read(&self, owner: Owner, location: Location, len: usize) -> Option<ReadGuard<'_, C>> {
+        let (spot, word) = self.heap.find(location)?;
+        let mut backoff = Backoff::new();
+        let mut entry = Entry::from_raw(word.load(Ordering::Relaxed)); // the compare-exchange looks again
+        loop {
+            if !entry.is_live_of(owner) {
+                return None;
+            }
+            let Some(pinned) = entry.pinned() else {
+                backoff.wait();
+                entry = Entry::from_raw(word.load(Ordering::Relaxed));
+                continue;
+            };
+            // Acquire pairs with publishing: the bytes, and the descriptors for `same`.
+            match word.compare_exchange(entry.raw(), pinned.raw(), Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => entry = Entry::from_raw(now),
+            }
+        }
+        let guard = ReadGuard::new(self, spot, word, len);
+        let still = || self.heap.same(&spot, word) && self.cells.object(owner) == Some(Object { location, len });
+        (self.planted.is(Bug::ReadSkipsRevalidation) || still()).then_some(guard)
+    }
+
+    /// Free the owner's object of `len` bytes at `location`, which its cell must not name any more. Under guards it stays
+    /// until the last one goes, charged as long.
+    ///
+    /// Never allocates. May make a system call.
+    ///
+    /// # Panics
+    /// When the owner has no object there: it was freed twice, or freed while the cell still named it.
+    ///
+    /// # Locks
+    /// Takes `Class`, and below; call it outside all locks, or use [`free_under_lock`](Self::free_under_lock).
+    pub fn free(&self, owner: Owner, location: Location, len: usize) {
+        if self.free_under_lock(owner, location, len) {
+            self.maintain();
+        }
+    }
+
+    /// As [`free`](Self::free) without system calls, for callers with locks. Returns whether [`maintain`](Self::maintain) may
+    /// have something to do.
+    ///
+    /// # Panics
+    /// As [`free`](Self::free).
+    ///
+    /// # Locks
+    /// Takes `Class`, and below.
+    pub fn free_under_lock(&self, owner: Owner, location: Location, len: usize) -> bool {
+        let (spot, word) = self.heap.find(location).expect("an object is freed where it is");
+        let mut class = self.heap.lock_of(&spot);
+        let entry = Entry::from_raw(word.load(Ordering::Relaxed)); // `retire` looks again
+        assert!(entry.is_live_of(owner), "{owner:?} frees {location:?}, which is {entry:?}");
+        debug_assert_eq!(self.heap.geometry.class_of(len), Some(spot.class), "an object of {len} bytes is freed");
+        let ignore_pins = self.planted.is(Bug::FreeIgnoresPins);
+        let Some(entry) = self.retire(word, |entry| entry.doomed(len), ignore_pins) else { return false };
+        let owed = Owed::new(&self.heap, &spot, len, self.original, entry.objcg());
+        let released = self.heap.vacate(&mut class, &spot, len);
+        drop(class);
+        self.pay(owed);
+        released
+    }
+}

@@ -1,0 +1,145 @@
+//! What a pool holds and what it costs, as numbers and as the kernel's table.
+
+use super::fullness::Group;
+use super::geometry::ClassIndex;
+use super::pool::Pool;
+use crate::units::FRAME_SIZE;
+use std::fmt;
+
+/// Sums over a pool. Each class is exact at the time it is looked at; together they are at a quiet point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Slots in use: objects, those being written, and those that guards keep.
+    pub objects: u64,
+    /// Their payload bytes.
+    pub payload_bytes: u64,
+    /// Bytes of their slots.
+    pub slot_bytes: u64,
+    /// Bytes of the frames they touch.
+    pub frame_bytes: u64,
+    /// Bytes behind arrays of entries and descriptors of zspages in use.
+    pub metadata_bytes: u64,
+}
+
+impl Stats {
+    /// Bytes of memory per byte of payload.
+    pub fn overhead(&self) -> f64 {
+        (self.frame_bytes + self.metadata_bytes) as f64 / self.payload_bytes as f64
+    }
+}
+
+/// One class over all nodes: a row of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassStats {
+    /// Its number.
+    pub class: ClassIndex,
+    /// Bytes of a slot.
+    pub size: usize,
+    /// Frames of a zspage.
+    pub pages_per_zspage: usize,
+    /// Zspages by fullness of the frames they touch: index 1 is up to 10%, .., 10 up to 99%, 11 full, 12 with room only where
+    /// no frame is touched. Index 0 (empty) is always 0.
+    pub zspages: [u64; Group::COUNT],
+    /// Slots in use, and free slots in touched frames.
+    pub obj_allocated: u64,
+    /// Slots in use.
+    pub obj_used: u64,
+    /// Payload bytes of those.
+    pub payload_bytes: u64,
+    /// Frames touched.
+    pub pages_used: u64,
+    /// Frames that compaction could win at most: the reusable slots over the slots of a frame.
+    pub freeable: u64,
+}
+
+/// All classes; shown, the table of the kernel's `zsmalloc/<pool>/classes`, with a column more.
+///
+/// Where the kernel counts whole zspages this counts touched frames, for others cost nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classes(pub Vec<ClassStats>);
+
+impl<C> Pool<C> {
+    /// Sums over the pool.
+    ///
+    /// # Locks
+    /// Takes `Class` and `Entries`, one at a time.
+    pub fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        let mut zspages = 0;
+        for (index, shape) in self.heap.geometry.classes() {
+            for node in self.heap.arena.topology().nodes() {
+                let class = self.heap.lock(index, node);
+                sum.objects += class.inuse;
+                sum.payload_bytes += class.payload;
+                sum.slot_bytes += class.inuse * shape.size() as u64;
+                sum.frame_bytes += class.frames * FRAME_SIZE as u64;
+                zspages += class.zspages;
+            }
+        }
+        let descriptor = size_of::<super::zspage::Zspage>() as u64;
+        sum.metadata_bytes = self.heap.entries.bytes() + zspages * descriptor;
+        sum
+    }
+
+    /// Every class.
+    ///
+    /// # Locks
+    /// Takes `Class`, one at a time.
+    pub fn classes(&self) -> Classes {
+        let rows = self.heap.geometry.classes().map(|(index, shape)| {
+            let mut row = ClassStats {
+                class: index,
+                size: shape.size(),
+                pages_per_zspage: shape.chain(),
+                zspages: [0; Group::COUNT],
+                obj_allocated: 0,
+                obj_used: 0,
+                payload_bytes: 0,
+                pages_used: 0,
+                freeable: 0,
+            };
+            for node in self.heap.arena.topology().nodes() {
+                let class = self.heap.lock(index, node);
+                for group in Group::all() {
+                    row.zspages[group.index()] += u64::from(class.lists.len(group));
+                }
+                row.obj_allocated += class.inuse + class.reusable;
+                row.obj_used += class.inuse;
+                row.payload_bytes += class.payload;
+                row.pages_used += class.frames;
+                row.freeable += class.reusable * shape.chain() as u64 / shape.slots() as u64;
+            }
+            row
+        });
+        Classes(rows.collect())
+    }
+}
+
+impl fmt::Display for Classes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " class  size")?;
+        for head in ["10%", "20%", "30%", "40%", "50%", "60%", "70%", "80%", "90%", "99%", "100%", "open"] {
+            write!(f, " {head:>6}")?;
+        }
+        writeln!(f, " obj_allocated   obj_used pages_used pages_per_zspage freeable")?;
+        let mut total = [0; Group::COUNT + 4];
+        for row in &self.0 {
+            write!(f, "{:>6} {:>5}", row.class.0, row.size)?;
+            for count in &row.zspages[1..] {
+                write!(f, " {count:>6}")?;
+            }
+            let ClassStats { obj_allocated, obj_used, pages_used, pages_per_zspage, freeable, .. } = row;
+            writeln!(f, " {obj_allocated:>13} {obj_used:>10} {pages_used:>10} {pages_per_zspage:>16} {freeable:>8}")?;
+            let rest = [*obj_allocated, *obj_used, *pages_used, *freeable];
+            for (sum, value) in total.iter_mut().zip(row.zspages.into_iter().chain(rest)) {
+                *sum += value;
+            }
+        }
+        write!(f, "\n {:<11}", "Total")?;
+        for count in &total[1..Group::COUNT] {
+            write!(f, " {count:>6}")?;
+        }
+        let [allocated, used, pages, freeable] = total[Group::COUNT..] else { unreachable!("four sums follow the groups") };
+        writeln!(f, " {allocated:>13} {used:>10} {pages:>10} {:>16} {freeable:>8}", "")
+    }
+}

@@ -1,0 +1,214 @@
+//! Checking a pool as a whole, at a quiet point: nobody stores, frees, moves or starts to read meanwhile.
+
+use super::entry::{Entry, State};
+use super::fullness::Group;
+use super::geometry::ClassIndex;
+use super::heap::{Class, Spot};
+use super::pool::{Cells, Object, Pool};
+use super::share::Shares;
+use super::zspage::ZspageIndex;
+use crate::memcg::{Bytes4, GroupIndex, ObjcgId, Tree};
+use crate::sync::atomic::Ordering;
+use crate::units::{FRAME_SIZE, Location, NodeId, Owner};
+use std::collections::HashMap;
+
+/// An object as [`Pool::for_each_object`] finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveObject {
+    /// Whose cell should name it.
+    pub owner: Owner,
+    /// Where it starts.
+    pub location: Location,
+    /// Who is charged for it; [`ObjcgId::NONE`] for nobody.
+    pub objcg: ObjcgId,
+    /// Bytes of its slot: what is charged.
+    pub slot_bytes: usize,
+    /// The node whose list its zspage is in.
+    pub home_node: NodeId,
+    /// Guards holding it.
+    pub pins: u32,
+}
+
+impl<C> Pool<C> {
+    /// Call `f` for every live object. Objects may come, move or go in other classes meanwhile.
+    ///
+    /// # Locks
+    /// Holds `Class` while it calls `f`, which must not call the pool.
+    pub fn for_each_object(&self, mut f: impl FnMut(LiveObject)) {
+        self.for_each_slot(|spot, entry, home_node| {
+            if let Some(owner) = entry.owner() {
+                let slot_bytes = self.heap.geometry.class(spot.class).size();
+                let (location, objcg, pins) = (spot.location, entry.objcg(), entry.pins());
+                f(LiveObject { owner, location, objcg, slot_bytes, home_node, pins });
+            }
+        });
+    }
+
+    fn for_each_slot(&self, mut f: impl FnMut(&Spot, Entry, NodeId)) {
+        for (index, shape) in self.heap.geometry.classes() {
+            for node in self.heap.arena.topology().nodes() {
+                let class = self.heap.lock(index, node);
+                for z in Group::all().flat_map(|group| class.lists.iter(&self.heap.zspages, group)) {
+                    for slot in 0..shape.slots() {
+                        let spot = self.heap.spot(z, index, slot);
+                        if self.heap.zspage(z).array(spot.frame).is_some() {
+                            let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire)); // as in `movable`
+                            f(&spot, entry, node);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes by objcg and node, summed over the objects: what the memcg tree's counters must say.
+    fn sums(&self, len_of: impl Fn(&Spot, Entry) -> usize) -> HashMap<(ObjcgId, NodeId), Bytes4> {
+        let mut sums: HashMap<_, Bytes4> = HashMap::new();
+        self.for_each_slot(|spot, entry, _| {
+            let owes = match entry.state() {
+                State::Live => true,
+                State::Doomed => entry.owes().is_some(),
+                State::Free | State::Reserved => false,
+            };
+            if owes && !entry.objcg().is_none() {
+                let shares = Shares::of(&self.heap, spot, len_of(spot, entry), self.original);
+                for (node, bytes) in shares.iter() {
+                    *sums.entry((entry.objcg(), node)).or_default() += bytes;
+                }
+            }
+        });
+        sums
+    }
+
+    /// Check a zspage against Z1 to Z5 and return its frames touched and arrays.
+    fn check_zspage(&self, z: ZspageIndex, index: ClassIndex, node: NodeId, group: Group) -> (u64, u64) {
+        let (zspage, shape) = (self.heap.zspage(z), self.heap.geometry.class(index));
+        assert_eq!((zspage.class(), zspage.node()), (index, node), "{z:?} is in the list of its class and node");
+        assert_eq!(zspage.group(), group.0, "{z:?} knows the list it is in");
+        assert_eq!(group, Group::of(zspage.inuse(), zspage.reusable(), shape.slots()), "{z:?} is in the list it belongs to");
+        let (mut touching, mut starting, mut straddling) = (vec![0; shape.chain() + 1], vec![0; shape.chain()], 0u32);
+        for slot in 0..shape.slots() {
+            let spot = self.heap.spot(z, index, slot);
+            let used = zspage.array(spot.frame).is_some() && {
+                Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire)) != Entry::FREE // as in `movable`
+            };
+            if used {
+                starting[spot.frame] += 1;
+                touching[spot.frame] += 1;
+                touching[spot.frame + 1] += usize::from(spot.straddles);
+                straddling |= u32::from(spot.straddles) << spot.frame;
+            }
+        }
+        let (mut frames, mut arrays) = (0, 0);
+        for f in 0..shape.chain() {
+            assert_eq!(zspage.starting(f), starting[f], "Z1: {z:?} counts the objects that start in frame {f}");
+            assert_eq!(zspage.array(f).is_some(), starting[f] > 0, "Z1: frame {f} of {z:?} has entries if objects start in it");
+            assert_eq!(zspage.touching(f), touching[f], "Z2: {z:?} counts the objects that touch frame {f}");
+            assert_eq!(zspage.straddling(f), straddling >> f & 1 == 1, "Z3: {z:?} knows whether one straddles from {f}");
+            let frame = self.heap.frame(z, f);
+            assert!(touching[f] == 0 || self.heap.arena.is_backed(frame), "{frame:?} has objects, so it is backed");
+            frames += u64::from(touching[f] > 0);
+            arrays += u64::from(starting[f] > 0);
+        }
+        let inuse: usize = starting.iter().sum();
+        assert!(inuse > 0 && inuse == zspage.inuse(), "Z4: {z:?} has objects and counts them");
+        assert_eq!(zspage.reusable(), zspage.count_reusable(shape), "Z5: {z:?} counts its reusable slots");
+        (frames, arrays)
+    }
+
+    fn check_class(&self, class: &Class, index: ClassIndex, node: NodeId) -> u64 {
+        let (mut zspages, mut frames, mut arrays, mut inuse, mut reusable) = (0, 0, 0, 0, 0);
+        for group in Group::all() {
+            let mut in_group = 0;
+            for z in class.lists.iter(&self.heap.zspages, group) {
+                let (f, a) = self.check_zspage(z, index, node, group);
+                in_group += 1;
+                frames += f;
+                arrays += a;
+                inuse += self.heap.zspage(z).inuse() as u64;
+                reusable += self.heap.zspage(z).reusable() as u64;
+            }
+            assert_eq!(class.lists.len(group), in_group, "{index:?} on {node} counts its zspages in {group:?}");
+            zspages += u64::from(in_group);
+        }
+        let counted = (class.zspages, class.frames, class.inuse, class.reusable);
+        let found = (zspages, frames, inuse, reusable);
+        assert_eq!(counted, found, "{index:?} on {node} counts zspages, frames, slots in use and reusable");
+        let size = self.heap.geometry.class(index).size() as u64;
+        assert!(class.payload <= class.inuse * size, "{index:?} on {node}: payload fits the slots");
+        arrays
+    }
+}
+
+impl<C: Cells> Pool<C> {
+    /// Compare what is counted for every memcg, on each node, with the objects charged to it and to its descendants.
+    fn check_counters(&self, tree: &Tree, sums: &HashMap<(ObjcgId, NodeId), Bytes4>) {
+        let mut expected: HashMap<GroupIndex, Vec<Bytes4>> = HashMap::new();
+        for (&(objcg, node), &bytes) in sums {
+            let mut at = tree.get(tree.group_of(objcg));
+            while let Some(memcg) = at {
+                expected.entry(memcg.index()).or_insert_with(|| vec![Bytes4::default(); tree.nodes()])[node.index()] += bytes;
+                at = memcg.parent();
+            }
+        }
+        for memcg in tree.root().subtree() {
+            let none = || vec![Bytes4::default(); tree.nodes()];
+            let expected = expected.remove(&memcg.index()).unwrap_or_else(none);
+            let charged: u64 = expected.iter().map(|bytes| bytes.compressed).sum();
+            let counted = memcg.numa_stat().expect("a memcg of the tree is online at a quiet point");
+            assert_eq!(counted, expected, "{} counts its objects' bytes on each node", memcg.path());
+            assert_eq!(memcg.usage(), charged, "{} is charged its objects' slots", memcg.path());
+        }
+    }
+
+    /// Check every invariant of the layer at a quiet point, on which no object is being written:
+    ///
+    /// - each zspage is in the list of its class, node and fullness, and its counts are what its entries say (Z1 to Z5);
+    /// - frames are backed where objects lie, arrays of entries are there where objects start (E1 to E4);
+    /// - every live object is what its owner's cell names, unless a guard holds it;
+    /// - payload per class is exact, and so is what every memcg is charged and counted for on every node, if the tree serves this
+    ///   pool alone.
+    ///
+    /// # Panics
+    /// When one does not hold, with a sentence that says which.
+    ///
+    /// # Locks
+    /// Takes `Class`, `Entries` and `Arena`, one after the other.
+    pub fn assert_valid(&self) {
+        let mut arrays = 0;
+        for (index, _) in self.heap.geometry.classes() {
+            for node in self.heap.arena.topology().nodes() {
+                arrays += self.check_class(&self.heap.lock(index, node), index, node);
+            }
+        }
+        self.heap.entries.assert_valid(arrays);
+
+        let len_of = |spot: &Spot, entry: Entry| match entry.owner() {
+            None => entry.owes().unwrap_or(0),
+            Some(owner) => {
+                let object = self.cells.object(owner);
+                let Some(Object { len, .. }) = object.filter(|object| object.location == spot.location) else {
+                    panic!("{owner:?} has an object at {:?} and its cell says {object:?}", spot.location);
+                };
+                len
+            }
+        };
+        let mut payload: HashMap<(ClassIndex, NodeId), u64> = HashMap::new();
+        self.for_each_slot(|spot, entry, node| {
+            assert_ne!(entry.state(), State::Reserved, "nobody writes an object at a quiet point");
+            if entry.state() != State::Free {
+                *payload.entry((spot.class, node)).or_default() += len_of(spot, entry) as u64;
+            }
+        });
+        for (index, _) in self.heap.geometry.classes() {
+            for node in self.heap.arena.topology().nodes() {
+                let found = payload.get(&(index, node)).copied().unwrap_or(0);
+                assert_eq!(self.heap.lock(index, node).payload, found, "payload of {index:?} on {node}");
+            }
+        }
+        if let Some(tree) = &self.accounting {
+            self.check_counters(tree, &self.sums(len_of));
+        }
+        self.heap.arena.assert_valid();
+    }
+}

@@ -1,0 +1,208 @@
+//! [`Zspage`]: the descriptor of a zspage, in a table indexed by run.
+//!
+//! ```text
+//! byte    0                       64            80            96   104                     116   128
+//!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
+//!         | array of frame 0..15  | starting    | touching    |links |used|room|cls |strd|n g|    |
+//!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
+//! ```
+//!
+//! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's class
+//! and node, so that the atomics are Relaxed throughout. Readers look at `class` and `arrays` without the lock, pin what they
+//! find, and look again: see [`read`](super::Pool::read).
+//!
+//! Invariants, for each frame f of a zspage in use:
+//! - **Z1** `starting[f]` = entries of f's array that are not free; `arrays[f]` is an array exactly if that is not 0.
+//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is in use.
+//! - **Z3** Bit f of `straddling`: the slot that straddles from f to f+1 is in use.
+//! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last class and
+//!   node are 0.
+//! - **Z5** `reusable` = free slots all of whose frames are touched: they cost no memory to take.
+
+use super::entries::Array;
+use super::geometry::{ClassIndex, SizeClass};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
+use crate::sync::{ZSPAGE_FRAMES, Zeroed};
+use crate::units::NodeId;
+
+/// Number of a zspage: of the run it lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ZspageIndex(pub(super) u32);
+
+/// Descriptor of a zspage. Who may touch what: see the module.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Zspage {
+    /// Array of the entries of the objects that start in each frame, 0 for none. Read without the lock too.
+    arrays: [AtomicU32; ZSPAGE_FRAMES],
+    /// Slots in use that start in each frame.
+    starting: [AtomicU8; ZSPAGE_FRAMES],
+    /// Slots in use that have a byte in each frame.
+    touching: [AtomicU8; ZSPAGE_FRAMES],
+    /// The zspage before this one in its fullness group plus 1, or 0.
+    prev: AtomicU32,
+    /// The zspage after this one in its fullness group plus 1, or 0.
+    next: AtomicU32,
+    /// Slots in use.
+    inuse: AtomicU16,
+    /// Free slots that need no new frame.
+    reusable: AtomicU16,
+    /// Size class. Read without the lock too.
+    class: AtomicU16,
+    /// Bit f: the slot that straddles from frame f is in use.
+    straddling: AtomicU16,
+    /// Home node: whose list it is in.
+    node: AtomicU8,
+    /// Fullness group: which list.
+    group: AtomicU8,
+}
+
+const _: () = assert!(cfg!(loom) || size_of::<Zspage>() == 128);
+
+// SAFETY: a struct of atomic integers (and arrays of them), for all of which zero bytes are a value, without destructor.
+unsafe impl Zeroed for Zspage {}
+
+// === impl Zspage ===
+
+impl Zspage {
+    #[inline]
+    pub(super) fn class(&self) -> ClassIndex {
+        ClassIndex(self.class.load(Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn array(&self, frame: usize) -> Option<Array> {
+        Array::from_raw(self.arrays[frame].load(Relaxed))
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        NodeId(self.node.load(Relaxed))
+    }
+
+    pub(super) fn group(&self) -> u8 {
+        self.group.load(Relaxed)
+    }
+
+    pub(super) fn inuse(&self) -> usize {
+        self.inuse.load(Relaxed).into()
+    }
+
+    pub(super) fn reusable(&self) -> usize {
+        self.reusable.load(Relaxed).into()
+    }
+
+    /// Slots in use that start in the frame.
+    pub(super) fn starting(&self, frame: usize) -> usize {
+        self.starting[frame].load(Relaxed).into()
+    }
+
+    /// Slots in use that have a byte in the frame. A frame is owned exactly if this is not 0.
+    pub(super) fn touching(&self, frame: usize) -> usize {
+        self.touching[frame].load(Relaxed).into()
+    }
+
+    /// Whether the slot that straddles from the frame is in use.
+    pub(super) fn straddling(&self, frame: usize) -> bool {
+        self.straddling.load(Relaxed) >> frame & 1 == 1
+    }
+
+    pub(super) fn prev(&self) -> Option<ZspageIndex> {
+        self.prev.load(Relaxed).checked_sub(1).map(ZspageIndex)
+    }
+
+    pub(super) fn next(&self) -> Option<ZspageIndex> {
+        self.next.load(Relaxed).checked_sub(1).map(ZspageIndex)
+    }
+
+    /// Free slots that lie wholly in the frame.
+    pub(super) fn free_inner(&self, class: &SizeClass, frame: usize) -> usize {
+        class.inner(frame) - (self.starting(frame) - usize::from(self.straddling(frame)))
+    }
+
+    /// Whether a slot straddles from the frame and is free.
+    pub(super) fn free_straddler(&self, class: &SizeClass, frame: usize) -> bool {
+        class.straddles(frame) && !self.straddling(frame)
+    }
+
+    /// Free slots that touch the frame and need no new one: those that emptying the frame cannot use.
+    pub(super) fn reusable_touching(&self, class: &SizeClass, frame: usize) -> usize {
+        if self.touching(frame) == 0 {
+            return 0;
+        }
+        let straddler = |f: usize| {
+            usize::from(self.free_straddler(class, f) && self.touching(f) > 0 && self.touching(f + 1) > 0)
+        };
+        let from_before = if frame > 0 { straddler(frame - 1) } else { 0 };
+        self.free_inner(class, frame) + straddler(frame) + from_before
+    }
+
+    /// What Z5 says `reusable` is.
+    pub(super) fn count_reusable(&self, class: &SizeClass) -> usize {
+        let touched = (0..class.chain()).filter(|&f| self.touching(f) > 0);
+        touched
+            .map(|f| {
+                let straddler = self.free_straddler(class, f) && self.touching(f + 1) > 0;
+                self.free_inner(class, f) + usize::from(straddler)
+            })
+            .sum()
+    }
+
+    pub(super) fn set_class(&self, class: ClassIndex, node: NodeId) {
+        self.class.store(class.0, Relaxed);
+        self.node.store(node.0, Relaxed);
+    }
+
+    pub(super) fn set_array(&self, frame: usize, array: Option<Array>) {
+        self.arrays[frame].store(Array::to_raw(array), Relaxed);
+    }
+
+    pub(super) fn set_group(&self, group: u8) {
+        self.group.store(group, Relaxed);
+    }
+
+    pub(super) fn set_prev(&self, to: Option<ZspageIndex>) {
+        self.prev.store(to.map_or(0, |z| z.0 + 1), Relaxed);
+    }
+
+    pub(super) fn set_next(&self, to: Option<ZspageIndex>) {
+        self.next.store(to.map_or(0, |z| z.0 + 1), Relaxed);
+    }
+
+    pub(super) fn set_reusable(&self, slots: usize) {
+        self.reusable.store(slots as u16, Relaxed);
+    }
+
+    /// Count a slot that starts in `frame` and `straddles` into the next. Returns how many frames are touched anew.
+    pub(super) fn count_in(&self, frame: usize, straddles: bool) -> usize {
+        let bump = |count: &AtomicU8| {
+            let old = count.load(Relaxed);
+            count.store(old + 1, Relaxed);
+            usize::from(old == 0)
+        };
+        bump(&self.starting[frame]);
+        self.inuse.store(self.inuse.load(Relaxed) + 1, Relaxed);
+        let mut anew = bump(&self.touching[frame]);
+        if straddles {
+            self.straddling.store(self.straddling.load(Relaxed) | 1 << frame, Relaxed);
+            anew += bump(&self.touching[frame + 1]);
+        }
+        anew
+    }
+
+    /// Undo [`count_in`](Self::count_in). Returns which of the two frames are untouched now.
+    pub(super) fn count_out(&self, frame: usize, straddles: bool) -> [bool; 2] {
+        let drop = |count: &AtomicU8| {
+            let new = count.load(Relaxed) - 1;
+            count.store(new, Relaxed);
+            new == 0
+        };
+        drop(&self.starting[frame]);
+        self.inuse.store(self.inuse.load(Relaxed) - 1, Relaxed);
+        let first = drop(&self.touching[frame]);
+        if !straddles {
+            return [first, false];
+        }
+        self.straddling.store(self.straddling.load(Relaxed) & !(1 << frame), Relaxed);
+        [first, drop(&self.touching[frame + 1])]
+    }
+}
