@@ -9,5 +9,5 @@ pub mod memcg;
 pub mod swap;
 pub mod sync;
 pub mod units;
-// pub mod zsmalloc;
-// pub mod zswap;
+pub mod zsmalloc;
+pub mod zswap;

@@ -238,10 +238,7 @@ fn a_full_device_leaves_pages_in_the_pool_and_the_error_says_so() {
 #[test]
 fn a_device_that_fails_at_any_operation_loses_nothing() {
     for k in 1.. {
-        let device = std::sync::Arc::new(FaultyDevice::new(
-            device(4),
-            Plan::none().at(k, Fault::Errno(libc::EIO)),
-        ));
+        let device = std::sync::Arc::new(FaultyDevice::new(device(4), Plan::none().at(k, Fault::Errno(libc::EIO))));
         let zswap = base(8 << 20).worker(false).device(device.clone()).build().unwrap();
         let vm = zswap.root().mkdir("vm").unwrap();
         let slots = zswap.reserve(100).unwrap();

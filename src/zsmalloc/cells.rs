@@ -44,10 +44,8 @@ fn word_of(object: Object) -> u64 {
 }
 
 fn object_of(word: u64) -> Option<Object> {
-    let object = || Object {
-        location: Location::from_raw(word & LOCATION_MASK),
-        len: (word >> LEN_SHIFT & LEN_MASK) as usize,
-    };
+    let object =
+        || Object { location: Location::from_raw(word & LOCATION_MASK), len: (word >> LEN_SHIFT & LEN_MASK) as usize };
     (word & IN_USE != 0).then(object)
 }
 

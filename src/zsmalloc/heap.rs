@@ -82,7 +82,8 @@ impl Heap {
         let smallest = geometry.class(ClassIndex(0)).size();
         let words = (runs * run_frames) as u64 * FRAME_SIZE.div_ceil(smallest) as u64;
         let nodes = arena.topology().len();
-        let classes = (0..geometry.classes().len() * nodes).map(|_| Mutex::new(Rank::Class, Class::default())).collect();
+        let classes =
+            (0..geometry.classes().len() * nodes).map(|_| Mutex::new(Rank::Class, Class::default())).collect();
         Ok(Heap {
             zspages: Table::reserve(runs).map_err(Error::Metadata)?,
             entries: Entries::reserve(words).map_err(Error::Metadata)?,
@@ -156,7 +157,8 @@ impl Heap {
     /// The entry's word of a slot in use.
     #[inline]
     pub(super) fn word(&self, spot: &Spot) -> &AtomicU64 {
-        let array = self.zspage(spot.zspage).array(spot.frame).expect("Z1: a frame where a slot in use starts has entries");
+        let array =
+            self.zspage(spot.zspage).array(spot.frame).expect("Z1: a frame where a slot in use starts has entries");
         self.entries.word(array, spot.ordinal)
     }
 

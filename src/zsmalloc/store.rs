@@ -190,7 +190,10 @@ impl Store {
     pub fn assert_valid(&self) {
         self.pool.assert_valid();
         let free = self.pool.cells.assert_valid();
-        assert!(u64::from(free) + self.pool.stats().objects <= u64::from(self.pool.cells.made()), "C2: a cell is free or used");
+        assert!(
+            u64::from(free) + self.pool.stats().objects <= u64::from(self.pool.cells.made()),
+            "C2: a cell is free or used"
+        );
     }
 }
 

@@ -229,7 +229,8 @@ impl Builder {
         let tree = Tree::new(TreeConfig { nodes, planted: self.planted, ..self.tree });
         let slots = Arc::new(reserve_slots(self.slots_in_use)?);
         let owners = slots.capacity();
-        let lru = Lru::new(owners, nodes, self.planted).map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
+        let lru = Lru::new(owners, nodes, self.planted)
+            .map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
         let pool = Pool::new(
             Arc::clone(&arena),
             SlotCells(Arc::clone(&slots)),

@@ -10,7 +10,7 @@ use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Memcg, Tree};
 use crate::swap::{Area, Slots};
-use crate::sync::atomic::{AtomicU64, AtomicU8};
+use crate::sync::atomic::{AtomicU8, AtomicU64};
 use crate::sync::{Arc, Planted};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;

@@ -74,7 +74,9 @@ pub enum Error {
     #[error("the background worker could not be started: {0}")]
     Worker(std::io::Error),
     /// No address space for the LRU's links.
-    #[error("cannot reserve {bytes} bytes of address space for LRU links: raise `ulimit -v` or allow fewer slots in use")]
+    #[error(
+        "cannot reserve {bytes} bytes of address space for LRU links: raise `ulimit -v` or allow fewer slots in use"
+    )]
     AddressSpace {
         /// Bytes asked for.
         bytes: u64,

@@ -41,9 +41,7 @@ impl Inflight {
     pub(super) fn begin(&self, owner: Owner) -> Option<Record> {
         let live = u64::from(owner.0) + 1;
         (0..self.records.len())
-            .find(|&i| {
-                self.records[i].compare_exchange(FREE, live, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-            })
+            .find(|&i| self.records[i].compare_exchange(FREE, live, Ordering::Relaxed, Ordering::Relaxed).is_ok())
             .map(Record)
     }
 
@@ -53,9 +51,10 @@ impl Inflight {
             return;
         }
         let live = u64::from(owner.0) + 1;
-        let found = self.records.iter().any(|record| {
-            record.compare_exchange(live, CANCELLED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        });
+        let found = self
+            .records
+            .iter()
+            .any(|record| record.compare_exchange(live, CANCELLED, Ordering::Relaxed, Ordering::Relaxed).is_ok());
         debug_assert!(found, "I1: a word with the writeback bit has a live record");
     }
 

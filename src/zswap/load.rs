@@ -110,11 +110,7 @@ impl Zswap {
     /// assert_eq!(taken, Taken::Freed);
     /// # Ok::<(), zspool::zswap::Error>(())
     /// ```
-    pub fn take_with(
-        &self,
-        slot: Slot,
-        install: impl FnOnce(&[u8; PAGE_SIZE]) -> Installed,
-    ) -> Result<Taken, Error> {
+    pub fn take_with(&self, slot: Slot, install: impl FnOnce(&[u8; PAGE_SIZE]) -> Installed) -> Result<Taken, Error> {
         let mut page = [0; PAGE_SIZE];
         let read = self.core.load(slot, &mut page, true)?;
         if install(&page) == Installed::No {
@@ -181,7 +177,13 @@ impl Core {
         }
     }
 
-    fn read_object(&self, slot: Slot, owner: Owner, word: SlotWord, page: &mut [u8; PAGE_SIZE]) -> Result<Attempt, Error> {
+    fn read_object(
+        &self,
+        slot: Slot,
+        owner: Owner,
+        word: SlotWord,
+        page: &mut [u8; PAGE_SIZE],
+    ) -> Result<Attempt, Error> {
         let entry = word.entry().expect("the caller looked");
         let Some(object) = self.pool.read(owner, entry.location, entry.length) else { return Ok(Attempt::Again) };
         // While it is pinned the object's place is not used again; so if slot and word still name it after the codec was
@@ -211,7 +213,14 @@ impl Core {
         Ok(())
     }
 
-    fn decode(&self, slot: Slot, codec: u8, pattern: bool, bytes: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
+    fn decode(
+        &self,
+        slot: Slot,
+        codec: u8,
+        pattern: bool,
+        bytes: &[u8],
+        page: &mut [u8; PAGE_SIZE],
+    ) -> Result<(), Error> {
         let corrupt = || Error::Corrupt { slot };
         if pattern {
             compress::fill(page, u64::from_ne_bytes(bytes.try_into().map_err(|_| corrupt())?));

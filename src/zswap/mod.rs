@@ -36,7 +36,7 @@ mod writeback;
 mod core;
 
 pub use self::core::Zswap;
-pub use builder::Builder;
+pub use builder::{Builder, WRITEBACK_BATCH};
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
 pub use reclaim::Shrunk;

@@ -138,7 +138,13 @@ impl Core {
     }
 
     /// Store bytes as an object and return its slot's size, or `None` when they went straight to the device.
-    fn store_payload(&self, slot: Slot, memcg: &Memcg, node: NodeId, payload: Payload<'_>) -> Result<Option<usize>, Error> {
+    fn store_payload(
+        &self,
+        slot: Slot,
+        memcg: &Memcg,
+        node: NodeId,
+        payload: Payload<'_>,
+    ) -> Result<Option<usize>, Error> {
         let mut object = match self.admit(memcg, node, payload.bytes.len())? {
             Admission::Object(object) => object,
             Admission::Never(refusal) => {
@@ -229,7 +235,8 @@ impl Core {
         }
         let Ok(mut batch) = area.begin_at_least(2, 2) else { return Err(refuse(Unwritable::DeviceFull)) };
         let flags = if payload.pattern { FLAG_PATTERN } else { 0 };
-        let place = batch.push(slot.0, payload.codec, flags, payload.bytes.len(), |to| to.copy_from_slice(payload.bytes));
+        let place =
+            batch.push(slot.0, payload.codec, flags, payload.bytes.len(), |to| to.copy_from_slice(payload.bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
         if batch.write().is_err() {
             return Err(refuse(Unwritable::WriteFailed));

@@ -41,7 +41,8 @@ impl Core {
                 }
             }
             if let Some(entry) = word.entry() {
-                let objcg = self.pool.objcg_at(owner, entry.location).expect("the word names a live object of its slot");
+                let objcg =
+                    self.pool.objcg_at(owner, entry.location).expect("the word names a live object of its slot");
                 entries.insert(owner, (self.pool.home_node(entry.location), objcg));
             }
         });

@@ -1,5 +1,5 @@
 //! What integration tests share: pages of many kinds, and a way to skip aloud.
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, unreachable_pub)] // each test binary uses a part of this one
 
 use zspool::units::Page;
 
