@@ -69,7 +69,7 @@ pub(super) struct Core {
     pub(super) policy: Policy,
     pub(super) counters: Counters,
     pub(super) kick: Mailbox,
-    /// Why the last batch did not go, for errors that say so: an [`Unwritable`] as a number.
+    /// Why the last batch did not go, as a number; 0 if it went.
     pub(super) trouble: AtomicU8,
     pub(super) planted: Planted,
 }

@@ -97,19 +97,24 @@ impl Zswap {
 
 impl Core {
     pub(super) fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
+        self.shrink(memcg, nr_to_scan, false)
+    }
+
+    /// [`shrink_memcg`](Self::shrink_memcg); with `until_written` it ends with the first batch that was written.
+    fn shrink(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool) -> Shrunk {
         if self.area.is_none() || !memcg.is_online() || !memcg.writeback() {
             return Shrunk::NothingToScan;
         }
         let group = memcg.group();
         let nodes = self.tree.nodes();
-        let (mut scanned, mut bytes) = (0, 0);
+        let (mut scanned, mut bytes, mut refused) = (0, 0, false);
         let mut picked = Vec::with_capacity(nr_to_scan.min(self.policy.batch));
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
         let first = self.counters.shrinks.add(1) as usize;
         for node in (0..nodes).map(|n| NodeId(((first + n) % nodes) as u8)) {
             // No entry is seen twice: what is rotated now comes after everything that was there.
             let mut there = self.lru.len(group, node) as usize;
-            while scanned < nr_to_scan && there > 0 {
+            while scanned < nr_to_scan && there > 0 && !refused && !(until_written && bytes > 0) {
                 let budget = there.min(nr_to_scan - scanned).min(self.policy.batch);
                 picked.clear();
                 let seen = self.lru.scan(group, node, budget, |owner| !self.slots.word(owner).writeback(), &mut picked);
@@ -119,7 +124,9 @@ impl Core {
                 scanned += seen;
                 there -= seen;
                 if !picked.is_empty() {
-                    bytes += self.write_back(group, &picked).bytes;
+                    let landed = self.write_back(group, &picked);
+                    bytes += landed.bytes;
+                    refused |= landed.device_refused;
                 }
             }
         }
@@ -134,11 +141,15 @@ impl Core {
     pub(super) fn make_room_below(&self, hit: &LimitHit) -> bool {
         let online = hit.memcg().subtree();
         let first = self.counters.shrinks.get() as usize % online.len();
-        // First one entry each; where all are referenced, their second chance is used up by the look, so look again.
-        for nr_to_scan in [self.policy.store_scan, self.policy.batch] {
+        // First a look at a few. If all were referenced, that look took their second chance, and so do the next until some are
+        // found: twice round is enough.
+        for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
             for k in 0..online.len() {
-                if let Shrunk::Written(_) = self.shrink_memcg(&online[(first + k) % online.len()], nr_to_scan) {
+                if let Shrunk::Written(_) = self.shrink(&online[(first + k) % online.len()], nr_to_scan, true) {
                     return true;
+                }
+                if self.device_refuses() {
+                    return false;
                 }
             }
         }
@@ -148,7 +159,8 @@ impl Core {
     /// A store found no frame: write back a batch of the next memcg and gather what is left. Whether frames may be had now.
     pub(super) fn make_room_in_pool(&self) -> bool {
         self.kick.kick();
-        let written = self.shrink_next(self.policy.batch);
+        let written = self.shrink_next(self.policy.batch)
+            || (0..2).any(|_| !self.device_refuses() && self.shrink_next(usize::MAX));
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
         self.arena.flush();
         written || compacted.frames_freed > 0
@@ -172,11 +184,12 @@ impl Core {
             if wrapped && after > start {
                 return false;
             }
-            match self.shrink_memcg(&memcg, nr_to_scan) {
+            match self.shrink(&memcg, nr_to_scan, true) {
                 Shrunk::Written(_) => {
                     self.cursor.store(after.0, Ordering::Relaxed);
                     return true;
                 }
+                Shrunk::NoneWritten if self.device_refuses() => return false,
                 Shrunk::NoneWritten => {}
                 Shrunk::NothingToScan => self.delist_if_empty(&memcg),
             }
@@ -211,8 +224,13 @@ impl Core {
             Some(Unwritable::WriteFailed) => 2,
             _ => 0,
         };
-        // Relaxed: it only words an error.
+        // Relaxed: a hint for reclaimers, and the words of an error.
         self.trouble.store(number, Ordering::Relaxed);
+    }
+
+    /// Whether the last batch did not go for the device's sake: then no other will.
+    fn device_refuses(&self) -> bool {
+        self.trouble.load(Ordering::Relaxed) != 0
     }
 
     /// Why writeback does not help, for an error.

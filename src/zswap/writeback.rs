@@ -34,8 +34,8 @@ struct Flight {
 pub(super) struct Landed {
     /// Payload bytes that left the pool.
     pub(super) bytes: u64,
-    /// Entries that did.
-    pub(super) entries: u64,
+    /// The device had no place for them, or failed to write: trying others now is no use.
+    pub(super) device_refused: bool,
 }
 
 impl Core {
@@ -47,7 +47,7 @@ impl Core {
         // Two pages hold any object; more than a page for each would be given back.
         let Ok(mut batch) = area.begin_at_least(2, 2 + owners.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
-            return Landed::default();
+            return Landed { bytes: 0, device_refused: true };
         };
         let mut flights = Vec::with_capacity(owners.len());
         for &owner in owners {
@@ -68,14 +68,8 @@ impl Core {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        let mut landed = Landed::default();
-        for flight in flights {
-            if let Some(bytes) = self.land(flight, written) {
-                landed.bytes += bytes as u64;
-                landed.entries += 1;
-            }
-        }
-        landed
+        let bytes = flights.into_iter().filter_map(|flight| self.land(flight, written)).sum::<usize>();
+        Landed { bytes: bytes as u64, device_refused: !written }
     }
 
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
