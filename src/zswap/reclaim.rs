@@ -27,6 +27,27 @@ pub enum Shrunk {
     NothingToScan,
 }
 
+/// What a walk over one memcg's lists came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walk {
+    /// Payload bytes that left the pool.
+    bytes: u64,
+    /// Entries looked at.
+    scanned: usize,
+    /// The device had no room or failed: no other batch will do better now.
+    refused: bool,
+}
+
+/// What a batch of the next memcg came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Written,
+    /// Everything looked at was referenced or in flight: another look may find some.
+    NoneWritten,
+    /// The device had no room or failed.
+    Refused,
+}
+
 /// Whether a store that was refused should try again.
 #[derive(Debug)]
 pub(super) struct Effort {
@@ -97,44 +118,44 @@ impl Zswap {
 
 impl Core {
     pub(super) fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
-        self.shrink(memcg, nr_to_scan, false)
+        match self.walk(memcg, nr_to_scan, false) {
+            Walk { bytes: 0, scanned: 0, .. } => Shrunk::NothingToScan,
+            Walk { bytes: 0, .. } => Shrunk::NoneWritten,
+            Walk { bytes, .. } => Shrunk::Written(bytes),
+        }
     }
 
     /// [`shrink_memcg`](Self::shrink_memcg); with `until_written` it ends with the first batch that was written.
-    fn shrink(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool) -> Shrunk {
+    fn walk(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool) -> Walk {
+        let mut walk = Walk::default();
         if self.area.is_none() || !memcg.is_online() || !memcg.writeback() {
-            return Shrunk::NothingToScan;
+            return walk;
         }
         let group = memcg.group();
         let nodes = self.tree.nodes();
-        let (mut scanned, mut bytes, mut refused) = (0, 0, false);
         let mut picked = Vec::with_capacity(nr_to_scan.min(self.policy.batch));
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
         let first = self.counters.shrinks.add(1) as usize;
         for node in (0..nodes).map(|n| NodeId(((first + n) % nodes) as u8)) {
             // No entry is seen twice: what is rotated now comes after everything that was there.
             let mut there = self.lru.len(group, node) as usize;
-            while scanned < nr_to_scan && there > 0 && !refused && !(until_written && bytes > 0) {
-                let budget = there.min(nr_to_scan - scanned).min(self.policy.batch);
+            while walk.scanned < nr_to_scan && there > 0 && !walk.refused && !(until_written && walk.bytes > 0) {
+                let budget = there.min(nr_to_scan - walk.scanned).min(self.policy.batch);
                 picked.clear();
                 let seen = self.lru.scan(group, node, budget, |owner| !self.slots.word(owner).writeback(), &mut picked);
                 if seen == 0 {
                     break;
                 }
-                scanned += seen;
+                walk.scanned += seen;
                 there -= seen;
                 if !picked.is_empty() {
                     let landed = self.write_back(group, &picked);
-                    bytes += landed.bytes;
-                    refused |= landed.device_refused;
+                    walk.bytes += landed.bytes;
+                    walk.refused |= landed.device_refused;
                 }
             }
         }
-        match (bytes, scanned) {
-            (0, 0) => Shrunk::NothingToScan,
-            (0, _) => Shrunk::NoneWritten,
-            (bytes, _) => Shrunk::Written(bytes),
-        }
+        walk
     }
 
     /// A store hit the limit of a memcg: write back entries of that memcg and its descendants. Whether any went.
@@ -145,11 +166,10 @@ impl Core {
         // found: twice round is enough.
         for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
             for k in 0..online.len() {
-                if let Shrunk::Written(_) = self.shrink(&online[(first + k) % online.len()], nr_to_scan, true) {
-                    return true;
-                }
-                if self.device_refuses() {
-                    return false;
+                match self.walk(&online[(first + k) % online.len()], nr_to_scan, true) {
+                    Walk { bytes: 1.., .. } => return true,
+                    Walk { refused: true, .. } => return false,
+                    _ => {}
                 }
             }
         }
@@ -159,15 +179,19 @@ impl Core {
     /// A store found no frame: write back a batch of the next memcg and gather what is left. Whether frames may be had now.
     pub(super) fn make_room_in_pool(&self) -> bool {
         self.kick.kick();
-        let written = self.shrink_next(self.policy.batch)
-            || (0..2).any(|_| !self.device_refuses() && self.shrink_next(usize::MAX));
+        let mut next = self.shrink_next(self.policy.batch);
+        for _ in 0..2 {
+            if next == Next::NoneWritten {
+                next = self.shrink_next(usize::MAX);
+            }
+        }
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
         self.arena.flush();
-        written || compacted.frames_freed > 0
+        next == Next::Written || compacted.frames_freed > 0
     }
 
-    /// One batch of the next memcg after the cursor that has something to write. Whether something was written.
-    pub(super) fn shrink_next(&self, nr_to_scan: usize) -> bool {
+    /// One batch of the next memcg after the cursor that has something to write.
+    pub(super) fn shrink_next(&self, nr_to_scan: usize) -> Next {
         // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
         let start = MemcgId(self.cursor.load(Ordering::Relaxed));
         let root = self.tree.root();
@@ -175,23 +199,23 @@ impl Core {
         loop {
             let Some(memcg) = root.next_listed(after) else {
                 if wrapped {
-                    return false;
+                    return Next::NoneWritten;
                 }
                 (after, wrapped) = (MemcgId(0), true);
                 continue;
             };
             after = memcg.id();
             if wrapped && after > start {
-                return false;
+                return Next::NoneWritten;
             }
-            match self.shrink(&memcg, nr_to_scan, true) {
-                Shrunk::Written(_) => {
+            match self.walk(&memcg, nr_to_scan, true) {
+                Walk { bytes: 1.., .. } => {
                     self.cursor.store(after.0, Ordering::Relaxed);
-                    return true;
+                    return Next::Written;
                 }
-                Shrunk::NoneWritten if self.device_refuses() => return false,
-                Shrunk::NoneWritten => {}
-                Shrunk::NothingToScan => self.delist_if_empty(&memcg),
+                Walk { refused: true, .. } => return Next::Refused,
+                Walk { scanned: 0, .. } => self.delist_if_empty(&memcg),
+                _ => {}
             }
         }
     }
@@ -224,13 +248,8 @@ impl Core {
             Some(Unwritable::WriteFailed) => 2,
             _ => 0,
         };
-        // Relaxed: a hint for reclaimers, and the words of an error.
+        // Relaxed: it only words an error.
         self.trouble.store(number, Ordering::Relaxed);
-    }
-
-    /// Whether the last batch did not go for the device's sake: then no other will.
-    fn device_refuses(&self) -> bool {
-        self.trouble.load(Ordering::Relaxed) != 0
     }
 
     /// Why writeback does not help, for an error.

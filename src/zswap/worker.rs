@@ -13,6 +13,7 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
+use super::reclaim::Next;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, Rank, thread};
 
@@ -159,7 +160,7 @@ impl Core {
                 break;
             }
             let compacted = self.pool.compact(COMPACT_PER_ROUND);
-            let written = self.shrink_next(self.policy.batch);
+            let written = self.shrink_next(self.policy.batch) == Next::Written;
             failures = if written || compacted.frames_freed > 0 { 0 } else { failures + 1 };
         }
         self.tidy();
