@@ -126,8 +126,8 @@ impl HandleCells {
         self.generations.get(index as usize).store(generation - 1, Ordering::Release);
     }
 
-    /// Check that the free list ends and names free cells only, and return its length.
-    pub(super) fn assert_valid(&self) -> u32 {
+    /// Check at a quiet point that each cell is free, retired, or names one of `live` objects.
+    pub(super) fn assert_valid(&self, live: u64) {
         let free = self.free.lock();
         let (mut at, mut len) = (free.head, 0);
         while let Some(index) = at.checked_sub(1) {
@@ -138,7 +138,13 @@ impl HandleCells {
             len += 1;
             assert!(len <= free.made, "C2: the free list ends");
         }
-        len
+        let (mut used, mut retired) = (0, 0);
+        for index in 0..free.made {
+            used += u64::from(self.word(index).load(Ordering::Relaxed) & IN_USE != 0);
+            retired += u64::from(self.generation(index) > Handle::LAST_GENERATION);
+        }
+        assert_eq!(used, live, "each live object has a cell that names it");
+        assert_eq!(u64::from(len) + used + retired, u64::from(free.made), "C2: a cell is free, retired or used");
     }
 }
 

@@ -9,7 +9,7 @@ use super::share::Shares;
 use super::zspage::ZspageIndex;
 use crate::memcg::{Bytes4, GroupIndex, ObjcgId, Tree};
 use crate::sync::atomic::Ordering;
-use crate::units::{FRAME_SIZE, Location, NodeId, Owner};
+use crate::units::{Location, NodeId, Owner};
 use std::collections::HashMap;
 
 /// An object as [`Pool::for_each_object`] finds it.

@@ -1,0 +1,110 @@
+//! Every payload size, through every class: what is written is what is read, and neighbours stay as they are.
+
+use zspool::arena::{Arena, ArenaConfig, Topology};
+use zspool::sync::Arc;
+use zspool::zsmalloc::{Error, Geometry, Handle, PoolConfig, Store, StoreError, TagSpace};
+
+fn store(geometry: Geometry) -> Store {
+    let config = ArenaConfig { address_space: 1 << 28, topology: Topology::simulated(1), ..ArenaConfig::default() };
+    let config = (Arc::new(Arena::new(config).unwrap()), PoolConfig { geometry, ..PoolConfig::default() });
+    Store::open(config.0, config.1, &TagSpace::new()).unwrap()
+}
+
+/// Bytes that tell the object and the place in it.
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + seed * 131 + i / 251) as u8).collect()
+}
+
+fn fill_and_check(geometry: Geometry) {
+    let store = store(geometry);
+    let write = |len, seed| store.malloc(len).unwrap().write(&pattern(len, seed)).unwrap();
+    // All sizes live at once: each has neighbours of its class on both sides.
+    let mut live: Vec<(Handle, usize, usize)> = Vec::new();
+    for round in 0..3 {
+        for len in 1..=4096 {
+            live.push((write(len, round * 5000 + len), len, round * 5000 + len));
+        }
+    }
+    let check = |live: &[(Handle, usize, usize)]| {
+        for &(handle, len, seed) in live {
+            assert_eq!(&*store.read(handle).unwrap(), pattern(len, seed), "{len} bytes");
+        }
+    };
+    check(&live);
+    store.assert_valid();
+    let stats = store.pool().stats();
+    assert_eq!(stats.objects, 3 * 4096);
+    assert_eq!(stats.payload_bytes, 3 * (1..=4096).sum::<u64>());
+    assert!(stats.frame_bytes >= stats.slot_bytes && stats.slot_bytes >= stats.payload_bytes);
+    assert_eq!(
+        store.pool().arena().backed_bytes() / 4096 - store.pool().arena().warm_frames() as u64,
+        stats.frame_bytes / 4096
+    );
+
+    // Free two of three, write others in their place, and look again.
+    let mut kept = Vec::new();
+    for (i, object) in live.into_iter().enumerate() {
+        if i % 3 == 0 { kept.push(object) } else { store.free(object.0).unwrap() }
+    }
+    check(&kept);
+    store.assert_valid();
+    for len in (1..=4096).step_by(3) {
+        kept.push((write(len, len + 7), len, len + 7));
+    }
+    check(&kept);
+    let before = store.pool().stats();
+    let compacted = store.compact(u64::MAX);
+    check(&kept);
+    store.assert_valid();
+    let after = store.pool().stats();
+    assert_eq!(after.frame_bytes + compacted.frames_freed * 4096, before.frame_bytes);
+    assert_eq!((after.objects, after.payload_bytes), (before.objects, before.payload_bytes));
+    for (handle, ..) in kept {
+        store.free(handle).unwrap();
+    }
+    store.assert_valid();
+    store.pool().flush();
+    assert_eq!(store.pool().arena().backed_bytes(), 0, "no object, no frame");
+    assert_eq!(store.pool().arena().used_runs(), 0);
+    assert_eq!(store.pool().stats(), Default::default());
+    store.close().unwrap();
+}
+
+#[test]
+fn every_size_in_the_default_geometry() {
+    fill_and_check(Geometry::default());
+}
+
+#[test]
+fn every_size_in_the_kernels_geometry() {
+    fill_and_check(Geometry::kernel(8).unwrap());
+}
+
+#[test]
+fn every_size_in_a_coarse_geometry() {
+    fill_and_check(Geometry::new(64, 208, 3).unwrap());
+}
+
+#[test]
+fn lengths_that_cannot_be_are_refused() {
+    let store = store(Geometry::default());
+    for len in [0, 4097, usize::MAX] {
+        assert!(matches!(store.malloc(len), Err(StoreError::Pool(Error::Length { len: said })) if said == len));
+    }
+    let refused = store.malloc(10).unwrap().write(&[1; 9]);
+    assert!(matches!(refused, Err(StoreError::Pool(Error::WrongLength { written: 9, len: 10 }))));
+    assert_eq!(store.pool().stats().objects, 0);
+    store.assert_valid();
+}
+
+#[test]
+fn a_pool_needs_runs_as_long_as_its_zspages() {
+    let config = ArenaConfig {
+        address_space: 1 << 24,
+        run_frames: 8,
+        topology: Topology::simulated(1),
+        ..ArenaConfig::default()
+    };
+    let refused = Store::open(Arc::new(Arena::new(config).unwrap()), PoolConfig::default(), &TagSpace::new());
+    assert!(matches!(refused, Err(StoreError::Pool(Error::ShortRuns { chain: 16, run_frames: 8 }))));
+}
