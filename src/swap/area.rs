@@ -148,7 +148,8 @@ impl Area {
         })
     }
 
-    /// A batch with a buffer and a run of up to `most` free pages; shorter where the device is fragmented. Waits for a buffer.
+    /// A batch with a buffer and a run of up to `most` free pages; shorter where the device is fragmented. Waits for a buffer,
+    /// so a thread has one batch at a time.
     ///
     /// A batch of a single page has no room for an object of more than 63 blocks' payload: see
     /// [`begin_at_least`](Self::begin_at_least).
