@@ -388,7 +388,8 @@ fn maintain_punches_free_pages_only() {
     area.assert_valid();
 }
 
-/// Two batches, reads, frees, holes, a third batch; errors are passed over as a caller would. Returns what should be live.
+/// Two batches, reads, frees, holes, a third batch; errors are passed over as a caller would. Returns what should be
+/// live.
 fn scenario(area: &Area) -> BTreeMap<u64, (Place, usize)> {
     let mut live = BTreeMap::new();
     let write = |slots: std::ops::Range<u64>, live: &mut BTreeMap<u64, (Place, usize)>| {

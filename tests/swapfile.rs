@@ -1,8 +1,8 @@
-//! Swapfiles on a real file system: what is refused, what is left alone, what is thrown away, and what a full or damaged disk
-//! does to an area.
+//! Swapfiles on a real file system: what is refused, what is left alone, what is thrown away, and what a full or
+//! damaged disk does to an area.
 //!
-//! Tests that need another process run this same binary again, for one of the tests named `child_`, which do nothing unless
-//! they are told by the environment.
+//! Tests that need another process run this same binary again, for one of the tests named `child_`, which do nothing
+//! unless they are told by the environment.
 
 #![cfg(all(target_os = "linux", not(loom), not(miri)))]
 
@@ -439,7 +439,8 @@ fn users_who_come_and_go_never_share_a_file() {
                             assert_eq!(fs::metadata(&path).unwrap().len(), LEAST);
                             users.fetch_sub(1, SeqCst);
                             opened.fetch_add(1, SeqCst);
-                            // Whoever has opened it by now may lock it once we are gone, and must see that it has no name.
+                            // Whoever has opened it by now may lock it once we are gone, and must see that it has no
+                            // name.
                             fs::remove_file(&path).expect("the path names our file");
                             drop(swapfile);
                         }

@@ -174,7 +174,8 @@ pub enum Error {
     },
     /// The device wants larger units than the area's pages.
     #[error(
-        "The device {name} wants requests in units of {unit} bytes and the area writes pages of {page} bytes: use a device whose unit divides the page."
+        "The device {name} wants requests in units of {unit} bytes and the area writes pages of {page} bytes: \
+         use a device whose unit divides the page."
     )]
     Alignment {
         /// The device.
@@ -196,7 +197,8 @@ pub enum Error {
     // --- using an area
     /// No run of pages is free that would do.
     #[error(
-        "Device {device} has no run of {wanted} free pages, with {used} of {size} bytes taken: free slots, wait until pages are loaded back, or add a device."
+        "Device {device} has no run of {wanted} free pages, with {used} of {size} bytes taken: free slots, \
+         wait until pages are loaded back, or add a device."
     )]
     Full {
         /// Number of the device.
@@ -210,7 +212,8 @@ pub enum Error {
     },
     /// The device failed.
     #[error(
-        "Device {device} failed to {op} {bytes} bytes at {offset}, after {done} of them ({source}): what was stored there before is untouched or reported; check the disk and the space on its file system."
+        "Device {device} failed to {op} {bytes} bytes at {offset}, after {done} of them ({source}): check \
+         the disk, and the space on its file system."
     )]
     Io {
         /// Number of the device.
@@ -228,7 +231,8 @@ pub enum Error {
     },
     /// The bytes on the device are not those that were written.
     #[error(
-        "The object of slot {slot} at {place:?} is not what was written there, for {flaw}: its page is lost; check the disk, and that nobody else writes to the swapfile."
+        "The object of slot {slot} at {place:?} is not what was written there, for {flaw}: its page is lost; \
+         check the disk, and that nobody else writes to the swapfile."
     )]
     Corrupt {
         /// The slot that was to be loaded.

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! 1. Every page is in one state: `free + held + occupied + punching + bad == pages`.
-//! 2. `taken` is set for every page that is not free; only free pages are handed out, so a page that is being punched never is.
+//! 2. `taken` is set for every page that is not free; only free pages are handed out, so a page that is being punched
+//!    never is.
 //! 3. `live[p]` is the number of live objects that touch page p; the page is occupied exactly while it is above 0.
 //! 4. `dirty` is set for pages that may have storage behind them; `maintain` punches those that are free.
 //! 5. `generation[p]` goes up by one each time page p is handed out.
@@ -111,8 +112,8 @@ impl Space {
         Space { blocks_per_page, punched: Condvar::new(), map: Mutex::new(Rank::Device, map) }
     }
 
-    /// A run of free pages, next after the last one: `most` if there is such a run near, else the longest near, but `least`
-    /// at least. `None` when there is none. Waits for pages that are being punched when nothing else is left.
+    /// A run of free pages, next after the last one: `most` if there is such a run near, else the longest near, but
+    /// `least` at least. `None` when there is none. Waits for pages that are being punched when nothing else is left.
     ///
     /// # Locks
     /// [`Rank::Device`].
@@ -227,8 +228,8 @@ impl Space {
         true
     }
 
-    /// The next run of free pages at or after `from` that may have storage behind them, to be punched; nobody gets them until
-    /// [`punched`](Self::punched).
+    /// The next run of free pages at or after `from` that may have storage behind them, to be punched; nobody gets them
+    /// until [`punched`](Self::punched).
     ///
     /// # Locks
     /// [`Rank::Device`].
