@@ -337,13 +337,14 @@ fn a_panicking_reader_or_writer_returns_its_buffer() {
     let area = area_of(&memory(1 << 20));
     let place = write_one(&area, 1, 2000);
     for _ in 0..40 {
-        let read = std::panic::AssertUnwindSafe(|| area.read(place, 1, |_| std::panic::resume_unwind(Box::new(()))));
-        assert!(std::panic::catch_unwind(|| read().map(|()| ())).is_err());
+        let read =
+            std::panic::AssertUnwindSafe(|| area.read::<()>(place, 1, |_| std::panic::resume_unwind(Box::new(()))));
+        assert!(std::panic::catch_unwind(read).is_err());
         let write = std::panic::AssertUnwindSafe(|| {
             let mut batch = area.begin(4).unwrap();
             batch.push(2, 0, 0, 10, |_| std::panic::resume_unwind(Box::new(())));
         });
-        assert!(std::panic::catch_unwind(|| write()).is_err());
+        assert!(std::panic::catch_unwind(write).is_err());
     }
     area.assert_valid();
     check(&area, place, 1, 2000).unwrap();
@@ -387,7 +388,8 @@ fn maintain_punches_free_pages_only() {
     area.assert_valid();
 }
 
-/// Two batches, reads, frees, holes, a third batch; errors are passed over as a caller would. Returns what should be live.
+/// Two batches, reads, frees, holes, a third batch; errors are passed over as a caller would. Returns what should be
+/// live.
 fn scenario(area: &Area) -> BTreeMap<u64, (Place, usize)> {
     let mut live = BTreeMap::new();
     let write = |slots: std::ops::Range<u64>, live: &mut BTreeMap<u64, (Place, usize)>| {

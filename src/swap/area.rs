@@ -11,8 +11,8 @@
 //! 2. No lock is held across I/O.
 //! 3. `read` and `free` neither allocate nor deallocate; `free` makes no system call but for a contended lock.
 //!
-//! The area does not know what slots mean, nor whether a place is still wanted: a read that races with the free of its place
-//! finds an object or a flaw, and the caller looks at its slot word again before it believes either.
+//! The area does not know what slots mean, nor whether a place is still wanted: a read that races with the free of its
+//! place finds an object or a flaw, and the caller looks at its slot word again before it believes either.
 
 use super::batch::Batch;
 use super::block::{ObjectRef, open};
@@ -100,8 +100,8 @@ impl Area {
     /// An empty area over all of `device`, whose number in places is `number`. What the device holds is not looked at.
     ///
     /// # Errors
-    /// [`Error::Geometry`], [`Error::Alignment`], [`Error::DeviceNumber`], [`Error::TooLarge`], [`Error::TooSmall`] when the
-    /// device has no room for a batch.
+    /// [`Error::Geometry`], [`Error::Alignment`], [`Error::DeviceNumber`], [`Error::TooLarge`], [`Error::TooSmall`]
+    /// when the device has no room for a batch.
     pub fn new(device: Box<dyn Device>, number: u8, geometry: Geometry) -> Result<Self, Error> {
         // Keyed by the system's random numbers, differently at each call.
         let seed = std::hash::RandomState::new().build_hasher().finish();
@@ -148,7 +148,8 @@ impl Area {
         })
     }
 
-    /// A batch with a buffer and a run of up to `most` free pages; shorter where the device is fragmented. Waits for a buffer.
+    /// A batch with a buffer and a run of up to `most` free pages; shorter where the device is fragmented. Waits for a
+    /// buffer, so a thread has one batch at a time.
     ///
     /// A batch of a single page has no room for an object of more than 63 blocks' payload: see
     /// [`begin_at_least`](Self::begin_at_least).
@@ -223,8 +224,8 @@ impl Area {
         }
     }
 
-    /// A read of `place` failed with `error` and the slot word still names the place: it counts, and the pages are not used
-    /// again once their objects are gone.
+    /// A read of `place` failed with `error` and the slot word still names the place: it counts, and the pages are not
+    /// used again once their objects are gone.
     ///
     /// # Locks
     /// [`Rank::Device`](crate::sync::Rank::Device).
@@ -249,8 +250,8 @@ impl Area {
         self.space.release(&place);
     }
 
-    /// Punch holes where free pages still have storage behind them; returns the bytes given back. Errors are counted, and the
-    /// pages can be used all the same.
+    /// Punch holes where free pages still have storage behind them; returns the bytes given back. Errors are counted,
+    /// and the pages can be used all the same.
     ///
     /// # Locks
     /// None across the system calls; [`Rank::Device`](crate::sync::Rank::Device) between them.

@@ -77,8 +77,8 @@ impl<'a> Batch<'a> {
         self.filled + Geometry::blocks_for(len) <= self.capacity_blocks
     }
 
-    /// Add an object of `len` payload bytes for `slot`; `fill` writes them (they are zeroes before). `None` when it does not
-    /// fit any more, and `fill` was not called.
+    /// Add an object of `len` payload bytes for `slot`; `fill` writes them (they are zeroes before). `None` when it
+    /// does not fit any more, and `fill` was not called.
     ///
     /// # Panics
     /// When `len` is above the geometry's `max_payload`.
@@ -112,12 +112,12 @@ impl<'a> Batch<'a> {
         Some(place)
     }
 
-    /// Write the pages that have objects, in one request, and give the others back. From `Ok` on every place is an object,
-    /// to be freed by [`Area::free`] on its own. An empty batch writes nothing.
+    /// Write the pages that have objects, in one request, and give the others back. From `Ok` on every place is an
+    /// object, to be freed by [`Area::free`] on its own. An empty batch writes nothing.
     ///
     /// # Errors
-    /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back (one that failed with an I/O error is
-    /// not used again), and the error is counted.
+    /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back (one that failed with an I/O
+    /// error is not used again), and the error is counted.
     ///
     /// # Locks
     /// None held across the write; [`Rank::Device`](crate::sync::Rank::Device) after it.

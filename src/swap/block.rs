@@ -8,10 +8,11 @@
 //!                 |<----------------- hashed, seeded with instance and place ----------->|
 //! ```
 //!
-//! 1. The checksum is xxh3-64 of everything after it, zeroes included, so no byte can change unseen. Its seed is the area's
-//!    random number mixed with device, first block and count of blocks: a block that lies elsewhere than it was written, or
-//!    that an earlier instance wrote, does not match.
-//! 2. A matching block whose slot or generation is not the one looked for is an old one: its successor's write was lost.
+//! 1. The checksum is xxh3-64 of everything after it, zeroes included, so no byte can change unseen. Its seed is the
+//!    area's random number mixed with device, first block and count of blocks: a block that lies elsewhere than it was
+//!    written, or that an earlier instance wrote, does not match.
+//! 2. A matching block whose slot or generation is not the one looked for is an old one: its successor's write was
+//!    lost.
 //! 3. No field is believed before the checksum matches.
 //!
 //! It detects accidents, not attackers: whoever can write to the file and knows the seed can forge a block. See
@@ -104,7 +105,8 @@ fn seed_at(seed: u64, place: &Place) -> u64 {
     z ^ z >> 31
 }
 
-/// Write header and checksum around the payload of `len` bytes that is in `block` already; the bytes after it are zeroes.
+/// Write header and checksum around the payload of `len` bytes that is in `block` already; the bytes after it are
+/// zeroes.
 ///
 /// # Panics
 /// When the block is not as long as place and length say.

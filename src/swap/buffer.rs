@@ -26,7 +26,10 @@ const _: () = assert!(size_of::<Page>() == PAGE_SIZE && align_of::<Page>() == PA
 impl IoBuffer {
     /// Zeroed memory of at least `len` bytes, rounded up to whole pages. This allocates.
     pub fn new(len: usize) -> Self {
-        IoBuffer { pages: vec![Page::zeroed(); len.div_ceil(PAGE_SIZE)].into_boxed_slice() }
+        // Made in place: a page built on the stack first is more than a model checker's stacks hold.
+        let pages = Box::new_zeroed_slice(len.div_ceil(PAGE_SIZE));
+        // SAFETY: a `Page` is an array of bytes, for which zeroes are a value.
+        IoBuffer { pages: unsafe { pages.assume_init() } }
     }
 }
 
@@ -35,8 +38,8 @@ impl Deref for IoBuffer {
     #[inline]
     fn deref(&self) -> &[u8] {
         let len = self.pages.len() * PAGE_SIZE;
-        // SAFETY: a `Page` is 4096 bytes without padding (asserted above), so the boxed slice is `len` initialised bytes,
-        // borrowed as `self` is.
+        // SAFETY: a `Page` is 4096 bytes without padding (asserted above), so the boxed slice is `len` initialised
+        // bytes, borrowed as `self` is.
         unsafe { std::slice::from_raw_parts(self.pages.as_ptr().cast(), len) }
     }
 }
@@ -81,7 +84,8 @@ impl BufferPool {
     /// A buffer, waiting for one when all are out. Its bytes are whatever its last user left. No allocation.
     ///
     /// # Locks
-    /// [`Rank::Buffers`]. Nobody may wait with a buffer in hand for one who waits here; one buffer of a pool per thread keeps to that.
+    /// [`Rank::Buffers`]. Nobody may wait with a buffer in hand for one who waits here; one buffer of a pool per thread
+    /// keeps to that.
     pub fn take(&self) -> Lease<'_> {
         let mut free = self.free.lock();
         loop {

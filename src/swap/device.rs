@@ -9,7 +9,8 @@
 //!
 //! 1. A request owns its buffer from `new` until `take_buffer`; while it is in flight nobody else can reach the bytes.
 //! 2. After `complete` every request of the slice is `Done` or `Failed`. `Done` means all bytes.
-//! 3. Requests are whole units ([`Device::block_bytes`]) at multiples of the unit, inside the device; others fail at once.
+//! 3. Requests are whole units ([`Device::block_bytes`]) at multiples of the unit, inside the device; others fail at
+//!    once.
 //!
 //! Only [`Area`](super::Area) and its batches start requests; they hold no lock meanwhile.
 
@@ -198,7 +199,8 @@ impl Drop for Request {
 
 /// Bytes that can be written and read in whole units.
 pub trait Device: Send + Sync + fmt::Debug {
-    /// Start the idle requests. A device whose queue is full may leave some idle; [`complete`](Self::complete) starts them.
+    /// Start the idle requests. A device whose queue is full may leave some idle; [`complete`](Self::complete) starts
+    /// them.
     fn submit(&self, requests: &mut [Request]);
 
     /// Wait until every request of the slice is over, starting those still idle.

@@ -68,13 +68,20 @@ pub enum Error {
         most: u64,
     },
     /// A symbolic link, which is never followed: somebody could aim it at a file of ours.
-    #[error("{path} is a symbolic link, which is never followed: give the path of the file itself.", path = .path.display())]
+    #[error(
+        "{path} is a symbolic link, which is never followed: give the path of the file itself.",
+        path = .path.display()
+    )]
     Symlink {
         /// The path given.
         path: PathBuf,
     },
     /// A directory, device, pipe or socket.
-    #[error("{path} is {what}, not a regular file: give the path of a file, which may be missing, empty, or an earlier swapfile.", path = .path.display())]
+    #[error(
+        "{path} is {what}, not a regular file: give the path of a file, which may be missing, empty, or an \
+         earlier swapfile.",
+        path = .path.display()
+    )]
     NotRegular {
         /// The path given.
         path: PathBuf,
@@ -82,7 +89,11 @@ pub enum Error {
         what: &'static str,
     },
     /// A file that is not ours. It was not written to.
-    #[error("{path} holds {bytes} bytes that are no swapfile of zspool, and was left alone: give another path, or move that file away.", path = .path.display())]
+    #[error(
+        "{path} holds {bytes} bytes that are no swapfile of zspool, and was left alone: give another path, or \
+         move that file away.",
+        path = .path.display()
+    )]
     Foreign {
         /// The path given.
         path: PathBuf,
@@ -90,13 +101,21 @@ pub enum Error {
         bytes: u64,
     },
     /// A file that begins as ours do, with a header that fails its check. It was not written to.
-    #[error("{path} begins like a swapfile of zspool but its header is damaged; it was left alone: delete it if nobody needs it, or give another path.", path = .path.display())]
+    #[error(
+        "{path} begins like a swapfile of zspool but its header is damaged; it was left alone: delete it if \
+         nobody needs it, or give another path.",
+        path = .path.display()
+    )]
     DamagedHeader {
         /// The path given.
         path: PathBuf,
     },
     /// A swapfile of another format version. It was not written to.
-    #[error("{path} is a swapfile of format version {found}, and this program writes version {known}: delete it if its owner is gone, or give another path.", path = .path.display())]
+    #[error(
+        "{path} is a swapfile of format version {found}, and this program writes version {known}: delete it if \
+         its owner is gone, or give another path.",
+        path = .path.display()
+    )]
     Version {
         /// The path given.
         path: PathBuf,
@@ -106,7 +125,11 @@ pub enum Error {
         known: u32,
     },
     /// A swapfile made for other page or block sizes. It was not written to.
-    #[error("{path} is a swapfile for pages of {found_page} and blocks of {found_block} bytes, and this program uses {page} and {block}: delete it if its owner is gone, or give another path.", path = .path.display())]
+    #[error(
+        "{path} is a swapfile for pages of {found_page} and blocks of {found_block} bytes, and this program uses \
+         {page} and {block}: delete it if its owner is gone, or give another path.",
+        path = .path.display()
+    )]
     Units {
         /// The path given.
         path: PathBuf,
@@ -120,13 +143,20 @@ pub enum Error {
         block: u32,
     },
     /// Another process, or another handle in this one, uses the file.
-    #[error("{path} is in use by another process or by another handle of this one: stop its user, or give this one a path of its own.", path = .path.display())]
+    #[error(
+        "{path} is in use by another process or by another handle of this one: stop its user, or give this one a \
+         path of its own.",
+        path = .path.display()
+    )]
     Locked {
         /// The path given.
         path: PathBuf,
     },
     /// The file or its folder may not be used by us.
-    #[error("There is no permission {doing} {path}: run as its owner, change its mode, or give another path.", path = .path.display())]
+    #[error(
+        "There is no permission {doing} {path}: run as its owner, change its mode, or give another path.",
+        path = .path.display()
+    )]
     Permission {
         /// The path given.
         path: PathBuf,
@@ -140,7 +170,10 @@ pub enum Error {
         folder: PathBuf,
     },
     /// Others kept replacing the file while it was being opened.
-    #[error("{path} was replaced {attempts} times while it was being opened: see who does that, or give another path.", path = .path.display())]
+    #[error(
+        "{path} was replaced {attempts} times while it was being opened: see who does that, or give another path.",
+        path = .path.display()
+    )]
     Unstable {
         /// The path given.
         path: PathBuf,
@@ -148,7 +181,10 @@ pub enum Error {
         attempts: u32,
     },
     /// Another refusal by the system.
-    #[error("The system refused {doing} {path} ({source}): see what that error asks for, or give another path.", path = .path.display())]
+    #[error(
+        "The system refused {doing} {path} ({source}): see what that error asks for, or give another path.",
+        path = .path.display()
+    )]
     File {
         /// The path given.
         path: PathBuf,
@@ -171,7 +207,8 @@ pub enum Error {
     },
     /// The device wants larger units than the area's pages.
     #[error(
-        "The device {name} wants requests in units of {unit} bytes and the area writes pages of {page} bytes: use a device whose unit divides the page."
+        "The device {name} wants requests in units of {unit} bytes and the area writes pages of {page} bytes: \
+         use a device whose unit divides the page."
     )]
     Alignment {
         /// The device.
@@ -193,7 +230,8 @@ pub enum Error {
     // --- using an area
     /// No run of pages is free that would do.
     #[error(
-        "Device {device} has no run of {wanted} free pages, with {used} of {size} bytes taken: free slots, wait until pages are loaded back, or add a device."
+        "Device {device} has no run of {wanted} free pages, with {used} of {size} bytes taken: free slots, \
+         wait until pages are loaded back, or add a device."
     )]
     Full {
         /// Number of the device.
@@ -207,7 +245,8 @@ pub enum Error {
     },
     /// The device failed.
     #[error(
-        "Device {device} failed to {op} {bytes} bytes at {offset}, after {done} of them ({source}): what was stored there before is untouched or reported; check the disk and the space on its file system."
+        "Device {device} failed to {op} {bytes} bytes at {offset}, after {done} of them ({source}): check \
+         the disk, and the space on its file system."
     )]
     Io {
         /// Number of the device.
@@ -225,7 +264,8 @@ pub enum Error {
     },
     /// The bytes on the device are not those that were written.
     #[error(
-        "The object of slot {slot} at {place:?} is not what was written there, for {flaw}: its page is lost; check the disk, and that nobody else writes to the swapfile."
+        "The object of slot {slot} at {place:?} is not what was written there, for {flaw}: its page is lost; \
+         check the disk, and that nobody else writes to the swapfile."
     )]
     Corrupt {
         /// The slot that was to be loaded.

@@ -1,8 +1,9 @@
 //! [`FaultyDevice`]: another device with faults on cue.
 //!
-//! Every request and every punch is an operation, numbered from 1 in the order in which it reaches the device. A [`Plan`] says
-//! which of them go wrong, and how. The same operations under the same plan give the same faults, so a driver can run a
-//! scenario with "operation k fails" for k = 1, 2, 3, ... until [`tripped`](FaultyDevice::tripped) stays false.
+//! Every request and every punch is an operation, numbered from 1 in the order in which it reaches the device. A
+//! [`Plan`] says which of them go wrong, and how. The same operations under the same plan give the same faults, so a
+//! driver can run a scenario with "operation k fails" for k = 1, 2, 3, ... until [`tripped`](FaultyDevice::tripped)
+//! stays false.
 //!
 //! It allocates where it has to look at what was there before; it is for tests.
 

@@ -11,7 +11,8 @@
 //!   +-------+---------+-----------+-------+---------+-------+---------------+
 //! ```
 //!
-//! Production uses [`Geometry::default`]; a model of the protocols uses pages of a few blocks, so that a device has a few KiB.
+//! Production uses [`Geometry::default`]; a model of the protocols uses pages of a few blocks, so that a device has a
+//! few KiB.
 
 use super::block::HEADER_BYTES;
 use super::{Error, Place};
@@ -51,7 +52,8 @@ pub struct Geometry {
 }
 
 impl Default for Geometry {
-    /// 4 KiB pages, 256 KiB batches; two batches (one fills while one is written) and 16 reads at a time: 704 KiB of buffers.
+    /// 4 KiB pages, 256 KiB batches; two batches (one fills while one is written) and 16 reads at a time: 704 KiB of
+    /// buffers.
     fn default() -> Self {
         Geometry {
             page_bytes: 4096,
@@ -81,7 +83,8 @@ impl Geometry {
         self.batch_pages * self.page_bytes
     }
 
-    /// Bytes of a buffer for a read: the whole pages that the longest object touches when it starts at a page's last block.
+    /// Bytes of a buffer for a read: the whole pages that the longest object touches when it starts at a page's last
+    /// block.
     pub const fn read_buffer_bytes(&self) -> usize {
         (self.page_bytes - BLOCK_BYTES + Self::blocks_for(self.max_payload) * BLOCK_BYTES)
             .next_multiple_of(self.page_bytes)

@@ -9,7 +9,8 @@
 //!
 //! 1. The magic number decides whether a file is ours at all, the version how the rest is read, the checksum whether to
 //!    believe it. Only then are the other fields looked at.
-//! 2. No field is used to find, size or allocate anything: the contents of a swapfile are never read by another instance.
+//! 2. No field is used to find, size or allocate anything: the contents of a swapfile are never read by another
+//!    instance.
 //!
 //! Numbers are little-endian. `docs/swapfile-format.md` has a table of the fields.
 
@@ -21,7 +22,8 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bytes of the header: one page, so that what follows is aligned for direct I/O.
 pub const SWAPFILE_HEADER_BYTES: u64 = PAGE_SIZE as u64;
 
-/// What our files begin with. The first byte is no text and the last two are changed by transfers that translate newlines.
+/// What our files begin with. The first byte is no text, and the last is changed by transfers that translate
+/// newlines.
 const MAGIC: [u8; 8] = *b"\x8fzspool\n";
 
 /// Version of the format that this program writes.

@@ -13,8 +13,8 @@
 //!                                         +-- FaultyDevice  another, with faults on cue
 //! ```
 //!
-//! Objects are written in batches of up to 256 KiB, compressed as they are, and take space only when they are written; each
-//! is named by a [`Place`]. The format is described in `docs/swapfile-format.md`.
+//! Objects are written in batches of up to 256 KiB, compressed as they are, and take space only when they are written;
+//! each is named by a [`Place`]. The format is described in `docs/swapfile-format.md`.
 
 mod area;
 mod batch;

@@ -16,7 +16,8 @@ pub struct Place {
     pub block: u64,
     /// Blocks, header and padding included: 1 to 66.
     pub blocks: u8,
-    /// How often the page of the first block had been handed out, modulo 2^10: a block of an earlier use is seen to be old.
+    /// How often the page of the first block had been handed out, modulo 2^10: a block of an earlier use is seen to be
+    /// old.
     pub generation: u16,
 }
 

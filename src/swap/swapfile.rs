@@ -8,15 +8,16 @@
 //!   byte of the device             0
 //! ```
 //!
-//! 1. A file is written only after it was locked and then found empty, or to begin with a header of ours. Nothing else is
-//!    ever changed, not even its mode.
+//! 1. A file is written only after it was locked and then found empty, or to begin with a header of ours. Nothing else
+//!    is ever changed, not even its mode.
 //! 2. The lock (`flock`) lasts as long as the value; the path named the locked file when it was taken.
 //! 3. The file is ours alone to read: mode 0600, whatever it was before.
 //! 4. What an earlier instance left is thrown away unread.
-//! 5. Dropping it removes a file that was made here; with `keep`, or when it existed, the file is cut down to its header.
+//! 5. Dropping it removes a file that was made here; with `keep`, or when it existed, the file is cut down to its
+//!    header.
 //!
-//! Nothing here survives a crash on purpose: swap is worth nothing without the process that wrote it. A process that was
-//! killed leaves a file that the next one takes over.
+//! Nothing here survives a crash on purpose: swap is worth nothing without the process that wrote it. A process that
+//! was killed leaves a file that the next one takes over.
 //!
 //! A write past `ulimit -f` raises `SIGXFSZ`, which ends a process that does not ignore it; one that does gets `EFBIG`.
 
@@ -41,8 +42,8 @@ const LEAST_BYTES: u64 = SWAPFILE_HEADER_BYTES + 2 * (MAX_BATCH_PAGES * PAGE_SIZ
 /// Most bytes of a swapfile: the header and what places can name.
 const MOST_BYTES: u64 = SWAPFILE_HEADER_BYTES + MAX_DEVICE_BYTES;
 
-/// Times that the path may name another file when ours is locked: a user who leaves removes his file, which then has to be
-/// made again.
+/// Times that the path may name another file when ours is locked: a user who leaves removes his file, which then has to
+/// be made again.
 const ATTEMPTS: u32 = 16;
 
 /// Only its owner reads a swapfile: it holds other people's memory.
@@ -97,15 +98,15 @@ impl Options {
         self
     }
 
-    /// Bytes of the file, header included; it takes storage only where something is written. At least 528,384 (the header
-    /// and two batches), at most 1 TiB and the header.
+    /// Bytes of the file, header included; it takes storage only where something is written. At least 528,384 (the
+    /// header and two batches), at most 1 TiB and the header.
     pub fn size(mut self, bytes: u64) -> Self {
         self.size = Some(bytes);
         self
     }
 
-    /// Go past the page cache (the default) where the file system allows it. Otherwise pages are written out and dropped from
-    /// the cache after each request, so that the cache does not hold what was to leave memory.
+    /// Go past the page cache (the default) where the file system allows it. Otherwise pages are written out and
+    /// dropped from the cache after each request, so that the cache does not hold what was to leave memory.
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
         self
@@ -120,10 +121,10 @@ impl Options {
     /// Open it: lock it, look at what it is, and make it an empty device.
     ///
     /// # Errors
-    /// One variant for each thing that can be in the way: [`Error::Incomplete`], [`Error::TooSmall`], [`Error::TooLarge`],
-    /// [`Error::Symlink`], [`Error::NotRegular`], [`Error::Foreign`], [`Error::DamagedHeader`], [`Error::Version`],
-    /// [`Error::Units`], [`Error::Locked`], [`Error::Permission`], [`Error::MissingFolder`], [`Error::Unstable`],
-    /// [`Error::File`]. A file that was there is then as it was; one that was not is not.
+    /// One variant for each thing that can be in the way: [`Error::Incomplete`], [`Error::TooSmall`],
+    /// [`Error::TooLarge`], [`Error::Symlink`], [`Error::NotRegular`], [`Error::Foreign`], [`Error::DamagedHeader`],
+    /// [`Error::Version`], [`Error::Units`], [`Error::Locked`], [`Error::Permission`], [`Error::MissingFolder`],
+    /// [`Error::Unstable`], [`Error::File`]. A file that was there is then as it was; one that was not is not.
     pub fn open(self) -> Result<SwapFile, Error> {
         let path = self.path.ok_or(Error::Incomplete { missing: "path" })?;
         let size = self.size.ok_or(Error::Incomplete { missing: "size" })?;

@@ -1,7 +1,7 @@
 //! The system calls on files that std has no name for: direct I/O, holes, and the page cache.
 //!
-//! Each takes a borrowed file and numbers, so none can break memory; where a system lacks one, it says `Unsupported` or does
-//! without. Only swapfiles call this.
+//! Each takes a borrowed file and numbers, so none can break memory; where a system lacks one, it says `Unsupported` or
+//! does without. Only swapfiles call this.
 
 use std::fs::File;
 use std::io;
@@ -58,7 +58,8 @@ mod imp {
 
     pub(in super::super) fn forget(file: &File, range: Range<u64>) {
         let (start, len) = offsets(&range);
-        // SAFETY: `file` is open for the whole call, which takes no pointer. A refusal leaves pages in the cache, no worse.
+        // SAFETY: `file` is open for the whole call, which takes no pointer. A refusal leaves pages in the cache, no
+        // worse.
         let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
     }
 
