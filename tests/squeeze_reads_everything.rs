@@ -60,7 +60,6 @@ fn holder(mebibytes: usize) -> Option<Child> {
 }
 
 #[test]
-#[ignore = "the program is not connected to zswap yet"]
 fn images() {
     let (a, b) = (file(&pages(400)), file(&pages(41)));
     let report = report(&["--image", a.path().to_str().unwrap(), "--image", b.path().to_str().unwrap()]);
@@ -76,7 +75,6 @@ fn images() {
 }
 
 #[test]
-#[ignore = "the program is not connected to zswap yet"]
 fn an_elf_core() {
     let memory = pages(64);
     let mut core = vec![0; 64 + 2 * 56];
@@ -102,7 +100,6 @@ fn an_elf_core() {
 }
 
 #[test]
-#[ignore = "the program is not connected to zswap yet"]
 fn a_live_process_which_goes_on() {
     let Some(mut child) = holder(8) else {
         println!("skipped: python3 is not there");
@@ -117,7 +114,6 @@ fn a_live_process_which_goes_on() {
 }
 
 #[test]
-#[ignore = "the program is not connected to zswap yet"]
 fn a_command_which_is_ended() {
     let report = report(&["--after", "0.3", "--", "sh", "-c", "sleep 4321 & sleep 4322"]);
     assert_eq!(report["sources"][0]["name"], "sh");
@@ -130,7 +126,6 @@ fn a_command_which_is_ended() {
 }
 
 #[test]
-#[ignore = "the program is not connected to zswap yet"]
 fn limits_of_nothing_one_byte_and_more_than_there_is() {
     let image = file(&pages(64));
     for limit in ["0", "1", "8388607T"] {
@@ -148,7 +143,6 @@ fn limits_of_nothing_one_byte_and_more_than_there_is() {
 }
 
 #[test]
-#[ignore = "the program is not connected to zswap yet"]
 fn the_table_goes_to_standard_output_when_json_goes_to_a_file() {
     let (image, json) = (file(&pages(8)), NamedTempFile::new().unwrap());
     let paths = [image.path(), json.path()].map(|path| path.to_str().unwrap());

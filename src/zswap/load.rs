@@ -17,7 +17,7 @@ use crate::compress::{self, CodecId};
 use crate::memcg::Event;
 use crate::swap::{Content, Place, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
-use crate::units::{Owner, PAGE_SIZE, Page, Slot};
+use crate::units::{Owner, PAGE_SIZE, Slot};
 
 /// What the closure of [`take_with`](Zswap::take_with) did with the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Zswap {
     ///
     /// # Locks
     /// Directory (shared); for pages not in the pool the cluster. None while decoding or reading.
-    pub fn load(&self, slot: Slot, page: &mut Page) -> Result<(), Error> {
+    pub fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
         self.core.load(slot, page, true).map(drop)
     }
 
@@ -71,13 +71,13 @@ impl Zswap {
     ///
     /// # Errors
     /// [`Error::NeedsIo`] when the page lies on one; else as [`load`](Self::load).
-    pub fn try_load(&self, slot: Slot, page: &mut Page) -> Result<(), Error> {
+    pub fn try_load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
         self.core.load(slot, page, false).map(drop)
     }
 
     /// Read consecutive slots. Returns how many pages were read: where it is fewer than `pages`, the error is that of the
     /// first that was not, and later ones were not tried.
-    pub fn load_run(&self, first: Slot, pages: &mut [Page]) -> (usize, Result<(), Error>) {
+    pub fn load_run(&self, first: Slot, pages: &mut [[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
         for (k, page) in pages.iter_mut().enumerate() {
             if let Err(error) = self.load(first + k as u64, page) {
                 return (k, Err(error));

@@ -23,7 +23,7 @@ use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
 use crate::swap::{Content, Entry, SlotWord};
 use crate::sync::{self, atomic::Ordering};
-use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Page, Slot};
+use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::{self, Uncommitted};
 
 /// How a page was stored.
@@ -85,7 +85,7 @@ impl Zswap {
     ///
     /// # Locks
     /// Class, arena, cluster, LRU, one after the other; none while compressing or writing.
-    pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &Page) -> Result<Stored, Error> {
+    pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
         let stored = self.core.store(slot, memcg, node, page);
         if stored.is_err() {
             self.core.counters.refused.add(1);
@@ -98,7 +98,7 @@ impl Zswap {
     /// Store up to as many pages as there are in `pages` in consecutive slots; each as [`store`](Self::store) would. Returns
     /// how many were stored: where it is fewer than `pages`, the error is that of the first that was not, and later ones
     /// were not tried.
-    pub fn store_run(&self, first: Slot, memcg: &Memcg, node: NodeId, pages: &[Page]) -> (usize, Result<(), Error>) {
+    pub fn store_run(&self, first: Slot, memcg: &Memcg, node: NodeId, pages: &[[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
         for (k, page) in pages.iter().enumerate() {
             if let Err(error) = self.store(first + k as u64, memcg, node, page) {
                 return (k, Err(error));
@@ -109,7 +109,7 @@ impl Zswap {
 }
 
 impl Core {
-    fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &Page) -> Result<Stored, Error> {
+    fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
         sync::assert_no_lock_held("storing a page");
         if let Some(word) = compress::same_filled(page) {
             if let Some(word) = SlotWord::new(Content::SameFilled(word)) {
@@ -244,6 +244,10 @@ impl Core {
         let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
         self.replace(slot, |_, _| word).inspect_err(|_| area.free(place))?;
         self.counters.written_through.add(1);
+        if let Ok(objcg) = memcg.objcg() {
+            self.tree.count(objcg.id(), Event::ZswpWb, 1);
+            self.tree.count(objcg.id(), Event::ZswpWbBytes, payload.bytes.len() as u64);
+        }
         Ok(())
     }
 }

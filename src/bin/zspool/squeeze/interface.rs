@@ -10,7 +10,6 @@ pub(crate) type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
 /// How the store is to be made.
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "read by `target.rs` once the store is connected")]
 pub(crate) struct Settings {
     /// Bytes of backed frames at most, or no limit.
     pub(crate) pool_limit: Option<u64>,
