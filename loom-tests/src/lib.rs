@@ -1,1 +1,28 @@
 //! Helpers of the models in `tests/`.
+
+/// Explore every interleaving of `model` (within the bounds of the environment) and return the set of its outcomes.
+///
+/// A model that does not assert that set proves little: one schedule explored over and over passes as well.
+///
+/// # Panics
+/// When an execution panics, and when there was only one.
+#[cfg(loom)]
+pub fn outcomes<T: Ord + Send + 'static>(
+    model: impl Fn() -> T + Send + Sync + 'static,
+) -> std::collections::BTreeSet<T> {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
+    let seen = Arc::new(Mutex::new((0u64, BTreeSet::new())));
+    let record = Arc::clone(&seen);
+    loom::model(move || {
+        let outcome = model();
+        let mut seen = record.lock().expect("nobody panics under it");
+        seen.0 += 1;
+        seen.1.insert(outcome);
+    });
+    let mut seen = seen.lock().expect("nobody panics under it");
+    println!("{} executions, {} outcomes", seen.0, seen.1.len());
+    assert!(seen.0 > 1, "the model has only one execution");
+    std::mem::take(&mut seen.1)
+}

@@ -1,1 +1,79 @@
-//! (being written)
+//! Memory cgroups: who owns compressed bytes, how many, and how many there may be.
+//!
+//! ```text
+//!              root                 memcg: a name in the tree, with limits that hold for everything below
+//!             /    \
+//!        tenant     other           objcg: what an object remembers of its owner; outlives the memcg, and then points
+//!        /    \                            to its parent
+//!      vm0    vm1
+//!       |      |                    an object is charged (its slot's bytes, against every limit up to the root) and
+//!    objcg   objcg  <--- entries    accounted (exact bytes by kind and node, in its objcg)
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `id` | names of groups and objcgs, and which are recycled |
+//! | `group` | one group's words: usage with generation, limit, flags |
+//! | `objcg` | objcgs: pointer, count, counters |
+//! | `charge` | the climb: reserving up to the root, giving back, just refusals |
+//! | `hierarchy` | under the tree lock: names, children, removal with reparenting, sweeping, checks |
+//! | `tree`, `handle` | [`Tree`] and [`Memcg`], what callers hold |
+//! | `roster` | which memcgs may have entries, for walkers with cursors |
+//! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
+//!
+//! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A memcg's
+//! index is recycled when it is removed and its last handle is gone, an objcg's id when its last reference is gone; both only
+//! leave a note for whoever takes the tree lock next, so that entries can be freed where the allocator must not be called.
+//!
+//! This layer knows no pages, no zspages and no slots. Who calls it: `zsmalloc` charges and accounts, `zswap` walks and
+//! removes, programs read and write the files.
+//!
+//! ```
+//! use zspool::memcg::{Bytes4, Tree, TreeConfig};
+//! use zspool::units::NodeId;
+//!
+//! let tree = Tree::new(TreeConfig::default());
+//! let tenant = tree.root().mkdir("tenant")?;
+//! let vm = tenant.mkdir("vm0")?;
+//! tenant.write_file("memory.zswap.max", "6K")?;
+//!
+//! let objcg = vm.objcg()?;
+//! objcg.try_charge(4096).expect("4096 of 6144 bytes");
+//! tree.account(objcg.id(), NodeId(0), Bytes4 { compressed: 4096, original: 4096, payload: 4001, incompressible: 0 });
+//! let refused = objcg.try_charge(4096).unwrap_err();
+//! assert_eq!((refused.memcg(), refused.usage(), refused.limit()), (&tenant, 4096, 6144));
+//!
+//! vm.offline()?; // the bytes stay, and are the tenant's
+//! assert_eq!(tenant.read_file("memory.zswap.current")?, "4096\n");
+//! objcg.uncharge(4096);
+//! assert_eq!(tree.root().usage(), 0);
+//! # Ok::<(), zspool::memcg::Error>(())
+//! ```
+
+mod charge;
+mod error;
+mod files;
+mod group;
+mod handle;
+mod hierarchy;
+mod id;
+mod objcg;
+mod roster;
+mod size;
+mod stat;
+mod tree;
+
+#[cfg(test)]
+mod properties;
+
+pub use charge::LimitHit;
+pub use error::Error;
+pub use group::{MAX_USAGE, NO_LIMIT};
+pub use handle::Memcg;
+pub use hierarchy::{Census, Handover, Switched};
+pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
+pub use objcg::Objcg;
+pub use roster::Listing;
+pub use size::{SizeError, parse_size};
+pub use stat::{Bytes4, Event, Stat};
+pub use tree::{Tree, TreeConfig};

@@ -18,6 +18,8 @@ pub enum Bug {
     CheckThenCharge,
     /// Reparenting switches the objcg but leaves a stale group index charged.
     UnchargeSkipsGeneration,
+    /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
+    ObjcgSkipsSecondLook,
     /// Writeback switches the slot word although its record was cancelled.
     WritebackIgnoresCancel,
     /// Writeback frees the compressed copy before the word names the device.

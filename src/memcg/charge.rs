@@ -1,0 +1,308 @@
+//! Charging: reserving bytes at every level up to the root, so that no limit is passed at any instant.
+//!
+//! ```text
+//!            root        usage += n     <= limit?                    4.
+//!             |
+//!          a tenant      usage += n     <= limit?  no: give back     3.     each step one compare-exchange
+//!             |                                    2. and 1.
+//!   objcg -> vm          usage += n     <= limit?                    2.
+//! ```
+//!
+//! **Exactness.** A charge climbs from the group that the objcg points to at that time, an uncharge from where it points
+//! then; in between the memcg may have been removed. Every group that is online at both times is passed both times, by O2:
+//! the pointer only moves to parents. What the removed group was charged does not matter any more.
+//!
+//! **Recycled indexes.** A step that finds another generation than it came for stands at a group that was removed, and
+//! everything it passed below was removed before. So an uncharge starts again from where the objcg points now (above), and
+//! a charge does as well, without giving back.
+//!
+//! **Just refusals.** A climb that will be refused further up holds a reservation for a moment, and another climb that is
+//! refused only for that moment must not report it: "no refusal while a page would fit". Every climb announces itself
+//! ([`Climbs`]); a refused one first waits until each climb that may have stood in its way is over, and tries again if one was
+//! rolled back at the group that refused. If none was, the refusal stands: what it saw was charged. The wait is bounded
+//! (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that means that a climber was preempted,
+//! and then the refusal is given although it may have been transient.
+
+use super::group::{Over, Refusal};
+use super::handle::Memcg;
+use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
+use super::objcg::Objcg;
+use super::stat::Event;
+use super::tree::{Shared, Tree};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::thread::Backoff;
+use std::fmt;
+
+/// A charge was refused: some memcg would have passed its `memory.zswap.max`.
+///
+/// It holds the memcg that refused, so that the caller can write back from there.
+#[derive(Clone)]
+pub struct LimitHit {
+    memcg: Memcg,
+    usage: u64,
+    limit: u64,
+    asked: u64,
+}
+
+/// Climbs under way, in stripes by objcg so that tenants do not share a cache line.
+#[derive(Debug)]
+pub(super) struct Climbs {
+    stripes: Box<[Stripe]>,
+}
+
+/// Climbs under way of the objcgs of one stripe.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Stripe(AtomicU32);
+
+/// A climb under way.
+struct Climbing<'a>(&'a Stripe);
+
+/// How a climb ended.
+enum Climb {
+    Charged,
+    /// A group on the path was removed and recycled meanwhile.
+    Stale,
+    /// `at` refused; what was reserved below is given back.
+    Refused {
+        start: GroupRef,
+        at: GroupRef,
+        over: Over,
+    },
+}
+
+// === impl Climbs ===
+
+impl Climbs {
+    /// `stripes` is rounded up to a power of two.
+    pub(super) fn new(stripes: usize) -> Self {
+        Climbs { stripes: (0..stripes.next_power_of_two()).map(|_| Stripe::default()).collect() }
+    }
+
+    #[inline]
+    fn begin(&self, id: ObjcgId) -> Climbing<'_> {
+        let stripe = &self.stripes[id.raw() as usize & (self.stripes.len() - 1)];
+        // Relaxed: the release of the first reservation publishes it to whoever that reservation refuses.
+        stripe.0.fetch_add(1, Ordering::Relaxed);
+        Climbing(stripe)
+    }
+
+    /// Wait until every climb that was under way at the call is over, until `done`, or until `patience` is used up. Each
+    /// stripe is seen empty once, or at least its climbs had ended at some time since the call.
+    fn settle(&self, patience: &mut u32, done: impl Fn() -> bool) {
+        let mut backoff = Backoff::new();
+        for stripe in &self.stripes {
+            // Acquire pairs with the release in `drop`: the rollback of an ended climb is seen.
+            while stripe.0.load(Ordering::Acquire) > 0 {
+                if *patience == 0 || done() {
+                    return;
+                }
+                *patience -= 1;
+                backoff.wait();
+            }
+        }
+    }
+
+    /// Climbs under way.
+    pub(super) fn under_way(&self) -> u32 {
+        self.stripes.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Drop for Climbing<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+// === charge and uncharge ===
+
+impl Shared {
+    /// One climb from the objcg's group to the root.
+    #[inline]
+    fn climb(&self, id: ObjcgId, bytes: u64) -> Climb {
+        let start = self.objcgs.group(id);
+        let mut at = start;
+        loop {
+            let group = self.group(at.index());
+            let parent = group.parent(); // before `reserve` proves the generation, by G2
+            match group.reserve(at.generation(), bytes, self.config.planted) {
+                Ok(()) if at.depth() == 0 => return Climb::Charged,
+                Ok(()) => at = parent,
+                Err(Refusal::Stale) => return Climb::Stale,
+                Err(Refusal::Over(over)) => {
+                    self.give_back(id, bytes, Some(at.depth()));
+                    return Climb::Refused { start, at, over };
+                }
+            }
+        }
+    }
+
+    /// Take `bytes` from the objcg's group and its ancestors: all of them, or, to roll a climb back, those deeper than
+    /// `below`.
+    #[inline]
+    fn give_back(&self, id: ObjcgId, bytes: u64, below: Option<u16>) {
+        'pointer: loop {
+            let mut at = self.objcgs.group(id);
+            loop {
+                if below.is_some_and(|depth| at.depth() <= depth) {
+                    return;
+                }
+                let group = self.group(at.index());
+                let parent = group.parent(); // before `give_back` proves the generation, by G2
+                if !group.give_back(at.generation(), bytes, self.config.planted) {
+                    continue 'pointer;
+                }
+                if below.is_some() {
+                    group.note_rollback();
+                }
+                if at.depth() == 0 {
+                    return;
+                }
+                at = parent;
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn uncharge(&self, id: ObjcgId, bytes: u64) {
+        self.give_back(id, bytes, None);
+    }
+}
+
+impl Objcg {
+    /// Reserve `bytes` of usage in the memcg and all its ancestors. Uncharge the same number later, through
+    /// [`Tree::uncharge`] or [`Objcg::uncharge`].
+    ///
+    /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses. Lock-free; it
+    /// may wait a moment before it refuses (see the module's text on just refusals).
+    ///
+    /// # Errors
+    /// When some memcg on the way would pass its `memory.zswap.max`.
+    #[inline]
+    pub fn try_charge(&self, bytes: u64) -> Result<(), LimitHit> {
+        self.tree().try_charge(self.id(), bytes)
+    }
+
+    /// Take `bytes` of an earlier [`try_charge`](Self::try_charge) back.
+    ///
+    /// # Panics
+    /// When fewer are charged.
+    #[inline]
+    pub fn uncharge(&self, bytes: u64) {
+        self.tree().uncharge(self.id(), bytes);
+    }
+}
+
+impl Tree {
+    /// [`Objcg::try_charge`] through an id whose reference the caller holds.
+    ///
+    /// # Errors
+    /// When some memcg on the way would pass its `memory.zswap.max`.
+    pub fn try_charge(&self, id: ObjcgId, bytes: u64) -> Result<(), LimitHit> {
+        let shared = self.shared();
+        let mut patience = shared.config.patience;
+        loop {
+            let climbing = shared.climbs.begin(id);
+            let climb = shared.climb(id, bytes);
+            drop(climbing);
+            let (start, at, over) = match climb {
+                Climb::Charged => return Ok(()),
+                // Somebody removed a memcg meanwhile: the loop is lock-free.
+                Climb::Stale => continue,
+                Climb::Refused { start, at, over } => (start, at, over),
+            };
+            // A group that goes offline takes its objcgs' pointers away, so while the pointer stood the whole path was online.
+            if shared.objcgs.group(id) != start {
+                continue;
+            }
+            let group = shared.group(at.index());
+            if bytes <= over.limit && patience > 0 {
+                let rolled_back = || group.rollbacks() != over.rollbacks;
+                patience -= 1;
+                shared.climbs.settle(&mut patience, rolled_back);
+                if rolled_back() {
+                    continue;
+                }
+            }
+            if !group.hold(at.generation()) {
+                continue; // removed since
+            }
+            shared.objcgs.count(id, Event::Refused, 1);
+            let memcg = Memcg::adopt(self.clone(), at);
+            return Err(LimitHit { memcg, usage: over.usage, limit: over.limit, asked: bytes });
+        }
+    }
+
+    /// Take `bytes` of an earlier charge back, from the memcg the objcg points to now and its ancestors. The caller holds a
+    /// reference. Lock-free; neither allocates nor frees.
+    ///
+    /// # Panics
+    /// When fewer are charged.
+    #[inline]
+    pub fn uncharge(&self, id: ObjcgId, bytes: u64) {
+        self.shared().uncharge(id, bytes);
+    }
+}
+
+// === impl LimitHit ===
+
+impl LimitHit {
+    /// The memcg whose limit refused: the one to write back from.
+    pub fn memcg(&self) -> &Memcg {
+        &self.memcg
+    }
+
+    /// Its id.
+    pub fn id(&self) -> MemcgId {
+        self.memcg.id()
+    }
+
+    /// Its index.
+    pub fn index(&self) -> GroupIndex {
+        self.memcg.index()
+    }
+
+    /// Bytes that were charged to it.
+    pub fn usage(&self) -> u64 {
+        self.usage
+    }
+
+    /// Its limit in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes asked for.
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+}
+
+/// # Locks
+/// The tree lock, to spell the path.
+impl fmt::Display for LimitHit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, id) = (self.memcg.path(), self.memcg.id());
+        let LimitHit { usage, limit, asked, .. } = self;
+        write!(
+            f,
+            "memcg {path} (id {id}) holds {usage} of at most {limit} bytes, so {asked} more are refused; \
+             raise its memory.zswap.max or write some of it back"
+        )
+    }
+}
+
+impl fmt::Debug for LimitHit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitHit")
+            .field("memcg", &self.memcg)
+            .field("usage", &self.usage)
+            .field("limit", &self.limit)
+            .field("asked", &self.asked)
+            .finish()
+    }
+}
+
+impl std::error::Error for LimitHit {}

@@ -1,0 +1,94 @@
+//! What the tree and its files refuse. A limit's refusal is [`LimitHit`](super::LimitHit).
+
+use super::id::MemcgId;
+
+/// A refusal of the memcg tree or of one of its text files.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The memcg was removed.
+    #[error("memcg {id} was removed; use its parent, or make a new one with mkdir")]
+    Offline {
+        /// The removed memcg.
+        id: MemcgId,
+    },
+    /// A name no memcg can have.
+    #[error("{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/' and NUL, and not \".\" or \"..\"")]
+    BadName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A sibling has this name.
+    #[error("{path} exists already; choose another name or use the memcg that is there")]
+    Exists {
+        /// Path of the memcg that has it.
+        path: String,
+    },
+    /// The memcg has children.
+    #[error("{path} has {children} children; remove them first")]
+    HasChildren {
+        /// Path of the memcg.
+        path: String,
+        /// How many.
+        children: usize,
+    },
+    /// The root was to be removed.
+    #[error("the root memcg cannot be removed; drop the tree instead")]
+    Root,
+    /// Every objcg id is in use: by memcgs, and by objects that removed memcgs left behind.
+    #[error(
+        "all {limit} objcg ids are in use, {online} of them by memcgs; remove memcgs, or free the objects of removed ones"
+    )]
+    OutOfIds {
+        /// How many ids there are.
+        limit: u32,
+        /// Memcgs there are.
+        online: usize,
+    },
+    /// The tree cannot be this deep.
+    #[error("a memcg {depth} levels below the root is too deep; {most} levels are possible")]
+    TooDeep {
+        /// Depth asked for.
+        depth: u32,
+        /// Deepest possible.
+        most: u16,
+    },
+    /// No file has this name.
+    #[error("there is no file {name:?}; there are {known}")]
+    NoSuchFile {
+        /// The name.
+        name: String,
+        /// The names there are, with commas.
+        known: String,
+    },
+    /// The file cannot be written.
+    #[error("{file} can only be read; the files to write are {writable}")]
+    ReadOnly {
+        /// The file.
+        file: &'static str,
+        /// The names of those that can, with commas.
+        writable: String,
+    },
+    /// Nothing was written where a value is needed.
+    #[error("nothing was written to {file}; write {grammar}")]
+    NoValue {
+        /// The file.
+        file: &'static str,
+        /// What the file takes.
+        grammar: &'static str,
+    },
+    /// A word that the file's grammar does not know.
+    #[error("{file} does not take {word:?}: {why}; write {grammar}")]
+    BadWord {
+        /// The file.
+        file: &'static str,
+        /// The offending word.
+        word: String,
+        /// What is wrong with it.
+        why: String,
+        /// What the file takes.
+        grammar: &'static str,
+    },
+}

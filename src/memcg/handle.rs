@@ -1,0 +1,296 @@
+//! [`Memcg`]: a handle on a memcg.
+//!
+//! A handle keeps the memcg's index, not the memcg: it can be removed at any time (by another handle), and then everything
+//! that would change it or read its sums says [`Error::Offline`], while id, index and path still answer. The index is not
+//! recycled before the last handle is gone, so tables by index are safe to use with a handle at hand.
+
+use super::error::Error;
+use super::group::{Group, NO_LIMIT};
+use super::hierarchy::{Handover, Hierarchy, Switched};
+use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
+use super::objcg::Objcg;
+use super::stat::{Bytes4, Stat};
+use super::tree::{Shared, Tree};
+use crate::sync::{Bug, MutexGuard};
+use std::fmt;
+
+/// A handle on a memcg. Clones are handles on the same one; equal handles are on the same one.
+pub struct Memcg {
+    tree: Tree,
+    me: GroupRef,
+}
+
+// === names ===
+
+impl Memcg {
+    /// Wrap a reference to the group that was counted already.
+    pub(super) fn adopt(tree: Tree, me: GroupRef) -> Self {
+        Memcg { tree, me }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        self.tree.shared()
+    }
+
+    #[inline]
+    pub(super) fn words(&self) -> &Group {
+        self.shared().group(self.me.index())
+    }
+
+    /// The tree it belongs to.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Its id, never used twice.
+    pub fn id(&self) -> MemcgId {
+        self.words().id()
+    }
+
+    /// Its index in tables, not recycled while a handle is there.
+    #[inline]
+    pub fn index(&self) -> GroupIndex {
+        self.me.index()
+    }
+
+    /// What [`Tree::group_of`] says of objcgs that point here.
+    #[inline]
+    pub fn group(&self) -> GroupRef {
+        self.me
+    }
+
+    /// Whether it has not been removed. Lock-free.
+    #[inline]
+    pub fn is_online(&self) -> bool {
+        self.words().objcg() != 0
+    }
+
+    /// Its path from the root, `/` for the root; the last one it had when it was removed.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn path(&self) -> String {
+        self.shared().lock().path(self.index())
+    }
+
+    /// The parent; none of the root, nor when it was removed and forgotten.
+    pub fn parent(&self) -> Option<Memcg> {
+        if self.me.depth() == 0 { None } else { self.tree.get(self.words().parent()) }
+    }
+}
+
+// === the tree ===
+
+impl Memcg {
+    /// Make a child: no limit, writeback as here.
+    ///
+    /// # Errors
+    /// [`Error::BadName`], [`Error::Exists`], [`Error::Offline`], [`Error::TooDeep`]; [`Error::OutOfIds`] when memcgs and
+    /// objects of removed ones hold all objcg ids.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn mkdir(&self, name: &str) -> Result<Memcg, Error> {
+        self.tree.mkdir_in(self.index(), name)
+    }
+
+    /// Remove the memcg: what is charged to it stays charged to the parent, its objects stay. Takes time by the number of its
+    /// objcgs, not of objects.
+    ///
+    /// # Errors
+    /// [`Error::HasChildren`], [`Error::Root`], and [`Error::Offline`] when that was done before.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn offline(&self) -> Result<(), Error> {
+        self.offline_with(|handover| handover.switch())
+    }
+
+    /// [`offline`](Self::offline), with the caller choosing the moment when the objcgs change sides: `switch_with` runs under
+    /// the tree lock, takes the locks of what belongs to the memcg (child before parent), hands that to the parent, and
+    /// switches meanwhile. New references to the memcg's objcg are refused from before it runs.
+    ///
+    /// # Errors
+    /// As `offline`; `switch_with` did not run then.
+    ///
+    /// # Locks
+    /// The tree lock, also around `switch_with`.
+    pub fn offline_with(&self, switch_with: impl FnOnce(Handover<'_>) -> Switched) -> Result<(), Error> {
+        self.shared().offline(self.index(), switch_with)
+    }
+
+    /// The online children, oldest first; none of a removed memcg.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn children(&self) -> Vec<Memcg> {
+        let hierarchy = self.shared().lock();
+        hierarchy.children(self.index()).into_iter().map(|at| self.tree.handle(&hierarchy, at)).collect()
+    }
+
+    /// The memcg and its online descendants in pre-order, older siblings first; nothing of a removed memcg.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn subtree(&self) -> Vec<Memcg> {
+        let hierarchy = self.shared().lock();
+        if !self.is_online() {
+            return Vec::new();
+        }
+        hierarchy.subtree(self.index()).into_iter().map(|at| self.tree.handle(&hierarchy, at)).collect()
+    }
+
+    /// The online descendant with the smallest id above `after`, the memcg itself excluded. `MemcgId(0)` begins.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn next_descendant(&self, after: MemcgId) -> Option<Memcg> {
+        let hierarchy = self.shared().lock();
+        if !self.is_online() {
+            return None;
+        }
+        hierarchy.next_descendant(self.index(), after).map(|at| self.tree.handle(&hierarchy, at))
+    }
+}
+
+// === objcg, limit, flag ===
+
+impl Memcg {
+    /// A counted reference to the memcg's objcg. Lock-free.
+    ///
+    /// # Errors
+    /// [`Error::Offline`] once the removal has begun.
+    #[inline]
+    pub fn objcg(&self) -> Result<Objcg, Error> {
+        let group = self.words();
+        loop {
+            let id = group.objcg();
+            if id == 0 {
+                return Err(Error::Offline { id: self.id() });
+            }
+            let id = ObjcgId::from_raw(id);
+            // The removal may drop the last reference just now, and a mkdir elsewhere recycle the id: then the reference got is
+            // to a stranger, and goes back. While our group names the id it holds a reference itself, so a second look that
+            // finds it unchanged proves that the reference is ours (G3: an id does not come back). Acquire in `try_get` makes
+            // the second look see a removal that came before it.
+            if self.shared().objcgs.try_get(id) {
+                let objcg = self.tree.adopt(id);
+                if group.objcg() == id.raw() || self.shared().config.planted.is(Bug::ObjcgSkipsSecondLook) {
+                    return Ok(objcg);
+                }
+            }
+        }
+    }
+
+    /// Bytes charged to it and everything below it, reservations under way included. Lock-free; 0 of a removed memcg.
+    #[inline]
+    pub fn usage(&self) -> u64 {
+        if self.is_online() { self.words().usage() } else { 0 }
+    }
+
+    /// `memory.zswap.max` in bytes, [`NO_LIMIT`] when there is none. Lock-free.
+    #[inline]
+    pub fn zswap_max(&self) -> u64 {
+        self.words().limit()
+    }
+
+    /// Set `memory.zswap.max` in bytes, or [`NO_LIMIT`]. When this returns, nothing is charged past it any more; what is
+    /// charged already stays, also above it.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn set_zswap_max(&self, limit: u64) -> Result<(), Error> {
+        let _hierarchy = self.online()?;
+        self.words().set_limit(limit);
+        Ok(())
+    }
+
+    /// Whether it and all its ancestors allow writeback. Lock-free.
+    #[inline]
+    pub fn writeback(&self) -> bool {
+        self.words().writeback()
+    }
+
+    /// Whether it allows writeback itself: what `memory.zswap.writeback` says.
+    pub fn own_writeback(&self) -> bool {
+        self.words().own_writeback()
+    }
+
+    /// Allow or forbid writeback here and, with the ancestors' leave, below.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn set_writeback(&self, on: bool) -> Result<(), Error> {
+        let hierarchy = self.online()?;
+        self.words().set_own_writeback(on);
+        self.shared().settle_writeback(&hierarchy, self.index());
+        Ok(())
+    }
+
+    /// Sums over it and everything below it. Exact when nobody stores or frees meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Offline`]; the parent has the sums now.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn stat(&self) -> Result<Stat, Error> {
+        let hierarchy = self.online()?;
+        Ok(self.shared().stat(&hierarchy, self.index()))
+    }
+
+    /// The same sums of bytes by node, as many as the tree has.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn numa_stat(&self) -> Result<Vec<Bytes4>, Error> {
+        let hierarchy = self.online()?;
+        Ok(self.shared().numa_stat(&hierarchy, self.index()))
+    }
+
+    /// The tree lock, if the memcg is online.
+    fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
+        let hierarchy = self.shared().lock();
+        self.shared().check_online(self.words())?;
+        Ok(hierarchy)
+    }
+}
+
+const _: () = assert!(NO_LIMIT == u64::MAX); // any number is a limit or none
+
+impl Clone for Memcg {
+    fn clone(&self) -> Self {
+        self.words().hold_more();
+        Memcg { tree: self.tree.clone(), me: self.me }
+    }
+}
+
+/// Takes no lock and neither allocates nor frees, but for the last handle on the whole tree.
+impl Drop for Memcg {
+    fn drop(&mut self) {
+        self.shared().release_group(self.me.index());
+    }
+}
+
+impl PartialEq for Memcg {
+    fn eq(&self, other: &Memcg) -> bool {
+        self.tree.is(&other.tree) && self.me == other.me
+    }
+}
+
+impl Eq for Memcg {}
+
+impl fmt::Debug for Memcg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memcg").field("id", &self.id().0).field("group", &self.me).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,295 @@
+//! Objcgs: counted names of owners that outlive their memcg, and the counters that live in them.
+//!
+//! ```text
+//! memcg a ----> objcg 2 (pointer, refs, events) ----> bytes on node 0, on node 1, ..     while a is online
+//!                  ^  ^
+//! entries of objects   pointer: group a, and after a was removed: group of a's parent (reparenting)
+//! ```
+//!
+//! Counters are in the objcg and not in the group, so reparenting moves a pointer and never a number: an object's bytes are
+//! added to and taken from the same words, whatever became of its memcg in between.
+//!
+//! Invariants:
+//! - **O1** An id is recycled only at count 0. The memcg holds one reference while it is online, each object's entry one.
+//! - **O2** The pointer names an online group, or one that is being taken offline under the tree lock right now; it only ever
+//!   moves to the parent of where it points.
+//! - **O3** At count 0 all byte counters are 0: an entry takes its bytes out before it drops its reference.
+//! - **O4** An objcg whose count reached 0 is on the dead stack, once, pushed by whoever dropped the last reference, until
+//!   somebody with the tree lock sweeps it up. So dropping the last reference takes no lock and allocates nothing.
+//!
+//! Callers: anyone with a reference, without a lock; `hierarchy` under the tree lock (births, reparenting, sweeping).
+
+use super::id::{GroupRef, ObjcgId};
+use super::stat::{Bytes4, Event};
+use super::tree::Tree;
+use crate::sync::GrowTable;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::units::NodeId;
+use std::fmt;
+
+/// One objcg's words.
+#[derive(Debug, Default)]
+#[repr(align(64))] // objcgs of two memcgs do not share a cache line
+pub(super) struct Slot {
+    /// The [`GroupRef`] it points to. Written under the tree lock.
+    group: AtomicU64,
+    /// References; 0 while the id is free.
+    refs: AtomicU64,
+    /// Counted events, by [`Event`].
+    events: [AtomicU64; Event::COUNT],
+    /// Next on the dead stack; belongs to whoever pushed it.
+    next_dead: AtomicU32,
+}
+
+/// One objcg's bytes on one node. Exact whenever no account is under way.
+#[derive(Debug, Default)]
+#[repr(align(32))]
+struct NodeCounters {
+    compressed: AtomicU64,
+    original: AtomicU64,
+    payload: AtomicU64,
+    incompressible: AtomicU64,
+}
+
+/// All objcgs of a tree.
+#[derive(Debug)]
+pub(super) struct Objcgs {
+    /// By id - 1.
+    slots: GrowTable<Slot>,
+    /// By (id - 1) * nodes + node.
+    counters: GrowTable<NodeCounters>,
+    /// NUMA nodes that bytes are counted on.
+    nodes: usize,
+    /// Top of the stack of ids whose count reached 0, or 0 (O4).
+    dead: AtomicU32,
+}
+
+fn add(counter: &AtomicU64, bytes: u64) {
+    // Relaxed, as all counters: nothing is inferred from them. Exact sums are read when whoever changed them has been joined
+    // or has dropped its reference.
+    if bytes > 0 {
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+fn sub(counter: &AtomicU64, bytes: u64) {
+    if bytes > 0 {
+        let old = counter.fetch_sub(bytes, Ordering::Relaxed);
+        assert!(old >= bytes, "{bytes} bytes were taken from a counter of {old}");
+    }
+}
+
+// === impl Objcgs ===
+
+impl Objcgs {
+    pub(super) fn new(nodes: usize) -> Self {
+        Objcgs { slots: GrowTable::new(), counters: GrowTable::new(), nodes, dead: AtomicU32::new(0) }
+    }
+
+    #[inline]
+    fn slot(&self, id: ObjcgId) -> &Slot {
+        assert!(!id.is_none(), "no objcg was asked for its words");
+        self.slots.get(id.raw() as usize - 1).expect("an objcg's memory is made before its id is given out")
+    }
+
+    #[inline]
+    fn counters(&self, id: ObjcgId, node: NodeId) -> &NodeCounters {
+        assert!(!id.is_none() && node.index() < self.nodes, "{node} of {} nodes, objcg {}", self.nodes, id.raw());
+        let index = (id.raw() as usize - 1) * self.nodes + node.index();
+        self.counters.get(index).expect("an objcg's memory is made before its id is given out")
+    }
+
+    /// Make the memory of `id`, which may be allocated here.
+    pub(super) fn prepare(&self, id: ObjcgId) {
+        let index = id.raw() as usize - 1;
+        self.slots.get_or_make(index);
+        for node in 0..self.nodes {
+            self.counters.get_or_make(index * self.nodes + node);
+        }
+    }
+
+    /// Begin a life, with one reference: the memcg's.
+    pub(super) fn birth(&self, id: ObjcgId, group: GroupRef) {
+        let slot = self.slot(id);
+        // Release pairs with the acquire in `group`.
+        slot.group.store(group.raw(), Ordering::Release);
+        // Release pairs with the acquire in `try_get`: who gets a reference to this life sees that the last one is over.
+        slot.refs.store(1, Ordering::Release);
+    }
+
+    /// Point `id` to another group. Under the tree lock.
+    pub(super) fn reparent(&self, id: ObjcgId, parent: GroupRef) {
+        self.slot(id).group.store(parent.raw(), Ordering::Release);
+    }
+
+    /// The group it points to now. Acquire: with the pointer come the group's words.
+    #[inline]
+    pub(super) fn group(&self, id: ObjcgId) -> GroupRef {
+        GroupRef::from_raw(self.slot(id).group.load(Ordering::Acquire))
+    }
+
+    /// One more reference beside one that the caller has.
+    #[inline]
+    pub(super) fn get(&self, id: ObjcgId) {
+        // Relaxed: the reference at hand keeps it.
+        let old = self.slot(id).refs.fetch_add(1, Ordering::Relaxed);
+        assert!(old > 0, "a reference was taken of an objcg that nobody holds");
+    }
+
+    /// One more reference, unless there is none.
+    #[inline]
+    pub(super) fn try_get(&self, id: ObjcgId) -> bool {
+        // Acquire pairs with `birth`, and on failure with the last `put`.
+        self.slot(id)
+            .refs
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| (refs > 0).then(|| refs + 1))
+            .is_ok()
+    }
+
+    /// One reference less; the last one's dropper puts the id on the dead stack (O4).
+    #[inline]
+    pub(super) fn put(&self, id: ObjcgId) {
+        let slot = self.slot(id);
+        // AcqRel: what every holder did comes before the sweep.
+        let old = slot.refs.fetch_sub(1, Ordering::AcqRel);
+        assert!(old > 0, "a reference to an objcg was dropped twice");
+        if old == 1 {
+            push(&self.dead, id.raw(), &slot.next_dead);
+        }
+    }
+
+    /// References held.
+    pub(super) fn references(&self, id: ObjcgId) -> u64 {
+        self.slot(id).refs.load(Ordering::Acquire)
+    }
+
+    /// The ids whose count has reached 0 since the last sweep. Under the tree lock.
+    pub(super) fn take_dead(&self) -> impl Iterator<Item = ObjcgId> {
+        take(&self.dead, |id| &self.slot(ObjcgId::from_raw(id)).next_dead).map(ObjcgId::from_raw)
+    }
+
+    pub(super) fn account(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
+        let counters = self.counters(id, node);
+        add(&counters.compressed, bytes.compressed);
+        add(&counters.original, bytes.original);
+        add(&counters.payload, bytes.payload);
+        add(&counters.incompressible, bytes.incompressible);
+    }
+
+    pub(super) fn unaccount(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
+        let counters = self.counters(id, node);
+        sub(&counters.compressed, bytes.compressed);
+        sub(&counters.original, bytes.original);
+        sub(&counters.payload, bytes.payload);
+        sub(&counters.incompressible, bytes.incompressible);
+    }
+
+    /// Bytes on one node.
+    pub(super) fn bytes(&self, id: ObjcgId, node: NodeId) -> Bytes4 {
+        let counters = self.counters(id, node);
+        Bytes4 {
+            compressed: counters.compressed.load(Ordering::Relaxed),
+            original: counters.original.load(Ordering::Relaxed),
+            payload: counters.payload.load(Ordering::Relaxed),
+            incompressible: counters.incompressible.load(Ordering::Relaxed),
+        }
+    }
+
+    #[inline]
+    pub(super) fn count(&self, id: ObjcgId, event: Event, n: u64) {
+        add(&self.slot(id).events[event as usize], n);
+    }
+
+    /// Events so far.
+    pub(super) fn events(&self, id: ObjcgId) -> [u64; Event::COUNT] {
+        std::array::from_fn(|event| self.slot(id).events[event].load(Ordering::Relaxed))
+    }
+
+    /// Events so far of an objcg that nobody holds; they are zero afterwards. Under the tree lock.
+    pub(super) fn take_events(&self, id: ObjcgId) -> [u64; Event::COUNT] {
+        std::array::from_fn(|event| self.slot(id).events[event].swap(0, Ordering::Relaxed))
+    }
+}
+
+/// Push `item` on the stack at `head`. Items are taken off only all at once, so there is no ABA.
+pub(super) fn push(head: &AtomicU32, item: u32, next: &AtomicU32) {
+    // Release publishes `next` to `take`.
+    let _ = head.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |top| {
+        next.store(top, Ordering::Relaxed);
+        Some(item)
+    });
+}
+
+/// Take everything off the stack at `head`; 0 ends it.
+pub(super) fn take<'a>(head: &AtomicU32, next: impl Fn(u32) -> &'a AtomicU32) -> impl Iterator<Item = u32> {
+    // Acquire pairs with the release of every push below: a read-modify-write continues its release sequence.
+    let mut top = head.swap(0, Ordering::AcqRel);
+    std::iter::from_fn(move || {
+        let item = top;
+        if item == 0 {
+            return None;
+        }
+        top = next(item).load(Ordering::Relaxed);
+        Some(item)
+    })
+}
+
+// === Objcg ===
+
+/// A counted reference to an objcg: who holds it can charge and account to it. Clone for another.
+///
+/// An object's entry holds one as a bare [`ObjcgId`]: [`into_id`](Self::into_id) keeps the count, and
+/// [`Tree::put`] drops it.
+pub struct Objcg {
+    tree: Tree,
+    /// None only while `into_id` has taken the reference out.
+    id: ObjcgId,
+}
+
+impl Objcg {
+    /// Wrap a reference that was counted already.
+    pub(super) fn adopt(tree: Tree, id: ObjcgId) -> Self {
+        Objcg { tree, id }
+    }
+
+    /// Its id; the reference stays here.
+    #[inline]
+    pub fn id(&self) -> ObjcgId {
+        self.id
+    }
+
+    /// Its id, with the reference in it: whoever gets it must [`put`](Tree::put) it, or [`adopt`](Tree::adopt) it again.
+    #[must_use = "the reference is lost unless the id is put back"]
+    #[inline]
+    pub fn into_id(mut self) -> ObjcgId {
+        std::mem::replace(&mut self.id, ObjcgId::NONE)
+    }
+
+    /// The tree it belongs to.
+    #[inline]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+}
+
+impl Clone for Objcg {
+    fn clone(&self) -> Self {
+        self.tree.shared().objcgs.get(self.id);
+        Objcg { tree: self.tree.clone(), id: self.id }
+    }
+}
+
+impl Drop for Objcg {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.id.is_none() {
+            self.tree.shared().objcgs.put(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Objcg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objcg").field("id", &self.id.raw()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,84 @@
+//! What is counted: bytes by kind and node, events, and their sums over a subtree.
+//!
+//! Bytes live in objcgs and events too; a removed memcg's objcg counts on under the parent, and when its last object is gone
+//! its events are added to the group's past. So a sum over a subtree is always
+//!
+//! ```text
+//! sum(subtree) = sum over its online groups of ( past events + sum over the group's objcgs of (bytes, events) )
+//! ```
+//!
+//! and neither reparenting nor removal changes the sum of a group that contains both.
+
+use std::ops::{AddAssign, SubAssign};
+
+/// Bytes of one or more objects. The caller splits an object that lies on two nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes4 {
+    /// Bytes of pool memory that the objects make unusable: their slots. The `zswap` of `memory.stat`.
+    pub compressed: u64,
+    /// Bytes of the pages that went in. The `zswapped` of `memory.stat`.
+    pub original: u64,
+    /// Bytes that the codec made of them: at most `compressed`.
+    pub payload: u64,
+    /// Those of `original` whose pages did not shrink and are stored as they are.
+    pub incompressible: u64,
+}
+
+impl AddAssign for Bytes4 {
+    fn add_assign(&mut self, other: Bytes4) {
+        self.compressed += other.compressed;
+        self.original += other.original;
+        self.payload += other.payload;
+        self.incompressible += other.incompressible;
+    }
+}
+
+impl SubAssign for Bytes4 {
+    fn sub_assign(&mut self, other: Bytes4) {
+        self.compressed -= other.compressed;
+        self.original -= other.original;
+        self.payload -= other.payload;
+        self.incompressible -= other.incompressible;
+    }
+}
+
+/// What is counted by occurrence. Each is a page, or a refused charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Event {
+    /// A page was loaded from zswap.
+    ZswpIn,
+    /// A page was stored into zswap.
+    ZswpOut,
+    /// A page was written from zswap to a device.
+    ZswpWb,
+    /// A charge was refused at a limit, the memcg's own or an ancestor's. [`Objcg::try_charge`](super::Objcg::try_charge)
+    /// counts these.
+    Refused,
+}
+
+impl Event {
+    pub(super) const COUNT: usize = 4;
+}
+
+/// Sums over a memcg and everything below it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// Bytes on all nodes.
+    pub bytes: Bytes4,
+    /// By [`Event`].
+    pub(super) events: [u64; Event::COUNT],
+}
+
+impl Stat {
+    /// How often `event` was counted.
+    pub fn events(&self, event: Event) -> u64 {
+        self.events[event as usize]
+    }
+
+    pub(super) fn add_events(&mut self, events: [u64; Event::COUNT]) {
+        for (sum, more) in self.events.iter_mut().zip(events) {
+            *sum += more;
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! [`Tree`]: the memcgs of one pool or of several, and what is done with bare ids.
+//!
+//! ```text
+//! Tree --Arc--> Shared +-- groups     by GroupIndex: words that chargers use            lock-free
+//!                      +-- objcgs     by ObjcgId: pointers, counts, counters            lock-free
+//!                      +-- climbs     charges under way                                 lock-free
+//!                      +-- hierarchy  names, children, lists of objcgs, free indexes    Rank::Tree
+//! ```
+//!
+//! A tree lives as long as any handle on it: [`Tree`], [`Memcg`], [`Objcg`](super::Objcg). A bare id does not keep it.
+
+use super::charge::Climbs;
+use super::group::Group;
+use super::handle::Memcg;
+use super::hierarchy::Hierarchy;
+use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
+use super::objcg::{self, Objcg, Objcgs};
+use super::stat::{Bytes4, Event};
+use crate::sync::atomic::AtomicU32;
+use crate::sync::{Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
+use crate::units::{MAX_NODES, NodeId};
+use std::fmt;
+
+/// What a tree is made with.
+#[derive(Clone, Debug)]
+pub struct TreeConfig {
+    /// NUMA nodes that bytes are counted on: 1 to 64.
+    pub nodes: usize,
+    /// How many objcgs there can be: 1 (the root's) to 2^24 - 1.
+    pub objcg_ids: u32,
+    /// Stripes of the count of climbs under way; rounded up to a power of two. One cache line each.
+    pub stripes: usize,
+    /// How often a refused charge waits, in all, for climbs that may be rolled back (the first waits are a few spins, later
+    /// ones yield). At 0 a charge can be refused for another one's transient reservation.
+    pub patience: u32,
+    /// The bug that a model plants.
+    pub planted: Planted,
+}
+
+impl Default for TreeConfig {
+    fn default() -> Self {
+        TreeConfig { nodes: 1, objcg_ids: ObjcgId::MAX, stripes: 16, patience: 64, planted: Planted::NONE }
+    }
+}
+
+/// A tree of memcgs. Clones are the same tree.
+#[derive(Clone)]
+pub struct Tree {
+    shared: Arc<Shared>,
+}
+
+/// What all handles on a tree share.
+pub(super) struct Shared {
+    /// As given, checked.
+    pub(super) config: TreeConfig,
+    /// By [`GroupIndex`]. Never shrinks; indexes are recycled.
+    groups: GrowTable<Group>,
+    /// Top of the stack of groups (index + 1) whose last reference is gone, or 0.
+    dead_groups: AtomicU32,
+    /// By [`ObjcgId`].
+    pub(super) objcgs: Objcgs,
+    /// Charges under way.
+    pub(super) climbs: Climbs,
+    hierarchy: Mutex<Hierarchy>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    #[inline]
+    pub(super) fn group(&self, index: GroupIndex) -> &Group {
+        self.groups.get(index.index()).expect("a group's memory is made before its index is given out")
+    }
+
+    pub(super) fn prepare_group(&self, index: GroupIndex) -> &Group {
+        self.groups.get_or_make(index.index())
+    }
+
+    /// Lock the hierarchy.
+    #[track_caller]
+    pub(super) fn lock(&self) -> MutexGuard<'_, Hierarchy> {
+        self.hierarchy.lock()
+    }
+
+    /// Drop one reference to a group; the last one's dropper puts it on the dead stack. No lock, no allocator.
+    pub(super) fn release_group(&self, index: GroupIndex) {
+        let group = self.group(index);
+        if group.release() {
+            objcg::push(&self.dead_groups, index.0 + 1, &group.next_dead);
+        }
+    }
+
+    /// The groups whose last reference is gone since the last sweep. Under the tree lock.
+    pub(super) fn take_dead_groups(&self) -> impl Iterator<Item = GroupIndex> {
+        objcg::take(&self.dead_groups, |item| &self.group(GroupIndex(item - 1)).next_dead)
+            .map(|item| GroupIndex(item - 1))
+    }
+}
+
+// === impl Tree ===
+
+impl Tree {
+    /// A tree with only its root, which has no limit and allows writeback.
+    ///
+    /// # Panics
+    /// When the configuration asks for no node or more than 64, for no stripe, or for more objcgs than ids have bits.
+    pub fn new(config: TreeConfig) -> Self {
+        assert!((1..=MAX_NODES).contains(&config.nodes), "a tree needs 1 to {MAX_NODES} nodes, not {}", config.nodes);
+        assert!((1..=ObjcgId::MAX).contains(&config.objcg_ids), "{} objcg ids do not fit 24 bits", config.objcg_ids);
+        assert!(config.stripes > 0, "a tree needs at least one stripe to count climbs in");
+        let shared = Shared {
+            groups: GrowTable::new(),
+            dead_groups: AtomicU32::new(0),
+            objcgs: Objcgs::new(config.nodes),
+            climbs: Climbs::new(config.stripes),
+            hierarchy: Mutex::new(Rank::Tree, Hierarchy::new()),
+            config,
+        };
+        shared.plant();
+        Tree { shared: Arc::new(shared) }
+    }
+
+    #[inline]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Whether both are the same tree.
+    pub(super) fn is(&self, other: &Tree) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// NUMA nodes that bytes are counted on.
+    pub fn nodes(&self) -> usize {
+        self.shared.config.nodes
+    }
+
+    /// The root.
+    pub fn root(&self) -> Memcg {
+        self.shared.group(GroupRef::ROOT.index()).hold_more();
+        Memcg::adopt(self.clone(), GroupRef::ROOT)
+    }
+
+    /// The memcg with this id, if it is online.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn find(&self, id: MemcgId) -> Option<Memcg> {
+        let hierarchy = self.shared.lock();
+        hierarchy.find(id).map(|index| self.handle(&hierarchy, index))
+    }
+
+    /// The memcg at a path such as `a/b` or `/a/b`, if it is online. `/` and the empty path are the root.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn by_path(&self, path: &str) -> Option<Memcg> {
+        let hierarchy = self.shared.lock();
+        hierarchy.by_path(path).map(|index| self.handle(&hierarchy, index))
+    }
+
+    /// A handle on a group, if it is online or a handle keeps it. Lock-free.
+    pub fn get(&self, group: GroupRef) -> Option<Memcg> {
+        self.shared.group(group.index()).hold(group.generation()).then(|| Memcg::adopt(self.clone(), group))
+    }
+}
+
+/// What entries do with the bare id of a reference they hold. All of it is lock-free and neither allocates nor frees, and all
+/// of it panics when the id is none or was never given out.
+impl Tree {
+    /// The group that the objcg points to now. It may be another one at once: [`is_current`](Self::is_current) tells.
+    #[inline]
+    pub fn group_of(&self, id: ObjcgId) -> GroupRef {
+        self.shared.objcgs.group(id)
+    }
+
+    /// Whether the objcg still points to `group`.
+    #[inline]
+    pub fn is_current(&self, id: ObjcgId, group: GroupRef) -> bool {
+        self.shared.objcgs.group(id) == group
+    }
+
+    /// Add an object's bytes on `node`.
+    #[inline]
+    pub fn account(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
+        self.shared.objcgs.account(id, node, bytes);
+    }
+
+    /// Take an object's bytes on `node` away again.
+    ///
+    /// # Panics
+    /// When fewer are accounted there.
+    #[inline]
+    pub fn unaccount(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
+        self.shared.objcgs.unaccount(id, node, bytes);
+    }
+
+    /// Move an object's bytes from one node to another; nothing is charged.
+    ///
+    /// # Panics
+    /// When fewer are accounted on `from`.
+    #[inline]
+    pub fn transfer(&self, id: ObjcgId, from: NodeId, to: NodeId, bytes: Bytes4) {
+        if from != to {
+            self.shared.objcgs.account(id, to, bytes);
+            self.shared.objcgs.unaccount(id, from, bytes);
+        }
+    }
+
+    /// Count `n` occurrences of an event.
+    #[inline]
+    pub fn count(&self, id: ObjcgId, event: Event, n: u64) {
+        self.shared.objcgs.count(id, event, n);
+    }
+
+    /// Whether the owner and all its ancestors allow writeback now.
+    #[inline]
+    pub fn writeback(&self, id: ObjcgId) -> bool {
+        loop {
+            let group = self.shared.objcgs.group(id);
+            let allowed = self.shared.group(group.index()).writeback();
+            // Had the index been recycled, the flag read would have brought the moved pointer with it.
+            if self.is_current(id, group) {
+                return allowed;
+            }
+        }
+    }
+
+    /// Drop a reference. The last one of a removed memcg's objcg only leaves a note for the next `mkdir` or removal.
+    #[inline]
+    pub fn put(&self, id: ObjcgId) {
+        self.shared.objcgs.put(id);
+    }
+
+    /// Another reference beside the one that the caller knows to be held.
+    #[inline]
+    pub fn borrow(&self, id: ObjcgId) -> Objcg {
+        self.shared.objcgs.get(id);
+        Objcg::adopt(self.clone(), id)
+    }
+
+    /// The reference that [`Objcg::into_id`] left in an id, as a value again.
+    #[inline]
+    pub fn adopt(&self, id: ObjcgId) -> Objcg {
+        debug_assert!(self.shared.objcgs.references(id) > 0, "an id without a reference was adopted");
+        Objcg::adopt(self.clone(), id)
+    }
+}
+
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
