@@ -18,7 +18,6 @@ use super::handle::Memcg;
 use super::size::parse_size;
 use super::stat::{Bytes4, Event};
 use crate::units::PAGE_SIZE;
-use std::fmt::Write;
 
 /// One file of a memcg.
 struct File {
@@ -77,21 +76,17 @@ fn read_stat(memcg: &Memcg) -> Result<String, Error> {
 
 fn read_numa_stat(memcg: &Memcg) -> Result<String, Error> {
     let nodes = memcg.numa_stat()?;
-    let lines: [(&str, fn(&Bytes4) -> u64); 4] = [
-        ("zswap", |bytes| bytes.compressed),
-        ("zswapped", |bytes| bytes.original),
-        ("zswap_incomp", |bytes| bytes.incompressible),
-        ("zswap_payload", |bytes| bytes.payload),
-    ];
-    let mut text = String::new();
-    for (name, value) in lines {
-        text += name;
-        for (node, bytes) in nodes.iter().enumerate() {
-            write!(text, " N{node}={}", value(bytes)).expect("strings take everything");
-        }
-        text.push('\n');
-    }
-    Ok(text)
+    let line = |name: &str, value: fn(&Bytes4) -> u64| {
+        let values = nodes.iter().enumerate().map(|(node, bytes)| format!(" N{node}={}", value(bytes)));
+        format!("{name}{}\n", values.collect::<String>())
+    };
+    Ok([
+        line("zswap", |bytes| bytes.compressed),
+        line("zswapped", |bytes| bytes.original),
+        line("zswap_incomp", |bytes| bytes.incompressible),
+        line("zswap_payload", |bytes| bytes.payload),
+    ]
+    .concat())
 }
 
 fn read_current(memcg: &Memcg) -> Result<String, Error> {

@@ -104,7 +104,7 @@ impl Group {
     /// Begin a life under the tree lock: online, with one reference for that and one for the caller's handle.
     pub(super) fn birth(&self, me: GroupRef, parent: GroupRef, id: MemcgId, objcg: u32, writeback: bool) {
         debug_assert_eq!(generation(self.usage.load(Ordering::Relaxed)), me.generation());
-        // The objcg's word or the handle publishes these to others, with release.
+        // The objcg's pointer, stored after these, publishes them to others.
         self.limit.store(NO_LIMIT, Ordering::Release);
         self.parent.store(parent.raw(), Ordering::Release);
         self.id.store(id.0, Ordering::Relaxed);

@@ -108,7 +108,7 @@ impl Memcg {
 
     /// [`offline`](Self::offline), with the caller choosing the moment when the objcgs change sides: `switch_with` runs under
     /// the tree lock, takes the locks of what belongs to the memcg (child before parent), hands that to the parent, and
-    /// switches meanwhile. New references to the memcg's objcg are refused from before it runs.
+    /// switches meanwhile. It must not call anything that takes the tree lock. New references to the memcg's objcg are refused from before it runs.
     ///
     /// # Errors
     /// As `offline`; `switch_with` did not run then.

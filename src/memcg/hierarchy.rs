@@ -291,8 +291,9 @@ impl Shared {
         }
         self.objcgs.prepare(objcg);
         let group = self.prepare_group(index);
-        self.objcgs.birth(objcg, me);
+        // The group first: who reads the objcg's pointer finds the group's words in it.
         group.birth(me, parent_ref, id, objcg.raw(), writeback);
+        self.objcgs.birth(objcg, me);
         Ok(index)
     }
 

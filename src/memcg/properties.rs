@@ -149,11 +149,12 @@ impl Model {
                 let parent = self.nth(parent);
                 let path = format!("{}/{name}", parent.trim_end_matches('/'));
                 let made = tree.by_path(&parent).unwrap().mkdir(&name.to_string());
-                if self.memcgs.contains_key(&path) {
-                    assert_eq!(made, Err(Error::Exists { path }));
-                } else {
-                    assert_eq!(made.unwrap().path(), path);
-                    self.memcgs.insert(path, (NO_LIMIT, true));
+                match self.memcgs.get(&path) {
+                    Some(_) => assert_eq!(made, Err(Error::Exists { path })),
+                    None => {
+                        assert_eq!(made.unwrap().path(), path);
+                        self.memcgs.insert(path, (NO_LIMIT, true));
+                    }
                 }
             }
             Op::Offline { memcg } => {

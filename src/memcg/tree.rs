@@ -161,7 +161,8 @@ impl Tree {
 
     /// A handle on a group, if it is online or a handle keeps it. Lock-free.
     pub fn get(&self, group: GroupRef) -> Option<Memcg> {
-        self.shared.group(group.index()).hold(group.generation()).then(|| Memcg::adopt(self.clone(), group))
+        let words = self.shared.groups.get(group.index().index())?;
+        words.hold(group.generation()).then(|| Memcg::adopt(self.clone(), group))
     }
 }
 
