@@ -76,7 +76,8 @@ fn charge_vs_reparent(planted: Planted) -> (u16, u16) {
     };
     old.offline().unwrap();
     drop(old);
-    let new = tenant.mkdir("new").unwrap();
+    // Elsewhere in the tree, so that a walker who takes the new one's parent for the old one's is found out.
+    let new = tree.root().mkdir("new").unwrap();
     assert_eq!(new.index(), index, "the index is free as soon as no handle is left");
     // Charging the new one here as well would take twenty times the executions and find nothing else: that exchanges do not
     // lose each other's bytes is the next model's business.
