@@ -8,9 +8,9 @@
 //! | `memory.zswap.max` | the limit in bytes, or `max` | a size, or `max` |
 //! | `memory.zswap.writeback` | what is set here: `0` or `1` | `0` or `1` |
 //!
-//! Lines of `memory.stat`: `zswap` and `zswapped` in bytes, `zswap_incomp` in pages, `zswpin`, `zswpout` and `zswpwb` in
-//! pages as the kernel has them; ours are `zswap_payload` (bytes the codec made) and `zswap_refused` (charges refused at a
-//! limit here or further up). The kernel rounds a limit down to whole pages; ours is exact.
+//! Lines of `memory.stat`: `zswap` and `zswapped` in bytes, `zswap_incomp` in pages, `zswpin`, `zswpout` and `zswpwb`
+//! in pages as the kernel has them; ours are `zswap_payload` (bytes the codec made) and `zswap_refused` (charges
+//! refused at a limit here or further up). The kernel rounds a limit down to whole pages; ours is exact.
 
 use super::error::Error;
 use super::group::NO_LIMIT;
@@ -155,8 +155,8 @@ impl Memcg {
     /// Write to a file: one word, with white space around it as `echo` leaves it.
     ///
     /// # Errors
-    /// [`Error::NoSuchFile`], [`Error::ReadOnly`], [`Error::Offline`]; [`Error::NoValue`] and [`Error::BadWord`] with the
-    /// offending word and what the file takes.
+    /// [`Error::NoSuchFile`], [`Error::ReadOnly`], [`Error::Offline`]; [`Error::NoValue`] and [`Error::BadWord`] with
+    /// the offending word and what the file takes.
     ///
     /// # Locks
     /// The tree lock.

@@ -459,9 +459,9 @@ fn threads_leave_exact_sums() {
 
 #[test]
 fn transient_reservations_refuse_nobody() {
-    // The root has room for 5 more, the middle for 8. Whoever asks for 8 passes the middle and fails at the root; whoever
-    // asks for 2 fits both, but not beside the other one's reservation. Patience without end here, for a preempted climber
-    // may sleep for long.
+    // The root has room for 5 more, the middle for 8. Whoever asks for 8 passes the middle and fails at the root;
+    // whoever asks for 2 fits both, but not beside the other one's reservation. Patience without end here, for a
+    // preempted climber may sleep for long.
     let tree = Tree::new(TreeConfig { patience: u32::MAX, planted: Planted::NONE, ..TreeConfig::default() });
     tree.root().set_zswap_max(5).unwrap();
     let middle = tree.root().mkdir("middle").unwrap();

@@ -1,7 +1,7 @@
 //! What is counted: bytes by kind and node, events, and their sums over a subtree.
 //!
-//! Bytes live in objcgs and events too; a removed memcg's objcg counts on under the parent, and when its last object is gone
-//! its events are added to the group's past. So a sum over a subtree is always
+//! Bytes live in objcgs and events too; a removed memcg's objcg counts on under the parent, and when its last object
+//! is gone its events are added to the group's past. So a sum over a subtree is always
 //!
 //! ```text
 //! sum(subtree) = sum over its online groups of ( past events + sum over the group's objcgs of (bytes, events) )
@@ -54,8 +54,8 @@ pub enum Event {
     ZswpWb,
     /// Payload bytes that went from zswap to a device: counted in bytes, where the others are counted in pages.
     ZswpWbBytes,
-    /// A charge was refused at a limit, the memcg's own or an ancestor's. [`Objcg::try_charge`](super::Objcg::try_charge)
-    /// counts these.
+    /// A charge was refused at a limit, the memcg's own or an ancestor's.
+    /// [`Objcg::try_charge`](super::Objcg::try_charge) counts these.
     Refused,
 }
 

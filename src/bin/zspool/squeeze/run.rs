@@ -215,8 +215,11 @@ impl<'t, T: Target> Run<'t, T> {
                     same_filled_pages.fetch_add(same_filled(page).is_some().into(), Relaxed);
                 }
                 Err(refusal) => {
-                    refused.fetch_add(1, Relaxed);
-                    lane.refusal.lock().get_or_insert_with(|| refusal.to_string());
+                    if refused.fetch_add(1, Relaxed) == 0 {
+                        // Worded before the lock is taken: naming a memcg takes locks of its own.
+                        let refusal = refusal.to_string();
+                        *lane.refusal.lock() = Some(refusal);
+                    }
                 }
             }
         }
