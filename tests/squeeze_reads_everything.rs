@@ -3,6 +3,9 @@
 
 use serde_json::Value;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::NamedTempFile;
 
@@ -111,6 +114,38 @@ fn a_live_process_which_goes_on() {
     child.wait().unwrap();
     assert!(sum(&report, "pages") >= 2048);
     assert_eq!(report["sources"][0]["kind"], "process");
+}
+
+#[test]
+fn all_a_user_without_rights_may_read() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        println!("skipped: needs root, to become a user who has one process");
+        return;
+    }
+    // A copy that others may execute, and a user whose only other process is the one that is to be found.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("zspool");
+    std::fs::copy(ZSPOOL, &program).unwrap();
+    for path in [folder.path(), &program] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let user = |program: &Path| {
+        let mut command = Command::new(program);
+        command.uid(61_748).gid(61_748).current_dir("/");
+        command
+    };
+    let mut child = user(Path::new("sleep")).arg("1000").spawn().unwrap();
+    // Until it is asleep it may still be a copy of this test, which is somebody else's.
+    while !std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains("(sleep) S ") {
+        std::thread::yield_now();
+    }
+    let output = user(&program).args(["squeeze", "--json", "-"]).output().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["sources"].as_array().unwrap().len(), 1);
+    assert_eq!(report["sources"][0]["name"], format!("sleep-{}", child.id()));
 }
 
 #[test]

@@ -10,6 +10,12 @@ use tempfile::NamedTempFile;
 
 const ZSPOOL: &str = env!("CARGO_BIN_EXE_zspool");
 
+/// The user id that has no rights, by convention.
+const NOBODY: u32 = 65534;
+
+/// A user id that no process has.
+const LONELY: u32 = 61_747;
+
 fn squeeze(arguments: &[&str]) -> Output {
     Command::new(ZSPOOL).arg("squeeze").args(arguments).output().unwrap()
 }
@@ -111,31 +117,51 @@ fn a_process_that_has_ended_and_waits_for_its_parent() {
     child.wait().unwrap();
 }
 
-#[test]
-fn a_process_that_may_not_be_read_comes_with_advice() {
-    let advice = ["may not read the memory of", "sudo", "-- COMMAND"];
-    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        assert_said(&["--pid", "1"], &advice);
-        return;
-    }
-    // As root everything may be read: become somebody else, with a copy of the program that they may execute.
+/// The program, to be run as a user without rights: as root everything may be read, so then as nobody, with a copy that
+/// nobody may execute. None where that is not possible.
+fn unprivileged() -> Option<(Command, tempfile::TempDir)> {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("zspool");
     std::fs::copy(ZSPOOL, &program).unwrap();
     for path in [folder.path(), &program] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let as_nobody = |arguments: &[&str]| {
+    let command = || {
         let mut command = Command::new(&program);
-        command.arg("squeeze").args(arguments).uid(65534).gid(65534).current_dir("/").output()
-    };
-    let ourselves = std::process::id().to_string();
-    match as_nobody(&["--pid", &ourselves]) {
-        Ok(output) => {
-            let said = refused(output);
-            assert!(advice.iter().all(|part| said.contains(part)), "{said}");
+        command.current_dir("/");
+        if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+            command.uid(NOBODY).gid(NOBODY);
         }
-        Err(error) => println!("skipped: a copy of the program cannot be run as another user: {error}"),
+        command
+    };
+    match command().arg("--version").output() {
+        Ok(_) => Some((command(), folder)),
+        Err(error) => {
+            println!("skipped: a copy of the program cannot be run as another user: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_process_that_may_not_be_read_comes_with_advice() {
+    let Some((mut command, _folder)) = unprivileged() else { return };
+    let said = refused(command.args(["squeeze", "--pid", "1"]).output().unwrap());
+    for part in ["may not read the memory of process 1 (", "sudo", "-- COMMAND"] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn a_user_without_any_process_that_may_be_read_gets_advice() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        println!("skipped: needs root, to become a user who has no processes");
+        return;
+    }
+    let Some((mut command, _folder)) = unprivileged() else { return };
+    let said = refused(command.uid(LONELY).gid(LONELY).arg("squeeze").output().unwrap());
+    for part in ["may not read the memory of any of the", "sudo", "-- COMMAND"] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
     }
 }
 

@@ -33,7 +33,7 @@ SIZE is a number of bytes, or one with K, M, G or T behind it (steps of 1024).
 
 Examples:
   zspool squeeze                                  memory of the running processes
-  zspool squeeze -- python3 -c 'x = list(range(10**6)); input()'
+  zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool squeeze --image a.pages --image b.pages --memcg-limit a=8M \\
                  --pool-limit 32M --swapfile /var/tmp/zspool.swap --swap-size 1G
 

@@ -8,6 +8,9 @@
 //! | [`target`] | the store it goes into |
 //! | [`report`], [`table`], [`progress`] | what is told about it |
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("the program reads /proc and needs Linux; the library (without the feature `cli`) does not");
+
 mod args;
 mod progress;
 mod report;

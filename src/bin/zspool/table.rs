@@ -165,7 +165,8 @@ fn verdict(report: &Report, stored: u64, f: &mut impl Write) -> fmt::Result {
     if mismatched > 0 {
         writeln!(f, "{mismatched} of {stored} stored pages did not come back as they were.")
     } else {
-        writeln!(f, "All {stored} stored pages came back identical, in {:.1} s.", report.seconds)
+        let took = human_ns((report.seconds * 1e9) as u64);
+        writeln!(f, "All {stored} stored pages came back identical; all that took {took}.")
     }
 }
 

@@ -270,6 +270,21 @@ mod tests {
     }
 
     #[test]
+    fn the_pages_listed_are_the_anonymous_ones_the_kernel_counts() {
+        let child = sleeper();
+        // Reading a program that has just begun: it must be asleep before it is counted.
+        while !fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") S ") {
+            std::thread::yield_now();
+        }
+        let listed = Process::open(child.id()).unwrap().pages_at_most() * PAGE;
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", child.id())).unwrap();
+        end(child);
+        let counted = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+        let counted = counted.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10;
+        assert_eq!(listed, counted);
+    }
+
+    #[test]
     fn we_do_not_read_ourselves() {
         let error = Process::open(std::process::id()).unwrap_err();
         assert!(matches!(error, SourceError::Ourselves { .. }), "{error}");

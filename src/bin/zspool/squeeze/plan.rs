@@ -73,7 +73,7 @@ fn open_sources(args: &Squeeze) -> Result<Vec<Box<dyn Source>>, SourceError> {
     if args.names_no_source() {
         let found = survey(args.max_pages.unwrap_or(DEFAULT_MAX_PAGES))?;
         if found.denied > 0 {
-            eprintln!("{} larger processes are left out because this user may not read them.", found.denied);
+            eprintln!("Not squeezed, because this user may not read them: {} of the larger processes.", found.denied);
         }
         sources.extend(found.processes.into_iter().map(|process| Box::new(process) as Box<dyn Source>));
     }
