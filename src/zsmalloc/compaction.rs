@@ -224,7 +224,7 @@ impl<C: Cells> Pool<C> {
         let owner = entry.owner().expect("a movable object is live, and stays so under the class lock");
         let Some(Object { len, .. }) = self.cells.object(owner).filter(|object| object.location == from.location) else {
             // Taken out of its cell: it will be freed as soon as we are gone.
-            target.store(Entry::FREE.raw(), Ordering::Relaxed);
+            target.store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
             self.heap.vacate(class, to, 0);
             return None;
         };

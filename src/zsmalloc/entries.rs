@@ -197,9 +197,8 @@ impl Entries {
             0 => (self.cut_next(page), 0),
             first => {
                 let word = self.words.get(page as usize * PAGE_WORDS + first as usize - 1);
-                // Relaxed: the new user publishes the array under the class lock; E1 holds for others before and after.
-                let next = Entry::from_raw(word.load(Ordering::Relaxed)).linked();
-                word.store(0, Ordering::Relaxed);
+                let next = Entry::from_raw(word.load(Ordering::Relaxed)).linked(); // ordered by the lock
+                word.store(0, Ordering::Release); // as every store of an entry: see `zspage`
                 (first - 1, next)
             }
         };
@@ -223,7 +222,7 @@ impl Entries {
         let len = STEPS[cut as usize & 0xff] as usize;
         let first = (cut >> 8) as usize * len;
         for word in first..first + len {
-            self.words.get(page as usize * PAGE_WORDS + word).store(0, Ordering::Relaxed); // E1: free before and after
+            self.words.get(page as usize * PAGE_WORDS + word).store(0, Ordering::Release); // E1: free before and after
         }
         first as u32
     }
@@ -240,7 +239,7 @@ impl Entries {
         let arrays = (PAGE_WORDS / STEPS[step] as usize) as u32;
         let free = self.field(page, FREE);
         let (count, first) = (free & 0xffff, free >> 16);
-        self.words.get(array.0 as usize).store(Entry::link(first).raw(), Ordering::Relaxed); // E1
+        self.words.get(array.0 as usize).store(Entry::link(first).raw(), Ordering::Release); // E1
         self.set(page, FREE, (word + 1) << 16 | (count + 1));
         if count == 0 {
             self.push(&mut lists.partial[step], page);

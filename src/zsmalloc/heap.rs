@@ -11,8 +11,8 @@
 //!
 //! Which slot is taken, cheapest first:
 //! 1. one in touched frames only, of the fullest zspage that has one, in its fullest frame: costs nothing;
-//! 2. of an open zspage the one that needs the fewest frames backed, a straddling one before others, for it uses what its
-//!    first frame has left;
+//! 2. of an open zspage the one that needs the fewest frames: warm ones on its node cost nothing, warm ones elsewhere most; a
+//!    straddling one before others, for it uses what its first frame has left;
 //! 3. of a new run, the same.
 
 use super::entries::Entries;
@@ -220,10 +220,16 @@ impl Heap {
             .map(|f| shape.first(f + 1) - 1)
     }
 
-    /// The free slot that needs the fewest frames backed, of a zspage without reusable ones.
+    /// The free slot that costs the least in frames, of a zspage without reusable ones.
     fn cheapest_slot(&self, z: ZspageIndex, shape: &SizeClass) -> Option<usize> {
         let zspage = self.zspage(z);
-        let cost = |f: usize| u32::from(zspage.touching(f) == 0 && !self.arena.is_backed(self.frame(z, f)));
+        let cost = |f: usize| match self.frame(z, f) {
+            _ if zspage.touching(f) > 0 => 0,
+            frame if !self.arena.is_backed(frame) => 1,
+            frame if self.arena.node_of(frame) == zspage.node() => 0,
+            // It would stay where it is.
+            _ => 2,
+        };
         // Of equal costs: one that fills the rest of a touched frame, one that lies in a single frame, any.
         let straddlers = (0..shape.chain()).filter(|&f| zspage.free_straddler(shape, f)).map(|f| {
             let fills = zspage.touching(f) > 0 || zspage.touching(f + 1) > 0;
@@ -249,7 +255,7 @@ impl Heap {
         };
         let word = self.entries.word(array, spot.ordinal);
         debug_assert_eq!(self.entries.entry(array, spot.ordinal), Entry::FREE);
-        word.store(Entry::RESERVED.raw(), Ordering::Relaxed); // a reader can do nothing with either
+        word.store(Entry::RESERVED.raw(), Ordering::Release); // as every store of an entry: see `zspage`
         let touched = zspage.count_in(spot.frame, spot.straddles);
         class.inuse += 1;
         class.payload += len as u64;

@@ -93,7 +93,7 @@ impl Default for PoolConfig {
 
 /// An allocator of compressed objects; see the [layer](super) and, for handles of its own, [`Store`](super::Store).
 #[derive(Debug)]
-pub struct Pool<C> {
+pub struct Pool<C: Cells> {
     pub(super) heap: Heap,
     pub(super) cells: C,
     pub(super) accounting: Option<Tree>,
@@ -101,7 +101,7 @@ pub struct Pool<C> {
     pub(super) planted: Planted,
 }
 
-impl<C> Pool<C> {
+impl<C: Cells> Pool<C> {
     /// An empty pool in an arena of its own.
     ///
     /// # Errors
@@ -128,6 +128,11 @@ impl<C> Pool<C> {
     /// The sizes of slots.
     pub fn geometry(&self) -> &Geometry {
         &self.heap.geometry
+    }
+
+    /// The tree that is charged.
+    pub fn accounting(&self) -> Option<&Tree> {
+        self.accounting.as_ref()
     }
 
     /// The home node of the object at this location: the node it was allocated for, whose class list it is in. Moving keeps
@@ -193,10 +198,25 @@ impl<C> Pool<C> {
         let mut class = self.heap.lock_of(spot);
         let (objcg, owes) = (old.objcg(), old.owes());
         let owed = owes.and_then(|len| Owed::new(&self.heap, spot, len, self.original, objcg));
-        word.store(Entry::FREE.raw(), Ordering::Relaxed); // nobody but the lock's holders looks at a doomed word any more
+        word.store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
         self.heap.vacate(&mut class, spot, owes.unwrap_or(0));
         drop(class);
         self.pay(owed);
+    }
+}
+
+/// Objects go with their pool; what was charged for them is given back. The arena is not looked at: it goes too.
+impl<C: Cells> Drop for Pool<C> {
+    fn drop(&mut self) {
+        if self.accounting.is_none() {
+            return;
+        }
+        self.for_each_slot(|spot, entry, _| {
+            // An object that its cell does not name any more was leaked by its client; its payload is not known.
+            if entry.state() == State::Live && let Some(len) = self.len_of(spot, entry) {
+                self.pay(Owed::new(&self.heap, spot, len, self.original, entry.objcg()));
+            }
+        });
     }
 }
 
@@ -241,7 +261,7 @@ impl<C: Cells> Pool<C> {
     /// Undo the taking of a reserved slot. Returns whether a frame became warm.
     pub(super) fn give_back(&self, spot: &Spot, len: usize) -> bool {
         let mut class = self.heap.lock_of(spot);
-        self.heap.word(spot).store(Entry::FREE.raw(), Ordering::Relaxed); // no reader can do anything with either
+        self.heap.word(spot).store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
         self.heap.vacate(&mut class, spot, len)
     }
 
@@ -256,18 +276,20 @@ impl<C: Cells> Pool<C> {
     pub fn read(&self, owner: Owner, location: Location, len: usize) -> Option<ReadGuard<'_, C>> {
         let (spot, word) = self.heap.find(location)?;
         let mut backoff = Backoff::new();
-        let mut entry = Entry::from_raw(word.load(Ordering::Relaxed)); // the compare-exchange looks again
+        // Acquire, also where the object is found gone: what its cell says by now is then seen, and the caller who looks again
+        // does not look in vain.
+        let mut entry = Entry::from_raw(word.load(Ordering::Acquire));
         loop {
             if !entry.is_live_of(owner) {
                 return None;
             }
             let Some(pinned) = entry.pinned() else {
                 backoff.wait();
-                entry = Entry::from_raw(word.load(Ordering::Relaxed));
+                entry = Entry::from_raw(word.load(Ordering::Acquire));
                 continue;
             };
             // Acquire pairs with publishing: the bytes, and the descriptors for `same`.
-            match word.compare_exchange(entry.raw(), pinned.raw(), Ordering::Acquire, Ordering::Relaxed) {
+            match word.compare_exchange(entry.raw(), pinned.raw(), Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(now) => entry = Entry::from_raw(now),
             }

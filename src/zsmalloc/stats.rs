@@ -2,7 +2,7 @@
 
 use super::fullness::Group;
 use super::geometry::ClassIndex;
-use super::pool::Pool;
+use super::pool::{Cells, Pool};
 use crate::units::FRAME_SIZE;
 use std::fmt;
 
@@ -58,7 +58,7 @@ pub struct ClassStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes(pub Vec<ClassStats>);
 
-impl<C> Pool<C> {
+impl<C: Cells> Pool<C> {
     /// Sums over the pool.
     ///
     /// # Locks

@@ -29,7 +29,7 @@ pub struct LiveObject {
     pub pins: u32,
 }
 
-impl<C> Pool<C> {
+impl<C: Cells> Pool<C> {
     /// Call `f` for every live object. Objects may come, move or go in other classes meanwhile.
     ///
     /// # Locks
@@ -44,7 +44,14 @@ impl<C> Pool<C> {
         });
     }
 
-    fn for_each_slot(&self, mut f: impl FnMut(&Spot, Entry, NodeId)) {
+    /// Payload of the object in a slot: what its cell says if live, what it owes if doomed. `None` when no cell names it.
+    pub(super) fn len_of(&self, spot: &Spot, entry: Entry) -> Option<usize> {
+        let Some(owner) = entry.owner() else { return Some(entry.owes().unwrap_or(0)) };
+        let object = self.cells.object(owner).filter(|object| object.location == spot.location);
+        object.map(|Object { len, .. }| len)
+    }
+
+    pub(super) fn for_each_slot(&self, mut f: impl FnMut(&Spot, Entry, NodeId)) {
         for (index, shape) in self.heap.geometry.classes() {
             for node in self.heap.arena.topology().nodes() {
                 let class = self.heap.lock(index, node);
@@ -183,15 +190,9 @@ impl<C: Cells> Pool<C> {
         }
         self.heap.entries.assert_valid(arrays);
 
-        let len_of = |spot: &Spot, entry: Entry| match entry.owner() {
-            None => entry.owes().unwrap_or(0),
-            Some(owner) => {
-                let object = self.cells.object(owner);
-                let Some(Object { len, .. }) = object.filter(|object| object.location == spot.location) else {
-                    panic!("{owner:?} has an object at {:?} and its cell says {object:?}", spot.location);
-                };
-                len
-            }
+        let len_of = |spot: &Spot, entry: Entry| {
+            let named = || panic!("{entry:?} is at {:?} and its owner's cell names something else", spot.location);
+            self.len_of(spot, entry).unwrap_or_else(named)
         };
         let mut payload: HashMap<(ClassIndex, NodeId), u64> = HashMap::new();
         self.for_each_slot(|spot, entry, node| {

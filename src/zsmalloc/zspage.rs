@@ -8,8 +8,10 @@
 //! ```
 //!
 //! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's class
-//! and node, so that the atomics are Relaxed throughout. Readers look at `class` and `arrays` without the lock, pin what they
-//! find, and look again: see [`read`](super::Pool::read).
+//! and node, so that the atomics are Relaxed, but for two. Readers look at `class` and `arrays` without the lock, pin what they
+//! find, and look again: see [`read`](super::Pool::read). Those two are stored with Release and loaded with Acquire, as are the
+//! entries: a reader who finds an object gone has then synchronized with whoever took it away, so that its cell, which changed
+//! before, tells it something new.
 //!
 //! Invariants, for each frame f of a zspage in use:
 //! - **Z1** `starting[f]` = entries of f's array that are not free; `arrays[f]` is an array exactly if that is not 0.
@@ -21,7 +23,8 @@
 
 use super::entries::Array;
 use super::geometry::{ClassIndex, SizeClass};
-use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32};
 use crate::sync::{ZSPAGE_FRAMES, Zeroed};
 use crate::units::NodeId;
 
@@ -67,12 +70,12 @@ unsafe impl Zeroed for Zspage {}
 impl Zspage {
     #[inline]
     pub(super) fn class(&self) -> ClassIndex {
-        ClassIndex(self.class.load(Relaxed))
+        ClassIndex(self.class.load(Acquire))
     }
 
     #[inline]
     pub(super) fn array(&self, frame: usize) -> Option<Array> {
-        Array::from_raw(self.arrays[frame].load(Relaxed))
+        Array::from_raw(self.arrays[frame].load(Acquire))
     }
 
     pub(super) fn node(&self) -> NodeId {
@@ -148,12 +151,12 @@ impl Zspage {
     }
 
     pub(super) fn set_class(&self, class: ClassIndex, node: NodeId) {
-        self.class.store(class.0, Relaxed);
+        self.class.store(class.0, Release);
         self.node.store(node.0, Relaxed);
     }
 
     pub(super) fn set_array(&self, frame: usize, array: Option<Array>) {
-        self.arrays[frame].store(Array::to_raw(array), Relaxed);
+        self.arrays[frame].store(Array::to_raw(array), Release);
     }
 
     pub(super) fn set_group(&self, group: u8) {
