@@ -32,18 +32,15 @@ fn bytes(compressed: u64, original: u64, payload: u64) -> Bytes4 {
 #[test]
 fn an_object_on_two_nodes_is_split_where_it_lies() {
     let arena = arena(Topology::simulated(2));
-    // Frame 1 of the run that the pool will take first is warm on node 1.
-    let run = arena.alloc_run().unwrap();
-    let second = Frame(arena.first_frame(run).0 + 1);
-    arena.ensure(second, 1, N1).unwrap();
-    arena.release(second);
-    arena.free_run(run);
-
-    let (store, vm) = store(arena);
+    let (store, vm) = store(Arc::clone(&arena));
     let mut split = None;
     let mut handles = Vec::new();
     // 40 slots of 1632 bytes make a zspage; the third starts at 3264 and straddles frames 0 and 1.
-    for _ in 0..40 {
+    for n in 0..40 {
+        if n == 1 {
+            // As a kernel does whose node is full: frames that the zspage will use come to lie elsewhere.
+            [1, 2, 6, 11].into_iter().for_each(|frame| arena.ensure(Frame(frame), 1, N1).unwrap());
+        }
         let before = vm.numa_stat().unwrap();
         handles.push(put(&store, &vm, 1610, N0).unwrap());
         let mut after = vm.numa_stat().unwrap();
@@ -55,7 +52,10 @@ fn an_object_on_two_nodes_is_split_where_it_lies() {
     assert_eq!(split, Some(vec![bytes(832, 2088, 832), bytes(800, 2008, 1610 - 832)]));
     assert_eq!(vm.usage(), 40 * 1632);
     store.assert_valid();
-    // Compaction moves shares with objects: everything goes off node 1 as its frame empties, or counts there.
+    let on = |node: usize| vm.numa_stat().unwrap()[node].compressed;
+    assert_eq!(on(0) + on(1), 40 * 1632);
+    assert_eq!(on(1), 4 * 4096, "four frames of node 1 are full");
+    // Compaction moves shares with objects.
     for (i, handle) in handles.into_iter().enumerate() {
         if i % 3 > 0 {
             store.free(handle).unwrap();
@@ -63,7 +63,7 @@ fn an_object_on_two_nodes_is_split_where_it_lies() {
     }
     let done = store.compact(u64::MAX);
     assert!(done.frames_freed > 0, "{done:?}");
-    assert_eq!(vm.usage(), 14 * 1632);
+    assert_eq!((vm.usage(), on(0) + on(1)), (14 * 1632, 14 * 1632));
     store.assert_valid();
 }
 
@@ -124,7 +124,10 @@ fn what_is_refused_is_not_charged_and_leaves_nothing() {
     let draft = store.malloc_for(Some(vm.objcg().unwrap()), 4000, N0).unwrap();
     assert_eq!(vm.usage(), 8192, "a draft is charged");
     let refused = put(&store, &vm, 1, N0).unwrap_err();
-    assert!(matches!(refused, StoreError::Pool(Error::Limit(ref hit)) if hit.asked() == 32 && hit.memcg() == &vm), "{refused}");
+    assert!(
+        matches!(refused, StoreError::Pool(Error::Limit(ref hit)) if hit.asked() == 32 && hit.memcg() == &vm),
+        "{refused}"
+    );
     drop(draft);
     assert_eq!(vm.usage(), 4096, "and gives the charge back");
     put(&store, &vm, 1, N0).unwrap();

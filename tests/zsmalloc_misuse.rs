@@ -20,7 +20,9 @@ fn a_freed_handle_is_stale_for_ever() {
     for round in 0..50u8 {
         let handle = put(&store, &[round; 100]);
         for &stale in &old {
-            assert!(matches!(store.read(stale), Err(StoreError::Stale { handle, now }) if handle == stale && now == 1 + u32::from(round)));
+            assert!(
+                matches!(store.read(stale), Err(StoreError::Stale { handle, now }) if handle == stale && now == 1 + u32::from(round))
+            );
             assert!(matches!(store.free(stale), Err(StoreError::Stale { .. })));
         }
         assert_eq!(&*store.read(handle).unwrap(), [round; 100]);
@@ -95,7 +97,7 @@ fn closing_with_objects_is_refused_and_says_how_many() {
     let refused = store.close().unwrap_err();
     assert_eq!((refused.live, refused.to_string().contains("holds 2 objects")), (2, true));
     let store = refused.store;
-    handles.map(|handle| store.free(handle).unwrap());
+    handles.into_iter().for_each(|handle| store.free(handle).unwrap());
     store.close().unwrap();
 }
 
@@ -124,7 +126,18 @@ fn the_table_has_the_kernels_columns() {
     put(&store, &[1; 100]);
     let table = store.pool().classes().to_string();
     let head = table.lines().next().unwrap();
-    for column in ["class", "size", "10%", "99%", "100%", "obj_allocated", "obj_used", "pages_used", "pages_per_zspage", "freeable"] {
+    for column in [
+        "class",
+        "size",
+        "10%",
+        "99%",
+        "100%",
+        "obj_allocated",
+        "obj_used",
+        "pages_used",
+        "pages_per_zspage",
+        "freeable",
+    ] {
         assert!(head.contains(column), "{head}");
     }
     let total: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();

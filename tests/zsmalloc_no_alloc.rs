@@ -40,10 +40,16 @@ static ALLOCATOR: Strict = Strict;
 
 #[test]
 fn read_and_free_do_without_the_allocator() {
-    let config = ArenaConfig { address_space: 1 << 26, warm_frames: 4, topology: Topology::simulated(2), ..ArenaConfig::default() };
+    let config = ArenaConfig {
+        address_space: 1 << 26,
+        warm_frames: 4,
+        topology: Topology::simulated(2),
+        ..ArenaConfig::default()
+    };
     let tree = Tree::new(TreeConfig { nodes: 2, ..TreeConfig::default() });
     let vm = tree.root().mkdir("vm").unwrap();
-    let config = (Arc::new(Arena::new(config).unwrap()), PoolConfig { accounting: Some(tree), ..PoolConfig::default() });
+    let config =
+        (Arc::new(Arena::new(config).unwrap()), PoolConfig { accounting: Some(tree), ..PoolConfig::default() });
     let store = Store::open(config.0, config.1, &TagSpace::new()).unwrap();
     let put = |len: usize, node| {
         store.malloc_for(Some(vm.objcg().unwrap()), len, NodeId(node)).unwrap().write(&vec![len as u8; len]).unwrap()

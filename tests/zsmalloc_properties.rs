@@ -12,7 +12,7 @@ use proptest::sample::Index;
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
-use zspool::units::{Frame, NodeId};
+use zspool::units::NodeId;
 use zspool::zsmalloc::{Error, Geometry, Handle, Original, PoolConfig, Store, StoreError, TagSpace};
 
 #[derive(Clone, Debug)]
@@ -68,16 +68,7 @@ impl World {
         let parent = tree.root().mkdir("tenant").unwrap();
         parent.set_zswap_max(150_000).unwrap();
         let who = [Some(parent.mkdir("0").unwrap()), Some(parent.mkdir("1").unwrap()), Some(tree.root()), None];
-        let arena = Arena::new(config).unwrap();
-        // Warm frames of node 1 in the runs that node 0 will use first: zspages of mixed nodes.
-        let runs: Vec<_> = (0..4).map(|_| arena.alloc_run().unwrap()).collect();
-        for (k, run) in runs.into_iter().enumerate() {
-            let frame = Frame(arena.first_frame(run).0 + k as u32);
-            arena.ensure(frame, 1, NodeId(1)).unwrap();
-            arena.release(frame);
-            arena.free_run(run);
-        }
-        let arena = Arc::new(arena);
+        let arena = Arc::new(Arena::new(config).unwrap());
         let config = PoolConfig { geometry, original, accounting: Some(tree.clone()), ..PoolConfig::default() };
         World { store: Store::open(arena, config, &TagSpace::new()).unwrap(), tree, who, born: 2, live: Vec::new() }
     }
@@ -117,7 +108,11 @@ impl World {
                 drop(one);
                 self.store.assert_valid();
                 let _ = self.store.compact(u64::MAX);
-                assert_eq!((&*two, self.store.pool().stats().objects), (&bytes[..], objects), "1: a guard keeps its object");
+                assert_eq!(
+                    (&*two, self.store.pool().stats().objects),
+                    (&bytes[..], objects),
+                    "1: a guard keeps its object"
+                );
                 drop(two);
                 assert_eq!(self.store.pool().stats().objects, objects - 1, "1: the last guard returns the slot");
             }

@@ -36,7 +36,10 @@ fn fill_and_check(geometry: Geometry) {
     assert_eq!(stats.objects, 3 * 4096);
     assert_eq!(stats.payload_bytes, 3 * (1..=4096).sum::<u64>());
     assert!(stats.frame_bytes >= stats.slot_bytes && stats.slot_bytes >= stats.payload_bytes);
-    assert_eq!(store.pool().arena().backed_bytes() / 4096 - store.pool().arena().warm_frames() as u64, stats.frame_bytes / 4096);
+    assert_eq!(
+        store.pool().arena().backed_bytes() / 4096 - store.pool().arena().warm_frames() as u64,
+        stats.frame_bytes / 4096
+    );
 
     // Free two of three, write others in their place, and look again.
     let mut kept = Vec::new();
@@ -96,7 +99,12 @@ fn lengths_that_cannot_be_are_refused() {
 
 #[test]
 fn a_pool_needs_runs_as_long_as_its_zspages() {
-    let config = ArenaConfig { address_space: 1 << 24, run_frames: 8, topology: Topology::simulated(1), ..ArenaConfig::default() };
+    let config = ArenaConfig {
+        address_space: 1 << 24,
+        run_frames: 8,
+        topology: Topology::simulated(1),
+        ..ArenaConfig::default()
+    };
     let refused = Store::open(Arc::new(Arena::new(config).unwrap()), PoolConfig::default(), &TagSpace::new());
     assert!(matches!(refused, Err(StoreError::Pool(Error::ShortRuns { chain: 16, run_frames: 8 }))));
 }

@@ -30,7 +30,8 @@ fn contents_survive_threads_and_compaction() {
     let config = ArenaConfig { address_space: 1 << 28, warm_frames: 16, topology, ..ArenaConfig::default() };
     let tree = Tree::new(TreeConfig { nodes: 2, ..TreeConfig::default() });
     let tenant = tree.root().mkdir("tenant").unwrap();
-    let config = (Arc::new(Arena::new(config).unwrap()), PoolConfig { accounting: Some(tree.clone()), ..PoolConfig::default() });
+    let config =
+        (Arc::new(Arena::new(config).unwrap()), PoolConfig { accounting: Some(tree.clone()), ..PoolConfig::default() });
     let store = Store::open(config.0, config.1, &TagSpace::new()).unwrap();
     let (stop, moved) = (AtomicBool::new(false), AtomicU64::new(0));
     const LENS: [usize; 8] = [20, 100, 700, 1610, 2040, 3000, 3900, 4096];
@@ -57,7 +58,8 @@ fn contents_survive_threads_and_compaction() {
                                 let len = LENS[random.below(LENS.len())];
                                 let objcg = tenant.objcg().unwrap();
                                 let draft = store.malloc_for(Some(objcg), len, NodeId(t as u8 % 2)).unwrap();
-                                let bytes: Vec<u8> = (0..len).map(|i| (n as u8).wrapping_add((i % 253) as u8)).collect();
+                                let bytes: Vec<u8> =
+                                    (0..len).map(|i| (n as u8).wrapping_add((i % 253) as u8)).collect();
                                 live.push((draft.write(&bytes).unwrap(), len));
                             }
                             4..7 if !live.is_empty() => {

@@ -44,10 +44,8 @@ fn word_of(object: Object) -> u64 {
 }
 
 fn object_of(word: u64) -> Option<Object> {
-    let object = || Object {
-        location: Location::from_raw(word & LOCATION_MASK),
-        len: (word >> LEN_SHIFT & LEN_MASK) as usize,
-    };
+    let object =
+        || Object { location: Location::from_raw(word & LOCATION_MASK), len: (word >> LEN_SHIFT & LEN_MASK) as usize };
     (word & IN_USE != 0).then(object)
 }
 
@@ -163,5 +161,46 @@ impl Cells for HandleCells {
             Some(word_of(Object { location: to, ..object }))
         };
         word.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const OBJECT: Object = Object { location: Location::from_raw(LOCATION_MASK), len: 4096 };
+
+    #[test]
+    fn words_keep_location_and_length() {
+        assert_eq!(object_of(word_of(OBJECT)), Some(OBJECT));
+        assert_eq!(object_of(u64::from(u32::MAX)), None, "a link of the free list names nothing");
+    }
+
+    #[test]
+    fn an_index_whose_generations_are_used_up_is_retired() {
+        let cells = HandleCells::reserve(2).unwrap();
+        let index = cells.take().unwrap();
+        cells.age(index, Handle::LAST_GENERATION);
+        cells.name(index, OBJECT);
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION), Some(OBJECT));
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION), None);
+        cells.put(index);
+        cells.assert_valid(0);
+        let other = cells.take().unwrap();
+        assert_ne!(other, index);
+        assert_eq!(cells.take(), None, "the first is never given out again");
+    }
+
+    #[test]
+    fn a_cell_moves_only_from_where_it_is() {
+        let cells = HandleCells::reserve(1).unwrap();
+        let owner = Owner(cells.take().unwrap());
+        cells.name(owner.0, OBJECT);
+        let to = Location::from_raw(7);
+        assert!(!cells.relocate(owner, to, OBJECT.location));
+        assert!(cells.relocate(owner, OBJECT.location, to));
+        assert_eq!(cells.object(owner), Some(Object { location: to, len: 4096 }));
+        assert_eq!(cells.end(owner.0, 1).map(|object| object.location), Some(to));
+        assert!(!cells.relocate(owner, to, OBJECT.location), "an object being freed stays where it is");
     }
 }

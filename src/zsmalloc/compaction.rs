@@ -220,9 +220,10 @@ impl<C: Cells> Pool<C> {
     /// the object is being freed.
     fn move_object(&self, class: &mut Class, from: &Spot, to: &Spot) -> Option<(u64, u64)> {
         let (source, target) = (self.heap.word(from), self.heap.word(to));
-                let entry = Entry::from_raw(source.load(Ordering::Acquire)); // as in `movable`
+        let entry = Entry::from_raw(source.load(Ordering::Acquire)); // as in `movable`
         let owner = entry.owner().expect("a movable object is live, and stays so under the class lock");
-        let Some(Object { len, .. }) = self.cells.object(owner).filter(|object| object.location == from.location) else {
+        let Some(Object { len, .. }) = self.cells.object(owner).filter(|object| object.location == from.location)
+        else {
             // Taken out of its cell: it will be freed as soon as we are gone.
             target.store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
             self.heap.vacate(class, to, 0);

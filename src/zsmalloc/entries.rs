@@ -33,9 +33,8 @@ use std::io;
 const PAGE_WORDS: usize = 512;
 
 /// Lengths of arrays in words. Every slot size from 32 bytes gives 1 to 128 to a frame; few sizes need more than 16.
-const STEPS: [u16; 28] = [
-    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128,
-];
+const STEPS: [u16; 28] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128];
 
 /// Idle pages with old contents that may gather before a trim is due.
 const IDLE_PAGES: u32 = 16;

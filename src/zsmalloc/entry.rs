@@ -161,7 +161,10 @@ mod tests {
         assert_eq!((doomed.state(), doomed.pins(), doomed.owes()), (State::Doomed, 63, Some(4096)));
         assert_eq!(doomed.objcg(), entry.objcg());
         let moved = pinned.doomed_moved();
-        assert_eq!((moved.state(), moved.pins(), moved.owes(), moved.objcg()), (State::Doomed, 63, None, ObjcgId::NONE));
+        assert_eq!(
+            (moved.state(), moved.pins(), moved.owes(), moved.objcg()),
+            (State::Doomed, 63, None, ObjcgId::NONE)
+        );
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub enum Error {
         max_chain: usize,
     },
     /// Runs of the arena are too short for the zspages of the geometry.
-    #[error("a zspage may take {chain} frames and a run of the arena has {run_frames}; make the arena with longer runs")]
+    #[error(
+        "a zspage may take {chain} frames and a run of the arena has {run_frames}; make the arena with longer runs"
+    )]
     ShortRuns {
         /// Longest chain in frames.
         chain: usize,
@@ -38,7 +40,9 @@ pub enum Error {
         tree: usize,
     },
     /// Address space for descriptors and entries could not be reserved.
-    #[error("address space for the pool's metadata could not be reserved ({0}); raise `ulimit -v` or use a smaller arena")]
+    #[error(
+        "address space for the pool's metadata could not be reserved ({0}); raise `ulimit -v` or use a smaller arena"
+    )]
     Metadata(#[source] io::Error),
     /// An object of this length is not possible.
     #[error("an object of {len} bytes is not possible; ask for 1 to 4096 bytes")]
@@ -61,7 +65,9 @@ pub enum Error {
     #[error(transparent)]
     Arena(#[from] arena::Error),
     /// There is no room for the entries of another frame.
-    #[error("the table of entries is full with {bytes} bytes in use; free objects or make the pool with a larger arena")]
+    #[error(
+        "the table of entries is full with {bytes} bytes in use; free objects or make the pool with a larger arena"
+    )]
     Entries {
         /// Bytes in use.
         bytes: u64,

@@ -72,7 +72,11 @@ impl Lists {
     }
 
     /// The zspages of a group.
-    pub(super) fn iter<'a>(&self, table: &'a Table<Zspage>, group: Group) -> impl Iterator<Item = ZspageIndex> + use<'a> {
+    pub(super) fn iter<'a>(
+        &self,
+        table: &'a Table<Zspage>,
+        group: Group,
+    ) -> impl Iterator<Item = ZspageIndex> + use<'a> {
         std::iter::successors(self.head(group), |z| table.get(z.0 as usize).next())
     }
 
@@ -116,7 +120,8 @@ mod tests {
     fn groups_are_the_kernels_over_touched_frames() {
         assert_eq!(Group::of(128, 0, 128), Group::FULL);
         assert_eq!(Group::of(64, 0, 128), Group::OPEN);
-        for (inuse, reusable, group) in [(1, 127, 1), (12, 116, 1), (13, 115, 2), (64, 64, 6), (127, 1, 10), (1, 1, 6)] {
+        for (inuse, reusable, group) in [(1, 127, 1), (12, 116, 1), (13, 115, 2), (64, 64, 6), (127, 1, 10), (1, 1, 6)]
+        {
             assert_eq!(Group::of(inuse, reusable, 2048), Group(group), "{inuse} and {reusable} free");
         }
         assert_eq!(Group::with_room().chain([Group::FULL, Group::OPEN]).count() + 1, Group::COUNT);

@@ -11,8 +11,8 @@
 //!
 //! Which slot is taken, cheapest first:
 //! 1. one in touched frames only, of the fullest zspage that has one, in its fullest frame: costs nothing;
-//! 2. of an open zspage the one that needs the fewest frames: warm ones on its node cost nothing, warm ones elsewhere most; a
-//!    straddling one before others, for it uses what its first frame has left;
+//! 2. of an open zspage the one that needs the fewest frames backed; a straddling one before others, for it uses what its
+//!    first frame has left;
 //! 3. of a new run, the same.
 
 use super::entries::Entries;
@@ -82,7 +82,8 @@ impl Heap {
         let smallest = geometry.class(ClassIndex(0)).size();
         let words = (runs * run_frames) as u64 * FRAME_SIZE.div_ceil(smallest) as u64;
         let nodes = arena.topology().len();
-        let classes = (0..geometry.classes().len() * nodes).map(|_| Mutex::new(Rank::Class, Class::default())).collect();
+        let classes =
+            (0..geometry.classes().len() * nodes).map(|_| Mutex::new(Rank::Class, Class::default())).collect();
         Ok(Heap {
             zspages: Table::reserve(runs).map_err(Error::Metadata)?,
             entries: Entries::reserve(words).map_err(Error::Metadata)?,
@@ -156,7 +157,8 @@ impl Heap {
     /// The entry's word of a slot in use.
     #[inline]
     pub(super) fn word(&self, spot: &Spot) -> &AtomicU64 {
-        let array = self.zspage(spot.zspage).array(spot.frame).expect("Z1: a frame where a slot in use starts has entries");
+        let array =
+            self.zspage(spot.zspage).array(spot.frame).expect("Z1: a frame where a slot in use starts has entries");
         self.entries.word(array, spot.ordinal)
     }
 
@@ -227,7 +229,7 @@ impl Heap {
             _ if zspage.touching(f) > 0 => 0,
             frame if !self.arena.is_backed(frame) => 1,
             frame if self.arena.node_of(frame) == zspage.node() => 0,
-            // It would stay where it is.
+            // It has to be given back first.
             _ => 2,
         };
         // Of equal costs: one that fills the rest of a touched frame, one that lies in a single frame, any.

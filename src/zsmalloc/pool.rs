@@ -213,7 +213,9 @@ impl<C: Cells> Drop for Pool<C> {
         }
         self.for_each_slot(|spot, entry, _| {
             // An object that its cell does not name any more was leaked by its client; its payload is not known.
-            if entry.state() == State::Live && let Some(len) = self.len_of(spot, entry) {
+            if entry.state() == State::Live
+                && let Some(len) = self.len_of(spot, entry)
+            {
                 self.pay(Owed::new(&self.heap, spot, len, self.original, entry.objcg()));
             }
         });

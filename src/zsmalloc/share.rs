@@ -142,12 +142,8 @@ mod tests {
                     a += b;
                     let whole = if original == Original::Payload { len as u64 } else { 4096 };
                     let raw = if len == 4096 { size as u64 } else { 0 };
-                    let sum = Bytes4 {
-                        compressed: size as u64,
-                        original: whole,
-                        payload: len as u64,
-                        incompressible: raw,
-                    };
+                    let sum =
+                        Bytes4 { compressed: size as u64, original: whole, payload: len as u64, incompressible: raw };
                     assert_eq!(a, sum, "{size} {len} {first}");
                 }
             }

@@ -139,7 +139,9 @@ impl fmt::Display for Classes {
         for count in &total[1..Group::COUNT] {
             write!(f, " {count:>6}")?;
         }
-        let [allocated, used, pages, freeable] = total[Group::COUNT..] else { unreachable!("four sums follow the groups") };
+        let [allocated, used, pages, freeable] = total[Group::COUNT..] else {
+            unreachable!("four sums follow the groups")
+        };
         writeln!(f, " {allocated:>13} {used:>10} {pages:>10} {:>16} {freeable:>8}", "")
     }
 }

@@ -92,7 +92,11 @@ impl<C: Cells> Pool<C> {
         let (zspage, shape) = (self.heap.zspage(z), self.heap.geometry.class(index));
         assert_eq!((zspage.class(), zspage.node()), (index, node), "{z:?} is in the list of its class and node");
         assert_eq!(zspage.group(), group.0, "{z:?} knows the list it is in");
-        assert_eq!(group, Group::of(zspage.inuse(), zspage.reusable(), shape.slots()), "{z:?} is in the list it belongs to");
+        assert_eq!(
+            group,
+            Group::of(zspage.inuse(), zspage.reusable(), shape.slots()),
+            "{z:?} is in the list it belongs to"
+        );
         let (mut touching, mut starting, mut straddling) = (vec![0; shape.chain() + 1], vec![0; shape.chain()], 0u32);
         for slot in 0..shape.slots() {
             let spot = self.heap.spot(z, index, slot);
@@ -109,9 +113,17 @@ impl<C: Cells> Pool<C> {
         let (mut frames, mut arrays) = (0, 0);
         for f in 0..shape.chain() {
             assert_eq!(zspage.starting(f), starting[f], "Z1: {z:?} counts the objects that start in frame {f}");
-            assert_eq!(zspage.array(f).is_some(), starting[f] > 0, "Z1: frame {f} of {z:?} has entries if objects start in it");
+            assert_eq!(
+                zspage.array(f).is_some(),
+                starting[f] > 0,
+                "Z1: frame {f} of {z:?} has entries if objects start in it"
+            );
             assert_eq!(zspage.touching(f), touching[f], "Z2: {z:?} counts the objects that touch frame {f}");
-            assert_eq!(zspage.straddling(f), straddling >> f & 1 == 1, "Z3: {z:?} knows whether one straddles from {f}");
+            assert_eq!(
+                zspage.straddling(f),
+                straddling >> f & 1 == 1,
+                "Z3: {z:?} knows whether one straddles from {f}"
+            );
             let frame = self.heap.frame(z, f);
             assert!(touching[f] == 0 || self.heap.arena.is_backed(frame), "{frame:?} has objects, so it is backed");
             frames += u64::from(touching[f] > 0);
@@ -154,7 +166,8 @@ impl<C: Cells> Pool<C> {
         for (&(objcg, node), &bytes) in sums {
             let mut at = tree.get(tree.group_of(objcg));
             while let Some(memcg) = at {
-                expected.entry(memcg.index()).or_insert_with(|| vec![Bytes4::default(); tree.nodes()])[node.index()] += bytes;
+                expected.entry(memcg.index()).or_insert_with(|| vec![Bytes4::default(); tree.nodes()])[node.index()] +=
+                    bytes;
                 at = memcg.parent();
             }
         }

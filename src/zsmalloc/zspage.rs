@@ -132,9 +132,8 @@ impl Zspage {
         if self.touching(frame) == 0 {
             return 0;
         }
-        let straddler = |f: usize| {
-            usize::from(self.free_straddler(class, f) && self.touching(f) > 0 && self.touching(f + 1) > 0)
-        };
+        let straddler =
+            |f: usize| usize::from(self.free_straddler(class, f) && self.touching(f) > 0 && self.touching(f + 1) > 0);
         let from_before = if frame > 0 { straddler(frame - 1) } else { 0 };
         self.free_inner(class, frame) + straddler(frame) + from_before
     }
