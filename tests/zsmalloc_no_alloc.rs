@@ -62,7 +62,7 @@ fn read_and_free_do_without_the_allocator() {
         let guard = store.read(handle).unwrap();
         let len = guard.len();
         assert!(guard.iter().all(|&b| b == len as u8));
-        if len % 5 == 0 {
+        if len.is_multiple_of(5) {
             store.free(handle).unwrap(); // under the guard
         }
     }

@@ -29,7 +29,7 @@ const OWNER_SHIFT: u32 = 32;
 const MOVED: u64 = 1 << 63;
 
 const _: () = assert!(ObjcgId::MAX as u64 == OBJCG >> OBJCG_SHIFT);
-const _: () = assert!(STATE | PINS | OBJCG | (u64::MAX << OWNER_SHIFT) == u64::MAX);
+const _: () = assert!(STATE.count_ones() + PINS.count_ones() + OBJCG.count_ones() == OWNER_SHIFT);
 
 /// The word of a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Entry {
     pub(super) fn live(owner: Owner, objcg: ObjcgId, pins: u32) -> Self {
         debug_assert!(pins <= Self::MAX_PINS);
         let objcg = u64::from(objcg.raw()) << OBJCG_SHIFT;
-        Entry(u64::from(owner.0) << OWNER_SHIFT | objcg | u64::from(pins) * PIN | 2)
+        Entry(u64::from(owner.0) << OWNER_SHIFT | objcg | (u64::from(pins) * PIN) | 2)
     }
 
     /// A link of a free list: looks free to whoever reads it, whatever it links to.
@@ -90,7 +90,7 @@ impl Entry {
 
     /// The owner, if live.
     pub(super) fn owner(self) -> Option<Owner> {
-        (self.state() == State::Live).then(|| Owner((self.0 >> OWNER_SHIFT) as u32))
+        (self.state() == State::Live).then_some(Owner((self.0 >> OWNER_SHIFT) as u32))
     }
 
     /// Whether it is a live object of `owner`.

@@ -218,7 +218,7 @@ impl SizeClass {
     #[inline]
     pub(super) fn slot_at(&self, offset: usize) -> Option<usize> {
         // Exact: offset < 2^16 and size <= 2^12, so the reciprocal's error stays below one part in 2^32.
-        let slot = (offset as u64 * self.reciprocal >> 32) as usize;
+        let slot = ((offset as u64 * self.reciprocal) >> 32) as usize;
         (slot < self.slots && slot * self.size == offset).then_some(slot)
     }
 
