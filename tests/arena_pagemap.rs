@@ -53,12 +53,14 @@ fn assert_agrees(arena: &Arena) {
 
 fn bytes(arena: &Arena, frame: Frame) -> [u8; FRAME_SIZE] {
     let at = Location::from_offset(frame.offset());
+    arena.unpoison(at, FRAME_SIZE);
     // SAFETY: a whole owned frame, one thread; a byte array has no alignment.
     arena.with(at, FRAME_SIZE, |bytes| unsafe { bytes.cast::<[u8; FRAME_SIZE]>().read() })
 }
 
 fn fill(arena: &Arena, frame: Frame, byte: u8) {
     let at = Location::from_offset(frame.offset());
+    arena.unpoison(at, FRAME_SIZE);
     // SAFETY: as above.
     arena.with_mut(at, FRAME_SIZE, |bytes| unsafe { bytes.write_bytes(byte, FRAME_SIZE) });
 }

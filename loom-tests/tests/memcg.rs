@@ -1,7 +1,7 @@
 //! The races of the memcg layer, on the real code with small trees.
 //!
-//! Each model returns its outcome; the set of outcomes is asserted, so that a race that is not explored fails too. Each has a
-//! twin that is wrong on purpose and must fail: `catches` gives the message with which the explorer stops.
+//! Each model returns its outcome; the set of outcomes is asserted, so that a race that is not explored fails too.
+//! Each has a twin that is wrong on purpose and must fail: `catches` gives the message with which the explorer stops.
 //!
 //! | model | race |
 //! |---|---|
@@ -76,17 +76,16 @@ fn charge_vs_reparent(planted: Planted) -> (u16, u16) {
     };
     old.offline().unwrap();
     drop(old);
-    let new = tenant.mkdir("new").unwrap();
+    // Elsewhere in the tree, so that a walker who takes the new one's parent for the old one's is found out.
+    let new = tree.root().mkdir("new").unwrap();
     assert_eq!(new.index(), index, "the index is free as soon as no handle is left");
-    let objcg = new.objcg().unwrap();
-    store(&objcg, &tree, 3);
+    // Charging the new one here as well would take twenty times the executions and find nothing else: that exchanges
+    // do not lose each other's bytes is the next model's business.
     charger.join().unwrap();
 
-    assert_eq!(new.usage(), 3, "the new memcg");
-    assert_eq!(tenant.usage(), 3, "the parent");
-    assert_eq!(tree.root().usage(), 3, "the root");
-    tree.assert_quiet();
-    free(objcg, &tree, 3);
+    assert_eq!(new.usage(), 0, "the new memcg");
+    assert_eq!(tenant.usage(), 0, "the parent");
+    assert_eq!(tree.root().usage(), 0, "the root");
     tree.assert_quiet();
     let depths = *depths.lock();
     depths
@@ -238,9 +237,9 @@ fn put_last_vs_offline(planted: Planted) -> (bool, bool) {
     };
     old.offline().unwrap();
     let new = root.mkdir("new").unwrap();
-    let recycled = new.objcg().unwrap().id() == object;
     putter.join().unwrap();
     getter.join().unwrap();
+    let recycled = new.objcg().unwrap().id() == object;
 
     drop(old);
     tree.assert_quiet();
@@ -264,8 +263,8 @@ fn put_last_vs_offline_catches_a_reference_without_second_look() {
 
 // === enlist_vs_delist ===
 
-/// Whether the walker took the memcg off the roster before the entry came. With `careless` it clears the flag after it has
-/// dropped the list's lock.
+/// Whether the walker took the memcg off the roster before the entry came. With `careless` it clears the flag after
+/// it has dropped the list's lock.
 fn enlist_vs_delist(careless: bool) -> bool {
     let tree = tree(0, Planted::NONE);
     let vm = tree.root().mkdir("vm").unwrap();

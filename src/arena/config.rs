@@ -85,8 +85,11 @@ fn page_size() -> u64 {
     sysconf(libc::_SC_PAGESIZE).unwrap_or(FRAME_SIZE as u64)
 }
 
-/// Bytes of RAM; where nobody tells, enough for the largest arena.
-fn physical_memory() -> u64 {
+/// Bytes of RAM of this machine; where nobody tells, enough for the largest arena.
+pub fn physical_memory() -> u64 {
+    if cfg!(miri) {
+        return MAX_ADDRESS_SPACE; // Miri does not tell
+    }
     sysconf(libc::_SC_PHYS_PAGES).map_or(MAX_ADDRESS_SPACE, |pages| pages.saturating_mul(page_size()))
 }
 

@@ -47,7 +47,7 @@ mod tests;
 mod topology;
 mod warm;
 
-pub use config::ArenaConfig;
+pub use config::{ArenaConfig, physical_memory};
 pub use error::Error;
 pub use pool::Arena;
 pub use run::Run;

@@ -8,20 +8,20 @@
 //!   objcg -> vm          usage += n     <= limit?                    2.
 //! ```
 //!
-//! **Exactness.** A charge climbs from the group that the objcg points to at that time, an uncharge from where it points
-//! then; in between the memcg may have been removed. Every group that is online at both times is passed both times, by O2:
-//! the pointer only moves to parents. What the removed group was charged does not matter any more.
+//! **Exactness.** A charge climbs from the group that the objcg points to at that time, an uncharge from where it
+//! points then; in between the memcg may have been removed. Every group that is online at both times is passed both
+//! times, by O2: the pointer only moves to parents. What the removed group was charged does not matter any more.
 //!
-//! **Recycled indexes.** A step that finds another generation than it came for stands at a group that was removed, and
-//! everything it passed below was removed before. So an uncharge starts again from where the objcg points now (above), and
-//! a charge does as well, without giving back.
+//! **Recycled indexes.** A step that finds another generation than it came for stands at a group that was removed,
+//! and everything it passed below was removed before. So an uncharge starts again from where the objcg points now
+//! (above), and a charge does as well, without giving back.
 //!
-//! **Just refusals.** A climb that will be refused further up holds a reservation for a moment, and another climb that is
-//! refused only for that moment must not report it: "no refusal while a page would fit". Every climb announces itself
-//! ([`Climbs`]); a refused one first waits until each climb that may have stood in its way is over, and tries again if one was
-//! rolled back at the group that refused. If none was, the refusal stands: what it saw was charged. The wait is bounded
-//! (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that means that a climber was preempted,
-//! and then the refusal is given although it may have been transient.
+//! **Just refusals.** A climb that will be refused further up holds a reservation for a moment, and another climb
+//! that is refused only for that moment must not report it: "no refusal while a page would fit". Every climb
+//! announces itself ([`Climbs`]); a refused one first waits until each climb that may have stood in its way is over,
+//! and tries again if one was rolled back at the group that refused. If none was, the refusal stands: what it saw was
+//! charged. The wait is bounded (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that
+//! means that a climber was preempted, and then the refusal is given although it may have been transient.
 
 use super::group::{Over, Refusal};
 use super::handle::Memcg;
@@ -87,8 +87,8 @@ impl Climbs {
         Climbing(stripe)
     }
 
-    /// Wait until every climb that was under way at the call is over, until `done`, or until `patience` is used up. Each
-    /// stripe is seen empty once, or at least its climbs had ended at some time since the call.
+    /// Wait until every climb that was under way at the call is over, until `done`, or until `patience` is used up.
+    /// Each stripe is seen empty once, or at least its climbs had ended at some time since the call.
     fn settle(&self, patience: &mut u32, done: impl Fn() -> bool) {
         let mut backoff = Backoff::new();
         for stripe in &self.stripes {
@@ -175,8 +175,8 @@ impl Objcg {
     /// Reserve `bytes` of usage in the memcg and all its ancestors. Uncharge the same number later, through
     /// [`Tree::uncharge`] or [`Objcg::uncharge`].
     ///
-    /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses. Lock-free; it
-    /// may wait a moment before it refuses (see the module's text on just refusals).
+    /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses.
+    /// Lock-free; it may wait a moment before it refuses (`TreeConfig::patience`).
     ///
     /// # Errors
     /// When some memcg on the way would pass its `memory.zswap.max`.
@@ -213,7 +213,8 @@ impl Tree {
                 Climb::Stale => continue,
                 Climb::Refused { start, at, over } => (start, at, over),
             };
-            // A group that goes offline takes its objcgs' pointers away, so while the pointer stood the whole path was online.
+            // A group that goes offline takes its objcgs' pointers away, so while the pointer stood the whole path
+            // was online.
             if shared.objcgs.group(id) != start {
                 continue;
             }
@@ -235,8 +236,8 @@ impl Tree {
         }
     }
 
-    /// Take `bytes` of an earlier charge back, from the memcg the objcg points to now and its ancestors. The caller holds a
-    /// reference. Lock-free; neither allocates nor frees.
+    /// Take `bytes` of an earlier charge back, from the memcg the objcg points to now and its ancestors. The caller
+    /// holds a reference. Lock-free; neither allocates nor frees.
     ///
     /// # Panics
     /// When fewer are charged.

@@ -39,7 +39,7 @@ pub enum Error {
     Root,
     /// Every objcg id is in use: by memcgs, and by objects that removed memcgs left behind.
     #[error(
-        "all {limit} objcg ids are in use, {online} of them by memcgs; remove memcgs, or free the objects of removed ones"
+        "all {limit} objcg ids are in use, {online} of them by memcgs; remove memcgs, or free what removed ones left"
     )]
     OutOfIds {
         /// How many ids there are.

@@ -8,9 +8,9 @@
 //! | `memory.zswap.max` | the limit in bytes, or `max` | a size, or `max` |
 //! | `memory.zswap.writeback` | what is set here: `0` or `1` | `0` or `1` |
 //!
-//! Lines of `memory.stat`: `zswap` and `zswapped` in bytes, `zswap_incomp` in pages, `zswpin`, `zswpout` and `zswpwb` in
-//! pages as the kernel has them; ours are `zswap_payload` (bytes the codec made) and `zswap_refused` (charges refused at a
-//! limit here or further up). The kernel rounds a limit down to whole pages; ours is exact.
+//! Lines of `memory.stat`: `zswap` and `zswapped` in bytes, `zswap_incomp` in pages, `zswpin`, `zswpout` and `zswpwb`
+//! in pages as the kernel has them; ours are `zswap_payload` (bytes the codec made) and `zswap_refused` (charges
+//! refused at a limit here or further up). The kernel rounds a limit down to whole pages; ours is exact.
 
 use super::error::Error;
 use super::group::NO_LIMIT;
@@ -18,7 +18,6 @@ use super::handle::Memcg;
 use super::size::parse_size;
 use super::stat::{Bytes4, Event};
 use crate::units::PAGE_SIZE;
-use std::fmt::Write;
 
 /// One file of a memcg.
 struct File {
@@ -69,6 +68,7 @@ fn read_stat(memcg: &Memcg) -> Result<String, Error> {
         ("zswpin", stat.events(Event::ZswpIn)),
         ("zswpout", stat.events(Event::ZswpOut)),
         ("zswpwb", stat.events(Event::ZswpWb)),
+        ("zswpwb_bytes", stat.events(Event::ZswpWbBytes)),
         ("zswap_payload", payload),
         ("zswap_refused", stat.events(Event::Refused)),
     ];
@@ -77,21 +77,17 @@ fn read_stat(memcg: &Memcg) -> Result<String, Error> {
 
 fn read_numa_stat(memcg: &Memcg) -> Result<String, Error> {
     let nodes = memcg.numa_stat()?;
-    let lines: [(&str, fn(&Bytes4) -> u64); 4] = [
-        ("zswap", |bytes| bytes.compressed),
-        ("zswapped", |bytes| bytes.original),
-        ("zswap_incomp", |bytes| bytes.incompressible),
-        ("zswap_payload", |bytes| bytes.payload),
-    ];
-    let mut text = String::new();
-    for (name, value) in lines {
-        text += name;
-        for (node, bytes) in nodes.iter().enumerate() {
-            write!(text, " N{node}={}", value(bytes)).expect("strings take everything");
-        }
-        text.push('\n');
-    }
-    Ok(text)
+    let line = |name: &str, value: fn(&Bytes4) -> u64| {
+        let values = nodes.iter().enumerate().map(|(node, bytes)| format!(" N{node}={}", value(bytes)));
+        format!("{name}{}\n", values.collect::<String>())
+    };
+    Ok([
+        line("zswap", |bytes| bytes.compressed),
+        line("zswapped", |bytes| bytes.original),
+        line("zswap_incomp", |bytes| bytes.incompressible),
+        line("zswap_payload", |bytes| bytes.payload),
+    ]
+    .concat())
 }
 
 fn read_current(memcg: &Memcg) -> Result<String, Error> {
@@ -159,8 +155,8 @@ impl Memcg {
     /// Write to a file: one word, with white space around it as `echo` leaves it.
     ///
     /// # Errors
-    /// [`Error::NoSuchFile`], [`Error::ReadOnly`], [`Error::Offline`]; [`Error::NoValue`] and [`Error::BadWord`] with the
-    /// offending word and what the file takes.
+    /// [`Error::NoSuchFile`], [`Error::ReadOnly`], [`Error::Offline`]; [`Error::NoValue`] and [`Error::BadWord`] with
+    /// the offending word and what the file takes.
     ///
     /// # Locks
     /// The tree lock.
@@ -202,7 +198,7 @@ mod tests {
         tree.count(objcg.id(), Event::ZswpOut, 2);
         tree.count(objcg.id(), Event::ZswpIn, 3);
         tree.count(objcg.id(), Event::ZswpWb, 4);
-        let stat = "zswap 5000\nzswapped 8192\nzswap_incomp 1\nzswpin 3\nzswpout 2\nzswpwb 4\nzswap_payload 4900\n\
+        let stat = "zswap 5000\nzswapped 8192\nzswap_incomp 1\nzswpin 3\nzswpout 2\nzswpwb 4\nzswpwb_bytes 0\nzswap_payload 4900\n\
                     zswap_refused 0\n";
         let numa = "zswap N0=1000 N1=4000\nzswapped N0=4096 N1=4096\nzswap_incomp N0=0 N1=4096\n\
                     zswap_payload N0=900 N1=4000\n";

@@ -8,17 +8,21 @@
 //! flags   bit 0 writeback as set here   bit 1 writeback here and in every ancestor   bit 2 listed (see `roster`)
 //! ```
 //!
-//! A group's memory is type-stable: its index is recycled, never unmapped, so a slow thread may come by with a reference from
-//! an earlier life. Every word such a thread changes carries the generation, and every change is a compare-exchange on it.
+//! A group's memory is type-stable: its index is recycled, never unmapped, so a slow thread may come by with a
+//! reference from an earlier life. Every word such a thread changes carries the generation, and every change is a
+//! compare-exchange on it.
 //!
 //! Invariants:
-//! - **G1** `usage` never grows past the limit that is in force when it grows. The limit is a second word; a setter stores it
-//!   and then bumps the version in `usage`, so that a compare-exchange that began under the old limit fails and looks again.
-//! - **G2** `parent` is written only before the group's birth is published, and `usage`'s generation is bumped before the next
-//!   birth: who reads `parent` first and then finds its generation in `usage` has read its own group's parent.
+//! - **G1** `usage` never grows past the limit that is in force when it grows. The limit is a second word; a setter
+//!   stores it and then bumps the version in `usage`, so that a compare-exchange that began under the old limit fails
+//!   and looks again.
+//! - **G2** `parent` is written only before the group's birth is published, and `usage`'s generation is bumped before
+//!   the next birth: who reads `parent` first and then finds its generation in `usage` has read its own group's
+//!   parent.
 //! - **G3** `objcg` goes from 0 to an id at birth and back to 0 when the group goes offline, once each per generation.
 //!
-//! Callers: `charge` (usage, limit, parent), `handle` (refs, flags), `hierarchy` under the tree lock (births and burials).
+//! Callers: `charge` (usage, limit, parent), `handle` (refs, flags), `hierarchy` under the tree lock (births and
+//! burials).
 
 use super::id::{GroupRef, MemcgId};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -26,8 +30,8 @@ use crate::sync::{Bug, Planted};
 
 /// Bits of a usage word that count bytes.
 const BYTES_BITS: u32 = 42;
-/// Bits below the generation. What is left of them counts settings of the limit: a charger would have to sleep between its
-/// load and its compare-exchange through 64 settings, and the usage be the same again, to miss one.
+/// Bits below the generation. What is left of them counts settings of the limit: a charger would have to sleep
+/// between its load and its compare-exchange through 64 settings, and the usage be the same again, to miss one.
 const GENERATION_SHIFT: u32 = 48;
 const BYTES: u64 = (1 << BYTES_BITS) - 1;
 const VERSION_ONE: u64 = 1 << BYTES_BITS;
@@ -104,7 +108,7 @@ impl Group {
     /// Begin a life under the tree lock: online, with one reference for that and one for the caller's handle.
     pub(super) fn birth(&self, me: GroupRef, parent: GroupRef, id: MemcgId, objcg: u32, writeback: bool) {
         debug_assert_eq!(generation(self.usage.load(Ordering::Relaxed)), me.generation());
-        // The objcg's word or the handle publishes these to others, with release.
+        // The objcg's pointer, stored after these, publishes them to others.
         self.limit.store(NO_LIMIT, Ordering::Release);
         self.parent.store(parent.raw(), Ordering::Release);
         self.id.store(id.0, Ordering::Relaxed);
@@ -115,13 +119,13 @@ impl Group {
         self.refs.store(born(me.generation(), 2), Ordering::Release);
     }
 
-    /// End a life under the tree lock, nobody having a reference any more. The next life's generation, or `None` when the
-    /// index must be retired because the number would wrap.
+    /// End a life under the tree lock, nobody having a reference any more. The next life's generation, or `None` when
+    /// the index must be retired because the number would wrap.
     pub(super) fn bury(&self) -> Option<u16> {
         let old = generation(self.refs.load(Ordering::Acquire));
         let next = old.checked_add(1)?;
-        // Release pairs with the acquire of a charger that finds the generation changed: it then also sees that its objcg
-        // points elsewhere.
+        // Release pairs with the acquire of a charger that finds the generation changed: it then also sees that its
+        // objcg points elsewhere.
         self.usage.swap(born(next, 0), Ordering::AcqRel);
         self.refs.store(born(next, 0), Ordering::Release);
         Some(next)
@@ -246,8 +250,8 @@ impl Group {
     /// Set the limit, under the tree lock. When this returns, nothing is charged past it any more.
     pub(super) fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Release);
-        // The bump makes every compare-exchange fail that began before it (G1); release publishes the limit to those that
-        // begin after. A carry must not reach the generation.
+        // The bump makes every compare-exchange fail that began before it (G1); release publishes the limit to those
+        // that begin after. A carry must not reach the generation.
         let _ = self.usage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             let versions = BELOW_GENERATION & !BYTES;
             Some(word & !versions | word.wrapping_add(VERSION_ONE) & versions)

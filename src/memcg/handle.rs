@@ -1,8 +1,9 @@
 //! [`Memcg`]: a handle on a memcg.
 //!
-//! A handle keeps the memcg's index, not the memcg: it can be removed at any time (by another handle), and then everything
-//! that would change it or read its sums says [`Error::Offline`], while id, index and path still answer. The index is not
-//! recycled before the last handle is gone, so tables by index are safe to use with a handle at hand.
+//! A handle keeps the memcg's index, not the memcg: it can be removed at any time (by another handle), and then
+//! everything that would change it or read its sums says [`Error::Offline`], while id, index and path still answer.
+//! The index is not recycled before the last handle is gone, so tables by index are safe to use with a handle at
+//! hand.
 
 use super::error::Error;
 use super::group::{Group, NO_LIMIT};
@@ -85,8 +86,8 @@ impl Memcg {
     /// Make a child: no limit, writeback as here.
     ///
     /// # Errors
-    /// [`Error::BadName`], [`Error::Exists`], [`Error::Offline`], [`Error::TooDeep`]; [`Error::OutOfIds`] when memcgs and
-    /// objects of removed ones hold all objcg ids.
+    /// [`Error::BadName`], [`Error::Exists`], [`Error::Offline`], [`Error::TooDeep`]; [`Error::OutOfIds`] when memcgs
+    /// and objects of removed ones hold all objcg ids.
     ///
     /// # Locks
     /// The tree lock.
@@ -94,8 +95,8 @@ impl Memcg {
         self.tree.mkdir_in(self.index(), name)
     }
 
-    /// Remove the memcg: what is charged to it stays charged to the parent, its objects stay. Takes time by the number of its
-    /// objcgs, not of objects.
+    /// Remove the memcg: what is charged to it stays charged to the parent, its objects stay. Takes time by the
+    /// number of its objcgs, not of objects.
     ///
     /// # Errors
     /// [`Error::HasChildren`], [`Error::Root`], and [`Error::Offline`] when that was done before.
@@ -106,9 +107,10 @@ impl Memcg {
         self.offline_with(|handover| handover.switch())
     }
 
-    /// [`offline`](Self::offline), with the caller choosing the moment when the objcgs change sides: `switch_with` runs under
-    /// the tree lock, takes the locks of what belongs to the memcg (child before parent), hands that to the parent, and
-    /// switches meanwhile. New references to the memcg's objcg are refused from before it runs.
+    /// [`offline`](Self::offline), with the caller choosing the moment when the objcgs change sides: `switch_with`
+    /// runs under the tree lock, takes the locks of what belongs to the memcg (child before parent), hands that to
+    /// the parent, and switches meanwhile. It must not call anything that takes the tree lock. New references to the
+    /// memcg's objcg are refused from before it runs.
     ///
     /// # Errors
     /// As `offline`; `switch_with` did not run then.
@@ -169,10 +171,10 @@ impl Memcg {
                 return Err(Error::Offline { id: self.id() });
             }
             let id = ObjcgId::from_raw(id);
-            // The removal may drop the last reference just now, and a mkdir elsewhere recycle the id: then the reference got is
-            // to a stranger, and goes back. While our group names the id it holds a reference itself, so a second look that
-            // finds it unchanged proves that the reference is ours (G3: an id does not come back). Acquire in `try_get` makes
-            // the second look see a removal that came before it.
+            // The removal may drop the last reference just now, and a mkdir elsewhere recycle the id: then the
+            // reference got is to a stranger, and goes back. While our group names the id it holds a reference
+            // itself, so a second look that finds it unchanged proves that the reference is ours (G3: an id does not
+            // come back). Acquire in `try_get` makes the second look see a removal that came before it.
             if self.shared().objcgs.try_get(id) {
                 let objcg = self.tree.adopt(id);
                 if group.objcg() == id.raw() || self.shared().config.planted.is(Bug::ObjcgSkipsSecondLook) {
@@ -194,8 +196,8 @@ impl Memcg {
         self.words().limit()
     }
 
-    /// Set `memory.zswap.max` in bytes, or [`NO_LIMIT`]. When this returns, nothing is charged past it any more; what is
-    /// charged already stays, also above it.
+    /// Set `memory.zswap.max` in bytes, or [`NO_LIMIT`]. When this returns, nothing is charged past it any more; what
+    /// is charged already stays, also above it.
     ///
     /// # Errors
     /// [`Error::Offline`].

@@ -19,6 +19,10 @@
 //!
 //! Callers: `handle`, `tree`, `roster`, `files`, with the lock.
 
+mod check;
+
+pub use check::Census;
+
 use super::error::Error;
 use super::group::Group;
 use super::handle::Memcg;
@@ -79,21 +83,6 @@ pub(super) struct Hierarchy {
     online: BTreeMap<MemcgId, GroupIndex>,
     /// The next memcg's id.
     next_id: u64,
-}
-
-/// How much of a tree exists: what a leak would make grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Census {
-    /// Memcgs there are, the root included.
-    pub online: usize,
-    /// Group indexes in use: those, and removed ones that a handle keeps.
-    pub groups: usize,
-    /// Objcgs in use: the memcgs' own, and those that objects of removed memcgs keep.
-    pub objcgs: usize,
-    /// Group indexes ever made: the size of tables by index.
-    pub group_indexes: usize,
-    /// Objcg ids ever made.
-    pub objcg_ids: usize,
 }
 
 /// A memcg on its way out, under the tree lock, before its objcgs point to its parent.
@@ -291,8 +280,9 @@ impl Shared {
         }
         self.objcgs.prepare(objcg);
         let group = self.prepare_group(index);
-        self.objcgs.birth(objcg, me);
+        // The group first: who reads the objcg's pointer finds the group's words in it.
         group.birth(me, parent_ref, id, objcg.raw(), writeback);
+        self.objcgs.birth(objcg, me);
         Ok(index)
     }
 
@@ -372,8 +362,8 @@ impl Tree {
     /// A handle on a group that has a node.
     pub(super) fn handle(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Memcg {
         let me = hierarchy.node(index).me;
-        // Whoever drops the last reference of a removed group leaves its node until the sweep, so it may be at 0; an online
-        // one never is, and only those are looked up.
+        // Whoever drops the last reference of a removed group leaves its node until the sweep, so it may be at 0; an
+        // online one never is, and only those are looked up.
         assert!(self.shared().group(index).hold(me.generation()), "an online group has no reference");
         Memcg::adopt(self.clone(), me)
     }
@@ -404,8 +394,8 @@ impl Handover<'_> {
         self.parent
     }
 
-    /// Point all objcgs of the child to the parent. Call it at the moment when whatever else belongs to the child becomes the
-    /// parent's, under the locks that guard that.
+    /// Point all objcgs of the child to the parent. Call it at the moment when whatever else belongs to the child
+    /// becomes the parent's, under the locks that guard that.
     pub fn switch(self) -> Switched {
         let Handover { shared, hierarchy, child, parent } = self;
         let ids: Vec<ObjcgId> = hierarchy.objcgs(child.index()).collect();
@@ -425,7 +415,7 @@ impl fmt::Debug for Handover<'_> {
     }
 }
 
-// === sums and checks ===
+// === sums ===
 
 impl Shared {
     fn objcg_bytes(&self, id: ObjcgId) -> Bytes4 {
@@ -455,101 +445,5 @@ impl Shared {
             }
         }
         sums
-    }
-}
-
-impl Tree {
-    /// How much of the tree exists.
-    ///
-    /// # Locks
-    /// The tree lock.
-    pub fn census(&self) -> Census {
-        let mut hierarchy = self.shared().lock();
-        self.shared().sweep(&mut hierarchy);
-        Census {
-            online: hierarchy.online.len(),
-            groups: hierarchy.nodes.iter().flatten().count(),
-            objcgs: hierarchy.links.len() - 1 - hierarchy.free_objcgs.len(),
-            group_indexes: hierarchy.nodes.len(),
-            objcg_ids: hierarchy.links.len() - 1,
-        }
-    }
-
-    /// Check H1 to H6 and O3. Charges and frees may be under way; references must not be dropped meanwhile.
-    ///
-    /// # Panics
-    /// When one does not hold.
-    ///
-    /// # Locks
-    /// The tree lock.
-    pub fn assert_valid(&self) {
-        let shared = self.shared();
-        let mut hierarchy = shared.lock();
-        shared.sweep(&mut hierarchy);
-        let hierarchy = &*hierarchy;
-        let mut listed_objcgs = 0;
-        for (&id, &index) in &hierarchy.online {
-            let (node, group) = (hierarchy.node(index), shared.group(index));
-            assert_eq!((node.id, node.me.index()), (id, index), "H2: the map of ids names another group");
-            assert_eq!(group.id(), id, "H2: the group's word has another id");
-            assert!(id.0 < hierarchy.next_id, "H2: an id was given out before its turn");
-            assert!(node.grave.is_none() && group.objcg() != 0, "H2: a removed group is in the map of ids");
-            assert!(group.references() > 0, "H4: an online group has no reference");
-            let parent = hierarchy.node(node.parent);
-            let is_root = node.me.depth() == 0;
-            if !is_root {
-                assert_eq!(parent.children.get(&node.name), Some(&index), "H1: the parent has no such child");
-                assert_eq!(hierarchy.find(parent.id), Some(node.parent), "H1: the parent is offline");
-                assert_eq!(node.me.depth(), parent.me.depth() + 1, "H1: the depth is not one more than the parent's");
-                assert_eq!(group.parent(), parent.me, "H1: the parent's word names another group");
-            }
-            let allowed = group.own_writeback() && (is_root || shared.group(node.parent).writeback());
-            assert_eq!(group.writeback(), allowed, "H6: the writeback flag is not the AND of the path");
-            assert_eq!(group.is_listed(), node.listed.contains(&id), "H5: the flag and the group's own set differ");
-            for &listed in &node.listed {
-                let at = hierarchy.find(listed).expect("H5: a removed memcg is listed");
-                assert!(hierarchy.ancestry(at).any(|above| above.id == id), "H5: one from elsewhere is listed");
-            }
-            if !is_root {
-                assert!(node.listed.is_subset(&parent.listed), "H5: the parent's set lacks one");
-            }
-            let mut own = false;
-            for objcg in hierarchy.objcgs(index) {
-                listed_objcgs += 1;
-                own |= objcg.raw() == group.objcg();
-                assert_eq!(shared.objcgs.group(objcg), node.me, "H3: an objcg is on another list than it points to");
-                assert!(shared.objcgs.references(objcg) > 0, "H4: an objcg without references was not swept");
-            }
-            assert!(own, "H3: the group's own objcg is not on its list");
-        }
-        let in_use = hierarchy.links.len() - 1 - hierarchy.free_objcgs.len();
-        assert_eq!(listed_objcgs, in_use, "H3: an objcg in use is on no list");
-        let nodes = hierarchy.nodes.iter().flatten().count();
-        let free = hierarchy.free_groups.len() + hierarchy.retired;
-        assert_eq!(nodes + free, hierarchy.nodes.len(), "H4: an index is neither used, free nor retired");
-        for &id in &hierarchy.free_objcgs {
-            let id = ObjcgId::from_raw(id);
-            assert_eq!(shared.objcg_bytes(id), Bytes4::default(), "O3: bytes are left in a free objcg");
-            assert_eq!(shared.objcgs.references(id), 0, "O1: a free objcg is counted");
-        }
-    }
-
-    /// [`assert_valid`](Self::assert_valid), and Q1: nothing is charged that is not accounted to an objcg. Holds when no
-    /// thread is between its charge and its account.
-    ///
-    /// # Panics
-    /// When it does not.
-    ///
-    /// # Locks
-    /// The tree lock.
-    pub fn assert_quiet(&self) {
-        self.assert_valid();
-        assert_eq!(self.shared().climbs.under_way(), 0, "a charge is under way, so this is no quiet point");
-        let hierarchy = self.shared().lock();
-        for (&id, &index) in &hierarchy.online {
-            let (usage, sum) = (self.shared().group(index).usage(), self.shared().stat(&hierarchy, index).bytes);
-            let path = hierarchy.path(index);
-            assert_eq!(usage, sum.compressed, "Q1: {path} (id {id}) is charged another sum than its objcgs account");
-        }
     }
 }

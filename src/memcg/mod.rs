@@ -16,14 +16,15 @@
 //! | `group` | one group's words: usage with generation, limit, flags |
 //! | `objcg` | objcgs: pointer, count, counters |
 //! | `charge` | the climb: reserving up to the root, giving back, just refusals |
-//! | `hierarchy` | under the tree lock: names, children, removal with reparenting, sweeping, checks |
+//! | `hierarchy` | under the tree lock: names, children, removal with reparenting, sweeping; `check` |
 //! | `tree`, `handle` | [`Tree`] and [`Memcg`], what callers hold |
 //! | `roster` | which memcgs may have entries, for walkers with cursors |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
 //!
-//! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A memcg's
-//! index is recycled when it is removed and its last handle is gone, an objcg's id when its last reference is gone; both only
-//! leave a note for whoever takes the tree lock next, so that entries can be freed where the allocator must not be called.
+//! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A
+//! memcg's index is recycled when it is removed and its last handle is gone, an objcg's id when its last reference is
+//! gone; both only leave a note for whoever takes the tree lock next, so that entries can be freed where the
+//! allocator must not be called.
 //!
 //! This layer knows no pages, no zspages and no slots. Who calls it: `zsmalloc` charges and accounts, `zswap` walks and
 //! removes, programs read and write the files.

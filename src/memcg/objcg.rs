@@ -6,16 +6,18 @@
 //! entries of objects   pointer: group a, and after a was removed: group of a's parent (reparenting)
 //! ```
 //!
-//! Counters are in the objcg and not in the group, so reparenting moves a pointer and never a number: an object's bytes are
-//! added to and taken from the same words, whatever became of its memcg in between.
+//! Counters are in the objcg and not in the group, so reparenting moves a pointer and never a number: an object's
+//! bytes are added to and taken from the same words, whatever became of its memcg in between.
 //!
 //! Invariants:
-//! - **O1** An id is recycled only at count 0. The memcg holds one reference while it is online, each object's entry one.
-//! - **O2** The pointer names an online group, or one that is being taken offline under the tree lock right now; it only ever
-//!   moves to the parent of where it points.
+//! - **O1** An id is recycled only at count 0. The memcg holds one reference while it is online, each object's entry
+//!   one.
+//! - **O2** The pointer names an online group, or one that is being taken offline under the tree lock right now; it
+//!   only ever moves to the parent of where it points.
 //! - **O3** At count 0 all byte counters are 0: an entry takes its bytes out before it drops its reference.
-//! - **O4** An objcg whose count reached 0 is on the dead stack, once, pushed by whoever dropped the last reference, until
-//!   somebody with the tree lock sweeps it up. So dropping the last reference takes no lock and allocates nothing.
+//! - **O4** An objcg whose count reached 0 is on the dead stack, once, pushed by whoever dropped the last reference,
+//!   until somebody with the tree lock sweeps it up. So dropping the last reference takes no lock and allocates
+//!   nothing.
 //!
 //! Callers: anyone with a reference, without a lock; `hierarchy` under the tree lock (births, reparenting, sweeping).
 
@@ -65,8 +67,8 @@ pub(super) struct Objcgs {
 }
 
 fn add(counter: &AtomicU64, bytes: u64) {
-    // Relaxed, as all counters: nothing is inferred from them. Exact sums are read when whoever changed them has been joined
-    // or has dropped its reference.
+    // Relaxed, as all counters: nothing is inferred from them. Exact sums are read when whoever changed them has been
+    // joined or has dropped its reference.
     if bytes > 0 {
         counter.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -113,7 +115,8 @@ impl Objcgs {
         let slot = self.slot(id);
         // Release pairs with the acquire in `group`.
         slot.group.store(group.raw(), Ordering::Release);
-        // Release pairs with the acquire in `try_get`: who gets a reference to this life sees that the last one is over.
+        // Release pairs with the acquire in `try_get`: who gets a reference to this life sees that the last one is
+        // over.
         slot.refs.store(1, Ordering::Release);
     }
 
@@ -258,7 +261,8 @@ impl Objcg {
         self.id
     }
 
-    /// Its id, with the reference in it: whoever gets it must [`put`](Tree::put) it, or [`adopt`](Tree::adopt) it again.
+    /// Its id, with the reference in it: whoever gets it must [`put`](Tree::put) it, or [`adopt`](Tree::adopt) it
+    /// again.
     #[must_use = "the reference is lost unless the id is put back"]
     #[inline]
     pub fn into_id(mut self) -> ObjcgId {

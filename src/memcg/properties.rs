@@ -149,11 +149,12 @@ impl Model {
                 let parent = self.nth(parent);
                 let path = format!("{}/{name}", parent.trim_end_matches('/'));
                 let made = tree.by_path(&parent).unwrap().mkdir(&name.to_string());
-                if self.memcgs.contains_key(&path) {
-                    assert_eq!(made, Err(Error::Exists { path }));
-                } else {
-                    assert_eq!(made.unwrap().path(), path);
-                    self.memcgs.insert(path, (NO_LIMIT, true));
+                match self.memcgs.get(&path) {
+                    Some(_) => assert_eq!(made, Err(Error::Exists { path })),
+                    None => {
+                        assert_eq!(made.unwrap().path(), path);
+                        self.memcgs.insert(path, (NO_LIMIT, true));
+                    }
                 }
             }
             Op::Offline { memcg } => {
@@ -458,9 +459,9 @@ fn threads_leave_exact_sums() {
 
 #[test]
 fn transient_reservations_refuse_nobody() {
-    // The root has room for 5 more, the middle for 8. Whoever asks for 8 passes the middle and fails at the root; whoever
-    // asks for 2 fits both, but not beside the other one's reservation. Patience without end here, for a preempted climber
-    // may sleep for long.
+    // The root has room for 5 more, the middle for 8. Whoever asks for 8 passes the middle and fails at the root;
+    // whoever asks for 2 fits both, but not beside the other one's reservation. Patience without end here, for a
+    // preempted climber may sleep for long.
     let tree = Tree::new(TreeConfig { patience: u32::MAX, planted: Planted::NONE, ..TreeConfig::default() });
     tree.root().set_zswap_max(5).unwrap();
     let middle = tree.root().mkdir("middle").unwrap();

@@ -1,19 +1,21 @@
 //! The roster: which memcgs may have entries, so that walkers (writeback, shrinkers) skip the rest.
 //!
 //! ```text
-//!                      listed          a cursor is a memcg id: next is the first listed id above it in the walker's own
-//! root                 {3, 5, 6}       set, then the set's first again. No reference is kept between two steps, so a memcg
-//! +- a (2)             {3, 5}          that goes meanwhile is just not there any more.
-//! |  +- c (3) *        {3}
-//! |  +- d (5) *        {5}
-//! +- b (4)             {6}             * has entries, flag set
-//!    +- e (6) *        {6}
+//! root        listed {3, 5, 6}     * has entries, flag set
+//! +- a (2)           {3, 5}
+//! |  +- c (3) *      {3}
+//! |  +- d (5) *      {5}
+//! +- b (4)           {6}
+//!    +- e (6) *      {6}
 //! ```
 //!
-//! Who adds an entry to a memcg's list does so under the list's lock, then reads [`Memcg::is_listed`] under it; when it is
-//! false, [`Tree::enlist`] after the locks are dropped. Who finds the lists empty calls [`Memcg::delist_with`], which clears
-//! the flag under the list's lock, after another look. So after the adder's steps the memcg is listed: the flag it read was
-//! set with its entry on the list, and from then on the second look finds the entry.
+//! A cursor is a memcg id: next is the first listed id above it in the walker's own set, then the set's first again. No
+//! reference is kept between two steps, so a memcg that goes meanwhile is just not there any more.
+//!
+//! Who adds an entry to a memcg's list does so under the list's lock, then reads [`Memcg::is_listed`] under it; when
+//! it is false, [`Tree::enlist`] after the locks are dropped. Who finds the lists empty calls [`Memcg::delist_with`],
+//! which clears the flag under the list's lock, after another look. So after the adder's steps the memcg is listed:
+//! the flag it read was set with its entry on the list, and from then on the second look finds the entry.
 //!
 //! A listed memcg that is removed leaves its place to its parent.
 
@@ -89,8 +91,8 @@ impl Memcg {
         self.words().is_listed()
     }
 
-    /// Take the memcg off the roster, unless `look` finds that its lists are not empty after all: under the lock of the lists
-    /// it calls [`Listing::clear`] or drops the listing.
+    /// Take the memcg off the roster, unless `look` finds that its lists are not empty after all: under the lock of
+    /// the lists it calls [`Listing::clear`] or drops the listing.
     ///
     /// # Locks
     /// The tree lock, also around `look`.

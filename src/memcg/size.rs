@@ -34,7 +34,8 @@ pub enum SizeError {
 /// ```
 /// use zspool::memcg::parse_size;
 /// assert_eq!(parse_size("10M"), Ok(10 << 20));
-/// assert_eq!(parse_size("10 M").unwrap_err().to_string(), "\" M\" in \"10 M\" is no unit; the units are K, M, G and T");
+/// let refused = parse_size("10MB").unwrap_err();
+/// assert_eq!(refused.to_string(), "\"MB\" in \"10MB\" is no unit; the units are K, M, G and T");
 /// ```
 pub fn parse_size(word: &str) -> Result<u64, SizeError> {
     let digits = word.bytes().take_while(u8::is_ascii_digit).count();

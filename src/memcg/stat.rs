@@ -1,7 +1,7 @@
 //! What is counted: bytes by kind and node, events, and their sums over a subtree.
 //!
-//! Bytes live in objcgs and events too; a removed memcg's objcg counts on under the parent, and when its last object is gone
-//! its events are added to the group's past. So a sum over a subtree is always
+//! Bytes live in objcgs and events too; a removed memcg's objcg counts on under the parent, and when its last object
+//! is gone its events are added to the group's past. So a sum over a subtree is always
 //!
 //! ```text
 //! sum(subtree) = sum over its online groups of ( past events + sum over the group's objcgs of (bytes, events) )
@@ -42,7 +42,7 @@ impl SubAssign for Bytes4 {
     }
 }
 
-/// What is counted by occurrence. Each is a page, or a refused charge.
+/// What is counted as it happens. Each is a page unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Event {
@@ -52,13 +52,15 @@ pub enum Event {
     ZswpOut,
     /// A page was written from zswap to a device.
     ZswpWb,
-    /// A charge was refused at a limit, the memcg's own or an ancestor's. [`Objcg::try_charge`](super::Objcg::try_charge)
-    /// counts these.
+    /// Payload bytes that went from zswap to a device: counted in bytes, where the others are counted in pages.
+    ZswpWbBytes,
+    /// A charge was refused at a limit, the memcg's own or an ancestor's.
+    /// [`Objcg::try_charge`](super::Objcg::try_charge) counts these.
     Refused,
 }
 
 impl Event {
-    pub(super) const COUNT: usize = 4;
+    pub(super) const COUNT: usize = 5;
 }
 
 /// Sums over a memcg and everything below it.

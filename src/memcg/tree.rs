@@ -30,8 +30,8 @@ pub struct TreeConfig {
     pub objcg_ids: u32,
     /// Stripes of the count of climbs under way; rounded up to a power of two. One cache line each.
     pub stripes: usize,
-    /// How often a refused charge waits, in all, for climbs that may be rolled back (the first waits are a few spins, later
-    /// ones yield). At 0 a charge can be refused for another one's transient reservation.
+    /// How often a refused charge waits, in all, for climbs that may be rolled back (the first waits are a few spins,
+    /// later ones yield). At 0 a charge can be refused for another one's transient reservation.
     pub patience: u32,
     /// The bug that a model plants.
     pub planted: Planted,
@@ -161,12 +161,13 @@ impl Tree {
 
     /// A handle on a group, if it is online or a handle keeps it. Lock-free.
     pub fn get(&self, group: GroupRef) -> Option<Memcg> {
-        self.shared.group(group.index()).hold(group.generation()).then(|| Memcg::adopt(self.clone(), group))
+        let words = self.shared.groups.get(group.index().index())?;
+        words.hold(group.generation()).then(|| Memcg::adopt(self.clone(), group))
     }
 }
 
-/// What entries do with the bare id of a reference they hold. All of it is lock-free and neither allocates nor frees, and all
-/// of it panics when the id is none or was never given out.
+/// What entries do with the bare id of a reference they hold. All of it is lock-free and neither allocates nor frees,
+/// and all of it panics when the id is none or was never given out.
 impl Tree {
     /// The group that the objcg points to now. It may be another one at once: [`is_current`](Self::is_current) tells.
     #[inline]

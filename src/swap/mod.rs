@@ -1,1 +1,49 @@
-//! (being written)
+//! Virtual swap slots, and the devices that hold what the pool writes back.
+//!
+//! A client names pages by slots without end ([`Slots`]); each is one word ([`SlotWord`]) that says what backs it now:
+//! nothing, a repeated word, an object in the pool, or a [`Place`] on a device. Devices know nothing of words:
+//!
+//! ```text
+//!                 Area
+//!        +---------+----------+-----------+
+//!      Space    Batch     BufferPool    Device
+//!    free pages  |        preallocated    |
+//!                block format             +-- SwapFile      a file, O_DIRECT, sparse
+//!                                         +-- MemoryDevice  tests, models
+//!                                         +-- FaultyDevice  another, with faults on cue
+//! ```
+//!
+//! Objects are written in batches of up to 256 KiB, compressed as they are, and take space only when they are written;
+//! each is named by a [`Place`]. The format is described in `docs/swapfile-format.md`.
+
+mod area;
+mod batch;
+mod bitmap;
+mod block;
+mod buffer;
+mod device;
+mod error;
+mod faulty;
+mod geometry;
+mod header;
+mod memory;
+mod place;
+mod slots;
+mod space;
+mod swapfile;
+mod syscalls;
+mod word;
+
+pub use area::{Area, AreaStats};
+pub use batch::{Batch, Written};
+pub use block::{Flaw, HEADER_BYTES, ObjectRef};
+pub use buffer::{BufferPool, IoBuffer, Lease};
+pub use device::{Cause, Device, Failure, Op, Request, Status};
+pub use error::Error;
+pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
+pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
+pub use memory::MemoryDevice;
+pub use place::Place;
+pub use slots::{SlotGuard, Slots};
+pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};
+pub use word::{Content, Entry, MAX_COUNT, SlotWord};

@@ -22,10 +22,12 @@ pub enum Bug {
     ObjcgSkipsSecondLook,
     /// Writeback switches the slot word although its record was cancelled.
     WritebackIgnoresCancel,
-    /// Writeback frees the compressed copy before the word names the device.
-    WritebackFreesFirst,
+    /// Writeback switches the slot word before the bytes are on the device.
+    WritebackSwitchesEarly,
     /// A load does not look at its slot word again after reading the device.
     LoadSkipsRevalidation,
+    /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
+    LruTrustsFirstLook,
     /// The slot word is published before the bytes are written.
     PublishBeforeWrite,
 }

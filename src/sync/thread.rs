@@ -3,7 +3,7 @@
 #[cfg(loom)]
 pub use loom::thread::{JoinHandle, yield_now};
 #[cfg(not(loom))]
-pub use std::thread::{JoinHandle, yield_now};
+pub use std::thread::{JoinHandle, scope, sleep, yield_now};
 
 /// Start a named thread.
 ///
@@ -24,6 +24,22 @@ where
     F: FnOnce() + 'static,
 {
     Ok(loom::thread::spawn(f))
+}
+
+/// A number that tends to be the same for one thread and to differ between threads, to spread them over shards: from the
+/// address of the stack, for thread-locals are not allowed where this is used. Under loom always 0, for a model must take the
+/// same way each time.
+#[inline]
+pub fn hint() -> usize {
+    #[cfg(loom)]
+    return 0;
+    #[cfg(not(loom))]
+    {
+        let on_stack = 0u8;
+        // Stacks are at least 64 KiB apart and calls seldom deeper; Fibonacci hashing spreads what is left.
+        let stack = (&raw const on_stack).addr() as u64 >> 16;
+        (stack.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+    }
 }
 
 /// Wait a moment for another thread's short step. Spins, then yields: the other thread may share our core.
@@ -53,4 +69,9 @@ impl Backoff {
         }
         self.rounds += 1;
     }
+}
+
+/// Cores this process may use; 1 where nobody tells.
+pub fn available_parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

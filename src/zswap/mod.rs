@@ -1,1 +1,44 @@
-//! (being written)
+//! Store and load of pages: compressed in the pool, on a device when colder, within limits.
+//!
+//! ```text
+//!            store                 load / take_with                    worker, limits
+//!              |                         |                                  |
+//!   same-filled? --word--> +-----------------------------+   cold end   +------------+
+//!   compress               |  slots: one word per page   | <----------- | LRU lists  |
+//!   charge, allocate ----> |  object in zsmalloc::Pool   |              | per memcg  |
+//!   publish                |  or place on a device       | --writeback->| and node   |
+//!                          +-----------------------------+    batches   +------------+
+//! ```
+//!
+//! The only layer that knows both the allocator and the swap layer. Protocols, one file each:
+//!
+//! - [`store`](Zswap::store): `store.rs`. Compress outside all locks, charge, allocate, then publish in the slot and on the
+//!   LRU in one section under the cluster lock. A failed store leaves no older copy behind (R-11).
+//! - [`load`](Zswap::load), [`take_with`](Zswap::take_with), [`free`](Zswap::free): `load.rs`, `release.rs`. No allocator,
+//!   no lazily made thread-local, no lock that is ever held over client memory: they run inside fault and signal handlers.
+//! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - who is cold: `lru.rs`. When to write: `reclaim.rs`, `worker.rs`.
+
+mod builder;
+mod cells;
+mod error;
+mod inflight;
+mod load;
+mod lru;
+mod reclaim;
+mod release;
+mod stats;
+mod store;
+mod valid;
+mod worker;
+mod writeback;
+
+mod core;
+
+pub use self::core::Zswap;
+pub use builder::{Builder, WRITEBACK_BATCH};
+pub use error::{Error, Unwritable};
+pub use load::{Installed, Taken};
+pub use reclaim::Shrunk;
+pub use stats::Stats;
+pub use store::Stored;

@@ -62,3 +62,29 @@ fn when_the_kernel_has_no_memory_warm_frames_go_first() {
     assert!(matches!(arena.ensure(frame(&arena, run, 4), 1, N0), Err(Error::NoMemory { bytes: 4096, .. })));
     assert_eq!((arena.backed_bytes(), arena.warm_frames()), (FRAME, 0));
 }
+
+#[test]
+#[cfg(all(target_os = "linux", not(miri)))]
+fn locked_frames_stay_warm_and_nobody_tries_without_end() {
+    let arena = arena(|c| (c.limit_bytes, c.warm_frames) = (2 * FRAME, 100));
+    let run = arena.alloc_run().unwrap();
+    let first = arena.first_frame(run);
+    arena.ensure(first, 2, N0).unwrap();
+    let start = (arena.address() + first.offset()) as *const libc::c_void;
+    // SAFETY: the arena's own mapping; locking changes no byte.
+    if unsafe { libc::mlock(start, 2 * FRAME_SIZE) } != 0 {
+        return println!("this user may lock no memory; nothing was tested");
+    }
+    (0..2).for_each(|k| arena.release(frame(&arena, run, k)));
+    assert_eq!((arena.flush(), arena.warm_frames()), (0, 2));
+    assert!(matches!(arena.ensure(frame(&arena, run, 4), 1, N0), Err(Error::Limit { .. })));
+    // They cannot go to the node asked for, but they can be used.
+    arena.ensure(first, 2, N1).unwrap();
+    assert_eq!(arena.node_of(first), N0);
+    arena.assert_valid();
+    (0..2).for_each(|k| arena.release(frame(&arena, run, k)));
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::munlock(start, 2 * FRAME_SIZE) }, 0);
+    assert_eq!(arena.flush(), 2);
+    arena.assert_valid();
+}

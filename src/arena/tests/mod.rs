@@ -45,6 +45,7 @@ fn frame(arena: &Arena, run: Run, k: u32) -> Frame {
 }
 
 fn write_stamp(arena: &Arena, frame: Frame, stamp: u64) {
+    arena.unpoison(Location::from_offset(frame.offset()), 8);
     // SAFETY: the tests write to frames they own only, one thread at a time; a frame's start is aligned.
     arena.with_mut(Location::from_offset(frame.offset()), 8, |p| unsafe { p.cast::<u64>().write(stamp) });
 }

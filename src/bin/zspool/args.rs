@@ -1,0 +1,187 @@
+//! The command line.
+
+use crate::size;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Threads nobody needs more of; each has a few hundred KiB.
+const THREADS_MAX: usize = 1024;
+
+/// Pages read when no source is given and no `--max-pages`.
+pub(crate) const DEFAULT_MAX_PAGES: u64 = 65_536;
+
+#[derive(Debug, Parser)]
+#[command(name = "zspool", version, about = "Compressed memory for userspace")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Compress real memory, account for it, read it back and compare
+    ///
+    /// Each source becomes a memcg. Without a source, the processes this user may read are taken, largest first.
+    #[command(after_help = AFTER_HELP)]
+    Squeeze(Squeeze),
+}
+
+const AFTER_HELP: &str = "\
+SIZE is a number of bytes, or one with K, M, G or T behind it (steps of 1024).
+
+Examples:
+  zspool squeeze                                  memory of the running processes
+  zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
+  zspool squeeze --image a.pages --image b.pages --memcg-limit a=8M \\
+                 --pool-limit 32M --swapfile /var/tmp/zspool.swap --swap-size 1G
+
+Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Squeeze {
+    /// Resident anonymous memory of a live process, which is neither stopped nor signalled
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Vec<u32>,
+
+    /// A file of flat 4096-byte pages
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+
+    /// An ELF core file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) core: Vec<PathBuf>,
+
+    /// Start this, read its memory after a while, and end it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+
+    /// How long COMMAND runs before its memory is read
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub(crate) after: Duration,
+
+    /// Read at most this many pages in all [default: 65536 when no source is given]
+    #[arg(long, value_name = "N", value_parser = max_pages)]
+    pub(crate) max_pages: Option<u64>,
+
+    /// Most memory the pool may have, in frames, warm ones included
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) pool_limit: Option<u64>,
+
+    /// memory.zswap.max of a source's memcg, by its name in the table; of every one without SOURCE
+    #[arg(long, value_name = "[SOURCE=]SIZE", value_parser = memcg_limit)]
+    pub(crate) memcg_limit: Vec<MemcgLimit>,
+
+    /// Where pages go that a limit leaves no room for
+    #[arg(long, value_name = "PATH")]
+    pub(crate) swapfile: Option<PathBuf>,
+
+    /// How large the swapfile may become
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) swap_size: Option<u64>,
+
+    /// How pages are compressed
+    #[arg(long, value_name = "NAME", default_value = "lz4")]
+    pub(crate) codec: String,
+
+    /// Threads that store and load [default: one per core]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+
+    /// Decides the order of the read-back
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Show the size classes
+    #[arg(long)]
+    pub(crate) classes: bool,
+
+    /// Show each memcg's memory.stat
+    #[arg(long)]
+    pub(crate) stat: bool,
+
+    /// Write the report as JSON as well; with -, to standard output, and the table to standard error
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl Squeeze {
+    /// Whether the processes there are will be surveyed.
+    pub(crate) fn names_no_source(&self) -> bool {
+        self.image.is_empty() && self.core.is_empty() && self.pid.is_empty() && self.command.is_empty()
+    }
+}
+
+/// One `--memcg-limit`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemcgLimit {
+    /// None for every source.
+    pub(crate) source: Option<String>,
+    pub(crate) bytes: u64,
+}
+
+fn memcg_limit(text: &str) -> Result<MemcgLimit, String> {
+    // Sizes have no `=`, so a name may.
+    let (source, bytes) = match text.rsplit_once('=') {
+        Some(("", _)) => {
+            return Err("There is no source's name before the equals sign; leave both out to limit all.".into());
+        }
+        Some((source, bytes)) => (Some(source.to_owned()), bytes),
+        None => (None, text),
+    };
+    Ok(MemcgLimit { source, bytes: size::parse(bytes).map_err(|e| e.to_string())? })
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("Zero threads would store nothing; use at least 1.".into()),
+        Ok(n) if n <= THREADS_MAX => Ok(n),
+        Ok(_) => Err(format!("At most {THREADS_MAX} threads are started; use fewer.")),
+        Err(_) => Err("The number of threads is a whole number, at least 1.".into()),
+    }
+}
+
+fn max_pages(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("Zero pages would leave nothing to do; use at least 1.".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("The number of pages is a whole number, at least 1.".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "The time is a number of seconds that is not negative, such as 2 or 0.5.".to_owned();
+    Duration::try_from_secs_f64(text.parse().map_err(|_| wrong())?).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn limits_have_a_source_or_not() {
+        let limit = |source: Option<&str>, bytes| MemcgLimit { source: source.map(str::to_owned), bytes };
+        assert_eq!(memcg_limit("10M"), Ok(limit(None, 10 << 20)));
+        assert_eq!(memcg_limit("0"), Ok(limit(None, 0)));
+        assert_eq!(memcg_limit("java-12=1"), Ok(limit(Some("java-12"), 1)));
+        assert_eq!(memcg_limit("a=b=1K"), Ok(limit(Some("a=b"), 1024)));
+        for wrong in ["=1", "a=", "a", "a=1Q"] {
+            assert!(memcg_limit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_finite_and_not_negative() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["-1", "nan", "inf", "1e300", "x", ""] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

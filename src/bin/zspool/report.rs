@@ -1,0 +1,107 @@
+//! What a run found: the data, as JSON has it.
+//!
+//! Field names are stable. Bytes and pages are what the counters said after every page was stored and before the first was read
+//! back; `original`, `payload` and `slot` bytes are of what is in the pool, so they leave out what was written back.
+
+use crate::source::Kind;
+use crate::squeeze::Histogram;
+use crate::squeeze::interface::ClassRow;
+use serde::Serialize;
+
+/// What a run found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) codec: String,
+    pub(crate) threads: usize,
+    pub(crate) seed: u64,
+    /// From the first store to the last free.
+    pub(crate) seconds: f64,
+    pub(crate) sources: Vec<SourceReport>,
+    pub(crate) pool: PoolReport,
+    pub(crate) process: ProcessReport,
+    pub(crate) store_ns: Quantiles,
+    pub(crate) load_ns: Quantiles,
+    /// The first few failures; `mismatched_pages` counts all.
+    pub(crate) failures: Vec<Failure>,
+}
+
+/// One source and its memcg.
+#[derive(Debug, Serialize)]
+pub(crate) struct SourceReport {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// Pages read from the source.
+    pub(crate) pages: u64,
+    /// Those that the store took; the others are `refused_pages`.
+    pub(crate) stored_pages: u64,
+    pub(crate) same_filled_pages: u64,
+    pub(crate) incompressible_pages: u64,
+    pub(crate) original_bytes: u64,
+    pub(crate) payload_bytes: u64,
+    pub(crate) slot_bytes: u64,
+    pub(crate) written_back_pages: u64,
+    pub(crate) written_back_bytes: u64,
+    /// Stored pages that did not come back as they were, unreadable ones included.
+    pub(crate) mismatched_pages: u64,
+    /// Stored pages that could not be read back.
+    pub(crate) unreadable_pages: u64,
+    /// Pages the store did not take; they are where they were.
+    pub(crate) refused_pages: u64,
+    /// What the store said to the first of them.
+    pub(crate) refusal: Option<String>,
+    /// Pages that were gone from the source when their turn came.
+    pub(crate) vanished_pages: u64,
+    /// What else there is to say about the source.
+    pub(crate) note: Option<String>,
+    /// `memory.stat` and its like, as text.
+    #[serde(skip)]
+    pub(crate) stat: String,
+}
+
+/// The pool.
+#[derive(Debug, Serialize)]
+pub(crate) struct PoolReport {
+    pub(crate) frame_bytes: u64,
+    pub(crate) metadata_bytes: u64,
+    pub(crate) payload_bytes: u64,
+    pub(crate) objects: u64,
+    pub(crate) classes: Vec<ClassRow>,
+}
+
+/// This process, as the kernel sees it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ProcessReport {
+    /// Growth of anonymous memory by the store: its making and its filling.
+    pub(crate) rss_growth_bytes: u64,
+}
+
+/// Of latencies in nanoseconds, at most 1/32 too high.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Quantiles {
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+}
+
+impl Quantiles {
+    pub(crate) fn of(histogram: &Histogram) -> Self {
+        Quantiles { p50: histogram.quantile(0.5), p99: histogram.quantile(0.99) }
+    }
+}
+
+/// Something that must not happen and did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Failure {
+    /// The source, if it concerns one.
+    pub(crate) source: Option<String>,
+    /// The page's number in it, if it concerns one.
+    pub(crate) page: Option<u64>,
+    /// What happened, as the end of a sentence that begins with the page.
+    pub(crate) what: String,
+}
+
+impl Report {
+    /// Whether every page that was stored came back as it was, and nothing else went wrong.
+    pub(crate) fn is_good(&self) -> bool {
+        self.failures.is_empty() && self.sources.iter().all(|source| source.mismatched_pages == 0)
+    }
+}

@@ -1,0 +1,30 @@
+//! Why a run could not be made.
+
+use super::interface::Trouble;
+use crate::source::SourceError;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a run could not be made, as a sentence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Codec(#[from] zspool::compress::Error),
+    #[error("--swapfile needs --swap-size SIZE beside it, the most the file may grow to.")]
+    SwapfileWithoutSize,
+    #[error("--swap-size needs --swapfile PATH beside it, the file to use.")]
+    SizeWithoutSwapfile,
+    #[error("--memcg-limit names {name:?}, but the sources are: {known}.")]
+    UnknownSource { name: String, known: String },
+    #[error("There is no memory to remember {pages} pages by (16 bytes each); read fewer with --max-pages.")]
+    NoMemoryForHashes { pages: u64 },
+    #[error("The store cannot be made: {0}")]
+    Open(Trouble),
+    #[error("The memcg for {name} cannot be set up: {cause}")]
+    Group { name: String, cause: Trouble },
+    #[error("Cannot write the report to {}: {cause}.", .path.display())]
+    Json { path: PathBuf, cause: io::Error },
+}

@@ -1,0 +1,104 @@
+//! The store that is squeezed into: this crate's [`Zswap`].
+
+use crate::squeeze::interface::{ClassRow, GroupStats, PoolStats, Settings, Target, Trouble};
+use zspool::memcg::{Event, Memcg};
+use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
+use zspool::zswap::Zswap;
+
+/// Make the store.
+pub(crate) fn open(settings: &Settings) -> Result<Zswap, Trouble> {
+    let mut builder = Zswap::builder().codec(&settings.codec).compressing_threads(settings.threads);
+    if let Some(bytes) = settings.pool_limit {
+        builder = builder.pool_limit(bytes);
+    }
+    if let Some((path, size)) = &settings.swapfile {
+        builder = builder.swapfile(path, *size);
+    }
+    Ok(builder.build()?)
+}
+
+impl Target for Zswap {
+    type Group = Memcg;
+
+    fn mkdir(&self, name: &str) -> Result<Memcg, Trouble> {
+        Ok(self.root().mkdir(name)?)
+    }
+
+    fn set_limit(&self, group: &Memcg, bytes: u64) -> Result<(), Trouble> {
+        Ok(self.set_zswap_max(group, bytes)?)
+    }
+
+    fn reserve(&self, pages: u64) -> Result<SlotRange, Trouble> {
+        Ok(self.reserve(pages)?)
+    }
+
+    fn store(&self, slot: Slot, group: &Memcg, page: &[u8; PAGE_SIZE]) -> Result<(), Trouble> {
+        self.store(slot, group, NodeId(0), page)?;
+        Ok(())
+    }
+
+    fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE]) -> Result<(), Trouble> {
+        Ok(self.load(slot, page)?)
+    }
+
+    fn free(&self, slot: Slot) -> Result<(), Trouble> {
+        if self.free(slot) { Ok(()) } else { Err(format!("slot {} held nothing", slot.0).into()) }
+    }
+
+    fn settle(&self) {
+        self.quiesce();
+    }
+
+    fn group(&self, group: &Memcg) -> GroupStats {
+        let stat = group.stat().unwrap_or_default();
+        GroupStats {
+            incompressible_pages: stat.bytes.incompressible / PAGE_SIZE as u64,
+            original_bytes: stat.bytes.original,
+            payload_bytes: stat.bytes.payload,
+            slot_bytes: stat.bytes.compressed,
+            written_back_pages: stat.events(Event::ZswpWb),
+            written_back_bytes: stat.events(Event::ZswpWbBytes),
+        }
+    }
+
+    fn stat(&self, group: &Memcg) -> String {
+        let mut text = String::new();
+        for file in Memcg::files() {
+            if let Ok(content) = group.read_file(file) {
+                text += &format!("{}/{file}\n{content}", group.path());
+            }
+        }
+        text
+    }
+
+    fn pool(&self) -> PoolStats {
+        let stats = self.stats();
+        PoolStats {
+            frame_bytes: stats.backed_bytes,
+            metadata_bytes: stats.pool.metadata_bytes + stats.slot_table_bytes,
+            payload_bytes: stats.pool.payload_bytes,
+            objects: stats.pool.objects,
+        }
+    }
+
+    fn classes(&self) -> Vec<ClassRow> {
+        let used = |class: &&zspool::zsmalloc::ClassStats| class.obj_used > 0;
+        let row = |class: &zspool::zsmalloc::ClassStats| {
+            let mut zspages = [0; 11];
+            zspages.copy_from_slice(&class.zspages[1..12]);
+            // Zspages with room only in untouched frames, which cost nothing, are full for what they cost.
+            zspages[10] += class.zspages[12..].iter().sum::<u64>();
+            ClassRow {
+                class: class.class.0.into(),
+                size: class.size,
+                zspages,
+                obj_allocated: class.obj_allocated,
+                obj_used: class.obj_used,
+                pages_used: class.pages_used,
+                pages_per_zspage: class.pages_per_zspage as u64,
+                freeable: class.freeable,
+            }
+        };
+        self.pool().classes().0.iter().filter(used).map(row).collect()
+    }
+}

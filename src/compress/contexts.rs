@@ -1,0 +1,182 @@
+//! [`Contexts`]: a bounded set of contexts that threads share.
+//!
+//! ```text
+//! slot     0          1          2          3
+//!       +----------+----------+----------+----------+
+//!       | context  |   out    | context  |   out    |   out: a guard has it; some wait on the slot
+//!       +----------+----------+----------+----------+
+//!            ^ a thread starts looking at its own place (by the address of its stack), so that it
+//!              finds the tables that are in its core's cache
+//! ```
+//!
+//! 1. A context is in its slot or with one guard.
+//! 2. A slot's lock is held to take or put the box, never while compressing: guards hold no lock, so that what a codec
+//!    wrote can go into the pool under the pool's locks.
+//! 3. Whoever waits does so on one slot, counted there, and is woken when that slot's context comes back.
+//!
+//! A thread that has a context must not ask for another: two such threads could wait for each other.
+
+use super::Context;
+use crate::sync::{Condvar, Mutex, Rank, assert_no_lock_held, thread};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
+/// A bounded set of [`Context`]s shared by threads, without thread-locals.
+pub struct Contexts {
+    /// One per context.
+    slots: Box<[Slot]>,
+}
+
+struct Slot {
+    state: Mutex<State>,
+    /// Signalled when the context comes back and somebody waits.
+    returned: Condvar,
+}
+
+struct State {
+    /// The context, unless it is with a guard.
+    context: Option<Box<Context>>,
+    /// Threads that wait for it.
+    waiting: usize,
+}
+
+/// A context in use; it goes back when dropped.
+pub struct ContextGuard<'a> {
+    slot: &'a Slot,
+    // `None` only in `drop`.
+    context: Option<Box<Context>>,
+}
+
+// === impl Contexts ===
+
+impl Contexts {
+    /// A set of `count` contexts; as many threads can compress at once. About 21 KiB each once LZ4 has used it.
+    ///
+    /// # Panics
+    /// When `count` is 0.
+    pub fn new(count: usize) -> Self {
+        assert!(count > 0, "nobody could ever compress without a context");
+        let slots = (0..count)
+            .map(|_| Slot {
+                state: Mutex::new(Rank::Leaf, State { context: Some(Box::default()), waiting: 0 }),
+                returned: Condvar::new(),
+            })
+            .collect();
+        Contexts { slots }
+    }
+
+    /// How many contexts there are.
+    pub fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// A context; waits for one if all are in use.
+    ///
+    /// # Locks
+    /// Takes one of [`Rank::Leaf`] for a moment; the guard holds none. The caller holds no lock at all.
+    pub fn checkout(&self) -> ContextGuard<'_> {
+        assert_no_lock_held("asking for a codec's context");
+        let home = thread::hint() % self.slots.len();
+        let (before, after) = self.slots.split_at(home);
+        for slot in after.iter().chain(before) {
+            if let Some(mut state) = slot.state.try_lock()
+                && let Some(context) = state.context.take()
+            {
+                return ContextGuard { slot, context: Some(context) };
+            }
+        }
+        let slot = &self.slots[home];
+        let mut state = slot.state.lock();
+        state.waiting += 1;
+        let context = loop {
+            match state.context.take() {
+                Some(context) => break context,
+                None => slot.returned.wait(&mut state),
+            }
+        };
+        state.waiting -= 1;
+        drop(state);
+        ContextGuard { slot, context: Some(context) }
+    }
+
+    /// Check the invariants, at a point where nobody has or wants a context.
+    ///
+    /// # Panics
+    /// When one does not hold.
+    pub fn assert_valid(&self) {
+        for (at, slot) in self.slots.iter().enumerate() {
+            let state = slot.state.lock();
+            assert!(state.context.is_some(), "the context of slot {at} did not come back");
+            assert_eq!(state.waiting, 0, "somebody is counted as waiting for slot {at}");
+        }
+    }
+}
+
+impl fmt::Debug for Contexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contexts").field("count", &self.count()).finish_non_exhaustive()
+    }
+}
+
+// === impl ContextGuard ===
+
+impl Deref for ContextGuard<'_> {
+    type Target = Context;
+    fn deref(&self) -> &Context {
+        self.context.as_ref().expect("held until dropped")
+    }
+}
+
+impl DerefMut for ContextGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Context {
+        self.context.as_mut().expect("held until dropped")
+    }
+}
+
+impl Drop for ContextGuard<'_> {
+    fn drop(&mut self) {
+        let mut state = self.slot.state.lock();
+        state.context = self.context.take();
+        let wake = state.waiting > 0;
+        drop(state);
+        if wake {
+            self.slot.returned.notify_one();
+        }
+    }
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn at_most_count_contexts_are_out_and_waiters_get_theirs() {
+        let contexts = Contexts::new(2);
+        let (out, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|s| {
+            for _ in 0..6 {
+                s.spawn(|| {
+                    for round in 0..200 {
+                        let mut context = contexts.checkout();
+                        most.fetch_max(out.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        context.output()[0] = round as u8;
+                        std::thread::yield_now();
+                        assert_eq!(context.output()[0], round as u8, "two threads have one context");
+                        out.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() <= 2);
+        contexts.assert_valid();
+    }
+
+    #[test]
+    fn a_guard_holds_no_lock() {
+        let contexts = Contexts::new(1);
+        let _guard = contexts.checkout();
+        let outermost = Mutex::new(Rank::Worker, ());
+        drop(outermost.lock());
+    }
+}

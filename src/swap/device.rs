@@ -1,0 +1,299 @@
+//! [`Device`]: what bytes can be written to and read from, in requests that are started and waited for.
+//!
+//! ```text
+//!              submit                complete
+//!   Idle ----------------> InFlight ----------> Done | Failed(failure)
+//!                            |                          ^
+//!                            +--------------------------+   a backend without a queue is through inside submit
+//! ```
+//!
+//! 1. A request owns its buffer from `new` until `take_buffer`; while it is in flight nobody else can reach the bytes.
+//! 2. After `complete` every request of the slice is `Done` or `Failed`. `Done` means all bytes.
+//! 3. Requests are whole units ([`Device::block_bytes`]) at multiples of the unit, inside the device; others fail at
+//!    once.
+//!
+//! Only [`Area`](super::Area) and its batches start requests; they hold no lock meanwhile.
+
+use super::IoBuffer;
+use crate::sync::Arc;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Device to buffer.
+    Read,
+    /// Buffer to device.
+    Write,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Op::Read => "read",
+            Op::Write => "write",
+        })
+    }
+}
+
+/// What made a request fail: small and copyable, so that it can cross threads without allocating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// An error number of the system.
+    Os(i32),
+    /// A condition the system has no number for, such as the end of the file.
+    Kind(io::ErrorKind),
+}
+
+impl From<&io::Error> for Cause {
+    fn from(error: &io::Error) -> Self {
+        error.raw_os_error().map_or(Cause::Kind(error.kind()), Cause::Os)
+    }
+}
+
+impl From<Cause> for io::Error {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Os(number) => io::Error::from_raw_os_error(number),
+            Cause::Kind(kind) => kind.into(),
+        }
+    }
+}
+
+/// How a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub cause: Cause,
+    /// Bytes from the start of the request that were done all the same.
+    pub done: usize,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Not started.
+    Idle,
+    /// The device has it: its buffer is the device's.
+    InFlight,
+    /// All bytes are read or written.
+    Done,
+    /// Not all bytes are.
+    Failed(Failure),
+}
+
+/// One read or write of a device, with the buffer it owns.
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    op: Op,
+    /// First byte on the device.
+    offset: u64,
+    /// Bytes, from the start of the buffer.
+    len: usize,
+    /// `None` once taken out.
+    buffer: Option<IoBuffer>,
+    /// How far it is.
+    status: Status,
+}
+
+impl Request {
+    /// A request that was not started, for the first `len` bytes of `buffer`.
+    ///
+    /// # Panics
+    /// When the buffer is shorter.
+    pub fn new(op: Op, offset: u64, len: usize, buffer: IoBuffer) -> Self {
+        assert!(len <= buffer.len(), "a request of {len} bytes with a buffer of {}", buffer.len());
+        Request { op, offset, len, buffer: Some(buffer), status: Status::Idle }
+    }
+
+    /// What to do.
+    pub fn op(&self) -> Op {
+        self.op
+    }
+
+    /// First byte on the device.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty)] // never asked
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The bytes, for the device that has the request.
+    ///
+    /// # Panics
+    /// When the buffer was taken out.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer.as_mut().expect("the buffer was taken out")[..self.len]
+    }
+
+    /// The buffer, of a request that is over (or never started).
+    ///
+    /// # Panics
+    /// When the device still has it, or it was taken before.
+    pub fn take_buffer(&mut self) -> IoBuffer {
+        assert!(self.status != Status::InFlight, "the device still has the buffer");
+        self.buffer.take().expect("the buffer was taken out")
+    }
+
+    /// The device takes the request. `false`: it was started before, leave it alone.
+    ///
+    /// What no device does (parts of units, bytes outside) fails here.
+    #[must_use]
+    pub fn start(&mut self, device: &(impl Device + ?Sized)) -> bool {
+        if self.status != Status::Idle {
+            return false;
+        }
+        let unit = device.block_bytes();
+        let whole = self.offset.is_multiple_of(unit as u64) && self.len.is_multiple_of(unit);
+        let inside = self.offset.checked_add(self.len as u64).is_some_and(|end| end <= device.len_bytes());
+        if whole && inside {
+            self.status = Status::InFlight;
+            return true;
+        }
+        self.status = Status::Failed(Failure { cause: Cause::Kind(io::ErrorKind::InvalidInput), done: 0 });
+        false
+    }
+
+    /// The device is through with the request.
+    ///
+    /// # Panics
+    /// When it was not in flight.
+    pub fn finish(&mut self, result: Result<(), Failure>) {
+        assert!(self.status == Status::InFlight, "a request that was not in flight is finished");
+        self.status = result.map_or_else(Status::Failed, |()| Status::Done);
+    }
+
+    /// The result of a request that is over.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn result(&self) -> Result<(), Failure> {
+        match self.status {
+            Status::Done => Ok(()),
+            Status::Failed(failure) => Err(failure),
+            Status::Idle | Status::InFlight => panic!("the request is not over"),
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if self.status == Status::InFlight {
+            // The device may yet write to it: its memory must never be anything else.
+            std::mem::forget(self.buffer.take());
+        }
+    }
+}
+
+/// Bytes that can be written and read in whole units.
+pub trait Device: Send + Sync + fmt::Debug {
+    /// Start the idle requests. A device whose queue is full may leave some idle; [`complete`](Self::complete) starts
+    /// them.
+    fn submit(&self, requests: &mut [Request]);
+
+    /// Wait until every request of the slice is over, starting those still idle.
+    fn complete(&self, requests: &mut [Request]);
+
+    /// Give the storage behind the bytes back; they read as zeroes afterwards, or as anything at all.
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) when the device cannot, and whatever else the device says.
+    fn punch(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Bytes that can be used, from byte 0.
+    fn len_bytes(&self) -> u64;
+
+    /// Bytes of a unit: offsets and lengths are multiples. A power of two.
+    fn block_bytes(&self) -> usize;
+
+    /// A short name for messages.
+    fn name(&self) -> &str;
+
+    /// A line for people: the name, and how the device is used.
+    fn describe(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
+// A shared device is a device: tests look into the one an area owns.
+impl<D: Device + ?Sized> Device for Arc<D> {
+    fn submit(&self, requests: &mut [Request]) {
+        (**self).submit(requests);
+    }
+    fn complete(&self, requests: &mut [Request]) {
+        (**self).complete(requests);
+    }
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        (**self).punch(range)
+    }
+    fn len_bytes(&self) -> u64 {
+        (**self).len_bytes()
+    }
+    fn block_bytes(&self) -> usize {
+        (**self).block_bytes()
+    }
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::MemoryDevice;
+    use super::*;
+
+    #[test]
+    fn parts_of_units_and_bytes_outside_fail_without_reaching_the_device() {
+        let device = MemoryDevice::new(8192, 4096);
+        let bad = [(1, 4096), (0, 100), (8192, 4096), (4096, 8192), (u64::MAX - 4095, 4096)];
+        for (offset, len) in bad {
+            let mut request = [Request::new(Op::Write, offset, len, IoBuffer::new(8192))];
+            device.submit(&mut request);
+            device.complete(&mut request);
+            let expected = Failure { cause: Cause::Kind(io::ErrorKind::InvalidInput), done: 0 };
+            assert_eq!(request[0].result(), Err(expected), "{offset}+{len}");
+        }
+        assert!(device.image().iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "still has the buffer")]
+    fn the_buffer_of_a_request_in_flight_cannot_be_taken() {
+        let device = MemoryDevice::new(8192, 4096);
+        let mut request = Request::new(Op::Read, 0, 4096, IoBuffer::new(4096));
+        assert!(request.start(&device));
+        request.take_buffer();
+    }
+
+    #[test]
+    fn a_finished_request_is_not_started_again() {
+        let device = MemoryDevice::new(8192, 4096);
+        let mut request = [Request::new(Op::Read, 0, 4096, IoBuffer::new(4096))];
+        device.submit(&mut request);
+        assert!(!request[0].start(&device));
+        assert_eq!(request[0].status(), Status::Done);
+    }
+
+    #[test]
+    fn causes_keep_number_or_kind() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert_eq!(io::Error::from(Cause::from(&full)).raw_os_error(), Some(libc::ENOSPC));
+        let end = io::Error::from(io::ErrorKind::UnexpectedEof);
+        assert_eq!(io::Error::from(Cause::from(&end)).kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

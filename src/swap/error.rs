@@ -1,0 +1,278 @@
+//! The errors of the swap layer.
+
+use super::device::Op;
+use super::{Flaw, Place};
+use crate::units::Slot;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a swapfile was refused, or why something could not be written to or read from a device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // --- slots
+    /// No room for the words of so many slots.
+    #[error(
+        "{bytes} bytes of address space for slot words could not be reserved ({source}): raise `ulimit -v` or allow fewer slots in use."
+    )]
+    AddressSpace {
+        /// Bytes asked for.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A range that cannot be handed out.
+    #[error(
+        "{asked} slots cannot be reserved: ask for at least 1, and for no more than 2^63 in all over the life of an instance."
+    )]
+    Reserve {
+        /// Slots asked for.
+        asked: u64,
+    },
+    /// A slot no range handed out.
+    #[error("Slot {slot} was never reserved: use slots of a range that `reserve` returned.", slot = .slot.0)]
+    NotReserved {
+        /// The slot.
+        slot: Slot,
+    },
+    /// All dense numbers are in use.
+    #[error("All {in_use} slots that can be in use at once are: free some, or build the instance with more.")]
+    TooManySlots {
+        /// Slots in touched clusters.
+        in_use: u64,
+    },
+
+    // --- opening a swapfile
+    /// The options lack something.
+    #[error("A swapfile needs a {missing}: set it with `SwapFile::options().{missing}(..)`.")]
+    Incomplete {
+        /// The option that was not set.
+        missing: &'static str,
+    },
+    /// Too small to hold two batches.
+    #[error("A swapfile of {size} bytes is too small: ask for {least} bytes or more.")]
+    TooSmall {
+        /// Bytes asked for.
+        size: u64,
+        /// Fewest bytes that work.
+        least: u64,
+    },
+    /// More bytes than places can name.
+    #[error(
+        "A swap device of {size} bytes is too large: ask for {most} bytes at most, and use several devices for more."
+    )]
+    TooLarge {
+        /// Bytes asked for, or bytes of the device.
+        size: u64,
+        /// Most bytes that work.
+        most: u64,
+    },
+    /// A symbolic link, which is never followed: somebody could aim it at a file of ours.
+    #[error(
+        "{path} is a symbolic link, which is never followed: give the path of the file itself.",
+        path = .path.display()
+    )]
+    Symlink {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A directory, device, pipe or socket.
+    #[error(
+        "{path} is {what}, not a regular file: give the path of a file, which may be missing, empty, or an \
+         earlier swapfile.",
+        path = .path.display()
+    )]
+    NotRegular {
+        /// The path given.
+        path: PathBuf,
+        /// What it is, with an article.
+        what: &'static str,
+    },
+    /// A file that is not ours. It was not written to.
+    #[error(
+        "{path} holds {bytes} bytes that are no swapfile of zspool, and was left alone: give another path, or \
+         move that file away.",
+        path = .path.display()
+    )]
+    Foreign {
+        /// The path given.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A file that begins as ours do, with a header that fails its check. It was not written to.
+    #[error(
+        "{path} begins like a swapfile of zspool but its header is damaged; it was left alone: delete it if \
+         nobody needs it, or give another path.",
+        path = .path.display()
+    )]
+    DamagedHeader {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A swapfile of another format version. It was not written to.
+    #[error(
+        "{path} is a swapfile of format version {found}, and this program writes version {known}: delete it if \
+         its owner is gone, or give another path.",
+        path = .path.display()
+    )]
+    Version {
+        /// The path given.
+        path: PathBuf,
+        /// Version in the header.
+        found: u32,
+        /// Version of this program.
+        known: u32,
+    },
+    /// A swapfile made for other page or block sizes. It was not written to.
+    #[error(
+        "{path} is a swapfile for pages of {found_page} and blocks of {found_block} bytes, and this program uses \
+         {page} and {block}: delete it if its owner is gone, or give another path.",
+        path = .path.display()
+    )]
+    Units {
+        /// The path given.
+        path: PathBuf,
+        /// Page bytes in the header.
+        found_page: u32,
+        /// Block bytes in the header.
+        found_block: u32,
+        /// Page bytes of this program.
+        page: u32,
+        /// Block bytes of this program.
+        block: u32,
+    },
+    /// Another process, or another handle in this one, uses the file.
+    #[error(
+        "{path} is in use by another process or by another handle of this one: stop its user, or give this one a \
+         path of its own.",
+        path = .path.display()
+    )]
+    Locked {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The file or its folder may not be used by us.
+    #[error(
+        "There is no permission {doing} {path}: run as its owner, change its mode, or give another path.",
+        path = .path.display()
+    )]
+    Permission {
+        /// The path given.
+        path: PathBuf,
+        /// What was refused: "to open", "to create".
+        doing: &'static str,
+    },
+    /// The folder the file should be made in is not there.
+    #[error("The folder {folder} does not exist: make it first, or give another path.", folder = .folder.display())]
+    MissingFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Others kept replacing the file while it was being opened.
+    #[error(
+        "{path} was replaced {attempts} times while it was being opened: see who does that, or give another path.",
+        path = .path.display()
+    )]
+    Unstable {
+        /// The path given.
+        path: PathBuf,
+        /// Attempts made.
+        attempts: u32,
+    },
+    /// Another refusal by the system.
+    #[error(
+        "The system refused {doing} {path} ({source}): see what that error asks for, or give another path.",
+        path = .path.display()
+    )]
+    File {
+        /// The path given.
+        path: PathBuf,
+        /// What was refused: "to lock", "to resize".
+        doing: &'static str,
+        /// The refusal.
+        source: io::Error,
+    },
+
+    // --- making an area
+    /// Sizes that do not go together.
+    #[error("The geometry's {field} is {value}: it must be {rule}.")]
+    Geometry {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The device wants larger units than the area's pages.
+    #[error(
+        "The device {name} wants requests in units of {unit} bytes and the area writes pages of {page} bytes: \
+         use a device whose unit divides the page."
+    )]
+    Alignment {
+        /// The device.
+        name: String,
+        /// Its unit.
+        unit: usize,
+        /// The area's page.
+        page: usize,
+    },
+    /// A device number that does not fit in a place.
+    #[error("Device number {number} is out of range: use 0 to {most}.")]
+    DeviceNumber {
+        /// The number given.
+        number: u8,
+        /// The highest.
+        most: u8,
+    },
+
+    // --- using an area
+    /// No run of pages is free that would do.
+    #[error(
+        "Device {device} has no run of {wanted} free pages, with {used} of {size} bytes taken: free slots, \
+         wait until pages are loaded back, or add a device."
+    )]
+    Full {
+        /// Number of the device.
+        device: u8,
+        /// Fewest pages that would have done.
+        wanted: usize,
+        /// Bytes of pages that are not free.
+        used: u64,
+        /// Bytes of the device.
+        size: u64,
+    },
+    /// The device failed.
+    #[error(
+        "Device {device} failed to {op} {bytes} bytes at {offset}, after {done} of them ({source}): check \
+         the disk, and the space on its file system."
+    )]
+    Io {
+        /// Number of the device.
+        device: u8,
+        /// What it was to do.
+        op: Op,
+        /// First byte on the device.
+        offset: u64,
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes done before the failure.
+        done: usize,
+        /// The failure.
+        source: io::Error,
+    },
+    /// The bytes on the device are not those that were written.
+    #[error(
+        "The object of slot {slot} at {place:?} is not what was written there, for {flaw}: its page is lost; \
+         check the disk, and that nobody else writes to the swapfile."
+    )]
+    Corrupt {
+        /// The slot that was to be loaded.
+        slot: u64,
+        /// Where it should be.
+        place: Place,
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
+}

@@ -1,0 +1,285 @@
+//! [`Builder`]: how an instance is described.
+
+use super::Error;
+use super::cells::SlotCells;
+use super::core::{Core, Policy, Zswap};
+use super::inflight::Inflight;
+use super::lru::Lru;
+use super::stats::Counters;
+use super::worker::{Mailbox, Worker};
+use crate::arena::{Arena, ArenaConfig, Topology};
+use crate::compress::{Codecs, Contexts};
+use crate::memcg::{Tree, TreeConfig};
+use crate::swap::{self, Area, Device, Slots, SwapFile};
+use crate::sync::atomic::{AtomicU8, AtomicU64};
+use crate::sync::{Arc, Planted};
+use crate::units::{MAX_SLOTS_IN_USE, PAGE_SIZE};
+use crate::zsmalloc::{Geometry, Original, Pool, PoolConfig};
+use std::path::PathBuf;
+
+/// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
+pub const WRITEBACK_BATCH: usize = 64;
+
+/// Batches that can be on their way to the device at once.
+const BATCHES: usize = 8;
+
+/// Share of the machine's memory that a pool may take if no limit is set (ZW-11: `max_pool_percent`).
+const DEFAULT_POOL_PERCENT: u64 = 20;
+
+/// Failures after which reclaim gives up (T1.8: `MAX_RECLAIM_RETRIES`).
+const MAX_RECLAIM_RETRIES: usize = 16;
+
+/// Describes a [`Zswap`]; start from [`Zswap::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    pool_limit: Option<u64>,
+    codec: String,
+    codecs: Codecs,
+    swap: Option<Swap>,
+    direct: bool,
+    arena: ArenaConfig,
+    geometry: Geometry,
+    slots_in_use: u64,
+    contexts: Option<usize>,
+    worker: bool,
+    policy: Policy,
+    device_geometry: swap::Geometry,
+    tree: TreeConfig,
+    planted: Planted,
+}
+
+#[derive(Debug)]
+enum Swap {
+    File { path: PathBuf, size: u64 },
+    Device(Box<dyn Device>),
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Builder {
+            pool_limit: None,
+            codec: "lz4".to_owned(),
+            codecs: Codecs::builtin(),
+            swap: None,
+            direct: true,
+            arena: ArenaConfig::default(),
+            geometry: Geometry::default(),
+            slots_in_use: MAX_SLOTS_IN_USE,
+            contexts: None,
+            worker: true,
+            policy: Policy {
+                batch: WRITEBACK_BATCH,
+                store_scan: 1,
+                max_failures: MAX_RECLAIM_RETRIES,
+                accept_threshold_percent: 90,
+                new_is_referenced: false,
+            },
+            device_geometry: swap::Geometry::default(),
+            tree: TreeConfig::default(),
+            planted: Planted::NONE,
+        }
+    }
+
+    /// Bytes of memory that the pool's frames may take, warm ones too. Default: a fifth of the machine's memory.
+    pub fn pool_limit(mut self, bytes: u64) -> Self {
+        self.pool_limit = Some(bytes);
+        self
+    }
+
+    /// Name of the codec for new pages. Default `lz4`.
+    pub fn codec(mut self, name: &str) -> Self {
+        self.codec = name.to_owned();
+        self
+    }
+
+    /// The codecs there are: for a codec of one's own.
+    pub fn codecs(mut self, codecs: Codecs) -> Self {
+        self.codecs = codecs;
+        self
+    }
+
+    /// Write cold pages to a swapfile of at most `size` bytes. It is made if missing, reused if it is an earlier one of ours,
+    /// and refused if it is anything else.
+    pub fn swapfile(mut self, path: impl Into<PathBuf>, size: u64) -> Self {
+        self.swap = Some(Swap::File { path: path.into(), size });
+        self
+    }
+
+    /// Whether the swapfile bypasses the page cache (default), which would else hold what we saved.
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.direct = direct;
+        self
+    }
+
+    /// Write cold pages to this device.
+    pub fn device(mut self, device: impl Device + 'static) -> Self {
+        self.swap = Some(Swap::Device(Box::new(device)));
+        self
+    }
+
+    /// The nodes. Default: this machine's.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.arena.topology = topology;
+        self
+    }
+
+    /// Bytes of address space for the pool. Default: 16 times the machine's memory.
+    pub fn address_space(mut self, bytes: usize) -> Self {
+        self.arena.address_space = bytes;
+        self
+    }
+
+    /// Frames kept backed without an object, to be used again soon. Default 256.
+    pub fn warm_frames(mut self, frames: usize) -> Self {
+        self.arena.warm_frames = frames;
+        self
+    }
+
+    /// Size classes. The default suits pages compressed to a quarter or so.
+    pub fn geometry(mut self, geometry: Geometry) -> Self {
+        self.geometry = geometry;
+        self
+    }
+
+    /// Slots that may lie in touched clusters at once. Default and most: 2^28 (a tebibyte of pages).
+    pub fn slots_in_use(mut self, slots: u64) -> Self {
+        self.slots_in_use = slots;
+        self
+    }
+
+    /// Threads that can compress at once. Default: the machine's cores.
+    pub fn compressing_threads(mut self, threads: usize) -> Self {
+        self.contexts = Some(threads);
+        self
+    }
+
+    /// Whether a background thread keeps the pool below its limit. Default yes. Without it stores make room themselves.
+    pub fn worker(mut self, worker: bool) -> Self {
+        self.worker = worker;
+        self
+    }
+
+    /// Percent of the pool limit down to which the worker runs. Default 90. (Unlike the kernel's, no store that fits is refused
+    /// because of it.)
+    ///
+    /// # Panics
+    /// Above 100.
+    pub fn accept_threshold_percent(mut self, percent: u64) -> Self {
+        assert!(percent <= 100, "the accept threshold is a share of the pool limit: at most 100 percent");
+        self.policy.accept_threshold_percent = percent;
+        self
+    }
+
+    /// Entries looked at in a batch of writeback (default 64), and by a store that hits its memcg's limit (default 1).
+    ///
+    /// # Panics
+    /// When either is 0.
+    pub fn scan(mut self, batch: usize, store: usize) -> Self {
+        assert!(batch > 0 && store > 0, "reclaim has to look at one entry at least");
+        self.policy.batch = batch.min(WRITEBACK_BATCH);
+        self.policy.store_scan = store;
+        self
+    }
+
+    /// Whether a page just stored counts as referenced, so that it is passed over once before it is written back (the kernel's
+    /// way). Default no.
+    pub fn new_is_referenced(mut self, yes: bool) -> Self {
+        self.policy.new_is_referenced = yes;
+        self
+    }
+
+    /// Sizes of the device's pages and batches.
+    pub fn device_geometry(mut self, geometry: swap::Geometry) -> Self {
+        self.device_geometry = geometry;
+        self
+    }
+
+    /// How the memcg tree is made; its number of nodes is that of the topology.
+    pub fn tree(mut self, tree: TreeConfig) -> Self {
+        self.tree = tree;
+        self
+    }
+
+    /// A bug for a model to find.
+    #[doc(hidden)]
+    pub fn planted(mut self, planted: Planted) -> Self {
+        self.planted = planted;
+        self
+    }
+
+    /// Make the instance.
+    ///
+    /// # Errors
+    /// [`Error::Codec`] for an unknown codec, [`Error::Swap`] for a swapfile that cannot be used, [`Error::AddressSpace`],
+    /// [`Error::Arena`] and [`Error::Swap`] when there is no address space, [`Error::Worker`] when no thread can be started.
+    pub fn build(mut self) -> Result<Zswap, Error> {
+        let codec = self.codecs.by_name(&self.codec)?.id();
+        self.arena.limit_bytes = self.pool_limit.unwrap_or_else(default_pool_limit);
+        self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
+        let area = match self.swap {
+            None => None,
+            Some(Swap::File { path, size }) => {
+                let file = SwapFile::options().path(path).size(size).direct(self.direct).open()?;
+                Some(Area::new(Box::new(file), 0, self.device_geometry)?)
+            }
+            Some(Swap::Device(device)) => Some(Area::new(device, 0, self.device_geometry)?),
+        };
+        let arena = Arc::new(Arena::new(self.arena)?);
+        let nodes = arena.topology().len();
+        let tree = Tree::new(TreeConfig { nodes, planted: self.planted, ..self.tree });
+        let slots = Arc::new(reserve_slots(self.slots_in_use)?);
+        let owners = slots.capacity();
+        let lru = Lru::new(owners, nodes, self.planted)
+            .map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
+        let pool = Pool::new(
+            Arc::clone(&arena),
+            SlotCells(Arc::clone(&slots)),
+            PoolConfig {
+                geometry: self.geometry,
+                accounting: Some(tree.clone()),
+                original: Original::Fixed(PAGE_SIZE as u64),
+                planted: self.planted,
+            },
+        )?;
+        let core = Arc::new(Core {
+            tree,
+            slots,
+            arena,
+            pool,
+            lru,
+            codecs: self.codecs,
+            codec: AtomicU8::new(codec.get()),
+            contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
+            area,
+            inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
+            cursor: AtomicU64::new(0),
+            policy: self.policy,
+            counters: Counters::default(),
+            kick: Mailbox::new(),
+            trouble: AtomicU8::new(0),
+            planted: self.planted,
+        });
+        let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
+        Ok(Zswap { worker, core })
+    }
+}
+
+/// Slot words for as many slots as asked, or as address space allows: half as many while it is refused.
+fn reserve_slots(mut in_use: u64) -> Result<Slots, Error> {
+    const FEWEST: u64 = 1 << 16;
+    loop {
+        match Slots::new(in_use) {
+            Ok(slots) => return Ok(slots),
+            Err(_) if in_use > FEWEST => in_use /= 2,
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}
+
+fn default_pool_limit() -> u64 {
+    crate::arena::physical_memory() / 100 * DEFAULT_POOL_PERCENT
+}
+
+fn cores() -> usize {
+    crate::sync::thread::available_parallelism()
+}

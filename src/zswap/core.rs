@@ -1,0 +1,170 @@
+//! [`Zswap`]: one instance, and what its protocols share.
+
+use super::cells::SlotCells;
+use super::inflight::Inflight;
+use super::lru::Lru;
+use super::stats::Counters;
+use super::worker::{Mailbox, Worker};
+use super::{Builder, Error};
+use crate::arena::Arena;
+use crate::compress::{Codecs, Contexts};
+use crate::memcg::{Memcg, Tree};
+use crate::swap::{Area, Slots};
+use crate::sync::atomic::{AtomicU8, AtomicU64};
+use crate::sync::{Arc, Planted};
+use crate::units::{Slot, SlotRange};
+use crate::zsmalloc::Pool;
+
+/// Compressed memory for pages named by slots. Safe to share among threads.
+///
+/// Dropping it stops the worker and frees everything.
+///
+/// # Examples
+///
+/// ```
+/// use zspool::units::{NodeId, Page};
+/// use zspool::zswap::Zswap;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let zswap = Zswap::builder().pool_limit(16 << 20).build()?;
+/// let vm = zswap.root().mkdir("vm0")?;
+/// vm.set_zswap_max(4 << 20)?;
+/// let slots = zswap.reserve(1024)?; // guest page k is slot base + k
+///
+/// let mut page = Page::zeroed();
+/// page[..5].copy_from_slice(b"hello");
+/// zswap.store(slots.base(), &vm, NodeId(0), &page)?;
+///
+/// let mut back = Page::zeroed();
+/// zswap.load(slots.base(), &mut back)?;
+/// assert_eq!(&back[..5], b"hello");
+/// zswap.free(slots.base());
+/// assert_eq!(vm.usage(), 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Zswap {
+    // Dropped first: the worker has a reference to the core.
+    pub(super) worker: Option<Worker>,
+    pub(super) core: Arc<Core>,
+}
+
+/// What callers and the worker share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) tree: Tree,
+    pub(super) slots: Arc<Slots>,
+    pub(super) arena: Arc<Arena>,
+    pub(super) pool: Pool<SlotCells>,
+    pub(super) lru: Lru,
+    pub(super) codecs: Codecs,
+    /// Id of the codec new pages are compressed with. Relaxed: every id in the registry decompresses.
+    pub(super) codec: AtomicU8,
+    pub(super) contexts: Contexts,
+    pub(super) area: Option<Area>,
+    pub(super) inflight: Inflight,
+    /// The memcg whose entries the worker wrote back last: an id, so that it holds no reference (T3).
+    pub(super) cursor: AtomicU64,
+    pub(super) policy: Policy,
+    pub(super) counters: Counters,
+    pub(super) kick: Mailbox,
+    /// Why the last batch did not go, as a number; 0 if it went.
+    pub(super) trouble: AtomicU8,
+    pub(super) planted: Planted,
+}
+
+/// Numbers that steer reclaim.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    /// Entries a call of the worker looks at (T1.2).
+    pub(super) batch: usize,
+    /// Entries the store path looks at when a memcg's limit is hit (T1.9).
+    pub(super) store_scan: usize,
+    /// Failures in a row after which a reclaimer gives up (T1.8).
+    pub(super) max_failures: usize,
+    /// The worker runs the pool down to this share of its limit, in percent.
+    pub(super) accept_threshold_percent: u64,
+    /// Whether a new entry counts as referenced, and so has to be seen twice before it is written back (W-14).
+    pub(super) new_is_referenced: bool,
+}
+
+impl Zswap {
+    /// Start to describe an instance.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// The root of the memcg tree: it has no limit of its own; make children with [`Memcg::mkdir`].
+    pub fn root(&self) -> Memcg {
+        self.core.tree.root()
+    }
+
+    /// The tree of memcgs.
+    pub fn tree(&self) -> &Tree {
+        &self.core.tree
+    }
+
+    /// Reserve `n` slots: slot `k` of the range may name page `k` of a guest. Reserved slots cost nothing until they are
+    /// stored to, and their numbers never come back.
+    ///
+    /// # Errors
+    /// [`swap::Error::Reserve`](crate::swap::Error::Reserve) for 0, or more numbers than there are.
+    pub fn reserve(&self, n: u64) -> Result<SlotRange, Error> {
+        Ok(self.core.slots.reserve(n)?)
+    }
+
+    /// Take a memcg offline (`rmdir`): its entries stay loadable and are charged to its parent from now on. Takes time by
+    /// objcgs and nodes, not by entries.
+    ///
+    /// # Errors
+    /// When it is the root, has children or is offline already.
+    ///
+    /// # Locks
+    /// Tree, then the LRU lists of the memcg and its parent.
+    pub fn offline(&self, memcg: &Memcg) -> Result<(), Error> {
+        let lru = &self.core.lru;
+        memcg.offline_with(|handover| {
+            let (child, parent) = (handover.child(), handover.parent());
+            lru.reparent(child, parent, || handover.switch())
+        })?;
+        Ok(())
+    }
+
+    /// Use another codec from now on. What is stored stays readable: every entry knows its codec.
+    ///
+    /// # Errors
+    /// When there is no codec of that name; the error lists those there are.
+    pub fn set_codec(&self, name: &str) -> Result<(), Error> {
+        let id = self.core.codecs.by_name(name)?.id();
+        self.core.codec.store(id.get(), crate::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the slot holds a page. A hint where others store or free it.
+    pub fn is_stored(&self, slot: Slot) -> bool {
+        self.core.slots.lock(slot).is_some_and(|guard| !guard.word().is_empty())
+    }
+
+    /// The pool's frames, for looking at limits and nodes.
+    pub fn arena(&self) -> &Arena {
+        &self.core.arena
+    }
+
+    /// The allocator, for its class table.
+    pub fn pool(&self) -> &Pool<SlotCells> {
+        &self.core.pool
+    }
+
+    /// The swapfile, if there is one.
+    pub fn area(&self) -> Option<&Area> {
+        self.core.area.as_ref()
+    }
+}
+
+impl Core {
+    /// The device that a place lies on.
+    pub(super) fn area(&self) -> &Area {
+        self.area.as_ref().expect("where a slot names a place, there is a device")
+    }
+}

@@ -1,0 +1,114 @@
+//! What can go wrong with a page. The caller's page is never touched by a refusal.
+
+use crate::units::Slot;
+use crate::{arena, compress, memcg, swap, zsmalloc};
+
+/// Why an operation of [`Zswap`](super::Zswap) was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A load, `take_with`, `dup` or `put` of a slot that holds nothing.
+    #[error("slot {} holds no page", .slot.0)]
+    NotStored {
+        /// The slot.
+        slot: Slot,
+    },
+    /// [`try_load`](super::Zswap::try_load) of a page that lies on a device.
+    #[error("the page of slot {} lies on a device: load it where waiting is allowed", .slot.0)]
+    NeedsIo {
+        /// The slot.
+        slot: Slot,
+    },
+    /// What is stored for the slot does not decompress to a page: memory was overwritten.
+    #[error("the stored bytes of slot {} are not what was written: the page is lost", .slot.0)]
+    Corrupt {
+        /// The slot.
+        slot: Slot,
+    },
+    /// The page could not be read back from its device. The slot keeps it: another try may succeed.
+    #[error("the page of slot {} could not be read back: {source}", .slot.0)]
+    Read {
+        /// The slot.
+        slot: Slot,
+        /// What the device layer found.
+        source: swap::Error,
+    },
+    /// A limit of a memcg is reached and nothing below it could be written back.
+    #[error("{source}; nothing there could be written back ({reason})")]
+    Limit {
+        /// Which limit, with its numbers.
+        source: memcg::LimitHit,
+        /// Why writeback did not help.
+        reason: Unwritable,
+    },
+    /// The pool limit is reached and nothing could be written back.
+    #[error("the pool is full ({source}) and nothing could be written back ({reason})")]
+    PoolFull {
+        /// The limit with its numbers.
+        source: zsmalloc::Error,
+        /// Why writeback did not help.
+        reason: Unwritable,
+    },
+    /// A slot that has as many references as a slot can have.
+    #[error("slot {} has {} references, which is as many as a slot can have", .slot.0, swap::MAX_COUNT)]
+    TooManyReferences {
+        /// The slot.
+        slot: Slot,
+    },
+    /// The memcg was taken offline.
+    #[error(transparent)]
+    Memcg(#[from] memcg::Error),
+    /// The slot layer refused: never reserved, too many in use.
+    #[error(transparent)]
+    Swap(#[from] swap::Error),
+    /// The allocator refused.
+    #[error(transparent)]
+    Pool(#[from] zsmalloc::Error),
+    /// No memory to be had from the system, or none on an allowed node.
+    #[error(transparent)]
+    Arena(#[from] arena::Error),
+    /// No such codec.
+    #[error(transparent)]
+    Codec(#[from] compress::Error),
+    /// The worker's thread could not be started.
+    #[error("the background worker could not be started: {0}")]
+    Worker(std::io::Error),
+    /// No address space for the LRU's links.
+    #[error(
+        "cannot reserve {bytes} bytes of address space for LRU links: raise `ulimit -v` or allow fewer slots in use"
+    )]
+    AddressSpace {
+        /// Bytes asked for.
+        bytes: u64,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// Why writeback could not make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unwritable {
+    /// There is no swapfile.
+    NoDevice,
+    /// The swapfile has no free place.
+    DeviceFull,
+    /// `memory.zswap.writeback` is 0 for the memcg or one above it.
+    Disabled,
+    /// Writes to the device fail.
+    WriteFailed,
+    /// Everything there is in use this moment.
+    Busy,
+}
+
+impl std::fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Unwritable::NoDevice => "there is no swapfile: add one, or raise the limit",
+            Unwritable::DeviceFull => "the swapfile is full: make it larger, or raise the limit",
+            Unwritable::Disabled => "memory.zswap.writeback is 0: set it to 1, or raise the limit",
+            Unwritable::WriteFailed => "writes to the swapfile fail: see its I/O errors",
+            Unwritable::Busy => "every entry is in use: try again, or raise the limit",
+        })
+    }
+}

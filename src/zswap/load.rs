@@ -1,0 +1,235 @@
+//! Load: a page comes back.
+//!
+//! ```text
+//!   word (no lock) --- object in the pool --> pin, codec, look at slot and word again, decode, unpin
+//!        |  ^                                       |
+//!        |  +------------- moved, freed, replaced --+
+//!        +-- same-filled, on a device, empty: word again under the cluster lock, then
+//!              fill | read, check, decode; a failure counts only if the word is unchanged after it | not stored
+//! ```
+//!
+//! No allocator, no lazily made or droppable thread-local, no lock that is held over client memory.
+
+use super::Error;
+use super::core::{Core, Zswap};
+use super::store::FLAG_PATTERN;
+use crate::compress::{self, CodecId};
+use crate::memcg::Event;
+use crate::swap::{Content, Place, SlotWord};
+use crate::sync::{self, Bug, thread::Backoff};
+use crate::units::{Owner, PAGE_SIZE, Slot};
+
+/// What the closure of [`take_with`](Zswap::take_with) did with the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// The page is where it belongs: the slot may be freed.
+    Yes,
+    /// It is not (a race was lost, the target is gone): the slot keeps its page.
+    No,
+}
+
+/// What became of the slot in [`take_with`](Zswap::take_with).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "where it was not taken, the slot still holds a page"]
+pub enum Taken {
+    /// The page was installed and the slot freed.
+    Freed,
+    /// The page was installed; the slot's content changed hands meanwhile (stored again, or written to a device), so
+    /// it was left alone. A client that is alone in storing to the slot knows that it is the same page, and frees it.
+    Changed,
+    /// The page was not installed; the slot keeps it.
+    Kept,
+}
+
+impl Zswap {
+    /// Read the page of a slot into `page`. The slot keeps it, and counts as referenced.
+    ///
+    /// # Errors
+    /// [`Error::NotStored`]; [`Error::Read`] when the device fails, which leaves the slot as it is; [`Error::Corrupt`]. After an
+    /// error the contents of `page` are unspecified.
+    ///
+    /// # Locks
+    /// Directory (shared); for pages not in the pool the cluster. None while decoding or reading.
+    pub fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
+        self.core.load(slot, page, true).map(drop)
+    }
+
+    /// As [`load`](Self::load), into raw memory.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    ///
+    /// # Safety
+    /// `to` must be good for writes of 4096 bytes, and nobody else may read or write them during the call.
+    pub unsafe fn load_raw(&self, slot: Slot, to: *mut [u8; PAGE_SIZE]) -> Result<(), Error> {
+        // SAFETY: the caller promises that the memory is ours for the call, and every byte pattern is a page.
+        let page = unsafe { &mut *to };
+        self.core.load(slot, page, true).map(drop)
+    }
+
+    /// As [`load`](Self::load), but never waits for a device.
+    ///
+    /// # Errors
+    /// [`Error::NeedsIo`] when the page lies on one; else as [`load`](Self::load).
+    pub fn try_load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
+        self.core.load(slot, page, false).map(drop)
+    }
+
+    /// Read consecutive slots. Returns how many pages were read: where it is fewer than `pages`, the error is that of the
+    /// first that was not, and later ones were not tried.
+    pub fn load_run(&self, first: Slot, pages: &mut [[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
+        for (k, page) in pages.iter_mut().enumerate() {
+            if let Err(error) = self.load(first + k as u64, page) {
+                return (k, Err(error));
+            }
+        }
+        (pages.len(), Ok(()))
+    }
+
+    /// Hand the page of a slot to `install` and free the slot only if it says [`Installed::Yes`] and the slot still holds
+    /// that page. So there is never a moment without a copy (the kernel once lost pages here: 25cd241408a2).
+    ///
+    /// Uses about 5 KiB of stack. `install` runs without locks.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); then `install` was not called.
+    ///
+    /// # Examples
+    /// ```
+    /// # use zspool::units::{NodeId, Page};
+    /// # use zspool::zswap::{Installed, Taken, Zswap};
+    /// # let zswap = Zswap::builder().build()?;
+    /// # let slot = zswap.reserve(1)?.base();
+    /// # let root = zswap.root();
+    /// zswap.store(slot, &root, NodeId(0), &Page::zeroed())?;
+    /// let mut guest = Page::zeroed();
+    /// let taken = zswap.take_with(slot, |page| {
+    ///     guest.copy_from_slice(page);
+    ///     Installed::Yes
+    /// })?;
+    /// assert_eq!(taken, Taken::Freed);
+    /// # Ok::<(), zspool::zswap::Error>(())
+    /// ```
+    pub fn take_with(&self, slot: Slot, install: impl FnOnce(&[u8; PAGE_SIZE]) -> Installed) -> Result<Taken, Error> {
+        let mut page = [0; PAGE_SIZE];
+        let read = self.core.load(slot, &mut page, true)?;
+        if install(&page) == Installed::No {
+            return Ok(Taken::Kept);
+        }
+        let Some(mut guard) = self.core.slots.lock(slot) else { return Ok(Taken::Changed) };
+        if !guard.word().same_content(read) {
+            return Ok(Taken::Changed);
+        }
+        let owner = guard.owner();
+        let old = self.core.take_out(&mut guard);
+        drop(guard);
+        self.core.give_back(owner, old);
+        Ok(Taken::Freed)
+    }
+}
+
+/// One attempt to read an object in the pool.
+enum Attempt {
+    Done,
+    /// It moved, or the slot changed: look at the word again.
+    Again,
+}
+
+impl Core {
+    /// Read a page and return the word it was read by.
+    fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], may_wait: bool) -> Result<SlotWord, Error> {
+        sync::assert_no_lock_held("loading a page");
+        let mut backoff = Backoff::new();
+        loop {
+            let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
+            let mut word = self.slots.word(owner);
+            if word.entry().is_none() {
+                // Words that name no pinned object are only to be trusted under the lock.
+                word = self.slots.lock(slot).map_or(SlotWord::EMPTY, |guard| guard.word());
+            }
+            match word.content() {
+                Content::Compressed(_) | Content::Pattern(_) => match self.read_object(slot, owner, word, page)? {
+                    Attempt::Done => return Ok(word),
+                    Attempt::Again => backoff.wait(),
+                },
+                Content::SameFilled(pattern) => {
+                    compress::fill(page, pattern);
+                    return Ok(word);
+                }
+                Content::Physical(_) if !may_wait => return Err(Error::NeedsIo { slot }),
+                Content::Physical(place) => {
+                    let failure = match self.read_place(slot, place, page) {
+                        Ok(()) => return Ok(word),
+                        Err(failure) => failure,
+                    };
+                    // Freed and reused while we read? Then it is no failure.
+                    let now = self.slots.lock(slot).map_or(SlotWord::EMPTY, |guard| guard.word());
+                    if now.same_content(word) || self.planted.is(Bug::LoadSkipsRevalidation) {
+                        self.counters.failed_loads.add(1);
+                        if let Error::Read { source, .. } = &failure {
+                            self.area().blame(place, source);
+                        }
+                        return Err(failure);
+                    }
+                }
+                Content::Empty => return Err(Error::NotStored { slot }),
+            }
+        }
+    }
+
+    fn read_object(
+        &self,
+        slot: Slot,
+        owner: Owner,
+        word: SlotWord,
+        page: &mut [u8; PAGE_SIZE],
+    ) -> Result<Attempt, Error> {
+        let entry = word.entry().expect("the caller looked");
+        let Some(object) = self.pool.read(owner, entry.location, entry.length) else { return Ok(Attempt::Again) };
+        // While it is pinned the object's place is not used again; so if slot and word still name it after the codec was
+        // read, the codec is its own and the owner is the slot's.
+        let (codec, objcg) = (self.lru.codec(owner), object.objcg());
+        let is_ours = self.slots.is_owner(slot, owner);
+        let named = self.slots.word(owner).entry().is_some_and(|now| now.location == entry.location);
+        if !is_ours || !named {
+            return Ok(Attempt::Again);
+        }
+        let pattern = matches!(word.content(), Content::Pattern(_));
+        object.with(|bytes| self.decode(slot, codec, pattern, bytes, page))?;
+        self.lru.mark_referenced(owner);
+        self.tree.count(objcg, Event::ZswpIn, 1);
+        Ok(Attempt::Done)
+    }
+
+    fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
+        // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
+        let mut decoded = [0; PAGE_SIZE];
+        self.area()
+            .read(place, slot.0, |object| {
+                self.decode(slot, object.codec, object.flags & FLAG_PATTERN != 0, object.bytes, &mut decoded)
+            })
+            .map_err(|source| Error::Read { slot, source })??;
+        *page = decoded;
+        Ok(())
+    }
+
+    fn decode(
+        &self,
+        slot: Slot,
+        codec: u8,
+        pattern: bool,
+        bytes: &[u8],
+        page: &mut [u8; PAGE_SIZE],
+    ) -> Result<(), Error> {
+        let corrupt = || Error::Corrupt { slot };
+        if pattern {
+            compress::fill(page, u64::from_ne_bytes(bytes.try_into().map_err(|_| corrupt())?));
+        } else if codec == CodecId::RAW.get() {
+            page.copy_from_slice(<&[u8; PAGE_SIZE]>::try_from(bytes).map_err(|_| corrupt())?);
+        } else {
+            let codec = self.codecs.by_id(CodecId::from_bits(codec.into())).ok_or_else(corrupt)?;
+            codec.decompress(bytes, page).map_err(|_| corrupt())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! Reclaim: making room below a limit, or in the pool.
+//!
+//! [`shrink_memcg`](Zswap::shrink_memcg) writes back the cold end of one memcg, with the budget rules of T1: `nr_to_scan`
+//! entries are *looked at* over all nodes, each at most once a call, and what one node leaves unused goes to the next.
+
+use super::Error;
+use super::core::{Core, Policy, Zswap};
+use super::error::Unwritable;
+use crate::memcg::{LimitHit, Memcg, MemcgId};
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::Backoff;
+use crate::units::NodeId;
+use crate::zsmalloc::Compacted;
+
+/// Bytes compaction may move for a store that waits for a frame.
+const COMPACT_FOR_STORE: u64 = 64 << 10;
+
+/// What a call of [`shrink_memcg`](Zswap::shrink_memcg) came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Shrunk {
+    /// So many payload bytes were written to the device and left the pool.
+    Written(u64),
+    /// There were entries, and none was written: all referenced, in flight, or the device refused.
+    NoneWritten,
+    /// Nothing was looked at: no entries, no device, writeback disabled, or the memcg is offline.
+    NothingToScan,
+}
+
+/// What a walk over one memcg's lists came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walk {
+    /// Payload bytes that left the pool.
+    bytes: u64,
+    /// Entries looked at.
+    scanned: usize,
+    /// The device had no room or failed: no other batch will do better now.
+    refused: bool,
+}
+
+/// What a batch of the next memcg came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Written,
+    /// Everything looked at was referenced or in flight: another look may find some.
+    NoneWritten,
+    /// The device had no room or failed.
+    Refused,
+}
+
+/// Whether a store that was refused should try again.
+#[derive(Debug)]
+pub(super) struct Effort {
+    failures: usize,
+    max_failures: usize,
+    tries: usize,
+    backoff: Backoff,
+}
+
+/// A store gives up after so many rounds even if each made room that others took: far more than are ever needed.
+const MAX_TRIES: usize = 4096;
+
+impl Effort {
+    pub(super) fn new(policy: &Policy) -> Self {
+        Effort { failures: 0, max_failures: policy.max_failures, tries: 0, backoff: Backoff::new() }
+    }
+
+    /// Note whether room was made; whether to go on.
+    pub(super) fn goes_on(&mut self, room: bool) -> bool {
+        self.tries += 1;
+        if room {
+            self.failures = 0;
+        } else {
+            self.failures += 1;
+            self.backoff.wait();
+        }
+        self.failures < self.max_failures && self.tries < MAX_TRIES
+    }
+}
+
+impl Zswap {
+    /// Write back the cold end of `memcg` (not of its descendants), looking at no more than `nr_to_scan` entries.
+    ///
+    /// A referenced entry is cleared and rotated, and may be written by a later call.
+    ///
+    /// # Locks
+    /// LRU; then per entry cluster and class. None during the write.
+    pub fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
+        self.core.shrink_memcg(memcg, nr_to_scan)
+    }
+
+    /// Write one of a memcg's files (see [`Memcg::write_file`]), and start reclaim if a limit is below usage now.
+    ///
+    /// # Errors
+    /// As [`Memcg::write_file`].
+    pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
+        memcg.write_file(name, text)?;
+        self.core.kick.kick();
+        Ok(())
+    }
+
+    /// Have compaction gather objects into fewer frames until it can free no more or has moved `budget_bytes`.
+    pub fn compact(&self, budget_bytes: u64) -> Compacted {
+        self.core.pool.compact(budget_bytes)
+    }
+
+    /// Set `memory.zswap.max` of a memcg in bytes (`u64::MAX`: none) and start reclaim if it is over it now. Nothing that is
+    /// stored fails.
+    ///
+    /// # Errors
+    /// When the memcg is offline.
+    pub fn set_zswap_max(&self, memcg: &Memcg, max: u64) -> Result<(), Error> {
+        memcg.set_zswap_max(max)?;
+        self.core.kick.kick();
+        Ok(())
+    }
+}
+
+impl Core {
+    pub(super) fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
+        match self.walk(memcg, nr_to_scan, false) {
+            Walk { bytes: 0, scanned: 0, .. } => Shrunk::NothingToScan,
+            Walk { bytes: 0, .. } => Shrunk::NoneWritten,
+            Walk { bytes, .. } => Shrunk::Written(bytes),
+        }
+    }
+
+    /// [`shrink_memcg`](Self::shrink_memcg); with `until_written` it ends with the first batch that was written.
+    fn walk(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool) -> Walk {
+        let mut walk = Walk::default();
+        if self.area.is_none() || !memcg.is_online() || !memcg.writeback() {
+            return walk;
+        }
+        let group = memcg.group();
+        let nodes = self.tree.nodes();
+        let mut picked = Vec::with_capacity(nr_to_scan.min(self.policy.batch));
+        // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
+        let first = self.counters.shrinks.add(1) as usize;
+        for node in (0..nodes).map(|n| NodeId(((first + n) % nodes) as u8)) {
+            // No entry is seen twice: what is rotated now comes after everything that was there.
+            let mut there = self.lru.len(group, node) as usize;
+            while walk.scanned < nr_to_scan && there > 0 && !walk.refused && !(until_written && walk.bytes > 0) {
+                let budget = there.min(nr_to_scan - walk.scanned).min(self.policy.batch);
+                picked.clear();
+                let seen = self.lru.scan(group, node, budget, |owner| !self.slots.word(owner).writeback(), &mut picked);
+                if seen == 0 {
+                    break;
+                }
+                walk.scanned += seen;
+                there -= seen;
+                if !picked.is_empty() {
+                    let landed = self.write_back(group, &picked);
+                    walk.bytes += landed.bytes;
+                    walk.refused |= landed.device_refused;
+                }
+            }
+        }
+        walk
+    }
+
+    /// A store hit the limit of a memcg: write back entries of that memcg and its descendants. Whether any went.
+    pub(super) fn make_room_below(&self, hit: &LimitHit) -> bool {
+        let online = hit.memcg().subtree();
+        let first = self.counters.shrinks.get() as usize % online.len();
+        // First a look at a few. If all were referenced, that look took their second chance, and so do the next until some are
+        // found: twice round is enough.
+        for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
+            for k in 0..online.len() {
+                match self.walk(&online[(first + k) % online.len()], nr_to_scan, true) {
+                    Walk { bytes: 1.., .. } => return true,
+                    Walk { refused: true, .. } => return false,
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+
+    /// A store found no frame: write back a batch of the next memcg and gather what is left. Whether frames may be had now.
+    pub(super) fn make_room_in_pool(&self) -> bool {
+        self.kick.kick();
+        let mut next = self.shrink_next(self.policy.batch);
+        for _ in 0..2 {
+            if next == Next::NoneWritten {
+                next = self.shrink_next(usize::MAX);
+            }
+        }
+        let compacted = self.pool.compact(COMPACT_FOR_STORE);
+        self.arena.flush();
+        next == Next::Written || compacted.frames_freed > 0
+    }
+
+    /// One batch of the next memcg after the cursor that has something to write.
+    pub(super) fn shrink_next(&self, nr_to_scan: usize) -> Next {
+        // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
+        let start = MemcgId(self.cursor.load(Ordering::Relaxed));
+        let root = self.tree.root();
+        let (mut after, mut wrapped) = (start, false);
+        loop {
+            let Some(memcg) = root.next_listed(after) else {
+                if wrapped {
+                    return Next::NoneWritten;
+                }
+                (after, wrapped) = (MemcgId(0), true);
+                continue;
+            };
+            after = memcg.id();
+            if wrapped && after > start {
+                return Next::NoneWritten;
+            }
+            match self.walk(&memcg, nr_to_scan, true) {
+                Walk { bytes: 1.., .. } => {
+                    self.cursor.store(after.0, Ordering::Relaxed);
+                    return Next::Written;
+                }
+                Walk { refused: true, .. } => return Next::Refused,
+                Walk { scanned: 0, .. } => self.delist_if_empty(&memcg),
+                _ => {}
+            }
+        }
+    }
+
+    /// Take a memcg without entries off the roster of those that have some.
+    fn delist_if_empty(&self, memcg: &Memcg) {
+        memcg.delist_with(|listing| self.lru.if_empty(memcg.group(), || listing.clear()));
+    }
+
+    /// Write back of every memcg that is above its own limit, which was lowered, until it is not or nothing goes any more.
+    pub(super) fn shrink_those_above_their_limit(&self, stopped: impl Fn() -> bool) {
+        for memcg in self.tree.root().subtree() {
+            let mut effort = Effort::new(&self.policy);
+            while memcg.usage() > memcg.zswap_max() && !stopped() {
+                let written = memcg
+                    .subtree()
+                    .iter()
+                    .any(|memcg| matches!(self.shrink_memcg(memcg, self.policy.batch), Shrunk::Written(_)));
+                if !effort.goes_on(written) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Remember why a batch did not go; or that one went.
+    pub(super) fn note_trouble(&self, trouble: Option<Unwritable>) {
+        let number = match trouble {
+            Some(Unwritable::DeviceFull) => 1,
+            Some(Unwritable::WriteFailed) => 2,
+            _ => 0,
+        };
+        // Relaxed: it only words an error.
+        self.trouble.store(number, Ordering::Relaxed);
+    }
+
+    /// Why writeback does not help, for an error.
+    pub(super) fn why_unwritable(&self, memcg: &Memcg) -> Unwritable {
+        match self.trouble.load(Ordering::Relaxed) {
+            _ if self.area.is_none() => Unwritable::NoDevice,
+            _ if !memcg.writeback() => Unwritable::Disabled,
+            1 => Unwritable::DeviceFull,
+            2 => Unwritable::WriteFailed,
+            _ => Unwritable::Busy,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Free, `dup` and `put`: what a slot held is given back.
+//!
+//! In two steps, so that nothing slow happens under the cluster lock: [`take_out`](Core::take_out) empties the slot under the
+//! lock, which makes what was in it the caller's; [`give_back`](Core::give_back) returns object or place afterwards.
+//!
+//! No allocator, no thread-local with a destructor: these run in fault and signal handlers.
+
+use super::Error;
+use super::core::{Core, Zswap};
+use crate::swap::{Content, MAX_COUNT, SlotGuard, SlotWord};
+use crate::units::{Owner, Slot};
+
+impl Zswap {
+    /// Empty a slot, whatever its number of references. Returns whether it held a page.
+    ///
+    /// # Locks
+    /// Directory (shared), cluster and LRU; then class and arena, or the device's map.
+    pub fn free(&self, slot: Slot) -> bool {
+        self.core.free(slot)
+    }
+
+    /// One more reference to a slot (a fork shares its pages). Returns how many there are.
+    ///
+    /// # Errors
+    /// [`Error::NotStored`] for an empty slot, [`Error::TooManyReferences`] past 15.
+    pub fn dup(&self, slot: Slot) -> Result<u8, Error> {
+        let mut guard = self.core.slots.lock(slot).ok_or(Error::NotStored { slot })?;
+        match guard.word().count() {
+            0 => Err(Error::NotStored { slot }),
+            MAX_COUNT => Err(Error::TooManyReferences { slot }),
+            count => {
+                guard.update(|word| word.with_count(count + 1));
+                Ok(count + 1)
+            }
+        }
+    }
+
+    /// One reference less; the last one empties the slot. Returns how many are left.
+    ///
+    /// # Errors
+    /// [`Error::NotStored`] for an empty slot.
+    pub fn put(&self, slot: Slot) -> Result<u8, Error> {
+        let mut guard = self.core.slots.lock(slot).ok_or(Error::NotStored { slot })?;
+        match guard.word().count() {
+            0 => Err(Error::NotStored { slot }),
+            1 => {
+                let owner = guard.owner();
+                let old = self.core.take_out(&mut guard);
+                drop(guard);
+                self.core.give_back(owner, old);
+                Ok(0)
+            }
+            count => {
+                guard.update(|word| word.with_count(count - 1));
+                Ok(count - 1)
+            }
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn free(&self, slot: Slot) -> bool {
+        let Some(mut guard) = self.slots.lock(slot) else { return false };
+        let owner = guard.owner();
+        let old = self.take_out(&mut guard);
+        drop(guard);
+        self.give_back(owner, old);
+        !old.is_empty()
+    }
+
+    /// Empty the slot: off the LRU, its flight cancelled. What was in it now belongs to the caller.
+    #[must_use = "give it back"]
+    pub(super) fn take_out(&self, guard: &mut SlotGuard<'_>) -> SlotWord {
+        let old = guard.take();
+        if old.writeback() {
+            self.inflight.cancel(guard.owner());
+        }
+        self.off_the_lru(guard.owner(), old);
+        self.counters.leave(old);
+        old
+    }
+
+    /// Take the entry of a word that was just taken out off its list. Under the cluster lock, so that the slot's next entry
+    /// cannot be meant.
+    pub(super) fn off_the_lru(&self, owner: Owner, old: SlotWord) {
+        if let Some(entry) = old.entry() {
+            let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
+            self.lru.del(owner, &self.tree, objcg, self.pool.home_node(entry.location));
+        }
+    }
+
+    /// Return what a slot held. Outside the cluster lock.
+    pub(super) fn give_back(&self, owner: Owner, old: SlotWord) {
+        match old.content() {
+            Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
+            Content::Physical(place) => self.area().free(place),
+            Content::SameFilled(_) | Content::Empty => {}
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Store: a page goes in.
+//!
+//! ```text
+//!   same-filled ------------------------------------------------> word in the slot
+//!   compress (outside all locks; not smaller: raw)
+//!     charge + slot of a size class --- refused? reclaim, again
+//!     fill
+//!     cluster lock { empty the slot (old content out, off the LRU, its flight cancelled)
+//!                    codec, word, LRU }                          one section: nobody sees half an entry
+//!     give the old content back
+//! ```
+//!
+//! A page that can never be admitted (its limit is below its slot's size) goes straight to the device, and one that cannot
+//! be admitted now is refused; in both cases no older copy of the slot stays behind (R-11).
+
+use super::Error;
+use super::cells::SlotCells;
+use super::core::{Core, Zswap};
+use super::error::Unwritable;
+use super::reclaim::Effort;
+use crate::arena;
+use crate::compress::{self, CodecId, Compressed};
+use crate::memcg::{Event, LimitHit, Memcg};
+use crate::swap::{Content, Entry, SlotWord};
+use crate::sync::{self, atomic::Ordering};
+use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
+use crate::zsmalloc::{self, Uncommitted};
+
+/// How a page was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stored {
+    /// One repeated word, kept in the slot itself: nothing charged.
+    SameFilled,
+    /// One repeated word that does not fit in the slot: an object of 8 bytes.
+    Pattern,
+    /// Compressed to `payload_bytes` in a slot of `slot_bytes`, which is what is charged.
+    Compressed {
+        /// Length of the compressed bytes.
+        payload_bytes: usize,
+        /// Size of the slot they make unusable.
+        slot_bytes: usize,
+    },
+    /// Stored as it is, because compression did not make it smaller.
+    Incompressible,
+    /// Written to the device without entering the pool: a limit does not admit it.
+    WrittenThrough,
+}
+
+/// What compression made of a page.
+#[derive(Clone, Copy)]
+struct Payload<'a> {
+    bytes: &'a [u8],
+    codec: u8,
+    pattern: bool,
+}
+
+/// Whether a page may enter the pool.
+enum Admission<'a> {
+    /// Yes: charged and allocated.
+    Object(Uncommitted<'a, SlotCells>),
+    /// Not even into an empty pool.
+    Never(Refusal),
+}
+
+/// Which limit refused.
+enum Refusal {
+    Limit(LimitHit),
+    Pool(zsmalloc::Error),
+}
+
+/// In the flags of a block on a device: the payload is 8 bytes that the page repeats.
+pub(super) const FLAG_PATTERN: u8 = 1;
+
+impl Zswap {
+    /// Store a page in a slot for `memcg`, preferably on `node`. What the slot held before is gone, also on failure: then the
+    /// caller's page is the only copy.
+    ///
+    /// Nobody else may write `page` meanwhile: the borrow says so; memory that a guest can write has to be copied or
+    /// protected first.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::PoolFull`] when no room can be made; [`Error::Memcg`] when the memcg is offline;
+    /// [`Error::Swap`] when the slot was never reserved; [`Error::Arena`] when the system has no memory.
+    ///
+    /// # Locks
+    /// Class, arena, cluster, LRU, one after the other; none while compressing or writing.
+    pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
+        let stored = self.core.store(slot, memcg, node, page);
+        if stored.is_err() {
+            self.core.counters.refused.add(1);
+            self.core.free(slot);
+        }
+        self.core.kick_if_high();
+        stored
+    }
+
+    /// Store up to as many pages as there are in `pages` in consecutive slots; each as [`store`](Self::store) would. Returns
+    /// how many were stored: where it is fewer than `pages`, the error is that of the first that was not, and later ones
+    /// were not tried.
+    pub fn store_run(&self, first: Slot, memcg: &Memcg, node: NodeId, pages: &[[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
+        for (k, page) in pages.iter().enumerate() {
+            if let Err(error) = self.store(first + k as u64, memcg, node, page) {
+                return (k, Err(error));
+            }
+        }
+        (pages.len(), Ok(()))
+    }
+}
+
+impl Core {
+    fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
+        sync::assert_no_lock_held("storing a page");
+        if let Some(word) = compress::same_filled(page) {
+            if let Some(word) = SlotWord::new(Content::SameFilled(word)) {
+                // Same-filled pages are stored even under a limit of 0, but not for a memcg that is gone.
+                memcg.objcg()?;
+                self.replace(slot, |_, _| word)?;
+                return Ok(Stored::SameFilled);
+            }
+            let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
+            let charged = self.store_payload(slot, memcg, node, payload)?;
+            return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
+        }
+        let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
+        let codec = codec.expect("the current codec is in the registry");
+        let mut context = self.contexts.checkout();
+        let payload = match codec.compress(&mut context, page) {
+            Compressed::Bytes(bytes) => Payload { bytes, codec: codec.id().get(), pattern: false },
+            Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
+        };
+        let payload_bytes = payload.bytes.len();
+        Ok(match self.store_payload(slot, memcg, node, payload)? {
+            None => Stored::WrittenThrough,
+            Some(_) if payload_bytes == PAGE_SIZE => Stored::Incompressible,
+            Some(slot_bytes) => Stored::Compressed { payload_bytes, slot_bytes },
+        })
+    }
+
+    /// Store bytes as an object and return its slot's size, or `None` when they went straight to the device.
+    fn store_payload(
+        &self,
+        slot: Slot,
+        memcg: &Memcg,
+        node: NodeId,
+        payload: Payload<'_>,
+    ) -> Result<Option<usize>, Error> {
+        let mut object = match self.admit(memcg, node, payload.bytes.len())? {
+            Admission::Object(object) => object,
+            Admission::Never(refusal) => {
+                self.write_through(slot, memcg, payload, refusal)?;
+                return Ok(None);
+            }
+        };
+        object.fill(|to| to.copy_from_slice(payload.bytes));
+        let geometry = self.pool.geometry();
+        let class = geometry.class_of(payload.bytes.len()).expect("an object of this length was just allocated");
+        let slot_bytes = geometry.class(class).size();
+        let objcg = object.objcg();
+        let mut pinned = None;
+        self.replace(slot, |owner, generation| {
+            // Pinned until its word is in place: compaction would find a cell that does not name it yet.
+            let published = pinned.insert(object.publish(owner));
+            let location = published.location();
+            self.lru.set_codec(owner, payload.codec, self.policy.new_is_referenced);
+            self.lru.add(owner, &self.tree, objcg, self.pool.home_node(location));
+            let entry = Entry { location, length: payload.bytes.len(), generation };
+            let content = if payload.pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
+            SlotWord::new(content).expect("an entry always fits in a word")
+        })?;
+        // After the locks: a walker that found the lists empty looks again under the tree lock before it passes by.
+        self.tree.enlist(objcg);
+        self.tree.count(objcg, Event::ZswpOut, 1);
+        drop(pinned);
+        Ok(Some(slot_bytes))
+    }
+
+    /// Put a new content into a slot: `make` builds its word for this owner and generation, under the cluster lock.
+    fn replace(&self, slot: Slot, make: impl FnOnce(Owner, u8) -> SlotWord) -> Result<(), Error> {
+        let mut guard = self.slots.lock_or_make(slot)?;
+        let owner = guard.owner();
+        let old = self.take_out(&mut guard);
+        let generation = guard.next_generation();
+        let word = make(owner, generation);
+        self.counters.enter(word);
+        guard.put(word);
+        drop(guard);
+        self.give_back(owner, old);
+        Ok(())
+    }
+
+    /// Allocate and charge an object, making room where a limit asks for it.
+    fn admit(&self, memcg: &Memcg, node: NodeId, len: usize) -> Result<Admission<'_>, Error> {
+        let mut effort = Effort::new(&self.policy);
+        loop {
+            let refused = match self.pool.malloc(Some(memcg.objcg()?), len, node) {
+                Ok(object) => return Ok(Admission::Object(object)),
+                Err(refused) => refused,
+            };
+            match refused {
+                zsmalloc::Error::Limit(hit) => {
+                    if hit.limit() < hit.asked() {
+                        return Ok(Admission::Never(Refusal::Limit(hit)));
+                    }
+                    let room = self.make_room_below(&hit);
+                    if !effort.goes_on(room) {
+                        let reason = self.why_unwritable(memcg);
+                        return Err(Error::Limit { source: hit, reason });
+                    }
+                }
+                zsmalloc::Error::Arena(arena::Error::Limit { limit, .. }) => {
+                    if limit < 2 * FRAME_SIZE as u64 {
+                        return Ok(Admission::Never(Refusal::Pool(refused)));
+                    }
+                    let room = self.make_room_in_pool();
+                    if !effort.goes_on(room) {
+                        let reason = self.why_unwritable(memcg);
+                        return Err(Error::PoolFull { source: refused, reason });
+                    }
+                }
+                other => return Err(other.into()),
+            }
+        }
+    }
+
+    /// Write a page that its limit can never admit to the device, through the same kind of batch that writeback uses.
+    fn write_through(&self, slot: Slot, memcg: &Memcg, payload: Payload<'_>, refusal: Refusal) -> Result<(), Error> {
+        let refuse = |reason| match refusal {
+            Refusal::Limit(source) => Error::Limit { source, reason },
+            Refusal::Pool(source) => Error::PoolFull { source, reason },
+        };
+        let Some(area) = &self.area else { return Err(refuse(Unwritable::NoDevice)) };
+        if !memcg.writeback() {
+            return Err(refuse(Unwritable::Disabled));
+        }
+        let Ok(mut batch) = area.begin_at_least(2, 2) else { return Err(refuse(Unwritable::DeviceFull)) };
+        let flags = if payload.pattern { FLAG_PATTERN } else { 0 };
+        let place =
+            batch.push(slot.0, payload.codec, flags, payload.bytes.len(), |to| to.copy_from_slice(payload.bytes));
+        let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
+        if batch.write().is_err() {
+            return Err(refuse(Unwritable::WriteFailed));
+        }
+        let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
+        self.replace(slot, |_, _| word).inspect_err(|_| area.free(place))?;
+        self.counters.written_through.add(1);
+        if let Ok(objcg) = memcg.objcg() {
+            self.tree.count(objcg.id(), Event::ZswpWb, 1);
+            self.tree.count(objcg.id(), Event::ZswpWbBytes, payload.bytes.len() as u64);
+        }
+        Ok(())
+    }
+}

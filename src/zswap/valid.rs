@@ -1,0 +1,89 @@
+//! [`Zswap::assert_valid`]: everything adds up to the byte.
+
+use super::core::{Core, Zswap};
+use crate::memcg::{Bytes4, ObjcgId};
+use crate::swap::Content;
+use crate::units::{NodeId, Owner, PAGE_SIZE};
+use std::collections::{HashMap, HashSet};
+
+impl Zswap {
+    /// Check every invariant of every layer at a quiet point: no operation may be under way.
+    ///
+    /// # Panics
+    /// With a sentence, when one is broken.
+    pub fn assert_valid(&self) {
+        self.core.assert_valid();
+    }
+}
+
+impl Core {
+    pub(super) fn assert_valid(&self) {
+        self.slots.assert_valid();
+        self.arena.assert_valid();
+        self.pool.assert_valid();
+        self.tree.assert_valid();
+        assert_eq!(self.inflight.len(), 0, "no flight is under way at a quiet point");
+
+        let mut entries: HashMap<Owner, (NodeId, ObjcgId)> = HashMap::new();
+        let (mut same, mut patterns, mut compressed, mut raw, mut physical) = (0, 0, 0, 0, 0);
+        let mut places = HashSet::new();
+        self.slots.for_each(|slot, owner, word| {
+            assert!(!word.writeback(), "{slot:?} has its writeback bit set with no flight under way");
+            match word.content() {
+                Content::Empty => unreachable!("only slots that hold something are shown"),
+                Content::SameFilled(_) => same += 1,
+                Content::Pattern(_) => patterns += 1,
+                Content::Compressed(entry) if entry.length == PAGE_SIZE => raw += 1,
+                Content::Compressed(_) => compressed += 1,
+                Content::Physical(place) => {
+                    physical += 1;
+                    assert!(places.insert(place.block), "two slots name the block {place:?}");
+                }
+            }
+            if let Some(entry) = word.entry() {
+                let objcg =
+                    self.pool.objcg_at(owner, entry.location).expect("the word names a live object of its slot");
+                entries.insert(owner, (self.pool.home_node(entry.location), objcg));
+            }
+        });
+        let c = &self.counters;
+        assert_eq!(
+            (c.same_filled.get(), c.patterns.get(), c.compressed.get(), c.incompressible.get(), c.physical.get()),
+            (same, patterns, compressed, raw, physical),
+            "the gauges count the slots by what they hold"
+        );
+        assert_eq!(self.pool.stats().objects, entries.len() as u64, "every object of the pool belongs to a slot");
+        if let Some(area) = &self.area {
+            area.assert_valid();
+            assert_eq!(area.stats().objects, physical, "every block on the device belongs to a slot");
+        }
+
+        let mut listed = 0;
+        for memcg in self.tree.root().subtree() {
+            for node in (0..self.tree.nodes()).map(|n| NodeId(n as u8)) {
+                self.lru.for_each(memcg.group(), node, |owner| {
+                    let (home, objcg) = entries.get(&owner).expect("L1: entries on a list have an object");
+                    assert_eq!(*home, node, "L1: an entry is on the list of its object's home node");
+                    assert!(self.tree.is_current(*objcg, memcg.group()), "L1: an entry is on its own memcg's list");
+                    listed += 1;
+                });
+            }
+        }
+        assert_eq!(listed, entries.len(), "L1: every entry with an object is on one list");
+
+        // The pool has checked every objcg and node against its objects; here, the hierarchy's sum and the limit's count.
+        let (root, pool) = (self.tree.root(), self.pool.stats());
+        let bytes = root.stat().expect("the root is online").bytes;
+        assert_eq!(
+            bytes,
+            Bytes4 {
+                compressed: pool.slot_bytes,
+                original: pool.objects * PAGE_SIZE as u64,
+                payload: pool.payload_bytes,
+                incompressible: raw * PAGE_SIZE as u64,
+            },
+            "the root's counters are the sum over all objects"
+        );
+        assert_eq!(root.usage(), bytes.compressed, "what is charged is what lies in the pool");
+    }
+}

@@ -1,0 +1,177 @@
+//! [`Worker`]: the thread that keeps the pool below its limit, so that stores need not.
+//!
+//! ```text
+//!   store: frames above the high mark --kick--> [mailbox] --> run down to the accept threshold
+//!                                                              batch of the next memcg, gather, again
+//!   0        accept threshold    high mark    limit
+//!   +---------------|----------------|----------|   frames backed
+//! ```
+//!
+//! It wakes before the limit is reached (half way between threshold and limit) and gives up after a number of rounds without
+//! progress until it is kicked again, so it never spins. Its other work: memcgs whose limit was lowered, empty clusters,
+//! warm frames, holes in the swapfile.
+
+use super::Error;
+use super::core::{Core, Zswap};
+use super::reclaim::Next;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, Rank, thread};
+
+/// Bytes compaction may move in a round of the worker.
+const COMPACT_PER_ROUND: u64 = 512 << 10;
+
+/// Where the worker is told of work. Kicks are not counted: one run serves all that came before it.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    /// A kick came that no run has answered: lets kickers pass without the lock.
+    kicked: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kicked: bool,
+    stop: bool,
+    /// A run is under way.
+    running: bool,
+}
+
+impl Mailbox {
+    pub(super) fn new() -> Self {
+        Mailbox {
+            kicked: AtomicBool::new(false),
+            state: Mutex::new(Rank::Worker, State::default()),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Have the worker run. Cheap while a kick is waiting.
+    pub(super) fn kick(&self) {
+        // Relaxed: the flag only spares the lock; what the worker needs to see it reads from the pool itself.
+        if self.kicked.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.kicked = true;
+        self.kicked.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    fn stopped(&self) -> bool {
+        self.state.lock().stop
+    }
+
+    /// Wait until no kick is waiting and no run under way.
+    fn wait_until_idle(&self) {
+        let mut state = self.state.lock();
+        while state.kicked || state.running {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// The last run is over. Wait for a kick; `false` when it is time to stop.
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        state.running = false;
+        self.changed.notify_all();
+        while !state.kicked && !state.stop {
+            self.changed.wait(&mut state);
+        }
+        // Cleared before the run: a kick that comes during it is answered by another.
+        state.kicked = false;
+        state.running = !state.stop;
+        self.kicked.store(false, Ordering::Relaxed);
+        !state.stop
+    }
+}
+
+/// The running thread; stops and joins when dropped.
+#[derive(Debug)]
+pub(super) struct Worker {
+    core: Arc<Core>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Worker {
+    pub(super) fn start(core: &Arc<Core>) -> Result<Self, Error> {
+        let mine = Arc::clone(core);
+        let thread = thread::spawn("zspool-worker", move || {
+            while mine.kick.wait() {
+                mine.run_down();
+            }
+        })
+        .map_err(Error::Worker)?;
+        Ok(Worker { core: Arc::clone(core), thread: Some(thread) })
+    }
+}
+
+impl Zswap {
+    /// Wait until the worker has nothing to do, then give back what is only kept for later: warm frames, empty clusters, holes
+    /// in the swapfile. With no operation under way this is a quiet point.
+    pub fn quiesce(&self) {
+        if self.worker.is_some() {
+            self.core.kick.wait_until_idle();
+        }
+        self.core.tidy();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.core.kick.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            // Its panic was printed; a second one while dropping would end the process.
+            self.core.counters.worker_panics.add(1);
+        }
+    }
+}
+
+impl Core {
+    fn accept_threshold(&self) -> u64 {
+        (u128::from(self.arena.limit()) * u128::from(self.policy.accept_threshold_percent) / 100) as u64
+    }
+
+    /// Kick the worker when the pool comes near its limit.
+    pub(super) fn kick_if_high(&self) {
+        let (limit, low) = (self.arena.limit(), self.accept_threshold());
+        let high = low + (limit - low) / 2;
+        if self.arena.backed_bytes() > high {
+            self.kick.kick();
+        }
+    }
+
+    /// One run of the worker.
+    pub(super) fn run_down(&self) {
+        let stopped = || self.kick.stopped();
+        self.shrink_those_above_their_limit(stopped);
+        let target = self.accept_threshold();
+        let mut failures = 0;
+        while self.arena.backed_bytes() > target && failures < self.policy.max_failures && !stopped() {
+            self.arena.flush();
+            if self.arena.backed_bytes() <= target {
+                break;
+            }
+            let compacted = self.pool.compact(COMPACT_PER_ROUND);
+            let written = self.shrink_next(self.policy.batch) == Next::Written;
+            failures = if written || compacted.frames_freed > 0 { 0 } else { failures + 1 };
+        }
+        self.tidy();
+    }
+
+    /// Give back what is only kept warm or not yet returned.
+    pub(super) fn tidy(&self) {
+        self.pool.maintain();
+        self.slots.reap();
+        if let Some(area) = &self.area {
+            area.maintain();
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Writeback: cold entries go from the pool to the device, as they are, in batches.
+//!
+//! ```text
+//!   launch, per entry    cluster lock { still there, not in flight: record, writeback bit }
+//!                        pin { copy the bytes into the batch }           the entry stays loadable all the time
+//!   write                one aligned run, no lock held
+//!   land, per entry      cluster lock { record live? word: object -> place; off the LRU }  then free the object
+//!                        cancelled: free the place.  write failed: clear the bit, the entry stays
+//! ```
+//!
+//! - **W1** A slot has exactly one valid copy the word names; the object is freed only after the word names the place.
+//! - **W2** Emptying or replacing a slot in flight cancels its record under the cluster lock; a cancelled flight never
+//!   switches a word, whatever the slot holds by then (R-12).
+//! - **W3** Bytes count as written back when their word was switched: payload bytes, not slot sizes (T1).
+
+use super::core::Core;
+use super::error::Unwritable;
+use super::inflight::Record;
+use super::store::FLAG_PATTERN;
+use crate::memcg::{Event, GroupRef};
+use crate::swap::{Batch, Content, Place, SlotWord};
+use crate::sync::{self, Bug};
+use crate::units::Owner;
+
+/// An entry on its way to the device.
+struct Flight {
+    owner: Owner,
+    record: Record,
+    place: Place,
+}
+
+/// What a batch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Landed {
+    /// Payload bytes that left the pool.
+    pub(super) bytes: u64,
+    /// The device had no place for them, or failed to write: trying others now is no use.
+    pub(super) device_refused: bool,
+}
+
+impl Core {
+    /// Write these entries of `group` back, as many as a batch and the device hold. Entries that meanwhile left the group, are
+    /// in flight or are gone are passed over.
+    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
+        sync::assert_no_lock_held("writing back");
+        let Some(area) = &self.area else { return Landed::default() };
+        // Two pages hold any object; more than a page for each would be given back.
+        let Ok(mut batch) = area.begin_at_least(2, 2 + owners.len()) else {
+            self.note_trouble(Some(Unwritable::DeviceFull));
+            return Landed { bytes: 0, device_refused: true };
+        };
+        let mut flights = Vec::with_capacity(owners.len());
+        for &owner in owners {
+            match self.launch(group, owner, &mut batch) {
+                Launch::Off(flight) => flights.push(flight),
+                Launch::PassedOver => {}
+                Launch::BatchFull => break,
+            }
+        }
+        if flights.is_empty() {
+            return Landed::default();
+        }
+        if self.planted.is(Bug::WritebackSwitchesEarly) {
+            flights.drain(..).for_each(|flight| _ = self.land(flight, true));
+        }
+        let written = batch.write().is_ok();
+        if !written {
+            self.counters.failed_writes.add(1);
+        }
+        self.note_trouble((!written).then_some(Unwritable::WriteFailed));
+        let bytes = flights.into_iter().filter_map(|flight| self.land(flight, written)).sum::<usize>();
+        Landed { bytes: bytes as u64, device_refused: !written }
+    }
+
+    fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
+        let Some(mut guard) = self.slots.lock_owner(owner) else { return Launch::PassedOver };
+        let word = guard.word();
+        if word.writeback() || !self.belongs_to(owner, word, group) {
+            return Launch::PassedOver;
+        }
+        let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
+        guard.update(|word| word.with_writeback(true));
+        let slot = guard.slot();
+        let codec = self.lru.codec(owner);
+        drop(guard);
+
+        let flags = if matches!(word.content(), Content::Pattern(_)) { FLAG_PATTERN } else { 0 };
+        let place = loop {
+            let now = self.slots.word(owner);
+            let Some(entry) = now.entry().filter(|_| now.same_content(word)) else {
+                break None; // replaced: the record is cancelled
+            };
+            if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
+                break object
+                    .with(|bytes| batch.push(slot.0, codec, flags, bytes.len(), |to| to.copy_from_slice(bytes)));
+            }
+            // Compaction moved it: the word says where to.
+        };
+        match place {
+            Some(place) => Launch::Off(Flight { owner, record, place }),
+            None => {
+                let cancelled = !self.end(owner, record);
+                if cancelled { Launch::PassedOver } else { Launch::BatchFull }
+            }
+        }
+    }
+
+    /// Whether the word names an object whose memcg is `group` (a memcg at its limit writes back its own entries only).
+    fn belongs_to(&self, owner: Owner, mut word: SlotWord, group: GroupRef) -> bool {
+        while let Some(entry) = word.entry() {
+            let objcg = self.pool.objcg_at(owner, entry.location);
+            let again = self.slots.word(owner);
+            if again == word {
+                return objcg.is_some_and(|objcg| self.tree.is_current(objcg, group));
+            }
+            word = again; // moved while we looked
+        }
+        false
+    }
+
+    /// End a flight that does not switch its word: clear the bit unless it was cancelled. Whether it was live.
+    fn end(&self, owner: Owner, record: Record) -> bool {
+        let guard = self.slots.lock_owner(owner);
+        let live = self.inflight.finish(record);
+        if live {
+            let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
+            guard.update(|word| word.with_writeback(false));
+        }
+        live
+    }
+
+    /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
+    fn land(&self, flight: Flight, written: bool) -> Option<usize> {
+        let Flight { owner, record, place } = flight;
+        if !written {
+            self.end(owner, record);
+            return None; // the batch gave its places back
+        }
+        let guard = self.slots.lock_owner(owner);
+        if !self.inflight.finish(record) {
+            drop(guard);
+            self.area().free(place);
+            return None;
+        }
+        let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
+        let switched = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
+        let old = guard.update(|word| switched.with_count(word.count()));
+        let Some(entry) = old.entry() else {
+            // Only under a planted bug: the slot was emptied or replaced, and the flight not told.
+            assert!(self.planted.is(Bug::WritebackIgnoresCancel), "W2: a live flight's slot holds its entry");
+            return None;
+        };
+        let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
+        self.off_the_lru(owner, old);
+        self.counters.leave(old);
+        self.counters.enter(switched);
+        self.tree.count(objcg, Event::ZswpWb, 1);
+        self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
+        drop(guard);
+        self.pool.free(owner, entry.location, entry.length);
+        Some(entry.length)
+    }
+}
+
+enum Launch {
+    Off(Flight),
+    PassedOver,
+    BatchFull,
+}

@@ -1,0 +1,89 @@
+//! `load`, `take_with`, `put` and `free` run inside fault and signal handlers: an allocator that aborts stands under them.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use support::*;
+use zspool::swap::MemoryDevice;
+use zspool::units::{NodeId, Page};
+use zspool::zswap::{Installed, Shrunk, Taken, Zswap};
+
+struct Forbidding;
+
+thread_local! {
+    static FORBIDDEN: Cell<bool> = const { Cell::new(false) };
+}
+
+fn check(what: &str) {
+    if FORBIDDEN.get() {
+        FORBIDDEN.set(false);
+        eprintln!("the global allocator was called ({what}) where it must not be");
+        std::process::abort();
+    }
+}
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Forbidding {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        check("alloc");
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        check("dealloc");
+        // SAFETY: the caller keeps `dealloc`'s contract.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Forbidding = Forbidding;
+
+fn without_allocator<R>(f: impl FnOnce() -> R) -> R {
+    FORBIDDEN.set(true);
+    let result = f();
+    FORBIDDEN.set(false);
+    result
+}
+
+#[test]
+fn loading_taking_and_freeing_never_call_the_allocator() {
+    let zswap = Zswap::builder()
+        .pool_limit(32 << 20)
+        .slots_in_use(1 << 16)
+        .address_space(256 << 20)
+        .worker(false)
+        .device(MemoryDevice::new(8 << 20, 4096))
+        .build()
+        .unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slots = zswap.reserve(2000).unwrap();
+    for slot in slots.iter() {
+        zswap.store(slot, &vm, NodeId(0), &any_page(slot.0)).unwrap();
+    }
+    assert!(matches!(zswap.shrink_memcg(&vm, 500), Shrunk::Written(_)), "some are on the device");
+    zswap.offline(&vm).unwrap(); // the last put of its objcg happens below, too
+    let mut page = Page::zeroed();
+    let expected: Vec<Page> = slots.iter().map(|slot| any_page(slot.0)).collect();
+    for (slot, expected) in slots.iter().zip(&expected) {
+        let taken = without_allocator(|| {
+            zswap.load(slot, &mut page).unwrap();
+            assert!(page[..] == expected[..]);
+            match slot.0 % 3 {
+                0 => zswap.take_with(slot, |_| Installed::Yes).unwrap(),
+                1 => {
+                    assert!(zswap.free(slot));
+                    Taken::Freed
+                }
+                _ => {
+                    assert_eq!(zswap.put(slot).unwrap(), 0);
+                    Taken::Freed
+                }
+            }
+        });
+        assert_eq!(taken, Taken::Freed);
+    }
+    zswap.assert_valid();
+    assert_eq!(zswap.root().usage(), 0);
+}

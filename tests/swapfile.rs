@@ -1,0 +1,675 @@
+//! Swapfiles on a real file system: what is refused, what is left alone, what is thrown away, and what a full or
+//! damaged disk does to an area.
+//!
+//! Tests that need another process run this same binary again, for one of the tests named `child_`, which do nothing
+//! unless they are told by the environment.
+
+#![cfg(all(target_os = "linux", not(loom), not(miri)))]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+use xxhash_rust::xxh3::xxh3_64;
+use zspool::swap::{Area, Batch, Device, Error, Flaw, Geometry, Place, SWAPFILE_HEADER_BYTES, SwapFile};
+
+const MIB: u64 = 1 << 20;
+const LEAST: u64 = 4096 + 2 * (256 << 10);
+
+// --- an allocator that counts, for the load and free paths
+
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: all calls go to the system's allocator; the counter is a constant thread-local without a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.set(CALLS.get() + 1);
+        // SAFETY: the caller's contract is passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        CALLS.set(CALLS.get() + 1);
+        // SAFETY: the caller's contract is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// --- what all tests use
+
+fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swap");
+    (folder, path)
+}
+
+fn open(path: &Path, size: u64) -> Result<SwapFile, Error> {
+    SwapFile::options().path(path).size(size).open()
+}
+
+fn area_on(swapfile: SwapFile) -> Area {
+    Area::new(Box::new(swapfile), 0, Geometry::default()).unwrap()
+}
+
+/// The error, whose message must be a sentence that names the file.
+fn refusal(path: &Path) -> Error {
+    let error = open(path, MIB).expect_err("it is refused");
+    let message = error.to_string();
+    let folder = path.parent().unwrap().display().to_string();
+    assert!(message.contains(&folder) && message.ends_with('.') && message.contains(": "), "{message}");
+    error
+}
+
+fn payload(slot: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (slot as usize * 131 + i * 7 + i / 256) as u8 | 1).collect()
+}
+
+fn push(batch: &mut Batch<'_>, slot: u64, len: usize) -> Option<Place> {
+    batch.push(slot, 1, 2, len, |bytes| bytes.copy_from_slice(&payload(slot, len)))
+}
+
+fn check(area: &Area, place: Place, slot: u64, len: usize) -> Result<(), Error> {
+    let bytes = area.read(place, slot, |object| object.bytes.to_vec())?;
+    assert!(bytes == payload(slot, len), "slot {slot} came back as something else");
+    Ok(())
+}
+
+const LEN: usize = 4000;
+
+/// Write whole batches of objects of `LEN` bytes until the device refuses or is full; what was written, and the error.
+fn fill(area: &Area, slots: &mut u64) -> (Vec<(u64, Place)>, Error) {
+    let mut live = Vec::new();
+    loop {
+        let mut batch = match area.begin(64) {
+            Ok(batch) => batch,
+            Err(full) => return (live, full),
+        };
+        let mut pending = Vec::new();
+        while let Some(place) = push(&mut batch, *slots, LEN) {
+            pending.push((*slots, place));
+            *slots += 1;
+        }
+        match batch.write() {
+            Ok(_) => live.extend(pending),
+            Err(error) => return (live, error),
+        }
+    }
+}
+
+/// Run a `child_` test of this binary with the path in its environment; whether it passed.
+fn run_child(name: &str, path: &Path) -> bool {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env("SWAPFILE_TEST_CHILD", path)
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("running 1 test\n"), "there is no test {name}: {stdout}");
+    if !output.status.success() {
+        eprintln!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    output.status.success()
+}
+
+/// The path, in a child.
+fn child_path() -> Option<PathBuf> {
+    std::env::var_os("SWAPFILE_TEST_CHILD").map(PathBuf::from)
+}
+
+fn is_root() -> bool {
+    // SAFETY: it takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn is_tmpfs(path: &Path) -> bool {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: an all-zero `statfs` is a value of it.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in NUL, and `stat` is ours to write.
+    assert_eq!(unsafe { libc::statfs(path.as_ptr(), &mut stat) }, 0);
+    stat.f_type == libc::TMPFS_MAGIC
+}
+
+/// A file that must not be touched: its bytes, mode and times before and after.
+struct Untouched {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    meta: (u32, u64, i64, i64, u64),
+}
+
+fn meta_of(path: &Path) -> (u32, u64, i64, i64, u64) {
+    let meta = fs::symlink_metadata(path).unwrap();
+    (meta.mode(), meta.len(), meta.mtime(), meta.ctime_nsec(), meta.ino())
+}
+
+impl Untouched {
+    fn note(path: &Path) -> Self {
+        Untouched { path: path.to_owned(), bytes: fs::read(path).unwrap(), meta: meta_of(path) }
+    }
+    fn check(&self) {
+        assert_eq!(fs::read(&self.path).unwrap(), self.bytes);
+        assert_eq!(meta_of(&self.path), self.meta);
+    }
+}
+
+/// A swapfile of ours that nobody uses.
+fn left_behind(path: &Path) {
+    drop(SwapFile::options().path(path).size(MIB).keep(true).open().unwrap());
+}
+
+/// The same with bytes of its header changed, and the checksum made right again if so wanted.
+fn forged(path: &Path, at: usize, bytes: &[u8], checksum: bool) -> Untouched {
+    left_behind(path);
+    let mut header = fs::read(path).unwrap();
+    assert_eq!(header.len(), 4096);
+    header[at..at + bytes.len()].copy_from_slice(bytes);
+    if checksum {
+        let sum = xxh3_64(&header[..4088]);
+        header[4088..].copy_from_slice(&sum.to_le_bytes());
+    }
+    fs::write(path, header).unwrap();
+    Untouched::note(path)
+}
+
+// --- what is made, taken over, and left behind
+
+#[test]
+fn a_new_file_is_private_sparse_and_removed_at_the_end() {
+    let (_folder, path) = folder();
+    let swapfile = open(&path, 64 * MIB).unwrap();
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.len()), (0o600, 64 * MIB));
+    assert!(meta.blocks() * 512 < MIB, "{} blocks", meta.blocks());
+    assert_eq!(swapfile.len_bytes(), 64 * MIB - SWAPFILE_HEADER_BYTES);
+    assert!(swapfile.describe().contains("67108864 bytes"), "{}", swapfile.describe());
+    drop(swapfile);
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_empty_file_is_taken_and_stays_as_one_of_ours() {
+    let (_folder, path) = folder();
+    fs::write(&path, b"").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    drop(open(&path, MIB).unwrap());
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.len()), (0o600, SWAPFILE_HEADER_BYTES));
+    drop(open(&path, 2 * MIB).unwrap());
+    assert_eq!(fs::metadata(&path).unwrap().len(), SWAPFILE_HEADER_BYTES);
+}
+
+#[test]
+fn a_kept_file_stays_cut_down_to_its_header() {
+    let (_folder, path) = folder();
+    let area = area_on(SwapFile::options().path(&path).size(MIB).keep(true).open().unwrap());
+    fill(&area, &mut 0);
+    drop(area);
+    assert_eq!(fs::metadata(&path).unwrap().len(), SWAPFILE_HEADER_BYTES);
+}
+
+#[test]
+fn a_file_of_a_killed_process_is_taken_over_and_emptied() {
+    let (_folder, path) = folder();
+    assert!(!run_child("child_dies_with_a_full_swapfile", &path));
+    let old = fs::metadata(&path).unwrap();
+    assert!(old.len() == 4 * MIB && old.blocks() * 512 > 3 * MIB);
+    let swapfile = open(&path, MIB).unwrap();
+    let meta = fs::metadata(&path).unwrap();
+    assert!(meta.len() == MIB && meta.blocks() * 512 <= 64 << 10, "{} blocks", meta.blocks());
+    let bytes = fs::read(&path).unwrap();
+    assert!(bytes[4096..].iter().all(|&b| b == 0), "nothing of the earlier owner is left");
+    drop(swapfile);
+}
+
+#[test]
+fn child_dies_with_a_full_swapfile() {
+    let Some(path) = child_path() else { return };
+    let area = area_on(open(&path, 4 * MIB).unwrap());
+    assert!(matches!(fill(&area, &mut 0), (_, Error::Full { .. })));
+    std::process::abort();
+}
+
+#[test]
+fn a_file_that_took_our_place_is_not_removed() {
+    let (_folder, path) = folder();
+    let swapfile = open(&path, MIB).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"somebody else's").unwrap();
+    drop(swapfile);
+    assert_eq!(fs::read(&path).unwrap(), b"somebody else's");
+}
+
+#[test]
+fn a_relative_path_names_the_same_file_later() {
+    let (folder, path) = folder();
+    let depth = std::env::current_dir().unwrap().components().count() - 1;
+    let relative: PathBuf = std::iter::repeat_n("..", depth).collect::<PathBuf>().join(path.strip_prefix("/").unwrap());
+    let swapfile = open(&relative, MIB).unwrap();
+    assert!(swapfile.path().is_absolute() && path.exists());
+    drop(swapfile);
+    assert!(!path.exists());
+    drop(folder);
+}
+
+// --- what is refused
+
+#[test]
+fn options_that_lack_or_exceed_something_are_refused() {
+    let (_folder, path) = folder();
+    let options = SwapFile::options;
+    assert!(matches!(options().size(MIB).open(), Err(Error::Incomplete { missing: "path" })));
+    assert!(matches!(options().path(&path).open(), Err(Error::Incomplete { missing: "size" })));
+    for size in [0, 1, 4096, LEAST - 1] {
+        assert!(matches!(open(&path, size), Err(Error::TooSmall { least: LEAST, .. })));
+    }
+    for size in [(1 << 40) + 4097, u64::MAX] {
+        assert!(matches!(open(&path, size), Err(Error::TooLarge { .. })));
+    }
+    assert!(!path.exists());
+    assert_eq!(open(&path, LEAST).unwrap().len_bytes(), 512 << 10);
+    assert_eq!(open(&path, LEAST + 4095).unwrap().len_bytes(), 512 << 10);
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused() {
+    let (folder, path) = folder();
+    let directory = folder.path().join("directory");
+    fs::create_dir(&directory).unwrap();
+    assert!(matches!(refusal(&directory), Error::NotRegular { what: "a directory", .. }));
+
+    let pipe = folder.path().join("pipe");
+    let c_path = std::ffi::CString::new(pipe.as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: the path ends in NUL.
+    assert_eq!(unsafe { libc::mkfifo(c_path.as_ptr(), 0o600) }, 0);
+    assert!(matches!(refusal(&pipe), Error::NotRegular { what: "a pipe", .. }));
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+
+    assert!(matches!(open(Path::new("/dev/full"), MIB), Err(Error::NotRegular { what: "a character device", .. })));
+    drop(path);
+}
+
+#[test]
+fn a_symbolic_link_is_never_followed() {
+    let (folder, path) = folder();
+    let target = folder.path().join("target");
+    for there in [false, true] {
+        if there {
+            fs::write(&target, b"").unwrap();
+        }
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert!(matches!(refusal(&path), Error::Symlink { .. }));
+        assert_eq!(target.exists(), there);
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(fs::metadata(&target).unwrap().len(), 0);
+}
+
+#[test]
+fn somebody_elses_file_is_refused_and_left_as_it_was() {
+    let (_folder, path) = folder();
+    let mut nearly = vec![0; 4096];
+    nearly[..7].copy_from_slice(b"\x8fzspool");
+    for bytes in [b"x".to_vec(), b"a letter to a friend\n".to_vec(), vec![0; 4096], vec![0xff; 1 << 20], nearly] {
+        fs::write(&path, &bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let file = Untouched::note(&path);
+        match refusal(&path) {
+            Error::Foreign { bytes: len, .. } => assert_eq!(len, bytes.len() as u64),
+            other => panic!("{other}"),
+        }
+        file.check();
+    }
+}
+
+#[test]
+fn headers_of_other_versions_or_sizes_and_damaged_ones_are_refused() {
+    let (_folder, path) = folder();
+    let file = forged(&path, 8, &2u32.to_le_bytes(), true);
+    assert!(matches!(refusal(&path), Error::Version { found: 2, known: 1, .. }));
+    file.check();
+    fs::remove_file(&path).unwrap();
+
+    let file = forged(&path, 12, &16384u32.to_le_bytes(), true);
+    assert!(matches!(refusal(&path), Error::Units { found_page: 16384, found_block: 64, page: 4096, block: 64, .. }));
+    file.check();
+    fs::remove_file(&path).unwrap();
+
+    for (at, checksum) in [(24, false), (100, true), (20, true), (4090, false)] {
+        let file = forged(&path, at, &[0xaa, 0x55], checksum);
+        assert!(matches!(refusal(&path), Error::DamagedHeader { .. }), "byte {at}");
+        file.check();
+        fs::remove_file(&path).unwrap();
+    }
+
+    // Cut short within the header.
+    left_behind(&path);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+    let file = Untouched::note(&path);
+    assert!(matches!(refusal(&path), Error::DamagedHeader { .. }));
+    file.check();
+
+    // A size that cannot be is no reason to refuse: it is never used.
+    fs::remove_file(&path).unwrap();
+    forged(&path, 24, &[0xff; 8], true);
+    assert_eq!(open(&path, MIB).unwrap().len_bytes(), MIB - 4096);
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let (folder, path) = folder();
+    let missing = folder.path().join("missing");
+    assert!(matches!(refusal(&missing.join("swap")), Error::MissingFolder { folder } if folder == missing));
+    fs::write(&path, b"no folder").unwrap();
+    assert!(matches!(refusal(&path.join("swap")), Error::MissingFolder { folder } if folder == path));
+}
+
+#[test]
+fn a_file_or_folder_without_permission_is_refused() {
+    let (folder, path) = folder();
+    // Whoever is not root needs to pass the folder to be refused at the file.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&path, b"").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    let file = Untouched::note(&path);
+    let beside = folder.path().join("beside");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if is_root() {
+                // SAFETY: it changes who this thread is to the file system; the thread ends below.
+                unsafe { libc::setfsuid(65534) };
+            } else {
+                fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+            }
+            assert!(matches!(refusal(&path), Error::Permission { doing: "to open", .. }));
+            assert!(matches!(refusal(&beside), Error::Permission { doing: "to create", .. }));
+        });
+    });
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    file.check();
+    assert!(!beside.exists());
+}
+
+#[test]
+fn a_file_in_use_is_refused_to_this_process_and_to_others() {
+    let (_folder, path) = folder();
+    let area = area_on(open(&path, MIB).unwrap());
+    let mut batch = area.begin(4).unwrap();
+    let place = push(&mut batch, 1, LEN).unwrap();
+    batch.write().unwrap();
+    let file = Untouched::note(&path);
+    assert!(matches!(refusal(&path), Error::Locked { .. }));
+    assert!(run_child("child_finds_the_swapfile_locked", &path));
+    file.check();
+    check(&area, place, 1, LEN).unwrap();
+    drop(area);
+    drop(open(&path, MIB).unwrap());
+}
+
+#[test]
+fn child_finds_the_swapfile_locked() {
+    let Some(path) = child_path() else { return };
+    assert!(matches!(refusal(&path), Error::Locked { .. }));
+}
+
+#[test]
+fn users_who_come_and_go_never_share_a_file() {
+    let (_folder, path) = folder();
+    let users = std::sync::atomic::AtomicU32::new(0);
+    let opened = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100_000 {
+                    if opened.load(std::sync::atomic::Ordering::SeqCst) >= 400 {
+                        break;
+                    }
+                    match open(&path, LEAST) {
+                        Ok(swapfile) => {
+                            use std::sync::atomic::Ordering::SeqCst;
+                            assert_eq!(users.fetch_add(1, SeqCst), 0, "two users of one file");
+                            assert_eq!(fs::metadata(&path).unwrap().len(), LEAST);
+                            users.fetch_sub(1, SeqCst);
+                            opened.fetch_add(1, SeqCst);
+                            // Whoever has opened it by now may lock it once we are gone, and must see that it has no
+                            // name.
+                            fs::remove_file(&path).expect("the path names our file");
+                            drop(swapfile);
+                        }
+                        Err(Error::Locked { .. } | Error::Unstable { .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            });
+        }
+    });
+    assert!(opened.into_inner() >= 400);
+}
+
+// --- what the disk does
+
+/// The same test with direct and with buffered I/O.
+fn both_ways(test: impl Fn(SwapFile, &Path)) {
+    for direct in [true, false] {
+        let (_folder, path) = folder();
+        let swapfile = SwapFile::options().path(&path).size(4 * MIB).direct(direct).open().unwrap();
+        assert!(direct || !swapfile.is_direct());
+        let expected = if swapfile.is_direct() { ", direct I/O" } else { "buffered I/O" };
+        assert!(swapfile.describe().contains(expected), "{}", swapfile.describe());
+        test(swapfile, &path);
+    }
+}
+
+#[test]
+fn a_full_swapfile_reads_back_whole_and_its_holes_give_storage_back() {
+    both_ways(|swapfile, path| {
+        let area = area_on(swapfile);
+        let mut slots = 0;
+        let (live, error) = fill(&area, &mut slots);
+        assert!(matches!(error, Error::Full { .. }), "{error}");
+        for &(slot, place) in &live {
+            check(&area, place, slot, LEN).unwrap();
+        }
+        let full = fs::metadata(path).unwrap().blocks() * 512;
+        assert!(full >= area.stats().used_bytes, "{full} bytes of storage");
+        let (kept, freed) = live.split_at(live.len() / 4);
+        freed.iter().for_each(|&(_, place)| area.free(place));
+        assert!(area.maintain() > 2 * MIB);
+        if area.stats().unpunched_bytes == 0 {
+            let thin = fs::metadata(path).unwrap();
+            assert!(thin.blocks() * 512 < full / 2, "{} of {full} bytes of storage", thin.blocks() * 512);
+            assert_eq!(thin.len(), 4 * MIB);
+        } else {
+            println!("skipped: the file system of {} has no holes", path.display());
+        }
+        for &(slot, place) in kept {
+            check(&area, place, slot, LEN).unwrap();
+        }
+        let (again, _) = fill(&area, &mut slots);
+        for &(slot, place) in kept.iter().chain(&again) {
+            check(&area, place, slot, LEN).unwrap();
+            area.free(place);
+        }
+        assert_eq!(area.stats().used_bytes, 0);
+        area.assert_valid();
+    });
+}
+
+#[test]
+fn every_byte_of_a_block_that_changes_in_the_file_is_seen() {
+    let (_folder, path) = folder();
+    let area = area_on(open(&path, MIB).unwrap());
+    let mut batch = area.begin(4).unwrap();
+    let before = push(&mut batch, 1, 50).unwrap();
+    let place = push(&mut batch, 2, 300).unwrap();
+    batch.write().unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let start = SWAPFILE_HEADER_BYTES + place.offset_bytes();
+    for at in start..start + place.len_bytes() as u64 {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1 << (at % 8)], at).unwrap();
+        match check(&area, place, 2, 300) {
+            Err(Error::Corrupt { slot: 2, flaw: Flaw::Checksum, .. }) => {}
+            other => panic!("byte {}: {other:?}", at - start),
+        }
+        file.write_all_at(&byte, at).unwrap();
+    }
+    check(&area, place, 2, 300).unwrap();
+    check(&area, before, 1, 50).unwrap();
+}
+
+#[test]
+fn a_file_cut_down_by_others_is_an_error_for_the_slot() {
+    both_ways(|swapfile, path| {
+        let area = area_on(swapfile);
+        let (live, _) = fill(&area, &mut 0);
+        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(2 * MIB).unwrap();
+        let (slot, place) = live[live.len() - 1];
+        match check(&area, place, slot, LEN) {
+            Err(Error::Io { source, done: 0, .. }) => assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof),
+            other => panic!("{other:?}"),
+        }
+        check(&area, live[0].1, live[0].0, LEN).unwrap();
+    });
+}
+
+#[test]
+fn a_disk_that_is_full_is_an_error_and_room_on_it_is_used_again() {
+    if !is_root() {
+        println!("skipped: mounting a small tmpfs needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(folder.path()).output();
+    if !mount.as_ref().is_ok_and(|output| output.status.success()) {
+        println!("skipped: mount says {mount:?}");
+        return;
+    }
+    struct Unmount<'a>(&'a Path);
+    impl Drop for Unmount<'_> {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(self.0).status();
+        }
+    }
+    let _unmount = Unmount(folder.path());
+    for direct in [true, false] {
+        let path = folder.path().join("swap");
+        let area = area_on(SwapFile::options().path(&path).size(8 * MIB).direct(direct).open().unwrap());
+        let mut slots = 0;
+        let (live, error) = fill(&area, &mut slots);
+        match error {
+            Error::Io { source, .. } => assert_eq!(source.raw_os_error(), Some(libc::ENOSPC)),
+            other => panic!("{other}"),
+        }
+        assert!(live.len() > 100, "{} objects", live.len());
+        let stats = area.stats();
+        assert_eq!((stats.objects, stats.io_errors, stats.bad_bytes), (live.len() as u64, 1, 0));
+        assert!(stats.used_bytes <= MIB);
+        area.assert_valid();
+        for &(slot, place) in &live {
+            check(&area, place, slot, LEN).unwrap();
+        }
+        // Freed pages give the disk room, and it is used.
+        for &(_, place) in &live[..live.len() / 2] {
+            area.free(place);
+        }
+        area.maintain();
+        let (again, _) = fill(&area, &mut slots);
+        assert!(!again.is_empty());
+        for &(slot, place) in live[live.len() / 2..].iter().chain(&again) {
+            check(&area, place, slot, LEN).unwrap();
+        }
+        area.assert_valid();
+    }
+}
+
+#[test]
+fn a_limit_on_file_size_is_an_error_and_nothing_else() {
+    let (_folder, path) = folder();
+    assert!(run_child("child_meets_its_file_size_limit", &path));
+}
+
+fn limit_file_size(bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit is ours to read.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+}
+
+#[test]
+fn child_meets_its_file_size_limit() {
+    let Some(path) = child_path() else { return };
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    // In the middle of the third batch: at a page with direct I/O, at an odd byte without.
+    for (direct, odd) in [(true, 0), (false, 1808)] {
+        let area = area_on(SwapFile::options().path(&path).size(4 * MIB).direct(direct).open().unwrap());
+        limit_file_size(SWAPFILE_HEADER_BYTES + (512 << 10) + 8192 + odd);
+        let mut slots = 0;
+        let (live, error) = fill(&area, &mut slots);
+        match error {
+            Error::Io { source, done, .. } => {
+                assert_eq!((source.raw_os_error(), done as u64), (Some(libc::EFBIG), 8192 + odd));
+            }
+            other => panic!("{other}"),
+        }
+        let stats = area.stats();
+        assert_eq!((stats.used_bytes, stats.io_errors, stats.bad_bytes), (512 << 10, 1, 0));
+        for &(slot, place) in &live {
+            check(&area, place, slot, LEN).unwrap();
+        }
+        limit_file_size(libc::RLIM_INFINITY);
+        let (more, error) = fill(&area, &mut slots);
+        assert!(!more.is_empty() && matches!(error, Error::Full { .. }), "{error}");
+        area.assert_valid();
+    }
+}
+
+#[test]
+fn buffered_writes_and_reads_leave_nothing_in_the_page_cache() {
+    let (folder, path) = folder();
+    if is_tmpfs(folder.path()) {
+        println!("skipped: {} is a tmpfs, whose pages are the cache", folder.path().display());
+        return;
+    }
+    let area = area_on(SwapFile::options().path(&path).size(4 * MIB).direct(false).open().unwrap());
+    let (live, _) = fill(&area, &mut 0);
+    for &(slot, place) in &live {
+        check(&area, place, slot, LEN).unwrap();
+    }
+    let file = fs::File::open(&path).unwrap();
+    // SAFETY: the file keeps its length while it is mapped, and the bytes are not looked at.
+    let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+    let mut resident = vec![0u8; map.len() / 4096];
+    // SAFETY: the vector has a byte for each page of the mapping.
+    assert_eq!(unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), resident.as_mut_ptr()) }, 0);
+    let cached = resident.iter().filter(|&&r| r & 1 == 1).count();
+    assert!(cached * 20 < resident.len(), "{cached} of {} pages are cached", resident.len());
+}
+
+#[test]
+fn reading_and_freeing_never_call_the_allocator() {
+    both_ways(|swapfile, _| {
+        let area = area_on(swapfile);
+        let (live, _) = fill(&area, &mut 0);
+        let expected = payload(live[7].0, LEN);
+        let before = CALLS.get();
+        for _ in 0..10 {
+            assert!(area.read(live[7].1, live[7].0, |object| object.bytes == expected).unwrap());
+        }
+        assert!(matches!(area.read(live[7].1, 0, |_| ()), Err(Error::Corrupt { .. })));
+        for &(_, place) in &live {
+            area.free(place);
+        }
+        assert_eq!(CALLS.get() - before, 0);
+        area.assert_valid();
+    });
+}
