@@ -173,7 +173,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_pool_does_what_a_list_does(ops in prop::collection::vec(op(), 1..200)) {
+    fn the_pool_does_what_a_list_does(ops in prop::collection::vec(op(), 1..120)) {
         let mut world = World::new(Geometry::default(), Original::Fixed(4096));
         for op in ops {
             world.run(op);
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn the_kernels_geometry_does_as_well(ops in prop::collection::vec(op(), 1..100)) {
+    fn the_kernels_geometry_does_as_well(ops in prop::collection::vec(op(), 1..60)) {
         let mut world = World::new(Geometry::kernel(8).unwrap(), Original::Payload);
         for op in ops {
             world.run(op);

@@ -307,7 +307,7 @@ impl Heap {
         class.reusable = class.reusable + new as u64 - old as u64;
         let group = match zspage.inuse() {
             0 => Group::NONE,
-            inuse => Group::of(inuse, new, shape.slots()),
+            inuse => Group::of(inuse, new, zspage.frames(), shape),
         };
         class.lists.put(&self.zspages, spot.zspage, group);
     }

@@ -94,7 +94,7 @@ impl<C: Cells> Pool<C> {
         assert_eq!(zspage.group(), group.0, "{z:?} knows the list it is in");
         assert_eq!(
             group,
-            Group::of(zspage.inuse(), zspage.reusable(), shape.slots()),
+            Group::of(zspage.inuse(), zspage.reusable(), zspage.frames(), shape),
             "{z:?} is in the list it belongs to"
         );
         let (mut touching, mut starting, mut straddling) = (vec![0; shape.chain() + 1], vec![0; shape.chain()], 0u32);
@@ -129,6 +129,7 @@ impl<C: Cells> Pool<C> {
             frames += u64::from(touching[f] > 0);
             arrays += u64::from(starting[f] > 0);
         }
+        assert_eq!(zspage.frames() as u64, frames, "Z2: {z:?} counts the frames it touches");
         let inuse: usize = starting.iter().sum();
         assert!(inuse > 0 && inuse == zspage.inuse(), "Z4: {z:?} has objects and counts them");
         assert_eq!(zspage.reusable(), zspage.count_reusable(shape), "Z5: {z:?} counts its reusable slots");

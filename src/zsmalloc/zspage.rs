@@ -3,7 +3,7 @@
 //! ```text
 //! byte    0                       64            80            96   104                     116   128
 //!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
-//!         | array of frame 0..15  | starting    | touching    |links |used|room|cls |strd|n g|    |
+//!         | array of frame 0..15  | starting    | touching    |links |used|room|cls |strd|ngf|    |
 //!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
 //! ```
 //!
@@ -15,7 +15,8 @@
 //!
 //! Invariants, for each frame f of a zspage in use:
 //! - **Z1** `starting[f]` = entries of f's array that are not free; `arrays[f]` is an array exactly if that is not 0.
-//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is in use.
+//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is in use;
+//!   `frames` = frames where this is not 0.
 //! - **Z3** Bit f of `straddling`: the slot that straddles from f to f+1 is in use.
 //! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last class and
 //!   node are 0.
@@ -58,6 +59,8 @@ pub(super) struct Zspage {
     node: AtomicU8,
     /// Fullness group: which list.
     group: AtomicU8,
+    /// Frames touched.
+    frames: AtomicU8,
 }
 
 const _: () = assert!(cfg!(loom) || size_of::<Zspage>() == 128);
@@ -88,6 +91,11 @@ impl Zspage {
 
     pub(super) fn inuse(&self) -> usize {
         self.inuse.load(Relaxed).into()
+    }
+
+    /// Frames touched.
+    pub(super) fn frames(&self) -> usize {
+        self.frames.load(Relaxed).into()
     }
 
     pub(super) fn reusable(&self) -> usize {
@@ -188,6 +196,7 @@ impl Zspage {
             self.straddling.store(self.straddling.load(Relaxed) | 1 << frame, Relaxed);
             anew += bump(&self.touching[frame + 1]);
         }
+        self.frames.store(self.frames.load(Relaxed) + anew as u8, Relaxed);
         anew
     }
 
@@ -201,10 +210,12 @@ impl Zspage {
         drop(&self.starting[frame]);
         self.inuse.store(self.inuse.load(Relaxed) - 1, Relaxed);
         let first = drop(&self.touching[frame]);
-        if !straddles {
-            return [first, false];
-        }
-        self.straddling.store(self.straddling.load(Relaxed) & !(1 << frame), Relaxed);
-        [first, drop(&self.touching[frame + 1])]
+        let second = straddles && {
+            self.straddling.store(self.straddling.load(Relaxed) & !(1 << frame), Relaxed);
+            drop(&self.touching[frame + 1])
+        };
+        let gone = u8::from(first) + u8::from(second);
+        self.frames.store(self.frames.load(Relaxed) - gone, Relaxed);
+        [first, second]
     }
 }
