@@ -20,9 +20,9 @@ fn a_freed_handle_is_stale_for_ever() {
     for round in 0..50u8 {
         let handle = put(&store, &[round; 100]);
         for &stale in &old {
-            assert!(
-                matches!(store.read(stale), Err(StoreError::Stale { handle, now }) if handle == stale && now == 1 + u32::from(round))
-            );
+            let refused = store.read(stale).err();
+            let now = 1 + u32::from(round);
+            assert!(matches!(refused, Some(StoreError::Stale { handle, now: n }) if (handle, n) == (stale, now)));
             assert!(matches!(store.free(stale), Err(StoreError::Stale { .. })));
         }
         assert_eq!(&*store.read(handle).unwrap(), [round; 100]);

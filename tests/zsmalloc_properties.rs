@@ -1,8 +1,8 @@
 //! Properties of the allocator under random operations, against a plain list of objects:
 //!
 //! 1. A handle reads what was written, until it is freed; a guard reads it also after.
-//! 2. Every invariant of the layer holds after each operation (`assert_valid`), among them: the sum over live objects equals
-//!    every memcg's counters on every node.
+//! 2. Every invariant of the layer holds after each operation (`assert_valid`), among them: the sum over live objects
+//!    equals every memcg's counters on every node.
 //! 3. Compaction changes no object, and wins exactly the frames it says; a second one right after wins none.
 //! 4. Without objects no frame is owned, and nothing is charged.
 //! 5. A refused store changes nothing.

@@ -1,8 +1,8 @@
-//! The races of the allocator, on the real pool with tiny geometry: slots of multiples of 1024 bytes, so that one tracked cell
-//! of memory belongs to one object, and zspages of two frames.
+//! The races of the allocator, on the real pool with tiny geometry: slots of multiples of 1024 bytes, so that one
+//! tracked cell of memory belongs to one object, and zspages of two frames.
 //!
-//! Each model returns its outcome; the set of outcomes is asserted, so that a race that is not explored fails too. Each has a
-//! twin with a bug planted that must fail: `catches` gives the message with which the explorer stops.
+//! Each model returns its outcome; the set of outcomes is asserted, so that a race that is not explored fails too.
+//! Each has a twin with a bug planted that must fail: `catches` gives the message with which the explorer stops.
 //!
 //! | model | race | bugs planted |
 //! |---|---|---|

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants:
-//! - **C1** A cell's generation only grows, by one for each object freed; who makes it grow frees that object, and nobody else.
+//! - **C1** A cell's generation only grows, by one for each object freed; who makes it grow frees that object, and
+//!   nobody else.
 //! - **C2** A cell in the free list is in nobody's hands; one whose generation is used up is never put there.
 
 use super::handle::Handle;

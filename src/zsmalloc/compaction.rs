@@ -7,17 +7,17 @@
 //! next       ^ 2 objects, and 1 slot elsewhere: stop
 //! ```
 //!
-//! A zspage is emptied whole as long as its objects have room in the reusable slots of others, the emptiest first: frames that
-//! stay then have neighbours, and the slots that straddle between them are of use. After that a class can give single frames up
-//! that are touched by no more objects than there are reusable slots which do not touch them. Nothing is ever committed for a
-//! move, so each emptied frame is won, and it ends.
+//! A zspage is emptied whole as long as its objects have room in the reusable slots of others, the emptiest first:
+//! frames that stay then have neighbours, and the slots that straddle between them are of use. After that a class can
+//! give single frames up that are touched by no more objects than there are reusable slots which do not touch them.
+//! Nothing is ever committed for a move, so each emptied frame is won, and it ends.
 //!
-//! One object is moved per hold of the class lock, and a frame is only begun when all its objects can be moved: an object
-//! that somebody holds, or that is being written or freed, makes the frame busy, and it is left alone.
+//! One object is moved per hold of the class lock, and a frame is only begun when all its objects can be moved: an
+//! object that somebody holds, or that is being written or freed, makes the frame busy, and it is left alone.
 //!
-//! A move, under the class lock: copy the bytes to a reserved slot; make its entry live; let the cell name it; end the life of
-//! the source, whose slot goes at once or with the last guard. If the cell does not name the source any more, the object is
-//! being freed: the copy ends instead.
+//! A move, under the class lock: copy the bytes to a reserved slot; make its entry live; let the cell name it; end the
+//! life of the source, whose slot goes at once or with the last guard. If the cell does not name the source any more,
+//! the object is being freed: the copy ends instead.
 
 use super::entry::{Entry, State};
 use super::fullness::Group;
@@ -82,8 +82,8 @@ enum Step {
 }
 
 impl<C: Cells> Pool<C> {
-    /// Move objects together until no frame can be won, or `budget_bytes` bytes of slots were moved; larger classes first.
-    /// Any number of threads may compact.
+    /// Move objects together until no frame can be won, or `budget_bytes` bytes of slots were moved; larger classes
+    /// first. Any number of threads may compact.
     ///
     /// # Locks
     /// Takes `Class` for one object at a time; makes system calls at the end: call it outside all locks.
@@ -117,8 +117,8 @@ impl<C: Cells> Pool<C> {
 
     fn compact_class(&self, index: ClassIndex, node: NodeId, budget: u64, sum: &mut Compacted) {
         let shape = self.heap.geometry.class(index);
-        // An empty or densely packed class is not worth the rest. And what others put into frames while we empty them must
-        // not keep us here for ever: no more moves than there are objects.
+        // An empty or densely packed class is not worth the rest. And what others put into frames while we empty them
+        // must not keep us here for ever: no more moves than there are objects.
         let mut moves = {
             let class = self.heap.lock(index, node);
             if class.reusable == 0 { 0 } else { class.inuse }
@@ -214,8 +214,8 @@ impl<C: Cells> Pool<C> {
         })
     }
 
-    /// The frame that the fewest objects touch, among the first zspages of the emptiest groups, if its objects have room
-    /// elsewhere; of equal ones, one with fewer touched neighbours.
+    /// The frame that the fewest objects touch, among the first zspages of the emptiest groups, if its objects have
+    /// room elsewhere; of equal ones, one with fewer touched neighbours.
     fn choose_frame(&self, class: &Class, index: ClassIndex, busy: &[Victim]) -> Option<Goal> {
         let shape = self.heap.geometry.class(index);
         let neighbours = |(z, f): Victim| {
@@ -277,8 +277,8 @@ impl<C: Cells> Pool<C> {
         Some(spot)
     }
 
-    /// Move a live object to a reserved slot. Returns its slot's bytes and the frames won; `None`, and the slot is free again, if
-    /// the object is being freed.
+    /// Move a live object to a reserved slot. Returns its slot's bytes and the frames won; `None`, and the slot is
+    /// free again, if the object is being freed.
     fn move_object(&self, class: &mut Class, from: &Spot, to: &Spot) -> Option<(u64, u64)> {
         let (source, target) = (self.heap.word(from), self.heap.word(to));
         let entry = Entry::from_raw(source.load(Ordering::Acquire)); // as in `movable`

@@ -10,10 +10,10 @@
 //!         array 0   | free array| array 2   |         | free array|
 //! ```
 //!
-//! A frame has an array of one word per object that starts in it, made with the first and given back after the last. Their
-//! lengths are few (1 to 128 words), so pages are cut into arrays of one of [`STEPS`] and those with free arrays are listed
-//! by step. A page all of whose arrays are free may be cut for any step again, and [`trim`](Entries::trim) gives the memory
-//! of such pages back.
+//! A frame has an array of one word per object that starts in it, made with the first and given back after the last.
+//! Their lengths are few (1 to 128 words), so pages are cut into arrays of one of [`STEPS`] and those with free arrays
+//! are listed by step. A page all of whose arrays are free may be cut for any step again, and [`trim`](Entries::trim)
+//! gives the memory of such pages back.
 //!
 //! Why not the global allocator: arrays are given back on the `free` path, which must not call it; and readers look at
 //! words of arrays that are gone already, which is harmless only in memory that stays words of entries for ever.
@@ -75,7 +75,8 @@ struct Lists {
 // A page's fields in its row of `pages`.
 /// Step (low byte) and number of arrays cut so far (above): pages are cut as arrays are needed.
 const CUT: usize = 0;
-/// Free arrays in the page, those not cut yet included (low half); first of the list as word in the page plus 1 (high half).
+/// Free arrays in the page, those not cut yet included (low half); first of the list as word in the page plus 1 (high
+/// half).
 const FREE: usize = 1;
 const PREV: usize = 2;
 const NEXT: usize = 3;
@@ -124,7 +125,8 @@ impl Entries {
     /// The entry, as it is now. Under the class lock, or to be checked again by the caller.
     #[inline]
     pub(super) fn entry(&self, array: Array, ordinal: usize) -> Entry {
-        // Acquire pairs with the release of an unpin, so that whoever sees no pins comes after what was read under them.
+        // Acquire pairs with the release of an unpin, so that whoever sees no pins comes after what was read under
+        // them.
         Entry::from_raw(self.word(array, ordinal).load(Ordering::Acquire))
     }
 
@@ -257,7 +259,8 @@ impl Entries {
         self.dirty.load(Ordering::Relaxed) > IDLE_PAGES // a hint
     }
 
-    /// Give back the memory of idle pages until `keep` are left with theirs. One system call per page, outside the lock.
+    /// Give back the memory of idle pages until `keep` are left with theirs. One system call per page, outside the
+    /// lock.
     pub(super) fn trim(&self, keep: u32) {
         loop {
             let page = {
@@ -376,7 +379,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn arrays_never_overlap(ops in prop::collection::vec((0usize..3, 1usize..=128, any::<prop::sample::Index>()), 1..150)) {
+        fn arrays_never_overlap(
+            ops in prop::collection::vec((0usize..3, 1usize..=128, any::<prop::sample::Index>()), 1..150),
+        ) {
             let entries = Entries::reserve(16 * 512).unwrap();
             let mut out: Vec<(Array, usize, u64)> = Vec::new();
             for (n, (op, len, which)) in ops.into_iter().enumerate() {

@@ -9,13 +9,14 @@
 //!
 //! | state | | meaning to the rest |
 //! |---|---|---|
-//! | Free | 00 | nothing here; `find` may take the slot. The other bits are 0, or a free list's link in an array that no frame has |
+//! | Free | 00 | nothing here: the slot may be taken. Other bits are 0, or a link where no frame has the array |
 //! | Reserved | 01 | somebody is writing the bytes: counted as in use, not to be read, moved or freed by others |
 //! | Live | 10 | an object; readers may pin it; moved or freed only under the class lock |
-//! | Doomed | 11 | freed (or moved away, then `moved` is set and nothing is owed) while pinned: no new pins, the last unpin returns the slot |
+//! | Doomed | 11 | freed, or `moved` away and nothing owed, while pinned: no new pins, the last unpin frees |
 //!
-//! Transitions: Free → Reserved → Live → (Free | Doomed → Free), all under the class lock except Reserved → Live, which its
-//! only holder does with a release store, and the pins, which anybody changes by compare-exchange or subtraction.
+//! Transitions: Free → Reserved → Live → (Free | Doomed → Free), all under the class lock except Reserved → Live,
+//! which its only holder does with a release store, and the pins, which anybody changes by compare-exchange or
+//! subtraction.
 
 use crate::memcg::ObjcgId;
 use crate::units::Owner;

@@ -6,10 +6,11 @@
 //!         10%  99% 100%  open                 compaction       source ->    <- destination
 //! ```
 //!
-//! Frames are backed only where objects lie, so fullness is the share of the touched frames' bytes that slots in use take;
-//! groups 1 to 11 are the kernel's (ZS-8) in this measure. Isolated frames make it low even when every slot inside them is in
-//! use, for the slots that straddle out of them are lost. A zspage that has room only in frames nobody touches is *open*, to be
-//! used when there is no other room. Group 0, empty, has no list: a zspage goes with its last object.
+//! Frames are backed only where objects lie, so fullness is the share of the touched frames' bytes that slots in use
+//! take; groups 1 to 11 are the kernel's (ZS-8) in this measure. Isolated frames make it low even when every slot
+//! inside them is in use, for the slots that straddle out of them are lost. A zspage that has room only in frames
+//! nobody touches is *open*, to be used when there is no other room. Group 0, empty, has no list: a zspage goes with
+//! its last object.
 
 use super::geometry::SizeClass;
 use super::zspage::{Zspage, ZspageIndex};
@@ -30,7 +31,8 @@ impl Group {
     /// Free slots only where no frame is touched.
     pub(super) const OPEN: Group = Group(12);
 
-    /// The group of a zspage with `inuse` (not 0) slots in use, `reusable` free ones in touched frames, and `frames` of those.
+    /// The group of a zspage with `inuse` (not 0) slots in use, `reusable` free ones in touched frames, and `frames`
+    /// of those.
     pub(super) fn of(inuse: usize, reusable: usize, frames: usize, shape: &SizeClass) -> Self {
         match reusable {
             _ if inuse == shape.slots() => Group::FULL,

@@ -8,8 +8,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::{Location, NodeId};
 use std::ops::Deref;
 
-/// Keeps an object's bytes where they are. A count in the entry, not a lock: it may be held for any time and dropped on any
-/// thread; at most 63 hold one object.
+/// Keeps an object's bytes where they are. A count in the entry, not a lock: it may be held for any time and dropped
+/// on any thread; at most 63 hold one object.
 #[derive(Debug)]
 pub struct ReadGuard<'a, C: Cells> {
     pool: &'a Pool<C>,
@@ -31,8 +31,8 @@ impl<'a, C: Cells> ReadGuard<'a, C> {
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
         self.pool.heap.arena.with(self.spot.location, self.len, |bytes| {
-            // SAFETY: the frames of a pinned object stay owned, and its bytes are not written while it is pinned: a slot is
-            // written only between being taken and being published.
+            // SAFETY: the frames of a pinned object stay owned, and its bytes are not written while it is pinned: a
+            // slot is written only between being taken and being published.
             f(unsafe { std::slice::from_raw_parts(bytes, self.len) })
         })
     }

@@ -11,8 +11,8 @@
 //!
 //! Which slot is taken, cheapest first:
 //! 1. one in touched frames only, of the fullest zspage that has one, in its fullest frame: costs nothing;
-//! 2. of an open zspage the one that needs the fewest frames backed; a straddling one before others, for it uses what its
-//!    first frame has left;
+//! 2. of an open zspage the one that needs the fewest frames backed; a straddling one before others, for it uses what
+//!    its first frame has left;
 //! 3. of a new run, the same.
 
 use super::entries::Entries;
@@ -145,8 +145,8 @@ impl Heap {
         Some((spot, self.entries.word(array, ordinal)))
     }
 
-    /// Whether `word` is the entry of the slot. Exact while the caller has pinned what `word` says: then the array is in its
-    /// frame, and the pin's acquire shows what was done to descriptors before the object was published.
+    /// Whether `word` is the entry of the slot. Exact while the caller has pinned what `word` says: then the array is
+    /// in its frame, and the pin's acquire shows what was done to descriptors before the object was published.
     #[inline]
     pub(super) fn same(&self, spot: &Spot, word: &AtomicU64) -> bool {
         let zspage = self.zspage(spot.zspage);
@@ -326,8 +326,8 @@ impl Heap {
     pub(super) fn copy(&self, from: &Spot, to: &Spot, len: usize) {
         self.arena.with(from.location, len, |from| {
             self.arena.with_mut(to.location, len, |to| {
-                // SAFETY: both ranges are backed and of slots in use, which do not overlap. The source is a live object, whose
-                // bytes nobody writes; the target is reserved by the caller, so nobody reads it.
+                // SAFETY: both ranges are backed and of slots in use, which do not overlap. The source is a live
+                // object, whose bytes nobody writes; the target is reserved by the caller, so nobody reads it.
                 unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
             });
         });

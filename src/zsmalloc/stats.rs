@@ -37,8 +37,8 @@ pub struct ClassStats {
     pub size: usize,
     /// Frames of a zspage.
     pub pages_per_zspage: usize,
-    /// Zspages by fullness of the frames they touch: index 1 is up to 10%, .., 10 up to 99%, 11 full, 12 with room only where
-    /// no frame is touched. Index 0 (empty) is always 0.
+    /// Zspages by fullness of the frames they touch: index 1 is up to 10%, .., 10 up to 99%, 11 full, 12 with room
+    /// only where no frame is touched. Index 0 (empty) is always 0.
     pub zspages: [u64; Group::COUNT],
     /// Slots in use, and free slots in touched frames.
     pub obj_allocated: u64,

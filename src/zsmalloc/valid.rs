@@ -44,7 +44,8 @@ impl<C: Cells> Pool<C> {
         });
     }
 
-    /// Payload of the object in a slot: what its cell says if live, what it owes if doomed. `None` when no cell names it.
+    /// Payload of the object in a slot: what its cell says if live, what it owes if doomed. `None` when no cell names
+    /// it.
     pub(super) fn len_of(&self, spot: &Spot, entry: Entry) -> Option<usize> {
         let Some(owner) = entry.owner() else { return Some(entry.owes().unwrap_or(0)) };
         let object = self.cells.object(owner).filter(|object| object.location == spot.location);
@@ -59,7 +60,8 @@ impl<C: Cells> Pool<C> {
                     for slot in 0..shape.slots() {
                         let spot = self.heap.spot(z, index, slot);
                         if self.heap.zspage(z).array(spot.frame).is_some() {
-                            let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire)); // as in `movable`
+                            // Acquire as in `movable`.
+                            let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire));
                             f(&spot, entry, node);
                         }
                     }
@@ -184,11 +186,12 @@ impl<C: Cells> Pool<C> {
 
     /// Check every invariant of the layer at a quiet point, on which no object is being written:
     ///
-    /// - each zspage is in the list of its class, node and fullness, and its counts are what its entries say (Z1 to Z5);
+    /// - each zspage is in the list of its class, node and fullness, and its counts are what its entries say (Z1 to
+    ///   Z5);
     /// - frames are backed where objects lie, arrays of entries are there where objects start (E1 to E4);
     /// - every live object is what its owner's cell names, unless a guard holds it;
-    /// - payload per class is exact, and so is what every memcg is charged and counted for on every node, if the tree serves this
-    ///   pool alone.
+    /// - payload per class is exact, and so is what every memcg is charged and counted for on every node, if the tree
+    ///   serves this pool alone.
     ///
     /// # Panics
     /// When one does not hold, with a sentence that says which.

@@ -7,19 +7,19 @@
 //!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
 //! ```
 //!
-//! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's class
-//! and node, so that the atomics are Relaxed, but for two. Readers look at `class` and `arrays` without the lock, pin what they
-//! find, and look again: see [`read`](super::Pool::read). Those two are stored with Release and loaded with Acquire, as are the
-//! entries: a reader who finds an object gone has then synchronized with whoever took it away, so that its cell, which changed
-//! before, tells it something new.
+//! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's
+//! class and node, so that the atomics are Relaxed, but for two. Readers look at `class` and `arrays` without the
+//! lock, pin what they find, and look again: see [`read`](super::Pool::read). Those two are stored with Release and
+//! loaded with Acquire, as are the entries: a reader who finds an object gone has then synchronized with whoever took
+//! it away, so that its cell, which changed before, tells it something new.
 //!
 //! Invariants, for each frame f of a zspage in use:
 //! - **Z1** `starting[f]` = entries of f's array that are not free; `arrays[f]` is an array exactly if that is not 0.
-//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is in use;
-//!   `frames` = frames where this is not 0.
+//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is
+//!   in use; `frames` = frames where this is not 0.
 //! - **Z3** Bit f of `straddling`: the slot that straddles from f to f+1 is in use.
-//! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last class and
-//!   node are 0.
+//! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last
+//!   class and node are 0.
 //! - **Z5** `reusable` = free slots all of whose frames are touched: they cost no memory to take.
 
 use super::entries::Array;
@@ -65,7 +65,8 @@ pub(super) struct Zspage {
 
 const _: () = assert!(cfg!(loom) || size_of::<Zspage>() == 128);
 
-// SAFETY: a struct of atomic integers (and arrays of them), for all of which zero bytes are a value, without destructor.
+// SAFETY: a struct of atomic integers (and arrays of them), for all of which zero bytes are a value, without
+// destructor.
 unsafe impl Zeroed for Zspage {}
 
 // === impl Zspage ===
