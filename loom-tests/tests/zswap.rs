@@ -4,7 +4,7 @@
 //! model says which outcomes it has seen, and has a twin with a planted bug that must fail.
 #![cfg(loom)]
 
-use loom_tests::outcomes;
+use loom_tests::{outcomes, outcomes_of_long};
 use std::panic::AssertUnwindSafe;
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
@@ -88,7 +88,7 @@ fn empty_and_check(zswap: &Zswap, slots: &[Slot]) {
 fn must_fail<T: Ord + Send + 'static>(model: impl Fn(Planted) -> T + Send + Sync + 'static, bug: Bug) {
     let model = std::sync::Arc::new(model);
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        outcomes(move || model(Planted::bug(bug)));
+        outcomes_of_long(move || model(Planted::bug(bug)));
     }));
     assert!(result.is_err(), "the model does not see {bug:?}");
 }
@@ -139,7 +139,7 @@ fn writeback_vs_load(planted: Planted) -> (bool, bool) {
 
 #[test]
 fn a_page_is_loadable_at_every_moment_of_its_writeback() {
-    let seen = outcomes(|| writeback_vs_load(Planted::NONE));
+    let seen = outcomes_of_long(|| writeback_vs_load(Planted::NONE));
     // Loaded first and so passed over; loaded from the pool while it was written, or before; loaded from the device.
     assert_eq!(seen, [(false, false), (true, false), (true, true)].into());
 }
@@ -172,7 +172,7 @@ fn load_vs_replace_and_writeback(planted: Planted) -> u8 {
 
 #[test]
 fn a_load_overtaken_on_the_device_starts_again() {
-    let seen = outcomes(|| load_vs_replace_and_writeback(Planted::NONE));
+    let seen = outcomes_of_long(|| load_vs_replace_and_writeback(Planted::NONE));
     assert_eq!(seen, [1, 2].into());
 }
 
