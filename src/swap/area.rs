@@ -21,8 +21,8 @@ use super::device::{Device, Failure, Op, Request};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::space::Space;
 use super::{Error, Place};
-use crate::sync::{Tally, assert_no_lock_held};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{Tally, assert_no_lock_held};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 
