@@ -142,6 +142,7 @@ impl Core {
         let mut backoff = Backoff::new();
         loop {
             let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
+            self.lru.prefetch(owner);
             let mut word = self.slots.word(owner);
             if word.entry().is_none() {
                 // Words that name no pinned object are only to be trusted under the lock.
@@ -185,6 +186,8 @@ impl Core {
         page: &mut [u8; PAGE_SIZE],
     ) -> Result<Attempt, Error> {
         let entry = word.entry().expect("the caller looked");
+        // Descriptor, entry and bytes would be fetched one after the other: pinning does not look at the bytes.
+        self.arena.prefetch(entry.location, entry.length);
         let Some(object) = self.pool.read(owner, entry.location, entry.length) else { return Ok(Attempt::Again) };
         // While it is pinned the object's place is not used again; so if slot and word still name it after the codec was
         // read, the codec is its own and the owner is the slot's.
