@@ -186,8 +186,6 @@ impl Core {
         page: &mut [u8; PAGE_SIZE],
     ) -> Result<Attempt, Error> {
         let entry = word.entry().expect("the caller looked");
-        // Descriptor, entry and bytes would be fetched one after the other: pinning does not look at the bytes.
-        self.arena.prefetch(entry.location, entry.length);
         let Some(object) = self.pool.read(owner, entry.location, entry.length) else { return Ok(Attempt::Again) };
         // While it is pinned the object's place is not used again; so if slot and word still name it after the codec was
         // read, the codec is its own and the owner is the slot's.
