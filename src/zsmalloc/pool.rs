@@ -278,6 +278,8 @@ impl<C: Cells> Pool<C> {
     /// Never allocates; waits only if 63 guards hold the object.
     #[inline]
     pub fn read(&self, owner: Owner, location: Location, len: usize) -> Option<ReadGuard<'_, C>> {
+        // Descriptor, entry and bytes would be fetched one after the other: pinning does not look at the bytes.
+        self.heap.arena.prefetch(location, len);
         let (spot, word) = self.heap.find(location)?;
         let mut backoff = Backoff::new();
         // Acquire, also where the object is found gone: what its cell says by now is then seen, and the caller who

@@ -142,6 +142,7 @@ impl Core {
         let mut backoff = Backoff::new();
         loop {
             let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
+            self.lru.prefetch(owner);
             let mut word = self.slots.word(owner);
             if word.entry().is_none() {
                 // Words that name no pinned object are only to be trusted under the lock.

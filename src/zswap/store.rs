@@ -158,7 +158,7 @@ impl Core {
                 return Ok(None);
             }
         };
-        object.fill(|to| to.copy_from_slice(payload.bytes));
+        object.write(payload.bytes).expect("as many bytes as were just asked for");
         let geometry = self.pool.geometry();
         let class = geometry.class_of(payload.bytes.len()).expect("an object of this length was just allocated");
         let slot_bytes = geometry.class(class).size();
