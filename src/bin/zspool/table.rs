@@ -253,6 +253,7 @@ mod tests {
                 metadata_bytes: 28_000_000,
                 payload_bytes: 4 << 30,
                 objects: 1_000_000,
+                swapfile_bytes: 3 << 30,
                 classes: vec![class],
             },
             process: ProcessReport { rss_growth_bytes: 5 << 30 },

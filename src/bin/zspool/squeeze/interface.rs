@@ -87,6 +87,8 @@ pub(crate) struct PoolStats {
     pub(crate) payload_bytes: u64,
     /// Objects in the pool.
     pub(crate) objects: u64,
+    /// Storage of the swapfile that pages take.
+    pub(crate) swapfile_bytes: u64,
 }
 
 /// One size class; the columns are those of the kernel's `zsmalloc/<pool>/classes`.
