@@ -75,7 +75,7 @@ pub(crate) struct Squeeze {
     #[arg(long, value_name = "N", value_parser = max_pages)]
     pub(crate) max_pages: Option<u64>,
 
-    /// Most memory the pool may have, in frames, warm ones included
+    /// Most memory the pool may have, in frames, warm ones included [default: a fifth of the machine's]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) pool_limit: Option<u64>,
 
