@@ -118,6 +118,7 @@ impl Zswap {
         if self.worker.is_some() {
             self.core.kick.wait_until_idle();
         }
+        self.core.pool.flush();
         self.core.tidy();
     }
 }
