@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex};
 use support::*;
 use zspool::memcg::Memcg;
-use zspool::swap::{self, Device, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Plan, Request};
+use zspool::swap::{self, Device, Fault, FaultyDevice, Flaw, Geometry, MemoryDevice, Op, Plan, Request};
 use zspool::units::{NodeId, Page, Slot, SlotRange};
 use zspool::zswap::{Error, Installed, Taken, Zswap};
 
@@ -383,4 +383,35 @@ fn a_device_that_goes_away_takes_only_its_own_pages() {
             run.recover(bad);
         }
     }
+}
+
+/// A slot that is stored again and again comes to lie where it lay before. If that write is lost, what is found there is a whole
+/// block of the same slot, with a checksum that matches: an older page, which must not pass for the new one.
+#[test]
+fn a_lost_write_does_not_bring_an_older_page_back() {
+    let mut old_blocks = 0;
+    for lost in 1..=24 {
+        let device = FaultyDevice::new(MemoryDevice::new(8 * 4096, 4096), Plan::none().at(2 * lost - 1, Fault::Lost));
+        let geometry = Geometry { batch_pages: 4, write_buffers: 1, read_buffers: 1, ..Geometry::default() };
+        let zswap = Zswap::builder().slots_in_use(1 << 16).address_space(64 << 20).pool_limit(1 << 20).worker(false);
+        let zswap = zswap.device_geometry(geometry).device(device).build().unwrap();
+        let vm = zswap.root().mkdir("vm").unwrap();
+        zswap.set_zswap_max(&vm, 0).unwrap();
+        let slot = zswap.reserve(1).unwrap().base();
+        for version in 1..=24 {
+            // Operations: a write, and a read.
+            zswap.store(slot, &vm, N0, &compressible(version, 700)).unwrap();
+            let mut page = Page::zeroed();
+            match zswap.load(slot, &mut page) {
+                Ok(()) => assert!(page[..] == compressible(version, 700)[..], "version {version}, {lost} lost"),
+                Err(Error::Read { source: swap::Error::Corrupt { flaw, .. }, .. }) => {
+                    assert_eq!(version, lost);
+                    old_blocks += u64::from(matches!(flaw, Flaw::Generation { .. }));
+                }
+                Err(other) => panic!("version {version}, {lost} lost: {other}"),
+            }
+            assert_eq!(zswap.area().unwrap().stats().objects, 1);
+        }
+    }
+    assert!(old_blocks >= 12, "only {old_blocks} old blocks were met");
 }
