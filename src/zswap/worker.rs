@@ -118,6 +118,7 @@ impl Zswap {
         if self.worker.is_some() {
             self.core.kick.wait_until_idle();
         }
+        self.core.pool.flush();
         self.core.tidy();
     }
 }
@@ -160,8 +161,13 @@ impl Core {
                 break;
             }
             let compacted = self.pool.compact(COMPACT_PER_ROUND);
-            let written = self.shrink_next(self.policy.batch) == Next::Written;
-            failures = if written || compacted.frames_freed > 0 { 0 } else { failures + 1 };
+            failures = match self.shrink_next(self.policy.batch) {
+                _ if compacted.frames_freed > 0 => 0,
+                Next::Written => 0,
+                Next::NoneWritten => failures + 1,
+                // The next store that comes near the limit kicks again.
+                Next::Refused => break,
+            };
         }
         self.tidy();
     }

@@ -166,7 +166,11 @@ fn verdict(report: &Report, stored: u64, f: &mut impl Write) -> fmt::Result {
         writeln!(f, "{mismatched} of {stored} stored pages did not come back as they were.")
     } else {
         let took = human_ns((report.seconds * 1e9) as u64);
-        writeln!(f, "All {stored} stored pages came back identical; all that took {took}.")
+        match stored {
+            0 => writeln!(f, "No page was stored, so there was nothing to compare."),
+            1 => writeln!(f, "The one stored page came back identical; all that took {took}."),
+            _ => writeln!(f, "All {stored} stored pages came back identical; all that took {took}."),
+        }
     }
 }
 
@@ -253,6 +257,7 @@ mod tests {
                 metadata_bytes: 28_000_000,
                 payload_bytes: 4 << 30,
                 objects: 1_000_000,
+                swapfile_bytes: 3 << 30,
                 classes: vec![class],
             },
             process: ProcessReport { rss_growth_bytes: 5 << 30 },
