@@ -85,6 +85,18 @@ fn empty_and_check(zswap: &Zswap, slots: &[Slot]) {
     assert_eq!(zswap.stats().area.unwrap().used_bytes, 0, "every place is given back");
 }
 
+/// Run both at once. On threads of their own, for the main thread's first switch to another would count as a preemption.
+fn race<A: 'static, B: 'static>(
+    zswap: &Arc<Zswap>,
+    a: impl FnOnce(&Zswap) -> A + 'static,
+    b: impl FnOnce(&Zswap) -> B + 'static,
+) -> (A, B) {
+    let (one, two) = (Arc::clone(zswap), Arc::clone(zswap));
+    let a = loom::thread::spawn(move || a(&one));
+    let b = loom::thread::spawn(move || b(&two));
+    (a.join().unwrap(), b.join().unwrap())
+}
+
 fn must_fail<T: Ord + Send + 'static>(model: impl Fn(Planted) -> T + Send + Sync + 'static, bug: Bug) {
     let model = std::sync::Arc::new(model);
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -98,11 +110,14 @@ fn must_fail<T: Ord + Send + 'static>(model: impl Fn(Planted) -> T + Send + Sync
 fn writeback_vs_free_and_restore(planted: Planted) -> (bool, bool) {
     let zswap = Arc::new(tiny(planted, 4));
     let slot = one_slot(&zswap, 1);
-    let writer = Arc::clone(&zswap);
-    let writing = loom::thread::spawn(move || writer.shrink_memcg(&writer.root(), 1));
-    zswap.free(slot);
-    zswap.store(slot, &zswap.root(), N0, &page(2)).unwrap();
-    let shrunk = writing.join().unwrap();
+    let (shrunk, ()) = race(
+        &zswap,
+        |zswap| zswap.shrink_memcg(&zswap.root(), 1),
+        move |zswap| {
+            zswap.free(slot);
+            zswap.store(slot, &zswap.root(), N0, &page(2)).unwrap();
+        },
+    );
     let (number, on_device) = look(&zswap, slot);
     assert_eq!(number, 2, "the newer page is what is there");
     empty_and_check(&zswap, &[slot]);
@@ -111,7 +126,7 @@ fn writeback_vs_free_and_restore(planted: Planted) -> (bool, bool) {
 
 #[test]
 fn a_newer_page_is_never_lost_to_a_writeback_of_the_older() {
-    let seen = outcomes(|| writeback_vs_free_and_restore(Planted::NONE));
+    let seen = outcomes_of_long(|| writeback_vs_free_and_restore(Planted::NONE));
     // Cancelled or nothing to do; the older written before it was freed; the newer written.
     assert_eq!(seen, [(false, false), (true, false), (true, true)].into());
 }
@@ -126,13 +141,16 @@ fn a_writeback_that_ignores_its_cancelling_is_seen() {
 fn writeback_vs_load(planted: Planted) -> (bool, bool) {
     let zswap = Arc::new(tiny(planted, 4));
     let slot = one_slot(&zswap, 1);
-    let writer = Arc::clone(&zswap);
-    let writing = loom::thread::spawn(move || writer.shrink_memcg(&writer.root(), 1));
-    let mut read = page(0);
-    zswap.load(slot, &mut read).unwrap();
-    assert_eq!(read[0], 1);
-    let on_device = zswap.stats().area.unwrap().read_bytes > 0;
-    let shrunk = writing.join().unwrap();
+    let (shrunk, on_device) = race(
+        &zswap,
+        |zswap| zswap.shrink_memcg(&zswap.root(), 1),
+        move |zswap| {
+            let mut read = page(0);
+            zswap.load(slot, &mut read).unwrap();
+            assert_eq!(read[0], 1);
+            zswap.stats().area.unwrap().read_bytes > 0
+        },
+    );
     empty_and_check(&zswap, &[slot]);
     (matches!(shrunk, Shrunk::Written(_)), on_device)
 }
@@ -156,18 +174,22 @@ fn load_vs_replace_and_writeback(planted: Planted) -> u8 {
     let zswap = Arc::new(tiny(planted, 2));
     let slot = one_slot(&zswap, 1);
     assert!(matches!(zswap.shrink_memcg(&zswap.root(), 1), Shrunk::Written(_)));
-    let writer = Arc::clone(&zswap);
-    let writing = loom::thread::spawn(move || {
-        writer.store(slot, &writer.root(), N0, &page(2)).unwrap();
-        // Passed over if the load came in between.
-        let _ = writer.shrink_memcg(&writer.root(), 1);
-    });
-    let mut read = page(0);
-    zswap.load(slot, &mut read).unwrap();
-    writing.join().unwrap();
+    let ((), read) = race(
+        &zswap,
+        move |zswap| {
+            zswap.store(slot, &zswap.root(), N0, &page(2)).unwrap();
+            // Passed over if the load came in between.
+            let _ = zswap.shrink_memcg(&zswap.root(), 1);
+        },
+        move |zswap| {
+            let mut read = page(0);
+            zswap.load(slot, &mut read).unwrap();
+            read[0]
+        },
+    );
     assert_eq!(look(&zswap, slot).0, 2);
     empty_and_check(&zswap, &[slot]);
-    read[0]
+    read
 }
 
 #[test]
@@ -187,11 +209,12 @@ fn store_vs_offline(planted: Planted) -> bool {
     let zswap = Arc::new(tiny(planted, 4));
     let child = zswap.root().mkdir("c").unwrap();
     let slot = zswap.reserve(1).unwrap().base();
-    let storer = Arc::clone(&zswap);
-    let memcg = child.clone();
-    let storing = loom::thread::spawn(move || storer.store(slot, &memcg, N0, &page(1)).is_ok());
-    zswap.offline(&child).unwrap();
-    let stored = storing.join().unwrap();
+    let (memcg, gone) = (child.clone(), child.clone());
+    let (stored, ()) = race(
+        &zswap,
+        move |zswap| zswap.store(slot, &memcg, N0, &page(1)).is_ok(),
+        move |zswap| zswap.offline(&gone).unwrap(),
+    );
     // Wherever it was charged, it is on the root's list now, and only there.
     drop(child);
     zswap.assert_valid();
