@@ -85,6 +85,9 @@ mod tests {
 
     #[test]
     fn a_stopped_run_says_by_what() {
-        assert_eq!((Stopped(libc::SIGTERM).to_string(), Stopped(libc::SIGINT).exit_code()), ("SIGTERM".to_owned(), 130));
+        assert_eq!(
+            (Stopped(libc::SIGTERM).to_string(), Stopped(libc::SIGINT).exit_code()),
+            ("SIGTERM".to_owned(), 130)
+        );
     }
 }

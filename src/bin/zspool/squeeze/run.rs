@@ -323,7 +323,9 @@ impl<'t, T: Target> Run<'t, T> {
             let GroupStats { original_bytes, payload_bytes, slot_bytes, .. } = self.target.group(&lane.group);
             if (original_bytes, payload_bytes, slot_bytes) != (0, 0, 0) {
                 let name = &lane.name;
-                self.fail_as_a_whole(format!("{slot_bytes} bytes were left charged to {name} after its pages were freed."));
+                self.fail_as_a_whole(format!(
+                    "{slot_bytes} bytes were left charged to {name} after its pages were freed."
+                ));
             }
         }
     }
