@@ -199,16 +199,16 @@ impl<C: Cells> Pool<C> {
         first
     }
 
-    /// A backed slot that does not touch the victim, reserved: of the fullest zspage that has one.
+    /// A slot in owned frames that does not touch the victim, reserved: of the fullest zspage that has one.
     fn destination(&self, class: &mut Class, index: ClassIndex, (z, f): Victim) -> Option<Spot> {
         let shape = self.heap.geometry.class(index);
         let spot = Group::with_room().find_map(|group| {
             class.lists.iter(&self.heap.zspages, group).take(LOOK_AT).find_map(|to| {
                 let slot = self.heap.reusable_slot(to, shape, (to == z).then_some(f))?;
                 let spot = self.heap.spot(to, index, slot);
-                // A frame that somebody is just having backed is touched already.
+                // A frame that somebody is just having backed is touched already: warm or not, it is not ours to fill.
                 let [(one, _), (two, _)] = self.heap.parts(&spot, shape.size());
-                (self.heap.arena.is_backed(one) && self.heap.arena.is_backed(two)).then_some(spot)
+                (self.heap.arena.is_owned(one) && self.heap.arena.is_owned(two)).then_some(spot)
             })
         })?;
         // The entries of a frame that only the end of an object touched may be refused.
