@@ -130,7 +130,8 @@ impl Zswap {
 
 /// One attempt to read an object in the pool.
 enum Attempt {
-    Done,
+    /// The word that named it while it was pinned.
+    Done(SlotWord),
     /// It moved, or the slot changed: look at the word again.
     Again,
 }
@@ -149,7 +150,7 @@ impl Core {
             }
             match word.content() {
                 Content::Compressed(_) | Content::Pattern(_) => match self.read_object(slot, owner, word, page)? {
-                    Attempt::Done => return Ok(word),
+                    Attempt::Done(word) => return Ok(word),
                     Attempt::Again => backoff.wait(),
                 },
                 Content::SameFilled(pattern) => {
@@ -187,10 +188,12 @@ impl Core {
         let entry = word.entry().expect("the caller looked");
         let Some(object) = self.pool.read(owner, entry.location, entry.length) else { return Ok(Attempt::Again) };
         // While it is pinned the object's place is not used again; so if slot and word still name it after the codec was
-        // read, the codec is its own and the owner is the slot's.
+        // read, the codec is its own and the owner is the slot's. What the word says beside the location is to be believed
+        // from here on: the one before the pin may have named an earlier object of the slot at the same place.
         let (codec, objcg) = (self.lru.codec(owner), object.objcg());
         let is_ours = self.slots.is_owner(slot, owner);
-        let named = self.slots.word(owner).entry().is_some_and(|now| now.location == entry.location);
+        let word = self.slots.word(owner);
+        let named = word.entry().is_some_and(|now| now.location == entry.location);
         if !is_ours || !named {
             return Ok(Attempt::Again);
         }
@@ -198,7 +201,7 @@ impl Core {
         object.with(|bytes| self.decode(slot, codec, pattern, bytes, page))?;
         self.lru.mark_referenced(owner);
         self.tree.count(objcg, Event::ZswpIn, 1);
-        Ok(Attempt::Done)
+        Ok(Attempt::Done(word))
     }
 
     fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
@@ -231,5 +234,31 @@ impl Core {
             codec.decompress(bytes, page).map_err(|_| corrupt())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::swap::Entry;
+    use crate::units::NodeId;
+
+    #[test]
+    fn a_word_that_was_replaced_before_the_pin_does_not_say_how_to_decode() {
+        let zswap = Zswap::builder().address_space(1 << 24).slots_in_use(1 << 10).worker(false).build().unwrap();
+        let slot = zswap.reserve(1).unwrap().base();
+        let mut stored = [0; PAGE_SIZE];
+        compress::fill(&mut stored, 0x0123_4567_89ab_cdef); // does not fit in a word
+        zswap.store(slot, &zswap.root(), NodeId(0), &stored).unwrap();
+        // A loader that has read the word of what was in the slot before, of the same length and at the same place.
+        let owner = zswap.core.slots.owner(slot).unwrap();
+        let now = zswap.core.slots.word(owner);
+        let entry = now.entry().unwrap();
+        let before = Entry { generation: entry.generation.wrapping_sub(1), ..entry };
+        let before = SlotWord::new(Content::Compressed(before)).unwrap();
+        let mut page = [0; PAGE_SIZE];
+        let read = zswap.core.read_object(slot, owner, before, &mut page);
+        assert!(matches!(read, Ok(Attempt::Done(word)) if word == now));
+        assert_eq!(page, stored);
     }
 }
