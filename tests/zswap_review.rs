@@ -4,7 +4,7 @@ mod support;
 
 use support::*;
 use zspool::units::{NodeId, Page};
-use zspool::zswap::{Builder, Zswap};
+use zspool::zswap::{Builder, Installed, Taken, Zswap};
 
 const N0: NodeId = NodeId(0);
 
@@ -25,5 +25,57 @@ fn a_memcg_removed_by_its_own_method_leaves_its_entries_to_the_parent() {
     let mut page = Page::zeroed();
     zswap.load(slots.base(), &mut page).unwrap();
     assert!(zswap.free(slots.base()));
+    zswap.assert_valid();
+}
+
+#[test]
+fn take_with_frees_no_newer_content_that_looks_the_same() {
+    let zswap = small().build().unwrap();
+    let root = zswap.root();
+    let slot = zswap.reserve(1).unwrap().base();
+    for page in [Page::zeroed(), compressible(7, 900)] {
+        // As many stores as there are generations, and one more than twice as many as a cluster has slots.
+        for stores in [1, 256, 1024] {
+            zswap.store(slot, &root, N0, &page).unwrap();
+            let taken = zswap.take_with(slot, |_| {
+                for _ in 0..stores {
+                    zswap.store(slot, &root, N0, &page).unwrap();
+                }
+                Installed::Yes
+            });
+            assert_eq!((taken.unwrap(), zswap.is_stored(slot)), (Taken::Changed, true), "{stores} stores");
+        }
+        zswap.assert_valid();
+    }
+    // And where the slot's cluster became another one in between.
+    zswap.free(slot);
+    zswap.quiesce();
+    let slots = zswap.reserve(2000).unwrap();
+    let (one, two) = (slots.base(), slots.get(1999).unwrap());
+    zswap.store(one, &root, N0, &Page::zeroed()).unwrap();
+    let taken = zswap.take_with(one, |_| {
+        zswap.free(one);
+        zswap.quiesce();
+        zswap.store(two, &root, N0, &Page::zeroed()).unwrap();
+        zswap.store(one, &root, N0, &Page::zeroed()).unwrap();
+        Installed::Yes
+    });
+    assert_eq!((taken.unwrap(), zswap.is_stored(one)), (Taken::Changed, true));
+}
+
+#[test]
+fn take_with_leaves_the_page_to_the_other_references() {
+    let zswap = small().build().unwrap();
+    let slot = zswap.reserve(1).unwrap().base();
+    let page = compressible(7, 900);
+    zswap.store(slot, &zswap.root(), N0, &page).unwrap();
+    assert_eq!(zswap.dup(slot).unwrap(), 2);
+    for left in [true, false] {
+        let taken = zswap.take_with(slot, |seen| {
+            assert_eq!(seen[..], page[..]);
+            Installed::Yes
+        });
+        assert_eq!((taken.unwrap(), zswap.is_stored(slot)), (Taken::Freed, left));
+    }
     zswap.assert_valid();
 }
