@@ -3,6 +3,7 @@
 mod support;
 
 use support::*;
+use zspool::swap::{Device, MemoryDevice, Op, Request};
 use zspool::units::{NodeId, Page};
 use zspool::zswap::{Builder, Installed, Taken, Zswap};
 
@@ -78,4 +79,47 @@ fn take_with_leaves_the_page_to_the_other_references() {
         assert_eq!((taken.unwrap(), zswap.is_stored(slot)), (Taken::Freed, left));
     }
     zswap.assert_valid();
+}
+
+/// A device whose writes panic.
+#[derive(Debug)]
+struct Panicking(MemoryDevice);
+
+impl Device for Panicking {
+    fn submit(&self, requests: &mut [Request]) {
+        assert!(requests.iter().all(|request| request.op() == Op::Read), "writes are not for me");
+        self.0.submit(requests);
+    }
+    fn complete(&self, requests: &mut [Request]) {
+        self.0.complete(requests);
+    }
+    fn punch(&self, range: std::ops::Range<u64>) -> std::io::Result<()> {
+        self.0.punch(range)
+    }
+    fn len_bytes(&self) -> u64 {
+        self.0.len_bytes()
+    }
+    fn block_bytes(&self) -> usize {
+        self.0.block_bytes()
+    }
+    fn name(&self) -> &str {
+        "panicking"
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_worker_that_is_no_more() {
+    let zswap = small().worker(true).device(Panicking(MemoryDevice::new(8 << 20, 4096))).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slot = zswap.reserve(1).unwrap().base();
+    zswap.store(slot, &vm, N0, &compressible(1, 900)).unwrap();
+    zswap.set_zswap_max(&vm, 0).unwrap(); // the worker writes back, and panics
+    let (done, waiter) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        zswap.quiesce();
+        zswap.set_zswap_max(&vm, 1).unwrap(); // another kick, for nobody
+        zswap.quiesce();
+        done.send(()).unwrap();
+    });
+    waiter.recv_timeout(std::time::Duration::from_secs(20)).expect("quiesce returns");
 }

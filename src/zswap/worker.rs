@@ -35,6 +35,8 @@ struct State {
     stop: bool,
     /// A run is under way.
     running: bool,
+    /// The worker panicked: nobody answers any more.
+    gone: bool,
 }
 
 impl Mailbox {
@@ -67,10 +69,10 @@ impl Mailbox {
         self.state.lock().stop
     }
 
-    /// Wait until no kick is waiting and no run under way.
+    /// Wait until no kick is waiting and no run under way, or the worker is gone.
     fn wait_until_idle(&self) {
         let mut state = self.state.lock();
-        while state.kicked || state.running {
+        while (state.kicked || state.running) && !state.gone {
             self.changed.wait(&mut state);
         }
     }
@@ -91,6 +93,16 @@ impl Mailbox {
     }
 }
 
+/// Tells those who wait for the worker when it unwinds.
+struct Attendance<'a>(&'a Mailbox);
+
+impl Drop for Attendance<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().gone = true;
+        self.0.changed.notify_all();
+    }
+}
+
 /// The running thread; stops and joins when dropped.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -102,6 +114,7 @@ impl Worker {
     pub(super) fn start(core: &Arc<Core>) -> Result<Self, Error> {
         let mine = Arc::clone(core);
         let thread = thread::spawn("zspool-worker", move || {
+            let _attendance = Attendance(&mine.kick);
             while mine.kick.wait() {
                 mine.run_down();
             }
@@ -112,7 +125,7 @@ impl Worker {
 }
 
 impl Zswap {
-    /// Wait until the worker has nothing to do, then give back what is only kept for later: warm frames, empty clusters, holes
+    /// Wait until the worker has nothing to do (or has panicked), then give back what is only kept for later: warm frames, empty clusters, holes
     /// in the swapfile. With no operation under way this is a quiet point.
     pub fn quiesce(&self) {
         if self.worker.is_some() {
