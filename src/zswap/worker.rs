@@ -50,13 +50,13 @@ impl Mailbox {
 
     /// Have the worker run. Cheap while a kick is waiting.
     pub(super) fn kick(&self) {
-        // Relaxed: the flag only spares the lock; what the worker needs to see it reads from the pool itself.
-        if self.kicked.load(Ordering::Relaxed) {
+        // AcqRel, here and in `wait`: of two swaps one is first. Either we find the flag cleared, or the run that clears it
+        // sees what we did before. A plain load could be early, and find a kick waiting that is being answered.
+        if self.kicked.swap(true, Ordering::AcqRel) {
             return;
         }
         let mut state = self.state.lock();
         state.kicked = true;
-        self.kicked.store(true, Ordering::Relaxed);
         self.changed.notify_all();
     }
 
@@ -88,7 +88,7 @@ impl Mailbox {
         // Cleared before the run: a kick that comes during it is answered by another.
         state.kicked = false;
         state.running = !state.stop;
-        self.kicked.store(false, Ordering::Relaxed);
+        self.kicked.swap(false, Ordering::AcqRel);
         !state.stop
     }
 }
@@ -148,13 +148,14 @@ impl Drop for Worker {
 }
 
 impl Core {
-    fn accept_threshold(&self) -> u64 {
-        (u128::from(self.arena.limit()) * u128::from(self.policy.accept_threshold_percent) / 100) as u64
+    fn accept_threshold(&self, limit: u64) -> u64 {
+        (u128::from(limit) * u128::from(self.policy.accept_threshold_percent) / 100) as u64
     }
 
     /// Kick the worker when the pool comes near its limit.
     pub(super) fn kick_if_high(&self) {
-        let (limit, low) = (self.arena.limit(), self.accept_threshold());
+        let limit = self.arena.limit(); // once: it may be set meanwhile
+        let low = self.accept_threshold(limit);
         let high = low + (limit - low) / 2;
         if self.arena.backed_bytes() > high {
             self.kick.kick();
@@ -165,7 +166,7 @@ impl Core {
     pub(super) fn run_down(&self) {
         let stopped = || self.kick.stopped();
         self.shrink_those_above_their_limit(stopped);
-        let target = self.accept_threshold();
+        let target = self.accept_threshold(self.arena.limit());
         let mut failures = 0;
         while self.arena.backed_bytes() > target && failures < self.policy.max_failures && !stopped() {
             self.arena.flush();
