@@ -3,9 +3,9 @@
 mod support;
 
 use support::*;
-use zspool::swap::{Device, MemoryDevice, Op, Request};
+use zspool::swap::{Device, Geometry, MemoryDevice, Op, Request};
 use zspool::units::{NodeId, Page};
-use zspool::zswap::{Builder, Installed, Taken, Zswap};
+use zspool::zswap::{Builder, Installed, Shrunk, Stored, Taken, Zswap};
 
 const N0: NodeId = NodeId(0);
 
@@ -122,4 +122,25 @@ fn nobody_waits_for_a_worker_that_is_no_more() {
         done.send(()).unwrap();
     });
     waiter.recv_timeout(std::time::Duration::from_secs(20)).expect("quiesce returns");
+}
+
+#[test]
+fn devices_with_small_pages_take_raw_pages_too() {
+    let geometry = Geometry { page_bytes: 512, ..Geometry::default() };
+    let zswap = small().device(MemoryDevice::new(1 << 20, 512)).device_geometry(geometry).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slots = zswap.reserve(4).unwrap();
+    let page = |k| page_of(Kind::Random, k);
+    for k in 0..3 {
+        zswap.store(slots.get(k).unwrap(), &vm, N0, &page(k)).unwrap();
+    }
+    assert_eq!(zswap.shrink_memcg(&vm, usize::MAX), Shrunk::Written(3 * 4096));
+    vm.set_zswap_max(0).unwrap();
+    assert_eq!(zswap.store(slots.get(3).unwrap(), &vm, N0, &page(3)).unwrap(), Stored::WrittenThrough);
+    let mut back = Page::zeroed();
+    for k in 0..4 {
+        zswap.load(slots.get(k).unwrap(), &mut back).unwrap();
+        assert!(back[..] == page(k)[..]);
+    }
+    zswap.assert_valid();
 }

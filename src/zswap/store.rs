@@ -233,7 +233,8 @@ impl Core {
         if !memcg.writeback() {
             return Err(refuse(Unwritable::Disabled));
         }
-        let Ok(mut batch) = area.begin_at_least(2, 2) else { return Err(refuse(Unwritable::DeviceFull)) };
+        let pages = area.geometry().pages_for(payload.bytes.len());
+        let Ok(mut batch) = area.begin_at_least(pages, pages) else { return Err(refuse(Unwritable::DeviceFull)) };
         let flags = if payload.pattern { FLAG_PATTERN } else { 0 };
         let place =
             batch.push(slot.0, payload.codec, flags, payload.bytes.len(), |to| to.copy_from_slice(payload.bytes));
