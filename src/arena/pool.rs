@@ -195,6 +195,12 @@ impl Arena {
         matches!(self.frames.state(frame), State::Owned | State::Warm)
     }
 
+    /// Whether the frame is owned. Stays true as long as somebody claims it; a warm one may go back to the kernel at any time.
+    #[inline]
+    pub fn is_owned(&self, frame: Frame) -> bool {
+        self.frames.state(frame) == State::Owned
+    }
+
     /// The node an owned frame lies on; of another, the last one known.
     #[inline]
     pub fn node_of(&self, frame: Frame) -> NodeId {

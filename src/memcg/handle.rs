@@ -104,13 +104,16 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn offline(&self) -> Result<(), Error> {
-        self.offline_with(|handover| handover.switch())
+        self.offline_with(|handover| match self.shared().keeper() {
+            Some(keeper) => keeper(handover),
+            None => handover.switch(),
+        })
     }
 
     /// [`offline`](Self::offline), with the caller choosing the moment when the objcgs change sides: `switch_with`
     /// runs under the tree lock, takes the locks of what belongs to the memcg (child before parent), hands that to
     /// the parent, and switches meanwhile. It must not call anything that takes the tree lock. New references to the
-    /// memcg's objcg are refused from before it runs.
+    /// memcg's objcg are refused from before it runs. A [keeper](super::Tree::kept) is left out.
     ///
     /// # Errors
     /// As `offline`; `switch_with` did not run then.

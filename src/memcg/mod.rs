@@ -77,4 +77,4 @@ pub use objcg::Objcg;
 pub use roster::Listing;
 pub use size::{SizeError, parse_size};
 pub use stat::{Bytes4, Event, Stat};
-pub use tree::{Tree, TreeConfig};
+pub use tree::{Keeper, Tree, TreeConfig};

@@ -12,7 +12,7 @@
 use super::charge::Climbs;
 use super::group::Group;
 use super::handle::Memcg;
-use super::hierarchy::Hierarchy;
+use super::hierarchy::{Handover, Hierarchy, Switched};
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::{self, Objcg, Objcgs};
 use super::stat::{Bytes4, Event};
@@ -62,11 +62,21 @@ pub(super) struct Shared {
     /// Charges under way.
     pub(super) climbs: Climbs,
     hierarchy: Mutex<Hierarchy>,
+    /// Takes part in every removal.
+    keeper: Option<Keeper>,
 }
+
+/// Hands over what somebody keeps per memcg when one is removed; see [`Memcg::offline_with`] for what it may do.
+pub type Keeper = Box<dyn for<'a> Fn(Handover<'a>) -> Switched + Send + Sync>;
 
 // === impl Shared ===
 
 impl Shared {
+    /// Who takes part in removals.
+    pub(super) fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_ref()
+    }
+
     #[inline]
     pub(super) fn group(&self, index: GroupIndex) -> &Group {
         self.groups.get(index.index()).expect("a group's memory is made before its index is given out")
@@ -105,6 +115,19 @@ impl Tree {
     /// # Panics
     /// When the configuration asks for no node or more than 64, for no stripe, or for more objcgs than ids have bits.
     pub fn new(config: TreeConfig) -> Self {
+        Self::make(config, None)
+    }
+
+    /// The same, for somebody who keeps lists of entries per memcg: whoever removes one, and by whatever handle, it is
+    /// `keeper` that switches its objcgs, while it hands the lists over.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn kept(config: TreeConfig, keeper: Keeper) -> Self {
+        Self::make(config, Some(keeper))
+    }
+
+    fn make(config: TreeConfig, keeper: Option<Keeper>) -> Self {
         assert!((1..=MAX_NODES).contains(&config.nodes), "a tree needs 1 to {MAX_NODES} nodes, not {}", config.nodes);
         assert!((1..=ObjcgId::MAX).contains(&config.objcg_ids), "{} objcg ids do not fit 24 bits", config.objcg_ids);
         assert!(config.stripes > 0, "a tree needs at least one stripe to count climbs in");
@@ -115,6 +138,7 @@ impl Tree {
             climbs: Climbs::new(config.stripes),
             hierarchy: Mutex::new(Rank::Tree, Hierarchy::new()),
             config,
+            keeper,
         };
         shared.plant();
         Tree { shared: Arc::new(shared) }

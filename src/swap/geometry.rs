@@ -78,6 +78,12 @@ impl Geometry {
         (HEADER_BYTES + payload).div_ceil(BLOCK_BYTES)
     }
 
+    /// Pages of a batch that hold an object with this many payload bytes if it is the first.
+    #[inline]
+    pub const fn pages_for(&self, payload: usize) -> usize {
+        Self::blocks_for(payload).div_ceil(self.blocks_per_page())
+    }
+
     /// Bytes of a buffer for a batch.
     pub const fn write_buffer_bytes(&self) -> usize {
         self.batch_pages * self.page_bytes

@@ -68,7 +68,7 @@ struct Cluster {
 impl Default for Cluster {
     fn default() -> Self {
         Cluster {
-            state: Mutex::new(Rank::Cluster, State { live: 0, generation: 0, queued: false }),
+            state: Mutex::new(Rank::Cluster, State { live: 0, stores: 0, queued: false }),
             assigned: AtomicU64::new(0),
             next_empty: AtomicU32::new(NIL),
         }
@@ -79,8 +79,8 @@ impl Default for Cluster {
 struct State {
     /// Words that are not empty.
     live: u32,
-    /// Of the next content stored; wraps.
-    generation: u8,
+    /// Contents stored, ever; the low bits are the last one's generation.
+    stores: u64,
     /// On the stack of empty clusters.
     queued: bool,
 }
@@ -390,8 +390,13 @@ impl SlotGuard<'_> {
 
     /// A generation for a new content of the slot.
     pub fn next_generation(&mut self) -> u8 {
-        self.state.generation = self.state.generation.wrapping_add(1);
-        self.state.generation
+        self.state.stores += 1;
+        self.state.stores as u8
+    }
+
+    /// How many contents the cluster's slots have got so far: while it is the same, so is what is in them, or they are empty.
+    pub fn stores(&self) -> u64 {
+        self.state.stores
     }
 
     /// Empty the slot and return what was in it. From here on compaction cannot move the object: it is the caller's.

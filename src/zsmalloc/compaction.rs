@@ -255,7 +255,7 @@ impl<C: Cells> Pool<C> {
         first
     }
 
-    /// A backed slot outside of what is being emptied, reserved: of the fullest zspage that has one.
+    /// A slot in owned frames outside of what is being emptied, reserved: of the fullest zspage that has one.
     fn destination(&self, class: &mut Class, index: ClassIndex, goal: Goal) -> Option<Spot> {
         let shape = self.heap.geometry.class(index);
         let spot = Group::with_room().find_map(|group| {
@@ -267,9 +267,9 @@ impl<C: Cells> Pool<C> {
                 };
                 let slot = self.heap.reusable_slot(to, shape, avoid)?;
                 let spot = self.heap.spot(to, index, slot);
-                // A frame that somebody is just having backed is touched already.
+                // A frame that somebody is just having backed is touched already: warm or not, it is not ours to fill.
                 let [(one, _), (two, _)] = self.heap.parts(&spot, shape.size());
-                (self.heap.arena.is_backed(one) && self.heap.arena.is_backed(two)).then_some(spot)
+                (self.heap.arena.is_owned(one) && self.heap.arena.is_owned(two)).then_some(spot)
             })
         })?;
         // The entries of a frame that only the end of an object touched may be refused.

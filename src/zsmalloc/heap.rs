@@ -162,6 +162,25 @@ impl Heap {
         self.entries.word(array, spot.ordinal)
     }
 
+    /// The slot that has this word for its entry. Looks at every zspage, class by class.
+    pub(super) fn search(&self, word: &AtomicU64) -> Option<Spot> {
+        for (index, shape) in self.geometry.classes() {
+            for node in self.arena.topology().nodes() {
+                let class = self.lock(index, node);
+                for z in Group::all().flat_map(|group| class.lists.iter(&self.zspages, group)) {
+                    for frame in 0..shape.chain() {
+                        let Some(array) = self.zspage(z).array(frame) else { continue };
+                        let ours = |&ordinal: &usize| std::ptr::eq(self.entries.word(array, ordinal), word);
+                        if let Some(ordinal) = (0..shape.starting(frame)).find(ours) {
+                            return Some(self.spot(z, index, shape.first(frame) + ordinal));
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
     /// The slot's frames, and the bytes of its first `len` that lie in each.
     #[inline]
     pub(super) fn parts(&self, spot: &Spot, len: usize) -> [(Frame, usize); 2] {

@@ -42,6 +42,8 @@ mod geometry;
 mod guard;
 mod handle;
 mod heap;
+#[cfg(all(test, not(loom)))]
+mod interleavings;
 mod pool;
 mod share;
 mod stats;

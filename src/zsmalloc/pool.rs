@@ -205,6 +205,24 @@ impl<C: Cells> Pool<C> {
         drop(class);
         self.pay(owed);
     }
+
+    /// Drop a pin on an entry that is not where it was thought to be: between finding and pinning it, its array went to
+    /// another frame, for another object of the same owner. If that was freed meanwhile and nobody else holds it, its slot
+    /// is ours to return, and has to be searched for: rare enough. May run where [`unpin`](Self::unpin) may.
+    pub(super) fn unpin_stray(&self, word: &AtomicU64) {
+        let mut entry = Entry::from_raw(word.load(Ordering::Relaxed)); // the compare-exchange looks again
+        // A doomed entry gets no new pins: if ours is the only one, it stays so.
+        while (entry.pins(), entry.state()) != (1, State::Doomed) {
+            // Orders as in `unpin`.
+            let unpinned = entry.raw() - Entry::PIN;
+            match word.compare_exchange(entry.raw(), unpinned, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => entry = Entry::from_raw(now),
+            }
+        }
+        let spot = self.heap.search(word).expect("Z1: a pinned entry is in the array of some frame");
+        self.unpin(&spot, word);
+    }
 }
 
 /// Objects go with their pool; what was charged for them is given back. The arena is not looked at: it goes too.
@@ -300,9 +318,13 @@ impl<C: Cells> Pool<C> {
                 Err(now) => entry = Entry::from_raw(now),
             }
         }
+        let trusting = self.planted.is(Bug::ReadSkipsRevalidation);
+        if !trusting && !self.heap.same(&spot, word) {
+            self.unpin_stray(word);
+            return None;
+        }
         let guard = ReadGuard::new(self, spot, word, len);
-        let still = || self.heap.same(&spot, word) && self.cells.object(owner) == Some(Object { location, len });
-        (self.planted.is(Bug::ReadSkipsRevalidation) || still()).then_some(guard)
+        (trusting || self.cells.object(owner) == Some(Object { location, len })).then_some(guard)
     }
 
     /// Free the owner's object of `len` bytes at `location`, which its cell must not name any more. Under guards it

@@ -230,11 +230,19 @@ impl Builder {
         };
         let arena = Arc::new(Arena::new(self.arena)?);
         let nodes = arena.topology().len();
-        let tree = Tree::new(TreeConfig { nodes, planted: self.planted, ..self.tree });
         let slots = Arc::new(reserve_slots(self.slots_in_use)?);
         let owners = slots.capacity();
         let lru = Lru::new(owners, nodes, self.planted)
             .map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
+        let lru = Arc::new(lru);
+        let keeper = Arc::clone(&lru);
+        let tree = Tree::kept(
+            TreeConfig { nodes, planted: self.planted, ..self.tree },
+            Box::new(move |handover| {
+                let (child, parent) = (handover.child(), handover.parent());
+                keeper.reparent(child, parent, || handover.switch())
+            }),
+        );
         let pool = Pool::new(
             Arc::clone(&arena),
             SlotCells(Arc::clone(&slots)),

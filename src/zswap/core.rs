@@ -57,7 +57,7 @@ pub(super) struct Core {
     pub(super) slots: Arc<Slots>,
     pub(super) arena: Arc<Arena>,
     pub(super) pool: Pool<SlotCells>,
-    pub(super) lru: Lru,
+    pub(super) lru: Arc<Lru>,
     pub(super) codecs: Codecs,
     /// Id of the codec new pages are compressed with. Relaxed: every id in the registry decompresses.
     pub(super) codec: AtomicU8,
@@ -115,7 +115,7 @@ impl Zswap {
     }
 
     /// Take a memcg offline (`rmdir`): its entries stay loadable and are charged to its parent from now on. Takes time by
-    /// objcgs and nodes, not by entries.
+    /// objcgs and nodes, not by entries. The same as [`Memcg::offline`].
     ///
     /// # Errors
     /// When it is the root, has children or is offline already.
@@ -123,12 +123,7 @@ impl Zswap {
     /// # Locks
     /// Tree, then the LRU lists of the memcg and its parent.
     pub fn offline(&self, memcg: &Memcg) -> Result<(), Error> {
-        let lru = &self.core.lru;
-        memcg.offline_with(|handover| {
-            let (child, parent) = (handover.child(), handover.parent());
-            lru.reparent(child, parent, || handover.switch())
-        })?;
-        Ok(())
+        Ok(memcg.offline()?)
     }
 
     /// Use another codec from now on. What is stored stays readable: every entry knows its codec.

@@ -11,13 +11,15 @@
 //! No allocator, no lazily made or droppable thread-local, no lock that is held over client memory.
 
 use super::Error;
+use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::store::FLAG_PATTERN;
 use crate::compress::{self, CodecId};
 use crate::memcg::Event;
-use crate::swap::{Content, Place, SlotWord};
+use crate::swap::{Content, Place, SlotGuard, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE, Slot};
+use crate::zsmalloc::ReadGuard;
 
 /// What the closure of [`take_with`](Zswap::take_with) did with the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +34,10 @@ pub enum Installed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "where it was not taken, the slot still holds a page"]
 pub enum Taken {
-    /// The page was installed and the slot freed.
+    /// The page was installed and the reference to it put: the last one frees the slot.
     Freed,
-    /// The page was installed; the slot's content changed hands meanwhile (stored again, or written to a device), so
-    /// it was left alone. A client that is alone in storing to the slot knows that it is the same page, and frees it.
+    /// The page was installed; the slot's content changed hands meanwhile (stored again, written to a device, or moved), or
+    /// may have (a repeated word has no name of its own), so it was left alone. A client that is alone in storing to the slot knows that it is the same page, and frees it.
     Changed,
     /// The page was not installed; the slot keeps it.
     Kept,
@@ -86,10 +88,10 @@ impl Zswap {
         (pages.len(), Ok(()))
     }
 
-    /// Hand the page of a slot to `install` and free the slot only if it says [`Installed::Yes`] and the slot still holds
-    /// that page. So there is never a moment without a copy (the kernel once lost pages here: 25cd241408a2).
+    /// Hand the page of a slot to `install` and [`put`](Self::put) the slot only if it says [`Installed::Yes`] and the slot
+    /// still holds that page, which other references keep. So there is never a moment without a copy (the kernel once lost pages here: 25cd241408a2).
     ///
-    /// Uses about 5 KiB of stack. `install` runs without locks.
+    /// Uses about 5 KiB of stack. `install` runs without locks; what is in the pool stays there until it returns.
     ///
     /// # Errors
     /// As [`load`](Self::load); then `install` was not called.
@@ -116,51 +118,79 @@ impl Zswap {
         if install(&page) == Installed::No {
             return Ok(Taken::Kept);
         }
-        let Some(mut guard) = self.core.slots.lock(slot) else { return Ok(Taken::Changed) };
-        if !guard.word().same_content(read) {
+        let Some(guard) = self.core.slots.lock(slot) else { return Ok(Taken::Changed) };
+        if !read.is_still_in(&guard) {
             return Ok(Taken::Changed);
         }
-        let owner = guard.owner();
-        let old = self.core.take_out(&mut guard);
-        drop(guard);
-        self.core.give_back(owner, old);
+        drop(read);
+        self.core.put(guard);
         Ok(Taken::Freed)
     }
 }
 
+/// What was read: enough to tell whether the slot still holds it, and not only something that looks the same.
+struct Read<'a> {
+    word: SlotWord,
+    /// Keeps the object's place from being used again. `None` for what is not in the pool.
+    object: Option<ReadGuard<'a, SlotCells>>,
+    /// The slot's owner and how often its cluster was stored to, for what is not in the pool.
+    state: Option<(Owner, u64)>,
+}
+
+fn state(guard: &SlotGuard<'_>) -> (Owner, u64) {
+    (guard.owner(), guard.stores())
+}
+
+impl Read<'_> {
+    /// Whether the slot holds what was read. It may say no for an object that was just moved, and for a repeated word when
+    /// another slot of the cluster was stored to: those have no name of their own.
+    fn is_still_in(&self, guard: &SlotGuard<'_>) -> bool {
+        let now = guard.word();
+        match (&self.object, now.content()) {
+            (Some(object), _) => now.entry().is_some_and(|entry| entry.location == object.location()),
+            (None, Content::SameFilled(_)) => now.same_content(self.word) && self.state == Some(state(guard)),
+            // A place comes back after its page was handed out as often as places have generations.
+            (None, _) => now.same_content(self.word),
+        }
+    }
+}
+
 /// One attempt to read an object in the pool.
-enum Attempt {
-    Done,
+enum Attempt<'a> {
+    Done(Read<'a>),
     /// It moved, or the slot changed: look at the word again.
     Again,
 }
 
 impl Core {
-    /// Read a page and return the word it was read by.
-    fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], may_wait: bool) -> Result<SlotWord, Error> {
+    /// Read a page and say what was read.
+    fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], may_wait: bool) -> Result<Read<'_>, Error> {
         sync::assert_no_lock_held("loading a page");
         let mut backoff = Backoff::new();
         loop {
             let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
             self.lru.prefetch(owner);
-            let mut word = self.slots.word(owner);
+            let (mut word, mut locked) = (self.slots.word(owner), None);
             if word.entry().is_none() {
                 // Words that name no pinned object are only to be trusted under the lock.
-                word = self.slots.lock(slot).map_or(SlotWord::EMPTY, |guard| guard.word());
+                let guard = self.slots.lock(slot);
+                word = guard.as_ref().map_or(SlotWord::EMPTY, SlotGuard::word);
+                locked = guard.as_ref().map(state);
             }
+            let read = Read { word, object: None, state: locked };
             match word.content() {
                 Content::Compressed(_) | Content::Pattern(_) => match self.read_object(slot, owner, word, page)? {
-                    Attempt::Done => return Ok(word),
+                    Attempt::Done(read) => return Ok(read),
                     Attempt::Again => backoff.wait(),
                 },
                 Content::SameFilled(pattern) => {
                     compress::fill(page, pattern);
-                    return Ok(word);
+                    return Ok(read);
                 }
                 Content::Physical(_) if !may_wait => return Err(Error::NeedsIo { slot }),
                 Content::Physical(place) => {
                     let failure = match self.read_place(slot, place, page) {
-                        Ok(()) => return Ok(word),
+                        Ok(()) => return Ok(read),
                         Err(failure) => failure,
                     };
                     // Freed and reused while we read? Then it is no failure.
@@ -184,14 +214,16 @@ impl Core {
         owner: Owner,
         word: SlotWord,
         page: &mut [u8; PAGE_SIZE],
-    ) -> Result<Attempt, Error> {
+    ) -> Result<Attempt<'_>, Error> {
         let entry = word.entry().expect("the caller looked");
         let Some(object) = self.pool.read(owner, entry.location, entry.length) else { return Ok(Attempt::Again) };
         // While it is pinned the object's place is not used again; so if slot and word still name it after the codec was
-        // read, the codec is its own and the owner is the slot's.
+        // read, the codec is its own and the owner is the slot's. What the word says beside the location is to be believed
+        // from here on: the one before the pin may have named an earlier object of the slot at the same place.
         let (codec, objcg) = (self.lru.codec(owner), object.objcg());
         let is_ours = self.slots.is_owner(slot, owner);
-        let named = self.slots.word(owner).entry().is_some_and(|now| now.location == entry.location);
+        let word = self.slots.word(owner);
+        let named = word.entry().is_some_and(|now| now.location == entry.location);
         if !is_ours || !named {
             return Ok(Attempt::Again);
         }
@@ -199,7 +231,7 @@ impl Core {
         object.with(|bytes| self.decode(slot, codec, pattern, bytes, page))?;
         self.lru.mark_referenced(owner);
         self.tree.count(objcg, Event::ZswpIn, 1);
-        Ok(Attempt::Done)
+        Ok(Attempt::Done(Read { word, object: Some(object), state: None }))
     }
 
     fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
@@ -232,5 +264,31 @@ impl Core {
             codec.decompress(bytes, page).map_err(|_| corrupt())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::swap::Entry;
+    use crate::units::NodeId;
+
+    #[test]
+    fn a_word_that_was_replaced_before_the_pin_does_not_say_how_to_decode() {
+        let zswap = Zswap::builder().address_space(1 << 24).slots_in_use(1 << 10).worker(false).build().unwrap();
+        let slot = zswap.reserve(1).unwrap().base();
+        let mut stored = [0; PAGE_SIZE];
+        compress::fill(&mut stored, 0x0123_4567_89ab_cdef); // does not fit in a word
+        zswap.store(slot, &zswap.root(), NodeId(0), &stored).unwrap();
+        // A loader that has read the word of what was in the slot before, of the same length and at the same place.
+        let owner = zswap.core.slots.owner(slot).unwrap();
+        let now = zswap.core.slots.word(owner);
+        let entry = now.entry().unwrap();
+        let before = Entry { generation: entry.generation.wrapping_sub(1), ..entry };
+        let before = SlotWord::new(Content::Compressed(before)).unwrap();
+        let mut page = [0; PAGE_SIZE];
+        let read = zswap.core.read_object(slot, owner, before, &mut page);
+        assert!(matches!(read, Ok(Attempt::Done(Read { word, .. })) if word == now));
+        assert_eq!(page, stored);
     }
 }

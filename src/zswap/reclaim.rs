@@ -177,6 +177,9 @@ impl Core {
     /// A store hit the limit of a memcg: write back entries of that memcg and its descendants.
     pub(super) fn make_room_below(&self, hit: &LimitHit) -> Room {
         let online = hit.memcg().subtree();
+        if online.is_empty() {
+            return Room::Made; // removed since, and with it who stores: the next attempt says so
+        }
         let first = self.counters.shrinks.get() as usize % online.len();
         // First a look at a few. If all were referenced, that look took their second chance, and so do the next until some are
         // found: twice round is enough.
@@ -285,5 +288,24 @@ impl Core {
             2 => Unwritable::WriteFailed,
             _ => Unwritable::Busy,
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memcg_that_went_offline_after_it_refused_is_no_reason_to_panic() {
+        let zswap = Zswap::builder().address_space(1 << 24).slots_in_use(1 << 10).worker(false).build().unwrap();
+        let vm = zswap.root().mkdir("vm").unwrap();
+        vm.set_zswap_max(100).unwrap();
+        let hit = vm.objcg().unwrap().try_charge(101).unwrap_err();
+        zswap.offline(&vm).unwrap();
+        assert_eq!(
+            zswap.core.make_room_below(&hit),
+            Room::Made,
+            "its store tries again, and is told that its memcg is gone"
+        );
     }
 }

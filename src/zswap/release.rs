@@ -40,21 +40,11 @@ impl Zswap {
     /// # Errors
     /// [`Error::NotStored`] for an empty slot.
     pub fn put(&self, slot: Slot) -> Result<u8, Error> {
-        let mut guard = self.core.slots.lock(slot).ok_or(Error::NotStored { slot })?;
-        match guard.word().count() {
-            0 => Err(Error::NotStored { slot }),
-            1 => {
-                let owner = guard.owner();
-                let old = self.core.take_out(&mut guard);
-                drop(guard);
-                self.core.give_back(owner, old);
-                Ok(0)
-            }
-            count => {
-                guard.update(|word| word.with_count(count - 1));
-                Ok(count - 1)
-            }
+        let guard = self.core.slots.lock(slot).ok_or(Error::NotStored { slot })?;
+        if guard.word().is_empty() {
+            return Err(Error::NotStored { slot });
         }
+        Ok(self.core.put(guard))
     }
 }
 
@@ -66,6 +56,20 @@ impl Core {
         drop(guard);
         self.give_back(owner, old);
         !old.is_empty()
+    }
+
+    /// One reference less to what the slot holds; the last one empties it. Returns how many are left.
+    pub(super) fn put(&self, mut guard: SlotGuard<'_>) -> u8 {
+        let left = guard.word().count() - 1;
+        if left > 0 {
+            guard.update(|word| word.with_count(left));
+            return left;
+        }
+        let owner = guard.owner();
+        let old = self.take_out(&mut guard);
+        drop(guard);
+        self.give_back(owner, old);
+        0
     }
 
     /// Empty the slot: off the LRU, its flight cancelled. What was in it now belongs to the caller.

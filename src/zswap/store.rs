@@ -239,10 +239,15 @@ impl Core {
         if !memcg.writeback() {
             return Err(refuse(Unwritable::Disabled));
         }
-        let Ok(mut batch) = area.begin_at_least(2, 2) else { return Err(refuse(Unwritable::DeviceFull)) };
+        // A raw payload is the client's page: it is touched before the write buffer is ours, which who serves its fault may
+        // be waiting for.
+        let mut bytes = [0; PAGE_SIZE];
+        let bytes = &mut bytes[..payload.bytes.len()];
+        bytes.copy_from_slice(payload.bytes);
+        let pages = area.geometry().pages_for(bytes.len());
+        let Ok(mut batch) = area.begin_at_least(pages, pages) else { return Err(refuse(Unwritable::DeviceFull)) };
         let flags = if payload.pattern { FLAG_PATTERN } else { 0 };
-        let place =
-            batch.push(slot.0, payload.codec, flags, payload.bytes.len(), |to| to.copy_from_slice(payload.bytes));
+        let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
         if batch.write().is_err() {
             return Err(refuse(Unwritable::WriteFailed));
@@ -252,7 +257,7 @@ impl Core {
         self.counters.written_through.add(1);
         if let Ok(objcg) = memcg.objcg() {
             self.tree.count(objcg.id(), Event::ZswpWb, 1);
-            self.tree.count(objcg.id(), Event::ZswpWbBytes, payload.bytes.len() as u64);
+            self.tree.count(objcg.id(), Event::ZswpWbBytes, bytes.len() as u64);
         }
         Ok(())
     }

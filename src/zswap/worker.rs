@@ -39,6 +39,8 @@ struct State {
     stop: bool,
     /// A run is under way.
     running: bool,
+    /// The worker panicked: nobody answers any more.
+    gone: bool,
 }
 
 impl Mailbox {
@@ -52,13 +54,13 @@ impl Mailbox {
 
     /// Have the worker run. Cheap while a kick is waiting.
     pub(super) fn kick(&self) {
-        // Relaxed: the flag only spares the lock; what the worker needs to see it reads from the pool itself.
-        if self.kicked.load(Ordering::Relaxed) {
+        // AcqRel, here and in `wait`: of two swaps one is first. Either we find the flag cleared, or the run that clears it
+        // sees what we did before. A plain load could be early, and find a kick waiting that is being answered.
+        if self.kicked.swap(true, Ordering::AcqRel) {
             return;
         }
         let mut state = self.state.lock();
         state.kicked = true;
-        self.kicked.store(true, Ordering::Relaxed);
         self.changed.notify_all();
     }
 
@@ -82,10 +84,10 @@ impl Mailbox {
         self.state.lock().stop
     }
 
-    /// Wait until no kick is waiting and no run under way.
+    /// Wait until no kick is waiting and no run under way, or the worker is gone.
     fn wait_until_idle(&self) {
         let mut state = self.state.lock();
-        while state.kicked || state.running {
+        while (state.kicked || state.running) && !state.gone {
             self.changed.wait(&mut state);
         }
     }
@@ -101,8 +103,18 @@ impl Mailbox {
         // Cleared before the run: a kick that comes during it is answered by another.
         state.kicked = false;
         state.running = !state.stop;
-        self.kicked.store(false, Ordering::Relaxed);
+        self.kicked.swap(false, Ordering::AcqRel);
         !state.stop
+    }
+}
+
+/// Tells those who wait for the worker when it unwinds.
+struct Attendance<'a>(&'a Mailbox);
+
+impl Drop for Attendance<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().gone = true;
+        self.0.changed.notify_all();
     }
 }
 
@@ -117,6 +129,7 @@ impl Worker {
     pub(super) fn start(core: &Arc<Core>) -> Result<Self, Error> {
         let mine = Arc::clone(core);
         let thread = thread::spawn("zspool-worker", move || {
+            let _attendance = Attendance(&mine.kick);
             while mine.kick.wait() {
                 if !mine.run_down() {
                     mine.kick.pause(PAUSE);
@@ -129,7 +142,7 @@ impl Worker {
 }
 
 impl Zswap {
-    /// Wait until the worker has nothing to do, then give back what is only kept for later: warm frames, empty clusters, holes
+    /// Wait until the worker has nothing to do (or has panicked), then give back what is only kept for later: warm frames, empty clusters, holes
     /// in the swapfile. With no operation under way this is a quiet point.
     pub fn quiesce(&self) {
         if self.worker.is_some() {
@@ -153,13 +166,14 @@ impl Drop for Worker {
 }
 
 impl Core {
-    fn accept_threshold(&self) -> u64 {
-        (u128::from(self.arena.limit()) * u128::from(self.policy.accept_threshold_percent) / 100) as u64
+    fn accept_threshold(&self, limit: u64) -> u64 {
+        (u128::from(limit) * u128::from(self.policy.accept_threshold_percent) / 100) as u64
     }
 
     /// Kick the worker when the pool comes near its limit.
     pub(super) fn kick_if_high(&self) {
-        let (limit, low) = (self.arena.limit(), self.accept_threshold());
+        let limit = self.arena.limit(); // once: it may be set meanwhile
+        let low = self.accept_threshold(limit);
         let high = low + (limit - low) / 2;
         if self.arena.backed_bytes() > high {
             self.kick.kick();
@@ -170,7 +184,7 @@ impl Core {
     fn run_down(&self) -> bool {
         let stopped = || self.kick.stopped();
         self.shrink_those_above_their_limit(stopped);
-        let target = self.accept_threshold();
+        let target = self.accept_threshold(self.arena.limit());
         let before = self.arena.backed_bytes();
         let mut failures = 0;
         while self.arena.backed_bytes() > target && failures < self.policy.max_failures && !stopped() {

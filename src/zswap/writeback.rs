@@ -20,7 +20,7 @@ use super::store::FLAG_PATTERN;
 use crate::memcg::{Event, GroupRef};
 use crate::swap::{Batch, Content, Place, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
-use crate::units::Owner;
+use crate::units::{Owner, PAGE_SIZE};
 
 /// An entry on its way to the device.
 struct Flight {
@@ -44,8 +44,9 @@ impl Core {
     pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
-        // Two pages hold any object; more than a page for each would be given back.
-        let Ok(mut batch) = area.begin_at_least(2, 2 + owners.len()) else {
+        // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
+        let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
+        let Ok(mut batch) = area.begin_at_least(least, least + each * owners.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
             return Landed { bytes: 0, device_refused: true };
         };
