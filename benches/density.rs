@@ -4,7 +4,7 @@
 //! memory   a fresh process per row:  pages in memory | subject: fill, churn, half freed, all freed
 //!                                    baseline ----------- growth of anonymous memory / payload
 //! time     one process: the subjects take turns, a chunk of pages each, and chunks come round several times;
-//!          time of a subject = sum over chunks of the median over rounds
+//!          time of a subject = sum over chunks of the shortest turn of all rounds
 //! ```
 //!
 //! Usage: `cargo bench --bench density [-- --quick] [-- --memory | --time]`. Pages are made here; with `ZSPOOL_PAGES=FOLDER` those

@@ -26,6 +26,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{CLUSTER_SLOTS, GrowTable, Mutex, MutexGuard, Rank, RwLock, Table};
 use crate::units::{MAX_SLOTS_IN_USE, Owner, Slot, SlotRange};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Slots that can be named; ranges are handed out below it and never again.
 const VIRTUAL_END: u64 = 1 << 63;
@@ -283,6 +284,15 @@ impl Slots {
     /// # Locks
     /// Directory, then each cluster.
     pub fn reap(&self) -> usize {
+        self.reap_with(|_| ())
+    }
+
+    /// As [`reap`](Self::reap). `emptied` gets the owners of each cluster while nobody has them, to give back what else is kept
+    /// for them.
+    ///
+    /// # Locks
+    /// As [`reap`](Self::reap); `emptied` runs under none.
+    pub fn reap_with(&self, mut emptied: impl FnMut(Range<usize>)) -> usize {
         // Acquire pairs with the release of the pushes. The stack is taken whole, so no element can come back under us.
         let mut top = self.empty.swap(NIL, Ordering::Acquire);
         let mut reaped = Vec::new();
@@ -307,6 +317,7 @@ impl Slots {
             // Unassigned and not yet free to take: nobody writes these words. A refusal (locked memory) costs memory only.
             let first = ordinal as usize * CLUSTER_SLOTS;
             let _ = self.words.discard(first..first + CLUSTER_SLOTS);
+            emptied(first..first + CLUSTER_SLOTS);
         }
         self.directory.write().free.extend(&reaped);
         reaped.len()
@@ -481,7 +492,11 @@ mod tests {
         for (k, &slot) in far.iter().enumerate() {
             assert_eq!(slots.lock(slot).unwrap().take(), same(k as u64));
         }
-        assert_eq!(slots.reap(), 100);
+        let mut emptied = Vec::new();
+        assert_eq!(slots.reap_with(|owners| emptied.push(owners)), 100);
+        emptied.sort_by_key(|owners| owners.start);
+        let expected: Vec<_> = (0..100).map(|k| k * CLUSTER_SLOTS..(k + 1) * CLUSTER_SLOTS).collect();
+        assert_eq!(emptied, expected, "each cluster's owners are given once");
         assert_eq!(slots.touched(), 0);
         assert!(slots.lock(far[3]).is_none());
         slots.lock_or_make(far[3]).unwrap().put(same(1));

@@ -26,6 +26,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Bug, GrowTable, Mutex, MutexGuard, Planted, Rank, Table};
 use crate::units::{NodeId, Owner};
 use std::io;
+use std::ops::Range;
 
 const LINK_BITS: u32 = 28;
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
@@ -118,6 +119,12 @@ impl Lru {
     #[inline]
     pub(super) fn codec(&self, owner: Owner) -> u8 {
         (self.word(owner).load(Ordering::Acquire) >> CODEC_SHIFT) as u8
+    }
+
+    /// Give back the memory of the words of owners that nobody has.
+    pub(super) fn discard(&self, owners: Range<usize>) {
+        // A refusal (locked memory) costs memory only: words off the lists are set before they are used.
+        let _ = self.links.discard(owners);
     }
 
     /// The codec of the entry will be asked for.

@@ -209,7 +209,7 @@ impl Core {
     /// Give back what is only kept warm or not yet returned.
     pub(super) fn tidy(&self) {
         self.pool.maintain();
-        self.slots.reap();
+        self.slots.reap_with(|owners| self.lru.discard(owners));
         if let Some(area) = &self.area {
             area.maintain();
         }
