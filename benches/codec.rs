@@ -3,72 +3,21 @@
 //! Pages are made here, with the shape of a program's heap; with `ZSPOOL_PAGES=FOLDER` also real ones, from the `*.pages` files
 //! (flat 4096-byte pages) in that folder.
 
+mod inputs;
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use std::fs::File;
+use inputs::{Input, Noise};
 use std::hint::black_box;
-use std::io::Read;
-use std::path::Path;
 use zspool::compress::{Codec, Compressed, Context, Lz4, same_filled};
 use zspool::units::{PAGE_SIZE, Page};
 
 /// Pages per input: 16 MiB, more than the caches near a core hold, as a store finds its pages.
 const PAGES: usize = 4096;
 
-/// SplitMix64.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
-fn noise_page(noise: &mut Noise) -> Page {
-    let mut page = Page::zeroed();
-    page.as_chunks_mut::<8>().0.iter_mut().for_each(|word| *word = noise.next().to_le_bytes());
-    page
-}
-
-/// A heap as a program leaves it: small objects of a header, a pointer into the same 16 MiB, a counter and zeroes.
-fn heap_page(noise: &mut Noise) -> Page {
-    let mut page = Page::zeroed();
-    for object in page.as_chunks_mut::<32>().0 {
-        let random = noise.next();
-        object[..4].copy_from_slice(&[(random % 5) as u8, 0, 0x21, 0]);
-        object[8..16].copy_from_slice(&(0x7f3a_4000_0000 | (random >> 8 & 0xff_fff0)).to_le_bytes());
-        object[16..18].copy_from_slice(&(random as u16 & 0x3ff).to_le_bytes());
-    }
-    page
-}
-
-/// The first pages of a file that are not same-filled.
-fn real_pages(path: &Path) -> Vec<Page> {
-    let mut file = File::open(path).unwrap();
-    let mut pages = vec![];
-    let mut page = Page::zeroed();
-    while pages.len() < PAGES && file.read_exact(&mut page.0).is_ok() {
-        if same_filled(&page).is_none() {
-            pages.push(page.clone());
-        }
-    }
-    pages
-}
-
 fn inputs() -> Vec<(String, Vec<Page>)> {
-    let mut noise = Noise(1);
-    let mut inputs = vec![("heap".to_owned(), (0..PAGES).map(|_| heap_page(&mut noise)).collect())];
-    inputs.push(("noise".to_owned(), (0..PAGES).map(|_| noise_page(&mut noise)).collect()));
-    if let Some(folder) = std::env::var_os("ZSPOOL_PAGES") {
-        let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "pages"));
-        paths.sort();
-        inputs.extend(paths.iter().map(|path| (path.file_stem().unwrap().to_string_lossy().into(), real_pages(path))));
-    }
-    inputs
+    let mut inputs = vec![Input::Heap, Input::Noise];
+    inputs.extend(inputs::files());
+    inputs.iter().map(|input| (input.name(), input.pages(PAGES))).collect()
 }
 
 fn codec(c: &mut Criterion) {

@@ -1,4 +1,74 @@
-//! Compressed memory for userspace.
+//! Compressed memory for userspace: hold more pages than there is memory for them.
+//!
+//! An embedder (a virtual machine monitor, an emulator, a cache) names its pages by *slots* and hands the cold ones over. They
+//! are compressed into a dense pool, charged to the byte to a group with limits (a *memcg*), written to a swapfile when
+//! colder still, and come back identical. It is the design of the kernel's zsmalloc, zswap and memory cgroups, as a library;
+//! `docs/ARCHITECTURE.md` is the map of the code, `docs/fault-model.md` says which faults are detected.
+//!
+//! ```text
+//!                               zswap        store, load, take_with, free; who is cold, limits, writeback
+//!              +-------------+----+------+
+//!            swap         compress    zsmalloc      where a slot's page is | page <-> bytes | objects in size classes
+//!              |                      |      |
+//!              |                    memcg  arena    who pays, and how much at most | frames of memory, node by node
+//!              +---- units, sync -----+------+      newtypes | locks and atomics, std's or the model checker's
+//! ```
+//!
+//! | module | for an embedder |
+//! |---|---|
+//! | [`zswap`] | **Start here.** [`Zswap`](zswap::Zswap): an instance and its [`Builder`](zswap::Builder) |
+//! | [`memcg`] | [`Memcg`](memcg::Memcg): groups, limits, `memory.stat` and the other files |
+//! | [`units`] | [`Page`](units::Page), [`Slot`](units::Slot), [`SlotRange`](units::SlotRange), [`NodeId`](units::NodeId) |
+//! | [`zsmalloc`] | [`Store`](zsmalloc::Store): the allocator alone, for compressed objects of one's own, named by handles |
+//! | [`compress`] | [`Codec`](compress::Codec), to bring a codec of one's own; LZ4 is built in |
+//! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
+//! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |
+//! | [`sync`] | what the crate's own models need; nothing for embedders but [`Arc`](sync::Arc) |
+//!
+//! # Example
+//!
+//! ```
+//! use zspool::units::{NodeId, Page};
+//! use zspool::zswap::{Installed, Zswap};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let zswap = Zswap::builder().pool_limit(64 << 20).build()?; // add .swapfile(path, bytes) for what is colder still
+//!     let vm = zswap.root().mkdir("vm0")?; // a memcg: limits and counters of one VM
+//!     zswap.set_zswap_max(&vm, 16 << 20)?; // memory.zswap.max
+//!
+//!     let slots = zswap.reserve(262_144)?; // 1 GiB of guest: page k is slot base + k, and costs nothing until stored
+//!     let page = Page::zeroed(); // guest page 7, which nobody writes meanwhile
+//!     zswap.store(slots.base() + 7, &vm, NodeId(0), &page)?;
+//!
+//!     let mut guest = Page::zeroed();
+//!     zswap.take_with(slots.base() + 7, |page| {
+//!         guest.copy_from_slice(page); // install it; the slot is freed only afterwards
+//!         Installed::Yes
+//!     })?;
+//!     println!("{}", vm.read_file("memory.stat")?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `examples/embed.rs` is a small virtual machine that pages its memory out and back.
+//!
+//! # What to rely on
+//!
+//! - A page that was stored comes back identical or as an error, never as other bytes, within the faults of
+//!   `docs/fault-model.md`.
+//! - A store that fails leaves the caller's page untouched and no older copy in the slot.
+//! - No limit is exceeded at any instant by any number of threads: bytes are reserved, not counted afterwards.
+//! - [`load`](zswap::Zswap::load), [`take_with`](zswap::Zswap::take_with), [`put`](zswap::Zswap::put) and
+//!   [`free`](zswap::Zswap::free) never call the global allocator, and take no lock that is ever held over client memory: they can
+//!   run in fault handlers. `store` may allocate.
+//! - Nothing survives the process, on purpose: a swapfile of an earlier instance is thrown away unread.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | `cli` | the program `zspool` |
+//! | `poison` | marks pool memory for AddressSanitizer where no live object lies; only links under the sanitizer |
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("zspool needs a 64-bit unix");
@@ -11,3 +81,8 @@ pub mod sync;
 pub mod units;
 pub mod zsmalloc;
 pub mod zswap;
+
+/// The README's example is compiled and run with the other examples of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

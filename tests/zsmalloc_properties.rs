@@ -1,8 +1,8 @@
 //! Properties of the allocator under random operations, against a plain list of objects:
 //!
 //! 1. A handle reads what was written, until it is freed; a guard reads it also after.
-//! 2. Every invariant of the layer holds after each operation (`assert_valid`), among them: the sum over live objects equals
-//!    every memcg's counters on every node.
+//! 2. Every invariant of the layer holds after each operation (`assert_valid`), among them: the sum over live objects
+//!    equals every memcg's counters on every node.
 //! 3. Compaction changes no object, and wins exactly the frames it says; a second one right after wins none.
 //! 4. Without objects no frame is owned, and nothing is charged.
 //! 5. A refused store changes nothing.
@@ -173,7 +173,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_pool_does_what_a_list_does(ops in prop::collection::vec(op(), 1..200)) {
+    fn the_pool_does_what_a_list_does(ops in prop::collection::vec(op(), 1..120)) {
         let mut world = World::new(Geometry::default(), Original::Fixed(4096));
         for op in ops {
             world.run(op);
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn the_kernels_geometry_does_as_well(ops in prop::collection::vec(op(), 1..100)) {
+    fn the_kernels_geometry_does_as_well(ops in prop::collection::vec(op(), 1..60)) {
         let mut world = World::new(Geometry::kernel(8).unwrap(), Original::Payload);
         for op in ops {
             world.run(op);

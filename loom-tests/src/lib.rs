@@ -10,12 +10,33 @@
 pub fn outcomes<T: Ord + Send + 'static>(
     model: impl Fn() -> T + Send + Sync + 'static,
 ) -> std::collections::BTreeSet<T> {
+    explore(loom::model::Builder::new(), model)
+}
+
+/// The same with one preemption less than the environment says: for models of so many steps that they would take minutes.
+///
+/// # Panics
+/// As [`outcomes`].
+#[cfg(loom)]
+pub fn outcomes_of_long<T: Ord + Send + 'static>(
+    model: impl Fn() -> T + Send + Sync + 'static,
+) -> std::collections::BTreeSet<T> {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.map(|bound| bound.saturating_sub(1).max(1));
+    explore(builder, model)
+}
+
+#[cfg(loom)]
+fn explore<T: Ord + Send + 'static>(
+    builder: loom::model::Builder,
+    model: impl Fn() -> T + Send + Sync + 'static,
+) -> std::collections::BTreeSet<T> {
     use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex};
 
     let seen = Arc::new(Mutex::new((0u64, BTreeSet::new())));
     let record = Arc::clone(&seen);
-    loom::model(move || {
+    builder.check(move || {
         let outcome = model();
         let mut seen = record.lock().expect("nobody panics under it");
         seen.0 += 1;

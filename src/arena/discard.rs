@@ -136,8 +136,8 @@ impl Arena {
         batch.push(frame);
     }
 
-    /// Give the frames of a batch back, adjacent ones by one call; what the kernel will not take is warm again. Returns how
-    /// many went.
+    /// Give the frames of a batch back, by one call where the kernel can, else adjacent ones by one; what it will not take is
+    /// warm again. Returns how many went.
     pub(super) fn give_back(&self, batch: &Batch) -> usize {
         if batch.len == 0 {
             return 0;
@@ -146,14 +146,19 @@ impl Arena {
         let mut frames = batch.frames;
         let frames = &mut frames[..batch.len];
         frames.sort_unstable();
-        let mut kept = [false; BATCH];
-        let mut done = 0;
+        let mut ranges = [const { 0..0 }; BATCH];
+        let mut len = 0;
         for adjacent in frames.chunk_by(|a, b| a.0 + 1 == b.0) {
             let start = adjacent[0].offset();
-            let range = start..start + adjacent.len() * FRAME_SIZE;
-            kept[done..done + adjacent.len()].fill(self.region.discard(range).is_err());
-            done += adjacent.len();
+            ranges[len] = start..start + adjacent.len() * FRAME_SIZE;
+            len += 1;
         }
+        let mut kept = [false; BATCH];
+        self.region.discard_each(&ranges[..len], |refused| {
+            for (frame, kept) in frames.iter().zip(&mut kept) {
+                *kept |= ranges[refused].contains(&frame.offset());
+            }
+        });
         let mut lists = self.lists.lock();
         for (&frame, &kept) in frames.iter().zip(&kept) {
             let node = self.frames.node(frame);
@@ -166,7 +171,7 @@ impl Arena {
             }
         }
         self.notify(&lists);
-        kept[..done].iter().filter(|&&kept| !kept).count()
+        kept[..batch.len].iter().filter(|&&kept| !kept).count()
     }
 
     /// `count` frames of the node are counted no longer; under the lock.

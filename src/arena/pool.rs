@@ -183,6 +183,12 @@ impl Arena {
         self.region.with_mut(at.offset()..at.offset() + len, f)
     }
 
+    /// Have the caches fetch the first of `len` bytes at `at`; a hint.
+    #[inline]
+    pub fn prefetch(&self, at: Location, len: usize) {
+        self.region.prefetch(at.offset()..at.offset() + len);
+    }
+
     /// Whether memory lies behind the frame, owned or warm. True for an owned frame as long as it is; a hint for others.
     #[inline]
     pub fn is_backed(&self, frame: Frame) -> bool {

@@ -21,8 +21,8 @@ use super::device::{Device, Failure, Op, Request};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::space::Space;
 use super::{Error, Place};
-use crate::sync::assert_no_lock_held;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{Tally, assert_no_lock_held};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 
@@ -56,12 +56,12 @@ pub struct Area {
     /// The device said that it cannot punch. Set once.
     unpunchable: AtomicBool,
     // Counters, each exact; nothing is ordered by them.
-    written_bytes: AtomicU64,
-    read_bytes: AtomicU64,
-    io_errors: AtomicU64,
-    corrupt: AtomicU64,
-    punched_bytes: AtomicU64,
-    unpunched_bytes: AtomicU64,
+    written_bytes: Tally,
+    read_bytes: Tally,
+    io_errors: Tally,
+    corrupt: Tally,
+    punched_bytes: Tally,
+    unpunched_bytes: Tally,
 }
 
 /// What an area holds and what it has done.
@@ -139,12 +139,12 @@ impl Area {
             seed,
             next_batch: AtomicU32::new(0),
             unpunchable: AtomicBool::new(false),
-            written_bytes: AtomicU64::new(0),
-            read_bytes: AtomicU64::new(0),
-            io_errors: AtomicU64::new(0),
-            corrupt: AtomicU64::new(0),
-            punched_bytes: AtomicU64::new(0),
-            unpunched_bytes: AtomicU64::new(0),
+            written_bytes: Tally::new(),
+            read_bytes: Tally::new(),
+            io_errors: Tally::new(),
+            corrupt: Tally::new(),
+            punched_bytes: Tally::new(),
+            unpunched_bytes: Tally::new(),
         })
     }
 
@@ -216,7 +216,7 @@ impl Area {
         if let Err(failure) = request[0].result() {
             return Err(self.io_error(Op::Read, offset, len, failure));
         }
-        self.read_bytes.fetch_add(len as u64, Ordering::Relaxed);
+        self.read_bytes.add(len as u64);
         let start = (place.offset_bytes() - offset) as usize;
         match open(&lease[start..start + place.len_bytes()], self.seed, &place, slot) {
             Ok(object) => Ok(f(object)),
@@ -231,7 +231,7 @@ impl Area {
     /// [`Rank::Device`](crate::sync::Rank::Device).
     pub fn blame(&self, place: Place, error: &Error) {
         match error {
-            Error::Corrupt { .. } => _ = self.corrupt.fetch_add(1, Ordering::Relaxed),
+            Error::Corrupt { .. } => _ = self.corrupt.add(1),
             Error::Io { op: Op::Read, .. } => {}
             _ => return,
         }
@@ -272,17 +272,17 @@ impl Area {
             match result {
                 Ok(()) => given_back += bytes,
                 Err(error) => {
-                    self.unpunched_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    self.unpunched_bytes.add(bytes);
                     if error.kind() == io::ErrorKind::Unsupported {
                         self.unpunchable.store(true, Ordering::Relaxed);
                     } else {
-                        self.io_errors.fetch_add(1, Ordering::Relaxed);
+                        self.io_errors.add(1);
                     }
                 }
             }
             self.space.punched(run);
         }
-        self.punched_bytes.fetch_add(given_back, Ordering::Relaxed);
+        self.punched_bytes.add(given_back);
         given_back
     }
 
@@ -293,7 +293,7 @@ impl Area {
     pub fn stats(&self) -> AreaStats {
         let space = self.space.stats();
         let bytes = |pages: usize| (pages * self.geometry.page_bytes) as u64;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let count = Tally::get;
         AreaStats {
             size_bytes: bytes(space.pages),
             used_bytes: bytes(space.held + space.occupied),
@@ -350,12 +350,12 @@ impl Area {
     }
 
     pub(super) fn count_written(&self, bytes: u64) {
-        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.written_bytes.add(bytes);
     }
 
     /// Count a failed request and put it into words.
     pub(super) fn io_error(&self, op: Op, offset: u64, bytes: usize, failure: Failure) -> Error {
-        self.io_errors.fetch_add(1, Ordering::Relaxed);
+        self.io_errors.add(1);
         Error::Io { device: self.number, op, offset, bytes, done: failure.done, source: failure.cause.into() }
     }
 

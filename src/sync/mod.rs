@@ -10,6 +10,7 @@
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
+//! | [`Tally`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
@@ -20,6 +21,7 @@ mod planted;
 mod rank;
 mod region;
 mod table;
+mod tally;
 pub mod thread;
 
 pub use grow_table::GrowTable;
@@ -28,6 +30,7 @@ pub use planted::{Bug, Planted};
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use region::Region;
 pub use table::{Table, Zeroed};
+pub use tally::Tally;
 
 #[cfg(loom)]
 pub use loom::sync::Arc;

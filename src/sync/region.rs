@@ -59,6 +59,12 @@ impl Region {
         self.imp.with_mut(range, f)
     }
 
+    /// Have the caches fetch the first lines of `range`, where the machine takes such hints. Reads nothing.
+    #[inline]
+    pub fn prefetch(&self, range: Range<usize>) {
+        self.imp.prefetch(range);
+    }
+
     /// Back `range` with memory now, under this thread's memory policy.
     ///
     /// # Errors
@@ -77,6 +83,21 @@ impl Region {
         self.imp.discard(range)
     }
 
+    /// [`discard`](Self::discard) each of `ranges`, with fewer system calls where the kernel can. Calls `refused` with the
+    /// numbers of those that it would not take. No allocation.
+    pub fn discard_each(&self, ranges: &[Range<usize>], mut refused: impl FnMut(usize)) {
+        assert!(ranges.iter().all(|range| range.end <= self.len()));
+        for (batch, first) in ranges.chunks(MAX_VECTOR).zip((0..).step_by(MAX_VECTOR)) {
+            // A vector of one costs more than the plain call.
+            let done = if batch.len() > 1 { self.imp.discard_vector(batch) } else { 0 };
+            for (range, number) in batch.iter().zip(first..).skip(done) {
+                if self.imp.discard(range.clone()).is_err() {
+                    refused(number);
+                }
+            }
+        }
+    }
+
     /// Address of the first byte, to look the mapping up in `/proc/self/pagemap` or to bind it.
     #[cfg(not(loom))]
     pub fn address(&self) -> usize {
@@ -84,8 +105,19 @@ impl Region {
     }
 }
 
+/// Ranges that go in one call of `discard_each`.
+const MAX_VECTOR: usize = 64;
+
+/// Lines that a prefetch asks for; the machine's own prefetchers find the next ones.
+#[cfg(all(not(loom), target_arch = "x86_64", not(miri)))]
+const PREFETCH_LINES: usize = 4;
+
 #[cfg(not(loom))]
 mod imp {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    use super::super::atomic::{AtomicBool, Ordering};
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    use super::PREFETCH_LINES;
     use memmap2::{MmapOptions, MmapRaw};
     use std::io;
     use std::ops::Range;
@@ -93,12 +125,19 @@ mod imp {
     #[derive(Debug)]
     pub(super) struct Region {
         map: MmapRaw,
+        /// The kernel takes no vectors of ranges. Set once; a hint.
+        #[cfg(all(target_os = "linux", not(miri)))]
+        no_vectors: AtomicBool,
     }
 
     impl Region {
         pub(super) fn reserve(len: usize) -> io::Result<Self> {
             let map = MmapRaw::from(MmapOptions::new().len(len).no_reserve_swap().map_anon()?);
-            let region = Region { map };
+            let region = Region {
+                map,
+                #[cfg(all(target_os = "linux", not(miri)))]
+                no_vectors: AtomicBool::new(false),
+            };
             // One object must never back 2 MiB, and a core dump must not carry other people's pages. A kernel that knows
             // neither is no reason to fail.
             #[cfg(target_os = "linux")]
@@ -121,6 +160,18 @@ mod imp {
         #[inline]
         pub(super) fn with_mut<R>(&self, range: Range<usize>, f: impl FnOnce(*mut u8) -> R) -> R {
             f(self.map.as_mut_ptr().wrapping_add(range.start))
+        }
+
+        #[inline]
+        pub(super) fn prefetch(&self, range: Range<usize>) {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            for line in range.step_by(64).take(PREFETCH_LINES) {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                // SAFETY: a hint: any address will do.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.map.as_ptr().wrapping_add(line).cast()) };
+            }
+            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+            let _ = range;
         }
 
         fn advise(&self, range: Range<usize>, advice: i32) -> io::Result<()> {
@@ -164,6 +215,42 @@ mod imp {
         #[cfg(not(miri))]
         pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
             self.advise(range, libc::MADV_DONTNEED)
+        }
+
+        /// Discard as many of the first ranges as one call does; 0 where the kernel is too old for such a call.
+        #[cfg(all(target_os = "linux", not(miri)))]
+        pub(super) fn discard_vector(&self, ranges: &[Range<usize>]) -> usize {
+            /// This process, instead of a file descriptor of one.
+            const PIDFD_SELF: libc::c_int = -10001;
+            if self.no_vectors.load(Ordering::Relaxed) {
+                return 0;
+            }
+            let mut vector = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; super::MAX_VECTOR];
+            for (to, range) in vector.iter_mut().zip(ranges) {
+                let start = self.map.as_mut_ptr().wrapping_add(range.start);
+                *to = libc::iovec { iov_base: start.cast(), iov_len: range.len() };
+            }
+            let (number, ranges_len) = (libc::SYS_process_madvise, ranges.len());
+            // SAFETY: the vector has as many elements, all inside our own mapping (asserted by the caller).
+            let done =
+                unsafe { libc::syscall(number, PIDFD_SELF, vector.as_ptr(), ranges_len, libc::MADV_DONTNEED, 0) };
+            let Ok(mut left) = usize::try_from(done) else {
+                // Locked memory is refused so as well; then the plain call says which range, and vectors are no loss.
+                self.no_vectors.store(true, Ordering::Relaxed);
+                return 0;
+            };
+            // It may have stopped within a range: that one is done again, for nobody uses it.
+            let whole = |range: &&Range<usize>| {
+                let whole = range.len() <= left;
+                left = left.saturating_sub(range.len());
+                whole
+            };
+            ranges.iter().take_while(whole).count()
+        }
+
+        #[cfg(not(all(target_os = "linux", not(miri))))]
+        pub(super) fn discard_vector(&self, _ranges: &[Range<usize>]) -> usize {
+            0
         }
 
         #[cfg(miri)]
@@ -234,6 +321,12 @@ mod imp {
             f(self.bytes.wrapping_add(range.start))
         }
 
+        pub(super) fn prefetch(&self, _range: Range<usize>) {}
+
+        pub(super) fn discard_vector(&self, _ranges: &[Range<usize>]) -> usize {
+            0
+        }
+
         pub(super) fn populate(&self, _range: Range<usize>) -> io::Result<()> {
             Ok(())
         }
@@ -268,6 +361,24 @@ mod tests {
         region.discard(FRAME_SIZE..2 * FRAME_SIZE).unwrap();
         // SAFETY: one thread, inside the region.
         assert_eq!(region.with(FRAME_SIZE..FRAME_SIZE + 1, |p| unsafe { *p }), 0);
+    }
+
+    #[test]
+    fn scattered_ranges_are_discarded_and_their_neighbours_are_not() {
+        // More than one vector holds, and every third of two pages.
+        let ranges: Vec<_> = (0..2 * MAX_VECTOR + 5)
+            .map(|k| 4 * k * FRAME_SIZE..(4 * k + 1 + usize::from(k % 3 == 0)) * FRAME_SIZE)
+            .collect();
+        let region = Region::reserve(4 * ranges.len() * FRAME_SIZE).unwrap();
+        // SAFETY: one thread, inside the region.
+        region.with_mut(0..region.len(), |p| unsafe { p.write_bytes(7, region.len()) });
+        region.discard_each(&ranges, |number| panic!("range {number} is refused"));
+        for at in (0..region.len()).step_by(FRAME_SIZE) {
+            let gone = ranges.iter().any(|range| range.contains(&at));
+            // SAFETY: one thread, inside the region.
+            let byte = region.with(at..at + 1, |p| unsafe { *p });
+            assert_eq!(byte, if gone { 0 } else { 7 }, "page {}", at / FRAME_SIZE);
+        }
     }
 
     #[test]

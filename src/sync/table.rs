@@ -57,6 +57,12 @@ impl<T: Zeroed> Table<T> {
         self.imp.get(index)
     }
 
+    /// Have the caches fetch the element; a hint.
+    #[inline]
+    pub fn prefetch(&self, index: usize) {
+        self.imp.prefetch(index);
+    }
+
     /// Give back the memory of the whole pages inside `range`, whose elements nobody writes any more. They are, or become,
     /// zero.
     ///
@@ -111,6 +117,12 @@ mod imp {
             unsafe { &*element }
         }
 
+        #[inline]
+        pub(super) fn prefetch(&self, index: usize) {
+            let start = index * size_of::<T>();
+            self.region.prefetch(start..start + size_of::<T>());
+        }
+
         pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
             let start = (range.start * size_of::<T>()).next_multiple_of(FRAME_SIZE);
             let end = range.end * size_of::<T>() / FRAME_SIZE * FRAME_SIZE;
@@ -147,6 +159,8 @@ mod imp {
             // SAFETY: boxes are never removed before the table is dropped, and a box's contents do not move.
             unsafe { &*element }
         }
+
+        pub(super) fn prefetch(&self, _index: usize) {}
 
         pub(super) fn discard(&self, _range: Range<usize>) -> io::Result<()> {
             Ok(())

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants:
-//! - **C1** A cell's generation only grows, by one for each object freed; who makes it grow frees that object, and nobody else.
+//! - **C1** A cell's generation only grows, by one for each object freed; who makes it grow frees that object, and
+//!   nobody else.
 //! - **C2** A cell in the free list is in nobody's hands; one whose generation is used up is never put there.
 
 use super::handle::Handle;
@@ -161,5 +162,46 @@ impl Cells for HandleCells {
             Some(word_of(Object { location: to, ..object }))
         };
         word.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const OBJECT: Object = Object { location: Location::from_raw(LOCATION_MASK), len: 4096 };
+
+    #[test]
+    fn words_keep_location_and_length() {
+        assert_eq!(object_of(word_of(OBJECT)), Some(OBJECT));
+        assert_eq!(object_of(u64::from(u32::MAX)), None, "a link of the free list names nothing");
+    }
+
+    #[test]
+    fn an_index_whose_generations_are_used_up_is_retired() {
+        let cells = HandleCells::reserve(2).unwrap();
+        let index = cells.take().unwrap();
+        cells.age(index, Handle::LAST_GENERATION);
+        cells.name(index, OBJECT);
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION), Some(OBJECT));
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION), None);
+        cells.put(index);
+        cells.assert_valid(0);
+        let other = cells.take().unwrap();
+        assert_ne!(other, index);
+        assert_eq!(cells.take(), None, "the first is never given out again");
+    }
+
+    #[test]
+    fn a_cell_moves_only_from_where_it_is() {
+        let cells = HandleCells::reserve(1).unwrap();
+        let owner = Owner(cells.take().unwrap());
+        cells.name(owner.0, OBJECT);
+        let to = Location::from_raw(7);
+        assert!(!cells.relocate(owner, to, OBJECT.location));
+        assert!(cells.relocate(owner, OBJECT.location, to));
+        assert_eq!(cells.object(owner), Some(Object { location: to, len: 4096 }));
+        assert_eq!(cells.end(owner.0, 1).map(|object| object.location), Some(to));
+        assert!(!cells.relocate(owner, to, OBJECT.location), "an object being freed stays where it is");
     }
 }

@@ -7,15 +7,17 @@
 //! next       ^ 2 objects, and 1 slot elsewhere: stop
 //! ```
 //!
-//! A class can give a frame up as long as some frame is touched by no more objects than there are reusable slots that do not
-//! touch it. Nothing is ever committed for a move, so each emptied frame is won, and it ends.
+//! A zspage is emptied whole as long as its objects have room in the reusable slots of others, the emptiest first:
+//! frames that stay then have neighbours, and the slots that straddle between them are of use. After that a class can
+//! give single frames up that are touched by no more objects than there are reusable slots which do not touch them.
+//! Nothing is ever committed for a move, so each emptied frame is won, and it ends.
 //!
-//! One object is moved per hold of the class lock, and a frame is only begun when all its objects can be moved: an object
-//! that somebody holds, or that is being written or freed, makes the frame busy, and it is left alone.
+//! One object is moved per hold of the class lock, and a frame is only begun when all its objects can be moved: an
+//! object that somebody holds, or that is being written or freed, makes the frame busy, and it is left alone.
 //!
-//! A move, under the class lock: copy the bytes to a reserved slot; make its entry live; let the cell name it; end the life of
-//! the source, whose slot goes at once or with the last guard. If the cell does not name the source any more, the object is
-//! being freed: the copy ends instead.
+//! A move, under the class lock: copy the bytes to a reserved slot; make its entry live; let the cell name it; end the
+//! life of the source, whose slot goes at once or with the last guard. If the cell does not name the source any more,
+//! the object is being freed: the copy ends instead.
 
 use super::entry::{Entry, State};
 use super::fullness::Group;
@@ -53,6 +55,22 @@ pub struct Compacted {
 /// A frame being emptied.
 type Victim = (ZspageIndex, usize);
 
+/// What is being emptied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// All frames of a zspage, one after the other; this one now.
+    Zspage(ZspageIndex, usize),
+    /// A frame.
+    Frame(ZspageIndex, usize),
+}
+
+impl Goal {
+    fn victim(self) -> Victim {
+        let (Goal::Zspage(z, f) | Goal::Frame(z, f)) = self;
+        (z, f)
+    }
+}
+
 /// What one hold of the class lock came to.
 enum Step {
     /// One object was moved: bytes of its slot, and frames won.
@@ -64,8 +82,8 @@ enum Step {
 }
 
 impl<C: Cells> Pool<C> {
-    /// Move objects together until no frame can be won, or `budget_bytes` bytes of slots were moved; larger classes first.
-    /// Any number of threads may compact.
+    /// Move objects together until no frame can be won, or `budget_bytes` bytes of slots were moved; larger classes
+    /// first. Any number of threads may compact.
     ///
     /// # Locks
     /// Takes `Class` for one object at a time; makes system calls at the end: call it outside all locks.
@@ -99,13 +117,13 @@ impl<C: Cells> Pool<C> {
 
     fn compact_class(&self, index: ClassIndex, node: NodeId, budget: u64, sum: &mut Compacted) {
         let shape = self.heap.geometry.class(index);
-        // An empty or densely packed class is not worth the rest. And what others put into frames while we empty them must
-        // not keep us here for ever: no more moves than there are objects.
+        // An empty or densely packed class is not worth the rest. And what others put into frames while we empty them
+        // must not keep us here for ever: no more moves than there are objects.
         let mut moves = {
             let class = self.heap.lock(index, node);
             if class.reusable == 0 { 0 } else { class.inuse }
         };
-        let mut victim = None;
+        let mut goal = None;
         let mut busy: Vec<Victim> = Vec::new();
         while moves > 0 && busy.len() < MAX_BUSY {
             if sum.moved_bytes + shape.size() as u64 > budget {
@@ -113,7 +131,7 @@ impl<C: Cells> Pool<C> {
                 return;
             }
             let mut class = self.heap.lock(index, node);
-            match self.compact_step(&mut class, index, node, &mut victim, &busy) {
+            match self.compact_step(&mut class, index, node, &mut goal, &busy) {
                 Step::Moved { bytes, frames } => {
                     sum.moved_objects += 1;
                     sum.moved_bytes += bytes;
@@ -123,57 +141,95 @@ impl<C: Cells> Pool<C> {
                 Step::Busy(frame) => {
                     sum.busy += 1;
                     busy.push(frame);
-                    victim = None;
+                    goal = None;
                 }
                 Step::Done => return,
             }
         }
     }
 
-    /// Move one object off the victim, choosing one if there is none or it is done with.
+    /// Move one object off the frame that is being emptied, choosing one if there is none or it is done with.
     fn compact_step(
         &self,
         class: &mut Class,
         index: ClassIndex,
         node: NodeId,
-        victim: &mut Option<Victim>,
+        goal: &mut Option<Goal>,
         busy: &[Victim],
     ) -> Step {
-        let chosen = victim.filter(|&frame| self.can_win(class, index, node, frame));
-        let Some((z, f)) = chosen.or_else(|| self.choose_victim(class, index, busy)) else { return Step::Done };
-        let Some(from) = self.movable(z, index, f, chosen.is_none()) else { return Step::Busy((z, f)) };
-        *victim = Some((z, f));
-        let moved = self.destination(class, index, (z, f)).and_then(|to| self.move_object(class, &from, &to));
+        let old = *goal;
+        // Others may have used the zspage for something else meanwhile.
+        let ours = |z| {
+            let zspage = self.heap.zspage(z);
+            zspage.inuse() > 0 && zspage.class() == index && zspage.node() == node
+        };
+        *goal = match old.filter(|goal| ours(goal.victim().0)) {
+            Some(Goal::Zspage(z, f)) if self.can_go(class, z) => match self.heap.zspage(z).touching(f) {
+                0 => self.next_frame(z, index, busy).map(|f| Goal::Zspage(z, f)),
+                _ => old,
+            },
+            Some(Goal::Frame(z, f)) if self.can_win(class, index, (z, f)) => old,
+            _ => None,
+        };
+        *goal =
+            goal.or_else(|| self.choose_zspage(class, index, busy)).or_else(|| self.choose_frame(class, index, busy));
+        let Some(now) = *goal else { return Step::Done };
+        let (z, f) = now.victim();
+        let Some(from) = self.movable(z, index, f, old != *goal) else { return Step::Busy((z, f)) };
+        let moved = self.destination(class, index, now).and_then(|to| self.move_object(class, &from, &to));
         match moved {
             Some((bytes, frames)) => Step::Moved { bytes, frames },
             None => Step::Busy((z, f)),
         }
     }
 
-    /// Whether the frame is in use by the class, and its objects have room elsewhere.
-    fn can_win(&self, class: &Class, index: ClassIndex, node: NodeId, (z, f): Victim) -> bool {
-        let (zspage, shape) = (self.heap.zspage(z), self.heap.geometry.class(index));
-        let ours = zspage.inuse() > 0 && zspage.class() == index && zspage.node() == node;
-        ours && zspage.touching(f) > 0
-            && zspage.touching(f) as u64 + zspage.reusable_touching(shape, f) as u64 <= class.reusable
+    /// Whether the zspage's objects have room in others.
+    fn can_go(&self, class: &Class, z: ZspageIndex) -> bool {
+        let zspage = self.heap.zspage(z);
+        (zspage.inuse() + zspage.reusable()) as u64 <= class.reusable
     }
 
-    /// The frame that the fewest objects touch, among the first zspages of the emptiest groups, if its objects have room
-    /// elsewhere. A frame of a zspage in a fuller group is not easier to empty than the emptiest of all.
-    fn choose_victim(&self, class: &Class, index: ClassIndex, busy: &[Victim]) -> Option<Victim> {
+    /// Whether the frame is in use, and its objects have room elsewhere.
+    fn can_win(&self, class: &Class, index: ClassIndex, (z, f): Victim) -> bool {
+        let (zspage, shape) = (self.heap.zspage(z), self.heap.geometry.class(index));
+        let touching = zspage.touching(f);
+        touching > 0 && (touching + zspage.reusable_touching(shape, f)) as u64 <= class.reusable
+    }
+
+    /// The first frame of the zspage that has objects and is not busy.
+    fn next_frame(&self, z: ZspageIndex, index: ClassIndex, busy: &[Victim]) -> Option<usize> {
         let shape = self.heap.geometry.class(index);
-        let node_of = |z| self.heap.zspage(z).node();
-        for group in Group::with_room().rev().chain([Group::OPEN]) {
+        (0..shape.chain()).find(|&f| self.heap.zspage(z).touching(f) > 0 && !busy.contains(&(z, f)))
+    }
+
+    /// The emptiest zspage that can go, by the share of its frames' bytes in use.
+    fn choose_zspage(&self, class: &Class, index: ClassIndex, busy: &[Victim]) -> Option<Goal> {
+        let density = |z: ZspageIndex| self.heap.zspage(z).inuse() * 1024 / self.heap.zspage(z).frames();
+        Group::with_room().rev().find_map(|group| {
             let candidates = class.lists.iter(&self.heap.zspages, group).take(LOOK_AT);
-            let frames = candidates.flat_map(|z| (0..shape.chain()).map(move |f| (z, f)));
-            let best = frames
-                .filter(|frame| !busy.contains(frame) && self.can_win(class, index, node_of(frame.0), *frame))
-                .min_by_key(|&(z, f)| self.heap.zspage(z).touching(f));
-            if best.is_some() {
-                return best;
-            }
-        }
-        None
+            candidates
+                .filter(|&z| self.can_go(class, z) && !busy.iter().any(|&(other, _)| other == z))
+                .min_by_key(|&z| density(z))
+                .and_then(|z| Some(Goal::Zspage(z, self.next_frame(z, index, busy)?)))
+        })
+    }
+
+    /// The frame that the fewest objects touch, among the first zspages of the emptiest groups, if its objects have
+    /// room elsewhere; of equal ones, one with fewer touched neighbours.
+    fn choose_frame(&self, class: &Class, index: ClassIndex, busy: &[Victim]) -> Option<Goal> {
+        let shape = self.heap.geometry.class(index);
+        let neighbours = |(z, f): Victim| {
+            let touched = |f: usize| usize::from(f < shape.chain() && self.heap.zspage(z).touching(f) > 0);
+            touched(f.wrapping_sub(1)) + touched(f + 1)
+        };
+        Group::with_room().rev().chain([Group::OPEN]).find_map(|group| {
+            let candidates = class.lists.iter(&self.heap.zspages, group).take(LOOK_AT);
+            candidates
+                .flat_map(|z| (0..shape.chain()).map(move |f| (z, f)))
+                .filter(|frame| !busy.contains(frame) && self.can_win(class, index, *frame))
+                .min_by_key(|&(z, f)| (self.heap.zspage(z).touching(f), neighbours((z, f))))
+                .map(|(z, f)| Goal::Frame(z, f))
+        })
     }
 
     /// The first object that touches the frame. `None` when it cannot be moved; with `all`, when one of them cannot.
@@ -199,12 +255,17 @@ impl<C: Cells> Pool<C> {
         first
     }
 
-    /// A slot in owned frames that does not touch the victim, reserved: of the fullest zspage that has one.
-    fn destination(&self, class: &mut Class, index: ClassIndex, (z, f): Victim) -> Option<Spot> {
+    /// A slot in owned frames outside of what is being emptied, reserved: of the fullest zspage that has one.
+    fn destination(&self, class: &mut Class, index: ClassIndex, goal: Goal) -> Option<Spot> {
         let shape = self.heap.geometry.class(index);
         let spot = Group::with_room().find_map(|group| {
             class.lists.iter(&self.heap.zspages, group).take(LOOK_AT).find_map(|to| {
-                let slot = self.heap.reusable_slot(to, shape, (to == z).then_some(f))?;
+                let avoid = match goal {
+                    Goal::Zspage(z, _) if z == to => return None,
+                    Goal::Frame(z, f) if z == to => Some(f),
+                    _ => None,
+                };
+                let slot = self.heap.reusable_slot(to, shape, avoid)?;
                 let spot = self.heap.spot(to, index, slot);
                 // A frame that somebody is just having backed is touched already: warm or not, it is not ours to fill.
                 let [(one, _), (two, _)] = self.heap.parts(&spot, shape.size());
@@ -216,8 +277,8 @@ impl<C: Cells> Pool<C> {
         Some(spot)
     }
 
-    /// Move a live object to a reserved slot. Returns its slot's bytes and the frames won; `None`, and the slot is free again, if
-    /// the object is being freed.
+    /// Move a live object to a reserved slot. Returns its slot's bytes and the frames won; `None`, and the slot is
+    /// free again, if the object is being freed.
     fn move_object(&self, class: &mut Class, from: &Spot, to: &Spot) -> Option<(u64, u64)> {
         let (source, target) = (self.heap.word(from), self.heap.word(to));
         let entry = Entry::from_raw(source.load(Ordering::Acquire)); // as in `movable`
@@ -225,7 +286,7 @@ impl<C: Cells> Pool<C> {
         let Some(Object { len, .. }) = self.cells.object(owner).filter(|object| object.location == from.location)
         else {
             // Taken out of its cell: it will be freed as soon as we are gone.
-            target.store(Entry::FREE.raw(), Ordering::Relaxed);
+            target.store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
             self.heap.vacate(class, to, 0);
             return None;
         };

@@ -10,10 +10,10 @@
 //!         array 0   | free array| array 2   |         | free array|
 //! ```
 //!
-//! A frame has an array of one word per object that starts in it, made with the first and given back after the last. Their
-//! lengths are few (1 to 128 words), so pages are cut into arrays of one of [`STEPS`] and those with free arrays are listed
-//! by step. A page all of whose arrays are free may be cut for any step again, and [`trim`](Entries::trim) gives the memory
-//! of such pages back.
+//! A frame has an array of one word per object that starts in it, made with the first and given back after the last.
+//! Their lengths are few (1 to 128 words), so pages are cut into arrays of one of [`STEPS`] and those with free arrays
+//! are listed by step. A page all of whose arrays are free may be cut for any step again, and [`trim`](Entries::trim)
+//! gives the memory of such pages back.
 //!
 //! Why not the global allocator: arrays are given back on the `free` path, which must not call it; and readers look at
 //! words of arrays that are gone already, which is harmless only in memory that stays words of entries for ever.
@@ -75,7 +75,8 @@ struct Lists {
 // A page's fields in its row of `pages`.
 /// Step (low byte) and number of arrays cut so far (above): pages are cut as arrays are needed.
 const CUT: usize = 0;
-/// Free arrays in the page, those not cut yet included (low half); first of the list as word in the page plus 1 (high half).
+/// Free arrays in the page, those not cut yet included (low half); first of the list as word in the page plus 1 (high
+/// half).
 const FREE: usize = 1;
 const PREV: usize = 2;
 const NEXT: usize = 3;
@@ -124,7 +125,8 @@ impl Entries {
     /// The entry, as it is now. Under the class lock, or to be checked again by the caller.
     #[inline]
     pub(super) fn entry(&self, array: Array, ordinal: usize) -> Entry {
-        // Acquire pairs with the release of an unpin, so that whoever sees no pins comes after what was read under them.
+        // Acquire pairs with the release of an unpin, so that whoever sees no pins comes after what was read under
+        // them.
         Entry::from_raw(self.word(array, ordinal).load(Ordering::Acquire))
     }
 
@@ -196,9 +198,8 @@ impl Entries {
             0 => (self.cut_next(page), 0),
             first => {
                 let word = self.words.get(page as usize * PAGE_WORDS + first as usize - 1);
-                // Relaxed: the new user publishes the array under the class lock; E1 holds for others before and after.
-                let next = Entry::from_raw(word.load(Ordering::Relaxed)).linked();
-                word.store(0, Ordering::Relaxed);
+                let next = Entry::from_raw(word.load(Ordering::Relaxed)).linked(); // ordered by the lock
+                word.store(0, Ordering::Release); // as every store of an entry: see `zspage`
                 (first - 1, next)
             }
         };
@@ -222,7 +223,7 @@ impl Entries {
         let len = STEPS[cut as usize & 0xff] as usize;
         let first = (cut >> 8) as usize * len;
         for word in first..first + len {
-            self.words.get(page as usize * PAGE_WORDS + word).store(0, Ordering::Relaxed); // E1: free before and after
+            self.words.get(page as usize * PAGE_WORDS + word).store(0, Ordering::Release); // E1: free before and after
         }
         first as u32
     }
@@ -239,7 +240,7 @@ impl Entries {
         let arrays = (PAGE_WORDS / STEPS[step] as usize) as u32;
         let free = self.field(page, FREE);
         let (count, first) = (free & 0xffff, free >> 16);
-        self.words.get(array.0 as usize).store(Entry::link(first).raw(), Ordering::Relaxed); // E1
+        self.words.get(array.0 as usize).store(Entry::link(first).raw(), Ordering::Release); // E1
         self.set(page, FREE, (word + 1) << 16 | (count + 1));
         if count == 0 {
             self.push(&mut lists.partial[step], page);
@@ -258,7 +259,8 @@ impl Entries {
         self.dirty.load(Ordering::Relaxed) > IDLE_PAGES // a hint
     }
 
-    /// Give back the memory of idle pages until `keep` are left with theirs. One system call per page, outside the lock.
+    /// Give back the memory of idle pages until `keep` are left with theirs. One system call per page, outside the
+    /// lock.
     pub(super) fn trim(&self, keep: u32) {
         loop {
             let page = {
@@ -377,7 +379,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn arrays_never_overlap(ops in prop::collection::vec((0usize..3, 1usize..=128, any::<prop::sample::Index>()), 1..150)) {
+        fn arrays_never_overlap(
+            ops in prop::collection::vec((0usize..3, 1usize..=128, any::<prop::sample::Index>()), 1..150),
+        ) {
             let entries = Entries::reserve(16 * 512).unwrap();
             let mut out: Vec<(Array, usize, u64)> = Vec::new();
             for (n, (op, len, which)) in ops.into_iter().enumerate() {

@@ -9,13 +9,14 @@
 //!
 //! | state | | meaning to the rest |
 //! |---|---|---|
-//! | Free | 00 | nothing here; `find` may take the slot. The other bits are 0, or a free list's link in an array that no frame has |
+//! | Free | 00 | nothing here: the slot may be taken. Other bits are 0, or a link where no frame has the array |
 //! | Reserved | 01 | somebody is writing the bytes: counted as in use, not to be read, moved or freed by others |
 //! | Live | 10 | an object; readers may pin it; moved or freed only under the class lock |
-//! | Doomed | 11 | freed (or moved away, then `moved` is set and nothing is owed) while pinned: no new pins, the last unpin returns the slot |
+//! | Doomed | 11 | freed, or `moved` away and nothing owed, while pinned: no new pins, the last unpin frees |
 //!
-//! Transitions: Free → Reserved → Live → (Free | Doomed → Free), all under the class lock except Reserved → Live, which its
-//! only holder does with a release store, and the pins, which anybody changes by compare-exchange or subtraction.
+//! Transitions: Free → Reserved → Live → (Free | Doomed → Free), all under the class lock except Reserved → Live,
+//! which its only holder does with a release store, and the pins, which anybody changes by compare-exchange or
+//! subtraction.
 
 use crate::memcg::ObjcgId;
 use crate::units::Owner;
@@ -29,7 +30,7 @@ const OWNER_SHIFT: u32 = 32;
 const MOVED: u64 = 1 << 63;
 
 const _: () = assert!(ObjcgId::MAX as u64 == OBJCG >> OBJCG_SHIFT);
-const _: () = assert!(STATE | PINS | OBJCG | (u64::MAX << OWNER_SHIFT) == u64::MAX);
+const _: () = assert!(STATE.count_ones() + PINS.count_ones() + OBJCG.count_ones() == OWNER_SHIFT);
 
 /// The word of a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Entry {
     pub(super) fn live(owner: Owner, objcg: ObjcgId, pins: u32) -> Self {
         debug_assert!(pins <= Self::MAX_PINS);
         let objcg = u64::from(objcg.raw()) << OBJCG_SHIFT;
-        Entry(u64::from(owner.0) << OWNER_SHIFT | objcg | u64::from(pins) * PIN | 2)
+        Entry(u64::from(owner.0) << OWNER_SHIFT | objcg | (u64::from(pins) * PIN) | 2)
     }
 
     /// A link of a free list: looks free to whoever reads it, whatever it links to.
@@ -90,7 +91,7 @@ impl Entry {
 
     /// The owner, if live.
     pub(super) fn owner(self) -> Option<Owner> {
-        (self.state() == State::Live).then(|| Owner((self.0 >> OWNER_SHIFT) as u32))
+        (self.state() == State::Live).then_some(Owner((self.0 >> OWNER_SHIFT) as u32))
     }
 
     /// Whether it is a live object of `owner`.

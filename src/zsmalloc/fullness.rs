@@ -6,13 +6,16 @@
 //!         10%  99% 100%  open                 compaction       source ->    <- destination
 //! ```
 //!
-//! Frames are backed only where objects lie, so what a zspage wastes are the free slots in the frames it touches: fullness is
-//! `inuse / (inuse + reusable)`, and groups 1 to 11 are the kernel's (ZS-8) in this measure. A zspage that has room only in
-//! frames nobody touches wastes nothing; it is *open*, to be used when there is no other room. Group 0, empty, has no list: a
-//! zspage goes with its last object.
+//! Frames are backed only where objects lie, so fullness is the share of the touched frames' bytes that slots in use
+//! take; groups 1 to 11 are the kernel's (ZS-8) in this measure. Isolated frames make it low even when every slot
+//! inside them is in use, for the slots that straddle out of them are lost. A zspage that has room only in frames
+//! nobody touches is *open*, to be used when there is no other room. Group 0, empty, has no list: a zspage goes with
+//! its last object.
 
+use super::geometry::SizeClass;
 use super::zspage::{Zspage, ZspageIndex};
 use crate::sync::Table;
+use crate::units::FRAME_SIZE;
 
 /// A fullness group, the number of its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,13 +31,14 @@ impl Group {
     /// Free slots only where no frame is touched.
     pub(super) const OPEN: Group = Group(12);
 
-    /// The group of a zspage with `inuse` (not 0) of `slots` slots in use and `reusable` free ones in touched frames.
-    pub(super) fn of(inuse: usize, reusable: usize, slots: usize) -> Self {
+    /// The group of a zspage with `inuse` (not 0) slots in use, `reusable` free ones in touched frames, and `frames`
+    /// of those.
+    pub(super) fn of(inuse: usize, reusable: usize, frames: usize, shape: &SizeClass) -> Self {
         match reusable {
-            _ if inuse == slots => Group::FULL,
+            _ if inuse == shape.slots() => Group::FULL,
             0 => Group::OPEN,
-            // At most 99: there is a free slot.
-            _ => Group((100 * inuse / (inuse + reusable) / 10 + 1) as u8),
+            // Below 100%: there is a free slot in the frames.
+            _ => Group((10 * inuse * shape.size() / (frames * FRAME_SIZE) + 1) as u8),
         }
     }
 
@@ -114,16 +118,23 @@ impl Lists {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::super::geometry::Geometry;
     use super::*;
 
     #[test]
     fn groups_are_the_kernels_over_touched_frames() {
-        assert_eq!(Group::of(128, 0, 128), Group::FULL);
-        assert_eq!(Group::of(64, 0, 128), Group::OPEN);
-        for (inuse, reusable, group) in [(1, 127, 1), (12, 116, 1), (13, 115, 2), (64, 64, 6), (127, 1, 10), (1, 1, 6)]
+        let geometry = Geometry::new(1024, 1024, 16).unwrap();
+        let shape = geometry.class(geometry.class_of(1024).unwrap());
+        assert_eq!(Group::of(64, 0, 16, shape), Group::FULL);
+        assert_eq!(Group::of(16, 0, 4, shape), Group::OPEN);
+        for (inuse, frames, group) in
+            [(1, 16, 1), (6, 16, 1), (7, 16, 2), (2, 1, 6), (32, 16, 6), (63, 16, 10), (3, 1, 8)]
         {
-            assert_eq!(Group::of(inuse, reusable, 2048), Group(group), "{inuse} and {reusable} free");
+            let reusable = 4 * frames - inuse;
+            assert_eq!(Group::of(inuse, reusable, frames, shape), Group(group), "{inuse} in {frames} frames");
         }
+        let large = geometry.class(geometry.class_of(3072).unwrap());
+        assert_eq!(Group::of(2, 1, 4, large), Group(4), "isolated frames are not full");
         assert_eq!(Group::with_room().chain([Group::FULL, Group::OPEN]).count() + 1, Group::COUNT);
     }
 

@@ -15,12 +15,12 @@
 //! ```
 //!
 //! A class has the chain with the least share of its bytes left over at the end. Of several such chains the longest is
-//! taken: frames are backed only where objects lie, so a long chain costs no memory, and its descriptor and its addresses
-//! are shared by more objects. Two neighbouring sizes with the same chain and as many slots are merged, and the smaller one
-//! uses the larger slots (ZS-4).
+//! taken: frames are backed only where objects lie, so a long chain costs no memory, and its descriptor and its
+//! addresses are shared by more objects. Two neighbouring sizes with the same chain and as many slots are merged, and
+//! the smaller one uses the larger slots (ZS-4).
 //!
-//! [`Geometry::kernel`] is the layout of the kernel's zsmalloc (ZS-2 to ZS-5) for comparisons: an 8-byte header counts in
-//! each slot, and the first chain with the least bytes left over wins.
+//! [`Geometry::kernel`] is the layout of the kernel's zsmalloc (ZS-2 to ZS-5) for comparisons: an 8-byte header counts
+//! in each slot, and the first chain with the least bytes left over wins.
 //!
 //! Invariants:
 //! - **G1** Slot sizes are multiples of [`LOCATION_UNIT`], grow with the class, and the last is 4096.
@@ -84,7 +84,8 @@ impl Geometry {
     /// Slots from `min` bytes in steps of `step` bytes up to 4096, in zspages of up to `max_chain` frames.
     ///
     /// # Errors
-    /// [`Error::Geometry`] when a size is no multiple of 16, `min` is below 32 or above 4096, or the chain is not 1 to 16.
+    /// [`Error::Geometry`] when a size is no multiple of 16, `min` is below 32 or above 4096, or the chain is not 1 to
+    /// 16.
     pub fn new(min: usize, step: usize, max_chain: usize) -> Result<Self, Error> {
         Self::build(0, min, step, max_chain, Rule::LeastShare)
     }
@@ -161,7 +162,8 @@ impl Geometry {
 }
 
 impl Default for Geometry {
-    /// Every 32 bytes from 32, chains up to 16: the best of the layouts tried on real pages for pools of up to a few GiB.
+    /// Every 32 bytes from 32, chains up to 16: the best of the layouts tried on real pages for pools of up to a few
+    /// GiB.
     fn default() -> Self {
         Self::new(MIN_SLOT, 32, ZSPAGE_FRAMES).expect("the numbers are within the bounds")
     }
@@ -218,7 +220,7 @@ impl SizeClass {
     #[inline]
     pub(super) fn slot_at(&self, offset: usize) -> Option<usize> {
         // Exact: offset < 2^16 and size <= 2^12, so the reciprocal's error stays below one part in 2^32.
-        let slot = (offset as u64 * self.reciprocal >> 32) as usize;
+        let slot = ((offset as u64 * self.reciprocal) >> 32) as usize;
         (slot < self.slots && slot * self.size == offset).then_some(slot)
     }
 

@@ -2,16 +2,16 @@
 
 use super::entry::Entry;
 use super::heap::Spot;
-use super::pool::Pool;
+use super::pool::{Cells, Pool};
 use crate::memcg::ObjcgId;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::{Location, NodeId};
 use std::ops::Deref;
 
-/// Keeps an object's bytes where they are. A count in the entry, not a lock: it may be held for any time and dropped on any
-/// thread; at most 63 hold one object.
+/// Keeps an object's bytes where they are. A count in the entry, not a lock: it may be held for any time and dropped
+/// on any thread; at most 63 hold one object.
 #[derive(Debug)]
-pub struct ReadGuard<'a, C> {
+pub struct ReadGuard<'a, C: Cells> {
     pool: &'a Pool<C>,
     spot: Spot,
     /// The slot's entry, where this guard has a pin.
@@ -20,7 +20,7 @@ pub struct ReadGuard<'a, C> {
     len: usize,
 }
 
-impl<'a, C> ReadGuard<'a, C> {
+impl<'a, C: Cells> ReadGuard<'a, C> {
     /// Guard the object in a slot whose entry the caller has pinned.
     #[inline]
     pub(super) fn new(pool: &'a Pool<C>, spot: Spot, word: &'a AtomicU64, len: usize) -> Self {
@@ -31,8 +31,8 @@ impl<'a, C> ReadGuard<'a, C> {
     #[inline]
     pub fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
         self.pool.heap.arena.with(self.spot.location, self.len, |bytes| {
-            // SAFETY: the frames of a pinned object stay owned, and its bytes are not written while it is pinned: a slot is
-            // written only between being taken and being published.
+            // SAFETY: the frames of a pinned object stay owned, and its bytes are not written while it is pinned: a
+            // slot is written only between being taken and being published.
             f(unsafe { std::slice::from_raw_parts(bytes, self.len) })
         })
     }
@@ -54,7 +54,7 @@ impl<'a, C> ReadGuard<'a, C> {
     }
 }
 
-impl<C> Deref for ReadGuard<'_, C> {
+impl<C: Cells> Deref for ReadGuard<'_, C> {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
@@ -64,7 +64,7 @@ impl<C> Deref for ReadGuard<'_, C> {
     }
 }
 
-impl<C> Drop for ReadGuard<'_, C> {
+impl<C: Cells> Drop for ReadGuard<'_, C> {
     #[inline]
     fn drop(&mut self) {
         self.pool.unpin(&self.spot, self.word);

@@ -6,8 +6,8 @@
 //!                                     1 to 2^24 - 1
 //! ```
 //!
-//! A generation is used for one object and never again: an index that has used its last is retired. So a handle that was freed
-//! is known as such for ever, and 0 is no handle. Tags are used again, in turn, when their store is closed.
+//! A generation is used for one object and never again: an index that has used its last is retired. So a handle that
+//! was freed is known as such for ever, and 0 is no handle. Tags are used again, in turn, when their store is closed.
 
 use crate::sync::{Arc, Mutex, Rank};
 use std::fmt;

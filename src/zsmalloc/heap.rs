@@ -11,8 +11,8 @@
 //!
 //! Which slot is taken, cheapest first:
 //! 1. one in touched frames only, of the fullest zspage that has one, in its fullest frame: costs nothing;
-//! 2. of an open zspage the one that needs the fewest frames backed, a straddling one before others, for it uses what its
-//!    first frame has left;
+//! 2. of an open zspage the one that needs the fewest frames backed; a straddling one before others, for it uses what
+//!    its first frame has left;
 //! 3. of a new run, the same.
 
 use super::entries::Entries;
@@ -145,8 +145,8 @@ impl Heap {
         Some((spot, self.entries.word(array, ordinal)))
     }
 
-    /// Whether `word` is the entry of the slot. Exact while the caller has pinned what `word` says: then the array is in its
-    /// frame, and the pin's acquire shows what was done to descriptors before the object was published.
+    /// Whether `word` is the entry of the slot. Exact while the caller has pinned what `word` says: then the array is
+    /// in its frame, and the pin's acquire shows what was done to descriptors before the object was published.
     #[inline]
     pub(super) fn same(&self, spot: &Spot, word: &AtomicU64) -> bool {
         let zspage = self.zspage(spot.zspage);
@@ -241,10 +241,16 @@ impl Heap {
             .map(|f| shape.first(f + 1) - 1)
     }
 
-    /// The free slot that needs the fewest frames backed, of a zspage without reusable ones.
+    /// The free slot that costs the least in frames, of a zspage without reusable ones.
     fn cheapest_slot(&self, z: ZspageIndex, shape: &SizeClass) -> Option<usize> {
         let zspage = self.zspage(z);
-        let cost = |f: usize| u32::from(zspage.touching(f) == 0 && !self.arena.is_backed(self.frame(z, f)));
+        let cost = |f: usize| match self.frame(z, f) {
+            _ if zspage.touching(f) > 0 => 0,
+            frame if !self.arena.is_backed(frame) => 1,
+            frame if self.arena.node_of(frame) == zspage.node() => 0,
+            // It has to be given back first.
+            _ => 2,
+        };
         // Of equal costs: one that fills the rest of a touched frame, one that lies in a single frame, any.
         let straddlers = (0..shape.chain()).filter(|&f| zspage.free_straddler(shape, f)).map(|f| {
             let fills = zspage.touching(f) > 0 || zspage.touching(f + 1) > 0;
@@ -270,7 +276,7 @@ impl Heap {
         };
         let word = self.entries.word(array, spot.ordinal);
         debug_assert_eq!(self.entries.entry(array, spot.ordinal), Entry::FREE);
-        word.store(Entry::RESERVED.raw(), Ordering::Relaxed); // a reader can do nothing with either
+        word.store(Entry::RESERVED.raw(), Ordering::Release); // as every store of an entry: see `zspage`
         let touched = zspage.count_in(spot.frame, spot.straddles);
         class.inuse += 1;
         class.payload += len as u64;
@@ -320,7 +326,7 @@ impl Heap {
         class.reusable = class.reusable + new as u64 - old as u64;
         let group = match zspage.inuse() {
             0 => Group::NONE,
-            inuse => Group::of(inuse, new, shape.slots()),
+            inuse => Group::of(inuse, new, zspage.frames(), shape),
         };
         class.lists.put(&self.zspages, spot.zspage, group);
     }
@@ -339,8 +345,8 @@ impl Heap {
     pub(super) fn copy(&self, from: &Spot, to: &Spot, len: usize) {
         self.arena.with(from.location, len, |from| {
             self.arena.with_mut(to.location, len, |to| {
-                // SAFETY: both ranges are backed and of slots in use, which do not overlap. The source is a live object, whose
-                // bytes nobody writes; the target is reserved by the caller, so nobody reads it.
+                // SAFETY: both ranges are backed and of slots in use, which do not overlap. The source is a live
+                // object, whose bytes nobody writes; the target is reserved by the caller, so nobody reads it.
                 unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
             });
         });

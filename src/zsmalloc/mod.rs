@@ -28,7 +28,8 @@
 //!
 //! It does not know how objects are compressed, nor what an owner is.
 //!
-//! Locks: `Class`, then `Entries`, `Arena`. No system call happens under them, and readers take none.
+//! Locks: `Class`, then `Entries`, `Arena`. No system call happens under them. Readers take none, but for the last one
+//! of an object that was freed under it, who returns the slot.
 
 mod cells;
 mod charge;

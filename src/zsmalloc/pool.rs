@@ -11,15 +11,16 @@
 //!
 //! How the parties agree, none of them waiting for another's lock but for the class lock:
 //!
-//! - **store** takes a slot, backs and writes it alone, makes the entry live with a pin, stores the location in the cell, and
-//!   only then unpins.
-//! - **read** pins the entry if it is live and the owner's, then asks the cell again. A pin on a live entry keeps the slot: who
-//!   frees or moves it later must leave the slot to the last unpin. Bytes of live objects never change, so a reader neither
-//!   waits for a move nor stops one half-way.
-//! - **free**: the client takes the location out of the cell by compare-exchange, then calls [`Pool::free`], which clears the
-//!   entry, or dooms it while pins are left.
-//! - **compaction** copies an object, makes the copy's entry live, and moves the cell by compare-exchange; if that fails,
-//!   because the object is being freed, the copy goes. All under the class lock, so `free` comes before or after.
+//! - **store** takes a slot, backs and writes it alone, makes the entry live with a pin, stores the location in the
+//!   cell, and only then unpins.
+//! - **read** pins the entry if it is live and the owner's, then asks the cell again. A pin on a live entry keeps the
+//!   slot: who frees or moves it later must leave the slot to the last unpin. Bytes of live objects never change, so a
+//!   reader neither waits for a move nor stops one half-way.
+//! - **free**: the client takes the location out of the cell by compare-exchange, then calls [`Pool::free`], which
+//!   clears the entry, or dooms it while pins are left.
+//! - **compaction** copies an object, makes the copy's entry live, and moves the cell by compare-exchange; if that
+//!   fails, because the object is being freed, the copy goes. All under the class lock, so `free` comes before or
+//!   after.
 
 use super::charge::Charge;
 use super::entry::{Entry, State};
@@ -38,8 +39,8 @@ use crate::units::{Location, NodeId, Owner};
 
 /// Where the names of objects live. The pool asks while compacting and after pinning.
 pub trait Cells: Send + Sync {
-    /// The object that the owner's cell names: where it is and its payload length in bytes. `None` if it names none, and for
-    /// an owner that has no cell. Acquire, to pair with the release that stored the location.
+    /// The object that the owner's cell names: where it is and its payload length in bytes. `None` if it names none,
+    /// and for an owner that has no cell. Acquire, to pair with the release that stored the location.
     fn object(&self, owner: Owner) -> Option<Object>;
 
     /// If the owner's cell names an object at `from`, let it name the same object at `to`, other bits of the cell kept
@@ -93,7 +94,7 @@ impl Default for PoolConfig {
 
 /// An allocator of compressed objects; see the [layer](super) and, for handles of its own, [`Store`](super::Store).
 #[derive(Debug)]
-pub struct Pool<C> {
+pub struct Pool<C: Cells> {
     pub(super) heap: Heap,
     pub(super) cells: C,
     pub(super) accounting: Option<Tree>,
@@ -101,11 +102,12 @@ pub struct Pool<C> {
     pub(super) planted: Planted,
 }
 
-impl<C> Pool<C> {
+impl<C: Cells> Pool<C> {
     /// An empty pool in an arena of its own.
     ///
     /// # Errors
-    /// [`Error::ShortRuns`], [`Error::Nodes`] when the parts do not fit together, [`Error::Metadata`] without address space.
+    /// [`Error::ShortRuns`], [`Error::Nodes`] when the parts do not fit together, [`Error::Metadata`] without address
+    /// space.
     pub fn new(arena: Arc<Arena>, cells: C, config: PoolConfig) -> Result<Self, Error> {
         let nodes = arena.topology().len();
         if let Some(tree) = config.accounting.as_ref().filter(|tree| tree.nodes() != nodes) {
@@ -130,15 +132,20 @@ impl<C> Pool<C> {
         &self.heap.geometry
     }
 
-    /// The home node of the object at this location: the node it was allocated for, whose class list it is in. Moving keeps
-    /// it. The caller knows that the object is there (it has a pin on it, or took it out of its cell).
+    /// The tree that is charged.
+    pub fn accounting(&self) -> Option<&Tree> {
+        self.accounting.as_ref()
+    }
+
+    /// The home node of the object at this location: the node it was allocated for, whose class list it is in. Moving
+    /// keeps it. The caller knows that the object is there (it has a pin on it, or took it out of its cell).
     pub fn home_node(&self, location: Location) -> NodeId {
         let run = self.heap.arena.run_of(location.frame());
         self.heap.zspage(super::zspage::ZspageIndex(run.0)).node()
     }
 
-    /// Who is charged for the owner's object at this location; [`ObjcgId::NONE`] for nobody. `None` when it is not there: look
-    /// at the cell again.
+    /// Who is charged for the owner's object at this location; [`ObjcgId::NONE`] for nobody. `None` when it is not
+    /// there: look at the cell again.
     pub fn objcg_at(&self, owner: Owner, location: Location) -> Option<ObjcgId> {
         let (_, word) = self.heap.find(location)?;
         // Acquire pairs with publishing.
@@ -146,8 +153,8 @@ impl<C> Pool<C> {
         entry.is_live_of(owner).then(|| entry.objcg())
     }
 
-    /// Give memory back to the kernel that was freed: beyond the arena's warm frames, and entries' idle pages. Called by
-    /// `malloc` and `free` already; for callers of [`free_under_lock`](Self::free_under_lock), after their locks.
+    /// Give memory back to the kernel that was freed: beyond the arena's warm frames, and entries' idle pages. Called
+    /// by `malloc` and `free` already; for callers of [`free_under_lock`](Self::free_under_lock), after their locks.
     pub fn maintain(&self) {
         self.heap.arena.maintain();
         if self.heap.entries.wants_trim() {
@@ -193,7 +200,7 @@ impl<C> Pool<C> {
         let mut class = self.heap.lock_of(spot);
         let (objcg, owes) = (old.objcg(), old.owes());
         let owed = owes.and_then(|len| Owed::new(&self.heap, spot, len, self.original, objcg));
-        word.store(Entry::FREE.raw(), Ordering::Relaxed); // nobody but the lock's holders looks at a doomed word any more
+        word.store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
         self.heap.vacate(&mut class, spot, owes.unwrap_or(0));
         drop(class);
         self.pay(owed);
@@ -218,15 +225,32 @@ impl<C> Pool<C> {
     }
 }
 
+/// Objects go with their pool; what was charged for them is given back. The arena is not looked at: it goes too.
+impl<C: Cells> Drop for Pool<C> {
+    fn drop(&mut self) {
+        if self.accounting.is_none() {
+            return;
+        }
+        self.for_each_slot(|spot, entry, _| {
+            // An object that its cell does not name any more was leaked by its client; its payload is not known.
+            if entry.state() == State::Live
+                && let Some(len) = self.len_of(spot, entry)
+            {
+                self.pay(Owed::new(&self.heap, spot, len, self.original, entry.objcg()));
+            }
+        });
+    }
+}
+
 impl<C: Cells> Pool<C> {
-    /// Take a slot for `len` bytes near `node`, charged to `objcg`, to be written and published. The charge and the slot are
-    /// given back if the result is dropped.
+    /// Take a slot for `len` bytes near `node`, charged to `objcg`, to be written and published. The charge and the
+    /// slot are given back if the result is dropped.
     ///
     /// When `node` has no room left, other nodes are tried in order of their distance.
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Arena`] when the arena is, or no node has room;
-    /// [`Error::Entries`].
+    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Arena`] when the arena is, or no
+    /// node has room; [`Error::Entries`].
     ///
     /// # Locks
     /// Takes `Class`, and below; makes system calls: call it outside all locks.
@@ -259,33 +283,37 @@ impl<C: Cells> Pool<C> {
     /// Undo the taking of a reserved slot. Returns whether a frame became warm.
     pub(super) fn give_back(&self, spot: &Spot, len: usize) -> bool {
         let mut class = self.heap.lock_of(spot);
-        self.heap.word(spot).store(Entry::FREE.raw(), Ordering::Relaxed); // no reader can do anything with either
+        self.heap.word(spot).store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
         self.heap.vacate(&mut class, spot, len)
     }
 
-    /// Read the owner's object of `len` bytes at `location`, as its cell said. `None` means that the cell says something else
-    /// by now: look at it again.
+    /// Read the owner's object of `len` bytes at `location`, as its cell said. `None` means that the cell says
+    /// something else by now: look at it again.
     ///
-    /// The object stays readable while the guard lives, also when it is freed or moved meanwhile. What else the cell says
-    /// (a codec) belongs to the bytes only if the cell is still the same when this has returned.
+    /// The object stays readable while the guard lives, also when it is freed or moved meanwhile. What else the cell
+    /// says (a codec) belongs to the bytes only if the cell is still the same when this has returned.
     ///
     /// Never allocates; waits only if 63 guards hold the object.
     #[inline]
     pub fn read(&self, owner: Owner, location: Location, len: usize) -> Option<ReadGuard<'_, C>> {
+        // Descriptor, entry and bytes would be fetched one after the other: pinning does not look at the bytes.
+        self.heap.arena.prefetch(location, len);
         let (spot, word) = self.heap.find(location)?;
         let mut backoff = Backoff::new();
-        let mut entry = Entry::from_raw(word.load(Ordering::Relaxed)); // the compare-exchange looks again
+        // Acquire, also where the object is found gone: what its cell says by now is then seen, and the caller who
+        // looks again does not look in vain.
+        let mut entry = Entry::from_raw(word.load(Ordering::Acquire));
         loop {
             if !entry.is_live_of(owner) {
                 return None;
             }
             let Some(pinned) = entry.pinned() else {
                 backoff.wait();
-                entry = Entry::from_raw(word.load(Ordering::Relaxed));
+                entry = Entry::from_raw(word.load(Ordering::Acquire));
                 continue;
             };
             // Acquire pairs with publishing: the bytes, and the descriptors for `same`.
-            match word.compare_exchange(entry.raw(), pinned.raw(), Ordering::Acquire, Ordering::Relaxed) {
+            match word.compare_exchange(entry.raw(), pinned.raw(), Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(now) => entry = Entry::from_raw(now),
             }
@@ -299,8 +327,8 @@ impl<C: Cells> Pool<C> {
         (trusting || self.cells.object(owner) == Some(Object { location, len })).then_some(guard)
     }
 
-    /// Free the owner's object of `len` bytes at `location`, which its cell must not name any more. Under guards it stays
-    /// until the last one goes, charged as long.
+    /// Free the owner's object of `len` bytes at `location`, which its cell must not name any more. Under guards it
+    /// stays until the last one goes, charged as long.
     ///
     /// Never allocates. May make a system call.
     ///
@@ -315,8 +343,8 @@ impl<C: Cells> Pool<C> {
         }
     }
 
-    /// As [`free`](Self::free) without system calls, for callers with locks. Returns whether [`maintain`](Self::maintain) may
-    /// have something to do.
+    /// As [`free`](Self::free) without system calls, for callers with locks. Returns whether
+    /// [`maintain`](Self::maintain) may have something to do.
     ///
     /// # Panics
     /// As [`free`](Self::free).

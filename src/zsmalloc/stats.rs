@@ -2,7 +2,7 @@
 
 use super::fullness::Group;
 use super::geometry::ClassIndex;
-use super::pool::Pool;
+use super::pool::{Cells, Pool};
 use crate::units::FRAME_SIZE;
 use std::fmt;
 
@@ -37,8 +37,8 @@ pub struct ClassStats {
     pub size: usize,
     /// Frames of a zspage.
     pub pages_per_zspage: usize,
-    /// Zspages by fullness of the frames they touch: index 1 is up to 10%, .., 10 up to 99%, 11 full, 12 with room only where
-    /// no frame is touched. Index 0 (empty) is always 0.
+    /// Zspages by fullness of the frames they touch: index 1 is up to 10%, .., 10 up to 99%, 11 full, 12 with room
+    /// only where no frame is touched. Index 0 (empty) is always 0.
     pub zspages: [u64; Group::COUNT],
     /// Slots in use, and free slots in touched frames.
     pub obj_allocated: u64,
@@ -58,7 +58,7 @@ pub struct ClassStats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classes(pub Vec<ClassStats>);
 
-impl<C> Pool<C> {
+impl<C: Cells> Pool<C> {
     /// Sums over the pool.
     ///
     /// # Locks

@@ -199,8 +199,8 @@ impl Draft<'_> {
     /// Write the object and name it.
     ///
     /// # Errors
-    /// [`Error::WrongLength`] in [`StoreError::Pool`] unless there are exactly as many bytes as were asked for; slot and cell
-    /// are then given back.
+    /// [`Error::WrongLength`] in [`StoreError::Pool`] unless there are exactly as many bytes as were asked for; slot
+    /// and cell are then given back.
     pub fn write(mut self, bytes: &[u8]) -> Result<Handle, StoreError> {
         let (store, index) = (self.store, self.index);
         let object = self.object.as_mut().expect("only `write` takes it out");

@@ -96,8 +96,8 @@ impl<'a, C: Cells> Uncommitted<'a, C> {
         })
     }
 
-    /// Make it an object of `owner`. The owner's cell must name it ([`Published::location`]) before the result is dropped,
-    /// unless it is [cancelled](Published::cancel). What was not written is zero.
+    /// Make it an object of `owner`. The owner's cell must name it ([`Published::location`]) before the result is
+    /// dropped, unless it is [cancelled](Published::cancel). What was not written is zero.
     pub fn publish(mut self, owner: Owner) -> Published<'a, C> {
         if !self.written {
             self.fill(|_| ());

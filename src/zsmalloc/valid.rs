@@ -29,7 +29,7 @@ pub struct LiveObject {
     pub pins: u32,
 }
 
-impl<C> Pool<C> {
+impl<C: Cells> Pool<C> {
     /// Call `f` for every live object. Objects may come, move or go in other classes meanwhile.
     ///
     /// # Locks
@@ -44,7 +44,15 @@ impl<C> Pool<C> {
         });
     }
 
-    fn for_each_slot(&self, mut f: impl FnMut(&Spot, Entry, NodeId)) {
+    /// Payload of the object in a slot: what its cell says if live, what it owes if doomed. `None` when no cell names
+    /// it.
+    pub(super) fn len_of(&self, spot: &Spot, entry: Entry) -> Option<usize> {
+        let Some(owner) = entry.owner() else { return Some(entry.owes().unwrap_or(0)) };
+        let object = self.cells.object(owner).filter(|object| object.location == spot.location);
+        object.map(|Object { len, .. }| len)
+    }
+
+    pub(super) fn for_each_slot(&self, mut f: impl FnMut(&Spot, Entry, NodeId)) {
         for (index, shape) in self.heap.geometry.classes() {
             for node in self.heap.arena.topology().nodes() {
                 let class = self.heap.lock(index, node);
@@ -52,7 +60,8 @@ impl<C> Pool<C> {
                     for slot in 0..shape.slots() {
                         let spot = self.heap.spot(z, index, slot);
                         if self.heap.zspage(z).array(spot.frame).is_some() {
-                            let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire)); // as in `movable`
+                            // Acquire as in `movable`.
+                            let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire));
                             f(&spot, entry, node);
                         }
                     }
@@ -87,7 +96,7 @@ impl<C> Pool<C> {
         assert_eq!(zspage.group(), group.0, "{z:?} knows the list it is in");
         assert_eq!(
             group,
-            Group::of(zspage.inuse(), zspage.reusable(), shape.slots()),
+            Group::of(zspage.inuse(), zspage.reusable(), zspage.frames(), shape),
             "{z:?} is in the list it belongs to"
         );
         let (mut touching, mut starting, mut straddling) = (vec![0; shape.chain() + 1], vec![0; shape.chain()], 0u32);
@@ -122,6 +131,7 @@ impl<C> Pool<C> {
             frames += u64::from(touching[f] > 0);
             arrays += u64::from(starting[f] > 0);
         }
+        assert_eq!(zspage.frames() as u64, frames, "Z2: {z:?} counts the frames it touches");
         let inuse: usize = starting.iter().sum();
         assert!(inuse > 0 && inuse == zspage.inuse(), "Z4: {z:?} has objects and counts them");
         assert_eq!(zspage.reusable(), zspage.count_reusable(shape), "Z5: {z:?} counts its reusable slots");
@@ -176,11 +186,12 @@ impl<C: Cells> Pool<C> {
 
     /// Check every invariant of the layer at a quiet point, on which no object is being written:
     ///
-    /// - each zspage is in the list of its class, node and fullness, and its counts are what its entries say (Z1 to Z5);
+    /// - each zspage is in the list of its class, node and fullness, and its counts are what its entries say (Z1 to
+    ///   Z5);
     /// - frames are backed where objects lie, arrays of entries are there where objects start (E1 to E4);
     /// - every live object is what its owner's cell names, unless a guard holds it;
-    /// - payload per class is exact, and so is what every memcg is charged and counted for on every node, if the tree serves this
-    ///   pool alone.
+    /// - payload per class is exact, and so is what every memcg is charged and counted for on every node, if the tree
+    ///   serves this pool alone.
     ///
     /// # Panics
     /// When one does not hold, with a sentence that says which.
@@ -196,15 +207,9 @@ impl<C: Cells> Pool<C> {
         }
         self.heap.entries.assert_valid(arrays);
 
-        let len_of = |spot: &Spot, entry: Entry| match entry.owner() {
-            None => entry.owes().unwrap_or(0),
-            Some(owner) => {
-                let object = self.cells.object(owner);
-                let Some(Object { len, .. }) = object.filter(|object| object.location == spot.location) else {
-                    panic!("{owner:?} has an object at {:?} and its cell says {object:?}", spot.location);
-                };
-                len
-            }
+        let len_of = |spot: &Spot, entry: Entry| {
+            let named = || panic!("{entry:?} is at {:?} and its owner's cell names something else", spot.location);
+            self.len_of(spot, entry).unwrap_or_else(named)
         };
         let mut payload: HashMap<(ClassIndex, NodeId), u64> = HashMap::new();
         self.for_each_slot(|spot, entry, node| {

@@ -3,25 +3,29 @@
 //! ```text
 //! byte    0                       64            80            96   104                     116   128
 //!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
-//!         | array of frame 0..15  | starting    | touching    |links |used|room|cls |strd|n g|    |
+//!         | array of frame 0..15  | starting    | touching    |links |used|room|cls |strd|ngf|    |
 //!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
 //! ```
 //!
-//! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's class
-//! and node, so that the atomics are Relaxed throughout. Readers look at `class` and `arrays` without the lock, pin what they
-//! find, and look again: see [`read`](super::Pool::read).
+//! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's
+//! class and node, so that the atomics are Relaxed, but for two. Readers look at `class` and `arrays` without the
+//! lock, pin what they find, and look again: see [`read`](super::Pool::read). Those two are stored with Release and
+//! loaded with Acquire, as are the entries: a reader who finds an object gone has then synchronized with whoever took
+//! it away, so that its cell, which changed before, tells it something new.
 //!
 //! Invariants, for each frame f of a zspage in use:
 //! - **Z1** `starting[f]` = entries of f's array that are not free; `arrays[f]` is an array exactly if that is not 0.
-//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is in use.
+//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is
+//!   in use; `frames` = frames where this is not 0.
 //! - **Z3** Bit f of `straddling`: the slot that straddles from f to f+1 is in use.
-//! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last class and
-//!   node are 0.
+//! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last
+//!   class and node are 0.
 //! - **Z5** `reusable` = free slots all of whose frames are touched: they cost no memory to take.
 
 use super::entries::Array;
 use super::geometry::{ClassIndex, SizeClass};
-use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32};
 use crate::sync::{ZSPAGE_FRAMES, Zeroed};
 use crate::units::NodeId;
 
@@ -55,11 +59,14 @@ pub(super) struct Zspage {
     node: AtomicU8,
     /// Fullness group: which list.
     group: AtomicU8,
+    /// Frames touched.
+    frames: AtomicU8,
 }
 
 const _: () = assert!(cfg!(loom) || size_of::<Zspage>() == 128);
 
-// SAFETY: a struct of atomic integers (and arrays of them), for all of which zero bytes are a value, without destructor.
+// SAFETY: a struct of atomic integers (and arrays of them), for all of which zero bytes are a value, without
+// destructor.
 unsafe impl Zeroed for Zspage {}
 
 // === impl Zspage ===
@@ -67,12 +74,12 @@ unsafe impl Zeroed for Zspage {}
 impl Zspage {
     #[inline]
     pub(super) fn class(&self) -> ClassIndex {
-        ClassIndex(self.class.load(Relaxed))
+        ClassIndex(self.class.load(Acquire))
     }
 
     #[inline]
     pub(super) fn array(&self, frame: usize) -> Option<Array> {
-        Array::from_raw(self.arrays[frame].load(Relaxed))
+        Array::from_raw(self.arrays[frame].load(Acquire))
     }
 
     pub(super) fn node(&self) -> NodeId {
@@ -85,6 +92,11 @@ impl Zspage {
 
     pub(super) fn inuse(&self) -> usize {
         self.inuse.load(Relaxed).into()
+    }
+
+    /// Frames touched.
+    pub(super) fn frames(&self) -> usize {
+        self.frames.load(Relaxed).into()
     }
 
     pub(super) fn reusable(&self) -> usize {
@@ -147,12 +159,12 @@ impl Zspage {
     }
 
     pub(super) fn set_class(&self, class: ClassIndex, node: NodeId) {
-        self.class.store(class.0, Relaxed);
+        self.class.store(class.0, Release);
         self.node.store(node.0, Relaxed);
     }
 
     pub(super) fn set_array(&self, frame: usize, array: Option<Array>) {
-        self.arrays[frame].store(Array::to_raw(array), Relaxed);
+        self.arrays[frame].store(Array::to_raw(array), Release);
     }
 
     pub(super) fn set_group(&self, group: u8) {
@@ -185,6 +197,7 @@ impl Zspage {
             self.straddling.store(self.straddling.load(Relaxed) | 1 << frame, Relaxed);
             anew += bump(&self.touching[frame + 1]);
         }
+        self.frames.store(self.frames.load(Relaxed) + anew as u8, Relaxed);
         anew
     }
 
@@ -198,10 +211,12 @@ impl Zspage {
         drop(&self.starting[frame]);
         self.inuse.store(self.inuse.load(Relaxed) - 1, Relaxed);
         let first = drop(&self.touching[frame]);
-        if !straddles {
-            return [first, false];
-        }
-        self.straddling.store(self.straddling.load(Relaxed) & !(1 << frame), Relaxed);
-        [first, drop(&self.touching[frame + 1])]
+        let second = straddles && {
+            self.straddling.store(self.straddling.load(Relaxed) & !(1 << frame), Relaxed);
+            drop(&self.touching[frame + 1])
+        };
+        let gone = u8::from(first) + u8::from(second);
+        self.frames.store(self.frames.load(Relaxed) - gone, Relaxed);
+        [first, second]
     }
 }

@@ -107,7 +107,9 @@ impl std::fmt::Display for Unwritable {
             Unwritable::NoDevice => "there is no swapfile: add one, or raise the limit",
             Unwritable::DeviceFull => "the swapfile is full: make it larger, or raise the limit",
             Unwritable::Disabled => "memory.zswap.writeback is 0: set it to 1, or raise the limit",
-            Unwritable::WriteFailed => "writes to the swapfile fail: see its I/O errors",
+            Unwritable::WriteFailed => {
+                "writes to the swapfile fail: check the disk and the space on its file system, or raise the limit"
+            }
             Unwritable::Busy => "every entry is in use: try again, or raise the limit",
         })
     }

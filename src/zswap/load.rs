@@ -169,6 +169,7 @@ impl Core {
         let mut backoff = Backoff::new();
         loop {
             let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
+            self.lru.prefetch(owner);
             let (mut word, mut locked) = (self.slots.word(owner), None);
             if word.entry().is_none() {
                 // Words that name no pinned object are only to be trusted under the lock.

@@ -120,6 +120,12 @@ impl Lru {
         (self.word(owner).load(Ordering::Acquire) >> CODEC_SHIFT) as u8
     }
 
+    /// The codec of the entry will be asked for.
+    #[inline]
+    pub(super) fn prefetch(&self, owner: Owner) {
+        self.links.prefetch(owner.0 as usize);
+    }
+
     /// The entry was loaded.
     #[inline]
     pub(super) fn mark_referenced(&self, owner: Owner) {

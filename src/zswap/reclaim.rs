@@ -48,33 +48,49 @@ pub(super) enum Next {
     Refused,
 }
 
+/// What an attempt to make room came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Made,
+    /// None, and another look may find some.
+    None,
+    /// None, for the device had no room or failed.
+    Refused,
+}
+
 /// Whether a store that was refused should try again.
 #[derive(Debug)]
 pub(super) struct Effort {
     failures: usize,
+    refusals: usize,
     max_failures: usize,
     tries: usize,
     backoff: Backoff,
 }
+
+/// A store gives up when the device refused so often in a row. More than once, for what another thread's batch has set aside
+/// may be free again; not as often as where entries were only busy, for each try writes a batch in vain.
+const MAX_REFUSALS: usize = 2;
 
 /// A store gives up after so many rounds even if each made room that others took: far more than are ever needed.
 const MAX_TRIES: usize = 4096;
 
 impl Effort {
     pub(super) fn new(policy: &Policy) -> Self {
-        Effort { failures: 0, max_failures: policy.max_failures, tries: 0, backoff: Backoff::new() }
+        Effort { failures: 0, refusals: 0, max_failures: policy.max_failures, tries: 0, backoff: Backoff::new() }
     }
 
     /// Note whether room was made; whether to go on.
-    pub(super) fn goes_on(&mut self, room: bool) -> bool {
+    pub(super) fn goes_on(&mut self, room: Room) -> bool {
         self.tries += 1;
-        if room {
-            self.failures = 0;
+        if room == Room::Made {
+            (self.failures, self.refusals) = (0, 0);
         } else {
             self.failures += 1;
+            self.refusals += usize::from(room == Room::Refused);
             self.backoff.wait();
         }
-        self.failures < self.max_failures && self.tries < MAX_TRIES
+        self.failures < self.max_failures && self.refusals < MAX_REFUSALS && self.tries < MAX_TRIES
     }
 }
 
@@ -158,11 +174,11 @@ impl Core {
         walk
     }
 
-    /// A store hit the limit of a memcg: write back entries of that memcg and its descendants. Whether to try again.
-    pub(super) fn make_room_below(&self, hit: &LimitHit) -> bool {
+    /// A store hit the limit of a memcg: write back entries of that memcg and its descendants.
+    pub(super) fn make_room_below(&self, hit: &LimitHit) -> Room {
         let online = hit.memcg().subtree();
         if online.is_empty() {
-            return true; // removed since, and with it who stores: the next attempt says so
+            return Room::Made; // removed since, and with it who stores: the next attempt says so
         }
         let first = self.counters.shrinks.get() as usize % online.len();
         // First a look at a few. If all were referenced, that look took their second chance, and so do the next until some are
@@ -170,17 +186,17 @@ impl Core {
         for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
             for k in 0..online.len() {
                 match self.walk(&online[(first + k) % online.len()], nr_to_scan, true) {
-                    Walk { bytes: 1.., .. } => return true,
-                    Walk { refused: true, .. } => return false,
+                    Walk { bytes: 1.., .. } => return Room::Made,
+                    Walk { refused: true, .. } => return Room::Refused,
                     _ => {}
                 }
             }
         }
-        false
+        Room::None
     }
 
-    /// A store found no frame: write back a batch of the next memcg and gather what is left. Whether frames may be had now.
-    pub(super) fn make_room_in_pool(&self) -> bool {
+    /// A store found no frame: write back a batch of the next memcg and gather what is left.
+    pub(super) fn make_room_in_pool(&self) -> Room {
         self.kick.kick();
         let mut next = self.shrink_next(self.policy.batch);
         for _ in 0..2 {
@@ -190,7 +206,12 @@ impl Core {
         }
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
         self.arena.flush();
-        next == Next::Written || compacted.frames_freed > 0
+        match next {
+            _ if compacted.frames_freed > 0 => Room::Made,
+            Next::Written => Room::Made,
+            Next::NoneWritten => Room::None,
+            Next::Refused => Room::Refused,
+        }
     }
 
     /// One batch of the next memcg after the cursor that has something to write.
@@ -233,11 +254,14 @@ impl Core {
         for memcg in self.tree.root().subtree() {
             let mut effort = Effort::new(&self.policy);
             while memcg.usage() > memcg.zswap_max() && !stopped() {
-                let written = memcg
-                    .subtree()
-                    .iter()
-                    .any(|memcg| matches!(self.shrink_memcg(memcg, self.policy.batch), Shrunk::Written(_)));
-                if !effort.goes_on(written) {
+                let online = memcg.subtree();
+                let mut walks = online.iter().map(|memcg| self.walk(memcg, self.policy.batch, false));
+                let room = walks.find_map(|walk| match walk {
+                    Walk { bytes: 1.., .. } => Some(Room::Made),
+                    Walk { refused: true, .. } => Some(Room::Refused),
+                    _ => None,
+                });
+                if !effort.goes_on(room.unwrap_or(Room::None)) {
                     break;
                 }
             }
@@ -278,6 +302,10 @@ mod tests {
         vm.set_zswap_max(100).unwrap();
         let hit = vm.objcg().unwrap().try_charge(101).unwrap_err();
         zswap.offline(&vm).unwrap();
-        assert!(zswap.core.make_room_below(&hit), "its store tries again, and is told that its memcg is gone");
+        assert_eq!(
+            zswap.core.make_room_below(&hit),
+            Room::Made,
+            "its store tries again, and is told that its memcg is gone"
+        );
     }
 }

@@ -2,47 +2,28 @@
 
 use super::core::{Core, Zswap};
 use crate::swap::{AreaStats, Content, SlotWord};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::Tally;
 use crate::units::PAGE_SIZE;
 use crate::zsmalloc;
-
-/// A counter of its own. Relaxed throughout: it orders nothing.
-#[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
-
-impl Counter {
-    /// Add and return what it was.
-    pub(super) fn add(&self, n: u64) -> u64 {
-        self.0.fetch_add(n, Ordering::Relaxed)
-    }
-
-    fn sub(&self, n: u64) {
-        self.0.fetch_sub(n, Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Gauges change with slot words, under the cluster lock; the rest only grows.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) same_filled: Counter,
-    pub(super) patterns: Counter,
-    pub(super) compressed: Counter,
-    pub(super) incompressible: Counter,
-    pub(super) physical: Counter,
-    pub(super) written_through: Counter,
-    pub(super) refused: Counter,
-    pub(super) failed_loads: Counter,
-    pub(super) failed_writes: Counter,
-    pub(super) shrinks: Counter,
-    pub(super) worker_panics: Counter,
+    pub(super) same_filled: Tally,
+    pub(super) patterns: Tally,
+    pub(super) compressed: Tally,
+    pub(super) incompressible: Tally,
+    pub(super) physical: Tally,
+    pub(super) written_through: Tally,
+    pub(super) refused: Tally,
+    pub(super) failed_loads: Tally,
+    pub(super) failed_writes: Tally,
+    pub(super) shrinks: Tally,
+    pub(super) worker_panics: Tally,
 }
 
 impl Counters {
-    fn gauges(&self, word: SlotWord) -> Option<&Counter> {
+    fn gauges(&self, word: SlotWord) -> Option<&Tally> {
         Some(match word.content() {
             Content::Empty => return None,
             Content::SameFilled(_) => &self.same_filled,

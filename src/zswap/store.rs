@@ -98,7 +98,13 @@ impl Zswap {
     /// Store up to as many pages as there are in `pages` in consecutive slots; each as [`store`](Self::store) would. Returns
     /// how many were stored: where it is fewer than `pages`, the error is that of the first that was not, and later ones
     /// were not tried.
-    pub fn store_run(&self, first: Slot, memcg: &Memcg, node: NodeId, pages: &[[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
+    pub fn store_run(
+        &self,
+        first: Slot,
+        memcg: &Memcg,
+        node: NodeId,
+        pages: &[[u8; PAGE_SIZE]],
+    ) -> (usize, Result<(), Error>) {
         for (k, page) in pages.iter().enumerate() {
             if let Err(error) = self.store(first + k as u64, memcg, node, page) {
                 return (k, Err(error));
@@ -152,7 +158,7 @@ impl Core {
                 return Ok(None);
             }
         };
-        object.fill(|to| to.copy_from_slice(payload.bytes));
+        object.write(payload.bytes).expect("as many bytes as were just asked for");
         let geometry = self.pool.geometry();
         let class = geometry.class_of(payload.bytes.len()).expect("an object of this length was just allocated");
         let slot_bytes = geometry.class(class).size();
@@ -241,8 +247,7 @@ impl Core {
         let pages = area.geometry().pages_for(bytes.len());
         let Ok(mut batch) = area.begin_at_least(pages, pages) else { return Err(refuse(Unwritable::DeviceFull)) };
         let flags = if payload.pattern { FLAG_PATTERN } else { 0 };
-        let place =
-            batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
+        let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
         if batch.write().is_err() {
             return Err(refuse(Unwritable::WriteFailed));

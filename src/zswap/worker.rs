@@ -7,8 +7,8 @@
 //!   +---------------|----------------|----------|   frames backed
 //! ```
 //!
-//! It wakes before the limit is reached (half way between threshold and limit) and gives up after a number of rounds without
-//! progress until it is kicked again, so it never spins. Its other work: memcgs whose limit was lowered, empty clusters,
+//! It wakes before the limit is reached (half way between threshold and limit), gives up after a number of rounds without
+//! progress, and then lets kicks wait for a moment, so it never spins. Its other work: memcgs whose limit was lowered, empty clusters,
 //! warm frames, holes in the swapfile.
 
 use super::Error;
@@ -16,9 +16,13 @@ use super::core::{Core, Zswap};
 use super::reclaim::Next;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, Rank, thread};
+use std::time::{Duration, Instant};
 
 /// Bytes compaction may move in a round of the worker.
 const COMPACT_PER_ROUND: u64 = 512 << 10;
+
+/// After a run in vain, kicks wait so long: every store near the limit sends one.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the worker is told of work. Kicks are not counted: one run serves all that came before it.
 #[derive(Debug)]
@@ -63,6 +67,17 @@ impl Mailbox {
     fn stop(&self) {
         self.state.lock().stop = true;
         self.changed.notify_all();
+    }
+
+    /// Let kicks wait for a while, for the last run found nothing to do about them.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut state = self.state.lock();
+        while !state.stop
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            self.changed.wait_timeout(&mut state, left);
+        }
     }
 
     fn stopped(&self) -> bool {
@@ -116,7 +131,9 @@ impl Worker {
         let thread = thread::spawn("zspool-worker", move || {
             let _attendance = Attendance(&mine.kick);
             while mine.kick.wait() {
-                mine.run_down();
+                if !mine.run_down() {
+                    mine.kick.pause(PAUSE);
+                }
             }
         })
         .map_err(Error::Worker)?;
@@ -131,6 +148,7 @@ impl Zswap {
         if self.worker.is_some() {
             self.core.kick.wait_until_idle();
         }
+        self.core.pool.flush();
         self.core.tidy();
     }
 }
@@ -162,11 +180,12 @@ impl Core {
         }
     }
 
-    /// One run of the worker.
-    pub(super) fn run_down(&self) {
+    /// One run of the worker. Whether the pool is where it should be, or came nearer.
+    fn run_down(&self) -> bool {
         let stopped = || self.kick.stopped();
         self.shrink_those_above_their_limit(stopped);
         let target = self.accept_threshold(self.arena.limit());
+        let before = self.arena.backed_bytes();
         let mut failures = 0;
         while self.arena.backed_bytes() > target && failures < self.policy.max_failures && !stopped() {
             self.arena.flush();
@@ -174,10 +193,17 @@ impl Core {
                 break;
             }
             let compacted = self.pool.compact(COMPACT_PER_ROUND);
-            let written = self.shrink_next(self.policy.batch) == Next::Written;
-            failures = if written || compacted.frames_freed > 0 { 0 } else { failures + 1 };
+            failures = match self.shrink_next(self.policy.batch) {
+                _ if compacted.frames_freed > 0 => 0,
+                Next::Written => 0,
+                Next::NoneWritten => failures + 1,
+                // The next store that comes near the limit kicks again.
+                Next::Refused => break,
+            };
         }
         self.tidy();
+        let now = self.arena.backed_bytes();
+        now <= target || now < before
     }
 
     /// Give back what is only kept warm or not yet returned.

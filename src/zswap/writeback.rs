@@ -19,7 +19,7 @@ use super::inflight::Record;
 use super::store::FLAG_PATTERN;
 use crate::memcg::{Event, GroupRef};
 use crate::swap::{Batch, Content, Place, SlotWord};
-use crate::sync::{self, Bug};
+use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
 /// An entry on its way to the device.
@@ -86,6 +86,7 @@ impl Core {
         drop(guard);
 
         let flags = if matches!(word.content(), Content::Pattern(_)) { FLAG_PATTERN } else { 0 };
+        let mut backoff = Backoff::new();
         let place = loop {
             let now = self.slots.word(owner);
             let Some(entry) = now.entry().filter(|_| now.same_content(word)) else {
@@ -95,7 +96,7 @@ impl Core {
                 break object
                     .with(|bytes| batch.push(slot.0, codec, flags, bytes.len(), |to| to.copy_from_slice(bytes)));
             }
-            // Compaction moved it: the word says where to.
+            backoff.wait(); // compaction moved it: the word says where to
         };
         match place {
             Some(place) => Launch::Off(Flight { owner, record, place }),

@@ -13,7 +13,7 @@ const THREADS_MAX: usize = 1024;
 pub(crate) const DEFAULT_MAX_PAGES: u64 = 65_536;
 
 #[derive(Debug, Parser)]
-#[command(name = "zspool", version, about = "Compressed memory for userspace")]
+#[command(name = "zspool", version, about = "Compressed memory for userspace", after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -22,22 +22,32 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Compress real memory, account for it, read it back and compare
-    ///
-    /// Each source becomes a memcg. Without a source, the processes this user may read are taken, largest first.
     #[command(after_help = AFTER_HELP)]
     Squeeze(Squeeze),
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  zspool squeeze                       compress the memory of the running programs, and compare
+  zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
+  zspool squeeze --help                everything it can do";
+
+// No option has a long text, so `--help` is as short as `-h`.
 const AFTER_HELP: &str = "\
+Each source becomes a memcg; --pid, --image and --core can be given more than once. Without a source, the
+processes this user may read are taken, largest first. Nothing is stopped but COMMAND, which is ended.
+
 SIZE is a number of bytes, or one with K, M, G or T behind it (steps of 1024).
 
 Examples:
-  zspool squeeze                                  memory of the running processes
+  zspool squeeze                                  memory of the running programs
+  zspool squeeze --pid 4711 --classes --json -    one program, as JSON; the table goes to standard error
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool squeeze --image a.pages --image b.pages --memcg-limit a=8M \\
                  --pool-limit 32M --swapfile /var/tmp/zspool.swap --swap-size 1G
 
-Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made.";
+Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made,
+128 and the signal's number if it was interrupted.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Squeeze {
@@ -65,7 +75,7 @@ pub(crate) struct Squeeze {
     #[arg(long, value_name = "N", value_parser = max_pages)]
     pub(crate) max_pages: Option<u64>,
 
-    /// Most memory the pool may have, in frames, warm ones included
+    /// Most memory the pool may have, in frames, warm ones included [default: a fifth of the machine's]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) pool_limit: Option<u64>,
 

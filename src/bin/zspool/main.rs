@@ -7,6 +7,7 @@
 //! | [`squeeze`] | the main job: in, limited, out again identical |
 //! | [`target`] | the store it goes into |
 //! | [`report`], [`table`], [`progress`] | what is told about it |
+//! | [`signals`] | how it is interrupted |
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("the program reads /proc and needs Linux; the library (without the feature `cli`) does not");
@@ -14,6 +15,7 @@ compile_error!("the program reads /proc and needs Linux; the library (without th
 mod args;
 mod progress;
 mod report;
+mod signals;
 mod size;
 mod source;
 mod squeeze;
@@ -35,13 +37,18 @@ const BAD: u8 = 1;
 const REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
+    signals::prepare();
     let Verb::Squeeze(args) = Cli::parse().verb;
     match squeeze(&args) {
         Ok(report) if report.is_good() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(BAD),
         Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(REFUSED)
+            // Where nobody listens the status has to do.
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::from(match error {
+                RunError::Stopped(by) => by.exit_code(),
+                _ => REFUSED,
+            })
         }
     }
 }
@@ -50,12 +57,17 @@ fn squeeze(args: &Squeeze) -> Result<Report, RunError> {
     let json = args.json.as_deref();
     let to_stdout = json == Some(Path::new("-"));
     let cannot_write = |cause| RunError::Json { path: json.unwrap_or(Path::new("-")).to_owned(), cause };
+    let mut made = None;
     if let Some(path) = json.filter(|_| !to_stdout) {
         // Learn now, and not after the run, that it cannot be written; what is there stays until there is something new.
+        made = (!path.exists()).then_some(path);
         OpenOptions::new().append(true).create(true).open(path).map_err(cannot_write)?;
     }
 
-    let report = squeeze::squeeze(args, target::open)?;
+    let report = squeeze::squeeze(args, target::open).inspect_err(|_| {
+        // Not an empty report where there was none. If it cannot be removed, that is not what went wrong.
+        let _ = made.map(std::fs::remove_file);
+    })?;
 
     let mut text = String::new();
     let mut show = || {

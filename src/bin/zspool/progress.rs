@@ -12,7 +12,7 @@ impl Progress {
     pub(crate) fn new(doing: &'static str, pages: u64) -> Self {
         // Hidden by itself where standard error is no terminal.
         let bar = ProgressBar::with_draw_target(Some(pages), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{msg:>12} [{bar:40}] {pos}/{len} pages, {eta} left");
+        let style = ProgressStyle::with_template("{msg:>12} [{wide_bar}] {pos}/{len} pages, {eta} left");
         bar.set_style(style.expect("the template is a constant").progress_chars("=> "));
         bar.set_message(doing);
         Progress { bar }

@@ -65,6 +65,8 @@ pub(crate) struct PoolReport {
     pub(crate) metadata_bytes: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) objects: u64,
+    /// Storage that the pages on the swapfile take there.
+    pub(crate) swapfile_bytes: u64,
     pub(crate) classes: Vec<ClassRow>,
 }
 

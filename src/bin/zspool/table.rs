@@ -123,16 +123,18 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
 
     let pool = &report.pool;
     let written_back: u64 = report.sources.iter().map(|source| source.written_back_bytes).sum();
+    // Short lines: they must fit 80 columns.
     write!(f, "{} of pages are kept in ", human(i128::from(total.stored) * PAGE_SIZE as i128))?;
-    write!(f, "{} of frames and {} of metadata", human(pool.frame_bytes.into()), human(pool.metadata_bytes.into()))?;
+    write!(f, "{} of frames, {} of metadata", human(pool.frame_bytes.into()), human(pool.metadata_bytes.into()))?;
     if total.written_back > 0 {
-        write!(f, ", {} on the swapfile", human(written_back.into()))?;
+        write!(f, ", {} of swapfile", human(written_back.into()))?;
     }
     writeln!(f, ".")?;
     writeln!(f, "This process grew by {} of anonymous memory.", human(report.process.rss_growth_bytes.into()))?;
     let times = [("Store", report.store_ns), ("load", report.load_ns)]
         .map(|(what, ns)| format!("{what}: p50 {}, p99 {}", human_ns(ns.p50), human_ns(ns.p99)));
-    writeln!(f, "{}; {} threads, codec {}.", times.join("; "), report.threads, report.codec)?;
+    let threads = if report.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", report.threads) };
+    writeln!(f, "{} ({threads}, {}).", times.join("; "), report.codec)?;
     remarks(report, f)?;
     verdict(report, stored, f)
 }
@@ -142,7 +144,9 @@ fn remarks(report: &Report, f: &mut impl Write) -> fmt::Result {
         let name = &source.name;
         if source.refused_pages > 0 {
             let why = source.refusal.as_deref().unwrap_or("no reason was given");
-            writeln!(f, "{name}: {} pages were not stored; the first because: {why}", source.refused_pages)?;
+            // Some of the store's errors are whole sentences, others the end of one.
+            let why = why.trim_end_matches('.');
+            writeln!(f, "{name}: {} pages were not stored; the first because: {why}.", source.refused_pages)?;
         }
         if source.vanished_pages > 0 {
             writeln!(f, "{name}: {} pages were gone when their turn came.", source.vanished_pages)?;
@@ -166,7 +170,11 @@ fn verdict(report: &Report, stored: u64, f: &mut impl Write) -> fmt::Result {
         writeln!(f, "{mismatched} of {stored} stored pages did not come back as they were.")
     } else {
         let took = human_ns((report.seconds * 1e9) as u64);
-        writeln!(f, "All {stored} stored pages came back identical; all that took {took}.")
+        match stored {
+            0 => writeln!(f, "No page was stored, so there was nothing to compare."),
+            1 => writeln!(f, "The one stored page came back identical; all that took {took}."),
+            _ => writeln!(f, "All {stored} stored pages came back identical; all that took {took}."),
+        }
     }
 }
 
@@ -253,6 +261,7 @@ mod tests {
                 metadata_bytes: 28_000_000,
                 payload_bytes: 4 << 30,
                 objects: 1_000_000,
+                swapfile_bytes: 3 << 30,
                 classes: vec![class],
             },
             process: ProcessReport { rss_growth_bytes: 5 << 30 },
@@ -267,6 +276,7 @@ mod tests {
         let mut text = String::new();
         show(&report(), &mut text).unwrap();
         println!("{text}");
+        assert!(text.lines().skip(6).take(3).all(|line| line.chars().count() <= 80), "{text}");
         let table: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
         assert_eq!(table.len(), 5);
         assert!(table.iter().all(|line| line.chars().count() == table[1].chars().count()), "{text}");

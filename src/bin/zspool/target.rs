@@ -78,6 +78,7 @@ impl Target for Zswap {
             metadata_bytes: stats.pool.metadata_bytes + stats.slot_table_bytes,
             payload_bytes: stats.pool.payload_bytes,
             objects: stats.pool.objects,
+            swapfile_bytes: stats.area.map_or(0, |area| area.used_bytes),
         }
     }
 

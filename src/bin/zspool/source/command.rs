@@ -6,6 +6,7 @@
 use super::process::Process;
 use super::survey::pids;
 use super::{Kind, Source, SourceError};
+use crate::signals;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -48,17 +49,19 @@ impl Command {
         let mut command = std::process::Command::new(&arguments[0]);
         command.args(&arguments[1..]).stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
         let end_with_us = || {
+            signals::undo_in_child();
             // SAFETY: a system call without pointers, which may be made between fork and exec.
             match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
                 -1 => Err(io::Error::last_os_error()),
                 _ => Ok(()),
             }
         };
-        // SAFETY: the closure makes one system call and allocates nothing.
+        // SAFETY: the closure makes system calls that may be made there, and allocates nothing.
         unsafe { command.pre_exec(end_with_us) };
         let mut group = Group { leader: command.spawn().map_err(cannot_start)?, reaped: false };
 
-        if group.ends_within(after) {
+        // A run that is stopped meanwhile ends before it reads a page.
+        if group.ends_within(after, || signals::stopped().is_some()) {
             let status = group.kill().map_err(cannot_start)?;
             return Err(SourceError::CommandEnded { command: program, status, after: after.as_secs_f64() });
         }
@@ -103,15 +106,15 @@ impl Group {
         result == -1 || pid != 0
     }
 
-    /// Wait for the leader to end, at most `time`; whether it did.
-    fn ends_within(&self, time: Duration) -> bool {
+    /// Wait for the leader to end, at most `time` or until `enough`; whether it did.
+    fn ends_within(&self, time: Duration, enough: impl Fn() -> bool) -> bool {
         let started = Instant::now();
         loop {
             if self.has_ended() {
                 return true;
             }
             let left = time.saturating_sub(started.elapsed());
-            if left.is_zero() {
+            if left.is_zero() || enough() {
                 return false;
             }
             sleep(left.min(POLL));
@@ -122,7 +125,7 @@ impl Group {
     fn end(&mut self) {
         if !self.reaped {
             self.signal(libc::SIGTERM);
-            self.ends_within(GRACE);
+            self.ends_within(GRACE, || false);
             // An error would mean that there is nothing to wait for.
             let _ = self.kill();
         }

@@ -50,6 +50,8 @@ pub(crate) struct Process {
     vanished: u64,
     /// Whether the process was found ended.
     ended: bool,
+    /// Whether it is no error if it ends before its first page is read.
+    may_end: bool,
 }
 
 impl Process {
@@ -78,7 +80,12 @@ impl Process {
             return Err(SourceError::NothingResident { pid, name: comm.to_owned() });
         }
         let name = format!("{comm}-{pid}");
-        Ok(Process { pid, name, mem, runs, at: (0, 0), pages, read: 0, vanished: 0, ended: false })
+        Ok(Process { pid, name, mem, runs, at: (0, 0), pages, read: 0, vanished: 0, ended: false, may_end: false })
+    }
+
+    /// It was not asked for by name: that it ended before its turn came is worth a note and no more.
+    pub(super) fn that_may_end(self) -> Self {
+        Process { may_end: true, ..self }
     }
 
     /// Read up to `out.len()` pages of one run with one call.
@@ -181,7 +188,7 @@ impl Source for Process {
             };
             self.at = (at, done + step as u64);
         }
-        if self.ended && self.read == 0 {
+        if self.ended && self.read == 0 && !self.may_end {
             let name = self.name.clone();
             return Err(SourceError::Vanished { pid: self.pid, name });
         }
@@ -267,6 +274,15 @@ mod tests {
         end(child);
         let error = process.read(&mut [Page::zeroed()]).unwrap_err();
         assert!(matches!(error, SourceError::Vanished { .. }), "{error}");
+    }
+
+    #[test]
+    fn unless_it_was_only_found_by_the_survey() {
+        let child = sleeper();
+        let mut process = Process::open(child.id()).unwrap().that_may_end();
+        end(child);
+        assert_eq!(process.read(&mut [Page::zeroed()]).unwrap(), 0);
+        assert!(process.note().unwrap().contains("ended while it was read: 0 of"), "{:?}", process.note());
     }
 
     #[test]

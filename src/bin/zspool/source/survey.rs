@@ -47,7 +47,7 @@ pub(crate) fn survey(max_pages: u64) -> Result<Survey, SourceError> {
         match Process::open(pid) {
             Ok(process) => {
                 pages += process.pages_at_most();
-                found.processes.push(process);
+                found.processes.push(process.that_may_end());
             }
             Err(SourceError::NotPermitted { .. }) => found.denied += 1,
             // Ended meanwhile, or nothing resident any more.

@@ -1,6 +1,7 @@
 //! Why a run could not be made.
 
 use super::interface::Trouble;
+use crate::signals::Stopped;
 use crate::source::SourceError;
 use std::io;
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub(crate) enum RunError {
     Open(Trouble),
     #[error("The memcg for {name} cannot be set up: {cause}")]
     Group { name: String, cause: Trouble },
+    #[error("Stopped by {0} before the end: there is no report, and nothing is left behind.")]
+    Stopped(Stopped),
     #[error("Cannot write the report to {}: {cause}.", .path.display())]
     Json { path: PathBuf, cause: io::Error },
 }

@@ -11,7 +11,7 @@ pub(crate) type Trouble = Box<dyn std::error::Error + Send + Sync>;
 /// How the store is to be made.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Bytes of backed frames at most, or no limit.
+    /// Bytes of backed frames at most; none for what the store takes by itself.
     pub(crate) pool_limit: Option<u64>,
     /// The codec for pages, by a name that is known to exist.
     pub(crate) codec: String,
@@ -87,6 +87,8 @@ pub(crate) struct PoolStats {
     pub(crate) payload_bytes: u64,
     /// Objects in the pool.
     pub(crate) objects: u64,
+    /// Storage of the swapfile that pages take.
+    pub(crate) swapfile_bytes: u64,
 }
 
 /// One size class; the columns are those of the kernel's `zsmalloc/<pool>/classes`.

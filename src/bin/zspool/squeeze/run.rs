@@ -16,18 +16,19 @@
 use super::error::RunError;
 use super::hashes::{Hashes, hash};
 use super::histogram::Histogram;
-use super::interface::{PoolStats, Target};
+use super::interface::{GroupStats, PoolStats, Target};
 use super::lane::{Batch, Counts, Lane};
 use super::rss;
 use super::shuffle::Shuffle;
 use crate::progress::Progress;
 use crate::report::{Failure, PoolReport, ProcessReport, Quantiles, Report, SourceReport};
+use crate::signals;
 use crate::source::{Source, SourceError};
 use std::time::Instant;
 use zspool::compress::same_filled;
 use zspool::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use zspool::sync::{Mutex, Rank, thread};
-use zspool::units::Page;
+use zspool::units::{PAGE_SIZE, Page};
 
 /// Pages a worker reads at once: enough to spare system calls, few enough to stay in its core's cache.
 const BATCH: usize = 16;
@@ -110,6 +111,7 @@ impl<'t, T: Target> Run<'t, T> {
         let progress = Progress::new("storing", total);
         let before = rss::anonymous();
         self.store_all(&mut workers, &progress)?;
+        self.check_not_stopped()?;
         self.target.settle();
         let after = rss::anonymous();
         drop(progress);
@@ -118,17 +120,17 @@ impl<'t, T: Target> Run<'t, T> {
         let mut sources: Vec<_> = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
         let classes = self.target.classes();
 
+        self.check_sums(&sources, pool);
+
         self.load_all(&mut workers, &Progress::new("reading back", total));
+        self.check_not_stopped()?;
         self.free_all(&mut workers, &Progress::new("freeing", total));
+        self.check_not_stopped()?;
+        self.target.settle();
+        self.check_nothing_is_left();
         for (report, lane) in sources.iter_mut().zip(&self.lanes) {
             report.unreadable_pages = lane.counts.unreadable.load(Relaxed);
             report.mismatched_pages = lane.counts.different.load(Relaxed) + report.unreadable_pages;
-        }
-        let left = self.target.pool();
-        if left.objects != 0 || left.payload_bytes != 0 {
-            let PoolStats { objects, payload_bytes, .. } = left;
-            let what = format!("{objects} objects with {payload_bytes} bytes were left after every page was freed.");
-            self.fail(Failure { source: None, page: None, what });
         }
 
         let (mut store_ns, mut load_ns) = (Histogram::new(), Histogram::new());
@@ -136,7 +138,7 @@ impl<'t, T: Target> Run<'t, T> {
             store_ns.merge(&worker.store_ns);
             load_ns.merge(&worker.load_ns);
         }
-        let PoolStats { frame_bytes, metadata_bytes, payload_bytes, objects } = pool;
+        let PoolStats { frame_bytes, metadata_bytes, payload_bytes, objects, swapfile_bytes } = pool;
         let failures = std::mem::take(&mut *self.failures.lock());
         Ok(Report {
             codec: codec.to_owned(),
@@ -144,7 +146,7 @@ impl<'t, T: Target> Run<'t, T> {
             seed: self.seed,
             seconds: started.elapsed().as_secs_f64(),
             sources,
-            pool: PoolReport { frame_bytes, metadata_bytes, payload_bytes, objects, classes },
+            pool: PoolReport { frame_bytes, metadata_bytes, payload_bytes, objects, swapfile_bytes, classes },
             process: ProcessReport { rss_growth_bytes: opening_growth + after.saturating_sub(before) },
             store_ns: Quantiles::of(&store_ns),
             load_ns: Quantiles::of(&load_ns),
@@ -166,7 +168,7 @@ impl<'t, T: Target> Run<'t, T> {
         let broken = AtomicBool::new(false);
         let error = Mutex::new(Rank::Leaf, None);
         self.in_parallel(workers, |index, worker| {
-            while !broken.load(Relaxed) {
+            while !broken.load(Relaxed) && signals::stopped().is_none() {
                 match self.next_batch(index, worker) {
                     Ok(Some((lane, batch))) => {
                         self.store_batch(lane, &batch, worker);
@@ -238,7 +240,7 @@ impl<'t, T: Target> Run<'t, T> {
         self.in_parallel(workers, |_, worker| {
             loop {
                 let start = next.fetch_add(CHUNK, Relaxed);
-                if start >= total {
+                if start >= total || signals::stopped().is_some() {
                     return;
                 }
                 let end = total.min(start + CHUNK);
@@ -287,6 +289,49 @@ impl<'t, T: Target> Run<'t, T> {
             }
         };
         self.for_all(workers, progress, |k| k, free);
+    }
+
+    /// A phase that was stopped has not seen all pages: what comes after it would be wrong.
+    fn check_not_stopped(&self) -> Result<(), RunError> {
+        signals::stopped().map_or(Ok(()), |by| Err(RunError::Stopped(by)))
+    }
+
+    /// Each byte in the pool is some memcg's, and of no two.
+    fn check_sums(&self, sources: &[SourceReport], pool: PoolStats) {
+        let sum = |field: fn(&SourceReport) -> u64| sources.iter().map(field).sum::<u64>();
+        let original = pool.objects * PAGE_SIZE as u64;
+        for (what, memcgs, pool) in [
+            ("payload", sum(|source| source.payload_bytes), pool.payload_bytes),
+            ("original", sum(|source| source.original_bytes), original),
+        ] {
+            if memcgs != pool {
+                self.fail_as_a_whole(format!("the memcgs count {memcgs} {what} bytes, and the pool holds {pool}."));
+            }
+        }
+    }
+
+    /// Everything was freed: every counter is back at 0.
+    fn check_nothing_is_left(&self) {
+        let PoolStats { objects, payload_bytes, swapfile_bytes, .. } = self.target.pool();
+        if (objects, payload_bytes, swapfile_bytes) != (0, 0, 0) {
+            self.fail_as_a_whole(format!(
+                "{objects} objects with {payload_bytes} bytes, and {swapfile_bytes} bytes of the swapfile, were left after \
+                 every page was freed."
+            ));
+        }
+        for lane in &self.lanes {
+            let GroupStats { original_bytes, payload_bytes, slot_bytes, .. } = self.target.group(&lane.group);
+            if (original_bytes, payload_bytes, slot_bytes) != (0, 0, 0) {
+                let name = &lane.name;
+                self.fail_as_a_whole(format!(
+                    "{slot_bytes} bytes were left charged to {name} after its pages were freed."
+                ));
+            }
+        }
+    }
+
+    fn fail_as_a_whole(&self, what: String) {
+        self.fail(Failure { source: None, page: None, what });
     }
 
     fn fail(&self, failure: Failure) {

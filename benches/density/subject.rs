@@ -1,0 +1,274 @@
+//! What is compared: stores of pages or of objects, by number.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use zspool::arena::{Arena, ArenaConfig};
+use zspool::compress::{Codec, Compressed, Context, Lz4};
+use zspool::memcg::{Memcg, Tree, TreeConfig};
+use zspool::sync::Arc;
+use zspool::units::{NodeId, PAGE_SIZE, Page, SlotRange};
+use zspool::zsmalloc::{Handle, Original, PoolConfig, Store, TagSpace};
+use zspool::zswap::Zswap;
+
+/// Limit of the pools and of the memcg: far above what is stored, so that it is looked at and never refuses.
+const LIMIT: u64 = 64 << 30;
+
+/// Something that keeps bytes under the numbers from 0.
+pub(crate) trait Subject {
+    fn name(&self) -> &'static str;
+    /// Keep `bytes` under `k`, in place of what was there.
+    fn put(&mut self, k: usize, bytes: &[u8]);
+    /// Copy what is under `k` to the front of `out`.
+    fn get(&mut self, k: usize, out: &mut Page);
+    fn free(&mut self, k: usize);
+    /// Gather and give back what can be.
+    fn compact(&mut self) {}
+    /// Bytes that the subject was given to keep, compressed if it compresses.
+    fn payload(&self) -> u64;
+}
+
+/// Three levels below the root, the highest with a limit.
+fn three_levels(root: &Memcg) -> Memcg {
+    let tenant = root.mkdir("tenant").expect("a fresh name");
+    tenant.set_zswap_max(LIMIT).expect("it is online");
+    tenant.mkdir("user").and_then(|user| user.mkdir("vm")).expect("fresh names")
+}
+
+fn compress<'a>(context: &'a mut Context, page: &'a [u8]) -> &'a [u8] {
+    match Lz4.compress(context, page.try_into().expect("a page")) {
+        Compressed::Bytes(bytes) => bytes,
+        Compressed::Incompressible => page,
+    }
+}
+
+fn decompress(bytes: &[u8], out: &mut Page) {
+    match <&[u8; PAGE_SIZE]>::try_from(bytes) {
+        Ok(raw) => out.copy_from_slice(raw),
+        Err(_) => Lz4.decompress(bytes, out).expect("the subject keeps what it was given"),
+    }
+}
+
+// === copies into a log: the floor ===
+
+/// Bytes in one array, each number at its place: a copy and nothing else; with a codec, the codec and that copy.
+pub(crate) struct Log {
+    codec: Option<Context>,
+    bytes: Vec<u8>,
+    objects: Vec<Range<usize>>,
+    /// Bytes between two places.
+    stride: usize,
+    /// Without a stride, where the next object goes: one behind the other, round and round.
+    end: usize,
+}
+
+impl Log {
+    pub(crate) fn new(codec: bool, numbers: usize) -> Self {
+        let mut bytes = vec![0; numbers * PAGE_SIZE];
+        bytes.fill(1); // there, so that no page is touched for the first time while the clock runs
+        let stride = if codec { 0 } else { PAGE_SIZE };
+        Log { codec: codec.then(Context::new), bytes, objects: vec![0..0; numbers], stride, end: 0 }
+    }
+}
+
+impl Subject for Log {
+    fn name(&self) -> &'static str {
+        if self.codec.is_some() { "codec alone" } else { "memcpy" }
+    }
+
+    fn put(&mut self, k: usize, bytes: &[u8]) {
+        let bytes = match &mut self.codec {
+            Some(context) => compress(context, bytes),
+            None => bytes,
+        };
+        // With a codec the log is written from end to end: replaced objects stay where they are until it comes round.
+        let start = match self.stride {
+            0 if self.end + bytes.len() > self.bytes.len() => 0,
+            0 => self.end,
+            stride => k * stride,
+        };
+        self.end = start + bytes.len();
+        self.bytes[start..self.end].copy_from_slice(bytes);
+        self.objects[k] = start..self.end;
+    }
+
+    fn get(&mut self, k: usize, out: &mut Page) {
+        let bytes = &self.bytes[self.objects[k].clone()];
+        match self.codec {
+            Some(_) => decompress(bytes, out),
+            None => out[..bytes.len()].copy_from_slice(bytes),
+        }
+    }
+
+    fn free(&mut self, k: usize) {
+        self.objects[k] = 0..0;
+    }
+
+    fn payload(&self) -> u64 {
+        self.objects.iter().map(|object| object.len() as u64).sum()
+    }
+}
+
+// === zswap ===
+
+pub(crate) struct ZswapSubject {
+    zswap: Zswap,
+    vm: Memcg,
+    slots: SlotRange,
+}
+
+impl ZswapSubject {
+    pub(crate) fn new(numbers: usize) -> Self {
+        let zswap = Zswap::builder().pool_limit(LIMIT).build().expect("an instance without a swapfile");
+        let vm = three_levels(&zswap.root());
+        let slots = zswap.reserve(numbers as u64).expect("slots without end");
+        ZswapSubject { zswap, vm, slots }
+    }
+}
+
+impl Subject for ZswapSubject {
+    fn name(&self) -> &'static str {
+        "zswap"
+    }
+
+    fn put(&mut self, k: usize, bytes: &[u8]) {
+        let page = bytes.try_into().expect("a page");
+        self.zswap.store(self.slots.base() + k as u64, &self.vm, NodeId(0), page).expect("the pool has room");
+    }
+
+    fn get(&mut self, k: usize, out: &mut Page) {
+        self.zswap.load(self.slots.base() + k as u64, out).expect("it was stored");
+    }
+
+    fn free(&mut self, k: usize) {
+        self.zswap.free(self.slots.base() + k as u64);
+    }
+
+    fn compact(&mut self) {
+        let _ = self.zswap.compact(u64::MAX);
+        self.zswap.quiesce();
+        self.zswap.pool().flush();
+    }
+
+    fn payload(&self) -> u64 {
+        self.zswap.stats().pool.payload_bytes
+    }
+}
+
+// === the allocator with handles ===
+
+pub(crate) struct StoreSubject {
+    codec: Option<Context>,
+    store: Store,
+    /// The client's index: 8 bytes a number.
+    handles: Vec<Option<Handle>>,
+    /// With accounting: who pays.
+    vm: Option<Memcg>,
+}
+
+impl StoreSubject {
+    pub(crate) fn new(codec: bool, accounting: bool, numbers: usize) -> Self {
+        let arena = Arena::new(ArenaConfig { limit_bytes: LIMIT, ..ArenaConfig::default() }).expect("address space");
+        let tree = accounting.then(|| Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() }));
+        let vm = tree.as_ref().map(|tree| three_levels(&tree.root()));
+        let config = PoolConfig { accounting: tree, original: Original::Payload, ..PoolConfig::default() };
+        let store = Store::open(Arc::new(arena), config, &TagSpace::new()).expect("a pool");
+        StoreSubject { codec: codec.then(Context::new), store, handles: vec![None; numbers], vm }
+    }
+}
+
+impl Subject for StoreSubject {
+    fn name(&self) -> &'static str {
+        match (&self.codec, &self.vm) {
+            (_, Some(_)) => "zsmalloc::Store, accounting",
+            (Some(_), None) => "zsmalloc::Store with the codec",
+            (None, None) => "zsmalloc::Store",
+        }
+    }
+
+    fn put(&mut self, k: usize, bytes: &[u8]) {
+        let bytes = match &mut self.codec {
+            Some(context) => compress(context, bytes),
+            None => bytes,
+        };
+        let objcg = self.vm.as_ref().map(|vm| vm.objcg().expect("it is online"));
+        let draft = self.store.malloc_for(objcg, bytes.len(), NodeId(0)).expect("the pool has room");
+        let handle = draft.write(bytes).expect("as long as asked for");
+        if let Some(old) = self.handles[k].replace(handle) {
+            self.store.free(old).expect("it was there");
+        }
+    }
+
+    fn get(&mut self, k: usize, out: &mut Page) {
+        let object = self.store.read(self.handles[k].expect("it was put")).expect("it is there");
+        match self.codec {
+            Some(_) => decompress(&object, out),
+            None => out[..object.len()].copy_from_slice(&object),
+        }
+    }
+
+    fn free(&mut self, k: usize) {
+        let handle = self.handles[k].take().expect("it was put");
+        self.store.free(handle).expect("it was there");
+    }
+
+    fn compact(&mut self) {
+        let _ = self.store.compact(u64::MAX);
+        self.store.pool().flush();
+    }
+
+    fn payload(&self) -> u64 {
+        self.store.pool().stats().payload_bytes
+    }
+}
+
+// === boxed slices in a hash map, on the system's malloc ===
+
+pub(crate) struct MapSubject {
+    codec: Option<Context>,
+    map: HashMap<u64, Box<[u8]>>,
+}
+
+impl MapSubject {
+    pub(crate) fn new(codec: bool) -> Self {
+        MapSubject { codec: codec.then(Context::new), map: HashMap::new() }
+    }
+}
+
+impl Subject for MapSubject {
+    fn name(&self) -> &'static str {
+        if self.codec.is_some() { "HashMap<u64, Box<[u8]>> with the codec" } else { "HashMap<u64, Box<[u8]>>" }
+    }
+
+    fn put(&mut self, k: usize, bytes: &[u8]) {
+        let bytes = match &mut self.codec {
+            Some(context) => compress(context, bytes),
+            None => bytes,
+        };
+        self.map.insert(k as u64, bytes.into());
+    }
+
+    fn get(&mut self, k: usize, out: &mut Page) {
+        let bytes = &self.map[&(k as u64)];
+        match self.codec {
+            Some(_) => decompress(bytes, out),
+            None => out[..bytes.len()].copy_from_slice(bytes),
+        }
+    }
+
+    fn free(&mut self, k: usize) {
+        self.map.remove(&(k as u64));
+    }
+
+    fn compact(&mut self) {
+        self.map.shrink_to_fit();
+        // SAFETY: gives free memory of the allocator back to the kernel; nothing that is in use changes.
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        unsafe {
+            libc::malloc_trim(0)
+        };
+    }
+
+    fn payload(&self) -> u64 {
+        self.map.values().map(|bytes| bytes.len() as u64).sum()
+    }
+}

@@ -1,0 +1,147 @@
+//! The time tables: the subjects take turns over chunks of pages.
+
+use crate::Scale;
+use crate::inputs::{Input, Noise};
+use crate::subject::{Log, MapSubject, StoreSubject, Subject, ZswapSubject};
+use std::hint::black_box;
+use std::time::Instant;
+use zspool::compress::{Codec, Compressed, Context, Lz4};
+use zspool::units::Page;
+
+/// Pages that a subject takes in its turn: about a millisecond.
+const CHUNK: usize = 256;
+
+const OPERATIONS: [&str; 4] = ["store", "load", "replace", "free"];
+
+/// Nanoseconds of each turn: by operation, subject and chunk, one for each round.
+struct Clock {
+    turns: Vec<Vec<Vec<Vec<f64>>>>,
+    numbers: usize,
+}
+
+impl Clock {
+    fn new(subjects: usize, numbers: usize) -> Self {
+        let chunks = numbers.div_ceil(CHUNK);
+        Clock { turns: vec![vec![vec![vec![]; chunks]; subjects]; OPERATIONS.len()], numbers }
+    }
+
+    /// One round of an operation: each subject once over all chunks, at each moment a different one, so that none finds its
+    /// pages in the cache that another has just read.
+    fn round(
+        &mut self,
+        operation: usize,
+        subjects: &mut [Box<dyn Subject>],
+        mut step: impl FnMut(&mut dyn Subject, usize),
+    ) {
+        let chunks = self.numbers.div_ceil(CHUNK);
+        for turn in 0..chunks {
+            for (s, subject) in subjects.iter_mut().enumerate() {
+                let chunk = (turn + s * chunks / 5) % chunks;
+                let start = Instant::now();
+                for k in chunk * CHUNK..self.numbers.min((chunk + 1) * CHUNK) {
+                    step(&mut **subject, k);
+                }
+                self.turns[operation][s][chunk].push(start.elapsed().as_nanos() as f64);
+            }
+        }
+    }
+
+    /// Nanoseconds per page.
+    fn time(&self, operation: usize, subject: usize) -> f64 {
+        let median = |rounds: &Vec<f64>| {
+            let mut rounds = rounds.clone();
+            rounds.sort_by(f64::total_cmp);
+            rounds[rounds.len() / 2]
+        };
+        self.turns[operation][subject].iter().map(median).sum::<f64>() / self.numbers as f64
+    }
+}
+
+/// Fill, load, replace and free, `rounds` times and once before that to warm up.
+fn run(subjects: &mut [Box<dyn Subject>], data: &[&[u8]], rounds: usize) -> Clock {
+    let mut clock = Clock::new(subjects.len(), data.len());
+    let mut noise = Noise(4);
+    let mut out = Page::zeroed();
+    for round in 0..=rounds {
+        let (order, other) = (noise.shuffled(data.len()), noise.shuffled(data.len()));
+        clock.round(0, subjects, |subject, k| subject.put(k, data[k]));
+        clock.round(1, subjects, |subject, k| {
+            subject.get(order[k], &mut out);
+            black_box(&out);
+        });
+        clock.round(2, subjects, |subject, k| subject.put(order[k], data[other[k]]));
+        clock.round(3, subjects, |subject, k| subject.free(order[k]));
+        if round == 0 {
+            clock = Clock::new(subjects.len(), data.len());
+        }
+    }
+    clock
+}
+
+/// Print a row for each subject: nanoseconds, and how they compare with the subjects at `bases`.
+fn print(name: &str, clock: &Clock, subjects: &[Box<dyn Subject>], bases: &[usize]) {
+    for (s, subject) in subjects.iter().enumerate() {
+        print!("| {name} | {} |", subject.name());
+        for operation in 0..OPERATIONS.len() {
+            let time = clock.time(operation, s);
+            print!(" {time:.0} |");
+            for &base in bases {
+                print!(" {:.3} |", time / clock.time(operation, base));
+            }
+        }
+        println!();
+    }
+}
+
+fn head(bases: &[&str]) {
+    print!("| pages | store |");
+    for operation in OPERATIONS {
+        print!(" {operation}, ns |");
+        for base in bases {
+            print!(" /{base} |");
+        }
+    }
+    println!("\n|---|---|{}", "---:|".repeat(OPERATIONS.len() * (1 + bases.len())));
+}
+
+pub(crate) fn tables(inputs: &[Input], scale: Scale) {
+    println!("Pages through the codec, per page; free over the codec means nothing, for it has none:\n");
+    head(&["codec", "memcpy"]);
+    for input in inputs {
+        let pages = input.pages(scale.pages);
+        let data: Vec<&[u8]> = pages.iter().map(|page| &page[..]).collect();
+        let n = pages.len();
+        let mut subjects: Vec<Box<dyn Subject>> = vec![
+            Box::new(Log::new(false, n)),
+            Box::new(Log::new(true, n)),
+            Box::new(ZswapSubject::new(n)),
+            Box::new(StoreSubject::new(true, false, n)),
+            Box::new(MapSubject::new(true)),
+        ];
+        let clock = run(&mut subjects, &data, scale.rounds);
+        print(&input.name(), &clock, &subjects, &[1, 0]);
+    }
+    println!("\nCompressed objects as they are, per object:\n");
+    head(&["memcpy"]);
+    for input in inputs {
+        let mut context = Context::new();
+        let objects: Vec<Vec<u8>> = input
+            .pages(scale.pages)
+            .iter()
+            .map(|page| match Lz4.compress(&mut context, page) {
+                Compressed::Bytes(bytes) => bytes.to_vec(),
+                Compressed::Incompressible => page.to_vec(),
+            })
+            .collect();
+        let data: Vec<&[u8]> = objects.iter().map(|object| &object[..]).collect();
+        let n = objects.len();
+        let mut subjects: Vec<Box<dyn Subject>> = vec![
+            Box::new(Log::new(false, n)),
+            Box::new(StoreSubject::new(false, false, n)),
+            Box::new(StoreSubject::new(false, true, n)),
+            Box::new(MapSubject::new(false)),
+        ];
+        let clock = run(&mut subjects, &data, scale.rounds);
+        print(&input.name(), &clock, &subjects, &[0]);
+    }
+}
