@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! before   | a b . . | c d e f | g . . h | . . i . |        4 frames, room for 7 in them
-//! victim                                   ^ the frame the fewest objects touch, of the emptiest zspages
+//! victim                                   ^ the frame that costs the fewest slots, of the emptiest zspages
 //! after    | a b . . | c d e f | g i . h |                  3 frames, room for 3
 //! next       ^ 2 objects, and 1 slot elsewhere: stop
 //! ```
+//!
+//! The victim is the frame that costs the fewest slots: objects to move, and reusable slots that go with it. That prefers
+//! neighbours of untouched frames, whose straddling slots are lost already; otherwise every second frame would go, and halves of
+//! straddling slots lie waste in all that stay.
 //!
 //! A class can give a frame up as long as some frame is touched by no more objects than there are reusable slots that do not
 //! touch it. Nothing is ever committed for a move, so each emptied frame is won, and it ends.
@@ -158,7 +162,7 @@ impl<C: Cells> Pool<C> {
             && zspage.touching(f) as u64 + zspage.reusable_touching(shape, f) as u64 <= class.reusable
     }
 
-    /// The frame that the fewest objects touch, among the first zspages of the emptiest groups, if its objects have room
+    /// The frame that costs the fewest slots, among the first zspages of the emptiest groups, if its objects have room
     /// elsewhere. A frame of a zspage in a fuller group is not easier to empty than the emptiest of all.
     fn choose_victim(&self, class: &Class, index: ClassIndex, busy: &[Victim]) -> Option<Victim> {
         let shape = self.heap.geometry.class(index);
@@ -168,7 +172,10 @@ impl<C: Cells> Pool<C> {
             let frames = candidates.flat_map(|z| (0..shape.chain()).map(move |f| (z, f)));
             let best = frames
                 .filter(|frame| !busy.contains(frame) && self.can_win(class, index, node_of(frame.0), *frame))
-                .min_by_key(|&(z, f)| self.heap.zspage(z).touching(f));
+                .min_by_key(|&(z, f)| {
+                    let (zspage, touching) = (self.heap.zspage(z), self.heap.zspage(z).touching(f));
+                    (touching + zspage.reusable_touching(shape, f), touching)
+                });
             if best.is_some() {
                 return best;
             }
