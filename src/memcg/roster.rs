@@ -74,7 +74,9 @@ impl Tree {
     /// # Locks
     /// The tree lock, when it is not.
     pub fn enlist(&self, id: ObjcgId) {
-        if self.shared().group(self.group_of(id).index()).is_listed() {
+        let group = self.group_of(id);
+        // The index may be another memcg's by now: only if the objcg still points there was it the right flag.
+        if self.shared().group(group.index()).is_listed() && self.is_current(id, group) {
             return;
         }
         let mut hierarchy = self.shared().lock();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! before   | a b . . | c d e f | g . . h | . . i . |        4 frames, room for 7 in them
-//! victim                                   ^ the frame the fewest objects touch, of the emptiest zspages
+//! victim                                   ^ the frame that costs the fewest slots, of the emptiest zspages
 //! after    | a b . . | c d e f | g i . h |                  3 frames, room for 3
 //! next       ^ 2 objects, and 1 slot elsewhere: stop
 //! ```
@@ -214,20 +214,21 @@ impl<C: Cells> Pool<C> {
         })
     }
 
-    /// The frame that the fewest objects touch, among the first zspages of the emptiest groups, if its objects have
-    /// room elsewhere; of equal ones, one with fewer touched neighbours.
+    /// The frame that costs the fewest slots, objects to move and reusable slots that go with it, among the first
+    /// zspages of the emptiest groups, if its objects have room elsewhere. That prefers neighbours of untouched frames,
+    /// whose straddling slots are lost already: else every second frame would go, and halves of straddling slots lie
+    /// waste in all that stay.
     fn choose_frame(&self, class: &Class, index: ClassIndex, busy: &[Victim]) -> Option<Goal> {
         let shape = self.heap.geometry.class(index);
-        let neighbours = |(z, f): Victim| {
-            let touched = |f: usize| usize::from(f < shape.chain() && self.heap.zspage(z).touching(f) > 0);
-            touched(f.wrapping_sub(1)) + touched(f + 1)
-        };
         Group::with_room().rev().chain([Group::OPEN]).find_map(|group| {
             let candidates = class.lists.iter(&self.heap.zspages, group).take(LOOK_AT);
             candidates
                 .flat_map(|z| (0..shape.chain()).map(move |f| (z, f)))
                 .filter(|frame| !busy.contains(frame) && self.can_win(class, index, *frame))
-                .min_by_key(|&(z, f)| (self.heap.zspage(z).touching(f), neighbours((z, f))))
+                .min_by_key(|&(z, f)| {
+                    let (zspage, touching) = (self.heap.zspage(z), self.heap.zspage(z).touching(f));
+                    (touching + zspage.reusable_touching(shape, f), touching)
+                })
                 .map(|(z, f)| Goal::Frame(z, f))
         })
     }

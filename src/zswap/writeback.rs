@@ -29,6 +29,30 @@ struct Flight {
     place: Place,
 }
 
+/// The flights of a batch. What has not landed when it is dropped (a device panicked) ends as if the write had failed, so that
+/// no slot stays marked.
+struct Flights<'a> {
+    core: &'a Core,
+    under_way: Vec<Flight>,
+}
+
+impl Flights<'_> {
+    /// Land them all; payload bytes that left the pool.
+    fn land(&mut self, written: bool) -> usize {
+        let mut bytes = 0;
+        while let Some(flight) = self.under_way.pop() {
+            bytes += self.core.land(flight, written).unwrap_or(0);
+        }
+        bytes
+    }
+}
+
+impl Drop for Flights<'_> {
+    fn drop(&mut self) {
+        self.land(false);
+    }
+}
+
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Landed {
@@ -50,27 +74,26 @@ impl Core {
             self.note_trouble(Some(Unwritable::DeviceFull));
             return Landed { bytes: 0, device_refused: true };
         };
-        let mut flights = Vec::with_capacity(owners.len());
+        let mut flights = Flights { core: self, under_way: Vec::with_capacity(owners.len()) };
         for &owner in owners {
             match self.launch(group, owner, &mut batch) {
-                Launch::Off(flight) => flights.push(flight),
+                Launch::Off(flight) => flights.under_way.push(flight),
                 Launch::PassedOver => {}
                 Launch::BatchFull => break,
             }
         }
-        if flights.is_empty() {
+        if flights.under_way.is_empty() {
             return Landed::default();
         }
         if self.planted.is(Bug::WritebackSwitchesEarly) {
-            flights.drain(..).for_each(|flight| _ = self.land(flight, true));
+            flights.land(true);
         }
         let written = batch.write().is_ok();
         if !written {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        let bytes = flights.into_iter().filter_map(|flight| self.land(flight, written)).sum::<usize>();
-        Landed { bytes: bytes as u64, device_refused: !written }
+        Landed { bytes: flights.land(written) as u64, device_refused: !written }
     }
 
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
