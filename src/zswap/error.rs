@@ -109,7 +109,7 @@ impl std::fmt::Display for Unwritable {
             Unwritable::Disabled => "memory.zswap.writeback is 0: set it to 1, or raise the limit",
             Unwritable::WriteFailed => {
                 "writes to the swapfile fail: check the disk and the space on its file system, or raise the limit"
-            },
+            }
             Unwritable::Busy => "every entry is in use: try again, or raise the limit",
         })
     }

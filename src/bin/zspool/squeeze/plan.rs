@@ -26,7 +26,7 @@ pub(crate) fn squeeze<T: Target>(
     open: impl FnOnce(&Settings) -> Result<T, Trouble>,
 ) -> Result<Report, RunError> {
     Codecs::builtin().by_name(&args.codec)?;
-    let threads = args.threads.unwrap_or_else(|| thread::available_parallelism());
+    let threads = args.threads.unwrap_or_else(thread::available_parallelism);
     let swapfile = swapfile(args)?;
     let mut sources = open_sources(args)?;
 
