@@ -1,6 +1,8 @@
 //! `zspool squeeze` from end to end over each kind of source: all pages there, all identical, the report as promised.
 #![cfg(feature = "cli")]
 
+mod support;
+
 use serde_json::Value;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -105,7 +107,7 @@ fn an_elf_core() {
 #[test]
 fn a_live_process_which_goes_on() {
     let Some(mut child) = holder(8) else {
-        println!("skipped: python3 is not there");
+        support::skip("a_live_process_which_goes_on", "python3 is not there");
         return;
     };
     let report = report(&["--pid", &child.id().to_string()]);
@@ -119,7 +121,7 @@ fn a_live_process_which_goes_on() {
 #[test]
 fn all_a_user_without_rights_may_read() {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        println!("skipped: needs root, to become a user who has one process");
+        support::skip("all_a_user_without_rights_may_read", "needs root, to become a user who has one process");
         return;
     }
     // A copy that others may execute, and a user whose only other process is the one that is to be found.

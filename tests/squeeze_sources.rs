@@ -1,6 +1,8 @@
 //! `zspool squeeze` on bad input: a sentence on standard error that says what to do, exit status 2, nothing on standard output.
 #![cfg(feature = "cli")]
 
+mod support;
+
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -137,7 +139,7 @@ fn unprivileged() -> Option<(Command, tempfile::TempDir)> {
     match command().arg("--version").output() {
         Ok(_) => Some((command(), folder)),
         Err(error) => {
-            println!("skipped: a copy of the program cannot be run as another user: {error}");
+            support::skip("unprivileged", &format!("a copy of the program cannot be run as another user: {error}"));
             None
         }
     }
@@ -155,7 +157,10 @@ fn a_process_that_may_not_be_read_comes_with_advice() {
 #[test]
 fn a_user_without_any_process_that_may_be_read_gets_advice() {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        println!("skipped: needs root, to become a user who has no processes");
+        support::skip(
+            "a_user_without_any_process_that_may_be_read_gets_advice",
+            "needs root, to become a user who has no processes",
+        );
         return;
     }
     let Some((mut command, _folder)) = unprivileged() else { return };
@@ -215,7 +220,7 @@ fn a_pipe_is_no_image_and_is_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     if !Command::new("mkfifo").arg(&pipe).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        println!("skipped: mkfifo is not there");
+        support::skip("a_pipe_is_no_image_and_is_not_waited_for", "mkfifo is not there");
         return;
     }
     assert!(Path::exists(&pipe));
