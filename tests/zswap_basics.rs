@@ -236,6 +236,17 @@ fn an_offline_memcg_takes_no_pages_and_its_own_stay_loadable() {
 }
 
 #[test]
+fn a_memcg_of_another_instance_is_refused() {
+    let (zswap, other) = (with_device().build().unwrap(), small().build().unwrap());
+    let slot = zswap.reserve(1).unwrap().base();
+    let vm = other.root().mkdir("vm7").unwrap();
+    let error = zswap.store(slot, &vm, N0, &compressible(1, 800)).unwrap_err().to_string();
+    assert!(error.contains("vm7"), "{error}");
+    assert!(matches!(zswap.shrink_memcg(&vm, 64), Shrunk::NothingToScan));
+    assert_eq!((vm.usage(), zswap.root().usage()), (0, 0));
+}
+
+#[test]
 fn an_unknown_codec_names_those_there_are() {
     let error = small().codec("brotli9").build().unwrap_err().to_string();
     assert!(error.contains("brotli9") && error.contains("lz4"), "{error}");

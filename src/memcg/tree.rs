@@ -150,7 +150,7 @@ impl Tree {
     }
 
     /// Whether both are the same tree.
-    pub(super) fn is(&self, other: &Tree) -> bool {
+    pub fn is(&self, other: &Tree) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 

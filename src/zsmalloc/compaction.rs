@@ -28,7 +28,7 @@ use super::share::Shares;
 use super::zspage::ZspageIndex;
 use crate::sync::Bug;
 use crate::sync::atomic::Ordering;
-use crate::units::NodeId;
+use crate::units::{FRAME_SIZE, NodeId};
 
 /// Zspages of a group that are looked at for the next victim, and for a place: the lock is held meanwhile.
 const LOOK_AT: usize = 16;
@@ -117,11 +117,13 @@ impl<C: Cells> Pool<C> {
 
     fn compact_class(&self, index: ClassIndex, node: NodeId, budget: u64, sum: &mut Compacted) {
         let shape = self.heap.geometry.class(index);
-        // An empty or densely packed class is not worth the rest. And what others put into frames while we empty them
-        // must not keep us here for ever: no more moves than there are objects.
+        // An empty or densely packed class is not worth the rest. And what others put into frames while we empty them must
+        // not keep us here for ever: no more moves than it takes to empty every frame. (That can be more than there are
+        // objects: one may be moved to a frame that is emptied later.)
+        let touching_a_frame = FRAME_SIZE / shape.size() + 2;
         let mut moves = {
             let class = self.heap.lock(index, node);
-            if class.reusable == 0 { 0 } else { class.inuse }
+            if class.reusable == 0 { 0 } else { class.frames * touching_a_frame as u64 }
         };
         let mut goal = None;
         let mut busy: Vec<Victim> = Vec::new();

@@ -55,6 +55,12 @@ pub enum Error {
         /// The slot.
         slot: Slot,
     },
+    /// A memcg of another instance's tree: it could be charged, but nothing here would know whom to give back to.
+    #[error("the memcg {path} belongs to another instance: make memcgs below this one's root")]
+    ForeignMemcg {
+        /// Its path there.
+        path: String,
+    },
     /// The memcg was taken offline.
     #[error(transparent)]
     Memcg(#[from] memcg::Error),

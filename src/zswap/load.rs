@@ -62,7 +62,8 @@ impl Zswap {
     /// As [`load`](Self::load).
     ///
     /// # Safety
-    /// `to` must be good for writes of 4096 bytes, and nobody else may read or write them during the call.
+    /// `to` must be good for reads and writes of 4096 initialised bytes, and nobody else may read or write them during
+    /// the call.
     pub unsafe fn load_raw(&self, slot: Slot, to: *mut [u8; PAGE_SIZE]) -> Result<(), Error> {
         // SAFETY: the caller promises that the memory is ours for the call, and every byte pattern is a page.
         let page = unsafe { &mut *to };

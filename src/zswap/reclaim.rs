@@ -144,7 +144,7 @@ impl Core {
     /// [`shrink_memcg`](Self::shrink_memcg); with `until_written` it ends with the first batch that was written.
     fn walk(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool) -> Walk {
         let mut walk = Walk::default();
-        if self.area.is_none() || !memcg.is_online() || !memcg.writeback() {
+        if self.area.is_none() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
             return walk;
         }
         let group = memcg.group();

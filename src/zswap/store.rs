@@ -117,6 +117,9 @@ impl Zswap {
 impl Core {
     fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
         sync::assert_no_lock_held("storing a page");
+        if !memcg.tree().is(&self.tree) {
+            return Err(Error::ForeignMemcg { path: memcg.path() });
+        }
         if let Some(word) = compress::same_filled(page) {
             if let Some(word) = SlotWord::new(Content::SameFilled(word)) {
                 // Same-filled pages are stored even under a limit of 0, but not for a memcg that is gone.

@@ -1,0 +1,27 @@
+//! Lists of operations against plain models: the fuzz targets, and what replays their findings without libFuzzer.
+//!
+//! ```text
+//!   libFuzzer --bytes--> fuzz_targets/NAME.rs --+
+//!                                               +--> NAME::run(Run) --> Reached      panics where model and crate differ
+//!   tests/fuzz_regressions.rs --typed lists-----+                       what the list came upon, to see that it is worth it
+//!                             --seeds/NAME/*
+//! ```
+//!
+//! | file | runs on |
+//! |---|---|
+//! | `pool_ops` | the allocator, with its own handles and with cells of a client's, over memcgs and nodes |
+//! | `zswap_ops` | a whole instance, with a device that fails on cue |
+//! | `meddler` | that device: it also does other operations in the middle of its requests |
+//!
+//! A list decides everything: the same one runs the same way, but for the random seed of checksums on the device.
+
+pub mod list;
+pub mod meddler;
+pub mod page;
+pub mod pool_ops;
+pub mod reached;
+pub mod subject;
+pub mod tree;
+pub mod zswap_ops;
+
+pub use reached::Reached;

@@ -1,0 +1,199 @@
+//! [`Meddler`]: a device that fails on cue and, in the middle of a request, does other operations on the instance that
+//! waits for it.
+//!
+//! ```text
+//!   store(a) -> limit -> writeback of b, c -> Device::submit
+//!                                                |  free(b), store(c), offline(memcg), ...     what other threads could do
+//!                                                v
+//!                                             the write, with or without a fault
+//! ```
+//!
+//! No lock is held across device I/O, so whatever other threads could do there, the one thread of a fuzzer may do too, and
+//! the same list always does it at the same moment. What came of it is logged, for the model to be told afterwards.
+
+use super::page::PageOf;
+use arbitrary::Arbitrary;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use zspool::memcg::Memcg;
+use zspool::swap::{self, BLOCK_BYTES, Device, FaultyDevice, MemoryDevice, Plan, Request};
+use zspool::units::{NodeId, SlotRange};
+use zspool::zswap::{Error, Zswap};
+
+/// Slots lie this far apart, so that they are in several clusters.
+pub const STRIDE: u64 = 8;
+
+/// An operation done meanwhile.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Meanwhile {
+    Free { slot: u8 },
+    Store { slot: u8, memcg: u8, page: PageOf },
+    Dup { slot: u8 },
+    Put { slot: u8 },
+    Load { slot: u8 },
+    Offline { memcg: u8 },
+    Limit { memcg: u8, bytes: u16 },
+    Writeback { memcg: u8, on: bool },
+    Shrink { memcg: u8, nr: u8 },
+    Compact,
+    Reap,
+}
+
+/// What was done meanwhile, and what came of it.
+#[derive(Debug)]
+pub enum Done {
+    Freed(u8, bool),
+    Stored(u8, PageOf, Result<(), Error>),
+    Dupped(u8, Result<u8, Error>),
+    Put(u8, Result<u8, Error>),
+    Offline(Memcg),
+}
+
+/// See the file.
+#[derive(Debug)]
+pub struct Meddler {
+    faulty: FaultyDevice<MemoryDevice>,
+    queue: Mutex<Queue>,
+    instance: OnceLock<(Weak<Zswap>, SlotRange)>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    todo: Vec<Meanwhile>,
+    memcgs: Vec<Memcg>,
+    /// Before the request is done, or after.
+    late: bool,
+    done: Vec<Done>,
+    /// Slots freed or replaced while a write of theirs was under way.
+    cancelled: u64,
+}
+
+impl Meddler {
+    /// A device of `len` bytes.
+    pub fn new(len: usize) -> Self {
+        let faulty = FaultyDevice::new(MemoryDevice::new(len, 4096), Plan::none());
+        Meddler { faulty, queue: Mutex::default(), instance: OnceLock::new() }
+    }
+
+    /// The faults.
+    pub fn faulty(&self) -> &FaultyDevice<MemoryDevice> {
+        &self.faulty
+    }
+
+    /// The instance that is to be meddled with, on these slots.
+    pub fn attach(&self, zswap: &Arc<Zswap>, slots: SlotRange) {
+        self.instance.set((Arc::downgrade(zswap), slots)).expect("a device is attached once");
+    }
+
+    /// Do this in the middle of the next request.
+    pub fn meanwhile(&self, todo: Vec<Meanwhile>, memcgs: Vec<Memcg>, late: bool) {
+        *self.queue.lock().unwrap() = Queue { todo, memcgs, late, ..Queue::default() };
+    }
+
+    /// What was done since the last time, how many slots lost what was being written of them, and whether there is more to do.
+    pub fn done(&self) -> (Vec<Done>, u64, bool) {
+        let mut queue = self.queue.lock().unwrap();
+        (std::mem::take(&mut queue.done), std::mem::take(&mut queue.cancelled), !queue.todo.is_empty())
+    }
+
+    fn meddle(&self, late: bool, written: &[u64]) {
+        let mut queue = self.queue.lock().unwrap();
+        if queue.late != late || queue.todo.is_empty() {
+            return;
+        }
+        let (todo, mut memcgs) = (std::mem::take(&mut queue.todo), std::mem::take(&mut queue.memcgs));
+        drop(queue);
+        let Some((zswap, slots)) = self.instance.get().and_then(|(weak, slots)| Some((weak.upgrade()?, slots))) else {
+            return;
+        };
+        let at = |slot: u8| slots.get(u64::from(slot) * STRIDE).unwrap();
+        for op in todo {
+            let n = |memcg: u8| memcg as usize % memcgs.len();
+            let done = match op {
+                Meanwhile::Free { slot } => Some(Done::Freed(slot, zswap.free(at(slot)))),
+                Meanwhile::Store { slot, memcg, page } => {
+                    let result = zswap.store(at(slot), &memcgs[n(memcg)], NodeId(0), &page.build());
+                    Some(Done::Stored(slot, page, result.map(drop)))
+                }
+                Meanwhile::Dup { slot } => Some(Done::Dupped(slot, zswap.dup(at(slot)))),
+                Meanwhile::Put { slot } => Some(Done::Put(slot, zswap.put(at(slot)))),
+                Meanwhile::Load { slot } => {
+                    _ = zswap.load(at(slot), &mut zspool::units::Page::zeroed());
+                    None
+                }
+                Meanwhile::Offline { memcg } => {
+                    let k = n(memcg);
+                    zswap.offline(&memcgs[k]).is_ok().then(|| Done::Offline(memcgs.remove(k)))
+                }
+                Meanwhile::Limit { memcg, bytes } => {
+                    _ = memcgs[n(memcg)].set_zswap_max(u64::from(bytes) * 4);
+                    None
+                }
+                Meanwhile::Writeback { memcg, on } => {
+                    _ = memcgs[n(memcg)].set_writeback(on);
+                    None
+                }
+                Meanwhile::Shrink { memcg, nr } => {
+                    _ = zswap.shrink_memcg(&memcgs[n(memcg)], nr.into());
+                    None
+                }
+                Meanwhile::Compact => {
+                    _ = zswap.compact(u64::MAX);
+                    None
+                }
+                Meanwhile::Reap => {
+                    zswap.quiesce();
+                    None
+                }
+            };
+            let mut queue = self.queue.lock().unwrap();
+            if let Some(Done::Freed(slot, true) | Done::Stored(slot, ..) | Done::Put(slot, Ok(0))) = done {
+                queue.cancelled += u64::from(written.contains(&at(slot).0));
+            }
+            queue.done.extend(done);
+        }
+    }
+}
+
+/// The slots in the blocks of a write (see the format of a block).
+fn slots_in(request: &mut Request) -> Vec<u64> {
+    if request.op() == swap::Op::Read {
+        return Vec::new();
+    }
+    request.bytes_mut().chunks_exact(BLOCK_BYTES).map(|c| u64::from_le_bytes(c[8..16].try_into().unwrap())).collect()
+}
+
+impl Device for Meddler {
+    fn submit(&self, requests: &mut [Request]) {
+        for request in requests {
+            if request.status() != swap::Status::Idle {
+                continue;
+            }
+            let written = slots_in(request);
+            self.meddle(false, &written);
+            self.faulty.submit(std::slice::from_mut(request));
+            self.meddle(true, &written);
+        }
+    }
+
+    fn complete(&self, requests: &mut [Request]) {
+        self.submit(requests);
+    }
+
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        self.faulty.punch(range)
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.faulty.len_bytes()
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.faulty.block_bytes()
+    }
+
+    fn name(&self) -> &str {
+        "meddler"
+    }
+}

@@ -1,0 +1,471 @@
+//! Operations on a whole instance, against a plain model, with a device that fails on cue and meddles.
+//!
+//! ```text
+//!   model: slot -> page, references          instance: pool, LRU, memcgs, device
+//!            |  after each operation: same answer, same page, limits hold
+//!            |  at `Check` and the end: every counter of every layer adds up
+//!            +- at the end: everything freed, everything zero
+//! ```
+//!
+//! Checked:
+//! 1. A page comes back identical or as an error; an error only where a fault was planned.
+//! 2. A store is refused only for a limit, and with a device that works only if it is full or writeback is off.
+//! 3. No limit is exceeded, but by being lowered.
+//! 4. A failed store leaves no older copy; a failed read keeps the slot.
+//! 5. What other operations do in the middle of a device request (see [`meddler`](super::meddler)) is neither lost nor undone.
+//!
+//! With AddressSanitizer, pool memory is poisoned where no live object lies. Not covered: threads (the loom models and tests
+//! have them), the worker, real files.
+
+use super::list::List;
+use super::meddler::{Done, Meanwhile, Meddler, STRIDE};
+use super::page::PageOf;
+use super::reached::Reached;
+use arbitrary::Arbitrary;
+use std::collections::HashMap;
+use std::sync::Arc;
+use zspool::arena::{self, Topology};
+use zspool::compress::{Codecs, Tagged};
+use zspool::memcg::{Event, Memcg};
+use zspool::swap::{self, Fault, Plan};
+use zspool::units::{FRAME_SIZE, NodeId, Page, Slot, SlotRange};
+use zspool::zsmalloc;
+use zspool::zswap::{Error, Installed, Shrunk, Stored, Taken, Unwritable, Zswap};
+
+/// An instance, and what is done to it.
+#[derive(Arbitrary, Clone, Debug)]
+pub struct Run {
+    /// Pool limit in frames.
+    pub pool_frames: u8,
+    /// Device size in units of 128 KiB, modulo 9; 0 for none.
+    pub device: u8,
+    /// Nodes less one, modulo 3.
+    pub nodes: u8,
+    /// Frames of node 1 if there is one; 0 for no capacity.
+    pub capacity: u8,
+    /// A page just stored is passed over once.
+    pub new_is_referenced: bool,
+    /// What is done.
+    pub ops: List<Op>,
+}
+
+/// What is done to an instance.
+#[derive(Arbitrary, Clone, Debug)]
+pub enum Op {
+    Store { slot: u8, memcg: u8, node: u8, page: PageOf },
+    Many { first: u8, n: u8, memcg: u8, random: u16 },
+    Load { slot: u8 },
+    TryLoad { slot: u8 },
+    Free { slot: u8 },
+    FreeMany { first: u8, n: u8, step: u8 },
+    Dup { slot: u8 },
+    Put { slot: u8 },
+    Take { slot: u8, install: bool },
+    Shrink { memcg: u8, nr: u8 },
+    Compact { kib: u8 },
+    Limit { memcg: u8, bytes: u16 },
+    NoLimit { memcg: u8 },
+    PoolLimit { frames: u8 },
+    Writeback { memcg: u8, on: bool },
+    Mkdir { parent: u8 },
+    Offline { memcg: u8 },
+    Codec { tagged: bool },
+    FailAt { k: u8, how: How },
+    FailCommits { after: Option<u8> },
+    Meanwhile { ops: [Option<Meanwhile>; 3], late: bool },
+    Heal,
+    Tidy,
+    Check,
+}
+
+/// How the device goes wrong.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum How {
+    Eio,
+    Enospc,
+    Short(u16),
+    Torn(u8),
+    Flip(u16),
+    Misdirect(u32),
+    Lost,
+    Down,
+    Full,
+}
+
+/// Memcgs at most.
+const MEMCGS: usize = 6;
+
+struct Model {
+    zswap: Arc<Zswap>,
+    device: Option<Arc<Meddler>>,
+    slots: SlotRange,
+    memcgs: Vec<Memcg>,
+    born: usize,
+    /// What each slot holds, and its references.
+    held: HashMap<u8, (PageOf, u8)>,
+    /// A fault was planned: reads may fail from now on, and writes may have failed unseen.
+    faulty: bool,
+    /// Some commit may have been refused.
+    short_of_memory: bool,
+    /// Writeback was switched off somewhere.
+    switched_off: bool,
+    /// Operations are waiting for a request to meddle with, or have meddled with this one.
+    meddling: bool,
+    reached: Reached,
+}
+
+/// Run the list; panics where the instance differs from the model.
+pub fn run(run: Run) -> Reached {
+    let mut topology = Topology::simulated(1 + usize::from(run.nodes % 3));
+    if topology.len() > 1 && run.capacity > 0 {
+        topology = topology.with_capacity(NodeId(1), u64::from(run.capacity) * FRAME_SIZE as u64);
+    }
+    let mut builder = Zswap::builder()
+        .pool_limit(u64::from(run.pool_frames) * FRAME_SIZE as u64)
+        .slots_in_use(4096)
+        .address_space(16 << 20)
+        .warm_frames(4)
+        .topology(topology)
+        .codecs(Codecs::builtin().with(Tagged).unwrap())
+        .compressing_threads(3) // one is waiting for the device, one meddles with it
+        .new_is_referenced(run.new_is_referenced)
+        .device_geometry(swap::Geometry {
+            batch_pages: 16,
+            write_buffers: 3,
+            read_buffers: 3,
+            ..swap::Geometry::default()
+        })
+        .worker(false);
+    let device = (run.device % 9 > 0).then(|| Arc::new(Meddler::new(usize::from(run.device % 9) << 17)));
+    if let Some(device) = &device {
+        builder = builder.device(Arc::clone(device));
+    }
+    let zswap = Arc::new(builder.build().unwrap());
+    let slots = zswap.reserve(256 * STRIDE).unwrap();
+    if let Some(device) = &device {
+        device.attach(&zswap, slots);
+    }
+    let memcgs = vec![zswap.root()];
+    let mut model = Model {
+        zswap,
+        device,
+        slots,
+        memcgs,
+        born: 0,
+        held: HashMap::new(),
+        faulty: false,
+        short_of_memory: false,
+        switched_off: false,
+        meddling: false,
+        reached: Reached::new(),
+    };
+    for op in run.ops.0 {
+        model.step(op);
+    }
+    model.end()
+}
+
+impl Model {
+    fn slot(&self, slot: u8) -> Slot {
+        self.slots.get(u64::from(slot) * STRIDE).unwrap()
+    }
+
+    fn memcg(&self, n: u8) -> &Memcg {
+        &self.memcgs[n as usize % self.memcgs.len()]
+    }
+
+    /// Every page that the slot has held, oldest first, while the log of what was done meanwhile is gone through.
+    fn catch_up(&mut self, slot: Option<u8>) -> Vec<Option<PageOf>> {
+        let mut versions = Vec::new();
+        let mut note = |held: &HashMap<u8, (PageOf, u8)>| {
+            versions.extend(slot.map(|slot| held.get(&slot).map(|(page, _)| *page)));
+        };
+        note(&self.held);
+        let (done, cancelled, pending) = self.device.as_ref().map_or_else(Default::default, |device| device.done());
+        self.reached.add("slots freed or replaced during their write", cancelled);
+        self.reached.add("operations done during a request", done.len() as u64);
+        self.meddling = pending;
+        for done in done {
+            match done {
+                Done::Freed(slot, was) => assert_eq!(was, self.held.remove(&slot).is_some(), "slot {slot}"),
+                Done::Stored(slot, page, Ok(())) => _ = self.held.insert(slot, (page, 1)),
+                Done::Stored(slot, _, Err(error)) => {
+                    self.check_refusal(&error, true);
+                    self.held.remove(&slot);
+                }
+                Done::Dupped(slot, result) => self.dupped(slot, result),
+                Done::Put(slot, result) => self.put(slot, result),
+                Done::Offline(memcg) => self.memcgs.retain(|other| *other != memcg),
+            }
+            note(&self.held);
+        }
+        versions
+    }
+
+    fn dupped(&mut self, slot: u8, result: Result<u8, Error>) {
+        match (result, self.held.get_mut(&slot)) {
+            (Ok(n), Some((_, count))) => {
+                *count += 1;
+                assert_eq!(n, *count);
+            }
+            (Err(Error::TooManyReferences { .. }), Some((_, 15))) | (Err(Error::NotStored { .. }), None) => {}
+            other => panic!("dup of slot {slot}: {other:?}"),
+        }
+    }
+
+    fn put(&mut self, slot: u8, result: Result<u8, Error>) {
+        match (result, self.held.get_mut(&slot)) {
+            (Ok(n), Some((_, count))) => {
+                *count -= 1;
+                assert_eq!(n, *count);
+                if n == 0 {
+                    self.held.remove(&slot);
+                }
+            }
+            (Err(Error::NotStored { .. }), None) => {}
+            other => panic!("put of slot {slot}: {other:?}"),
+        }
+    }
+
+    /// One of the versions must be what came.
+    fn check_read(&mut self, slot: u8, versions: &[Option<PageOf>], result: Result<(), Error>, page: &Page) {
+        match result {
+            Ok(()) => {
+                let is_it = |version: &Option<PageOf>| version.is_some_and(|held| held.build()[..] == page[..]);
+                assert!(versions.iter().any(is_it), "slot {slot} came back with another page than {versions:?}");
+            }
+            Err(Error::Read { source, .. }) => {
+                assert!(
+                    versions.iter().any(Option::is_some),
+                    "slot {slot} holds nothing, and reading it says {source}"
+                );
+                assert!(self.faulty, "slot {slot} could not be read without a fault: {source}");
+                self.reached.note("corrupt blocks found", matches!(source, swap::Error::Corrupt { .. }));
+                self.reached.note("reads the device failed", matches!(source, swap::Error::Io { .. }));
+            }
+            Err(Error::NotStored { .. }) => assert!(versions.contains(&None), "slot {slot} has lost {versions:?}"),
+            Err(other) => panic!("slot {slot} holds {versions:?}, and a load says {other:?}"),
+        }
+    }
+
+    /// Whether the store may be refused so.
+    fn check_refusal(&mut self, error: &Error, meddled: bool) {
+        let works = !self.faulty && !self.switched_off && !meddled;
+        match error {
+            Error::Limit { source, reason } => {
+                self.reached.add("stores refused for a memcg's limit", 1);
+                assert_eq!(*reason == Unwritable::NoDevice, self.device.is_none(), "{error}");
+                assert!(meddled || source.usage() + source.asked() > source.limit(), "{error}");
+                assert!(!works || matches!(reason, Unwritable::NoDevice | Unwritable::DeviceFull), "{error}");
+            }
+            Error::PoolFull { reason, .. } => {
+                self.reached.add("stores refused for the pool limit", 1);
+                assert_eq!(*reason == Unwritable::NoDevice, self.device.is_none(), "{error}");
+                assert!(!works || matches!(reason, Unwritable::NoDevice | Unwritable::DeviceFull), "{error}");
+            }
+            Error::Pool(zsmalloc::Error::Arena(arena::Error::NoMemory { .. })) => {
+                assert!(self.short_of_memory, "{error}");
+                self.reached.add("stores refused for want of memory", 1);
+            }
+            Error::Memcg(_) if meddled => {}
+            other => panic!("a store is refused: {other:?}"),
+        }
+    }
+
+    fn store(&mut self, slot: u8, memcg: u8, node: u8, page: PageOf) {
+        let memcg = self.memcg(memcg).clone();
+        let node = NodeId(node % self.zswap.tree().nodes() as u8);
+        let result = self.zswap.store(self.slot(slot), &memcg, node, &page.build());
+        let meddled = self.meddling;
+        self.catch_up(None);
+        match result {
+            Ok(stored) => {
+                assert!(stored != Stored::WrittenThrough || self.device.is_some());
+                self.reached.note("pages written through", stored == Stored::WrittenThrough);
+                self.held.insert(slot, (page, 1));
+            }
+            Err(error) => {
+                self.check_refusal(&error, meddled);
+                self.held.remove(&slot);
+            }
+        }
+    }
+
+    fn free(&mut self, slot: u8) {
+        assert_eq!(self.zswap.free(self.slot(slot)), self.held.remove(&slot).is_some(), "slot {slot}");
+    }
+
+    fn step(&mut self, op: Op) {
+        let backed = self.zswap.arena().backed_bytes();
+        let usage: Vec<(Memcg, u64)> = self.memcgs.iter().map(|memcg| (memcg.clone(), memcg.usage())).collect();
+        let meddling = self.meddling;
+        self.act(op);
+        self.catch_up(None);
+        let arena = self.zswap.arena();
+        assert!(arena.backed_bytes() <= arena.limit().max(backed), "3: the pool limit holds");
+        for (memcg, before) in usage {
+            // Meddling may have raised it and lowered the limit then.
+            let held = memcg.usage() <= memcg.zswap_max().max(before);
+            assert!(held || meddling, "3: {} has {} of {}", memcg.path(), memcg.usage(), memcg.zswap_max());
+        }
+    }
+
+    fn act(&mut self, op: Op) {
+        match op {
+            Op::Store { slot, memcg, node, page } => self.store(slot, memcg, node, page),
+            Op::Many { first, n, memcg, random } => {
+                for k in 0..n % 64 {
+                    let page = PageOf::Mixed { random, seed: first.wrapping_add(k) };
+                    self.store(first.wrapping_add(k), memcg, k, page);
+                }
+            }
+            Op::Load { slot } => {
+                let mut page = Page::zeroed();
+                let result = self.zswap.load(self.slot(slot), &mut page);
+                let versions = self.catch_up(Some(slot));
+                self.check_read(slot, &versions, result, &page);
+            }
+            Op::TryLoad { slot } => {
+                let mut page = Page::zeroed();
+                match self.zswap.try_load(self.slot(slot), &mut page) {
+                    Err(Error::NeedsIo { .. }) => assert!(self.held.contains_key(&slot) && self.device.is_some()),
+                    result => {
+                        let versions = self.catch_up(Some(slot));
+                        self.check_read(slot, &versions, result, &page);
+                    }
+                }
+            }
+            Op::Free { slot } => self.free(slot),
+            Op::FreeMany { first, n, step } => {
+                for k in 0..n % 64 {
+                    self.free(first.wrapping_add(k.wrapping_mul(step)));
+                }
+            }
+            Op::Dup { slot } => self.dupped(slot, self.zswap.clone().dup(self.slot(slot))),
+            Op::Put { slot } => self.put(slot, self.zswap.clone().put(self.slot(slot))),
+            Op::Take { slot, install } => self.take(slot, install),
+            Op::Shrink { memcg, nr } => {
+                let shrunk = self.zswap.shrink_memcg(self.memcg(memcg), nr.into());
+                assert!(matches!(shrunk, Shrunk::NothingToScan) || (self.device.is_some() && nr > 0), "{shrunk:?}");
+                self.reached.note("shrinks that wrote", matches!(shrunk, Shrunk::Written(_)));
+                self.reached.note("shrinks in vain", shrunk == Shrunk::NoneWritten);
+            }
+            Op::Compact { kib } => {
+                let done = self.zswap.compact(u64::from(kib) << 10);
+                assert_eq!(done.busy, 0, "nobody holds an object");
+                self.reached.add("objects moved by compaction", done.moved_objects);
+                self.reached.add("frames won by compaction", done.frames_freed);
+            }
+            Op::Limit { memcg, bytes } => self.memcg(memcg).set_zswap_max(u64::from(bytes) * 4).unwrap(),
+            Op::NoLimit { memcg } => self.memcg(memcg).set_zswap_max(u64::MAX).unwrap(),
+            Op::PoolLimit { frames } => self.zswap.arena().set_limit(u64::from(frames) * FRAME_SIZE as u64),
+            Op::Writeback { memcg, on } => {
+                self.switched_off |= !on;
+                self.memcg(memcg).set_writeback(on).unwrap();
+            }
+            Op::Mkdir { parent } if self.memcgs.len() < MEMCGS => {
+                self.born += 1;
+                let child = self.memcg(parent).mkdir(&format!("m{}", self.born)).unwrap();
+                self.memcgs.push(child);
+            }
+            Op::Mkdir { .. } => {}
+            Op::Offline { memcg } => {
+                let at = memcg as usize % self.memcgs.len();
+                let (usage, is_root) = (self.memcgs[at].usage(), at == 0);
+                let result = self.zswap.offline(&self.memcgs[at]);
+                assert!(!(is_root && result.is_ok()), "the root cannot go");
+                if result.is_ok() {
+                    self.memcgs.remove(at);
+                    self.reached.note("memcgs taken offline with entries", usage > 0);
+                }
+            }
+            Op::Codec { tagged } => self.zswap.set_codec(if tagged { "tagged" } else { "lz4" }).unwrap(),
+            Op::FailAt { k, how } => self.fail_at(u64::from(k) + 1, how),
+            Op::FailCommits { after } => {
+                self.short_of_memory = true;
+                self.zswap.arena().fail_commits_after(after.map(u64::from));
+            }
+            Op::Meanwhile { ops, late } => {
+                if let Some(device) = &self.device {
+                    let ops: Vec<Meanwhile> = ops.into_iter().flatten().collect();
+                    self.meddling = !ops.is_empty();
+                    self.switched_off |= ops.iter().any(|op| matches!(op, Meanwhile::Writeback { on: false, .. }));
+                    device.meanwhile(ops, self.memcgs.clone(), late);
+                }
+            }
+            Op::Heal => {
+                if let Some(device) = &self.device {
+                    device.faulty().replan(Plan::none());
+                }
+            }
+            Op::Tidy => self.zswap.quiesce(),
+            Op::Check => self.zswap.assert_valid(),
+        }
+    }
+
+    fn take(&mut self, slot: u8, install: bool) {
+        let mut page = Page::zeroed();
+        let answer = if install { Installed::Yes } else { Installed::No };
+        let result = self.zswap.take_with(self.slot(slot), |taken| {
+            page.copy_from_slice(taken);
+            answer
+        });
+        let versions = self.catch_up(Some(slot));
+        match result {
+            Ok(taken) => {
+                self.check_read(slot, &versions, Ok(()), &page);
+                assert_eq!(taken == Taken::Kept, !install, "slot {slot} is {taken:?}");
+                match taken {
+                    Taken::Freed => {
+                        let newest = &versions[versions.len() - 1..];
+                        self.check_read(slot, newest, Ok(()), &page);
+                        self.held.remove(&slot);
+                    }
+                    Taken::Changed => {
+                        assert!(versions.len() > 1, "slot {slot} changed, and nobody changed it");
+                        self.reached.add("slots that changed while they were taken", 1);
+                    }
+                    Taken::Kept => {}
+                }
+            }
+            Err(error) => self.check_read(slot, &versions, Err(error), &page),
+        }
+    }
+
+    fn fail_at(&mut self, k: u64, how: How) {
+        let Some(device) = &self.device else { return };
+        let plan = Plan::none();
+        self.faulty = true;
+        device.faulty().replan(match how {
+            How::Eio => plan.at(k, Fault::Errno(libc::EIO)),
+            How::Enospc => plan.at(k, Fault::Errno(libc::ENOSPC)),
+            How::Short(bytes) => plan.at(k, Fault::Short { bytes: bytes.into() }),
+            How::Torn(sectors) => plan.at(k, Fault::Torn { sectors: sectors.into() }),
+            How::Flip(bit) => plan.at(k, Fault::Flip { bit: bit.into() }),
+            How::Misdirect(to) => plan.at(k, Fault::Misdirect { to: to.into() }),
+            How::Lost => plan.at(k, Fault::Lost),
+            How::Down => plan.down_from(k, libc::EIO),
+            How::Full => plan.full_from(k),
+        });
+    }
+
+    fn end(mut self) -> Reached {
+        self.zswap.assert_valid();
+        let stats = self.zswap.stats();
+        self.reached.add("pages written back or through", self.zswap.root().stat().unwrap().events(Event::ZswpWb));
+        self.reached.add("batches the device failed", stats.failed_writes);
+        self.reached.add("pages on the device at the end", stats.physical_pages);
+        self.reached.add("pages of a repeated word in an object", stats.pattern_pages);
+        for slot in 0..=255 {
+            self.free(slot);
+        }
+        self.zswap.assert_valid();
+        self.zswap.quiesce();
+        self.zswap.arena().flush();
+        let stats = self.zswap.stats();
+        assert_eq!(self.zswap.root().usage(), 0, "nothing is charged in the end");
+        assert_eq!((stats.backed_bytes, stats.slot_table_bytes), (0, 0), "nothing is left in the end");
+        assert_eq!(stats.area.map_or(0, |area| area.objects + area.used_bytes), 0, "the device is empty in the end");
+        self.reached
+    }
+}
