@@ -673,3 +673,27 @@ fn reading_and_freeing_never_call_the_allocator() {
         area.assert_valid();
     });
 }
+
+#[test]
+fn a_forks_copy_leaves_the_file_to_its_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swap");
+    let file = SwapFile::options().path(&path).size(1 << 20).open().unwrap();
+    // SAFETY: the child drops a file and ends; it takes no lock that another thread of the parent could have held.
+    match unsafe { libc::fork() } {
+        0 => {
+            drop(file);
+            // SAFETY: ends the child without running what belongs to the parent.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: waits for our own child.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0, "the child ended well");
+        }
+    }
+    assert!(path.exists(), "the parent's file is still there");
+    drop(file);
+    assert!(!path.exists(), "the parent removes what it made");
+}

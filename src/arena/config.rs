@@ -34,7 +34,7 @@ pub struct ArenaConfig {
 }
 
 impl Default for ArenaConfig {
-    /// This machine's nodes, no limit, 16 frames a run, 1 MiB of warm frames, and 16 times the physical memory of
+    /// This machine's nodes, no limit, 16 frames a run, 256 KiB of warm frames, and 16 times the physical memory of
     /// addresses (at most 1 TiB): at worst a run has one backed frame, so memory ends before addresses do.
     fn default() -> Self {
         let run_frames = 16;
@@ -45,7 +45,7 @@ impl Default for ArenaConfig {
                 .map_or(MAX_ADDRESS_SPACE, |bytes| bytes.min(MAX_ADDRESS_SPACE)) as usize,
             run_frames: run_frames as usize,
             limit_bytes: u64::MAX,
-            warm_frames: 256,
+            warm_frames: 64,
             commit_ahead: 4,
             topology: Topology::detect(),
             fail_commits_after: None,

@@ -70,6 +70,8 @@ pub struct SwapFile {
     /// Bytes after the header.
     len: u64,
     origin: Origin,
+    /// Who opened it: a fork's copy must not clean up.
+    process: u32,
     /// A file that was made here stays.
     keep: bool,
     /// Requests go past the page cache. Cleared, once, when the file system refuses.
@@ -148,6 +150,7 @@ impl Options {
             }
             let origin = if created { Origin::Created } else { examine(&path, &file)? };
             let swapfile = SwapFile {
+                process: std::process::id(),
                 name: path.display().to_string(),
                 file,
                 path,
@@ -427,6 +430,9 @@ impl Device for SwapFile {
 
 impl Drop for SwapFile {
     fn drop(&mut self) {
+        if std::process::id() != self.process {
+            return; // a fork's copy: the file is still its parent's
+        }
         // Errors have nobody to go to, and the next user of the file throws its contents away as well.
         let _ = match self.origin {
             Origin::Created if !self.keep => {

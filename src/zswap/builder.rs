@@ -133,7 +133,7 @@ impl Builder {
         self
     }
 
-    /// Frames kept backed without an object, to be used again soon. Default 256.
+    /// Frames kept backed without an object, to be used again soon. Default 64.
     pub fn warm_frames(mut self, frames: usize) -> Self {
         self.arena.warm_frames = frames;
         self

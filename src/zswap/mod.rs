@@ -15,7 +15,8 @@
 //! - [`store`](Zswap::store): `store.rs`. Compress outside all locks, charge, allocate, then publish in the slot and on the
 //!   LRU in one section under the cluster lock. A failed store leaves no older copy behind.
 //! - [`load`](Zswap::load), [`take_with`](Zswap::take_with), [`free`](Zswap::free): `load.rs`, `release.rs`. No allocator,
-//!   no lazily made thread-local, no lock that is ever held over client memory: they run inside fault and signal handlers.
+//!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
+//!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
 //! - who is cold: `lru.rs`. When to write: `reclaim.rs`, `worker.rs`.
 

@@ -3,7 +3,7 @@
 //! In two steps, so that nothing slow happens under the cluster lock: [`take_out`](Core::take_out) empties the slot under the
 //! lock, which makes what was in it the caller's; [`give_back`](Core::give_back) returns object or place afterwards.
 //!
-//! No allocator, no thread-local with a destructor: these run in fault and signal handlers.
+//! No allocator, no thread-local with a destructor: these run in handlers of faults on client memory.
 
 use super::Error;
 use super::core::{Core, Zswap};
