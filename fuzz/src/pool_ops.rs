@@ -145,8 +145,7 @@ pub fn run(run: Run) -> Reached {
         topology = topology.with_capacity(NodeId(node as u8), u64::from(frames) * FRAME_SIZE as u64);
     }
     let address_space = if run.space == 0 { 16 << 20 } else { usize::from(run.space) << 16 };
-    let config =
-        ArenaConfig { address_space, warm_frames: usize::from(run.warm), topology, ..ArenaConfig::default() };
+    let config = ArenaConfig { address_space, warm_frames: usize::from(run.warm), topology, ..ArenaConfig::default() };
     let arena = Arc::new(Arena::new(config).unwrap());
     let tree = Tree::new(TreeConfig { nodes, ..TreeConfig::default() });
     let geometry = match run.classes {
@@ -318,7 +317,10 @@ impl<'a, S: Subject> Model<'a, S> {
         let at = self.live.swap_remove(k);
         let name = self.thing(at).name;
         assert!(self.subject.free(name), "1: {name:?} is live");
-        assert!(!self.subject.free(name) && self.subject.read(name).is_none(), "5: {name:?} is freed twice or read after");
+        assert!(
+            !self.subject.free(name) && self.subject.read(name).is_none(),
+            "5: {name:?} is freed twice or read after"
+        );
         self.stale.push(name);
         let thing = self.things[at].as_mut().expect("it was live");
         thing.freed = true;
@@ -328,7 +330,9 @@ impl<'a, S: Subject> Model<'a, S> {
 
     /// Forget it if neither a name nor a guard is left.
     fn gone(&mut self, at: usize) {
-        if let Some(Thing { bytes, slot, memcg, .. }) = self.things[at].take_if(|thing| thing.freed && thing.guards == 0) {
+        if let Some(Thing { bytes, slot, memcg, .. }) =
+            self.things[at].take_if(|thing| thing.freed && thing.guards == 0)
+        {
             self.went(bytes.len(), slot, memcg);
         }
     }
@@ -345,7 +349,11 @@ impl<'a, S: Subject> Model<'a, S> {
 
     fn drop_draft(&mut self, k: usize, cancel: bool) {
         let (draft, len, memcg) = self.drafts.swap_remove(k);
-        if cancel { self.subject.cancel(draft) } else { drop(draft) }
+        if cancel {
+            self.subject.cancel(draft)
+        } else {
+            drop(draft)
+        }
         self.went(len, self.slot_size(len), memcg);
         self.reached.add("drafts dropped or cancelled", 1);
     }

@@ -4,7 +4,9 @@ use std::sync::Arc as StdArc;
 use zspool::memcg::Objcg;
 use zspool::sync::atomic::{AtomicU64, Ordering};
 use zspool::units::{Location, NodeId, Owner};
-use zspool::zsmalloc::{Cells, Draft, Error, Handle, HandleCells, Object, Pool, ReadGuard, Store, StoreError, Uncommitted};
+use zspool::zsmalloc::{
+    Cells, Draft, Error, Handle, HandleCells, Object, Pool, ReadGuard, Store, StoreError, Uncommitted,
+};
 
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +142,7 @@ fn word(object: Object) -> u64 {
 
 fn object(word: u64) -> Option<Object> {
     let location = Location::from_raw(word & ((1 << Location::BITS) - 1));
-    (word != 0).then(|| Object { location, len: (word >> LENGTH) as usize })
+    (word != 0).then_some(Object { location, len: (word >> LENGTH) as usize })
 }
 
 impl Words {
