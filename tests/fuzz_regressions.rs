@@ -165,3 +165,20 @@ fn flights_are_cancelled_before_and_after_the_write() {
         assert_eq!(reached.get("pages written back or through"), 6);
     }
 }
+
+/// A slot is freed while its page is read, and the read fails: then there is nothing that failed.
+#[test]
+fn a_failed_read_of_a_slot_freed_meanwhile_is_no_failure() {
+    use zswap_ops::{How, Op};
+    let reached = zswap_ops::run(instance(
+        0, // every page goes straight to the device
+        vec![
+            Op::Store { slot: 1, memcg: 0, node: 0, page: mixed(3) },
+            Op::FailAt { k: 0, how: How::Eio },
+            Op::Meanwhile { ops: [Some(Meanwhile::Free { slot: 1 }), None, None], late: false },
+            Op::Load { slot: 1 }, // the model wants to hear that nothing is stored
+            Op::Check,
+        ],
+    ));
+    assert_eq!((reached.get("operations done during a request"), reached.get("reads the device failed")), (1, 0));
+}
