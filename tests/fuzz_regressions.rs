@@ -11,6 +11,8 @@ mod zspool_fuzz;
 use arbitrary::{Arbitrary, Unstructured};
 use std::path::Path;
 use zspool_fuzz::list::List;
+use zspool_fuzz::meddler::Meanwhile;
+use zspool_fuzz::page::PageOf;
 use zspool_fuzz::{Reached, pool_ops, zswap_ops};
 
 /// Run every seed of a target, as libFuzzer would.
@@ -78,7 +80,6 @@ fn seeds_of_zswap_reach_what_they_are_for() {
             "shrinks in vain",
             "shrinks that wrote",
             "slots freed or replaced during their write",
-            "slots that changed while they were taken",
             "stores refused for a memcg's limit",
             "stores refused for the pool limit",
             "stores refused for want of memory",
@@ -109,4 +110,75 @@ fn compaction_goes_on_until_no_frame_can_be_won() {
         warm: 180,
         ops: List(ops),
     });
+}
+
+// === scenarios that the fuzzer seldom comes upon ===
+
+fn instance(pool_frames: u8, ops: Vec<zswap_ops::Op>) -> zswap_ops::Run {
+    zswap_ops::Run { pool_frames, device: 4, nodes: 0, capacity: 0, new_is_referenced: false, ops: List(ops) }
+}
+
+fn mixed(seed: u8) -> PageOf {
+    PageOf::Mixed { random: 2000, seed }
+}
+
+/// The page is read from the device, and meanwhile another is stored in its slot: that one stays.
+#[test]
+fn a_slot_replaced_while_it_is_taken_is_left_alone() {
+    use zswap_ops::Op;
+    let reached = zswap_ops::run(instance(
+        0, // every page goes straight to the device
+        vec![
+            Op::Store { slot: 1, memcg: 0, node: 0, page: mixed(3) },
+            Op::Meanwhile {
+                ops: [Some(Meanwhile::Store { slot: 1, memcg: 0, page: mixed(5) }), None, None],
+                late: true,
+            },
+            Op::Take { slot: 1, install: true },
+            Op::Load { slot: 1 },
+            Op::Check,
+        ],
+    ));
+    assert_eq!(reached.get("slots that changed while they were taken"), 1);
+}
+
+/// Of eight entries on their way to the device one is freed, one stored again, and one changes its number of references.
+#[test]
+fn flights_are_cancelled_before_and_after_the_write() {
+    use zswap_ops::Op;
+    for late in [false, true] {
+        let mut ops: Vec<_> =
+            (0..8).map(|slot| Op::Store { slot, memcg: 0, node: 0, page: mixed(slot * 2 + 1) }).collect();
+        let meanwhile = [
+            Some(Meanwhile::Free { slot: 2 }),
+            Some(Meanwhile::Store { slot: 3, memcg: 0, page: mixed(99) }),
+            Some(Meanwhile::Dup { slot: 4 }),
+        ];
+        ops.extend([
+            Op::Meanwhile { ops: meanwhile, late },
+            Op::Shrink { memcg: 0, nr: 64 },
+            Op::Check,
+            Op::LoadMany { first: 0, n: 8 },
+        ]);
+        let reached = zswap_ops::run(instance(60, ops));
+        assert_eq!(reached.get("slots freed or replaced during their write"), 2);
+        assert_eq!(reached.get("pages written back or through"), 6);
+    }
+}
+
+/// A slot is freed while its page is read, and the read fails: then there is nothing that failed.
+#[test]
+fn a_failed_read_of_a_slot_freed_meanwhile_is_no_failure() {
+    use zswap_ops::{How, Op};
+    let reached = zswap_ops::run(instance(
+        0, // every page goes straight to the device
+        vec![
+            Op::Store { slot: 1, memcg: 0, node: 0, page: mixed(3) },
+            Op::FailAt { k: 0, how: How::Eio },
+            Op::Meanwhile { ops: [Some(Meanwhile::Free { slot: 1 }), None, None], late: false },
+            Op::Load { slot: 1 }, // the model wants to hear that nothing is stored
+            Op::Check,
+        ],
+    ));
+    assert_eq!((reached.get("operations done during a request"), reached.get("reads the device failed")), (1, 0));
 }

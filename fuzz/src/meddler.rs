@@ -12,7 +12,7 @@
 //! the same list always does it at the same moment. What came of it is logged, for the model to be told afterwards.
 
 use super::page::PageOf;
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -24,18 +24,54 @@ use zspool::zswap::{Error, Zswap};
 /// Slots lie this far apart, so that they are in several clusters.
 pub const STRIDE: u64 = 8;
 
+/// Slots there are: few, so that operations meet.
+pub const SLOTS: u8 = 96;
+
+/// A slot from a byte of input.
+pub fn slot(u: &mut Unstructured<'_>) -> arbitrary::Result<u8> {
+    Ok(u8::arbitrary(u)? % SLOTS)
+}
+
 /// An operation done meanwhile.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Meanwhile {
-    Free { slot: u8 },
-    Store { slot: u8, memcg: u8, page: PageOf },
-    Dup { slot: u8 },
-    Put { slot: u8 },
-    Load { slot: u8 },
-    Offline { memcg: u8 },
-    Limit { memcg: u8, bytes: u16 },
-    Writeback { memcg: u8, on: bool },
-    Shrink { memcg: u8, nr: u8 },
+    Free {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    Store {
+        #[arbitrary(with = slot)]
+        slot: u8,
+        memcg: u8,
+        page: PageOf,
+    },
+    Dup {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    Put {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    Load {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    Offline {
+        memcg: u8,
+    },
+    Limit {
+        memcg: u8,
+        bytes: u16,
+    },
+    Writeback {
+        memcg: u8,
+        on: bool,
+    },
+    Shrink {
+        memcg: u8,
+        nr: u8,
+    },
     Compact,
     Reap,
 }

@@ -142,7 +142,7 @@ fn word(object: Object) -> u64 {
 
 fn object(word: u64) -> Option<Object> {
     let location = Location::from_raw(word & ((1 << Location::BITS) - 1));
-    (word != 0).then(|| Object { location, len: (word >> LENGTH) as usize })
+    (word != 0).then_some(Object { location, len: (word >> LENGTH) as usize })
 }
 
 impl Words {

@@ -18,7 +18,7 @@
 //! have them), the worker, real files.
 
 use super::list::List;
-use super::meddler::{Done, Meanwhile, Meddler, STRIDE};
+use super::meddler::{Done, Meanwhile, Meddler, SLOTS, STRIDE, slot};
 use super::page::PageOf;
 use super::reached::Reached;
 use arbitrary::Arbitrary;
@@ -52,27 +52,97 @@ pub struct Run {
 /// What is done to an instance.
 #[derive(Arbitrary, Clone, Debug)]
 pub enum Op {
-    Store { slot: u8, memcg: u8, node: u8, page: PageOf },
-    Many { first: u8, n: u8, memcg: u8, random: u16 },
-    Load { slot: u8 },
-    TryLoad { slot: u8 },
-    Free { slot: u8 },
-    FreeMany { first: u8, n: u8, step: u8 },
-    Dup { slot: u8 },
-    Put { slot: u8 },
-    Take { slot: u8, install: bool },
-    Shrink { memcg: u8, nr: u8 },
-    Compact { kib: u8 },
-    Limit { memcg: u8, bytes: u16 },
-    NoLimit { memcg: u8 },
-    PoolLimit { frames: u8 },
-    Writeback { memcg: u8, on: bool },
-    Mkdir { parent: u8 },
-    Offline { memcg: u8 },
-    Codec { tagged: bool },
-    FailAt { k: u8, how: How },
-    FailCommits { after: Option<u8> },
-    Meanwhile { ops: [Option<Meanwhile>; 3], late: bool },
+    Store {
+        #[arbitrary(with = slot)]
+        slot: u8,
+        memcg: u8,
+        node: u8,
+        page: PageOf,
+    },
+    Many {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+        memcg: u8,
+        random: u16,
+    },
+    Load {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    LoadMany {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+    },
+    TryLoad {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    Free {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    FreeMany {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+        step: u8,
+    },
+    Dup {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    Put {
+        #[arbitrary(with = slot)]
+        slot: u8,
+    },
+    Take {
+        #[arbitrary(with = slot)]
+        slot: u8,
+        install: bool,
+    },
+    Shrink {
+        memcg: u8,
+        nr: u8,
+    },
+    Compact {
+        kib: u8,
+    },
+    Limit {
+        memcg: u8,
+        bytes: u16,
+    },
+    NoLimit {
+        memcg: u8,
+    },
+    PoolLimit {
+        frames: u8,
+    },
+    Writeback {
+        memcg: u8,
+        on: bool,
+    },
+    Mkdir {
+        parent: u8,
+    },
+    Offline {
+        memcg: u8,
+    },
+    Codec {
+        tagged: bool,
+    },
+    FailAt {
+        k: u8,
+        how: How,
+    },
+    FailCommits {
+        after: Option<u8>,
+    },
+    Meanwhile {
+        ops: [Option<Meanwhile>; 3],
+        late: bool,
+    },
     Heal,
     Tidy,
     Check,
@@ -136,12 +206,12 @@ pub fn run(run: Run) -> Reached {
             ..swap::Geometry::default()
         })
         .worker(false);
-    let device = (run.device % 9 > 0).then(|| Arc::new(Meddler::new(usize::from(run.device % 9) << 17)));
+    let device = (!run.device.is_multiple_of(9)).then(|| Arc::new(Meddler::new(usize::from(run.device % 9) << 17)));
     if let Some(device) = &device {
         builder = builder.device(Arc::clone(device));
     }
     let zswap = Arc::new(builder.build().unwrap());
-    let slots = zswap.reserve(256 * STRIDE).unwrap();
+    let slots = zswap.reserve(u64::from(SLOTS) * STRIDE).unwrap();
     if let Some(device) = &device {
         device.attach(&zswap, slots);
     }
@@ -235,10 +305,9 @@ impl Model {
                 assert!(versions.iter().any(is_it), "slot {slot} came back with another page than {versions:?}");
             }
             Err(Error::Read { source, .. }) => {
-                assert!(
-                    versions.iter().any(Option::is_some),
-                    "slot {slot} holds nothing, and reading it says {source}"
-                );
+                // A failure counts only if the slot still holds the page.
+                let held = versions.last().is_some_and(Option::is_some);
+                assert!(held, "slot {slot} holds nothing any more, and reading it says {source}");
                 assert!(self.faulty, "slot {slot} could not be read without a fault: {source}");
                 self.reached.note("corrupt blocks found", matches!(source, swap::Error::Corrupt { .. }));
                 self.reached.note("reads the device failed", matches!(source, swap::Error::Io { .. }));
@@ -291,6 +360,13 @@ impl Model {
         }
     }
 
+    fn load(&mut self, slot: u8) {
+        let mut page = Page::zeroed();
+        let result = self.zswap.load(self.slot(slot), &mut page);
+        let versions = self.catch_up(Some(slot));
+        self.check_read(slot, &versions, result, &page);
+    }
+
     fn free(&mut self, slot: u8) {
         assert_eq!(self.zswap.free(self.slot(slot)), self.held.remove(&slot).is_some(), "slot {slot}");
     }
@@ -315,16 +391,12 @@ impl Model {
             Op::Store { slot, memcg, node, page } => self.store(slot, memcg, node, page),
             Op::Many { first, n, memcg, random } => {
                 for k in 0..n % 64 {
-                    let page = PageOf::Mixed { random, seed: first.wrapping_add(k) };
-                    self.store(first.wrapping_add(k), memcg, k, page);
+                    let page = PageOf::Mixed { random, seed: first + k };
+                    self.store((first + k) % SLOTS, memcg, k, page);
                 }
             }
-            Op::Load { slot } => {
-                let mut page = Page::zeroed();
-                let result = self.zswap.load(self.slot(slot), &mut page);
-                let versions = self.catch_up(Some(slot));
-                self.check_read(slot, &versions, result, &page);
-            }
+            Op::Load { slot } => self.load(slot),
+            Op::LoadMany { first, n } => (0..n % 16).for_each(|k| self.load((first + k) % SLOTS)),
             Op::TryLoad { slot } => {
                 let mut page = Page::zeroed();
                 match self.zswap.try_load(self.slot(slot), &mut page) {
@@ -338,7 +410,7 @@ impl Model {
             Op::Free { slot } => self.free(slot),
             Op::FreeMany { first, n, step } => {
                 for k in 0..n % 64 {
-                    self.free(first.wrapping_add(k.wrapping_mul(step)));
+                    self.free(first.wrapping_add(k.wrapping_mul(step)) % SLOTS);
                 }
             }
             Op::Dup { slot } => self.dupped(slot, self.zswap.clone().dup(self.slot(slot))),
@@ -380,7 +452,7 @@ impl Model {
                 }
             }
             Op::Codec { tagged } => self.zswap.set_codec(if tagged { "tagged" } else { "lz4" }).unwrap(),
-            Op::FailAt { k, how } => self.fail_at(u64::from(k) + 1, how),
+            Op::FailAt { k, how } => self.fail_at(u64::from(k % 8) + 1, how),
             Op::FailCommits { after } => {
                 self.short_of_memory = true;
                 self.zswap.arena().fail_commits_after(after.map(u64::from));
@@ -456,7 +528,7 @@ impl Model {
         self.reached.add("batches the device failed", stats.failed_writes);
         self.reached.add("pages on the device at the end", stats.physical_pages);
         self.reached.add("pages of a repeated word in an object", stats.pattern_pages);
-        for slot in 0..=255 {
+        for slot in 0..SLOTS {
             self.free(slot);
         }
         self.zswap.assert_valid();
