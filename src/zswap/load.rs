@@ -13,7 +13,7 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
-use super::store::FLAG_PATTERN;
+use super::store::BlockFlags;
 use crate::compress::{self, CodecId};
 use crate::memcg::Event;
 use crate::swap::{Content, Place, SlotGuard, SlotWord};
@@ -240,7 +240,8 @@ impl Core {
         let mut decoded = [0; PAGE_SIZE];
         self.area()
             .read(place, slot.0, |object| {
-                self.decode(slot, object.codec, object.flags & FLAG_PATTERN != 0, object.bytes, &mut decoded)
+                let flags = BlockFlags::from_bits_retain(object.flags);
+                self.decode(slot, object.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)
             })
             .map_err(|source| Error::Read { slot, source })??;
         *page = decoded;

@@ -69,8 +69,20 @@ enum Refusal {
     Pool(zsmalloc::Error),
 }
 
-/// In the flags of a block on a device: the payload is 8 bytes that the page repeats.
-pub(super) const FLAG_PATTERN: u8 = 1;
+bitflags::bitflags! {
+    /// What a block on a device says of its payload, beside codec and length. Bits, once given, keep their meaning.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct BlockFlags: u8 {
+        /// 8 bytes that the page repeats.
+        const PATTERN = 1;
+    }
+}
+
+impl BlockFlags {
+    pub(super) fn of(pattern: bool) -> Self {
+        if pattern { Self::PATTERN } else { Self::empty() }
+    }
+}
 
 impl Zswap {
     /// Store a page in a slot for `memcg`, preferably on `node`. What the slot held before is gone, also on failure: then the
@@ -249,7 +261,7 @@ impl Core {
         bytes.copy_from_slice(payload.bytes);
         let pages = area.geometry().pages_for(bytes.len());
         let Ok(mut batch) = area.begin_at_least(pages, pages) else { return Err(refuse(Unwritable::DeviceFull)) };
-        let flags = if payload.pattern { FLAG_PATTERN } else { 0 };
+        let flags = BlockFlags::of(payload.pattern).bits();
         let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
         if batch.write().is_err() {

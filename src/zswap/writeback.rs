@@ -16,7 +16,7 @@
 use super::core::Core;
 use super::error::Unwritable;
 use super::inflight::Record;
-use super::store::FLAG_PATTERN;
+use super::store::BlockFlags;
 use crate::memcg::{Event, GroupRef};
 use crate::swap::{Batch, Content, Place, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
@@ -108,7 +108,7 @@ impl Core {
         let codec = self.lru.codec(owner);
         drop(guard);
 
-        let flags = if matches!(word.content(), Content::Pattern(_)) { FLAG_PATTERN } else { 0 };
+        let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
         let mut backoff = Backoff::new();
         let place = loop {
             let now = self.slots.word(owner);
