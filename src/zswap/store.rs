@@ -151,14 +151,25 @@ impl Core {
             Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
         };
         let payload_bytes = payload.bytes.len();
-        Ok(match self.store_payload(slot, memcg, node, payload)? {
+        let stored = match self.pool.malloc(Some(memcg.objcg()?), payload_bytes, node) {
+            Ok(object) => self.put_object(slot, object, payload).map(Some),
+            Err(_) => {
+                // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
+                let bytes = payload.bytes.to_vec();
+                let payload = Payload { bytes: &bytes, codec: payload.codec, pattern: false };
+                drop(context);
+                self.store_payload(slot, memcg, node, payload)
+            }
+        };
+        Ok(match stored? {
             None => Stored::WrittenThrough,
             Some(_) if payload_bytes == PAGE_SIZE => Stored::Incompressible,
             Some(slot_bytes) => Stored::Compressed { payload_bytes, slot_bytes },
         })
     }
 
-    /// Store bytes as an object and return its slot's size, or `None` when they went straight to the device.
+    /// Store bytes as an object, making room where there is none, and return its slot's size, or `None` when they went straight
+    /// to the device.
     fn store_payload(
         &self,
         slot: Slot,
@@ -166,13 +177,19 @@ impl Core {
         node: NodeId,
         payload: Payload<'_>,
     ) -> Result<Option<usize>, Error> {
-        let mut object = match self.admit(memcg, node, payload.bytes.len())? {
-            Admission::Object(object) => object,
-            Admission::Never(refusal) => {
-                self.write_through(slot, memcg, payload, refusal)?;
-                return Ok(None);
-            }
-        };
+        match self.admit(memcg, node, payload.bytes.len())? {
+            Admission::Object(object) => self.put_object(slot, object, payload).map(Some),
+            Admission::Never(refusal) => self.write_through(slot, memcg, payload, refusal).map(|()| None),
+        }
+    }
+
+    /// Fill an object, put it into the slot, and return its slot's size.
+    fn put_object(
+        &self,
+        slot: Slot,
+        mut object: Uncommitted<'_, SlotCells>,
+        payload: Payload<'_>,
+    ) -> Result<usize, Error> {
         object.write(payload.bytes).expect("as many bytes as were just asked for");
         let geometry = self.pool.geometry();
         let class = geometry.class_of(payload.bytes.len()).expect("an object of this length was just allocated");
@@ -193,7 +210,7 @@ impl Core {
         self.tree.enlist(objcg);
         self.tree.count(objcg, Event::ZswpOut, 1);
         drop(pinned);
-        Ok(Some(slot_bytes))
+        Ok(slot_bytes)
     }
 
     /// Put a new content into a slot: `make` builds its word for this owner and generation, under the cluster lock.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -107,6 +108,16 @@ impl Running {
         let mut command = Command::new(ZSPOOL);
         command.arg("squeeze").args(arguments).stdin(Stdio::null());
         command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+        // What runs the tests may have some signals ignored (nohup, a background job), and the program would respect that.
+        let reset = || {
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+                // SAFETY: a system call that is fit for a child between fork and exec.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
+            Ok(())
+        };
+        // SAFETY: the closure makes system calls only.
+        unsafe { command.pre_exec(reset) };
         change(&mut command);
         Running { child: command.spawn().unwrap(), out, err }
     }
