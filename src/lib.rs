@@ -29,7 +29,7 @@
 //!
 //! ```
 //! use zspool::units::{NodeId, Page};
-//! use zspool::zswap::{Installed, Zswap};
+//! use zspool::zswap::{Installed, Taken, Zswap};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let zswap = Zswap::builder().pool_limit(64 << 20).build()?; // add .swapfile(path, bytes) for what is colder still
@@ -41,10 +41,11 @@
 //!     zswap.store(slots.base() + 7, &vm, NodeId(0), &page)?;
 //!
 //!     let mut guest = Page::zeroed();
-//!     zswap.take_with(slots.base() + 7, |page| {
+//!     let taken = zswap.take_with(slots.base() + 7, |page| {
 //!         guest.copy_from_slice(page); // install it; the slot is freed only afterwards
 //!         Installed::Yes
 //!     })?;
+//!     assert_eq!(taken, Taken::Freed);
 //!     println!("{}", vm.read_file("memory.stat")?);
 //!     Ok(())
 //! }
