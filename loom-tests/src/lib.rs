@@ -26,6 +26,21 @@ pub fn outcomes_of_long<T: Ord + Send + 'static>(
     explore(builder, model)
 }
 
+/// Run `explore` ([`outcomes`] of a model with a bug planted, say) and return the message with which it stops, so that the twin
+/// can see that it failed for the right reason.
+///
+/// # Panics
+/// When nothing stops it.
+#[cfg(loom)]
+#[track_caller]
+pub fn catches<T>(explore: impl FnOnce() -> T) -> String {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(explore));
+    match caught.err().expect("the planted bug was not caught").downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => panic.downcast_ref::<&str>().map(|message| message.to_string()).unwrap_or_default(),
+    }
+}
+
 #[cfg(loom)]
 fn explore<T: Ord + Send + 'static>(
     builder: loom::model::Builder,

@@ -13,9 +13,8 @@
 //! | `enlist_vs_delist` | an entry coming, against a walker that found the list empty |
 #![cfg(loom)]
 
-use loom_tests::outcomes;
+use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use zspool::memcg::{Bytes4, Error, MemcgId, Objcg, Tree, TreeConfig};
 use zspool::sync::{Arc, Bug, Mutex, Planted, Rank, thread};
 use zspool::units::NodeId;
@@ -40,16 +39,6 @@ fn free(objcg: Objcg, tree: &Tree, bytes: u64) {
     tree.unaccount(id, NODE, compressed(bytes));
     tree.uncharge(id, bytes);
     tree.put(id);
-}
-
-/// The message with which the explorer stops.
-#[track_caller]
-fn catches<T: Ord + Send + 'static>(model: impl Fn() -> T + Send + Sync + 'static) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(|| outcomes(model))).err().expect("the planted bug was not caught");
-    match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => panic.downcast_ref::<&str>().map(|message| message.to_string()).unwrap_or_default(),
-    }
 }
 
 // === charge_vs_reparent ===
@@ -99,7 +88,7 @@ fn charge_vs_reparent_leaves_exact_sums() {
 
 #[test]
 fn charge_vs_reparent_catches_an_uncharge_without_generation() {
-    let message = catches(|| charge_vs_reparent(Planted::bug(Bug::UnchargeSkipsGeneration)));
+    let message = catches(|| outcomes(|| charge_vs_reparent(Planted::bug(Bug::UnchargeSkipsGeneration))));
     assert!(message.contains("the new memcg"), "{message}");
 }
 
@@ -139,7 +128,7 @@ fn two_charges_vs_one_limit_has_one_winner() {
 
 #[test]
 fn two_charges_vs_one_limit_catches_check_then_charge() {
-    let message = catches(|| two_charges_vs_one_limit(Planted::bug(Bug::CheckThenCharge)));
+    let message = catches(|| outcomes(|| two_charges_vs_one_limit(Planted::bug(Bug::CheckThenCharge))));
     assert!(message.contains("above the limit"), "{message}");
 }
 
@@ -169,7 +158,7 @@ fn charge_vs_lower_limit_charges_nothing_after_it_is_set() {
 
 #[test]
 fn charge_vs_lower_limit_catches_check_then_charge() {
-    let message = catches(|| charge_vs_lower_limit(Planted::bug(Bug::CheckThenCharge)));
+    let message = catches(|| outcomes(|| charge_vs_lower_limit(Planted::bug(Bug::CheckThenCharge))));
     assert!(message.contains("charged past the limit"), "{message}");
 }
 
@@ -257,7 +246,7 @@ fn put_last_vs_offline_frees_the_objcg_once() {
 
 #[test]
 fn put_last_vs_offline_catches_a_reference_without_second_look() {
-    let message = catches(|| put_last_vs_offline(Planted::bug(Bug::ObjcgSkipsSecondLook)));
+    let message = catches(|| outcomes(|| put_last_vs_offline(Planted::bug(Bug::ObjcgSkipsSecondLook))));
     assert!(message.contains("a stranger's objcg"), "{message}");
 }
 
@@ -314,6 +303,6 @@ fn enlist_vs_delist_leaves_no_entry_unseen() {
 
 #[test]
 fn enlist_vs_delist_catches_a_flag_cleared_too_late() {
-    let message = catches(|| enlist_vs_delist(true));
+    let message = catches(|| outcomes(|| enlist_vs_delist(true)));
     assert!(message.contains("an entry that no walker finds"), "{message}");
 }

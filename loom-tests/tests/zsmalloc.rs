@@ -14,9 +14,8 @@
 //! | `publish_vs_read` | a handle known too early, against its object being written | PublishBeforeWrite |
 #![cfg(loom)]
 
-use loom_tests::outcomes;
+use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Tree, TreeConfig};
 use zspool::sync::atomic::{AtomicU64, Ordering};
@@ -133,16 +132,6 @@ fn finish(pool: &TinyPool) {
     assert_eq!(pool.stats().objects, 0, "every slot came back once");
 }
 
-/// The message with which the explorer stops.
-#[track_caller]
-fn catches<T: Ord + Send + 'static>(model: impl Fn() -> T + Send + Sync + 'static) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(|| outcomes(model))).err().expect("the planted bug was not caught");
-    match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => panic.downcast_ref::<&str>().map(|message| message.to_string()).unwrap_or_default(),
-    }
-}
-
 /// Slots 0 (X) and 2 (Z) in use, so that X moves to slot 3, or, while somebody holds X, Z to slot 1.
 fn sparse(pool: &TinyPool) -> (Owner, Location) {
     let [x, y, z] = [0, 1, 2].map(Owner);
@@ -186,7 +175,7 @@ fn a_reader_and_a_move_agree() {
 
 #[test]
 fn a_move_that_ignores_pins_is_caught() {
-    let message = catches(|| read_vs_compaction(Planted::bug(Bug::CompactionIgnoresPins)));
+    let message = catches(|| outcomes(|| read_vs_compaction(Planted::bug(Bug::CompactionIgnoresPins))));
     assert!(message.contains("Causality violation"), "{message}");
 }
 
@@ -228,7 +217,7 @@ fn a_reader_sees_the_old_object_or_the_new_one() {
 
 #[test]
 fn a_reader_that_does_not_look_again_is_caught() {
-    let message = catches(|| read_vs_replace(Planted::bug(Bug::ReadSkipsRevalidation)));
+    let message = catches(|| outcomes(|| read_vs_replace(Planted::bug(Bug::ReadSkipsRevalidation))));
     assert!(message.contains("are of two objects"), "{message}");
 }
 
@@ -264,7 +253,7 @@ fn a_free_and_a_move_agree() {
 
 #[test]
 fn a_move_that_ignores_a_free_is_caught() {
-    let message = catches(|| free_vs_compaction(Planted::bug(Bug::CompactionIgnoresFree)));
+    let message = catches(|| outcomes(|| free_vs_compaction(Planted::bug(Bug::CompactionIgnoresFree))));
     assert!(message.contains("Owner(0) frees"), "{message}");
 }
 
@@ -302,7 +291,7 @@ fn a_guard_keeps_a_freed_object() {
 
 #[test]
 fn a_free_that_ignores_pins_is_caught() {
-    let message = catches(|| free_under_a_guard(Planted::bug(Bug::FreeIgnoresPins)));
+    let message = catches(|| outcomes(|| free_under_a_guard(Planted::bug(Bug::FreeIgnoresPins))));
     assert!(message.contains("Causality violation"), "{message}");
 }
 
@@ -339,7 +328,7 @@ fn an_object_can_be_freed_as_soon_as_it_is_named() {
 
 #[test]
 fn a_free_that_ignores_the_publishers_pin_is_caught() {
-    let message = catches(|| publish_vs_free(Planted::bug(Bug::FreeIgnoresPins)));
+    let message = catches(|| outcomes(|| publish_vs_free(Planted::bug(Bug::FreeIgnoresPins))));
     assert!(message.contains("Z1: a frame where a slot in use starts"), "{message}");
 }
 
@@ -378,6 +367,6 @@ fn a_handle_is_good_only_when_its_object_is_written() {
 
 #[test]
 fn an_object_named_before_it_is_written_is_caught() {
-    let message = catches(|| publish_vs_read(Planted::bug(Bug::PublishBeforeWrite)));
+    let message = catches(|| outcomes(|| publish_vs_read(Planted::bug(Bug::PublishBeforeWrite))));
     assert!(message.contains("Causality violation"), "{message}");
 }

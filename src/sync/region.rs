@@ -13,6 +13,7 @@
 //!
 //! Callers see raw pointers and keep the rules themselves; who may touch which bytes is the allocator's protocol.
 
+use super::rank::{Rank, assert_not_held};
 use std::io;
 use std::ops::Range;
 
@@ -70,6 +71,7 @@ impl Region {
     /// # Errors
     /// When the kernel has no memory to give. Part of the range may then be backed.
     pub fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        assert_not_held(Rank::Class); // no system call under it
         assert!(range.end <= self.len());
         self.imp.populate(range)
     }
@@ -79,6 +81,7 @@ impl Region {
     /// # Errors
     /// When the kernel refuses (locked memory).
     pub fn discard(&self, range: Range<usize>) -> io::Result<()> {
+        assert_not_held(Rank::Class); // no system call under it
         assert!(range.end <= self.len());
         self.imp.discard(range)
     }
@@ -86,6 +89,7 @@ impl Region {
     /// [`discard`](Self::discard) each of `ranges`, with fewer system calls where the kernel can. Calls `refused` with the
     /// numbers of those that it would not take. No allocation.
     pub fn discard_each(&self, ranges: &[Range<usize>], mut refused: impl FnMut(usize)) {
+        assert_not_held(Rank::Class); // no system call under it
         assert!(ranges.iter().all(|range| range.end <= self.len()));
         for (batch, first) in ranges.chunks(MAX_VECTOR).zip((0..).step_by(MAX_VECTOR)) {
             // A vector of one costs more than the plain call.
@@ -391,6 +395,16 @@ mod tests {
     fn ranges_past_the_end_panic() {
         let region = Region::reserve(FRAME_SIZE).unwrap();
         region.with(0..FRAME_SIZE + 1, |_| ());
+    }
+
+    #[test]
+    #[cfg_attr(not(debug_assertions), ignore = "ranks are asserted in debug builds only")]
+    #[should_panic(expected = "Class is held")]
+    fn a_system_call_under_a_class_lock_panics() {
+        let region = Region::reserve(FRAME_SIZE).unwrap();
+        let class = super::super::Mutex::new(Rank::Class, ());
+        let _held = class.lock();
+        let _ = region.discard(0..FRAME_SIZE);
     }
 
     #[test]

@@ -19,7 +19,6 @@ pub(super) struct Counters {
     pub(super) failed_loads: Tally,
     pub(super) failed_writes: Tally,
     pub(super) shrinks: Tally,
-    pub(super) worker_panics: Tally,
 }
 
 impl Counters {

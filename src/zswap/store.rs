@@ -140,7 +140,7 @@ impl Core {
                 return Ok(Stored::SameFilled);
             }
             let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
-            let charged = self.store_payload(slot, memcg, node, payload)?;
+            let charged = self.store_payload(slot, memcg, node, payload, None)?;
             return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
         }
         let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
@@ -153,12 +153,12 @@ impl Core {
         let payload_bytes = payload.bytes.len();
         let stored = match self.pool.malloc(Some(memcg.objcg()?), payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
-            Err(_) => {
+            Err(refused) => {
                 // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
                 let bytes = payload.bytes.to_vec();
                 let payload = Payload { bytes: &bytes, codec: payload.codec, pattern: false };
                 drop(context);
-                self.store_payload(slot, memcg, node, payload)
+                self.store_payload(slot, memcg, node, payload, Some(refused))
             }
         };
         Ok(match stored? {
@@ -176,8 +176,9 @@ impl Core {
         memcg: &Memcg,
         node: NodeId,
         payload: Payload<'_>,
+        refused: Option<zsmalloc::Error>,
     ) -> Result<Option<usize>, Error> {
-        match self.admit(memcg, node, payload.bytes.len())? {
+        match self.admit(memcg, node, payload.bytes.len(), refused)? {
             Admission::Object(object) => self.put_object(slot, object, payload).map(Some),
             Admission::Never(refusal) => self.write_through(slot, memcg, payload, refusal).map(|()| None),
         }
@@ -227,13 +228,22 @@ impl Core {
         Ok(())
     }
 
-    /// Allocate and charge an object, making room where a limit asks for it.
-    fn admit(&self, memcg: &Memcg, node: NodeId, len: usize) -> Result<Admission<'_>, Error> {
+    /// Allocate and charge an object, making room where a limit asks for it, which may have `refused` it already.
+    fn admit(
+        &self,
+        memcg: &Memcg,
+        node: NodeId,
+        len: usize,
+        mut refused: Option<zsmalloc::Error>,
+    ) -> Result<Admission<'_>, Error> {
         let mut effort = Effort::new(&self.policy);
         loop {
-            let refused = match self.pool.malloc(Some(memcg.objcg()?), len, node) {
-                Ok(object) => return Ok(Admission::Object(object)),
-                Err(refused) => refused,
+            let refused = match refused.take() {
+                Some(refused) => refused,
+                None => match self.pool.malloc(Some(memcg.objcg()?), len, node) {
+                    Ok(object) => return Ok(Admission::Object(object)),
+                    Err(refused) => refused,
+                },
             };
             match refused {
                 zsmalloc::Error::Limit(hit) => {
