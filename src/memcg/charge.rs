@@ -29,6 +29,7 @@ use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::Objcg;
 use super::stat::Event;
 use super::tree::{Shared, Tree};
+use crate::sync::Bug;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::thread::Backoff;
 use std::fmt;
@@ -56,15 +57,16 @@ pub(super) struct Climbs {
 struct Stripe(AtomicU32);
 
 /// A climb under way.
-struct Climbing<'a>(&'a Stripe);
+pub(super) struct Climbing<'a>(&'a Stripe);
 
 /// How a climb ended.
-enum Climb {
+pub(super) enum Climb {
     Charged,
     /// A group on the path was removed and recycled meanwhile.
     Stale,
     /// `at` refused; what was reserved below is given back.
     Refused {
+        /// Where it began.
         start: GroupRef,
         at: GroupRef,
         over: Over,
@@ -80,7 +82,7 @@ impl Climbs {
     }
 
     #[inline]
-    fn begin(&self, id: ObjcgId) -> Climbing<'_> {
+    pub(super) fn begin(&self, id: ObjcgId) -> Climbing<'_> {
         let stripe = &self.stripes[id.raw() as usize & (self.stripes.len() - 1)];
         // Relaxed: the release of the first reservation publishes it to whoever that reservation refuses.
         stripe.0.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +123,7 @@ impl Drop for Climbing<'_> {
 impl Shared {
     /// One climb from the objcg's group to the root.
     #[inline]
-    fn climb(&self, id: ObjcgId, bytes: u64) -> Climb {
+    pub(super) fn climb(&self, id: ObjcgId, bytes: u64) -> Climb {
         let start = self.objcgs.group(id);
         let mut at = start;
         loop {
@@ -219,11 +221,17 @@ impl Tree {
                 continue;
             }
             let group = shared.group(at.index());
+            // What threads hold in stock is nobody's usage (S2). Looked for once more when all climbs are over, for one of them
+            // may have been on its way into a stock.
+            let recalled = || bytes <= over.limit && !shared.config.planted.is(Bug::RefusalSkipsRecall) && shared.recall();
+            if recalled() {
+                continue;
+            }
             if bytes <= over.limit && patience > 0 {
                 let rolled_back = || group.rollbacks() != over.rollbacks;
                 patience -= 1;
                 shared.climbs.settle(&mut patience, rolled_back);
-                if rolled_back() {
+                if rolled_back() || recalled() {
                     continue;
                 }
             }

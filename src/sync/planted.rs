@@ -20,6 +20,12 @@ pub enum Bug {
     UnchargeSkipsGeneration,
     /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
     ObjcgSkipsSecondLook,
+    /// Recalling stocks leaves out those that somebody is at.
+    RecallSkipsTaken,
+    /// A charge is refused although bytes that would do lie in a stock.
+    RefusalSkipsRecall,
+    /// A stock is settled references first.
+    StockDropsReferencesFirst,
     /// Writeback switches the slot word although its record was cancelled.
     WritebackIgnoresCancel,
     /// Writeback switches the slot word before the bytes are on the device.

@@ -60,7 +60,16 @@ pub enum Error {
     },
     /// A memcg is at its limit.
     #[error(transparent)]
-    Limit(#[from] memcg::LimitHit),
+    Limit(memcg::LimitHit),
+    /// The memcg that was to be charged was removed.
+    #[error(transparent)]
+    Memcg(memcg::Error),
+    /// The memcg that was to be charged is not of the tree that the pool was made with.
+    #[error("{path} is a memcg of another tree; use one of the tree that the pool was made with")]
+    ForeignMemcg {
+        /// Its path there.
+        path: String,
+    },
     /// The arena has no frame or run to give.
     #[error(transparent)]
     Arena(#[from] arena::Error),
@@ -72,6 +81,16 @@ pub enum Error {
         /// Bytes in use.
         bytes: u64,
     },
+}
+
+impl From<memcg::ChargeError> for Error {
+    fn from(refused: memcg::ChargeError) -> Self {
+        match refused {
+            memcg::ChargeError::Limit(hit) => Error::Limit(hit),
+            memcg::ChargeError::Offline(error) => Error::Memcg(error),
+            memcg::ChargeError::Foreign { path } => Error::ForeignMemcg { path },
+        }
+    }
 }
 
 /// A refusal of a [`Store`](super::Store), which knows its handles.

@@ -31,7 +31,7 @@ use super::heap::{Heap, Spot};
 use super::share::{Original, Owed};
 use super::uncommitted::Uncommitted;
 use crate::arena::{self, Arena};
-use crate::memcg::{Objcg, ObjcgId, Tree};
+use crate::memcg::{Event, Memcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Bug, Planted};
@@ -75,6 +75,8 @@ pub struct PoolConfig {
     pub accounting: Option<Tree>,
     /// What counts as an object's original bytes.
     pub original: Original,
+    /// The event that is counted for each object published.
+    pub stored: Option<Event>,
     /// For models.
     #[doc(hidden)]
     pub planted: Planted,
@@ -87,6 +89,7 @@ impl Default for PoolConfig {
             geometry: Geometry::default(),
             accounting: None,
             original: Original::Fixed(crate::units::PAGE_SIZE as u64),
+            stored: None,
             planted: Planted::NONE,
         }
     }
@@ -99,6 +102,7 @@ pub struct Pool<C: Cells> {
     pub(super) cells: C,
     pub(super) accounting: Option<Tree>,
     pub(super) original: Original,
+    pub(super) stored: Option<Event>,
     pub(super) planted: Planted,
 }
 
@@ -113,8 +117,8 @@ impl<C: Cells> Pool<C> {
         if let Some(tree) = config.accounting.as_ref().filter(|tree| tree.nodes() != nodes) {
             return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
         }
-        let PoolConfig { geometry, accounting, original, planted } = config;
-        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted })
+        let PoolConfig { geometry, accounting, original, stored, planted } = config;
+        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, stored, planted })
     }
 
     /// The cells.
@@ -243,25 +247,24 @@ impl<C: Cells> Drop for Pool<C> {
 }
 
 impl<C: Cells> Pool<C> {
-    /// Take a slot for `len` bytes near `node`, charged to `objcg`, to be written and published. The charge and the
-    /// slot are given back if the result is dropped.
+    /// Take a slot for `len` bytes near `node`, charged to `memcg` if the pool counts, to be written and published. The charge
+    /// and the slot are given back if the result is dropped.
     ///
     /// When `node` has no room left, other nodes are tried in order of their distance.
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Arena`] when the arena is, or no
+    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Memcg`] when it was removed; [`Error::Arena`] when the arena is, or no
     /// node has room; [`Error::Entries`].
     ///
     /// # Locks
     /// Takes `Class`, and below; makes system calls: call it outside all locks.
-    pub fn malloc(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
+    pub fn malloc(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
         let class = self.heap.geometry.class_of(len).ok_or(Error::Length { len })?;
         let nodes = self.heap.arena.topology();
         if node.index() >= nodes.len() {
             return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
         }
-        let objcg = if self.accounting.is_some() { objcg } else { None };
-        let charge = Charge::take(objcg, self.heap.geometry.class(class).size())?;
+        let charge = Charge::take(self.accounting.as_ref(), memcg, self.heap.geometry.class(class).size())?;
         let mut refusal = None;
         for &near in nodes.by_distance(node) {
             let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;

@@ -7,7 +7,7 @@ use super::handle::{Handle, Tag, TagSpace};
 use super::pool::{Object, Pool, PoolConfig};
 use super::uncommitted::Uncommitted;
 use crate::arena::Arena;
-use crate::memcg::Objcg;
+use crate::memcg::Memcg;
 use crate::sync::{Arc, Bug};
 use crate::units::{NodeId, Owner};
 
@@ -79,15 +79,15 @@ impl Store {
         self.malloc_for(None, len, NodeId(0))
     }
 
-    /// Room for an object of `len` bytes near `node`, charged to `objcg` if the store has accounting.
+    /// Room for an object of `len` bytes near `node`, charged to `memcg` if the store has accounting.
     ///
     /// # Errors
     /// As [`malloc`](Self::malloc).
     ///
     /// # Locks
     /// As [`Pool::malloc`].
-    pub fn malloc_for(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Draft<'_>, StoreError> {
-        let object = self.pool.malloc(objcg, len, node)?;
+    pub fn malloc_for(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Draft<'_>, StoreError> {
+        let object = self.pool.malloc(memcg, len, node)?;
         let cells = &self.pool.cells;
         let index = cells.take().ok_or_else(|| StoreError::NoHandle { indexes: cells.capacity() })?;
         Ok(Draft { store: self, object: Some(object), index })

@@ -26,7 +26,7 @@ pub struct Uncommitted<'a, C: Cells> {
     spot: Spot,
     len: usize,
     /// Taken out when published.
-    charge: Option<Charge>,
+    charge: Option<Charge<'a>>,
     /// Every byte of the payload was written, so that none of an earlier object is left.
     written: bool,
 }
@@ -43,7 +43,7 @@ pub struct Published<'a, C: Cells> {
 // === impl Uncommitted ===
 
 impl<'a, C: Cells> Uncommitted<'a, C> {
-    pub(super) fn new(pool: &'a Pool<C>, spot: Spot, len: usize, charge: Charge) -> Self {
+    pub(super) fn new(pool: &'a Pool<C>, spot: Spot, len: usize, charge: Charge<'a>) -> Self {
         Uncommitted { pool, spot, len, charge: Some(charge), written: false }
     }
 
@@ -106,7 +106,7 @@ impl<'a, C: Cells> Uncommitted<'a, C> {
         let objcg = self.charge.take().map_or(ObjcgId::NONE, Charge::into_id);
         std::mem::forget(self); // an entry owns the rest now
         if let Some(tree) = pool.accounting.as_ref().filter(|_| !objcg.is_none()) {
-            Shares::of(&pool.heap, &spot, len, pool.original).add(tree, objcg);
+            Shares::of(&pool.heap, &spot, len, pool.original).enter(tree, objcg, pool.stored);
         }
         // Release pairs with the acquire of pins: bytes, descriptors and counters come before.
         pool.heap.word(&spot).store(Entry::live(owner, objcg, 1).raw(), Ordering::Release);

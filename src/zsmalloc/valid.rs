@@ -121,6 +121,8 @@ impl<C: Cells> Pool<C> {
                 "Z1: frame {f} of {z:?} has entries if objects start in it"
             );
             assert_eq!(zspage.touching(f), touching[f], "Z2: {z:?} counts the objects that touch frame {f}");
+            let room = starting[f] - usize::from(straddling >> f & 1 == 1) < shape.inner(f) && touching[f] > 0;
+            assert_eq!(zspage.room() >> f & 1 == 1, room, "Z2: {z:?} knows whether frame {f} has room");
             assert_eq!(
                 zspage.straddling(f),
                 straddling >> f & 1 == 1,

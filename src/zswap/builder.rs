@@ -9,7 +9,7 @@ use super::stats::Counters;
 use super::worker::{Mailbox, Worker};
 use crate::arena::{Arena, ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::{Tree, TreeConfig};
+use crate::memcg::{Event, Tree, TreeConfig};
 use crate::swap::{self, Area, Device, Slots, SwapFile};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use crate::sync::{Arc, Planted};
@@ -250,6 +250,7 @@ impl Builder {
                 geometry: self.geometry,
                 accounting: Some(tree.clone()),
                 original: Original::Fixed(PAGE_SIZE as u64),
+                stored: Some(Event::ZswpOut),
                 planted: self.planted,
             },
         )?;
