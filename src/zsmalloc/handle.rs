@@ -1,18 +1,18 @@
-//! [`Handle`]: the name of an object in a [`Store`](super::Store), and [`TagSpace`], which tells stores apart.
+//! [`Handle`]: the name of an object in a [`Pool`](super::Pool), and [`TagSpace`], which tells pools apart.
 //!
 //! ```text
 //! bit   63 ..................... 32 | 31 ............... 8 | 7 .... 0
-//!       index of the cell           | generation           | tag of the store
+//!       index of the cell           | generation           | tag of the pool
 //!                                     1 to 2^24 - 1
 //! ```
 //!
 //! A generation is used for one object and never again: an index that has used its last is retired. So a handle that
-//! was freed is known as such for ever, and 0 is no handle. Tags are used again, in turn, when their store is closed.
+//! was freed is known as such for ever, and 0 is no handle. Tags are used again, in turn, when their pool is closed.
 
 use crate::sync::{Arc, Mutex, Rank};
 use std::fmt;
 
-/// Stores open at a time in one [`TagSpace`].
+/// Pools open at a time in one [`TagSpace`].
 const TAGS: usize = 256;
 
 /// A stable name for an object. Survives compaction; not a pointer.
@@ -55,11 +55,11 @@ impl Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "handle {}.{} of store {}", self.index(), self.generation(), self.tag())
+        write!(f, "handle {}.{} of pool {}", self.index(), self.generation(), self.tag())
     }
 }
 
-/// Tags for stores whose handles might be mixed up: give one `TagSpace` to all of them.
+/// Tags for pools whose handles might be mixed up: give one `TagSpace` to all of them.
 #[derive(Clone, Debug)]
 pub struct TagSpace(Arc<Mutex<Tags>>);
 
@@ -71,7 +71,7 @@ struct Tags {
     next: usize,
 }
 
-/// A tag that no other live store of its space has.
+/// A tag that no other live pool of its space has.
 #[derive(Debug)]
 pub(super) struct Tag {
     space: TagSpace,
@@ -79,12 +79,12 @@ pub(super) struct Tag {
 }
 
 impl TagSpace {
-    /// A space without stores.
+    /// A space without pools.
     pub fn new() -> Self {
         TagSpace(Arc::new(Mutex::new(Rank::Leaf, Tags { used: [false; TAGS], live: 0, next: 0 })))
     }
 
-    /// Stores open.
+    /// Pools open.
     pub fn live(&self) -> usize {
         self.0.lock().live
     }

@@ -1,7 +1,7 @@
 //! A size-class allocator for compressed objects that knows, for every byte, who owns it and on which node it lies.
 //!
 //! ```text
-//!   Store (handles of its own)     zswap (its slot words)     zram
+//!   handles of the pool's own      zswap (its slot words)     zram
 //!        |                              |                       |
 //!        +----------- cells ------------+-----------------------+     where an object is, by owner
 //!                       |
@@ -24,7 +24,7 @@
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
 //! | `stats`, `valid` | numbers, and whether they are right |
-//! | `handle`, `cells`, `store` | a pool with handles of its own |
+//! | `handle`, `cells`, `handles` | handles of the pool's own |
 //!
 //! It does not know how objects are compressed, nor what an owner is.
 //!
@@ -41,27 +41,27 @@ mod fullness;
 mod geometry;
 mod guard;
 mod handle;
+mod handles;
 mod heap;
 #[cfg(all(test, not(loom)))]
 mod interleavings;
 mod pool;
 mod share;
 mod stats;
-mod store;
 mod uncommitted;
 mod valid;
 mod zspage;
 
 pub use cells::HandleCells;
 pub use compaction::Compacted;
-pub use error::{Error, StoreError};
+pub use error::{Error, HandleError};
 pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};
 pub use guard::ReadGuard;
 pub use handle::{Handle, TagSpace};
+pub use handles::{Draft, StillInUse};
 pub use pool::{Cells, Object, Pool, PoolConfig};
 pub use share::Original;
 pub use stats::{ClassStats, Classes, Stats};
-pub use store::{Draft, StillInUse, Store};
 pub use uncommitted::{Published, Uncommitted};
 pub use valid::LiveObject;
