@@ -151,6 +151,11 @@ impl Cells for HandleCells {
         word.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok()
     }
 
+    /// Cells stay backed once they were given out.
+    fn memory_bytes(&self) -> u64 {
+        u64::from(self.made()) * (size_of::<u64>() + size_of::<u32>()) as u64
+    }
+
     /// Each cell is free, retired, or names one of the objects.
     fn assert_valid(&self, live: u64) {
         let free = self.free.lock();

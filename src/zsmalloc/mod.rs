@@ -23,14 +23,15 @@
 //! | `pool`, `uncommitted`, `guard` | the life of an object |
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
-//! | `stats`, `valid` | numbers, and whether they are right |
-//! | `handle`, `cells`, `handles` | handles of the pool's own |
+//! | `stats`, `usage`, `valid` | numbers, where the bytes go, and whether all that is right |
+//! | `handle`, `cells`, `handles`, `builder` | handles of the pool's own |
 //!
 //! It does not know how objects are compressed, nor what an owner is.
 //!
 //! Locks: `Class`, then `Entries`, `Arena`. No system call happens under them. Readers take none, but for the last one
 //! of an object that was freed under it, who returns the slot.
 
+mod builder;
 mod cells;
 mod charge;
 mod compaction;
@@ -49,9 +50,12 @@ mod pool;
 mod share;
 mod stats;
 mod uncommitted;
+mod usage;
 mod valid;
 mod zspage;
 
+pub use builder::Builder;
+pub(crate) use builder::default_limit;
 pub use cells::HandleCells;
 pub use compaction::Compacted;
 pub use error::{Error, HandleError};
@@ -62,6 +66,7 @@ pub use handle::{Handle, TagSpace};
 pub use handles::{Draft, StillInUse};
 pub use pool::{Cells, Object, Pool, PoolConfig};
 pub use share::Original;
-pub use stats::{ClassStats, Classes, Stats};
+pub use stats::{ClassStats, ClassTotal, Classes, Stats};
 pub use uncommitted::{Published, Uncommitted};
+pub use usage::Usage;
 pub use valid::LiveObject;

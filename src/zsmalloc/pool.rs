@@ -56,6 +56,12 @@ pub trait Cells: Send + Sync {
     fn assert_valid(&self, objects: u64) {
         let _ = objects;
     }
+
+    /// Bytes of memory behind cells that were made for this pool alone: [`Pool::usage`] asks. 0 where a client has them
+    /// for other reasons too.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<C: Cells> Cells for Arc<C> {
@@ -67,6 +73,9 @@ impl<C: Cells> Cells for Arc<C> {
     }
     fn assert_valid(&self, objects: u64) {
         (**self).assert_valid(objects);
+    }
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
     }
 }
 

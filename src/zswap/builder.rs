@@ -14,7 +14,7 @@ use crate::swap::{self, Area, Device, Slots, SwapFile};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use crate::sync::{Arc, Planted};
 use crate::units::{MAX_SLOTS_IN_USE, PAGE_SIZE};
-use crate::zsmalloc::{Geometry, Original, Pool, PoolConfig};
+use crate::zsmalloc::{self, Geometry, Original, Pool, PoolConfig};
 use std::path::PathBuf;
 
 /// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
@@ -26,9 +26,6 @@ const STORE_SCAN: usize = 16;
 
 /// Batches that can be on their way to the device at once.
 const BATCHES: usize = 8;
-
-/// Share of the machine's memory that a pool may take if no limit is set (ZW-11: `max_pool_percent`).
-const DEFAULT_POOL_PERCENT: u64 = 20;
 
 /// Failures after which reclaim gives up (T1.8: `MAX_RECLAIM_RETRIES`).
 const MAX_RECLAIM_RETRIES: usize = 16;
@@ -218,7 +215,7 @@ impl Builder {
     /// [`Error::Arena`] and [`Error::Swap`] when there is no address space, [`Error::Worker`] when no thread can be started.
     pub fn build(mut self) -> Result<Zswap, Error> {
         let codec = self.codecs.by_name(&self.codec)?.id();
-        self.arena.limit_bytes = self.pool_limit.unwrap_or_else(default_pool_limit);
+        self.arena.limit_bytes = self.pool_limit.unwrap_or_else(zsmalloc::default_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
         let area = match self.swap {
             None => None,
@@ -286,10 +283,6 @@ fn reserve_slots(mut in_use: u64) -> Result<Slots, Error> {
             Err(refused) => return Err(refused.into()),
         }
     }
-}
-
-fn default_pool_limit() -> u64 {
-    crate::arena::physical_memory() / 100 * DEFAULT_POOL_PERCENT
 }
 
 fn cores() -> usize {
