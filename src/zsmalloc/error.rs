@@ -82,7 +82,7 @@ pub enum HandleError {
     #[error(transparent)]
     Pool(#[from] Error),
     /// The handle is of another pool.
-    #[error("{handle:?} is of the pool with tag {theirs} and this one has tag {ours}; ask the store that made it")]
+    #[error("{handle:?} is of the pool with tag {theirs} and this one has tag {ours}; ask the pool that made it")]
     ForeignHandle {
         /// The handle.
         handle: Handle,
