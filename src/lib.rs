@@ -19,7 +19,7 @@
 //! | [`zswap`] | **Start here.** [`Zswap`](zswap::Zswap): an instance and its [`Builder`](zswap::Builder) |
 //! | [`memcg`] | [`Memcg`](memcg::Memcg): groups, limits, `memory.stat` and the other files |
 //! | [`units`] | [`Page`](units::Page), [`Slot`](units::Slot), [`SlotRange`](units::SlotRange), [`NodeId`](units::NodeId) |
-//! | [`zsmalloc`] | [`Store`](zsmalloc::Store): the allocator alone, for compressed objects of one's own, named by handles |
+//! | [`zsmalloc`] | [`Pool`](zsmalloc::Pool): the allocator alone, for compressed objects of one's own, named by handles |
 //! | [`compress`] | [`Codec`](compress::Codec), to bring a codec of one's own; LZ4 is built in |
 //! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
 //! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |

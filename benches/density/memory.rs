@@ -2,13 +2,13 @@
 
 use crate::Scale;
 use crate::inputs::{Input, Noise};
-use crate::subject::{MapSubject, StoreSubject, Subject, ZswapSubject};
+use crate::subject::{MapSubject, PoolSubject, Subject, ZswapSubject};
 use std::process::Command;
 
 /// First argument of a child process.
 pub(crate) const CHILD: &str = "--child";
 
-const SUBJECTS: [&str; 3] = ["zswap", "store", "map"];
+const SUBJECTS: [&str; 3] = ["zswap", "pool", "map"];
 
 /// Where a child looks at its memory, in order. The first five are over the payload, the last in MiB.
 const POINTS: [&str; 6] = ["fill", "churn", "compacted", "half freed", "compacted", "all freed, MiB"];
@@ -16,7 +16,7 @@ const POINTS: [&str; 6] = ["fill", "churn", "compacted", "half freed", "compacte
 fn make(subject: &str, numbers: usize) -> Box<dyn Subject> {
     match subject {
         "zswap" => Box::new(ZswapSubject::new(numbers)),
-        "store" => Box::new(StoreSubject::new(true, false, numbers)),
+        "pool" => Box::new(PoolSubject::new(true, false, numbers)),
         "map" => Box::new(MapSubject::new(true)),
         other => panic!("no subject is called {other}"),
     }

@@ -7,7 +7,7 @@ use zspool::compress::{Codec, Compressed, Context, Lz4};
 use zspool::memcg::{Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{NodeId, PAGE_SIZE, Page, SlotRange};
-use zspool::zsmalloc::{Handle, Original, PoolConfig, Store, TagSpace};
+use zspool::zsmalloc::{Handle, Original, Pool, PoolConfig, TagSpace};
 use zspool::zswap::Zswap;
 
 /// Limit of the pools and of the memcg: far above what is stored, so that it is looked at and never refuses.
@@ -156,32 +156,32 @@ impl Subject for ZswapSubject {
 
 // === the allocator with handles ===
 
-pub(crate) struct StoreSubject {
+pub(crate) struct PoolSubject {
     codec: Option<Context>,
-    store: Store,
+    pool: Pool,
     /// The client's index: 8 bytes a number.
     handles: Vec<Option<Handle>>,
     /// With accounting: who pays.
     vm: Option<Memcg>,
 }
 
-impl StoreSubject {
+impl PoolSubject {
     pub(crate) fn new(codec: bool, accounting: bool, numbers: usize) -> Self {
         let arena = Arena::new(ArenaConfig { limit_bytes: LIMIT, ..ArenaConfig::default() }).expect("address space");
         let tree = accounting.then(|| Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() }));
         let vm = tree.as_ref().map(|tree| three_levels(&tree.root()));
         let config = PoolConfig { accounting: tree, original: Original::Payload, ..PoolConfig::default() };
-        let store = Store::open(Arc::new(arena), config, &TagSpace::new()).expect("a pool");
-        StoreSubject { codec: codec.then(Context::new), store, handles: vec![None; numbers], vm }
+        let pool = Pool::open(Arc::new(arena), config, &TagSpace::new()).expect("a pool");
+        PoolSubject { codec: codec.then(Context::new), pool, handles: vec![None; numbers], vm }
     }
 }
 
-impl Subject for StoreSubject {
+impl Subject for PoolSubject {
     fn name(&self) -> &'static str {
         match (&self.codec, &self.vm) {
-            (_, Some(_)) => "zsmalloc::Store, accounting",
-            (Some(_), None) => "zsmalloc::Store with the codec",
-            (None, None) => "zsmalloc::Store",
+            (_, Some(_)) => "zsmalloc::Pool, accounting",
+            (Some(_), None) => "zsmalloc::Pool with the codec",
+            (None, None) => "zsmalloc::Pool",
         }
     }
 
@@ -190,16 +190,15 @@ impl Subject for StoreSubject {
             Some(context) => compress(context, bytes),
             None => bytes,
         };
-        let objcg = self.vm.as_ref().map(|vm| vm.objcg().expect("it is online"));
-        let draft = self.store.malloc_for(objcg, bytes.len(), NodeId(0)).expect("the pool has room");
+        let draft = self.pool.draft_for(self.vm.as_ref(), bytes.len(), NodeId(0)).expect("the pool has room");
         let handle = draft.write(bytes).expect("as long as asked for");
         if let Some(old) = self.handles[k].replace(handle) {
-            self.store.free(old).expect("it was there");
+            self.pool.remove(old).expect("it was there");
         }
     }
 
     fn get(&mut self, k: usize, out: &mut Page) {
-        let object = self.store.read(self.handles[k].expect("it was put")).expect("it is there");
+        let object = self.pool.get(self.handles[k].expect("it was put")).expect("it is there");
         match self.codec {
             Some(_) => decompress(&object, out),
             None => out[..object.len()].copy_from_slice(&object),
@@ -208,16 +207,16 @@ impl Subject for StoreSubject {
 
     fn free(&mut self, k: usize) {
         let handle = self.handles[k].take().expect("it was put");
-        self.store.free(handle).expect("it was there");
+        self.pool.remove(handle).expect("it was there");
     }
 
     fn compact(&mut self) {
-        let _ = self.store.compact(u64::MAX);
-        self.store.pool().flush();
+        let _ = self.pool.compact(u64::MAX);
+        self.pool.flush();
     }
 
     fn payload(&self) -> u64 {
-        self.store.pool().stats().payload_bytes
+        self.pool.stats().payload_bytes
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Scale;
 use crate::inputs::{Input, Noise};
-use crate::subject::{Log, MapSubject, StoreSubject, Subject, ZswapSubject};
+use crate::subject::{Log, MapSubject, PoolSubject, Subject, ZswapSubject};
 use std::hint::black_box;
 use std::time::Instant;
 use zspool::compress::{Codec, Compressed, Context, Lz4};
@@ -127,7 +127,7 @@ pub(crate) fn tables(inputs: &[Input], scale: Scale) {
             Box::new(Log::new(false, n)),
             Box::new(Log::new(true, n)),
             Box::new(ZswapSubject::new(n)),
-            Box::new(StoreSubject::new(true, false, n)),
+            Box::new(PoolSubject::new(true, false, n)),
             Box::new(MapSubject::new(true)),
         ];
         let clock = run(&mut subjects, &data, scale.rounds);
@@ -149,8 +149,8 @@ pub(crate) fn tables(inputs: &[Input], scale: Scale) {
         let n = objects.len();
         let mut subjects: Vec<Box<dyn Subject>> = vec![
             Box::new(Log::new(false, n)),
-            Box::new(StoreSubject::new(false, false, n)),
-            Box::new(StoreSubject::new(false, true, n)),
+            Box::new(PoolSubject::new(false, false, n)),
+            Box::new(PoolSubject::new(false, true, n)),
             Box::new(MapSubject::new(false)),
         ];
         let clock = run(&mut subjects, &data, scale.rounds);

@@ -13,12 +13,14 @@
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
 //! | [`Tally`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
+//! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
 pub mod atomic;
 mod grow_table;
 mod lock;
 mod planted;
+mod process;
 mod rank;
 mod region;
 mod table;
@@ -29,6 +31,7 @@ mod try_lock;
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use planted::{Bug, Planted};
+pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use region::Region;
 pub use table::{Table, Zeroed};

@@ -22,6 +22,7 @@
 //!   fails, because the object is being freed, the copy goes. All under the class lock, so `free` comes before or
 //!   after.
 
+use super::cells::HandleCells;
 use super::charge::Charge;
 use super::entry::{Entry, State};
 use super::error::Error;
@@ -46,6 +47,21 @@ pub trait Cells: Send + Sync {
     /// If the owner's cell names an object at `from`, let it name the same object at `to`, other bits of the cell kept
     /// (compare-exchange with release), and say whether it was done. Called under a class lock: atomics only.
     fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool;
+
+    /// Check the cells by themselves, at a quiet point at which `objects` objects are live: [`Pool::assert_valid`] asks.
+    /// Does nothing unless there is something to check.
+    ///
+    /// # Panics
+    /// When an invariant of the cells does not hold.
+    fn assert_valid(&self, objects: u64) {
+        let _ = objects;
+    }
+
+    /// Bytes of memory behind cells that were made for this pool alone: [`Pool::usage`] asks. 0 where a client has them
+    /// for other reasons too.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<C: Cells> Cells for Arc<C> {
@@ -54,6 +70,12 @@ impl<C: Cells> Cells for Arc<C> {
     }
     fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool {
         (**self).relocate(owner, from, to)
+    }
+    fn assert_valid(&self, objects: u64) {
+        (**self).assert_valid(objects);
+    }
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
     }
 }
 
@@ -95,9 +117,12 @@ impl Default for PoolConfig {
     }
 }
 
-/// An allocator of compressed objects; see the [layer](super) and, for handles of its own, [`Store`](super::Store).
+/// An allocator of compressed objects; see the [layer](super).
+///
+/// Its cells say how objects are named: with [`HandleCells`] by [`Handle`](super::Handle)s of the pool's own (`insert`, `draft`,
+/// `get`, `remove`, `close`), with a client's cells by owner (`malloc`, `read`, `free`). The rest is the same.
 #[derive(Debug)]
-pub struct Pool<C: Cells> {
+pub struct Pool<C: Cells = HandleCells> {
     pub(super) heap: Heap,
     pub(super) cells: C,
     pub(super) accounting: Option<Tree>,
