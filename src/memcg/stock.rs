@@ -100,18 +100,17 @@ impl Shared {
         }
         self.objcgs.change(id, node, &changes); // S3: before the references
         if bytes > 0 {
-            self.uncharge(id, bytes);
+            self.return_spare(id, bytes);
         }
         if !early {
             self.objcgs.put_many(id, references);
         }
     }
 
-    /// Settle every stock. Returns whether there was anything in one.
+    /// Settle every stock.
     ///
     /// Waits for threads at a stock, who wait for nobody: not to be called where a signal may have interrupted one.
-    pub(super) fn recall(&self) -> bool {
-        let mut any = false;
+    pub(super) fn recall(&self) {
         for stock in &self.stocks.0 {
             let mut stock = if self.config.planted.is(Bug::RecallSkipsTaken) {
                 let Some(stock) = stock.0.try_lock() else { continue };
@@ -119,10 +118,8 @@ impl Shared {
             } else {
                 stock.0.lock()
             };
-            any |= !stock.id.is_none();
             self.settle(&mut stock);
         }
-        any
     }
 
     /// Whether every group on the way to the root has room for many batches. A hint: nothing is reserved.
@@ -258,7 +255,7 @@ impl Tree {
         stock.references += 1;
         stock.bytes += charged;
         if stock.bytes > 2 * BATCH_BYTES {
-            shared.uncharge(id, stock.bytes - BATCH_BYTES); // under its lock: S2
+            shared.return_spare(id, stock.bytes - BATCH_BYTES); // under its lock: S2
             stock.bytes = BATCH_BYTES;
         }
         if stock.references > 2 * BATCH_REFERENCES {

@@ -90,7 +90,8 @@ mod imp {
 
         #[inline]
         pub(super) fn try_lock(&self) -> Option<TryGuard<'_, T>> {
-            (!self.taken.swap(true, Ordering::Acquire)).then_some(TryGuard(self))
+            // Not `then_some`: a guard that is made is dropped, and gives the lock back.
+            (!self.taken.swap(true, Ordering::Acquire)).then(|| TryGuard(self))
         }
 
         pub(super) fn lock(&self) -> TryGuard<'_, T> {
@@ -129,37 +130,56 @@ mod imp {
     }
 }
 
+// Loom's mutex, so that who waits does not spin. Loom alone does not see that a `try_lock` depends on who holds the mutex, and leaves
+// schedules out: so holders and those who try also change a word.
 #[cfg(loom)]
 mod imp {
+    use super::super::atomic::{AtomicU32, Ordering};
     use loom::sync::{Mutex, MutexGuard};
 
     #[derive(Debug, Default)]
-    pub(super) struct TryLock<T>(Mutex<T>);
+    pub(super) struct TryLock<T> {
+        visits: AtomicU32,
+        value: Mutex<T>,
+    }
 
     #[derive(Debug)]
-    pub(super) struct TryGuard<'a, T>(MutexGuard<'a, T>);
+    pub(super) struct TryGuard<'a, T> {
+        visits: &'a AtomicU32,
+        value: MutexGuard<'a, T>,
+    }
 
     impl<T> TryLock<T> {
         pub(super) fn new(value: T) -> Self {
-            TryLock(Mutex::new(value))
+            TryLock { visits: AtomicU32::new(0), value: Mutex::new(value) }
         }
 
         pub(super) fn try_lock(&self) -> Option<TryGuard<'_, T>> {
-            self.0.try_lock().ok().map(TryGuard)
+            self.visits.fetch_add(1, Ordering::Relaxed); // the mutex orders
+            let value = self.value.try_lock().ok()?;
+            Some(TryGuard { visits: &self.visits, value })
         }
 
         pub(super) fn lock(&self) -> TryGuard<'_, T> {
-            TryGuard(self.0.lock().expect("a panic ends the model"))
+            let value = self.value.lock().expect("a panic ends the model");
+            self.visits.fetch_add(1, Ordering::Relaxed); // as above
+            TryGuard { visits: &self.visits, value }
         }
     }
 
     impl<T> TryGuard<'_, T> {
         pub(super) fn get(&self) -> &T {
-            &self.0
+            &self.value
         }
 
         pub(super) fn get_mut(&mut self) -> &mut T {
-            &mut self.0
+            &mut self.value
+        }
+    }
+
+    impl<T> Drop for TryGuard<'_, T> {
+        fn drop(&mut self) {
+            self.visits.fetch_add(1, Ordering::Relaxed); // as above
         }
     }
 }
@@ -187,7 +207,9 @@ mod tests {
         });
         assert_eq!(*lock.lock(), 4000);
         let held = lock.lock();
-        assert!(lock.try_lock().is_none());
+        for _ in 0..2 {
+            assert!(lock.try_lock().is_none(), "who was refused does not give it back");
+        }
         drop(held);
         assert!(lock.try_lock().is_some());
     }

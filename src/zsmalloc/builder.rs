@@ -57,7 +57,7 @@ impl Pool {
     /// # Ok::<(), zspool::zsmalloc::HandleError>(())
     /// ```
     pub fn builder() -> Builder {
-        let PoolConfig { geometry, accounting, original, planted } = PoolConfig::default();
+        let PoolConfig { geometry, accounting, original, planted, stored: _ } = PoolConfig::default();
         let arena = ArenaConfig { limit_bytes: default_limit(), ..ArenaConfig::default() };
         Builder { arena, geometry, accounting, original, tags: TagSpace::process(), planted }
     }
@@ -135,6 +135,7 @@ impl Builder {
             let arena = Arc::new(Arena::new(self.arena.clone()).map_err(Error::from)?);
             let got = arena.address_space();
             let config = PoolConfig {
+                stored: None,
                 geometry: self.geometry.clone(),
                 accounting: self.accounting.clone(),
                 original: self.original,

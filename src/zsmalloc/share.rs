@@ -51,7 +51,11 @@ fn split(size: usize, len: usize, first: usize, original: Original) -> [Bytes4; 
     let incompressible = |bytes| if len == PAGE_SIZE as u64 { bytes } else { 0 };
     let one = Bytes4 {
         compressed: first,
-        original: if first == size { original } else { (u128::from(original) * u128::from(first) / u128::from(size)) as u64 },
+        original: if first == size {
+            original
+        } else {
+            (u128::from(original) * u128::from(first) / u128::from(size)) as u64
+        },
         payload: first.min(len),
         incompressible: incompressible(first),
     };
