@@ -99,7 +99,8 @@ impl Changes {
     /// An event happened `n` times.
     #[inline]
     pub(super) fn count(&mut self, event: Event, n: u64) {
-        self.events[event as usize] += n;
+        let count = &mut self.events[event as usize];
+        *count = count.wrapping_add(n);
     }
 
     /// Whether no bytes change, on whatever node.
@@ -116,7 +117,7 @@ impl AddAssign for Changes {
             *sum = sum.wrapping_add(more);
         }
         for (sum, more) in self.events.iter_mut().zip(other.events) {
-            *sum += more;
+            *sum = sum.wrapping_add(more);
         }
     }
 }

@@ -275,6 +275,13 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// An event that was counted did not come to be.
+    pub fn uncount(&self, id: ObjcgId, event: Event) {
+        self.count(id, event, 1u64.wrapping_neg());
+    }
+}
+
 impl Content {
     /// Whether changes on this node can be kept here.
     #[inline]

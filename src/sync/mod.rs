@@ -33,7 +33,7 @@ pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteG
 pub use planted::{Bug, Planted};
 pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
-pub use region::Region;
+pub use region::{Region, prefetch};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};

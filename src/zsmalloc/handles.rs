@@ -18,7 +18,7 @@ use super::pool::{Cells as _, Object, Pool, PoolConfig};
 use super::uncommitted::Uncommitted;
 use crate::arena::Arena;
 use crate::memcg::Memcg;
-use crate::sync::{Arc, Bug};
+use crate::sync::{Arc, Bug, prefetch};
 use crate::units::{NodeId, Owner};
 
 /// A slot and a cell for an object that is still to be written. Dropped, both are given back.
@@ -80,7 +80,20 @@ impl Pool {
     /// # Locks
     /// As [`malloc`](Self::malloc).
     pub fn insert(&self, bytes: &[u8]) -> Result<Handle, HandleError> {
-        self.draft(bytes.len())?.write(bytes)
+        self.insert_for(None, NodeId(0), bytes)
+    }
+
+    /// Store an object near `node`, charged to `memcg` if the pool has accounting, and name it.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    ///
+    /// # Locks
+    /// As [`malloc`](Self::malloc).
+    pub fn insert_for(&self, memcg: Option<&Memcg>, node: NodeId, bytes: &[u8]) -> Result<Handle, HandleError> {
+        // Fetched while room is made for it.
+        prefetch(bytes);
+        self.draft_for(memcg, bytes.len(), node)?.write(bytes)
     }
 
     /// Room for an object of `len` bytes, 1 to 4096, charged to nobody.
@@ -199,13 +212,13 @@ impl Draft<'_> {
             object.write(bytes)?;
         }
         let object = self.object.take().expect("only `write` takes it out");
-        let published = object.publish(Owner(index));
-        let handle = Handle::new(index, pool.cells.generation(index), pool.cells.tag());
-        pool.cells.name(index, Object { location: published.location(), len: published.len() });
+        let (location, len) = (object.location(), object.len());
+        pool.cells.name(index, Object { location, len });
+        object.publish_named(Owner(index)); // nobody has the handle yet
         if late {
-            pool.heap.write(published.location(), bytes);
+            pool.heap.write(location, bytes);
         }
-        Ok(handle)
+        Ok(Handle::new(index, pool.cells.generation(index), pool.cells.tag()))
     }
 }
 

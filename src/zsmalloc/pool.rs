@@ -294,6 +294,7 @@ impl<C: Cells> Pool<C> {
         for &near in nodes.by_distance(node) {
             let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;
             let frames = 1 + usize::from(spot.straddles);
+            self.heap.arena.prefetch_for_write(spot.location, len);
             match self.heap.arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
                 Ok(()) => return Ok(Uncommitted::new(self, spot, len, charge)),
                 Err(error) => {
