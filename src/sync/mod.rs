@@ -43,5 +43,9 @@ pub use std::sync::Arc;
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
 
+/// Bytes of address space to leave to the global allocator and to stacks of threads. Under loom none: a region is memory of the
+/// allocator there, zeroed in every run of a model.
+pub const HEADROOM: usize = if cfg!(loom) { 0 } else { 16 << 20 };
+
 /// The most frames a zspage has. Under loom, few, for the same reason.
 pub const ZSPAGE_FRAMES: usize = if cfg!(loom) { 2 } else { 16 };
