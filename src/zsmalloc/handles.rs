@@ -166,7 +166,7 @@ impl Pool {
     pub fn remove(&self, handle: Handle) -> Result<(), HandleError> {
         self.check(handle)?;
         let index = handle.index();
-        let object = self.cells.end(index, handle.generation());
+        let object = self.cells.end(index, handle.generation(), self.planted);
         let Object { location, len } = object.ok_or_else(|| self.gone(handle))?;
         self.free(Owner(index), location, len);
         self.cells.put(index);
