@@ -226,3 +226,19 @@ fn groups_count_zspages_by_what_is_used_of_their_frames() {
     pool.remove(handles[3]).unwrap();
     assert_eq!(zspages(), 0);
 }
+
+#[test]
+fn freeable_is_what_compaction_wins() {
+    let pool = pool();
+    let handles: Vec<Handle> = (0..64).map(|n| pool.insert(&bytes(1024, n)).unwrap()).collect();
+    assert_eq!(pool.classes().total().freeable, 0, "a full zspage has nothing to win");
+    // One slot of four stays in each of 16 frames: they fit into 4.
+    for (n, &handle) in handles.iter().enumerate().filter(|(n, _)| n % 4 > 0) {
+        pool.remove(handle).unwrap_or_else(|refusal| panic!("{n}: {refusal}"));
+    }
+    let total = pool.classes().total();
+    assert_eq!((total.obj_allocated, total.obj_used, total.pages_used, total.freeable), (64, 16, 16, 12));
+    assert_eq!(pool.compact(u64::MAX).frames_freed, 12);
+    let total = pool.classes().total();
+    assert_eq!((total.obj_allocated, total.obj_used, total.pages_used, total.freeable), (16, 16, 4, 0));
+}

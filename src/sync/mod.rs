@@ -52,5 +52,9 @@ pub fn default_stocks() -> usize {
     if cfg!(loom) { 0 } else { (4 * thread::available_parallelism()).clamp(8, 1024) }
 }
 
+/// Bytes of address space to leave to the global allocator and to stacks of threads. Under loom none: a region is memory of the
+/// allocator there, zeroed in every run of a model.
+pub const HEADROOM: usize = if cfg!(loom) { 0 } else { 16 << 20 };
+
 /// The most frames a zspage has. Under loom, few, for the same reason.
 pub const ZSPAGE_FRAMES: usize = if cfg!(loom) { 2 } else { 16 };

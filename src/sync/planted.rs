@@ -36,6 +36,10 @@ pub enum Bug {
     LruTrustsFirstLook,
     /// The slot word is published before the bytes are written.
     PublishBeforeWrite,
+    /// Who removes an object by its handle does not claim it from others who do.
+    RemoveSkipsClaim,
+    /// Who removes an object by its handle gives the index back without ending its generation.
+    RemoveKeepsGeneration,
 }
 
 /// Which bug, if any, is planted.

@@ -15,7 +15,7 @@
 use super::handle::{Handle, Tag};
 use super::pool::{Cells, Object};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Mutex, Rank, Table};
+use crate::sync::{Bug, Mutex, Planted, Rank, Table};
 use crate::units::{Location, Owner};
 use std::io;
 
@@ -117,9 +117,17 @@ impl HandleCells {
     }
 
     /// End a generation and take out the object it named, if it is the index's and names one.
-    pub(super) fn end(&self, index: u32, generation: u32) -> Option<Object> {
-        object_of(self.word(index).load(Ordering::Acquire))?;
+    pub(super) fn end(&self, index: u32, generation: u32, planted: Planted) -> Option<Object> {
+        let object = object_of(self.word(index).load(Ordering::Acquire))?;
         let stored = generation - 1;
+        if planted.is(Bug::RemoveSkipsClaim) {
+            self.generations.get(index as usize).store(stored + 1, Ordering::Release);
+            self.word(index).store(0, Ordering::Release);
+            return Some(object);
+        }
+        if planted.is(Bug::RemoveKeepsGeneration) {
+            return object_of(self.word(index).swap(0, Ordering::AcqRel));
+        }
         // Release pairs with `generation`; C1: of several who try, one succeeds.
         self.generations
             .get(index as usize)
@@ -197,8 +205,8 @@ mod tests {
         let index = cells.take().unwrap();
         cells.age(index, Handle::LAST_GENERATION);
         cells.name(index, OBJECT);
-        assert_eq!(cells.end(index, Handle::LAST_GENERATION), Some(OBJECT));
-        assert_eq!(cells.end(index, Handle::LAST_GENERATION), None);
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION, Planted::NONE), Some(OBJECT));
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION, Planted::NONE), None);
         cells.put(index);
         cells.assert_valid(0);
         let other = cells.take().unwrap();
@@ -215,7 +223,7 @@ mod tests {
         assert!(!cells.relocate(owner, to, OBJECT.location));
         assert!(cells.relocate(owner, OBJECT.location, to));
         assert_eq!(cells.object(owner), Some(Object { location: to, len: 4096 }));
-        assert_eq!(cells.end(owner.0, 1).map(|object| object.location), Some(to));
+        assert_eq!(cells.end(owner.0, 1, Planted::NONE).map(|object| object.location), Some(to));
         assert!(!cells.relocate(owner, to, OBJECT.location), "an object being freed stays where it is");
     }
 }

@@ -179,14 +179,23 @@ impl Pool {
     pub fn remove(&self, handle: Handle) -> Result<(), HandleError> {
         self.check(handle)?;
         let index = handle.index();
-        let object = self.cells.end(index, handle.generation());
+        let object = self.cells.end(index, handle.generation(), self.planted);
         let Object { location, len } = object.ok_or_else(|| self.gone(handle))?;
         self.free(Owner(index), location, len);
         self.cells.put(index);
         Ok(())
     }
 
-    /// Close the pool.
+    /// Close the pool. Guards and drafts borrow it: the compiler sees that none is left.
+    ///
+    /// ```compile_fail,E0505
+    /// # use zspool::zsmalloc::Pool;
+    /// let pool = Pool::builder().build().unwrap();
+    /// let handle = pool.insert(b"hello").unwrap();
+    /// let guard = pool.get(handle).unwrap();
+    /// pool.close().unwrap(); // cannot move out of `pool` because it is borrowed
+    /// assert_eq!(&*guard, b"hello");
+    /// ```
     ///
     /// # Errors
     /// [`StillInUse`] with the pool in it while it holds objects.

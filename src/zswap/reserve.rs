@@ -16,13 +16,9 @@ use super::lru::Lru;
 use crate::arena::{self, Arena, ArenaConfig};
 use crate::memcg::{Event, Tree, TreeConfig};
 use crate::swap::{self, Slots};
-use crate::sync::{Arc, Planted, Region};
+use crate::sync::{Arc, HEADROOM, Planted, Region};
 use crate::units::{FRAME_SIZE, PAGE_SIZE};
 use crate::zsmalloc::{self, Geometry, Original, Pool, PoolConfig};
-
-/// Address space left for what comes after, in bytes: the worker's stack, scratch memory of codecs, tables of memcgs. It is
-/// asked of the global allocator, which ends the process when it gets none.
-const HEADROOM: usize = 16 << 20;
 
 /// Frames are not given up below this many bytes of addresses, nor slots below this number.
 const ADDRESS_SPACE_FLOOR: usize = 16 << 20;
@@ -55,7 +51,8 @@ impl Reserved {
     /// # Errors
     /// When even the smallest is refused, with what to do; what else a part refuses.
     pub(super) fn new(asked: &Asked) -> Result<Self, Error> {
-        // Held until all is made: not the global allocator's, which may have addresses of its own left.
+        // For the worker's stack, scratch memory of codecs, tables of memcgs: asked of the global allocator, which ends the
+        // process when it gets none. Held until all is made, and not taken from that allocator, which may have some left.
         let headroom = Region::reserve(HEADROOM);
         let _headroom = headroom.map_err(|source| arena::Error::Reserve { bytes: HEADROOM as u64, source })?;
         let (mut arena, mut in_use) = (asked.arena.clone(), asked.slots_in_use);
