@@ -30,6 +30,10 @@ pub enum Bug {
     LruTrustsFirstLook,
     /// The slot word is published before the bytes are written.
     PublishBeforeWrite,
+    /// Stores of wide repeated words in one block do not exclude each other.
+    PatternWithoutLock,
+    /// A load of a wide repeated word does not look at the block's word again.
+    PatternSkipsSecondLook,
 }
 
 /// Which bug, if any, is planted.
