@@ -73,8 +73,8 @@ impl KernelZram {
         self.device.as_ref().expect("open until dropped")
     }
 
-    /// Write a page.
-    pub fn store(&self, block: u64, page: &Page) -> io::Result<()> {
+    /// Write a page, which lies at a multiple of its size.
+    pub fn store(&self, block: u64, page: &[u8; PAGE_SIZE]) -> io::Result<()> {
         let written = self.device().write_at(&page[..], block * PAGE_SIZE as u64)?;
         assert_eq!(written, PAGE_SIZE, "a block is written whole or not at all");
         Ok(())
