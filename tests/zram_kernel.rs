@@ -168,6 +168,8 @@ impl Both {
 fn mixed_pages() -> Vec<Page> {
     let mut pages: Vec<Page> = (0..400).map(any_page).collect();
     pages.extend((1..3700).map(|bytes| compressible(bytes, bytes as usize)));
+    // Many around the length from which pages are kept as they are.
+    pages.extend((14_000..15_200).map(|n| compressible(n, n as usize / 4)));
     pages.dedup_by(|a, b| a[..] == b[..]);
     let Some(folder) = std::env::var_os("ZSPOOL_PAGES") else { return pages };
     for entry in std::fs::read_dir(folder).expect("ZSPOOL_PAGES names a folder") {
@@ -193,6 +195,8 @@ fn every_class_takes_as_many_pages_as_in_the_kernel() {
     with_kernel("every_class_takes_as_many_pages_as_in_the_kernel", || {
         let pages = Pages::measured(mixed_pages())?;
         let mut both = Both::new(&pages, pages.pages.len())?;
+        let longest = pages.payload.iter().filter(|&&payload| payload < PAGE_SIZE).max();
+        assert_eq!(longest, Some(&(both.geometry.huge_len() - 1)), "the longest that the kernel keeps compressed");
         // All pages of a class, then those of the next: what the kernel grows by meanwhile is the class's.
         let mut of_class: HashMap<Option<ClassIndex>, Vec<usize>> = HashMap::new();
         for (number, &payload) in pages.payload.iter().enumerate() {
