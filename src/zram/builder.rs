@@ -7,7 +7,7 @@ use crate::arena::{self, Arena, ArenaConfig, Topology};
 use crate::compress::{Codec, Contexts, Lz4};
 use crate::sync::{Arc, Planted, thread};
 use crate::units::{NodeId, PAGE_SIZE};
-use crate::zsmalloc::{Geometry, Original, Pool, PoolConfig};
+use crate::zsmalloc::{Geometry, Pool, PoolConfig};
 
 /// Entries name a block by 32 bits.
 const MAX_BYTES: u64 = u32::MAX as u64 * PAGE_SIZE as u64;
@@ -122,13 +122,9 @@ impl Builder {
         self.arena.limit_bytes = super::device::limit_bytes(self.mem_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
         let arena = Arc::new(Arena::new(self.arena)?);
-        // Accounting off: see the layer.
-        let config = PoolConfig {
-            geometry: self.geometry,
-            accounting: None,
-            original: Original::Fixed(PAGE_SIZE as u64),
-            planted: self.planted,
-        };
+        // Without accounting, which is the default: see the layer.
+        let config = PoolConfig { geometry: self.geometry, planted: self.planted, ..PoolConfig::default() };
+        debug_assert!(config.accounting.is_none());
         let pool = Pool::new(arena, cells, config)?;
         let contexts = Contexts::new(self.contexts.unwrap_or_else(thread::available_parallelism));
         Ok(Zram::new(pool, self.codec, contexts, self.node, self.mem_limit))
