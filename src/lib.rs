@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!                               zswap        store, load, take_with, free; who is cold, limits, writeback
-//!              +-------------+----+------+
+//!              +-------------+----+------+     (zram beside it: blocks, over compress and zsmalloc alone)
 //!            swap         compress    zsmalloc      where a slot's page is | page <-> bytes | objects in size classes
 //!              |                      |      |
 //!              |                    memcg  arena    who pays, and how much at most | frames of memory, node by node
@@ -20,6 +20,7 @@
 //! | [`memcg`] | [`Memcg`](memcg::Memcg): groups, limits, `memory.stat` and the other files |
 //! | [`units`] | [`Page`](units::Page), [`Slot`](units::Slot), [`SlotRange`](units::SlotRange), [`NodeId`](units::NodeId) |
 //! | [`zsmalloc`] | [`Pool`](zsmalloc::Pool): the allocator alone, for compressed objects of one's own, named by handles; see below |
+//! | [`zram`] | [`Zram`](zram::Zram): blocks by number in compressed memory, without owners or groups |
 //! | [`compress`] | [`Codec`](compress::Codec), to bring a codec of one's own; LZ4 is built in |
 //! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
 //! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |
@@ -100,6 +101,7 @@ pub mod memcg;
 pub mod swap;
 pub mod sync;
 pub mod units;
+pub mod zram;
 pub mod zsmalloc;
 pub mod zswap;
 

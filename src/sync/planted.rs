@@ -40,6 +40,10 @@ pub enum Bug {
     RemoveSkipsClaim,
     /// Who removes an object by its handle gives the index back without ending its generation.
     RemoveKeepsGeneration,
+    /// Stores of wide repeated words in one block do not exclude each other.
+    PatternWithoutLock,
+    /// A load of a wide repeated word does not look at the block's word again.
+    PatternSkipsSecondLook,
 }
 
 /// Which bug, if any, is planted.
