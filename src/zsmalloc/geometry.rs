@@ -63,6 +63,8 @@ pub struct SizeClass {
     slots: usize,
     /// `ceil(2^32 / size)`, to divide offsets in a zspage by the size without dividing.
     reciprocal: u64,
+    /// `floor(2^32 * chain / slots)`: frames a slot fills.
+    frames_per_slot: u64,
     /// First slot that starts in each frame; from the end of the chain on, the number of slots.
     first: [u16; ZSPAGE_FRAMES + 1],
     /// Bit f: the last slot that starts in frame f ends in frame f + 1.
@@ -189,7 +191,7 @@ impl SizeClass {
         let straddles = (0..chain)
             .filter(|&f| first[f + 1] > first[f] && first[f + 1] as usize * size > (f + 1) * FRAME_SIZE)
             .fold(0, |bits, f| bits | 1 << f);
-        SizeClass { size, chain, slots, reciprocal: (1u64 << 32).div_ceil(size as u64), first, straddles }
+        SizeClass { size, chain, slots, reciprocal: (1u64 << 32).div_ceil(size as u64), frames_per_slot: ((chain as u64) << 32) / slots as u64, first, straddles }
     }
 
     /// Bytes of a slot.
@@ -208,6 +210,23 @@ impl SizeClass {
     #[inline]
     pub fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// Frames that `slots` slots of full zspages fill, the last one rounded up: the fewest that hold so many, or one less
+    /// where the end of a zspage is left over.
+    #[inline]
+    pub(super) fn frames_for(&self, slots: u64) -> u64 {
+        (slots * self.frames_per_slot).div_ceil(1 << 32)
+    }
+
+    /// Frames of a zspage, from its start, that hold `slots` slots.
+    pub(super) fn frames_from_start(&self, slots: usize) -> usize {
+        (slots * self.size).div_ceil(FRAME_SIZE)
+    }
+
+    /// Slots that lie wholly in the first `frames` frames of a zspage.
+    pub(super) fn slots_within(&self, frames: usize) -> usize {
+        (frames * FRAME_SIZE / self.size).min(self.slots)
     }
 
     /// Whether each slot has a frame of its own, so that nothing is gained by packing.

@@ -56,6 +56,14 @@ pub(super) struct Class {
     pub(super) payload: u64,
 }
 
+impl Class {
+    /// Frames touched beyond what the slots in use would fill, side by side.
+    #[inline]
+    pub(super) fn waste(&self, shape: &SizeClass) -> u64 {
+        self.frames.saturating_sub(shape.frames_for(self.inuse))
+    }
+}
+
 /// A slot, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
@@ -196,7 +204,7 @@ impl Heap {
     pub(super) fn take(&self, class: &mut Class, index: ClassIndex, node: NodeId, len: usize) -> Result<Spot, Error> {
         let shape = self.geometry.class(index);
         let roomy = Group::with_room().find_map(|group| class.lists.head(group));
-        let (z, slot, fresh) = match roomy.or_else(|| class.lists.head(Group::OPEN)) {
+        let (z, slot, fresh) = match roomy.or_else(|| Group::open().find_map(|group| class.lists.head(group))) {
             Some(z) if roomy.is_some() => {
                 (z, self.reusable_slot(z, shape, None).expect("Z5: a zspage of this group has a reusable slot"), false)
             }
@@ -326,7 +334,7 @@ impl Heap {
         class.reusable = class.reusable + new as u64 - old as u64;
         let group = match zspage.inuse() {
             0 => Group::NONE,
-            inuse => Group::of(inuse, new, zspage.frames(), shape),
+            inuse => Group::of(inuse, new, shape),
         };
         class.lists.put(&self.zspages, spot.zspage, group);
     }

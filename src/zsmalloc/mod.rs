@@ -53,7 +53,7 @@ mod valid;
 mod zspage;
 
 pub use cells::HandleCells;
-pub use compaction::Compacted;
+pub use compaction::{Compacted, CompactionStats, End};
 pub use error::{Error, StoreError};
 pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};

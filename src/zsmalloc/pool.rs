@@ -23,6 +23,7 @@
 //!   after.
 
 use super::charge::Charge;
+use super::compaction;
 use super::entry::{Entry, State};
 use super::error::Error;
 use super::geometry::Geometry;
@@ -100,6 +101,8 @@ pub struct Pool<C: Cells> {
     pub(super) accounting: Option<Tree>,
     pub(super) original: Original,
     pub(super) planted: Planted,
+    /// What compaction did so far.
+    pub(super) compaction: compaction::Totals,
 }
 
 impl<C: Cells> Pool<C> {
@@ -114,7 +117,7 @@ impl<C: Cells> Pool<C> {
             return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
         }
         let PoolConfig { geometry, accounting, original, planted } = config;
-        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted })
+        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted, compaction: compaction::Totals::default() })
     }
 
     /// The cells.

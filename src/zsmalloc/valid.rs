@@ -96,7 +96,7 @@ impl<C: Cells> Pool<C> {
         assert_eq!(zspage.group(), group.0, "{z:?} knows the list it is in");
         assert_eq!(
             group,
-            Group::of(zspage.inuse(), zspage.reusable(), zspage.frames(), shape),
+            Group::of(zspage.inuse(), zspage.reusable(), shape),
             "{z:?} is in the list it belongs to"
         );
         let (mut touching, mut starting, mut straddling) = (vec![0; shape.chain() + 1], vec![0; shape.chain()], 0u32);

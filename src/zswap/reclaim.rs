@@ -207,7 +207,7 @@ impl Core {
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
         self.arena.flush();
         match next {
-            _ if compacted.frames_freed > 0 => Room::Made,
+            _ if compacted.frames_won() > 0 => Room::Made,
             Next::Written => Room::Made,
             Next::NoneWritten => Room::None,
             Next::Refused => Room::Refused,

@@ -192,7 +192,7 @@ impl Core {
             }
             let compacted = self.pool.compact(COMPACT_PER_ROUND);
             failures = match self.shrink_next(self.policy.batch) {
-                _ if compacted.frames_freed > 0 => 0,
+                _ if compacted.frames_won() > 0 => 0,
                 Next::Written => 0,
                 Next::NoneWritten => failures + 1,
                 // The next store that comes near the limit kicks again.
