@@ -10,7 +10,7 @@ use crate::zsmalloc::zspage::ZspageIndex;
 use crate::zsmalloc::{Cells, Pool};
 
 /// Zspages that are looked at for a frame to open.
-const OPEN_AT_MOST: usize = 4;
+const OPEN_AT_MOST: usize = 16;
 
 /// Frames of a zspage, a bit each.
 type Frames = u32;
