@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`atomic`] | atomics; under loom each carries a token (see there) |
 //! | [`Mutex`], [`RwLock`], [`Condvar`] | ranked locks; [`Rank`] is the lock order of the crate |
+//! | [`Mailbox`], [`Alarm`] | waking a background thread |
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
@@ -17,6 +18,7 @@
 pub mod atomic;
 mod grow_table;
 mod lock;
+mod mailbox;
 mod planted;
 mod rank;
 mod region;
@@ -26,6 +28,7 @@ pub mod thread;
 
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use region::Region;

@@ -20,6 +20,7 @@ use super::entry::Entry;
 use super::error::Error;
 use super::fullness::{Group, Lists};
 use super::geometry::{ClassIndex, Geometry, SizeClass};
+use super::waste::Waste;
 use super::zspage::{Zspage, ZspageIndex};
 use crate::arena::{Arena, Run};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,8 @@ pub(super) struct Heap {
     pub(super) geometry: Geometry,
     pub(super) zspages: Table<Zspage>,
     pub(super) entries: Entries,
+    /// Frames that compaction could win.
+    pub(super) waste: Waste,
     /// By class and home node.
     classes: Box<[Mutex<Class>]>,
     nodes: usize,
@@ -54,6 +57,8 @@ pub(super) struct Class {
     pub(super) frames: u64,
     /// Payload bytes of the slots in use.
     pub(super) payload: u64,
+    /// Its part of the heap's sum of waste, in frames.
+    pub(super) wasted: u64,
 }
 
 impl Class {
@@ -95,6 +100,7 @@ impl Heap {
         Ok(Heap {
             zspages: Table::reserve(runs).map_err(Error::Metadata)?,
             entries: Entries::reserve(words).map_err(Error::Metadata)?,
+            waste: Waste::new(),
             arena,
             geometry,
             classes,
@@ -337,6 +343,7 @@ impl Heap {
             inuse => Group::of(inuse, new, shape),
         };
         class.lists.put(&self.zspages, spot.zspage, group);
+        self.waste.follow(class, shape, &self.arena);
     }
 
     /// Write an object's bytes. The caller holds its slot reserved.

@@ -23,6 +23,7 @@
 //! | `pool`, `uncommitted`, `guard` | the life of an object |
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
+//! | `waste`, `upkeep`, `compactor` | compaction that starts by itself |
 //! | `stats`, `valid` | numbers, and whether they are right |
 //! | `handle`, `cells`, `store` | a pool with handles of its own |
 //!
@@ -34,6 +35,7 @@
 mod cells;
 mod charge;
 mod compaction;
+mod compactor;
 mod entries;
 mod entry;
 mod error;
@@ -49,19 +51,23 @@ mod share;
 mod stats;
 mod store;
 mod uncommitted;
+mod upkeep;
 mod valid;
+mod waste;
 mod zspage;
 
 pub use cells::HandleCells;
+pub use compactor::Compactor;
 pub use compaction::{Compacted, CompactionStats, End};
 pub use error::{Error, StoreError};
 pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};
 pub use guard::ReadGuard;
 pub use handle::{Handle, TagSpace};
-pub use pool::{Cells, Object, Pool, PoolConfig};
+pub use pool::{Cells, Object, Pool, PoolConfig, UPKEEP};
 pub use share::Original;
 pub use stats::{ClassStats, Classes, Stats};
 pub use store::{Draft, StillInUse, Store};
 pub use uncommitted::{Published, Uncommitted};
+pub use upkeep::{DEFAULT_WASTE_PER_MILLE, Upkeep};
 pub use valid::LiveObject;

@@ -35,7 +35,7 @@ use crate::arena::{self, Arena};
 use crate::memcg::{Objcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Bug, Planted};
+use crate::sync::{Arc, Bug, Mailbox, Planted};
 use crate::units::{Location, NodeId, Owner};
 
 /// Where the names of objects live. The pool asks while compacting and after pinning.
@@ -76,6 +76,9 @@ pub struct PoolConfig {
     pub accounting: Option<Tree>,
     /// What counts as an object's original bytes.
     pub original: Original,
+    /// Who is kicked when there is something to do in the background; `None`: a mailbox of the pool's own, for a
+    /// [`Compactor`](super::Compactor). A client's thread has to attend to the arena's alarm.
+    pub mailbox: Option<Arc<Mailbox>>,
     /// For models.
     #[doc(hidden)]
     pub planted: Planted,
@@ -88,10 +91,15 @@ impl Default for PoolConfig {
             geometry: Geometry::default(),
             accounting: None,
             original: Original::Fixed(crate::units::PAGE_SIZE as u64),
+            mailbox: None,
             planted: Planted::NONE,
         }
     }
 }
+
+/// Why a pool kicks its [mailbox](PoolConfig::mailbox): call [`Upkeep::tend`](super::Upkeep::tend). Clients have the other
+/// bits.
+pub const UPKEEP: u32 = 1;
 
 /// An allocator of compressed objects; see the [layer](super) and, for handles of its own, [`Store`](super::Store).
 #[derive(Debug)]
@@ -103,6 +111,8 @@ pub struct Pool<C: Cells> {
     pub(super) planted: Planted,
     /// What compaction did so far.
     pub(super) compaction: compaction::Totals,
+    /// Of the thread that looks after the pool.
+    pub(super) mailbox: Arc<Mailbox>,
 }
 
 impl<C: Cells> Pool<C> {
@@ -116,8 +126,9 @@ impl<C: Cells> Pool<C> {
         if let Some(tree) = config.accounting.as_ref().filter(|tree| tree.nodes() != nodes) {
             return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
         }
-        let PoolConfig { geometry, accounting, original, planted } = config;
-        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted, compaction: compaction::Totals::default() })
+        let PoolConfig { geometry, accounting, original, mailbox, planted } = config;
+        let mailbox = mailbox.unwrap_or_else(|| Arc::new(Mailbox::new()));
+        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted, compaction: compaction::Totals::default(), mailbox })
     }
 
     /// The cells.
@@ -162,6 +173,14 @@ impl<C: Cells> Pool<C> {
         self.heap.arena.maintain();
         if self.heap.entries.wants_trim() {
             self.heap.entries.trim(0);
+        }
+    }
+
+    /// Wake whoever looks after the pool, if there is something to do. Outside all locks.
+    #[inline]
+    pub(super) fn attend(&self) {
+        if self.heap.arena.alarm().is_rung() {
+            self.mailbox.kick(UPKEEP);
         }
     }
 
@@ -270,7 +289,10 @@ impl<C: Cells> Pool<C> {
             let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;
             let frames = 1 + usize::from(spot.straddles);
             match self.heap.arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
-                Ok(()) => return Ok(Uncommitted::new(self, spot, len, charge)),
+                Ok(()) => {
+                    self.attend();
+                    return Ok(Uncommitted::new(self, spot, len, charge));
+                }
                 Err(error) => {
                     self.give_back(&spot, len);
                     match error {
@@ -344,6 +366,7 @@ impl<C: Cells> Pool<C> {
         if self.free_under_lock(owner, location, len) {
             self.maintain();
         }
+        self.attend();
     }
 
     /// As [`free`](Self::free) without system calls, for callers with locks. Returns whether
