@@ -63,7 +63,7 @@ impl Arena {
 
     /// Frames that may be warm for being backed ahead of need: fewer, for most of them no object will ever use.
     pub(super) fn ahead_bound(&self) -> usize {
-        if self.warm_share == 1 { self.warm_frames } else { self.warm_bound().div_ceil(2) }
+        if self.warm_share == 1 { self.warm_frames } else { self.warm_bound().div_ceil(4) }
     }
 
     /// A count of frames that became warm or were taken.

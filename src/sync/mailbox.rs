@@ -9,7 +9,7 @@
 //! fault handler.
 
 use super::atomic::{AtomicBool, AtomicU32, Ordering};
-use super::{Condvar, Mutex, Rank};
+use super::{Bug, Condvar, Mutex, Planted, Rank};
 use std::time::{Duration, Instant};
 
 /// Where a thread is told of work, by reasons: bits that the client gives a meaning. Kicks are not counted: one run
@@ -180,8 +180,18 @@ impl Alarm {
         self.rung.load(Ordering::Relaxed)
     }
 
-    /// For the thread: silence it, before looking at what there is to do.
-    pub fn take(&self) -> bool {
+    /// For the thread: silence it, and then look at what there is to do. What `look` does not see, rings again.
+    pub fn answer<R>(&self, planted: Planted, look: impl FnOnce() -> R) -> R {
+        if planted.is(Bug::AlarmSilencedLate) {
+            let seen = look();
+            self.take();
+            return seen;
+        }
+        self.take();
+        look()
+    }
+
+    fn take(&self) -> bool {
         self.rung.swap(false, Ordering::AcqRel)
     }
 

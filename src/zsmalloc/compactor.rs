@@ -3,36 +3,19 @@
 
 use super::pool::{Cells, Pool};
 use super::upkeep::Upkeep;
-use crate::sync::{Alarm, Arc, Mailbox, thread};
-use std::time::Duration;
-use std::{fmt, io};
+use crate::arena::Arena;
+use crate::sync::{Arc, Mailbox, thread};
+use std::io;
 
 /// The running thread of a pool; stops and joins when dropped.
 ///
 /// Callers pay one load for it. It sleeps as long as nothing happens.
+#[derive(Debug)]
 #[must_use = "dropped, it stops"]
 pub struct Compactor {
-    pool: Arc<dyn Tended>,
+    mailbox: Arc<Mailbox>,
+    arena: Arc<Arena>,
     thread: Option<thread::JoinHandle<()>>,
-}
-
-/// A pool with whatever cells.
-trait Tended: Send + Sync {
-    fn mailbox(&self) -> &Mailbox;
-    fn alarm(&self) -> &Alarm;
-    fn tend(&self, upkeep: &mut Upkeep) -> Option<Duration>;
-}
-
-impl<C: Cells> Tended for Pool<C> {
-    fn mailbox(&self) -> &Mailbox {
-        &self.mailbox
-    }
-    fn alarm(&self) -> &Alarm {
-        self.heap.arena.alarm()
-    }
-    fn tend(&self, upkeep: &mut Upkeep) -> Option<Duration> {
-        upkeep.tend(self, || self.mailbox.stopped())
-    }
 }
 
 impl Compactor {
@@ -49,33 +32,30 @@ impl Compactor {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         pool.mailbox.reopen();
-        let mut compactor = Compactor { pool: Arc::clone(pool) as Arc<dyn Tended>, thread: None };
-        let mine = Arc::clone(&compactor.pool);
+        // Made before the thread: if that is refused, the drop lets another start.
+        let (mailbox, arena) = (Arc::clone(&pool.mailbox), Arc::clone(&pool.heap.arena));
+        let mut compactor = Compactor { mailbox, arena, thread: None };
+        let pool = Arc::clone(pool);
         compactor.thread = Some(thread::spawn("zspool-compactor", move || {
-            let _attendance = mine.mailbox().attend();
+            let mailbox = &pool.mailbox;
+            let _attendance = mailbox.attend();
             let mut upkeep = Upkeep::new(waste_per_mille);
-            let mut next = mine.tend(&mut upkeep);
-            while mine.mailbox().wait(next).is_some() {
-                next = mine.tend(&mut upkeep);
+            let mut next = upkeep.tend(&pool, || mailbox.stopped());
+            while mailbox.wait(next).is_some() {
+                next = upkeep.tend(&pool, || mailbox.stopped());
             }
         })?);
         Ok(compactor)
     }
 }
 
-impl fmt::Debug for Compactor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Compactor").finish_non_exhaustive()
-    }
-}
-
 impl Drop for Compactor {
     fn drop(&mut self) {
-        self.pool.mailbox().stop();
+        self.mailbox.stop();
         if let Some(thread) = self.thread.take() {
             // If it panicked, that was printed; a second panic while dropping would end the process.
             let _ = thread.join();
         }
-        self.pool.alarm().leave();
+        self.arena.alarm().leave();
     }
 }

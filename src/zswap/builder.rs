@@ -166,7 +166,7 @@ impl Builder {
     }
 
     /// How much may be wasted before the worker compacts, in thousandths of the frames backed; `None`: it never does.
-    /// Wasted are frames beyond those that the slots in use would fill. Default 15.
+    /// Wasted are frames beyond those that the slots in use would fill. Default 25.
     pub fn automatic_compaction(mut self, waste_per_mille: Option<u32>) -> Self {
         self.policy.waste_per_mille = waste_per_mille;
         self
