@@ -30,7 +30,7 @@ use crate::sync::{ZSPAGE_FRAMES, Zeroed};
 use crate::units::NodeId;
 
 /// Number of a zspage: of the run it lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ZspageIndex(pub(super) u32);
 
 /// Descriptor of a zspage. Who may touch what: see the module.

@@ -35,15 +35,38 @@ impl<C: Cells> Pool<C> {
         begun
             .or_else(|| self.choose_zspage(class, work, pass))
             .or_else(|| self.choose_pack(class, work, pass))
-            .or_else(|| self.choose_frame(class, work, pass))
+            .or_else(|| self.choose_frame(class, work))
+    }
+
+    /// What `choose` finds among the first zspages of one of these groups; or among those that are to be looked at now,
+    /// where only some are to be emptied.
+    fn among(
+        &self,
+        class: &Class,
+        work: &Work,
+        mut groups: impl Iterator<Item = Group>,
+        mut choose: impl FnMut(&mut dyn Iterator<Item = ZspageIndex>) -> Option<Goal>,
+    ) -> Option<Goal> {
+        match &work.only {
+            None => groups.find_map(|group| choose(&mut class.lists.iter(&self.heap.zspages, group).take(LOOK_AT))),
+            Some(only) => {
+                let now = only.iter().rev().copied().take(LOOK_AT);
+                choose(&mut now.filter(|&z| self.is_ours(z, work) && self.heap.zspage(z).group() != Group::FULL.0))
+            }
+        }
+    }
+
+    /// Whether the zspage is of the class and node. Others may have used it for something else meanwhile.
+    fn is_ours(&self, z: ZspageIndex, work: &Work) -> bool {
+        let zspage = self.heap.zspage(z);
+        zspage.inuse() > 0 && zspage.class() == work.index && zspage.node() == work.node
     }
 
     /// The same goal, with the frame that is next.
     fn go_on(&self, class: &Class, goal: Goal, work: &Work, pass: &Pass) -> Option<Goal> {
         let (z, f) = goal.victim();
         let zspage = self.heap.zspage(z);
-        // Others may have used the zspage for something else meanwhile.
-        if zspage.inuse() == 0 || zspage.class() != work.index || zspage.node() != work.node {
+        if !self.is_ours(z, work) {
             return None;
         }
         match goal {
@@ -96,10 +119,9 @@ impl<C: Cells> Pool<C> {
     /// The zspage with the fewest objects a frame of the emptiest group, if it can be emptied.
     fn choose_zspage(&self, class: &Class, work: &Work, pass: &Pass) -> Option<Goal> {
         let density = |z: ZspageIndex| self.heap.zspage(z).inuse() * 1024 / self.heap.zspage(z).frames();
-        Group::partly_filled().rev().find_map(|group| {
-            let candidates = class.lists.iter(&self.heap.zspages, group).take(LOOK_AT);
+        self.among(class, work, Group::partly_filled().rev(), |candidates| {
             candidates
-                .filter(|&z| pass.concerns(z) && !work.is_busy(z))
+                .filter(|&z| !work.is_busy(z))
                 .min_by_key(|&z| density(z))
                 .filter(|&z| self.can_empty(class, z, work, pass))
                 .and_then(|z| Some(Goal::Empty((z, self.first_frame(z, work)?))))
@@ -119,9 +141,9 @@ impl<C: Cells> Pool<C> {
     }
 
     fn choose_pack(&self, class: &Class, work: &Work, pass: &Pass) -> Option<Goal> {
-        Group::partly_filled().rev().find_map(|group| {
-            let candidates = class.lists.iter(&self.heap.zspages, group).take(LOOK_AT);
-            candidates.filter(|&z| pass.concerns(z)).find_map(|z| self.pack_of(z, work, pass))
+        self.among(class, work, Group::partly_filled().rev(), |candidates| {
+            let mut goals = candidates.filter_map(|z| self.pack_of(z, work, pass));
+            goals.next()
         })
     }
 
@@ -136,12 +158,10 @@ impl<C: Cells> Pool<C> {
     /// zspages of the emptiest groups, if its objects have room elsewhere. That prefers neighbours of untouched frames,
     /// whose straddling slots are lost already: else every second frame would go, and halves of straddling slots lie
     /// waste in all that stay.
-    fn choose_frame(&self, class: &Class, work: &Work, pass: &Pass) -> Option<Goal> {
+    fn choose_frame(&self, class: &Class, work: &Work) -> Option<Goal> {
         let shape = self.heap.geometry.class(work.index);
-        Group::with_room().rev().chain(Group::open().rev()).find_map(|group| {
-            let candidates = class.lists.iter(&self.heap.zspages, group).take(LOOK_AT);
+        self.among(class, work, Group::with_room().rev().chain(Group::open().rev()), |candidates| {
             candidates
-                .filter(|&z| pass.concerns(z))
                 .flat_map(|z| (0..shape.chain()).map(move |f| (z, f)))
                 .filter(|frame| !work.busy.contains(frame) && self.can_win(class, *frame, work))
                 .min_by_key(|&(z, f)| {

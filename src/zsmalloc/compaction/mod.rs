@@ -52,7 +52,7 @@ use crate::memcg::Memcg;
 use crate::sync::atomic::Ordering;
 use crate::units::{FRAME_SIZE, NodeId};
 use moving::{Ready, Step, Work};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Zspages of a group that are looked at for the next victim, and for a place: the lock is held meanwhile.
 const LOOK_AT: usize = 16;
@@ -105,24 +105,17 @@ impl Compacted {
     }
 }
 
+/// Zspages that may be emptied, by what they were when they were found.
+type Scope = HashMap<(ClassIndex, NodeId), Vec<ZspageIndex>>;
+
 /// A compaction under way.
 struct Pass {
-    /// Zspages that may be emptied; `None`: all.
-    scope: Option<HashSet<ZspageIndex>>,
+    /// What of the scope no class has looked at yet; `None`: all may be emptied.
+    scope: Option<Scope>,
     budget: u64,
     /// No frame was refused yet.
     may_back: bool,
     sum: Compacted,
-}
-
-impl Pass {
-    fn new(budget: u64, scope: Option<HashSet<ZspageIndex>>) -> Self {
-        Pass { scope, budget, may_back: true, sum: Compacted::default() }
-    }
-
-    fn concerns(&self, z: ZspageIndex) -> bool {
-        self.scope.as_ref().is_none_or(|scope| scope.contains(&z))
-    }
 }
 
 impl<C: Cells> Pool<C> {
@@ -175,13 +168,14 @@ impl<C: Cells> Pool<C> {
     fn compact_where(
         &self,
         wanted: impl Fn(ClassIndex, NodeId) -> bool,
-        scope: Option<HashSet<ZspageIndex>>,
+        scope: Option<Scope>,
         budget_bytes: u64,
     ) -> Compacted {
-        let mut pass = Pass::new(budget_bytes, scope);
+        let mut pass = Pass { scope: None, budget: budget_bytes, may_back: true, sum: Compacted::default() };
         loop {
             let won = pass.sum.frames_won();
             (pass.may_back, pass.sum.busy) = (true, 0);
+            pass.scope = scope.clone();
             for (index, _) in self.heap.geometry.classes().rev() {
                 for node in self.heap.arena.topology().nodes().filter(|&node| wanted(index, node)) {
                     self.run(index, node, &mut pass);
@@ -210,7 +204,8 @@ impl<C: Cells> Pool<C> {
             let class = self.heap.lock(index, node);
             if class.waste(shape) == 0 { 0 } else { class.frames * touching_a_frame as u64 }
         };
-        let mut work = Work::new(index, node);
+        let only = pass.scope.as_mut().map(|scope| scope.remove(&(index, node)).unwrap_or_default());
+        let mut work = Work::new(index, node, only);
         while moves > 0 && work.busy.len() < MAX_BUSY {
             if pass.sum.moved_bytes + shape.size() as u64 > pass.budget {
                 pass.sum.out_of_budget = true;
@@ -223,8 +218,13 @@ impl<C: Cells> Pool<C> {
             drop(class);
             pass.sum.frames_freed += before.saturating_sub(after);
             pass.sum.frames_backed += after.saturating_sub(before);
-            moves -= 1;
             match step {
+                Step::Next => continue,
+                Step::Done => break,
+                _ => moves -= 1,
+            }
+            match step {
+                Step::Next | Step::Done => {}
                 Step::Moved => {
                     pass.sum.moved_objects += 1;
                     pass.sum.moved_bytes += shape.size() as u64;
@@ -245,7 +245,6 @@ impl<C: Cells> Pool<C> {
                     work.busy.push(frame);
                     work.goal = None;
                 }
-                Step::Done => break,
             }
         }
         if let Some(ready) = work.ready.take() {
@@ -267,16 +266,19 @@ impl<C: Cells> Pool<C> {
 impl Heap {
     /// The zspages with an entry of which `holds` is true. Takes no lock: what comes and goes meanwhile may be missed or
     /// found.
-    fn zspages_with(&self, holds: impl Fn(Entry) -> bool) -> HashSet<ZspageIndex> {
-        let zspages = (0..self.arena.runs_ever_used() as u32).map(ZspageIndex);
-        let found = zspages.filter(|&z| {
+    fn zspages_with(&self, holds: impl Fn(Entry) -> bool) -> Scope {
+        let mut found = Scope::new();
+        for z in (0..self.arena.runs_ever_used() as u32).map(ZspageIndex) {
             let zspage = self.zspage(z);
             let shape = self.geometry.class(zspage.class());
-            (0..shape.chain()).any(|f| {
+            let holds = (0..shape.chain()).any(|f| {
                 let array = zspage.array(f);
                 array.is_some_and(|array| (0..shape.starting(f)).any(|k| holds(self.entries.entry(array, k))))
-            })
-        });
-        found.collect()
+            });
+            if holds {
+                found.entry((zspage.class(), zspage.node())).or_default().push(z);
+            }
+        }
+        found
     }
 }

@@ -2,7 +2,7 @@
 //! end the life of the source, whose slot goes at once or with the last guard. If the cell does not name the source any
 //! more, the object is being freed: the copy ends instead.
 
-use super::Pass;
+use super::{LOOK_AT, Pass};
 use super::choose::{Goal, Victim};
 use crate::sync::Bug;
 use crate::sync::atomic::Ordering;
@@ -32,6 +32,8 @@ pub(super) enum Step {
     GiveBack(Ready),
     /// This frame cannot be emptied now.
     Busy(Victim),
+    /// No frame can be won of the zspages looked at now.
+    Next,
     /// No frame can be won.
     Done,
 }
@@ -44,11 +46,20 @@ pub(super) struct Work {
     pub(super) ready: Option<Ready>,
     /// Frames that are left alone.
     pub(super) busy: Vec<Victim>,
+    /// Zspages that may be emptied, the last ones now; `None`: all.
+    pub(super) only: Option<Vec<ZspageIndex>>,
 }
 
 impl Work {
-    pub(super) fn new(index: ClassIndex, node: NodeId) -> Self {
-        Work { index, node, goal: None, ready: None, busy: Vec::new() }
+    pub(super) fn new(index: ClassIndex, node: NodeId, only: Option<Vec<ZspageIndex>>) -> Self {
+        Work { index, node, goal: None, ready: None, busy: Vec::new(), only }
+    }
+
+    /// Go on to other zspages; `false` when there are none.
+    fn look_on(&mut self) -> bool {
+        let Some(only) = &mut self.only else { return false };
+        only.truncate(only.len().saturating_sub(LOOK_AT));
+        !only.is_empty()
     }
 
     /// Whether a frame of the zspage is left alone.
@@ -64,7 +75,13 @@ impl<C: Cells> Pool<C> {
         let old = work.goal;
         work.goal = self.next_goal(class, work, pass);
         let ready = work.ready.take();
-        let Some(goal) = work.goal else { return ready.map_or(Step::Done, Step::GiveBack) };
+        let Some(goal) = work.goal else {
+            return match ready {
+                Some(ready) => Step::GiveBack(ready),
+                None if work.look_on() => Step::Next,
+                None => Step::Done,
+            };
+        };
         if let Some(ready) = ready.filter(|ready| !self.suits(ready, goal)) {
             return Step::GiveBack(ready);
         }
