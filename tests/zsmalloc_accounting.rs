@@ -4,7 +4,7 @@ use zspool::arena::{self, Arena, ArenaConfig, Topology};
 use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{Frame, NodeId};
-use zspool::zsmalloc::{Error, Handle, PoolConfig, Store, StoreError, TagSpace};
+use zspool::zsmalloc::{Error, Geometry, Handle, PoolConfig, Store, StoreError, TagSpace};
 
 const N0: NodeId = NodeId(0);
 const N1: NodeId = NodeId(1);
@@ -17,7 +17,9 @@ fn arena(topology: Topology) -> Arc<Arena> {
 fn store(arena: Arc<Arena>) -> (Store, Memcg) {
     let tree = Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() });
     let vm = tree.root().mkdir("vm").unwrap();
-    let config = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
+    // Slots of 1632 bytes are among these.
+    let geometry = Geometry::new(32, 32, 16).unwrap();
+    let config = PoolConfig { geometry, accounting: Some(tree), ..PoolConfig::default() };
     (Store::open(arena, config, &TagSpace::new()).unwrap(), vm)
 }
 
@@ -175,7 +177,9 @@ fn without_accounting_nobody_is_charged() {
 #[test]
 fn a_tree_with_other_nodes_is_refused() {
     let tree = Tree::new(TreeConfig { nodes: 2, ..TreeConfig::default() });
-    let config = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
+    // Slots of 1632 bytes are among these.
+    let geometry = Geometry::new(32, 32, 16).unwrap();
+    let config = PoolConfig { geometry, accounting: Some(tree), ..PoolConfig::default() };
     let refused = Store::open(arena(Topology::simulated(1)), config, &TagSpace::new()).unwrap_err();
     assert!(matches!(refused, StoreError::Pool(Error::Nodes { arena: 1, tree: 2 })));
 }
