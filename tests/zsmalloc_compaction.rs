@@ -43,8 +43,7 @@ struct World {
 }
 
 fn world(change: impl FnOnce(&mut ArenaConfig)) -> World {
-    let mut config =
-        ArenaConfig { address_space: 1 << 30, topology: Topology::simulated(2), ..ArenaConfig::default() };
+    let mut config = ArenaConfig { address_space: 1 << 30, topology: Topology::simulated(2), ..ArenaConfig::default() };
     change(&mut config);
     let arena = Arc::new(Arena::new(config).unwrap());
     let tree = Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() });

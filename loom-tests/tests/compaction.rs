@@ -95,7 +95,12 @@ fn two_zspages(planted: Planted) -> (Arc<TinyPool>, Location) {
     };
     let tree = Tree::new(TreeConfig { nodes: 1, stripes: 1, patience: 0, ..TreeConfig::default() });
     let geometry = Geometry::new(1024, 1024, 2).unwrap();
-    let config = PoolConfig { geometry, accounting: Some(tree).filter(|_| !planted.is(Bug::CompactionTrustsPlan)), planted, ..PoolConfig::default() };
+    let config = PoolConfig {
+        geometry,
+        accounting: Some(tree).filter(|_| !planted.is(Bug::CompactionTrustsPlan)),
+        planted,
+        ..PoolConfig::default()
+    };
     let words = Words(std::array::from_fn(|_| AtomicU64::new(0)));
     let pool = Arc::new(Pool::new(Arc::new(Arena::new(arena).unwrap()), words, config).unwrap());
     put(&pool, A, 1);

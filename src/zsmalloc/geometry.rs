@@ -209,7 +209,15 @@ impl SizeClass {
         let straddles = (0..chain)
             .filter(|&f| first[f + 1] > first[f] && first[f + 1] as usize * size > (f + 1) * FRAME_SIZE)
             .fold(0, |bits, f| bits | 1 << f);
-        SizeClass { size, chain, slots, reciprocal: (1u64 << 32).div_ceil(size as u64), frames_per_slot: ((chain as u64) << 32) / slots as u64, first, straddles }
+        SizeClass {
+            size,
+            chain,
+            slots,
+            reciprocal: (1u64 << 32).div_ceil(size as u64),
+            frames_per_slot: ((chain as u64) << 32) / slots as u64,
+            first,
+            straddles,
+        }
     }
 
     /// Bytes of a slot.

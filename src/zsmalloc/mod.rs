@@ -57,8 +57,8 @@ mod waste;
 mod zspage;
 
 pub use cells::HandleCells;
-pub use compactor::Compactor;
 pub use compaction::{Compacted, CompactionStats, End};
+pub use compactor::Compactor;
 pub use error::{Error, StoreError};
 pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};

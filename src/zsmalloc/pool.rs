@@ -128,7 +128,15 @@ impl<C: Cells> Pool<C> {
         }
         let PoolConfig { geometry, accounting, original, mailbox, planted } = config;
         let mailbox = mailbox.unwrap_or_else(|| Arc::new(Mailbox::new()));
-        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted, compaction: compaction::Totals::default(), mailbox })
+        Ok(Pool {
+            heap: Heap::new(arena, geometry)?,
+            cells,
+            accounting,
+            original,
+            planted,
+            compaction: compaction::Totals::default(),
+            mailbox,
+        })
     }
 
     /// The cells.

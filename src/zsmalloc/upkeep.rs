@@ -94,7 +94,7 @@ impl Upkeep {
         // Less than a quarter of what was to be had is little.
         self.backoff = if won * 4 >= before { 0 } else { (self.backoff + 1).min(MAX_BACKOFF) };
         let share = share_of(pool, self.per_mille?);
-        waste.set_trigger(share.max(waste.frames() + (share / 2 << self.backoff)));
+        waste.set_trigger(share.max(waste.frames() + ((share / 2) << self.backoff)));
         self.retries = if end == End::Busy { self.retries + 1 } else { 0 };
         let again = (1..=RETRIES).contains(&self.retries).then(|| RETRY * (1 << (self.retries - 1)));
         self.retry = again.map(|time| Instant::now() + time);
@@ -108,7 +108,10 @@ impl Upkeep {
             return Some(left);
         }
         let arena = &pool.heap.arena;
-        if self.per_mille.is_some() && arena.turns() == self.turns && pool.heap.waste.frames() > self.idle_waste.max(LEAST) {
+        if self.per_mille.is_some()
+            && arena.turns() == self.turns
+            && pool.heap.waste.frames() > self.idle_waste.max(LEAST)
+        {
             let _ = pass(pool, stopped);
             self.idle_waste = pool.heap.waste.frames() * 5 / 4;
             self.turns = arena.turns(); // the pass's own

@@ -230,7 +230,8 @@ impl<C: Cells> Pool<C> {
                     pass.sum.moved_bytes += shape.size() as u64;
                 }
                 Step::Back(ready) => {
-                    let (first, frames) = (self.heap.frame(ready.to.zspage, ready.to.frame), 1 + usize::from(ready.to.straddles));
+                    let (first, frames) =
+                        (self.heap.frame(ready.to.zspage, ready.to.frame), 1 + usize::from(ready.to.straddles));
                     match self.heap.arena.ensure(first, frames, node) {
                         Ok(()) => work.ready = Some(ready),
                         Err(_) => {

@@ -2,8 +2,8 @@
 //! end the life of the source, whose slot goes at once or with the last guard. If the cell does not name the source any
 //! more, the object is being freed: the copy ends instead.
 
-use super::{LOOK_AT, Pass};
 use super::choose::{Goal, Victim};
+use super::{LOOK_AT, Pass};
 use crate::sync::Bug;
 use crate::sync::atomic::Ordering;
 use crate::units::NodeId;
@@ -115,7 +115,9 @@ impl<C: Cells> Pool<C> {
         let (to, (z, _)) = (&ready.to, goal.victim());
         match goal {
             Goal::Empty(_) => to.zspage != z,
-            Goal::Pack { keep, .. } => to.zspage == z && to.slot < self.heap.geometry.class(to.class).slots_within(keep),
+            Goal::Pack { keep, .. } => {
+                to.zspage == z && to.slot < self.heap.geometry.class(to.class).slots_within(keep)
+            }
             Goal::Frame(_) => false,
         }
     }

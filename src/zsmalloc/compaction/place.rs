@@ -23,7 +23,8 @@ impl<C: Cells> Pool<C> {
 
     /// Those of them that are backed. Others somebody is just having backed: not ours to fill.
     fn owned(&self, z: ZspageIndex, shape: &SizeClass) -> Frames {
-        let owned = |f: &usize| self.heap.zspage(z).touching(*f) > 0 && self.heap.arena.is_owned(self.heap.frame(z, *f));
+        let owned =
+            |f: &usize| self.heap.zspage(z).touching(*f) > 0 && self.heap.arena.is_owned(self.heap.frame(z, *f));
         (0..shape.chain()).filter(owned).fold(0, |bits, f| bits | 1 << f)
     }
 
@@ -61,7 +62,12 @@ impl<C: Cells> Pool<C> {
     }
 
     /// The zspages that may be opened further to empty `from`, the fullest first.
-    pub(super) fn openable(&self, class: &Class, from: ZspageIndex, shape: &SizeClass) -> impl Iterator<Item = ZspageIndex> {
+    pub(super) fn openable(
+        &self,
+        class: &Class,
+        from: ZspageIndex,
+        shape: &SizeClass,
+    ) -> impl Iterator<Item = ZspageIndex> {
         let chain = shape.chain();
         Group::partly_filled()
             .flat_map(|group| class.lists.iter(&self.heap.zspages, group).take(LOOK_AT))
