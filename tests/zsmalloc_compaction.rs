@@ -59,7 +59,7 @@ fn pattern(owner: u32, len: usize) -> Vec<u8> {
 
 impl World {
     fn put(&self, owner: u32, len: usize, memcg: &Memcg, node: NodeId) {
-        let mut object = self.pool.malloc(Some(memcg.objcg().unwrap()), len, node).unwrap();
+        let mut object = self.pool.malloc(Some(memcg), len, node).unwrap();
         object.write(&pattern(owner, len)).unwrap();
         let published = object.publish(Owner(owner));
         let word = published.location().raw() | (len as u64) << 40;

@@ -67,8 +67,8 @@ impl Cells for Words {
 type TinyPool = Pool<Words>;
 
 fn put(pool: &TinyPool, owner: Owner, byte: u8) -> Location {
-    let objcg = pool.accounting().map(|tree| tree.root().objcg().unwrap());
-    let mut object = pool.malloc(objcg, LEN, NODE).unwrap();
+    let memcg = pool.accounting().map(|tree| tree.root());
+    let mut object = pool.malloc(memcg.as_ref(), LEN, NODE).unwrap();
     object.write(&[byte; LEN]).unwrap();
     let published = object.publish(owner);
     let word = pack(Object { location: published.location(), len: LEN });

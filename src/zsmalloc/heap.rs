@@ -10,7 +10,7 @@
 //! backed outside it, after the slot is taken; they go warm under it, in constant time.
 //!
 //! Which slot is taken, cheapest first:
-//! 1. one in touched frames only, of the fullest zspage that has one, in its fullest frame: costs nothing;
+//! 1. one in touched frames only, of the fullest zspage that has one, in its first such frame: costs nothing;
 //! 2. of an open zspage the one that needs the fewest frames backed; a straddling one before others, for it uses what
 //!    its first frame has left;
 //! 3. of a new run, the same.
@@ -233,26 +233,21 @@ impl Heap {
         Ok(spot)
     }
 
-    /// A free slot of touched frames, in the fullest of them, not touching `avoid`. Straddling ones last: they keep two
-    /// frames.
+    /// A free slot of touched frames, in the first that has one, not touching `avoid`: objects gather at the front of a
+    /// zspage. Straddling ones last: they keep two frames.
     pub(super) fn reusable_slot(&self, z: ZspageIndex, shape: &SizeClass, avoid: Option<usize>) -> Option<usize> {
         let zspage = self.zspage(z);
-        let fullest = (0..shape.chain())
-            .filter(|&f| Some(f) != avoid && zspage.touching(f) > 0)
-            .map(|f| (zspage.free_inner(shape, f), f))
-            .filter(|&(free, _)| free > 0)
-            .min();
-        if let Some((_, f)) = fullest {
+        let avoided = avoid.map_or(0, |f| 1 << f);
+        let inner = zspage.room() & !avoided;
+        if inner != 0 {
+            let f = inner.trailing_zeros() as usize;
+            // Without entries only the end of an object touches the frame.
             let Some(array) = zspage.array(f) else { return Some(shape.first(f)) };
             let free = (0..shape.inner(f)).find(|&k| self.entries.entry(array, k) == Entry::FREE);
             return Some(shape.first(f) + free.expect("Z1: the frame counts a free slot"));
         }
-        (0..shape.chain())
-            .find(|&f| {
-                let avoided = Some(f) == avoid || Some(f + 1) == avoid;
-                !avoided && zspage.free_straddler(shape, f) && zspage.touching(f) > 0 && zspage.touching(f + 1) > 0
-            })
-            .map(|f| shape.first(f + 1) - 1)
+        let straddling = zspage.straddling_room(shape) & !avoided & !(avoided >> 1);
+        (straddling != 0).then(|| shape.first(straddling.trailing_zeros() as usize + 1) - 1)
     }
 
     /// The free slot that costs the least in frames, of a zspage without reusable ones.
@@ -291,7 +286,7 @@ impl Heap {
         let word = self.entries.word(array, spot.ordinal);
         debug_assert_eq!(self.entries.entry(array, spot.ordinal), Entry::FREE);
         word.store(Entry::RESERVED.raw(), Ordering::Release); // as every store of an entry: see `zspage`
-        let touched = zspage.count_in(spot.frame, spot.straddles);
+        let touched = zspage.count_in(shape, spot.frame, spot.straddles);
         class.inuse += 1;
         class.payload += len as u64;
         class.frames += touched as u64;
@@ -303,9 +298,9 @@ impl Heap {
     /// objects goes. Returns whether any frame did.
     pub(super) fn vacate(&self, class: &mut Class, spot: &Spot, len: usize) -> bool {
         let zspage = self.zspage(spot.zspage);
-        let size = self.geometry.class(spot.class).size();
-        self.arena.poison(spot.location, size);
-        let [first, second] = zspage.count_out(spot.frame, spot.straddles);
+        let shape = self.geometry.class(spot.class);
+        self.arena.poison(spot.location, shape.size());
+        let [first, second] = zspage.count_out(shape, spot.frame, spot.straddles);
         for (untouched, f) in [(first, spot.frame), (second, spot.frame + 1)] {
             if untouched {
                 self.arena.release(self.frame(spot.zspage, f));

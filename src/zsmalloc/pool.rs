@@ -22,6 +22,7 @@
 //!   fails, because the object is being freed, the copy goes. All under the class lock, so `free` comes before or
 //!   after.
 
+use super::cells::HandleCells;
 use super::charge::Charge;
 use super::compaction;
 use super::entry::{Entry, State};
@@ -32,7 +33,7 @@ use super::heap::{Heap, Spot};
 use super::share::{Original, Owed};
 use super::uncommitted::Uncommitted;
 use crate::arena::{self, Arena};
-use crate::memcg::{Objcg, ObjcgId, Tree};
+use crate::memcg::{Event, Memcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Bug, Mailbox, Planted};
@@ -47,6 +48,21 @@ pub trait Cells: Send + Sync {
     /// If the owner's cell names an object at `from`, let it name the same object at `to`, other bits of the cell kept
     /// (compare-exchange with release), and say whether it was done. Called under a class lock: atomics only.
     fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool;
+
+    /// Check the cells by themselves, at a quiet point at which `objects` objects are live: [`Pool::assert_valid`] asks.
+    /// Does nothing unless there is something to check.
+    ///
+    /// # Panics
+    /// When an invariant of the cells does not hold.
+    fn assert_valid(&self, objects: u64) {
+        let _ = objects;
+    }
+
+    /// Bytes of memory behind cells that were made for this pool alone: [`Pool::usage`] asks. 0 where a client has them
+    /// for other reasons too.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<C: Cells> Cells for Arc<C> {
@@ -55,6 +71,12 @@ impl<C: Cells> Cells for Arc<C> {
     }
     fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool {
         (**self).relocate(owner, from, to)
+    }
+    fn assert_valid(&self, objects: u64) {
+        (**self).assert_valid(objects);
+    }
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
     }
 }
 
@@ -76,9 +98,8 @@ pub struct PoolConfig {
     pub accounting: Option<Tree>,
     /// What counts as an object's original bytes.
     pub original: Original,
-    /// Who is kicked when there is something to do in the background; `None`: a mailbox of the pool's own, for a
-    /// [`Compactor`](super::Compactor). A client's thread has to attend to the arena's alarm.
-    pub mailbox: Option<Arc<Mailbox>>,
+    /// The event that is counted for each object published.
+    pub stored: Option<Event>,
     /// For models.
     #[doc(hidden)]
     pub planted: Planted,
@@ -91,23 +112,27 @@ impl Default for PoolConfig {
             geometry: Geometry::default(),
             accounting: None,
             original: Original::Fixed(crate::units::PAGE_SIZE as u64),
-            mailbox: None,
+            stored: None,
             planted: Planted::NONE,
         }
     }
 }
 
-/// Why a pool kicks its [mailbox](PoolConfig::mailbox): call [`Upkeep::tend`](super::Upkeep::tend). Clients have the other
+/// Why a pool kicks its [mailbox](Pool::mailbox): call [`Upkeep::tend`](super::Upkeep::tend). Clients have the other
 /// bits.
 pub const UPKEEP: u32 = 1;
 
-/// An allocator of compressed objects; see the [layer](super) and, for handles of its own, [`Store`](super::Store).
+/// An allocator of compressed objects; see the [layer](super).
+///
+/// Its cells say how objects are named: with [`HandleCells`] by [`Handle`](super::Handle)s of the pool's own (`insert`, `draft`,
+/// `get`, `remove`, `close`), with a client's cells by owner (`malloc`, `read`, `free`). The rest is the same.
 #[derive(Debug)]
-pub struct Pool<C: Cells> {
+pub struct Pool<C: Cells = HandleCells> {
     pub(super) heap: Heap,
     pub(super) cells: C,
     pub(super) accounting: Option<Tree>,
     pub(super) original: Original,
+    pub(super) stored: Option<Event>,
     pub(super) planted: Planted,
     /// What compaction did so far.
     pub(super) compaction: compaction::Totals,
@@ -126,16 +151,16 @@ impl<C: Cells> Pool<C> {
         if let Some(tree) = config.accounting.as_ref().filter(|tree| tree.nodes() != nodes) {
             return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
         }
-        let PoolConfig { geometry, accounting, original, mailbox, planted } = config;
-        let mailbox = mailbox.unwrap_or_else(|| Arc::new(Mailbox::new()));
+        let PoolConfig { geometry, accounting, original, stored, planted } = config;
         Ok(Pool {
             heap: Heap::new(arena, geometry)?,
             cells,
             accounting,
             original,
+            stored,
             planted,
             compaction: compaction::Totals::default(),
-            mailbox,
+            mailbox: Arc::new(Mailbox::new()),
         })
     }
 
@@ -147,6 +172,12 @@ impl<C: Cells> Pool<C> {
     /// The memory below.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.heap.arena
+    }
+
+    /// Where the thread that looks after the pool is told of work: a [`Compactor`](super::Compactor)'s, or one of the client,
+    /// which attends to the [alarm of the arena](Arena::alarm) and may be kicked for reasons of its own too.
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// The sizes of slots.
@@ -273,29 +304,29 @@ impl<C: Cells> Drop for Pool<C> {
 }
 
 impl<C: Cells> Pool<C> {
-    /// Take a slot for `len` bytes near `node`, charged to `objcg`, to be written and published. The charge and the
-    /// slot are given back if the result is dropped.
+    /// Take a slot for `len` bytes near `node`, charged to `memcg` if the pool counts, to be written and published. The charge
+    /// and the slot are given back if the result is dropped.
     ///
     /// When `node` has no room left, other nodes are tried in order of their distance.
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Arena`] when the arena is, or no
+    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Memcg`] when it was removed; [`Error::Arena`] when the arena is, or no
     /// node has room; [`Error::Entries`].
     ///
     /// # Locks
     /// Takes `Class`, and below; makes system calls: call it outside all locks.
-    pub fn malloc(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
+    pub fn malloc(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
         let class = self.heap.geometry.class_of(len).ok_or(Error::Length { len })?;
         let nodes = self.heap.arena.topology();
         if node.index() >= nodes.len() {
             return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
         }
-        let objcg = if self.accounting.is_some() { objcg } else { None };
-        let charge = Charge::take(objcg, self.heap.geometry.class(class).size())?;
+        let charge = Charge::take(self.accounting.as_ref(), memcg, self.heap.geometry.class(class).size())?;
         let mut refusal = None;
         for &near in nodes.by_distance(node) {
             let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;
             let frames = 1 + usize::from(spot.straddles);
+            self.heap.arena.prefetch_for_write(spot.location, len);
             match self.heap.arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
                 Ok(()) => {
                     self.attend();

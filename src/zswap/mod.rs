@@ -28,6 +28,7 @@ mod load;
 mod lru;
 mod reclaim;
 mod release;
+mod reserve;
 mod stats;
 mod store;
 mod valid;
