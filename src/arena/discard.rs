@@ -61,9 +61,13 @@ impl Arena {
         share.max(MIN_WARM).min(self.warm_frames)
     }
 
-    /// Frames that may be warm for being backed ahead of need: fewer, for most of them no object will ever use.
+    /// Frames that may be warm for being backed ahead of need: fewer, for many of them no object will ever use.
     pub(super) fn ahead_bound(&self) -> usize {
-        if self.warm_share == 1 { self.warm_frames } else { self.warm_bound().div_ceil(4) }
+        if self.warm_share == 1 {
+            return self.warm_frames;
+        }
+        let share = self.backed_bytes() as usize / FRAME_SIZE / self.warm_share;
+        (share.max(MIN_WARM) / 4).min(self.warm_bound())
     }
 
     /// A count of frames that became warm or were taken.
