@@ -75,8 +75,7 @@ impl Accounted {
             Compressed::Bytes(bytes) if bytes.len() < huge_len => bytes.to_vec(),
             _ => page.to_vec(),
         };
-        let objcg = self.tree.root().objcg().unwrap();
-        let mut object = self.pool.malloc(Some(objcg), bytes.len(), NodeId(0)).unwrap();
+        let mut object = self.pool.malloc(Some(&self.tree.root()), bytes.len(), NodeId(0)).unwrap();
         object.write(&bytes).unwrap();
         let published = object.publish(Owner(block as u32));
         let named = Object { location: published.location(), len: bytes.len() };

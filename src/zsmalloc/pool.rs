@@ -321,7 +321,8 @@ impl<C: Cells> Pool<C> {
         if node.index() >= nodes.len() {
             return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
         }
-        let charge = Charge::take(self.accounting.as_ref(), memcg, self.heap.geometry.class(class).size())?;
+        let object = (self.heap.geometry.class(class).size(), len, self.original);
+        let charge = Charge::take(self.accounting.as_ref(), memcg, object, node, self.stored)?;
         let mut refusal = None;
         for &near in nodes.by_distance(node) {
             let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;
