@@ -20,6 +20,7 @@ use super::entry::Entry;
 use super::error::Error;
 use super::fullness::{Group, Lists};
 use super::geometry::{ClassIndex, Geometry, SizeClass};
+use super::waste::Waste;
 use super::zspage::{Zspage, ZspageIndex};
 use crate::arena::{Arena, Run};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,8 @@ pub(super) struct Heap {
     pub(super) geometry: Geometry,
     pub(super) zspages: Table<Zspage>,
     pub(super) entries: Entries,
+    /// Frames that compaction could win.
+    pub(super) waste: Waste,
     /// By class and home node.
     classes: Box<[Mutex<Class>]>,
     nodes: usize,
@@ -54,6 +57,16 @@ pub(super) struct Class {
     pub(super) frames: u64,
     /// Payload bytes of the slots in use.
     pub(super) payload: u64,
+    /// Its part of the heap's sum of waste, in frames.
+    pub(super) wasted: u64,
+}
+
+impl Class {
+    /// Frames touched beyond what the slots in use would fill, side by side.
+    #[inline]
+    pub(super) fn waste(&self, shape: &SizeClass) -> u64 {
+        self.frames.saturating_sub(shape.frames_for(self.inuse))
+    }
 }
 
 /// A slot, and where it is.
@@ -87,6 +100,7 @@ impl Heap {
         Ok(Heap {
             zspages: Table::reserve(runs).map_err(Error::Metadata)?,
             entries: Entries::reserve(words).map_err(Error::Metadata)?,
+            waste: Waste::new(),
             arena,
             geometry,
             classes,
@@ -196,7 +210,7 @@ impl Heap {
     pub(super) fn take(&self, class: &mut Class, index: ClassIndex, node: NodeId, len: usize) -> Result<Spot, Error> {
         let shape = self.geometry.class(index);
         let roomy = Group::with_room().find_map(|group| class.lists.head(group));
-        let (z, slot, fresh) = match roomy.or_else(|| class.lists.head(Group::OPEN)) {
+        let (z, slot, fresh) = match roomy.or_else(|| Group::open().find_map(|group| class.lists.head(group))) {
             Some(z) if roomy.is_some() => {
                 (z, self.reusable_slot(z, shape, None).expect("Z5: a zspage of this group has a reusable slot"), false)
             }
@@ -321,9 +335,10 @@ impl Heap {
         class.reusable = class.reusable + new as u64 - old as u64;
         let group = match zspage.inuse() {
             0 => Group::NONE,
-            inuse => Group::of(inuse, new, zspage.frames(), shape),
+            inuse => Group::of(inuse, new, shape),
         };
         class.lists.put(&self.zspages, spot.zspage, group);
+        self.waste.follow(class, shape, &self.arena);
     }
 
     /// Write an object's bytes. The caller holds its slot reserved.

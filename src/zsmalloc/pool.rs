@@ -24,6 +24,7 @@
 
 use super::cells::HandleCells;
 use super::charge::Charge;
+use super::compaction;
 use super::entry::{Entry, State};
 use super::error::Error;
 use super::geometry::Geometry;
@@ -35,7 +36,7 @@ use crate::arena::{self, Arena};
 use crate::memcg::{Event, Memcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Bug, Planted};
+use crate::sync::{Arc, Bug, Mailbox, Planted};
 use crate::units::{Location, NodeId, Owner};
 
 /// Where the names of objects live. The pool asks while compacting and after pinning.
@@ -117,6 +118,10 @@ impl Default for PoolConfig {
     }
 }
 
+/// Why a pool kicks its [mailbox](Pool::mailbox): call [`Upkeep::tend`](super::Upkeep::tend). Clients have the other
+/// bits.
+pub const UPKEEP: u32 = 1;
+
 /// An allocator of compressed objects; see the [layer](super).
 ///
 /// Its cells say how objects are named: with [`HandleCells`] by [`Handle`](super::Handle)s of the pool's own (`insert`, `draft`,
@@ -129,6 +134,10 @@ pub struct Pool<C: Cells = HandleCells> {
     pub(super) original: Original,
     pub(super) stored: Option<Event>,
     pub(super) planted: Planted,
+    /// What compaction did so far.
+    pub(super) compaction: compaction::Totals,
+    /// Of the thread that looks after the pool.
+    pub(super) mailbox: Arc<Mailbox>,
 }
 
 impl<C: Cells> Pool<C> {
@@ -143,7 +152,16 @@ impl<C: Cells> Pool<C> {
             return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
         }
         let PoolConfig { geometry, accounting, original, stored, planted } = config;
-        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, stored, planted })
+        Ok(Pool {
+            heap: Heap::new(arena, geometry)?,
+            cells,
+            accounting,
+            original,
+            stored,
+            planted,
+            compaction: compaction::Totals::default(),
+            mailbox: Arc::new(Mailbox::new()),
+        })
     }
 
     /// The cells.
@@ -154,6 +172,12 @@ impl<C: Cells> Pool<C> {
     /// The memory below.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.heap.arena
+    }
+
+    /// Where the thread that looks after the pool is told of work: a [`Compactor`](super::Compactor)'s, or one of the client,
+    /// which attends to the [alarm of the arena](Arena::alarm) and may be kicked for reasons of its own too.
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// The sizes of slots.
@@ -188,6 +212,14 @@ impl<C: Cells> Pool<C> {
         self.heap.arena.maintain();
         if self.heap.entries.wants_trim() {
             self.heap.entries.trim(0);
+        }
+    }
+
+    /// Wake whoever looks after the pool, if there is something to do. Outside all locks.
+    #[inline]
+    pub(super) fn attend(&self) {
+        if self.heap.arena.alarm().is_rung() {
+            self.mailbox.kick(UPKEEP);
         }
     }
 
@@ -297,7 +329,10 @@ impl<C: Cells> Pool<C> {
             let frames = 1 + usize::from(spot.straddles);
             self.heap.arena.prefetch_for_write(spot.location, len);
             match self.heap.arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
-                Ok(()) => return Ok(Uncommitted::new(self, spot, len, charge)),
+                Ok(()) => {
+                    self.attend();
+                    return Ok(Uncommitted::new(self, spot, len, charge));
+                }
                 Err(error) => {
                     self.give_back(&spot, len);
                     match error {
@@ -371,6 +406,7 @@ impl<C: Cells> Pool<C> {
         if self.free_under_lock(owner, location, len) {
             self.maintain();
         }
+        self.attend();
     }
 
     /// As [`free`](Self::free) without system calls, for callers with locks. Returns whether

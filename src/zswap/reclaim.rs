@@ -6,6 +6,7 @@
 use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::error::Unwritable;
+use super::worker::PRESSURE;
 use crate::memcg::{LimitHit, Memcg, MemcgId};
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
@@ -111,7 +112,7 @@ impl Zswap {
     /// As [`Memcg::write_file`].
     pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
         memcg.write_file(name, text)?;
-        self.core.kick.kick();
+        self.core.kick.kick(PRESSURE);
         Ok(())
     }
 
@@ -127,7 +128,7 @@ impl Zswap {
     /// When the memcg is offline.
     pub fn set_zswap_max(&self, memcg: &Memcg, max: u64) -> Result<(), Error> {
         memcg.set_zswap_max(max)?;
-        self.core.kick.kick();
+        self.core.kick.kick(PRESSURE);
         Ok(())
     }
 }
@@ -197,7 +198,7 @@ impl Core {
 
     /// A store found no frame: write back a batch of the next memcg and gather what is left.
     pub(super) fn make_room_in_pool(&self) -> Room {
-        self.kick.kick();
+        self.kick.kick(PRESSURE);
         let mut next = self.shrink_next(self.policy.batch);
         for _ in 0..2 {
             if next == Next::NoneWritten {
@@ -207,7 +208,7 @@ impl Core {
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
         self.arena.flush();
         match next {
-            _ if compacted.frames_freed > 0 => Room::Made,
+            _ if compacted.frames_won() > 0 => Room::Made,
             Next::Written => Room::Made,
             Next::NoneWritten => Room::None,
             Next::Refused => Room::Refused,
