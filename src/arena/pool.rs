@@ -258,6 +258,24 @@ impl Arena {
         lists.bump as usize - lists.free.len() - lists.warm_free.len()
     }
 
+    /// Runs that were handed out at least once: those below this number.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`].
+    pub fn runs_ever_used(&self) -> u32 {
+        self.lists.lock().bump
+    }
+
+    /// The node an owned frame lies on, as nobody can change meanwhile; `None` for a frame that is not owned. Who finds it
+    /// not owned and then has it backed, comes after this call, and sees what was done before it.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`].
+    pub fn settled_node(&self, frame: Frame) -> Option<NodeId> {
+        let _lists = self.lists.lock();
+        (self.frames.state(frame) == State::Owned).then(|| self.frames.node(frame))
+    }
+
     /// Bytes of addresses reserved, less than asked for where the kernel refused so much.
     pub fn address_space(&self) -> usize {
         self.frames.count() * FRAME_SIZE
