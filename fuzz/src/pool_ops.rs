@@ -263,7 +263,7 @@ impl<'a, S: Subject> Model<'a, S> {
                 assert!(frame_bytes + two > *limit && *limit == arena.limit(), "3: {error}");
                 self.reached.add("arena limits hit", 1);
             }
-            Error::Arena(arena::Error::NodeFull { .. }) => {
+            Error::NodesFull { .. } => {
                 arena.flush();
                 for node in arena.topology().nodes() {
                     let capacity = arena.topology().capacity(node).expect("3: a node without capacity is not full");

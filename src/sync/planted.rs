@@ -28,6 +28,10 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// `malloc` does not ask again, once it has its slot, whether the node mask was narrowed.
+    MallocTrustsFirstMask,
+    /// An object's bytes are counted on its new node only after its cell names the new place.
+    MigrationCountsLate,
     /// The slot word is published before the bytes are written.
     PublishBeforeWrite,
 }

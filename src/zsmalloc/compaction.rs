@@ -26,9 +26,10 @@ use super::heap::{Class, Spot};
 use super::pool::{Cells, Object, Pool};
 use super::share::Shares;
 use super::zspage::ZspageIndex;
+use crate::memcg::ObjcgId;
 use crate::sync::Bug;
 use crate::sync::atomic::Ordering;
-use crate::units::{FRAME_SIZE, NodeId};
+use crate::units::{FRAME_SIZE, NodeId, NodeMask};
 
 /// Zspages of a group that are looked at for the next victim, and for a place: the lock is held meanwhile.
 const LOOK_AT: usize = 16;
@@ -178,7 +179,8 @@ impl<C: Cells> Pool<C> {
         let Some(now) = *goal else { return Step::Done };
         let (z, f) = now.victim();
         let Some(from) = self.movable(z, index, f, old != *goal) else { return Step::Busy((z, f)) };
-        let moved = self.destination(class, index, now).and_then(|to| self.move_object(class, &from, &to));
+        let within = self.within(Entry::from_raw(self.heap.word(&from).load(Ordering::Acquire)).objcg()); // as in `movable`
+        let moved = self.destination(class, index, now, within).and_then(|to| self.move_object(class, &from, &to));
         match moved {
             Some((bytes, frames)) => Step::Moved { bytes, frames },
             None => Step::Busy((z, f)),
@@ -258,8 +260,9 @@ impl<C: Cells> Pool<C> {
         first
     }
 
-    /// A slot in owned frames outside of what is being emptied, reserved: of the fullest zspage that has one.
-    fn destination(&self, class: &mut Class, index: ClassIndex, goal: Goal) -> Option<Spot> {
+    /// A slot in owned frames outside of what is being emptied, and on the nodes of the owner, reserved: of the fullest
+    /// zspage that has one.
+    fn destination(&self, class: &mut Class, index: ClassIndex, goal: Goal, within: Option<NodeMask>) -> Option<Spot> {
         let shape = self.heap.geometry.class(index);
         let spot = Group::with_room().find_map(|group| {
             class.lists.iter(&self.heap.zspages, group).take(LOOK_AT).find_map(|to| {
@@ -268,7 +271,9 @@ impl<C: Cells> Pool<C> {
                     Goal::Frame(z, f) if z == to => Some(f),
                     _ => None,
                 };
-                let slot = self.heap.reusable_slot(to, shape, avoid)?;
+                let allowed =
+                    |f| within.is_none_or(|mask| mask.contains(self.heap.arena.node_of(self.heap.frame(to, f))));
+                let slot = self.heap.reusable_slot(to, shape, |f| Some(f) != avoid && allowed(f))?;
                 let spot = self.heap.spot(to, index, slot);
                 // A frame that somebody is just having backed is touched already: warm or not, it is not ours to fill.
                 let [(one, _), (two, _)] = self.heap.parts(&spot, shape.size());
@@ -276,7 +281,7 @@ impl<C: Cells> Pool<C> {
             })
         })?;
         // The entries of a frame that only the end of an object touched may be refused.
-        self.heap.occupy(class, &spot, 0).ok()?;
+        self.heap.occupy(class, &spot, 0, ObjcgId::NONE).ok()?;
         Some(spot)
     }
 

@@ -23,6 +23,7 @@
 //! | `pool`, `uncommitted`, `guard` | the life of an object |
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
+//! | `migration` | moving objects off nodes they may not lie on |
 //! | `stats`, `valid` | numbers, and whether they are right |
 //! | `handle`, `cells`, `store` | a pool with handles of its own |
 //!
@@ -44,6 +45,7 @@ mod handle;
 mod heap;
 #[cfg(all(test, not(loom)))]
 mod interleavings;
+mod migration;
 mod pool;
 mod share;
 mod stats;
@@ -59,6 +61,7 @@ pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};
 pub use guard::ReadGuard;
 pub use handle::{Handle, TagSpace};
+pub use migration::{MovedOff, Moving};
 pub use pool::{Cells, Object, Pool, PoolConfig};
 pub use share::Original;
 pub use stats::{ClassStats, Classes, Stats};

@@ -25,9 +25,9 @@
 use super::charge::Charge;
 use super::entry::{Entry, State};
 use super::error::Error;
-use super::geometry::Geometry;
+use super::geometry::{ClassIndex, Geometry};
 use super::guard::ReadGuard;
-use super::heap::{Heap, Spot};
+use super::heap::{Heap, Spot, Taker};
 use super::share::{Original, Owed};
 use super::uncommitted::Uncommitted;
 use crate::arena::{self, Arena};
@@ -35,7 +35,7 @@ use crate::memcg::{Objcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Bug, Planted};
-use crate::units::{Location, NodeId, Owner};
+use crate::units::{Location, NodeId, NodeMask, Owner};
 
 /// Where the names of objects live. The pool asks while compacting and after pinning.
 pub trait Cells: Send + Sync {
@@ -246,11 +246,12 @@ impl<C: Cells> Pool<C> {
     /// Take a slot for `len` bytes near `node`, charged to `objcg`, to be written and published. The charge and the
     /// slot are given back if the result is dropped.
     ///
-    /// When `node` has no room left, other nodes are tried in order of their distance.
+    /// When `node` has no room left, other nodes are tried in order of their distance; of those, only nodes that the owner's
+    /// memcg and its ancestors [allow](crate::memcg::Memcg::set_nodes).
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Arena`] when the arena is, or no
-    /// node has room; [`Error::Entries`].
+    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::NodesFull`] when no allowed node has
+    /// room; [`Error::Arena`] when the arena is at its limit; [`Error::Entries`].
     ///
     /// # Locks
     /// Takes `Class`, and below; makes system calls: call it outside all locks.
@@ -262,22 +263,68 @@ impl<C: Cells> Pool<C> {
         }
         let objcg = if self.accounting.is_some() { objcg } else { None };
         let charge = Charge::take(objcg, self.heap.geometry.class(class).size())?;
-        let mut refusal = None;
-        for &near in nodes.by_distance(node) {
-            let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;
-            let frames = 1 + usize::from(spot.straddles);
-            match self.heap.arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
-                Ok(()) => return Ok(Uncommitted::new(self, spot, len, charge)),
-                Err(error) => {
-                    self.give_back(&spot, len);
-                    match error {
-                        arena::Error::NodeFull { .. } => refusal = refusal.or(Some(error)),
-                        error => return Err(error.into()),
+        let spot = self.place(class, len, node, charge.objcg())?;
+        Ok(Uncommitted::new(self, spot, len, charge))
+    }
+
+    /// The nodes the owner's objects may lie on; `None`: all there are.
+    #[inline]
+    pub(super) fn within(&self, objcg: ObjcgId) -> Option<NodeMask> {
+        let nodes = self.heap.nodes();
+        // Nodes that do not differ cost one predictable branch.
+        if nodes == 1 || objcg.is_none() {
+            return None;
+        }
+        let allowed = self.accounting.as_ref()?.allowed_nodes(objcg);
+        (!allowed.covers(NodeMask::first(nodes))).then_some(allowed)
+    }
+
+    /// Take a slot near `node` where the owner's objects may lie, and have it backed.
+    ///
+    /// That a mask which is narrowed meanwhile is obeyed, is agreed with [`move_off`](Self::move_off), which begins after
+    /// the mask was set: it takes every class lock once. Who takes a slot asks for the mask under that lock; if that comes
+    /// before, `move_off` finds the slot reserved for this owner. Where frames come to lie is known later: `move_off` asks
+    /// the arena under its lock, and if they were not backed then, who has them backed sees the new mask afterwards.
+    pub(super) fn place(&self, class: ClassIndex, len: usize, node: NodeId, objcg: ObjcgId) -> Result<Spot, Error> {
+        let arena = &self.heap.arena;
+        let trusting = self.planted.is(Bug::MallocTrustsFirstMask);
+        'again: loop {
+            let within = self.within(objcg);
+            let allowed = within.unwrap_or(NodeMask::first(self.heap.nodes()));
+            for &near in arena.topology().by_distance(node).iter().filter(|&&near| allowed.contains(near)) {
+                let mut locked = self.heap.lock(class, near);
+                if !trusting && self.within(objcg) != within {
+                    continue 'again;
+                }
+                let spot = self.heap.take(&mut locked, class, near, len, Taker { objcg, within })?;
+                drop(locked);
+                let frames = 1 + usize::from(spot.straddles);
+                match arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
+                    Ok(()) => {
+                        let now = if trusting { within } else { self.within(objcg) };
+                        if now.is_none_or(|mask| !self.heap.is_outside(&spot, mask)) {
+                            return Ok(spot);
+                        }
+                        // The kernel had no room on the node, or the mask was narrowed.
+                        if self.give_back(&spot, len) {
+                            self.maintain();
+                        }
+                        if now != within {
+                            continue 'again;
+                        }
+                    }
+                    Err(error) => {
+                        self.give_back(&spot, len);
+                        if !matches!(error, arena::Error::NodeFull { .. }) {
+                            return Err(error.into());
+                        }
                     }
                 }
             }
+            let backed = allowed.iter().map(|node| arena.backed_on(node)).sum();
+            let capacity = allowed.iter().map(|node| arena.topology().capacity(node)).sum();
+            return Err(Error::NodesFull { nodes: allowed, backed, capacity });
         }
-        Err(refusal.expect("a topology has a node, and it was tried").into())
     }
 
     /// Undo the taking of a reserved slot. Returns whether a frame became warm.

@@ -85,18 +85,21 @@ impl Shares {
         }
     }
 
+    /// Count them out. While the entry's reference is held.
+    pub(super) fn remove(&self, tree: &Tree, objcg: ObjcgId) {
+        for (node, bytes) in self.iter() {
+            tree.unaccount(objcg, node, bytes);
+        }
+    }
+
     /// Count an object that has moved from here to `to`. Atomics only: under the class lock.
     pub(super) fn moved(&self, to: &Shares, tree: &Tree, objcg: ObjcgId) {
         if self == to {
             return;
         }
         // In before out: no counter is ever less than what lies there.
-        for (node, bytes) in to.iter() {
-            tree.account(objcg, node, bytes);
-        }
-        for (node, bytes) in self.iter() {
-            tree.unaccount(objcg, node, bytes);
-        }
+        to.add(tree, objcg);
+        self.remove(tree, objcg);
     }
 }
 
@@ -114,9 +117,7 @@ impl Owed {
 
     /// Take it out of every counter, and drop the entry's reference. Neither locks nor allocates.
     pub(super) fn pay(self, tree: &Tree) {
-        for (node, bytes) in self.shares.iter() {
-            tree.unaccount(self.objcg, node, bytes);
-        }
+        self.shares.remove(tree, self.objcg);
         tree.uncharge(self.objcg, self.size as u64);
         tree.put(self.objcg);
     }
