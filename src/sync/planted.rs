@@ -28,7 +28,7 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
-    /// `malloc` does not ask again, once it has its slot, whether the node mask was narrowed.
+    /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// An object's bytes are counted on its new node only after its cell names the new place.
     MigrationCountsLate,

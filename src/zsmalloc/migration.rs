@@ -229,7 +229,8 @@ impl<C: Cells> Pool<C> {
         if entry.objcg() != found.objcg || !self.may_not_stay(&from, entry, groups) {
             return Outcome::Settled;
         }
-        let Some(owner) = entry.owner().filter(|_| entry.pins() == 0) else { return Outcome::Held };
+        let ignore_pins = self.planted.is(Bug::CompactionIgnoresPins);
+        let Some(owner) = entry.owner().filter(|_| entry.pins() == 0 || ignore_pins) else { return Outcome::Held };
         let Some(Object { len, .. }) = self.cells.object(owner).filter(|object| object.location == from.location)
         else {
             return Outcome::Held; // being freed, or just being named
@@ -305,7 +306,9 @@ impl<C: Cells> Moving<'_, C> {
         let Some((mut class, source, _)) = pool.lock_slot(&from) else { return false };
         // Acquire pairs with publishing and with the release of unpins.
         let entry = Entry::from_raw(source.load(Ordering::Acquire));
-        let ours = entry.is_live_of(owner) && entry.pins() == 0 && entry.objcg() == self.objcg;
+        let ignore_pins = pool.planted.is(Bug::CompactionIgnoresPins);
+        let free = entry.pins() == 0 || ignore_pins;
+        let ours = entry.is_live_of(owner) && free && entry.objcg() == self.objcg;
         let object = Object { location: from.location, len };
         if !ours || pool.cells.object(owner) != Some(object) {
             drop(class);
@@ -333,7 +336,7 @@ impl<C: Cells> Moving<'_, C> {
             into.add(tree, entry.objcg());
         }
         out.remove(tree, entry.objcg());
-        match pool.retire(source, Entry::doomed_moved, false) {
+        match pool.retire(source, Entry::doomed_moved, ignore_pins) {
             Some(_) => {
                 heap.vacate(&mut class, &from, len);
             }

@@ -282,9 +282,10 @@ impl<C: Cells> Pool<C> {
     /// Take a slot near `node` where the owner's objects may lie, and have it backed.
     ///
     /// That a mask which is narrowed meanwhile is obeyed, is agreed with [`move_off`](Self::move_off), which begins after
-    /// the mask was set: it takes every class lock once. Who takes a slot asks for the mask under that lock; if that comes
-    /// before, `move_off` finds the slot reserved for this owner. Where frames come to lie is known later: `move_off` asks
-    /// the arena under its lock, and if they were not backed then, who has them backed sees the new mask afterwards.
+    /// the mask was set. The mask is asked for again when the frames are backed. `move_off` takes every class lock once:
+    /// if our slot was taken before that, it finds it reserved for this owner, else we see the new mask here. Of a
+    /// reserved slot it asks the arena, under its lock, where the frames lie: if they are backed it waits for us, else they
+    /// are backed after that, and again we see the new mask.
     pub(super) fn place(&self, class: ClassIndex, len: usize, node: NodeId, objcg: ObjcgId) -> Result<Spot, Error> {
         let arena = &self.heap.arena;
         let trusting = self.planted.is(Bug::MallocTrustsFirstMask);
@@ -292,12 +293,8 @@ impl<C: Cells> Pool<C> {
             let within = self.within(objcg);
             let allowed = within.unwrap_or(NodeMask::first(self.heap.nodes()));
             for &near in arena.topology().by_distance(node).iter().filter(|&&near| allowed.contains(near)) {
-                let mut locked = self.heap.lock(class, near);
-                if !trusting && self.within(objcg) != within {
-                    continue 'again;
-                }
-                let spot = self.heap.take(&mut locked, class, near, len, Taker { objcg, within })?;
-                drop(locked);
+                let taker = Taker { objcg, within };
+                let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len, taker)?;
                 let frames = 1 + usize::from(spot.straddles);
                 match arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
                     Ok(()) => {
