@@ -32,6 +32,8 @@ pub enum Bug {
     MallocTrustsFirstMask,
     /// An object's bytes are counted on its new node only after its cell names the new place.
     MigrationCountsLate,
+    /// An entry goes to the LRU list of its object's new home node after the cluster lock was dropped.
+    RehomeOutsideTheLock,
     /// The slot word is published before the bytes are written.
     PublishBeforeWrite,
 }

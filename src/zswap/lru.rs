@@ -197,7 +197,7 @@ impl Lru {
     pub(super) fn rehome(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, from: NodeId, to: NodeId) {
         let mut lists = self.lock_of(tree, objcg);
         let link = u64::from(owner.0) + 1;
-        debug_assert_ne!(self.next(link), OFF, "L1: an entry with an object is on a list");
+        assert_ne!(self.next(link), OFF, "L1: an entry with an object is on a list");
         let list = &mut lists[from.index()];
         self.unlink(list, link);
         list.len -= 1;

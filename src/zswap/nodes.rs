@@ -13,6 +13,7 @@ use super::core::{Core, Zswap};
 use super::reclaim::{Effort, Room};
 use crate::arena;
 use crate::memcg::Memcg;
+use crate::sync::Bug;
 use crate::units::NodeMask;
 use crate::zsmalloc::{self, Moving};
 
@@ -67,12 +68,13 @@ impl Core {
     /// was moved.
     fn move_one(&self, moving: Moving<'_, SlotCells>) -> bool {
         let (owner, objcg) = (moving.owner(), moving.objcg());
-        let Some(_guard) = self.slots.lock_owner(owner) else { return false };
+        let Some(guard) = self.slots.lock_owner(owner) else { return false };
         if self.slots.word(owner).entry().is_none_or(|entry| entry.location != moving.from()) {
             return false; // freed or moved meanwhile; else it stays in its home node while we have the lock
         }
         let (from, to) = moving.homes();
         let moved = moving.switch();
+        let _guard = (!self.planted.is(Bug::RehomeOutsideTheLock)).then_some(guard);
         if moved && from != to {
             self.lru.rehome(owner, &self.tree, objcg, from, to);
         }
