@@ -282,7 +282,8 @@ impl Arena {
     fn back(&self, group: Group) -> Outcome {
         let (range, node) = (group.bytes(), group.on);
         let populated = if self.topology.is_numa() {
-            super::numa::with_preferred(self.topology.kernel_node(node), || self.populate(range.clone()))
+            let (address, kernel_node) = (self.address() + range.start, self.topology.kernel_node(node));
+            super::numa::with_preferred(address, range.len(), kernel_node, || self.populate(range.clone()))
         } else {
             self.populate(range.clone())
         };

@@ -78,6 +78,13 @@ impl Arena {
                 Err(source) => return Err(Error::Reserve { bytes, source }),
             }
         };
+        if config.topology.is_numa() {
+            // Without memory to spare for it, later commits fail too.
+            if region.populate(0..FRAME_SIZE).is_ok() {
+                let _ = region.discard(0..FRAME_SIZE);
+            }
+            super::numa::keep_still(region.with(0..0, |start| start as usize), bytes as usize);
+        }
         Ok(Arena {
             region,
             frames,
