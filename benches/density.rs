@@ -1,4 +1,5 @@
-//! Density and cost, as tables of ratios: zswap and the allocator under it beside boxed slices on the system's malloc.
+//! Density and cost, as tables of ratios: zswap and the allocator under it beside boxed slices on the system's malloc, and
+//! beside the kernel's zram where this runs as root.
 //!
 //! ```text
 //! memory   a fresh process per row:  pages in memory | subject: fill, churn, half freed, all freed
@@ -7,15 +8,22 @@
 //!          time of a subject = sum over chunks of the shortest turn of all rounds
 //! ```
 //!
-//! Usage: `cargo bench --bench density [-- --quick] [-- --memory | --time]`. Pages are made here; with `ZSPOOL_PAGES=FOLDER` those
-//! of its `*.pages` files (flat 4096-byte pages) are taken instead, without the pages that repeat one word.
+//! Usage: `cargo bench --bench density [-- --quick] [-- --memory | --time] [--json FILE] [--svg FILE]`. Pages are made here; with
+//! `ZSPOOL_PAGES=FOLDER` those of its `*.pages` files (flat 4096-byte pages) are taken instead, without the pages that repeat
+//! one word. `--json` writes every number of the memory table, `--svg` draws its medians.
 //!
 //! Growth is what the kernel says (`Anonymous` of `/proc/self/smaps_rollup`), and covers everything a subject needs: index,
-//! metadata, scratch memory, the background worker. Payload is what the subject stores: compressed bytes, or 4096.
+//! metadata, scratch memory, the background worker. Payload is what the subject stores: compressed bytes, or 4096. A kernel
+//! zram, in a device of its own making that is removed at the end, is counted by its `mem_used_total`, 16 bytes of table for each
+//! block and 8 for each object's handle.
 
 mod inputs;
+#[path = "../tests/support/kernel_zram.rs"]
+mod kernel_zram;
 #[path = "density/memory.rs"]
 mod memory;
+#[path = "density/picture.rs"]
+mod picture;
 #[path = "density/subject.rs"]
 mod subject;
 #[path = "density/time.rs"]
@@ -42,6 +50,10 @@ fn main() {
     if arguments.first().is_some_and(|first| first == memory::CHILD) {
         return memory::child(&arguments[1..]);
     }
+    let file = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        Some(arguments.get(at + 1).unwrap_or_else(|| panic!("{name} wants the name of a file after it")))
+    };
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     // `cargo bench` says `--bench`; whoever runs this otherwise (a test of all targets) wants to see that it works.
     let scale = if has("--quick") || !has("--bench") { QUICK } else { FULL };
@@ -50,9 +62,20 @@ fn main() {
         inputs = vec![Input::Heap, Input::Mixed];
     }
     if !has("--time") {
-        memory::table(&inputs, scale);
+        let rows = memory::table(&inputs, scale);
+        if let Some(path) = file("--json") {
+            write(path, &memory::json(&rows));
+        }
+        if let Some(path) = file("--svg") {
+            write(path, &picture::draw(&rows));
+        }
     }
     if !has("--memory") {
         time::tables(&inputs, scale);
     }
+}
+
+fn write(path: &str, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("{path} cannot be written: {error}"));
+    println!("wrote {path}\n");
 }

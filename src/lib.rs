@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!                               zswap        store, load, take_with, free; who is cold, limits, writeback
-//!              +-------------+----+------+
+//!              +-------------+----+------+     (zram beside it: blocks, over compress and zsmalloc alone)
 //!            swap         compress    zsmalloc      where a slot's page is | page <-> bytes | objects in size classes
 //!              |                      |      |
 //!              |                    memcg  arena    who pays, and how much at most | frames of memory, node by node
@@ -19,7 +19,8 @@
 //! | [`zswap`] | **Start here.** [`Zswap`](zswap::Zswap): an instance and its [`Builder`](zswap::Builder) |
 //! | [`memcg`] | [`Memcg`](memcg::Memcg): groups, limits, `memory.stat` and the other files |
 //! | [`units`] | [`Page`](units::Page), [`Slot`](units::Slot), [`SlotRange`](units::SlotRange), [`NodeId`](units::NodeId) |
-//! | [`zsmalloc`] | [`Store`](zsmalloc::Store): the allocator alone, for compressed objects of one's own, named by handles |
+//! | [`zsmalloc`] | [`Pool`](zsmalloc::Pool): the allocator alone, for compressed objects of one's own, named by handles; see below |
+//! | [`zram`] | [`Zram`](zram::Zram): blocks by number in compressed memory, without owners or groups |
 //! | [`compress`] | [`Codec`](compress::Codec), to bring a codec of one's own; LZ4 is built in |
 //! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
 //! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |
@@ -53,6 +54,26 @@
 //!
 //! `examples/embed.rs` is a small virtual machine that pages its memory out and back.
 //!
+//! # The allocator alone
+//!
+//! For caches and databases that compress by themselves: objects of 1 to 4096 bytes, in memory that has a limit.
+//!
+//! ```
+//! use zspool::zsmalloc::{HandleError, Pool};
+//!
+//! let pool = Pool::builder().limit(16 << 20).build()?;
+//! let handle = pool.insert(b"compressed bytes of a document")?; // refused at the limit: remove something, or compact
+//! assert_eq!(&*pool.get(handle)?, b"compressed bytes of a document"); // no copy, no lock
+//! let _won = pool.compact(u64::MAX); // moves objects together; handles stay good
+//! println!("{:?}\n{}", pool.usage(), pool.classes()); // where every byte goes
+//! pool.remove(handle)?;
+//! assert!(matches!(pool.get(handle), Err(HandleError::Stale { .. }))); // a handle is never another object's
+//! # Ok::<(), HandleError>(())
+//! ```
+//!
+//! `examples/json_cache.rs` is a cache of JSON documents with eviction. A client that has names for its objects already brings
+//! them as [`Cells`](zsmalloc::Cells) and saves the table of handles.
+//!
 //! # What to rely on
 //!
 //! - A page that was stored comes back identical or as an error, never as other bytes, within the faults of
@@ -80,6 +101,7 @@ pub mod memcg;
 pub mod swap;
 pub mod sync;
 pub mod units;
+pub mod zram;
 pub mod zsmalloc;
 pub mod zswap;
 

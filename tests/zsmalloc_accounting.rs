@@ -4,7 +4,7 @@ use zspool::arena::{self, Arena, ArenaConfig, Topology};
 use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{Frame, NodeId};
-use zspool::zsmalloc::{Error, Handle, PoolConfig, Store, StoreError, TagSpace};
+use zspool::zsmalloc::{Error, Handle, HandleError, Pool, PoolConfig, TagSpace};
 
 const N0: NodeId = NodeId(0);
 const N1: NodeId = NodeId(1);
@@ -14,15 +14,15 @@ fn arena(topology: Topology) -> Arc<Arena> {
     Arc::new(Arena::new(config).unwrap())
 }
 
-fn store(arena: Arc<Arena>) -> (Store, Memcg) {
+fn pool(arena: Arc<Arena>) -> (Pool, Memcg) {
     let tree = Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() });
     let vm = tree.root().mkdir("vm").unwrap();
     let config = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
-    (Store::open(arena, config, &TagSpace::new()).unwrap(), vm)
+    (Pool::open(arena, config, &TagSpace::new()).unwrap(), vm)
 }
 
-fn put(store: &Store, memcg: &Memcg, len: usize, node: NodeId) -> Result<Handle, StoreError> {
-    store.malloc_for(Some(memcg.objcg().unwrap()), len, node)?.write(&vec![len as u8; len])
+fn put(pool: &Pool, memcg: &Memcg, len: usize, node: NodeId) -> Result<Handle, HandleError> {
+    pool.draft_for(Some(memcg), len, node)?.write(&vec![len as u8; len])
 }
 
 fn bytes(compressed: u64, original: u64, payload: u64) -> Bytes4 {
@@ -32,7 +32,7 @@ fn bytes(compressed: u64, original: u64, payload: u64) -> Bytes4 {
 #[test]
 fn an_object_on_two_nodes_is_split_where_it_lies() {
     let arena = arena(Topology::simulated(2));
-    let (store, vm) = store(Arc::clone(&arena));
+    let (pool, vm) = pool(Arc::clone(&arena));
     let mut split = None;
     let mut handles = Vec::new();
     // 40 slots of 1632 bytes make a zspage; the third starts at 3264 and straddles frames 0 and 1.
@@ -42,7 +42,7 @@ fn an_object_on_two_nodes_is_split_where_it_lies() {
             [1, 2, 6, 11].into_iter().for_each(|frame| arena.ensure(Frame(frame), 1, N1).unwrap());
         }
         let before = vm.numa_stat().unwrap();
-        handles.push(put(&store, &vm, 1610, N0).unwrap());
+        handles.push(put(&pool, &vm, 1610, N0).unwrap());
         let mut after = vm.numa_stat().unwrap();
         after.iter_mut().zip(before).for_each(|(after, before)| *after -= before);
         if after[1].compressed == 800 {
@@ -51,27 +51,27 @@ fn an_object_on_two_nodes_is_split_where_it_lies() {
     }
     assert_eq!(split, Some(vec![bytes(832, 2088, 832), bytes(800, 2008, 1610 - 832)]));
     assert_eq!(vm.usage(), 40 * 1632);
-    store.assert_valid();
+    pool.assert_valid();
     let on = |node: usize| vm.numa_stat().unwrap()[node].compressed;
     assert_eq!(on(0) + on(1), 40 * 1632);
     assert_eq!(on(1), 4 * 4096, "four frames of node 1 are full");
     // Compaction moves shares with objects.
     for (i, handle) in handles.into_iter().enumerate() {
         if i % 3 > 0 {
-            store.free(handle).unwrap();
+            pool.remove(handle).unwrap();
         }
     }
-    let done = store.compact(u64::MAX);
+    let done = pool.compact(u64::MAX);
     assert!(done.frames_freed > 0, "{done:?}");
     assert_eq!((vm.usage(), on(0) + on(1)), (14 * 1632, 14 * 1632));
-    store.assert_valid();
+    pool.assert_valid();
 }
 
 #[test]
 fn raw_pages_count_as_incompressible() {
-    let (store, vm) = store(arena(Topology::simulated(1)));
-    put(&store, &vm, 4096, N0).unwrap();
-    put(&store, &vm, 4095, N0).unwrap();
+    let (pool, vm) = pool(arena(Topology::simulated(1)));
+    put(&pool, &vm, 4096, N0).unwrap();
+    put(&pool, &vm, 4095, N0).unwrap();
     let mut expected = bytes(8192, 8192, 8191);
     expected.incompressible = 4096;
     assert_eq!(vm.numa_stat().unwrap(), [expected]);
@@ -85,80 +85,80 @@ fn a_full_node_sends_objects_to_the_nearest_other() {
         .with_capacity(NodeId(2), 4096)
         .with_distance(N0, N1, 30)
         .with_distance(N0, NodeId(2), 20);
-    let (store, vm) = store(arena(topology));
+    let (pool, vm) = pool(arena(topology));
     let homes: Vec<u8> = (0..4)
         .map(|_| {
-            let handle = put(&store, &vm, 4096, N0).unwrap();
-            store.read(handle).unwrap().home_node().0
+            let handle = put(&pool, &vm, 4096, N0).unwrap();
+            pool.get(handle).unwrap().home_node().0
         })
         .collect();
     assert_eq!(homes, [0, 0, 2, 1]);
-    let refused = put(&store, &vm, 4096, N0).unwrap_err();
+    let refused = put(&pool, &vm, 4096, N0).unwrap_err();
     let full =
         "no room is left on the nodes 0-2, where the pool has 16384 bytes of at most 16384; free something there";
     assert!(refused.to_string().starts_with(full), "{refused}");
     let on = |memcg: &Memcg| memcg.numa_stat().unwrap().iter().map(|node| node.compressed / 4096).collect::<Vec<_>>();
     assert_eq!(on(&vm), [2, 1, 1]);
-    assert_eq!(store.pool().stats().objects, 4);
-    store.assert_valid();
+    assert_eq!(pool.stats().objects, 4);
+    pool.assert_valid();
     assert!(matches!(
-        put(&store, &vm, 1, NodeId(3)),
-        Err(StoreError::Pool(Error::Arena(arena::Error::NoSuchNode { nodes: 3, .. })))
+        put(&pool, &vm, 1, NodeId(3)),
+        Err(HandleError::Pool(Error::Arena(arena::Error::NoSuchNode { nodes: 3, .. })))
     ));
 }
 
 #[test]
 fn what_is_refused_is_not_charged_and_leaves_nothing() {
     let arena = arena(Topology::simulated(1));
-    let (store, vm) = store(Arc::clone(&arena));
+    let (pool, vm) = pool(Arc::clone(&arena));
     vm.set_zswap_max(2 * 4096).unwrap();
-    put(&store, &vm, 4000, N0).unwrap();
-    let refused = put(&store, &vm, 4096 + 1, N0).unwrap_err();
-    assert!(matches!(refused, StoreError::Pool(Error::Length { len: 4097 })));
+    put(&pool, &vm, 4000, N0).unwrap();
+    let refused = put(&pool, &vm, 4096 + 1, N0).unwrap_err();
+    assert!(matches!(refused, HandleError::Pool(Error::Length { len: 4097 })));
 
     arena.fail_commits_after(Some(0));
-    let refused = put(&store, &vm, 4000, N0).unwrap_err();
-    assert!(matches!(refused, StoreError::Pool(Error::Arena(arena::Error::NoMemory { .. }))), "{refused}");
-    assert_eq!((vm.usage(), store.pool().stats().objects), (4096, 1));
-    store.assert_valid();
+    let refused = put(&pool, &vm, 4000, N0).unwrap_err();
+    assert!(matches!(refused, HandleError::Pool(Error::Arena(arena::Error::NoMemory { .. }))), "{refused}");
+    assert_eq!((vm.usage(), pool.stats().objects), (4096, 1));
+    pool.assert_valid();
     arena.fail_commits_after(None);
 
-    let draft = store.malloc_for(Some(vm.objcg().unwrap()), 4000, N0).unwrap();
+    let draft = pool.draft_for(Some(&vm), 4000, N0).unwrap();
     assert_eq!(vm.usage(), 8192, "a draft is charged");
-    let refused = put(&store, &vm, 1, N0).unwrap_err();
+    let refused = put(&pool, &vm, 1, N0).unwrap_err();
     assert!(
-        matches!(refused, StoreError::Pool(Error::Limit(ref hit)) if hit.asked() == 32 && hit.memcg() == &vm),
+        matches!(refused, HandleError::Pool(Error::Limit(ref hit)) if hit.asked() == 32 && hit.memcg() == &vm),
         "{refused}"
     );
     drop(draft);
     assert_eq!(vm.usage(), 4096, "and gives the charge back");
-    put(&store, &vm, 1, N0).unwrap();
-    store.assert_valid();
+    put(&pool, &vm, 1, N0).unwrap();
+    pool.assert_valid();
 }
 
 #[test]
 fn objects_outlive_their_memcg_and_the_parent_pays() {
-    let (store, vm) = store(arena(Topology::simulated(1)));
+    let (pool, vm) = pool(arena(Topology::simulated(1)));
     let (tree, tenant) = (vm.tree(), vm.mkdir("guest").unwrap());
-    let handle = put(&store, &tenant, 100, N0).unwrap();
+    let handle = put(&pool, &tenant, 100, N0).unwrap();
     tenant.offline().unwrap();
-    store.assert_valid();
-    assert_eq!((vm.usage(), store.read(handle).unwrap().len()), (128, 100));
-    store.free(handle).unwrap();
+    pool.assert_valid();
+    assert_eq!((vm.usage(), pool.get(handle).unwrap().len()), (128, 100));
+    pool.remove(handle).unwrap();
     assert_eq!(tree.root().usage(), 0);
-    store.assert_valid();
+    pool.assert_valid();
 }
 
 #[test]
 fn a_pool_dropped_with_objects_gives_their_charges_back() {
-    let (store, vm) = store(arena(Topology::simulated(2)));
+    let (pool, vm) = pool(arena(Topology::simulated(2)));
     for len in [1, 700, 4096] {
-        put(&store, &vm, len, N1).unwrap();
+        put(&pool, &vm, len, N1).unwrap();
     }
-    let handle = put(&store, &vm, 5, N0).unwrap();
-    store.free(handle).unwrap();
+    let handle = put(&pool, &vm, 5, N0).unwrap();
+    pool.remove(handle).unwrap();
     assert!(vm.usage() > 4096);
-    drop(store);
+    drop(pool);
     assert_eq!((vm.usage(), vm.stat().unwrap().bytes), (0, Bytes4::default()));
     vm.tree().assert_valid();
 }
@@ -166,11 +166,11 @@ fn a_pool_dropped_with_objects_gives_their_charges_back() {
 #[test]
 fn without_accounting_nobody_is_charged() {
     let tree = Tree::new(TreeConfig { nodes: 1, ..TreeConfig::default() });
-    let store = Store::open(arena(Topology::simulated(1)), PoolConfig::default(), &TagSpace::new()).unwrap();
-    put(&store, &tree.root(), 4096, N0).unwrap();
-    assert_eq!((tree.root().usage(), store.pool().stats().objects), (0, 1));
+    let pool = Pool::open(arena(Topology::simulated(1)), PoolConfig::default(), &TagSpace::new()).unwrap();
+    put(&pool, &tree.root(), 4096, N0).unwrap();
+    assert_eq!((tree.root().usage(), pool.stats().objects), (0, 1));
     let mut nobody = true;
-    store.pool().for_each_object(|object| nobody &= object.objcg.is_none());
+    pool.for_each_object(|object| nobody &= object.objcg.is_none());
     assert!(nobody);
 }
 
@@ -178,6 +178,6 @@ fn without_accounting_nobody_is_charged() {
 fn a_tree_with_other_nodes_is_refused() {
     let tree = Tree::new(TreeConfig { nodes: 2, ..TreeConfig::default() });
     let config = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
-    let refused = Store::open(arena(Topology::simulated(1)), config, &TagSpace::new()).unwrap_err();
-    assert!(matches!(refused, StoreError::Pool(Error::Nodes { arena: 1, tree: 2 })));
+    let refused = Pool::open(arena(Topology::simulated(1)), config, &TagSpace::new()).unwrap_err();
+    assert!(matches!(refused, HandleError::Pool(Error::Nodes { arena: 1, tree: 2 })));
 }

@@ -6,7 +6,7 @@ use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::NodeId;
-use zspool::zsmalloc::{Handle, PoolConfig, Store, TagSpace};
+use zspool::zsmalloc::{Handle, Pool, PoolConfig, TagSpace};
 
 thread_local! {
     static FORBIDDEN: Cell<bool> = const { Cell::new(false) };
@@ -50,28 +50,28 @@ fn read_and_free_do_without_the_allocator() {
     let vm = tree.root().mkdir("vm").unwrap();
     let config =
         (Arc::new(Arena::new(config).unwrap()), PoolConfig { accounting: Some(tree), ..PoolConfig::default() });
-    let store = Store::open(config.0, config.1, &TagSpace::new()).unwrap();
+    let pool = Pool::open(config.0, config.1, &TagSpace::new()).unwrap();
     let put = |len: usize, node| {
-        store.malloc_for(Some(vm.objcg().unwrap()), len, NodeId(node)).unwrap().write(&vec![len as u8; len]).unwrap()
+        pool.draft_for(Some(&vm), len, NodeId(node)).unwrap().write(&vec![len as u8; len]).unwrap()
     };
     // Every class, enough to empty frames, arrays of entries and their pages.
     let handles: Vec<Handle> = (1..=4096).flat_map(|len| [put(len, 0), put(len, 1)]).collect();
     vm.offline().unwrap();
     FORBIDDEN.with(|forbidden| forbidden.set(true));
     for &handle in &handles {
-        let guard = store.read(handle).unwrap();
+        let guard = pool.get(handle).unwrap();
         let len = guard.len();
         assert!(guard.iter().all(|&b| b == len as u8));
         if len.is_multiple_of(5) {
-            store.free(handle).unwrap(); // under the guard
+            pool.remove(handle).unwrap(); // under the guard
         }
     }
     for &handle in &handles {
-        let _ = store.free(handle);
+        let _ = pool.remove(handle);
     }
     FORBIDDEN.with(|forbidden| forbidden.set(false));
-    assert_eq!(store.pool().stats().objects, 0);
-    store.assert_valid();
+    assert_eq!(pool.stats().objects, 0);
+    pool.assert_valid();
 }
 
 #[test]

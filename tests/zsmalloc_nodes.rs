@@ -14,14 +14,14 @@ use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{FRAME_SIZE, Frame, NodeId, NodeMask};
-use zspool::zsmalloc::{Error, Handle, MovedOff, Pool, PoolConfig, Store, StoreError, TagSpace};
+use zspool::zsmalloc::{Error, Handle, HandleError, MovedOff, Pool, PoolConfig, TagSpace};
 
 const N0: NodeId = NodeId(0);
 const N1: NodeId = NodeId(1);
 const FRAME: u64 = FRAME_SIZE as u64;
 
 struct World {
-    store: Store,
+    store: Pool,
     vm: Memcg,
 }
 
@@ -36,24 +36,24 @@ impl World {
         let tree = Tree::new(TreeConfig { nodes, ..TreeConfig::default() });
         let vm = tree.root().mkdir("vm").unwrap();
         let config_ = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
-        let store = Store::open(Arc::new(Arena::new(config).unwrap()), config_, &TagSpace::new()).unwrap();
+        let store = Pool::open(Arc::new(Arena::new(config).unwrap()), config_, &TagSpace::new()).unwrap();
         World { store, vm }
     }
 
-    fn pool(&self) -> &Pool<impl zspool::zsmalloc::Cells> {
-        self.store.pool()
+    fn pool(&self) -> &Pool {
+        &self.store
     }
 
     fn put(&self, memcg: &Memcg, len: usize, node: NodeId, seed: u8) -> Result<Handle, Error> {
-        let draft = self.store.malloc_for(Some(memcg.objcg().unwrap()), len, node).map_err(|error| match error {
-            StoreError::Pool(error) => error,
+        let draft = self.store.draft_for(Some(memcg), len, node).map_err(|error| match error {
+            HandleError::Pool(error) => error,
             other => panic!("{other}"),
         })?;
         Ok(draft.write(&pattern(len, seed)).unwrap())
     }
 
     fn check(&self, handle: Handle, len: usize, seed: u8) {
-        assert!(*self.store.read(handle).unwrap() == pattern(len, seed), "{handle:?} is not what was written");
+        assert!(*self.store.get(handle).unwrap() == pattern(len, seed), "{handle:?} is not what was written");
     }
 
     fn leave(&self, memcg: &Memcg, nodes: &str) -> MovedOff {
@@ -146,7 +146,7 @@ fn full_nodes_spill_by_distance_within_the_mask() {
     let topology = (0..4).fold(Topology::simulated(4), |t, node| t.with_capacity(NodeId(node), FRAME));
     let world = World::new(topology.with_distance(N0, NodeId(3), 12).with_distance(N0, NodeId(2), 15));
     world.vm.set_nodes(mask("0-2")).unwrap();
-    let home = |handle| world.store.read(handle).unwrap().home_node().0;
+    let home = |handle| world.store.get(handle).unwrap().home_node().0;
     let homes: Vec<u8> = (0..3).map(|n| home(world.put(&world.vm, 4096, N0, n).unwrap())).collect();
     assert_eq!(homes, [0, 2, 1], "node 3 is nearer than 2, and not allowed");
     assert!(matches!(
@@ -191,7 +191,7 @@ fn narrowing_moves_what_lies_outside() {
         0,
         "there is nothing left to move"
     );
-    objects.into_iter().for_each(|(handle, ..)| world.store.free(handle).unwrap());
+    objects.into_iter().for_each(|(handle, ..)| world.store.remove(handle).unwrap());
     assert_eq!((world.vm.usage(), world.on(&world.vm)), (0, vec![0, 0]));
     world.assert_valid();
     world.pool().flush();
@@ -202,8 +202,8 @@ fn narrowing_moves_what_lies_outside() {
 fn what_cannot_be_moved_is_reported_and_moves_later() {
     let world = World::new(Topology::simulated(2).with_capacity(N1, 2 * FRAME));
     let handles: Vec<_> = (0..5).map(|n| world.put(&world.vm, 2048, N0, n).unwrap()).collect();
-    let guard = world.store.read(handles[0]).unwrap();
-    let draft = world.store.malloc_for(Some(world.vm.objcg().unwrap()), 4096, N0).unwrap();
+    let guard = world.store.get(handles[0]).unwrap();
+    let draft = world.store.draft_for(Some(&world.vm), 4096, N0).unwrap();
     // Two frames hold four of the five; one of them is held, and a sixth is being written.
     let done = world.leave(&world.vm, "1");
     assert_eq!((done.moved_objects, done.moved_bytes, done.left_bytes), (4, 4 * 2048, 2048 + 4096), "{done:?}");
@@ -218,8 +218,8 @@ fn what_cannot_be_moved_is_reported_and_moves_later() {
     world.assert_valid();
     // A client that does not switch leaves everything as it is, and nothing behind.
     let before = world.pool().stats();
-    world.store.free(sixth).unwrap();
-    world.store.free(handles[4]).unwrap();
+    world.store.remove(sixth).unwrap();
+    world.store.remove(handles[4]).unwrap();
     let _ = world.pool().move_off(&world.vm, |_| false);
     assert_eq!(world.pool().stats().objects, before.objects - 2);
     world.assert_valid();
@@ -242,7 +242,7 @@ fn a_full_home_makes_objects_straddle_nodes_and_each_byte_counts_where_it_lies()
     );
     world.assert_valid();
     // Freed, the split ones take the same out.
-    world.store.free(handles[2]).unwrap();
+    world.store.remove(handles[2]).unwrap();
     assert_eq!(world.vm.numa_stat().unwrap(), [bytes(2 * 1632, 2 * 4096, 2 * 1610), bytes(0, 0, 0)]);
     // The slot that straddles is not for an owner of node 0: there is no other there.
     let strict = world.vm.tree().root().mkdir("strict").unwrap();
@@ -250,7 +250,7 @@ fn a_full_home_makes_objects_straddle_nodes_and_each_byte_counts_where_it_lies()
     let refused = world.put(&strict, 1610, N0, 9).unwrap_err();
     assert!(matches!(refused, Error::NodesFull { capacity: Some(4096), .. }), "{refused}");
     // But one in frame 0 is.
-    world.store.free(handles[1]).unwrap();
+    world.store.remove(handles[1]).unwrap();
     let fits = world.put(&strict, 1610, N0, 9).unwrap();
     assert_eq!(world.on(&strict), [1632, 0]);
     // (Else a frame of its own would cost less than to give the warm one on node 1 back.)
@@ -264,7 +264,7 @@ fn a_full_home_makes_objects_straddle_nodes_and_each_byte_counts_where_it_lies()
     world.check(handles[0], 1610, 0);
     world.check(split, 1610, 2);
     world.assert_valid();
-    [handles[0], split, fits].into_iter().for_each(|handle| world.store.free(handle).unwrap());
+    [handles[0], split, fits].into_iter().for_each(|handle| world.store.remove(handle).unwrap());
     assert_eq!(world.vm.tree().root().numa_stat().unwrap(), [Bytes4::default(); 2]);
     world.assert_valid();
 }
@@ -287,7 +287,7 @@ fn compaction_moves_shares_and_keeps_masks() {
     let mut n = 0;
     live.retain(|&(handle, _)| {
         n += 1;
-        if n % 3 == 0 { true } else { world.store.free(handle).map(|()| false).unwrap() }
+        if n % 3 == 0 { true } else { world.store.remove(handle).map(|()| false).unwrap() }
     });
     let before = world.vm.usage() + strict.usage();
     let done = world.store.compact(u64::MAX);
@@ -383,12 +383,12 @@ proptest! {
                 Op::Free(which) if !live.is_empty() => {
                     let (handle, len, seed) = live.swap_remove(which.index(live.len()));
                     world.check(handle, len, seed);
-                    world.store.free(handle).unwrap();
+                    world.store.remove(handle).unwrap();
                 }
                 Op::FreeUnderGuard(which) if !live.is_empty() => {
                     let (handle, len, seed) = live.swap_remove(which.index(live.len()));
-                    let guard = world.store.read(handle).unwrap();
-                    world.store.free(handle).unwrap();
+                    let guard = world.store.get(handle).unwrap();
+                    world.store.remove(handle).unwrap();
                     let _ = world.pool().move_off(&root, |moving| moving.switch());
                     prop_assert!(*guard == pattern(len, seed));
                 }
@@ -408,7 +408,7 @@ proptest! {
                 }
                 Op::Hold { who: w, bits, which } if !live.is_empty() => {
                     let (handle, len, seed) = live[which.index(live.len())];
-                    let guard = world.store.read(handle).unwrap();
+                    let guard = world.store.get(handle).unwrap();
                     if who[w].set_nodes(NodeMask::from_bits(bits)).is_ok() {
                         let done = world.pool().move_off(&who[w], |moving| moving.switch());
                         prop_assert_eq!(done.left_bytes, world.pool().bytes_outside(&who[w]));
@@ -430,7 +430,7 @@ proptest! {
             world.assert_valid();
         }
         live.iter().for_each(|&(handle, len, seed)| world.check(handle, len, seed));
-        live.into_iter().for_each(|(handle, ..)| world.store.free(handle).unwrap());
+        live.into_iter().for_each(|(handle, ..)| world.store.remove(handle).unwrap());
         world.assert_valid();
         prop_assert_eq!(root.numa_stat().unwrap(), [Bytes4::default(); 3]);
         prop_assert_eq!(root.usage(), 0);

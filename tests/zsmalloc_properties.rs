@@ -13,7 +13,7 @@ use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::NodeId;
-use zspool::zsmalloc::{Error, Geometry, Handle, Original, PoolConfig, Store, StoreError, TagSpace};
+use zspool::zsmalloc::{Error, Geometry, Handle, HandleError, Original, Pool, PoolConfig, TagSpace};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -47,7 +47,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 struct World {
-    store: Store,
+    pool: Pool,
     tree: Tree,
     /// Who is charged: two memcgs below one that has a limit, the root, and nobody.
     who: [Option<Memcg>; 4],
@@ -70,16 +70,16 @@ impl World {
         let who = [Some(parent.mkdir("0").unwrap()), Some(parent.mkdir("1").unwrap()), Some(tree.root()), None];
         let arena = Arc::new(Arena::new(config).unwrap());
         let config = PoolConfig { geometry, original, accounting: Some(tree.clone()), ..PoolConfig::default() };
-        World { store: Store::open(arena, config, &TagSpace::new()).unwrap(), tree, who, born: 2, live: Vec::new() }
+        World { pool: Pool::open(arena, config, &TagSpace::new()).unwrap(), tree, who, born: 2, live: Vec::new() }
     }
 
-    fn malloc(&self, len: usize, who: usize, node: u8) -> Result<zspool::zsmalloc::Draft<'_>, StoreError> {
-        let objcg = self.who[who].as_ref().map(|memcg| memcg.objcg().unwrap());
-        let before = (self.store.pool().stats(), self.tree.root().usage());
-        let result = self.store.malloc_for(objcg, len, NodeId(node));
+    fn malloc(&self, len: usize, who: usize, node: u8) -> Result<zspool::zsmalloc::Draft<'_>, HandleError> {
+        let objcg = self.who[who].as_ref();
+        let before = (self.pool.stats(), self.tree.root().usage());
+        let result = self.pool.draft_for(objcg, len, NodeId(node));
         if let Err(error) = &result {
-            assert!(matches!(error, StoreError::Pool(Error::Limit(_))), "{error}");
-            let after = (self.store.pool().stats(), self.tree.root().usage());
+            assert!(matches!(error, HandleError::Pool(Error::Limit(_))), "{error}");
+            let after = (self.pool.stats(), self.tree.root().usage());
             assert_eq!(before.1, after.1, "5: a refused store is not charged");
             assert_eq!(before.0.objects, after.0.objects, "5: a refused store holds no slot");
         }
@@ -96,39 +96,35 @@ impl World {
             Op::Abandon { len, who } => drop(self.malloc(len, who, 0)),
             Op::Free(which) if !self.live.is_empty() => {
                 let (handle, _) = self.live.swap_remove(which.index(self.live.len()));
-                self.store.free(handle).unwrap();
-                assert!(matches!(self.store.free(handle), Err(StoreError::Stale { .. })));
-                assert!(matches!(self.store.read(handle), Err(StoreError::Stale { .. })));
+                self.pool.remove(handle).unwrap();
+                assert!(matches!(self.pool.remove(handle), Err(HandleError::Stale { .. })));
+                assert!(matches!(self.pool.get(handle), Err(HandleError::Stale { .. })));
             }
             Op::FreeUnderGuard(which) if !self.live.is_empty() => {
                 let (handle, bytes) = self.live.swap_remove(which.index(self.live.len()));
-                let objects = self.store.pool().stats().objects;
-                let (one, two) = (self.store.read(handle).unwrap(), self.store.read(handle).unwrap());
-                self.store.free(handle).unwrap();
+                let objects = self.pool.stats().objects;
+                let (one, two) = (self.pool.get(handle).unwrap(), self.pool.get(handle).unwrap());
+                self.pool.remove(handle).unwrap();
                 drop(one);
-                self.store.assert_valid();
-                let _ = self.store.compact(u64::MAX);
-                assert_eq!(
-                    (&*two, self.store.pool().stats().objects),
-                    (&bytes[..], objects),
-                    "1: a guard keeps its object"
-                );
+                self.pool.assert_valid();
+                let _ = self.pool.compact(u64::MAX);
+                assert_eq!((&*two, self.pool.stats().objects), (&bytes[..], objects), "1: a guard keeps its object");
                 drop(two);
-                assert_eq!(self.store.pool().stats().objects, objects - 1, "1: the last guard returns the slot");
+                assert_eq!(self.pool.stats().objects, objects - 1, "1: the last guard returns the slot");
             }
             Op::Read(which) if !self.live.is_empty() => {
                 let (handle, bytes) = &self.live[which.index(self.live.len())];
-                self.store.read(*handle).unwrap().with(|read| assert_eq!(read, bytes, "1"));
+                self.pool.get(*handle).unwrap().with(|read| assert_eq!(read, bytes, "1"));
             }
             Op::Compact { budget } => {
-                let before = self.store.pool().stats();
-                let done = self.store.compact(budget);
-                let after = self.store.pool().stats();
+                let before = self.pool.stats();
+                let done = self.pool.compact(budget);
+                let after = self.pool.stats();
                 assert_eq!(before.frame_bytes, after.frame_bytes + done.frames_freed * 4096, "3: frames won");
                 assert!(done.moved_bytes <= budget && done.busy == 0, "3: {done:?}");
                 self.read_all();
                 if !done.out_of_budget {
-                    assert_eq!(self.store.compact(u64::MAX), Default::default(), "3: nothing is left to win");
+                    assert_eq!(self.pool.compact(u64::MAX), Default::default(), "3: nothing is left to win");
                 }
             }
             Op::Offline => {
@@ -140,32 +136,32 @@ impl World {
                 self.born += 1;
             }
             Op::Flush => {
-                self.store.pool().flush();
-                let stats = self.store.pool().stats();
-                assert_eq!(self.store.pool().arena().backed_bytes(), stats.frame_bytes, "frames are backed if touched");
+                self.pool.flush();
+                let stats = self.pool.stats();
+                assert_eq!(self.pool.arena().backed_bytes(), stats.frame_bytes, "frames are backed if touched");
             }
             Op::Free(_) | Op::FreeUnderGuard(_) | Op::Read(_) => {}
         }
-        self.store.assert_valid();
+        self.pool.assert_valid();
     }
 
     fn read_all(&self) {
         for (handle, bytes) in &self.live {
-            assert_eq!(&*self.store.read(*handle).unwrap(), bytes, "1");
+            assert_eq!(&*self.pool.get(*handle).unwrap(), bytes, "1");
         }
     }
 
     fn end(mut self) {
         self.read_all();
         for (handle, _) in self.live.drain(..) {
-            self.store.free(handle).unwrap();
+            self.pool.remove(handle).unwrap();
         }
-        self.store.assert_valid();
-        self.store.pool().flush();
-        assert_eq!(self.store.pool().arena().backed_bytes(), 0, "4");
-        assert_eq!(self.store.pool().stats(), Default::default(), "4");
+        self.pool.assert_valid();
+        self.pool.flush();
+        assert_eq!(self.pool.arena().backed_bytes(), 0, "4");
+        assert_eq!(self.pool.stats(), Default::default(), "4");
         assert_eq!(self.tree.root().usage(), 0, "4");
-        self.store.close().unwrap();
+        self.pool.close().unwrap();
     }
 }
 

@@ -1,11 +1,11 @@
-//! Threads that store, read and free at random while others compact: contents are verified all the time.
+//! Threads that pool, read and free at random while others compact: contents are verified all the time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::NodeId;
-use zspool::zsmalloc::{Handle, PoolConfig, Store, TagSpace};
+use zspool::zsmalloc::{Handle, Pool, PoolConfig, TagSpace};
 
 /// A small generator; the seed says which run it was.
 struct Random(u64);
@@ -32,7 +32,7 @@ fn contents_survive_threads_and_compaction() {
     let tenant = tree.root().mkdir("tenant").unwrap();
     let config =
         (Arc::new(Arena::new(config).unwrap()), PoolConfig { accounting: Some(tree.clone()), ..PoolConfig::default() });
-    let store = Store::open(config.0, config.1, &TagSpace::new()).unwrap();
+    let pool = Pool::open(config.0, config.1, &TagSpace::new()).unwrap();
     let (stop, moved) = (AtomicBool::new(false), AtomicU64::new(0));
     const LENS: [usize; 8] = [20, 100, 700, 1610, 2040, 3000, 3900, 4096];
     const OPS: usize = if cfg!(miri) { 60 } else { 6000 };
@@ -41,14 +41,14 @@ fn contents_survive_threads_and_compaction() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    moved.fetch_add(store.compact(u64::MAX).moved_objects, Ordering::Relaxed);
+                    moved.fetch_add(pool.compact(u64::MAX).moved_objects, Ordering::Relaxed);
                     std::thread::yield_now();
                 }
             });
         }
         let workers: Vec<_> = (0..4u64)
             .map(|t| {
-                let (store, tenant) = (&store, &tenant);
+                let (pool, tenant) = (&pool, &tenant);
                 scope.spawn(move || {
                     let mut random = Random(0x9e37_79b9_7f4a_7c15 + t);
                     let mut live: Vec<(Handle, usize)> = Vec::new();
@@ -56,28 +56,27 @@ fn contents_survive_threads_and_compaction() {
                         match random.below(10) {
                             0..4 if live.len() < 400 => {
                                 let len = LENS[random.below(LENS.len())];
-                                let objcg = tenant.objcg().unwrap();
-                                let draft = store.malloc_for(Some(objcg), len, NodeId(t as u8 % 2)).unwrap();
+                                let draft = pool.draft_for(Some(tenant), len, NodeId(t as u8 % 2)).unwrap();
                                 let bytes: Vec<u8> =
                                     (0..len).map(|i| (n as u8).wrapping_add((i % 253) as u8)).collect();
                                 live.push((draft.write(&bytes).unwrap(), len));
                             }
                             4..7 if !live.is_empty() => {
                                 let (handle, len) = live[random.below(live.len())];
-                                let guard = store.read(handle).unwrap();
+                                let guard = pool.get(handle).unwrap();
                                 assert_eq!(guard.len(), len);
                                 check(&guard);
                             }
                             7 if !live.is_empty() => {
                                 let (handle, _) = live.swap_remove(random.below(live.len()));
-                                let guard = store.read(handle).unwrap();
-                                store.free(handle).unwrap();
+                                let guard = pool.get(handle).unwrap();
+                                pool.remove(handle).unwrap();
                                 check(&guard);
                             }
                             8..10 if !live.is_empty() => {
                                 let (handle, _) = live.swap_remove(random.below(live.len()));
-                                store.free(handle).unwrap();
-                                assert!(store.free(handle).is_err());
+                                pool.remove(handle).unwrap();
+                                assert!(pool.remove(handle).is_err());
                             }
                             _ => {}
                         }
@@ -89,15 +88,15 @@ fn contents_survive_threads_and_compaction() {
         let live: Vec<(Handle, usize)> = workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
         stop.store(true, Ordering::Relaxed);
         for &(handle, _) in &live {
-            check(&store.read(handle).unwrap());
+            check(&pool.get(handle).unwrap());
         }
         for (handle, _) in live {
-            store.free(handle).unwrap();
+            pool.remove(handle).unwrap();
         }
     });
     assert!(cfg!(miri) || moved.load(Ordering::Relaxed) > 0, "compaction had something to do");
-    store.assert_valid();
-    store.pool().flush();
-    assert_eq!((store.pool().arena().backed_bytes(), tree.root().usage()), (0, 0));
-    assert_eq!(store.pool().stats(), Default::default());
+    pool.assert_valid();
+    pool.flush();
+    assert_eq!((pool.arena().backed_bytes(), tree.root().usage()), (0, 0));
+    assert_eq!(pool.stats(), Default::default());
 }

@@ -1,5 +1,6 @@
 //! What is compared: stores of pages or of objects, by number.
 
+use crate::kernel_zram::KernelZram;
 use std::collections::HashMap;
 use std::ops::Range;
 use zspool::arena::{Arena, ArenaConfig};
@@ -7,7 +8,7 @@ use zspool::compress::{Codec, Compressed, Context, Lz4};
 use zspool::memcg::{Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{NodeId, PAGE_SIZE, Page, SlotRange};
-use zspool::zsmalloc::{Handle, Original, PoolConfig, Store, TagSpace};
+use zspool::zsmalloc::{Handle, Original, Pool, PoolConfig, TagSpace};
 use zspool::zswap::Zswap;
 
 /// Limit of the pools and of the memcg: far above what is stored, so that it is looked at and never refuses.
@@ -25,6 +26,18 @@ pub(crate) trait Subject {
     fn compact(&mut self) {}
     /// Bytes that the subject was given to keep, compressed if it compresses.
     fn payload(&self) -> u64;
+    /// Bytes of frames that objects lie in, or did a moment ago. `None` where frames and metadata are not told apart.
+    fn frames(&self) -> Option<u64> {
+        None
+    }
+    /// Bytes of the client's own table of names.
+    fn index(&self) -> u64 {
+        0
+    }
+    /// Bytes of memory that are not this process's, for subjects that live elsewhere.
+    fn elsewhere(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Three levels below the root, the highest with a limit.
@@ -152,36 +165,41 @@ impl Subject for ZswapSubject {
     fn payload(&self) -> u64 {
         self.zswap.stats().pool.payload_bytes
     }
+
+    fn frames(&self) -> Option<u64> {
+        Some(self.zswap.pool().arena().backed_bytes())
+    }
 }
 
 // === the allocator with handles ===
 
-pub(crate) struct StoreSubject {
+pub(crate) struct PoolSubject {
     codec: Option<Context>,
-    store: Store,
-    /// The client's index: 8 bytes a number.
-    handles: Vec<Option<Handle>>,
+    pool: Arc<Pool>,
+    /// The client's index: 8 bytes a number, 0 for none.
+    handles: Vec<u64>,
     /// With accounting: who pays.
     vm: Option<Memcg>,
 }
 
-impl StoreSubject {
+impl PoolSubject {
     pub(crate) fn new(codec: bool, accounting: bool, numbers: usize) -> Self {
         let arena = Arena::new(ArenaConfig { limit_bytes: LIMIT, ..ArenaConfig::default() }).expect("address space");
         let tree = accounting.then(|| Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() }));
         let vm = tree.as_ref().map(|tree| three_levels(&tree.root()));
         let config = PoolConfig { accounting: tree, original: Original::Payload, ..PoolConfig::default() };
-        let store = Store::open(Arc::new(arena), config, &TagSpace::new()).expect("a pool");
-        StoreSubject { codec: codec.then(Context::new), store, handles: vec![None; numbers], vm }
+        let pool = Arc::new(Pool::open(Arc::new(arena), config, &TagSpace::new()).expect("a pool"));
+        // Compaction by itself: keep what starts it for `pool` in a field of the subject.
+        PoolSubject { codec: codec.then(Context::new), pool, handles: vec![0; numbers], vm }
     }
 }
 
-impl Subject for StoreSubject {
+impl Subject for PoolSubject {
     fn name(&self) -> &'static str {
         match (&self.codec, &self.vm) {
-            (_, Some(_)) => "zsmalloc::Store, accounting",
-            (Some(_), None) => "zsmalloc::Store with the codec",
-            (None, None) => "zsmalloc::Store",
+            (_, Some(_)) => "zsmalloc::Pool, accounting",
+            (Some(_), None) => "zsmalloc::Pool with the codec",
+            (None, None) => "zsmalloc::Pool",
         }
     }
 
@@ -190,16 +208,16 @@ impl Subject for StoreSubject {
             Some(context) => compress(context, bytes),
             None => bytes,
         };
-        let objcg = self.vm.as_ref().map(|vm| vm.objcg().expect("it is online"));
-        let draft = self.store.malloc_for(objcg, bytes.len(), NodeId(0)).expect("the pool has room");
+        let draft = self.pool.draft_for(self.vm.as_ref(), bytes.len(), NodeId(0)).expect("the pool has room");
         let handle = draft.write(bytes).expect("as long as asked for");
-        if let Some(old) = self.handles[k].replace(handle) {
-            self.store.free(old).expect("it was there");
+        match std::mem::replace(&mut self.handles[k], handle.raw()) {
+            0 => {}
+            old => self.pool.remove(Handle::from_raw(old)).expect("it was there"),
         }
     }
 
     fn get(&mut self, k: usize, out: &mut Page) {
-        let object = self.store.read(self.handles[k].expect("it was put")).expect("it is there");
+        let object = self.pool.get(Handle::from_raw(self.handles[k])).expect("it is there");
         match self.codec {
             Some(_) => decompress(&object, out),
             None => out[..object.len()].copy_from_slice(&object),
@@ -207,17 +225,25 @@ impl Subject for StoreSubject {
     }
 
     fn free(&mut self, k: usize) {
-        let handle = self.handles[k].take().expect("it was put");
-        self.store.free(handle).expect("it was there");
+        let handle = std::mem::take(&mut self.handles[k]);
+        self.pool.remove(Handle::from_raw(handle)).expect("it was there");
     }
 
     fn compact(&mut self) {
-        let _ = self.store.compact(u64::MAX);
-        self.store.pool().flush();
+        let _ = self.pool.compact(u64::MAX);
+        self.pool.flush();
     }
 
     fn payload(&self) -> u64 {
-        self.store.pool().stats().payload_bytes
+        self.pool.stats().payload_bytes
+    }
+
+    fn frames(&self) -> Option<u64> {
+        Some(self.pool.arena().backed_bytes())
+    }
+
+    fn index(&self) -> u64 {
+        size_of_val(&self.handles[..]) as u64
     }
 }
 
@@ -270,5 +296,47 @@ impl Subject for MapSubject {
 
     fn payload(&self) -> u64 {
         self.map.values().map(|bytes| bytes.len() as u64).sum()
+    }
+}
+
+// === the kernel's zram ===
+
+/// A device of its own making; see [`KernelZram`].
+pub(crate) struct KernelSubject(KernelZram);
+
+impl KernelSubject {
+    /// A device, or why there can be none.
+    pub(crate) fn new(numbers: usize) -> Result<Self, String> {
+        KernelZram::new(numbers as u64).map(KernelSubject)
+    }
+}
+
+impl Subject for KernelSubject {
+    fn name(&self) -> &'static str {
+        "kernel zram"
+    }
+
+    fn put(&mut self, k: usize, bytes: &[u8]) {
+        self.0.store(k as u64, bytes.try_into().expect("a page")).expect("no limit is set");
+    }
+
+    fn get(&mut self, k: usize, out: &mut Page) {
+        self.0.load(k as u64, out).expect("it was put");
+    }
+
+    fn free(&mut self, k: usize) {
+        self.0.discard(k as u64);
+    }
+
+    fn compact(&mut self) {
+        self.0.compact();
+    }
+
+    fn payload(&self) -> u64 {
+        self.0.mm_stat().compr_data_size
+    }
+
+    fn elsewhere(&self) -> Option<u64> {
+        Some(self.0.memory())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Scale;
 use crate::inputs::{Input, Noise};
-use crate::subject::{Log, MapSubject, StoreSubject, Subject, ZswapSubject};
+use crate::subject::{Log, MapSubject, PoolSubject, Subject, ZswapSubject};
 use std::hint::black_box;
 use std::time::Instant;
 use zspool::compress::{Codec, Compressed, Context, Lz4};
@@ -11,7 +11,15 @@ use zspool::units::Page;
 /// Pages that a subject takes in its turn: about a millisecond.
 const CHUNK: usize = 256;
 
-const OPERATIONS: [&str; 4] = ["store", "load", "replace", "free"];
+/// What is timed. `fill` starts from nothing and `drain` ends there: frames come from the kernel and go back. In between the store is
+/// full: `free` and `store` take turns over as many pages as one turn has, in random order.
+const OPERATIONS: [&str; 6] = ["fill", "load", "replace", "free", "store", "drain"];
+const FILL: usize = 0;
+const LOAD: usize = 1;
+const REPLACE: usize = 2;
+const FREE: usize = 3;
+const STORE: usize = 4;
+const DRAIN: usize = 5;
 
 /// Nanoseconds of each turn: by operation, subject and chunk, one for each round.
 struct Clock {
@@ -25,23 +33,25 @@ impl Clock {
         Clock { turns: vec![vec![vec![vec![]; chunks]; subjects]; OPERATIONS.len()], numbers }
     }
 
-    /// One round of an operation: each subject once over all chunks, at each moment a different one, so that none finds its
-    /// pages in the cache that another has just read.
+    /// One round of operations, each of them over the same chunk before the next chunk comes: each subject once over all chunks, at
+    /// each moment a different one, so that none finds its pages in the cache that another has just read.
     fn round(
         &mut self,
-        operation: usize,
+        operations: &[usize],
         subjects: &mut [Box<dyn Subject>],
-        mut step: impl FnMut(&mut dyn Subject, usize),
+        mut step: impl FnMut(usize, &mut dyn Subject, usize),
     ) {
         let chunks = self.numbers.div_ceil(CHUNK);
         for turn in 0..chunks {
             for (s, subject) in subjects.iter_mut().enumerate() {
                 let chunk = (turn + s * chunks / 5) % chunks;
-                let start = Instant::now();
-                for k in chunk * CHUNK..self.numbers.min((chunk + 1) * CHUNK) {
-                    step(&mut **subject, k);
+                for &operation in operations {
+                    let start = Instant::now();
+                    for k in chunk * CHUNK..self.numbers.min((chunk + 1) * CHUNK) {
+                        step(operation, &mut **subject, k);
+                    }
+                    self.turns[operation][s][chunk].push(start.elapsed().as_nanos() as f64);
                 }
-                self.turns[operation][s][chunk].push(start.elapsed().as_nanos() as f64);
             }
         }
     }
@@ -55,20 +65,24 @@ impl Clock {
     }
 }
 
-/// Fill, load, replace and free, `rounds` times and once before that to warm up.
+/// Fill, then load, replace, free and store again, then drain: `rounds` times and once before that to warm up.
 fn run(subjects: &mut [Box<dyn Subject>], data: &[&[u8]], rounds: usize) -> Clock {
     let mut clock = Clock::new(subjects.len(), data.len());
     let mut noise = Noise(4);
     let mut out = Page::zeroed();
     for round in 0..=rounds {
         let (order, other) = (noise.shuffled(data.len()), noise.shuffled(data.len()));
-        clock.round(0, subjects, |subject, k| subject.put(k, data[k]));
-        clock.round(1, subjects, |subject, k| {
+        clock.round(&[FILL], subjects, |_, subject, k| subject.put(k, data[k]));
+        clock.round(&[LOAD], subjects, |_, subject, k| {
             subject.get(order[k], &mut out);
             black_box(&out);
         });
-        clock.round(2, subjects, |subject, k| subject.put(order[k], data[other[k]]));
-        clock.round(3, subjects, |subject, k| subject.free(order[k]));
+        clock.round(&[REPLACE], subjects, |_, subject, k| subject.put(order[k], data[other[k]]));
+        clock.round(&[FREE, STORE], subjects, |operation, subject, k| match operation {
+            FREE => subject.free(order[k]),
+            _ => subject.put(order[k], data[order[k]]),
+        });
+        clock.round(&[DRAIN], subjects, |_, subject, k| subject.free(order[k]));
         if round == 0 {
             clock = Clock::new(subjects.len(), data.len());
         }
@@ -113,7 +127,7 @@ pub(crate) fn tables(inputs: &[Input], scale: Scale) {
             Box::new(Log::new(false, n)),
             Box::new(Log::new(true, n)),
             Box::new(ZswapSubject::new(n)),
-            Box::new(StoreSubject::new(true, false, n)),
+            Box::new(PoolSubject::new(true, false, n)),
             Box::new(MapSubject::new(true)),
         ];
         let clock = run(&mut subjects, &data, scale.rounds);
@@ -135,8 +149,8 @@ pub(crate) fn tables(inputs: &[Input], scale: Scale) {
         let n = objects.len();
         let mut subjects: Vec<Box<dyn Subject>> = vec![
             Box::new(Log::new(false, n)),
-            Box::new(StoreSubject::new(false, false, n)),
-            Box::new(StoreSubject::new(false, true, n)),
+            Box::new(PoolSubject::new(false, false, n)),
+            Box::new(PoolSubject::new(false, true, n)),
             Box::new(MapSubject::new(false)),
         ];
         let clock = run(&mut subjects, &data, scale.rounds);

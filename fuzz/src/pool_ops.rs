@@ -1,7 +1,7 @@
 //! Operations on the allocator, against a plain model: objects with their bytes, a tree of charges.
 //!
 //! ```text
-//!   model: objects, guards, drafts, memcgs        Store (handles)  or  Pool (a client's cells)
+//!   model: objects, guards, drafts, memcgs        Pool with handles, or with a client's cells
 //!            |  after each operation: answers, bytes read, sums of the pool, the root's charge, limits
 //!            |  at `Check` and the end: every memcg, every invariant of every layer
 //!            +- at the end: everything freed, everything zero
@@ -29,7 +29,7 @@ use std::sync::Arc;
 use zspool::arena::{self, Arena, ArenaConfig, Topology};
 use zspool::memcg::{Tree, TreeConfig};
 use zspool::units::{FRAME_SIZE, NodeId, NodeMask};
-use zspool::zsmalloc::{Error, Geometry, Original, Pool, PoolConfig, ReadGuard, Store, StoreError, TagSpace};
+use zspool::zsmalloc::{Error, Geometry, HandleError, Original, Pool, PoolConfig, ReadGuard, TagSpace};
 
 /// A pool, and what is done to it.
 #[derive(Arbitrary, Clone, Debug)]
@@ -123,8 +123,8 @@ struct Thing<N> {
 
 struct Model<'a, S: Subject> {
     subject: &'a S,
-    /// Another store, whose handles are foreign.
-    other: &'a Store,
+    /// Another pool, whose handles are foreign.
+    other: &'a Pool,
     accounting: bool,
     groups: Groups,
     /// By place; `None` where one is gone.
@@ -173,12 +173,12 @@ pub fn run(run: Run) -> Reached {
     };
     let tags = TagSpace::new();
     let small = ArenaConfig { address_space: 1 << 16, topology: Topology::simulated(1), ..ArenaConfig::default() };
-    let other = Store::open(Arc::new(Arena::new(small).unwrap()), PoolConfig::default(), &tags).unwrap();
+    let other = Pool::open(Arc::new(Arena::new(small).unwrap()), PoolConfig::default(), &tags).unwrap();
     let groups = Groups::new(tree.root());
     if run.handles {
-        let store = Store::open(arena, config, &tags).unwrap();
-        let reached = Model::new(&store, &other, run.accounting, groups).run(&run.ops.0);
-        store.close().expect("every object was freed");
+        let pool = Pool::open(arena, config, &tags).unwrap();
+        let reached = Model::new(&pool, &other, run.accounting, groups).run(&run.ops.0);
+        pool.close().expect("every object was freed");
         reached
     } else {
         let cells = Arc::new(Words::new());
@@ -195,7 +195,7 @@ fn length(len: u16) -> usize {
 }
 
 impl<'a, S: Subject> Model<'a, S> {
-    fn new(subject: &'a S, other: &'a Store, accounting: bool, groups: Groups) -> Self {
+    fn new(subject: &'a S, other: &'a Pool, accounting: bool, groups: Groups) -> Self {
         Model {
             subject,
             other,
@@ -242,12 +242,12 @@ impl<'a, S: Subject> Model<'a, S> {
         }
         // Every eighth is charged to nobody.
         let memcg = (self.accounting && !memcg.is_multiple_of(8)).then(|| self.groups.pick(memcg / 8));
-        let objcg = memcg.map(|g| self.groups.memcg(g).objcg().expect("it is online"));
+        let owner = memcg.map(|g| self.groups.memcg(g).clone());
         let pool = self.subject.pool();
         let (size, node) = (self.slot_size(len), NodeId(node % pool.arena().topology().len() as u8));
         let before = pool.stats();
         let fits = memcg.is_none_or(|g| self.groups.fits(g, size));
-        match self.subject.malloc(objcg, len, node) {
+        match self.subject.malloc(owner.as_ref(), len, node) {
             Ok(draft) => {
                 assert!(fits, "2: {size} bytes are charged past a limit");
                 let spilled = self.subject.home(&draft).is_some_and(|home| home != node);
@@ -597,15 +597,15 @@ impl<'a, S: Subject> Model<'a, S> {
     }
 
     fn foreign(&mut self, which: u8) {
-        let theirs = self.other.malloc(8).unwrap().write(b"theirs..").unwrap();
+        let theirs = self.other.insert(b"theirs..").unwrap();
         // No handle of ours is equal to it: but a client, who has no tags, may take it for one of its own.
         self.subject.misuse(theirs.raw(), &|name| self.is_live(name));
         if let Some(k) = Self::pick(which, self.live.len()) {
             self.read(self.live[k]);
         }
-        assert_eq!(&*self.other.read(theirs).unwrap(), b"theirs..", "5: no harm was done to the other store");
-        self.other.free(theirs).unwrap();
-        assert!(matches!(self.other.free(theirs), Err(StoreError::Stale { .. })));
+        assert_eq!(&*self.other.get(theirs).unwrap(), b"theirs..", "5: no harm was done to the other pool");
+        self.other.remove(theirs).unwrap();
+        assert!(matches!(self.other.remove(theirs), Err(HandleError::Stale { .. })));
     }
 
     /// What is only true when nothing is being written.

@@ -1,12 +1,10 @@
 //! [`Subject`]: the allocator as the operations see it, by handles or by cells of a client's.
 
 use std::sync::Arc as StdArc;
-use zspool::memcg::Objcg;
+use zspool::memcg::Memcg;
 use zspool::sync::atomic::{AtomicU64, Ordering};
 use zspool::units::{Location, NodeId, Owner};
-use zspool::zsmalloc::{
-    Cells, Draft, Error, Handle, HandleCells, Object, Pool, ReadGuard, Store, StoreError, Uncommitted,
-};
+use zspool::zsmalloc::{Cells, Draft, Error, Handle, HandleCells, HandleError, Object, Pool, ReadGuard, Uncommitted};
 
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +29,7 @@ pub trait Subject {
     /// The pool below.
     fn pool(&self) -> &Pool<Self::Cells>;
     /// Room for an object.
-    fn malloc(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Self::Draft<'_>, Error>;
+    fn malloc(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Self::Draft<'_>, Error>;
     /// Its home node, where one can ask.
     fn home<'a>(&'a self, draft: &Self::Draft<'a>) -> Option<NodeId>;
     /// Write and name it.
@@ -50,24 +48,24 @@ pub trait Subject {
 
 // === handles ===
 
-fn pool_error(error: StoreError) -> Error {
+fn pool_error(error: HandleError) -> Error {
     match error {
-        StoreError::Pool(error) => error,
+        HandleError::Pool(error) => error,
         other => panic!("{other:?}"),
     }
 }
 
-impl Subject for Store {
+impl Subject for Pool {
     type Cells = HandleCells;
     type Name = Handle;
     type Draft<'a> = Draft<'a>;
 
     fn pool(&self) -> &Pool<HandleCells> {
-        Store::pool(self)
+        self
     }
 
-    fn malloc(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Draft<'_>, Error> {
-        self.malloc_for(objcg, len, node).map_err(pool_error)
+    fn malloc(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Draft<'_>, Error> {
+        self.draft_for(memcg, len, node).map_err(pool_error)
     }
 
     fn home<'a>(&'a self, _: &Draft<'a>) -> Option<NodeId> {
@@ -83,17 +81,17 @@ impl Subject for Store {
     }
 
     fn read(&self, name: Handle) -> Option<ReadGuard<'_, HandleCells>> {
-        match Store::read(self, name) {
+        match Pool::get(self, name) {
             Ok(guard) => Some(guard),
-            Err(StoreError::Stale { .. }) => None,
+            Err(HandleError::Stale { .. }) => None,
             Err(other) => panic!("{name:?} is read: {other:?}"),
         }
     }
 
     fn free(&self, name: Handle) -> bool {
-        match Store::free(self, name) {
+        match Pool::remove(self, name) {
             Ok(()) => true,
-            Err(StoreError::Stale { .. }) => false,
+            Err(HandleError::Stale { .. }) => false,
             Err(other) => panic!("{name:?} is freed: {other:?}"),
         }
     }
@@ -103,9 +101,9 @@ impl Subject for Store {
         if live(handle) {
             return;
         }
-        let (read, free) = (Store::read(self, handle).map(drop), Store::free(self, handle));
+        let (read, free) = (self.get(handle).map(drop), self.remove(handle));
         for result in [read, free] {
-            use StoreError::{ForeignHandle, OutOfRange, Stale};
+            use HandleError::{ForeignHandle, OutOfRange, Stale};
             assert!(
                 matches!(result, Err(ForeignHandle { .. } | OutOfRange { .. } | Stale { .. })),
                 "{handle:?} is no object's, and using it says {result:?}"
@@ -114,7 +112,7 @@ impl Subject for Store {
     }
 
     fn assert_valid(&self) {
-        Store::assert_valid(self);
+        Pool::assert_valid(self);
     }
 }
 
@@ -191,8 +189,8 @@ impl Subject for Client {
         &self.pool
     }
 
-    fn malloc(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Self::Draft<'_>, Error> {
-        self.pool.malloc(objcg, len, node)
+    fn malloc(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Self::Draft<'_>, Error> {
+        self.pool.malloc(memcg, len, node)
     }
 
     fn home<'a>(&'a self, draft: &Self::Draft<'a>) -> Option<NodeId> {

@@ -21,7 +21,7 @@ use zspool::memcg::{Tree, TreeConfig};
 use zspool::sync::atomic::{AtomicU64, Ordering};
 use zspool::sync::{Arc, Bug, Planted, thread};
 use zspool::units::{Location, NodeId, Owner};
-use zspool::zsmalloc::{Cells, Geometry, Handle, Object, Pool, PoolConfig, Store, StoreError, TagSpace};
+use zspool::zsmalloc::{Cells, Geometry, Handle, HandleError, Object, Pool, PoolConfig, TagSpace};
 
 /// Two slots of the class of 2048 bytes make a frame.
 const LEN: usize = 2000;
@@ -93,8 +93,8 @@ fn pool(accounting: Option<Tree>, planted: Planted) -> Arc<TinyPool> {
 
 /// Store an object whose bytes are `byte` and return where it is.
 fn put(pool: &TinyPool, owner: Owner, len: usize, byte: u8) -> Location {
-    let objcg = pool.accounting().map(|tree| tree.root().objcg().unwrap());
-    let mut object = pool.malloc(objcg, len, NODE).unwrap();
+    let memcg = pool.accounting().map(|tree| tree.root());
+    let mut object = pool.malloc(memcg.as_ref(), len, NODE).unwrap();
     object.write(&vec![byte; len]).unwrap();
     let published = object.publish(owner);
     pool.cells().name(owner, Object { location: published.location(), len });
@@ -336,27 +336,29 @@ fn a_free_that_ignores_the_publishers_pin_is_caught() {
 
 /// Whether the handle was good already.
 fn publish_vs_read(planted: Planted) -> bool {
-    let store = Arc::new(Store::open(arena(), config(None, planted), &TagSpace::new()).unwrap());
-    // What the first handle of a store will be: index 0, generation 1, tag 0.
+    let pool = Arc::new(Pool::open(arena(), config(None, planted), &TagSpace::new()).unwrap());
+    // What the first handle of a pool will be: index 0, generation 1, tag 0.
     let handle = Handle::from_raw(1 << 8);
-    let draft = store.malloc(LEN).unwrap();
+    let draft = pool.draft(LEN).unwrap();
     let seen = Arc::new(AtomicU64::new(0));
     let reader = {
-        let (store, seen) = (Arc::clone(&store), Arc::clone(&seen));
-        thread::spawn("reader", move || match store.read(handle) {
+        let (pool, seen) = (Arc::clone(&pool), Arc::clone(&seen));
+        thread::spawn("reader", move || match pool.get(handle) {
             Ok(guard) => {
                 guard.with(|bytes| assert_eq!(bytes, [10; LEN], "an object is read as it was written"));
                 seen.store(1, Ordering::Relaxed);
             }
-            Err(error) => assert!(matches!(error, StoreError::Stale { .. } | StoreError::OutOfRange { .. }), "{error}"),
+            Err(error) => {
+                assert!(matches!(error, HandleError::Stale { .. } | HandleError::OutOfRange { .. }), "{error}")
+            }
         })
         .unwrap()
     };
     assert_eq!(draft.write(&[10; LEN]).unwrap(), handle);
     reader.join().unwrap();
-    store.assert_valid();
-    store.free(handle).unwrap();
-    store.assert_valid();
+    pool.assert_valid();
+    pool.remove(handle).unwrap();
+    pool.assert_valid();
     seen.load(Ordering::Relaxed) == 1
 }
 

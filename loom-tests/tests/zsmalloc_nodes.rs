@@ -15,7 +15,7 @@
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};
-use zspool::memcg::{Bytes4, Tree, TreeConfig};
+use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
 use zspool::sync::atomic::{AtomicU64, Ordering};
 use zspool::sync::{Arc, Bug, Planted, thread};
 use zspool::units::{Location, NodeId, NodeMask, Owner};
@@ -72,7 +72,11 @@ fn tree(pool: &TinyPool) -> &Tree {
 
 /// Store an object near a node whose bytes are `byte` and return where it is.
 fn put(pool: &TinyPool, owner: Owner, node: NodeId, byte: u8) -> Location {
-    let mut object = pool.malloc(Some(tree(pool).root().objcg().unwrap()), LEN, node).unwrap();
+    put_for(pool, &tree(pool).root(), owner, node, byte)
+}
+
+fn put_for(pool: &TinyPool, memcg: &Memcg, owner: Owner, node: NodeId, byte: u8) -> Location {
+    let mut object = pool.malloc(Some(memcg), LEN, node).unwrap();
     object.write(&[byte; LEN]).unwrap();
     let published = object.publish(owner);
     let location = published.location();
@@ -161,21 +165,18 @@ fn malloc_of_stray_frames_vs_set_nodes(planted: Planted) -> (bool, u64, bool) {
     let refused = Arc::new(AtomicU64::new(0));
     let storer = {
         let (pool, refused) = (Arc::clone(&pool), Arc::clone(&refused));
-        thread::spawn("storer", move || {
-            let objcg = tree(&pool).root().objcg().unwrap();
-            match pool.malloc(Some(objcg), LEN, N0) {
-                Ok(mut object) => {
-                    object.write(&[10; LEN]).unwrap();
-                    let published = object.publish(Owner(0));
-                    let object = Object { location: published.location(), len: LEN };
-                    pool.cells().0[0].swap(pack(object), Ordering::AcqRel);
-                }
-                Err(Error::NodesFull { nodes, .. }) => {
-                    assert_eq!(nodes, NodeMask::only(N0));
-                    refused.store(1, Ordering::Relaxed);
-                }
-                Err(other) => panic!("{other}"),
+        thread::spawn("storer", move || match pool.malloc(Some(&tree(&pool).root()), LEN, N0) {
+            Ok(mut object) => {
+                object.write(&[10; LEN]).unwrap();
+                let published = object.publish(Owner(0));
+                let object = Object { location: published.location(), len: LEN };
+                pool.cells().0[0].swap(pack(object), Ordering::AcqRel);
             }
+            Err(Error::NodesFull { nodes, .. }) => {
+                assert_eq!(nodes, NodeMask::only(N0));
+                refused.store(1, Ordering::Relaxed);
+            }
+            Err(other) => panic!("{other}"),
         })
         .unwrap()
     };
@@ -205,11 +206,15 @@ fn a_malloc_that_trusts_where_its_frames_lay_is_caught() {
 
 // === free_vs_move_off ===
 
-/// Whether the object was freed on its old node, and objects moved.
+/// Whether the object was freed on its old node, and objects moved. Its memcg is removed, so that the objcg goes with the
+/// object, and its id to the next memcg.
 fn free_vs_move_off(planted: Planted) -> (bool, u64) {
     let pool = pool(Topology::simulated(2), 1, planted);
     let x = Owner(0);
-    put(&pool, x, N1, 10);
+    let old = tree(&pool).root().mkdir("old").unwrap();
+    put_for(&pool, &old, x, N1, 10);
+    old.offline().unwrap();
+    drop(old);
     allow(&pool, N0);
     let place = Arc::new(AtomicU64::new(0));
     let freer = {
@@ -217,6 +222,8 @@ fn free_vs_move_off(planted: Planted) -> (bool, u64) {
         thread::spawn("freer", move || {
             let location = remove(&pool, x).expect("nobody else frees it");
             place.store(1 + u64::from(node_of(&pool, location) == N1), Ordering::Relaxed);
+            let next = tree(&pool).root().mkdir("next").unwrap();
+            assert_eq!(next.numa_stat().unwrap(), [Bytes4::default(); 2], "a new memcg has nothing");
         })
         .unwrap()
     };
@@ -237,7 +244,7 @@ fn a_free_and_a_move_to_another_node_agree() {
 #[test]
 fn a_move_that_counts_too_late_is_caught() {
     let message = catches(|| outcomes(|| free_vs_move_off(Planted::bug(Bug::MigrationCountsLate))));
-    assert!(message.contains("were taken from a counter of"), "{message}");
+    assert!(message.contains("a new memcg has nothing"), "{message}");
 }
 
 // === read_vs_move_off ===

@@ -196,6 +196,12 @@ impl Arena {
         self.region.prefetch(at.offset()..at.offset() + len);
     }
 
+    /// Have the caches fetch `len` bytes at `at` to be written; a hint, for any place in the arena.
+    #[inline]
+    pub fn prefetch_for_write(&self, at: Location, len: usize) {
+        self.region.prefetch_for_write(at.offset()..at.offset() + len);
+    }
+
     /// Whether memory lies behind the frame, owned or warm. True for an owned frame as long as it is; a hint for others.
     #[inline]
     pub fn is_backed(&self, frame: Frame) -> bool {

@@ -6,7 +6,8 @@ const WORD: usize = size_of::<u64>();
 
 /// The word (little-endian) that the page repeats from end to end, if it is such a page.
 ///
-/// Most other pages are told by one comparison, of the first word with the last.
+/// Most other pages are told by their first line, which whoever compresses them reads next anyway, some by their last word: to be
+/// fetched, that line would cost as much as the first.
 ///
 /// ```
 /// use zspool::compress::{fill, same_filled};
@@ -20,8 +21,12 @@ const WORD: usize = size_of::<u64>();
 /// ```
 #[inline]
 pub fn same_filled(page: &[u8; PAGE_SIZE]) -> Option<u64> {
+    const LINE: usize = 64;
     let (words, _) = page.as_chunks::<WORD>();
     let word = words[0];
+    if page[WORD..LINE] != page[..LINE - WORD] {
+        return None;
+    }
     // A page that is its own copy one word further on repeats its first word; comparing slices is the C library's
     // vectorised memcmp, which stops at the first difference.
     if words[words.len() - 1] != word || page[WORD..] != page[..PAGE_SIZE - WORD] {

@@ -20,7 +20,7 @@
 //! that is refused only for that moment must not report it: "no refusal while a page would fit". Every climb
 //! announces itself ([`Climbs`]); a refused one first waits until each climb that may have stood in its way is over,
 //! and tries again if one was rolled back at the group that refused. If none was, the refusal stands: what it saw was
-//! charged. The wait is bounded (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that
+//! charged. Bytes that lie in stocks (see `stock`) are treated alike: they are recalled, and noted as rolled back. The wait is bounded (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that
 //! means that a climber was preempted, and then the refusal is given although it may have been transient.
 
 use super::group::{Over, Refusal};
@@ -29,6 +29,7 @@ use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::Objcg;
 use super::stat::Event;
 use super::tree::{Shared, Tree};
+use crate::sync::Bug;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::thread::Backoff;
 use std::fmt;
@@ -56,19 +57,31 @@ pub(super) struct Climbs {
 struct Stripe(AtomicU32);
 
 /// A climb under way.
-struct Climbing<'a>(&'a Stripe);
+pub(super) struct Climbing<'a>(&'a Stripe);
 
 /// How a climb ended.
-enum Climb {
+pub(super) enum Climb {
     Charged,
     /// A group on the path was removed and recycled meanwhile.
     Stale,
     /// `at` refused; what was reserved below is given back.
     Refused {
+        /// Where it began.
         start: GroupRef,
         at: GroupRef,
         over: Over,
     },
+}
+
+/// Why bytes are given back: what was charged for a moment, or ahead, has refused others wrongly.
+#[derive(Clone, Copy)]
+enum Return {
+    /// An object is gone.
+    Uncharge,
+    /// A climb was refused further up: from the groups deeper than that.
+    Rollback { below: u16 },
+    /// A stock has too much, or is recalled.
+    Spare,
 }
 
 // === impl Climbs ===
@@ -80,7 +93,7 @@ impl Climbs {
     }
 
     #[inline]
-    fn begin(&self, id: ObjcgId) -> Climbing<'_> {
+    pub(super) fn begin(&self, id: ObjcgId) -> Climbing<'_> {
         let stripe = &self.stripes[id.raw() as usize & (self.stripes.len() - 1)];
         // Relaxed: the release of the first reservation publishes it to whoever that reservation refuses.
         stripe.0.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +134,7 @@ impl Drop for Climbing<'_> {
 impl Shared {
     /// One climb from the objcg's group to the root.
     #[inline]
-    fn climb(&self, id: ObjcgId, bytes: u64) -> Climb {
+    pub(super) fn climb(&self, id: ObjcgId, bytes: u64) -> Climb {
         let start = self.objcgs.group(id);
         let mut at = start;
         loop {
@@ -132,21 +145,20 @@ impl Shared {
                 Ok(()) => at = parent,
                 Err(Refusal::Stale) => return Climb::Stale,
                 Err(Refusal::Over(over)) => {
-                    self.give_back(id, bytes, Some(at.depth()));
+                    self.give_back(id, bytes, Return::Rollback { below: at.depth() });
                     return Climb::Refused { start, at, over };
                 }
             }
         }
     }
 
-    /// Take `bytes` from the objcg's group and its ancestors: all of them, or, to roll a climb back, those deeper than
-    /// `below`.
+    /// Take `bytes` from the objcg's group and its ancestors, as far as `why` says.
     #[inline]
-    fn give_back(&self, id: ObjcgId, bytes: u64, below: Option<u16>) {
+    fn give_back(&self, id: ObjcgId, bytes: u64, why: Return) {
         'pointer: loop {
             let mut at = self.objcgs.group(id);
             loop {
-                if below.is_some_and(|depth| at.depth() <= depth) {
+                if matches!(why, Return::Rollback { below } if at.depth() <= below) {
                     return;
                 }
                 let group = self.group(at.index());
@@ -154,7 +166,7 @@ impl Shared {
                 if !group.give_back(at.generation(), bytes, self.config.planted) {
                     continue 'pointer;
                 }
-                if below.is_some() {
+                if !matches!(why, Return::Uncharge) {
                     group.note_rollback();
                 }
                 if at.depth() == 0 {
@@ -167,7 +179,12 @@ impl Shared {
 
     #[inline]
     pub(super) fn uncharge(&self, id: ObjcgId, bytes: u64) {
-        self.give_back(id, bytes, None);
+        self.give_back(id, bytes, Return::Uncharge);
+    }
+
+    /// Uncharge bytes that were nobody's usage: whoever was refused for them is to try again.
+    pub(super) fn return_spare(&self, id: ObjcgId, bytes: u64) {
+        self.give_back(id, bytes, Return::Spare);
     }
 }
 
@@ -219,11 +236,21 @@ impl Tree {
                 continue;
             }
             let group = shared.group(at.index());
-            if bytes <= over.limit && patience > 0 {
-                let rolled_back = || group.rollbacks() != over.rollbacks;
-                patience -= 1;
-                shared.climbs.settle(&mut patience, rolled_back);
-                if rolled_back() {
+            if bytes <= over.limit {
+                let returned = || group.rollbacks() != over.rollbacks;
+                // What threads hold in stock is nobody's usage (S2).
+                let recall = || {
+                    if !shared.config.planted.is(Bug::RefusalSkipsRecall) {
+                        shared.recall();
+                    }
+                };
+                recall();
+                if !returned() && patience > 0 {
+                    patience -= 1;
+                    shared.climbs.settle(&mut patience, returned);
+                    recall(); // one of the climbs may have been for a stock
+                }
+                if returned() {
                     continue;
                 }
             }

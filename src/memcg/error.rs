@@ -1,5 +1,6 @@
 //! What the tree and its files refuse. A limit's refusal is [`LimitHit`](super::LimitHit).
 
+use super::charge::LimitHit;
 use super::id::MemcgId;
 use crate::units::NodeMask;
 
@@ -111,5 +112,23 @@ pub enum Error {
         why: String,
         /// What the file takes.
         grammar: &'static str,
+    },
+}
+
+/// Why [`Tree::charge`](super::Tree::charge) refused.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChargeError {
+    /// The memcg was removed.
+    #[error(transparent)]
+    Offline(#[from] Error),
+    /// A limit would be passed.
+    #[error(transparent)]
+    Limit(#[from] LimitHit),
+    /// The memcg is of another tree than the one that is charged.
+    #[error("{path} is a memcg of another tree; charge one of the tree that the pool was made with")]
+    Foreign {
+        /// Its path there.
+        path: String,
     },
 }

@@ -188,9 +188,10 @@ impl Memcg {
         }
     }
 
-    /// Bytes charged to it and everything below it, reservations under way included. Lock-free; 0 of a removed memcg.
-    #[inline]
+    /// Bytes charged to it and everything below it, reservations under way included; 0 of a removed memcg. What threads hold in
+    /// stock is recalled first.
     pub fn usage(&self) -> u64 {
+        self.shared().recall();
         if self.is_online() { self.words().usage() } else { 0 }
     }
 
@@ -211,6 +212,7 @@ impl Memcg {
     pub fn set_zswap_max(&self, limit: u64) -> Result<(), Error> {
         let _hierarchy = self.online()?;
         self.words().set_limit(limit);
+        self.shared().recall();
         Ok(())
     }
 
@@ -274,6 +276,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn stat(&self) -> Result<Stat, Error> {
+        self.shared().recall();
         let hierarchy = self.online()?;
         Ok(self.shared().stat(&hierarchy, self.index()))
     }
@@ -286,6 +289,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn numa_stat(&self) -> Result<Vec<Bytes4>, Error> {
+        self.shared().recall();
         let hierarchy = self.online()?;
         Ok(self.shared().numa_stat(&hierarchy, self.index()))
     }

@@ -331,6 +331,7 @@ impl Shared {
 
     /// Free the ids of objcgs and the indexes of groups that nobody counts any more.
     pub(super) fn sweep(&self, hierarchy: &mut Hierarchy) {
+        self.recall(); // references in stock are nobody's
         for id in self.objcgs.take_dead() {
             let at = self.objcgs.group(id).index();
             let events = self.objcgs.take_events(id);

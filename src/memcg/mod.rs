@@ -16,6 +16,7 @@
 //! | `group` | one group's words: usage with generation, limit, flags |
 //! | `objcg` | objcgs: pointer, count, counters |
 //! | `charge` | the climb: reserving up to the root, giving back, just refusals |
+//! | `stock` | what threads charge and count ahead of the shared words |
 //! | `hierarchy` | under the tree lock: names, children, removal with reparenting, sweeping; `check` |
 //! | `tree`, `handle` | [`Tree`] and [`Memcg`], what callers hold |
 //! | `roster` | which memcgs may have entries, for walkers with cursors |
@@ -62,13 +63,14 @@ mod objcg;
 mod roster;
 mod size;
 mod stat;
+mod stock;
 mod tree;
 
 #[cfg(test)]
 mod properties;
 
 pub use charge::LimitHit;
-pub use error::Error;
+pub use error::{ChargeError, Error};
 pub use group::{MAX_USAGE, NO_LIMIT};
 pub use handle::Memcg;
 pub use hierarchy::{Census, Handover, Switched};

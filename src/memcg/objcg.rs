@@ -14,7 +14,8 @@
 //!   one.
 //! - **O2** The pointer names an online group, or one that is being taken offline under the tree lock right now; it
 //!   only ever moves to the parent of where it points.
-//! - **O3** At count 0 all byte counters are 0: an entry takes its bytes out before it drops its reference.
+//! - **O3** At count 0 all byte counters are 0: an entry takes its bytes out before it drops its reference, and a stock settles
+//!   changes before references. Above it they may be below 0 for a while (see `stock`).
 //! - **O4** An objcg whose count reached 0 is on the dead stack, once, pushed by whoever dropped the last reference,
 //!   until somebody with the tree lock sweeps it up. So dropping the last reference takes no lock and allocates
 //!   nothing.
@@ -28,6 +29,7 @@ use crate::sync::GrowTable;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::units::NodeId;
 use std::fmt;
+use std::ops::AddAssign;
 
 /// One objcg's words.
 #[derive(Debug, Default)]
@@ -66,18 +68,65 @@ pub(super) struct Objcgs {
     dead: AtomicU32,
 }
 
-fn add(counter: &AtomicU64, bytes: u64) {
-    // Relaxed, as all counters: nothing is inferred from them. Exact sums are read when whoever changed them has been
-    // joined or has dropped its reference.
-    if bytes > 0 {
-        counter.fetch_add(bytes, Ordering::Relaxed);
+/// What an objcg's counters are to change by: bytes on one node, and events. Differences wrap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// As the fields of [`Bytes4`].
+    bytes: [u64; 4],
+    events: [u64; Event::COUNT],
+}
+
+impl Changes {
+    /// An object came, and with it perhaps an event.
+    #[inline]
+    pub(super) fn came(bytes: Bytes4, event: Option<Event>) -> Self {
+        let Bytes4 { compressed, original, payload, incompressible } = bytes;
+        let mut changes = Changes { bytes: [compressed, original, payload, incompressible], events: [0; Event::COUNT] };
+        if let Some(event) = event {
+            changes.events[event as usize] = 1;
+        }
+        changes
+    }
+
+    /// An object went.
+    #[inline]
+    pub(super) fn went(bytes: Bytes4) -> Self {
+        let mut changes = Self::came(bytes, None);
+        changes.bytes = changes.bytes.map(u64::wrapping_neg);
+        changes
+    }
+
+    /// An event happened `n` times.
+    #[inline]
+    pub(super) fn count(&mut self, event: Event, n: u64) {
+        let count = &mut self.events[event as usize];
+        *count = count.wrapping_add(n);
+    }
+
+    /// Whether no bytes change, on whatever node.
+    #[inline]
+    pub(super) fn has_no_bytes(&self) -> bool {
+        self.bytes == [0; 4]
     }
 }
 
-fn sub(counter: &AtomicU64, bytes: u64) {
-    if bytes > 0 {
-        let old = counter.fetch_sub(bytes, Ordering::Relaxed);
-        assert!(old >= bytes, "{bytes} bytes were taken from a counter of {old}");
+impl AddAssign for Changes {
+    #[inline]
+    fn add_assign(&mut self, other: Changes) {
+        for (sum, more) in self.bytes.iter_mut().zip(other.bytes) {
+            *sum = sum.wrapping_add(more);
+        }
+        for (sum, more) in self.events.iter_mut().zip(other.events) {
+            *sum = sum.wrapping_add(more);
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, change: u64) {
+    // Relaxed, as all counters: nothing is inferred from them. Exact sums are read when whoever changed them has been
+    // joined or has dropped its reference. They wrap: what belongs together may come in any order (see `stock`).
+    if change != 0 {
+        counter.fetch_add(change, Ordering::Relaxed);
     }
 }
 
@@ -152,11 +201,27 @@ impl Objcgs {
     /// One reference less; the last one's dropper puts the id on the dead stack (O4).
     #[inline]
     pub(super) fn put(&self, id: ObjcgId) {
+        self.put_many(id, 1);
+    }
+
+    /// `n` more references beside one that the caller has.
+    pub(super) fn get_many(&self, id: ObjcgId, n: u32) {
+        // Relaxed: the reference at hand keeps it.
+        let old = self.slot(id).refs.fetch_add(n.into(), Ordering::Relaxed);
+        assert!(old > 0, "references were taken of an objcg that nobody holds");
+    }
+
+    /// `n` references less; the last one's dropper puts the id on the dead stack (O4).
+    #[inline]
+    pub(super) fn put_many(&self, id: ObjcgId, n: u32) {
+        if n == 0 {
+            return;
+        }
         let slot = self.slot(id);
         // AcqRel: what every holder did comes before the sweep.
-        let old = slot.refs.fetch_sub(1, Ordering::AcqRel);
-        assert!(old > 0, "a reference to an objcg was dropped twice");
-        if old == 1 {
+        let old = slot.refs.fetch_sub(n.into(), Ordering::AcqRel);
+        assert!(old >= n.into(), "a reference to an objcg was dropped twice");
+        if old == u64::from(n) {
             push(&self.dead, id.raw(), &slot.next_dead);
         }
     }
@@ -171,30 +236,26 @@ impl Objcgs {
         take(&self.dead, |id| &self.slot(ObjcgId::from_raw(id)).next_dead).map(ObjcgId::from_raw)
     }
 
-    pub(super) fn account(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
-        let counters = self.counters(id, node);
-        add(&counters.compressed, bytes.compressed);
-        add(&counters.original, bytes.original);
-        add(&counters.payload, bytes.payload);
-        add(&counters.incompressible, bytes.incompressible);
+    /// Change the counters on the node, and count the events.
+    pub(super) fn change(&self, id: ObjcgId, node: NodeId, changes: &Changes) {
+        if !changes.has_no_bytes() {
+            let counters = self.counters(id, node);
+            let all = [&counters.compressed, &counters.original, &counters.payload, &counters.incompressible];
+            all.into_iter().zip(changes.bytes).for_each(|(counter, change)| add(counter, change));
+        }
+        let events = &self.slot(id).events;
+        events.iter().zip(changes.events).for_each(|(counter, n)| add(counter, n));
     }
 
-    pub(super) fn unaccount(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
-        let counters = self.counters(id, node);
-        sub(&counters.compressed, bytes.compressed);
-        sub(&counters.original, bytes.original);
-        sub(&counters.payload, bytes.payload);
-        sub(&counters.incompressible, bytes.incompressible);
-    }
-
-    /// Bytes on one node.
+    /// Bytes on one node; none where what was taken out is known and what came in lies in a stock.
     pub(super) fn bytes(&self, id: ObjcgId, node: NodeId) -> Bytes4 {
         let counters = self.counters(id, node);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned();
         Bytes4 {
-            compressed: counters.compressed.load(Ordering::Relaxed),
-            original: counters.original.load(Ordering::Relaxed),
-            payload: counters.payload.load(Ordering::Relaxed),
-            incompressible: counters.incompressible.load(Ordering::Relaxed),
+            compressed: read(&counters.compressed),
+            original: read(&counters.original),
+            payload: read(&counters.payload),
+            incompressible: read(&counters.incompressible),
         }
     }
 

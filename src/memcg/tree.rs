@@ -4,6 +4,7 @@
 //! Tree --Arc--> Shared +-- groups     by GroupIndex: words that chargers use            lock-free
 //!                      +-- objcgs     by ObjcgId: pointers, counts, counters            lock-free
 //!                      +-- climbs     charges under way                                 lock-free
+//!                      +-- stocks     what threads keep beside those          try-locks
 //!                      +-- hierarchy  names, children, lists of objcgs, free indexes    Rank::Tree
 //! ```
 //!
@@ -14,10 +15,11 @@ use super::group::Group;
 use super::handle::Memcg;
 use super::hierarchy::{Handover, Hierarchy, Switched};
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
-use super::objcg::{self, Objcg, Objcgs};
-use super::stat::{Bytes4, Event};
+use super::objcg::{self, Changes, Objcg, Objcgs};
+use super::stat::Bytes4;
+use super::stock::Stocks;
 use crate::sync::atomic::AtomicU32;
-use crate::sync::{Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
+use crate::sync::{self, Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
 use crate::units::{MAX_NODES, NodeId, NodeMask};
 use std::fmt;
 
@@ -33,13 +35,23 @@ pub struct TreeConfig {
     /// How often a refused charge waits, in all, for climbs that may be rolled back (the first waits are a few spins,
     /// later ones yield). At 0 a charge can be refused for another one's transient reservation.
     pub patience: u32,
+    /// Stocks of charge and counters, one of which a thread has to itself most of the time; rounded up to a power of two. 128 bytes
+    /// each, and at most 192 KiB of a limit. 0: every charge and count goes to the shared words.
+    pub stocks: usize,
     /// The bug that a model plants.
     pub planted: Planted,
 }
 
 impl Default for TreeConfig {
     fn default() -> Self {
-        TreeConfig { nodes: 1, objcg_ids: ObjcgId::MAX, stripes: 16, patience: 64, planted: Planted::NONE }
+        TreeConfig {
+            nodes: 1,
+            objcg_ids: ObjcgId::MAX,
+            stripes: 16,
+            patience: 64,
+            stocks: sync::default_stocks(),
+            planted: Planted::NONE,
+        }
     }
 }
 
@@ -61,6 +73,8 @@ pub(super) struct Shared {
     pub(super) objcgs: Objcgs,
     /// Charges under way.
     pub(super) climbs: Climbs,
+    /// What threads keep beside the words above.
+    pub(super) stocks: Stocks,
     hierarchy: Mutex<Hierarchy>,
     /// Takes part in every removal.
     keeper: Option<Keeper>,
@@ -136,6 +150,7 @@ impl Tree {
             dead_groups: AtomicU32::new(0),
             objcgs: Objcgs::new(config.nodes),
             climbs: Climbs::new(config.stripes),
+            stocks: Stocks::new(config.stocks),
             hierarchy: Mutex::new(Rank::Tree, Hierarchy::new()),
             config,
             keeper,
@@ -213,34 +228,22 @@ impl Tree {
     /// Add an object's bytes on `node`.
     #[inline]
     pub fn account(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
-        self.shared.objcgs.account(id, node, bytes);
+        self.shared.objcgs.change(id, node, &Changes::came(bytes, None));
     }
 
     /// Take an object's bytes on `node` away again.
-    ///
-    /// # Panics
-    /// When fewer are accounted there.
     #[inline]
     pub fn unaccount(&self, id: ObjcgId, node: NodeId, bytes: Bytes4) {
-        self.shared.objcgs.unaccount(id, node, bytes);
+        self.shared.objcgs.change(id, node, &Changes::went(bytes));
     }
 
     /// Move an object's bytes from one node to another; nothing is charged.
-    ///
-    /// # Panics
-    /// When fewer are accounted on `from`.
     #[inline]
     pub fn transfer(&self, id: ObjcgId, from: NodeId, to: NodeId, bytes: Bytes4) {
         if from != to {
-            self.shared.objcgs.account(id, to, bytes);
-            self.shared.objcgs.unaccount(id, from, bytes);
+            self.account(id, to, bytes);
+            self.unaccount(id, from, bytes);
         }
-    }
-
-    /// Count `n` occurrences of an event.
-    #[inline]
-    pub fn count(&self, id: ObjcgId, event: Event, n: u64) {
-        self.shared.objcgs.count(id, event, n);
     }
 
     /// Whether the owner and all its ancestors allow writeback now.

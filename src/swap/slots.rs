@@ -26,6 +26,7 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{CLUSTER_SLOTS, GrowTable, Mutex, MutexGuard, Rank, RwLock, Table};
 use crate::units::{MAX_SLOTS_IN_USE, Owner, Slot, SlotRange};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
 /// Slots that can be named; ranges are handed out below it and never again.
@@ -50,11 +51,33 @@ pub struct Slots {
 
 #[derive(Debug, Default)]
 struct Directory {
-    ordinals: HashMap<u64, u32>,
+    ordinals: HashMap<u64, u32, BuildHasherDefault<Spread>>,
     /// Ordinals that were reaped, to be used first.
     free: Vec<u32>,
     /// Ordinals ever used.
     used: u32,
+}
+
+/// Hashes the number of a virtual cluster. Nobody else chooses those, so nobody can make them collide on purpose.
+#[derive(Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only numbers of clusters are hashed");
+    }
+
+    #[inline]
+    fn write_u64(&mut self, cluster: u64) {
+        // Fibonacci hashing, and the high bits, which are the good ones, to both ends: the map looks at both.
+        let spread = cluster.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ spread >> 32;
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Debug)]

@@ -29,6 +29,13 @@ pub struct MutexGuard<'a, T> {
 
 impl<T> Mutex<T> {
     /// A mutex of this rank.
+    #[cfg(not(loom))]
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Mutex { rank, inner: imp::Mutex::new(value) }
+    }
+
+    /// A mutex of this rank. Loom makes none at compile time.
+    #[cfg(loom)]
     pub fn new(rank: Rank, value: T) -> Self {
         Mutex { rank, inner: imp::Mutex::new(value) }
     }

@@ -7,30 +7,36 @@
 //! |---|---|
 //! | [`atomic`] | atomics; under loom each carries a token (see there) |
 //! | [`Mutex`], [`RwLock`], [`Condvar`] | ranked locks; [`Rank`] is the lock order of the crate |
+//! | [`TryLock`] | a lock that is tried rather than waited for |
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
 //! | [`Tally`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
+//! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
 pub mod atomic;
 mod grow_table;
 mod lock;
 mod planted;
+mod process;
 mod rank;
 mod region;
 mod table;
 mod tally;
 pub mod thread;
+mod try_lock;
 
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use planted::{Bug, Planted};
+pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
-pub use region::Region;
+pub use region::{Region, prefetch};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
+pub use try_lock::{TryGuard, TryLock};
 
 #[cfg(loom)]
 pub use loom::sync::Arc;
@@ -39,6 +45,16 @@ pub use std::sync::Arc;
 
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
+
+/// Stocks of charge and counters a memcg tree has unless told otherwise: several for each core. Under loom none: what is modelled is the
+/// shared words, and stocks where a model asks for them.
+pub fn default_stocks() -> usize {
+    if cfg!(loom) { 0 } else { (4 * thread::available_parallelism()).clamp(8, 1024) }
+}
+
+/// Bytes of address space to leave to the global allocator and to stacks of threads. Under loom none: a region is memory of the
+/// allocator there, zeroed in every run of a model.
+pub const HEADROOM: usize = if cfg!(loom) { 0 } else { 16 << 20 };
 
 /// The most frames a zspage has. Under loom, few, for the same reason.
 pub const ZSPAGE_FRAMES: usize = if cfg!(loom) { 2 } else { 16 };

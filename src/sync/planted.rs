@@ -20,6 +20,12 @@ pub enum Bug {
     UnchargeSkipsGeneration,
     /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
     ObjcgSkipsSecondLook,
+    /// Recalling stocks leaves out those that somebody is at.
+    RecallSkipsTaken,
+    /// A charge is refused although bytes that would do lie in a stock.
+    RefusalSkipsRecall,
+    /// A stock is settled references first.
+    StockDropsReferencesFirst,
     /// Writeback switches the slot word although its record was cancelled.
     WritebackIgnoresCancel,
     /// Writeback switches the slot word before the bytes are on the device.
@@ -36,6 +42,14 @@ pub enum Bug {
     RehomeOutsideTheLock,
     /// The slot word is published before the bytes are written.
     PublishBeforeWrite,
+    /// Who removes an object by its handle does not claim it from others who do.
+    RemoveSkipsClaim,
+    /// Who removes an object by its handle gives the index back without ending its generation.
+    RemoveKeepsGeneration,
+    /// Stores of wide repeated words in one block do not exclude each other.
+    PatternWithoutLock,
+    /// A load of a wide repeated word does not look at the block's word again.
+    PatternSkipsSecondLook,
 }
 
 /// Which bug, if any, is planted.

@@ -66,6 +66,12 @@ impl Region {
         self.imp.prefetch(range);
     }
 
+    /// Have the caches fetch all lines of `range` to be written, where the machine takes such hints. Reads and writes nothing.
+    #[inline]
+    pub fn prefetch_for_write(&self, range: Range<usize>) {
+        self.imp.prefetch_for_write(range);
+    }
+
     /// Back `range` with memory now.
     ///
     /// # Errors
@@ -115,6 +121,19 @@ const MAX_VECTOR: usize = 64;
 /// Lines that a prefetch asks for; the machine's own prefetchers find the next ones.
 #[cfg(all(not(loom), target_arch = "x86_64", not(miri)))]
 const PREFETCH_LINES: usize = 4;
+
+/// Have the caches fetch the first lines of some bytes, where the machine takes such hints.
+#[inline]
+pub fn prefetch(bytes: &[u8]) {
+    #[cfg(all(not(loom), target_arch = "x86_64", not(miri)))]
+    for line in bytes.chunks(64).take(PREFETCH_LINES) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint: any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(all(not(loom), target_arch = "x86_64", not(miri))))]
+    let _ = bytes;
+}
 
 #[cfg(not(loom))]
 mod imp {
@@ -178,6 +197,18 @@ mod imp {
                 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
                 // SAFETY: a hint: any address will do.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(self.map.as_ptr().wrapping_add(line).cast()) };
+            }
+            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+            let _ = range;
+        }
+
+        #[inline]
+        pub(super) fn prefetch_for_write(&self, range: Range<usize>) {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            for line in (range.start & !63..range.end).step_by(64) {
+                use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+                // SAFETY: a hint: any address will do.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.map.as_ptr().wrapping_add(line).cast()) };
             }
             #[cfg(not(all(target_arch = "x86_64", not(miri))))]
             let _ = range;
@@ -331,6 +362,8 @@ mod imp {
         }
 
         pub(super) fn prefetch(&self, _range: Range<usize>) {}
+
+        pub(super) fn prefetch_for_write(&self, _range: Range<usize>) {}
 
         pub(super) fn discard_vector(&self, _ranges: &[Range<usize>]) -> usize {
             0

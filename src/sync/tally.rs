@@ -25,6 +25,20 @@ impl Tally {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
+    /// Make it at least `n`. Writes only where it was less.
+    #[inline]
+    pub fn raise(&self, n: u64) {
+        if self.get() < n {
+            self.0.fetch_max(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Begin anew from `n`.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// What it is. Exact when nobody counts.
     #[inline]
     pub fn get(&self) -> u64 {

@@ -10,18 +10,20 @@ pub use std::thread::{JoinHandle, scope, sleep, yield_now};
 /// # Errors
 /// When the system refuses one.
 #[cfg(not(loom))]
-pub fn spawn<F>(name: &str, f: F) -> std::io::Result<JoinHandle<()>>
+pub fn spawn<F, T>(name: &str, f: F) -> std::io::Result<JoinHandle<T>>
 where
-    F: FnOnce() + Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
 {
     std::thread::Builder::new().name(name.to_owned()).spawn(f)
 }
 
 /// Start a thread; loom's have no names.
 #[cfg(loom)]
-pub fn spawn<F>(_name: &str, f: F) -> std::io::Result<JoinHandle<()>>
+pub fn spawn<F, T>(_name: &str, f: F) -> std::io::Result<JoinHandle<T>>
 where
-    F: FnOnce() + 'static,
+    F: FnOnce() -> T + 'static,
+    T: 'static,
 {
     Ok(loom::thread::spawn(f))
 }

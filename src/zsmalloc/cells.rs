@@ -1,4 +1,4 @@
-//! [`HandleCells`]: the cells behind a store's handles.
+//! [`HandleCells`]: the cells behind a pool's own handles.
 //!
 //! ```text
 //! word         63      | 62 .... 61 | 60 ...... 48 | 47 .. 36 | 35 ............ 0
@@ -12,10 +12,10 @@
 //!   nobody else.
 //! - **C2** A cell in the free list is in nobody's hands; one whose generation is used up is never put there.
 
-use super::handle::Handle;
+use super::handle::{Handle, Tag};
 use super::pool::{Cells, Object};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Mutex, Rank, Table};
+use crate::sync::{Bug, Mutex, Planted, Rank, Table};
 use crate::units::{Location, Owner};
 use std::io;
 
@@ -24,9 +24,11 @@ const LEN_SHIFT: u32 = 48;
 const LEN_MASK: u64 = 0x1fff;
 const LOCATION_MASK: u64 = (1 << Location::BITS) - 1;
 
-/// The cells of a store. An index is the [`Owner`] its objects have.
+/// The cells of a pool with handles. An index is the [`Owner`] its objects have.
 #[derive(Debug)]
 pub struct HandleCells {
+    /// Tells the pool's handles from those of other pools.
+    tag: Tag,
     words: Table<AtomicU64>,
     generations: Table<AtomicU32>,
     free: Mutex<Free>,
@@ -51,8 +53,9 @@ fn object_of(word: u64) -> Option<Object> {
 }
 
 impl HandleCells {
-    pub(super) fn reserve(cells: u32) -> io::Result<Self> {
+    pub(super) fn reserve(cells: u32, tag: Tag) -> io::Result<Self> {
         Ok(HandleCells {
+            tag,
             words: Table::reserve(cells as usize)?,
             generations: Table::reserve(cells as usize)?,
             free: Mutex::new(Rank::Cells, Free { head: 0, made: 0 }),
@@ -61,6 +64,11 @@ impl HandleCells {
 
     fn word(&self, index: u32) -> &AtomicU64 {
         self.words.get(index as usize)
+    }
+
+    /// What the handles' tags say.
+    pub(super) fn tag(&self) -> u8 {
+        self.tag.number()
     }
 
     /// Cells there is room for.
@@ -109,9 +117,17 @@ impl HandleCells {
     }
 
     /// End a generation and take out the object it named, if it is the index's and names one.
-    pub(super) fn end(&self, index: u32, generation: u32) -> Option<Object> {
-        object_of(self.word(index).load(Ordering::Acquire))?;
+    pub(super) fn end(&self, index: u32, generation: u32, planted: Planted) -> Option<Object> {
+        let object = object_of(self.word(index).load(Ordering::Acquire))?;
         let stored = generation - 1;
+        if planted.is(Bug::RemoveSkipsClaim) {
+            self.generations.get(index as usize).store(stored + 1, Ordering::Release);
+            self.word(index).store(0, Ordering::Release);
+            return Some(object);
+        }
+        if planted.is(Bug::RemoveKeepsGeneration) {
+            return object_of(self.word(index).swap(0, Ordering::AcqRel));
+        }
         // Release pairs with `generation`; C1: of several who try, one succeeds.
         self.generations
             .get(index as usize)
@@ -126,9 +142,30 @@ impl HandleCells {
     pub(super) fn age(&self, index: u32, generation: u32) {
         self.generations.get(index as usize).store(generation - 1, Ordering::Release);
     }
+}
 
-    /// Check at a quiet point that each cell is free, retired, or names one of `live` objects.
-    pub(super) fn assert_valid(&self, live: u64) {
+impl Cells for HandleCells {
+    fn object(&self, owner: Owner) -> Option<Object> {
+        // Acquire pairs with `name` and `relocate`.
+        object_of(self.word(owner.0).load(Ordering::Acquire))
+    }
+
+    fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool {
+        let word = self.word(owner.0);
+        let moved = |word| {
+            let object = object_of(word).filter(|object| object.location == from)?;
+            Some(word_of(Object { location: to, ..object }))
+        };
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok()
+    }
+
+    /// Cells stay backed once they were given out.
+    fn memory_bytes(&self) -> u64 {
+        u64::from(self.made()) * (size_of::<u64>() + size_of::<u32>()) as u64
+    }
+
+    /// Each cell is free, retired, or names one of the objects.
+    fn assert_valid(&self, live: u64) {
         let free = self.free.lock();
         let (mut at, mut len) = (free.head, 0);
         while let Some(index) = at.checked_sub(1) {
@@ -149,24 +186,9 @@ impl HandleCells {
     }
 }
 
-impl Cells for HandleCells {
-    fn object(&self, owner: Owner) -> Option<Object> {
-        // Acquire pairs with `name` and `relocate`.
-        object_of(self.word(owner.0).load(Ordering::Acquire))
-    }
-
-    fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool {
-        let word = self.word(owner.0);
-        let moved = |word| {
-            let object = object_of(word).filter(|object| object.location == from)?;
-            Some(word_of(Object { location: to, ..object }))
-        };
-        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, moved).is_ok()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::super::handle::TagSpace;
     use super::*;
 
     const OBJECT: Object = Object { location: Location::from_raw(LOCATION_MASK), len: 4096 };
@@ -179,12 +201,12 @@ mod tests {
 
     #[test]
     fn an_index_whose_generations_are_used_up_is_retired() {
-        let cells = HandleCells::reserve(2).unwrap();
+        let cells = HandleCells::reserve(2, TagSpace::new().take().unwrap()).unwrap();
         let index = cells.take().unwrap();
         cells.age(index, Handle::LAST_GENERATION);
         cells.name(index, OBJECT);
-        assert_eq!(cells.end(index, Handle::LAST_GENERATION), Some(OBJECT));
-        assert_eq!(cells.end(index, Handle::LAST_GENERATION), None);
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION, Planted::NONE), Some(OBJECT));
+        assert_eq!(cells.end(index, Handle::LAST_GENERATION, Planted::NONE), None);
         cells.put(index);
         cells.assert_valid(0);
         let other = cells.take().unwrap();
@@ -194,14 +216,14 @@ mod tests {
 
     #[test]
     fn a_cell_moves_only_from_where_it_is() {
-        let cells = HandleCells::reserve(1).unwrap();
+        let cells = HandleCells::reserve(1, TagSpace::new().take().unwrap()).unwrap();
         let owner = Owner(cells.take().unwrap());
         cells.name(owner.0, OBJECT);
         let to = Location::from_raw(7);
         assert!(!cells.relocate(owner, to, OBJECT.location));
         assert!(cells.relocate(owner, OBJECT.location, to));
         assert_eq!(cells.object(owner), Some(Object { location: to, len: 4096 }));
-        assert_eq!(cells.end(owner.0, 1).map(|object| object.location), Some(to));
+        assert_eq!(cells.end(owner.0, 1, Planted::NONE).map(|object| object.location), Some(to));
         assert!(!cells.relocate(owner, to, OBJECT.location), "an object being freed stays where it is");
     }
 }

@@ -271,9 +271,8 @@ impl<C: Cells> Pool<C> {
                     Goal::Frame(z, f) if z == to => Some(f),
                     _ => None,
                 };
-                let allowed =
-                    |f| within.is_none_or(|mask| mask.contains(self.heap.arena.node_of(self.heap.frame(to, f))));
-                let slot = self.heap.reusable_slot(to, shape, |f| Some(f) != avoid && allowed(f))?;
+                let avoided = avoid.map_or(0, |f| 1 << f) | self.heap.frames_outside(to, shape, within);
+                let slot = self.heap.reusable_slot(to, shape, avoided)?;
                 let spot = self.heap.spot(to, index, slot);
                 // A frame that somebody is just having backed is touched already: warm or not, it is not ours to fill.
                 let [(one, _), (two, _)] = self.heap.parts(&spot, shape.size());

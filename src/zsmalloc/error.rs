@@ -61,7 +61,16 @@ pub enum Error {
     },
     /// A memcg is at its limit.
     #[error(transparent)]
-    Limit(#[from] memcg::LimitHit),
+    Limit(memcg::LimitHit),
+    /// The memcg that was to be charged was removed.
+    #[error(transparent)]
+    Memcg(memcg::Error),
+    /// The memcg that was to be charged is not of the tree that the pool was made with.
+    #[error("{path} is a memcg of another tree; use one of the tree that the pool was made with")]
+    ForeignMemcg {
+        /// Its path there.
+        path: String,
+    },
     /// The arena has no frame or run to give.
     #[error(transparent)]
     Arena(#[from] arena::Error),
@@ -91,33 +100,45 @@ fn at_most(capacity: &Option<u64>) -> String {
     capacity.map_or(String::new(), |bytes| format!(" of at most {bytes}"))
 }
 
-/// A refusal of a [`Store`](super::Store), which knows its handles.
+impl From<memcg::ChargeError> for Error {
+    fn from(refused: memcg::ChargeError) -> Self {
+        match refused {
+            memcg::ChargeError::Limit(hit) => Error::Limit(hit),
+            memcg::ChargeError::Offline(error) => Error::Memcg(error),
+            memcg::ChargeError::Foreign { path } => Error::ForeignMemcg { path },
+        }
+    }
+}
+
+/// A refusal of a [`Pool`](super::Pool) with handles of its own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StoreError {
-    /// The pool below refused.
+pub enum HandleError {
+    /// The pool has no room, or cannot hold such an object.
     #[error(transparent)]
     Pool(#[from] Error),
-    /// The handle is of another store.
-    #[error("{handle:?} is of the store with tag {theirs} and this one has tag {ours}; ask the store that made it")]
+    /// The handle is of another pool.
+    #[error("{handle:?} is of the pool with tag {theirs} and this one has tag {ours}; ask the pool that made it")]
     ForeignHandle {
         /// The handle.
         handle: Handle,
         /// Its tag.
         theirs: u8,
-        /// This store's tag.
+        /// This pool's tag.
         ours: u8,
     },
     /// The handle's index was never given out.
-    #[error("{handle:?} was never made by this store: it has made {made} indexes; check where the handle came from")]
+    #[error("{handle:?} was never made by this pool: it has made {made} indexes; check where the handle came from")]
     OutOfRange {
         /// The handle.
         handle: Handle,
         /// Indexes given out so far.
         made: u32,
     },
-    /// The handle's object was freed, and its index is free or another object's.
-    #[error("{handle:?} was freed before (its index is at generation {now}); drop handles when freeing their objects")]
+    /// The handle's object was removed, and its index is free or another object's.
+    #[error(
+        "{handle:?} was removed before (its index is at generation {now}); drop handles when removing their objects"
+    )]
     Stale {
         /// The handle.
         handle: Handle,
@@ -125,15 +146,15 @@ pub enum StoreError {
         now: u32,
     },
     /// Every index is in use or retired.
-    #[error("all {indexes} handles of the store are in use or retired; free objects or open another store")]
+    #[error("all {indexes} handles of the pool are in use or retired; remove objects or open another pool")]
     NoHandle {
         /// Indexes there are.
         indexes: u32,
     },
-    /// All tags belong to live stores.
-    #[error("{live} stores are open and tags only tell that many apart; close one first")]
+    /// All tags belong to live pools.
+    #[error("{live} pools are open and tags only tell that many apart; close one first")]
     NoTag {
-        /// Stores open.
+        /// Pools open.
         live: usize,
     },
 }

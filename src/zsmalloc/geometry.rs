@@ -255,6 +255,12 @@ impl SizeClass {
         self.straddles >> frame & 1 == 1
     }
 
+    /// Bit f: what [`straddles`](Self::straddles) says of frame f.
+    #[inline]
+    pub(super) fn straddlers(&self) -> u16 {
+        self.straddles
+    }
+
     /// Bytes of the slot at this byte offset in its frame that lie in that frame.
     #[inline]
     pub(super) fn first_part(&self, offset_in_frame: usize) -> usize {

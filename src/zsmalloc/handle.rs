@@ -1,18 +1,18 @@
-//! [`Handle`]: the name of an object in a [`Store`](super::Store), and [`TagSpace`], which tells stores apart.
+//! [`Handle`]: the name of an object in a [`Pool`](super::Pool), and [`TagSpace`], which tells pools apart.
 //!
 //! ```text
 //! bit   63 ..................... 32 | 31 ............... 8 | 7 .... 0
-//!       index of the cell           | generation           | tag of the store
+//!       index of the cell           | generation           | tag of the pool
 //!                                     1 to 2^24 - 1
 //! ```
 //!
 //! A generation is used for one object and never again: an index that has used its last is retired. So a handle that
-//! was freed is known as such for ever, and 0 is no handle. Tags are used again, in turn, when their store is closed.
+//! was freed is known as such for ever, and 0 is no handle. Tags are used again, in turn, when their pool is closed.
 
-use crate::sync::{Arc, Mutex, Rank};
+use crate::sync::{Arc, Mutex, MutexGuard, Rank, process_mutex};
 use std::fmt;
 
-/// Stores open at a time in one [`TagSpace`].
+/// Pools open at a time in one [`TagSpace`].
 const TAGS: usize = 256;
 
 /// A stable name for an object. Survives compaction; not a pointer.
@@ -55,13 +55,25 @@ impl Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "handle {}.{} of store {}", self.index(), self.generation(), self.tag())
+        write!(f, "handle {}.{} of pool {}", self.index(), self.generation(), self.tag())
     }
 }
 
-/// Tags for stores whose handles might be mixed up: give one `TagSpace` to all of them.
+/// Tags for pools whose handles might be mixed up: give one `TagSpace` to all of them. The default is one for the whole
+/// process.
 #[derive(Clone, Debug)]
-pub struct TagSpace(Arc<Mutex<Tags>>);
+pub struct TagSpace(Space);
+
+#[derive(Clone, Debug)]
+enum Space {
+    Process,
+    Own(Arc<Mutex<Tags>>),
+}
+
+process_mutex! {
+    /// Tags of the pools that were not told otherwise.
+    PROCESS: Tags = Rank::Leaf, Tags::NONE
+}
 
 #[derive(Debug)]
 struct Tags {
@@ -71,7 +83,11 @@ struct Tags {
     next: usize,
 }
 
-/// A tag that no other live store of its space has.
+impl Tags {
+    const NONE: Tags = Tags { used: [false; TAGS], live: 0, next: 0 };
+}
+
+/// A tag that no other live pool of its space has.
 #[derive(Debug)]
 pub(super) struct Tag {
     space: TagSpace,
@@ -79,19 +95,31 @@ pub(super) struct Tag {
 }
 
 impl TagSpace {
-    /// A space without stores.
+    /// A space without pools.
     pub fn new() -> Self {
-        TagSpace(Arc::new(Mutex::new(Rank::Leaf, Tags { used: [false; TAGS], live: 0, next: 0 })))
+        TagSpace(Space::Own(Arc::new(Mutex::new(Rank::Leaf, Tags::NONE))))
     }
 
-    /// Stores open.
+    /// The space that all pools of the process share which were not given another: two of them never have the same tag.
+    pub const fn process() -> Self {
+        TagSpace(Space::Process)
+    }
+
+    /// Pools open.
     pub fn live(&self) -> usize {
-        self.0.lock().live
+        self.lock().live
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tags> {
+        match &self.0 {
+            Space::Process => PROCESS.lock(),
+            Space::Own(tags) => tags.lock(),
+        }
     }
 
     /// A tag; `None` when all are in use.
     pub(super) fn take(&self) -> Option<Tag> {
-        let mut tags = self.0.lock();
+        let mut tags = self.lock();
         let tag = (0..TAGS).map(|k| (tags.next + k) % TAGS).find(|&tag| !tags.used[tag])?;
         tags.used[tag] = true;
         tags.live += 1;
@@ -101,8 +129,9 @@ impl TagSpace {
 }
 
 impl Default for TagSpace {
+    /// [`process`](Self::process).
     fn default() -> Self {
-        Self::new()
+        Self::process()
     }
 }
 
@@ -114,7 +143,7 @@ impl Tag {
 
 impl Drop for Tag {
     fn drop(&mut self) {
-        let mut tags = self.space.0.lock();
+        let mut tags = self.space.lock();
         tags.used[self.tag as usize] = false;
         tags.live -= 1;
     }

@@ -10,7 +10,7 @@
 //! backed outside it, after the slot is taken; they go warm under it, in constant time.
 //!
 //! Which slot is taken, cheapest first:
-//! 1. one in touched frames only, of the fullest zspage that has one, in its fullest frame: costs nothing;
+//! 1. one in touched frames only, of the fullest zspage that has one, in its first such frame: costs nothing;
 //! 2. of an open zspage the one that needs the fewest frames backed; a straddling one before others, for it uses what
 //!    its first frame has left;
 //! 3. of a new run, the same.
@@ -247,11 +247,9 @@ impl Heap {
         let list = |group| class.lists.head(group).filter(|_| taker.within.is_none());
         let roomy = Group::with_room().find_map(list);
         let (z, slot, fresh) = match roomy.or_else(|| list(Group::OPEN)) {
-            Some(z) if roomy.is_some() => (
-                z,
-                self.reusable_slot(z, shape, |_| true).expect("Z5: a zspage of this group has a reusable slot"),
-                false,
-            ),
+            Some(z) if roomy.is_some() => {
+                (z, self.reusable_slot(z, shape, 0).expect("Z5: a zspage of this group has a reusable slot"), false)
+            }
             Some(z) => {
                 (z, self.cheapest_slot(z, shape, Taker::ANYBODY).expect("an open zspage has a free slot"), false)
             }
@@ -277,7 +275,7 @@ impl Heap {
     fn find_for(&self, class: &Class, index: ClassIndex, taker: Taker) -> Option<Spot> {
         let shape = self.geometry.class(index);
         let some = |group| class.lists.iter(&self.zspages, group).take(LOOK_AT);
-        let reusable = |z| self.reusable_slot(z, shape, |f| taker.may_use(self.arena.node_of(self.frame(z, f))));
+        let reusable = |z| self.reusable_slot(z, shape, self.frames_outside(z, shape, taker.within));
         let mut roomy = Group::with_room().flat_map(some);
         roomy.find_map(|z| Some(self.spot(z, index, reusable(z)?))).or_else(|| {
             // A zspage with room only on other nodes may have untouched frames too.
@@ -286,31 +284,27 @@ impl Heap {
         })
     }
 
-    /// A free slot of touched frames, in the fullest of them, all of whose frames are `usable`. Straddling ones last: they
-    /// keep two frames.
-    pub(super) fn reusable_slot(
-        &self,
-        z: ZspageIndex,
-        shape: &SizeClass,
-        usable: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
+    /// The touched frames of a zspage, a bit each, that lie on nodes outside of the mask.
+    pub(super) fn frames_outside(&self, z: ZspageIndex, shape: &SizeClass, within: Option<NodeMask>) -> u16 {
+        let Some(mask) = within else { return 0 };
+        let outside = |f: &usize| !mask.contains(self.arena.node_of(self.frame(z, *f)));
+        (0..shape.chain()).filter(outside).fold(0, |bits, f| bits | 1 << f)
+    }
+
+    /// A free slot of touched frames, in the first that has one, touching none of the frames in `avoided`, a bit each: objects
+    /// gather at the front of a zspage. Straddling ones last: they keep two frames.
+    pub(super) fn reusable_slot(&self, z: ZspageIndex, shape: &SizeClass, avoided: u16) -> Option<usize> {
         let zspage = self.zspage(z);
-        let fullest = (0..shape.chain())
-            .filter(|&f| zspage.touching(f) > 0 && usable(f))
-            .map(|f| (zspage.free_inner(shape, f), f))
-            .filter(|&(free, _)| free > 0)
-            .min();
-        if let Some((_, f)) = fullest {
+        let inner = zspage.room() & !avoided;
+        if inner != 0 {
+            let f = inner.trailing_zeros() as usize;
+            // Without entries only the end of an object touches the frame.
             let Some(array) = zspage.array(f) else { return Some(shape.first(f)) };
             let free = (0..shape.inner(f)).find(|&k| self.entries.entry(array, k) == Entry::FREE);
             return Some(shape.first(f) + free.expect("Z1: the frame counts a free slot"));
         }
-        (0..shape.chain())
-            .find(|&f| {
-                let touched = zspage.free_straddler(shape, f) && zspage.touching(f) > 0 && zspage.touching(f + 1) > 0;
-                touched && usable(f) && usable(f + 1)
-            })
-            .map(|f| shape.first(f + 1) - 1)
+        let straddling = zspage.straddling_room(shape) & !avoided & !(avoided >> 1);
+        (straddling != 0).then(|| shape.first(straddling.trailing_zeros() as usize + 1) - 1)
     }
 
     /// The free slot that costs the least in frames, of a zspage without reusable ones that the taker may use.
@@ -352,7 +346,7 @@ impl Heap {
         let word = self.entries.word(array, spot.ordinal);
         debug_assert_eq!(self.entries.entry(array, spot.ordinal), Entry::FREE);
         word.store(Entry::reserved(objcg).raw(), Ordering::Release); // as every store of an entry: see `zspage`
-        let touched = zspage.count_in(spot.frame, spot.straddles);
+        let touched = zspage.count_in(shape, spot.frame, spot.straddles);
         class.inuse += 1;
         class.payload += len as u64;
         class.frames += touched as u64;
@@ -364,9 +358,9 @@ impl Heap {
     /// objects goes. Returns whether any frame did.
     pub(super) fn vacate(&self, class: &mut Class, spot: &Spot, len: usize) -> bool {
         let zspage = self.zspage(spot.zspage);
-        let size = self.geometry.class(spot.class).size();
-        self.arena.poison(spot.location, size);
-        let [first, second] = zspage.count_out(spot.frame, spot.straddles);
+        let shape = self.geometry.class(spot.class);
+        self.arena.poison(spot.location, shape.size());
+        let [first, second] = zspage.count_out(shape, spot.frame, spot.straddles);
         for (untouched, f) in [(first, spot.frame), (second, spot.frame + 1)] {
             if untouched {
                 self.arena.release(self.frame(spot.zspage, f));

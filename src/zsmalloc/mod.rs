@@ -1,7 +1,7 @@
 //! A size-class allocator for compressed objects that knows, for every byte, who owns it and on which node it lies.
 //!
 //! ```text
-//!   Store (handles of its own)     zswap (its slot words)     zram
+//!   handles of the pool's own      zswap (its slot words)     zram
 //!        |                              |                       |
 //!        +----------- cells ------------+-----------------------+     where an object is, by owner
 //!                       |
@@ -24,14 +24,15 @@
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
 //! | `migration` | moving objects off nodes they may not lie on |
-//! | `stats`, `valid` | numbers, and whether they are right |
-//! | `handle`, `cells`, `store` | a pool with handles of its own |
+//! | `stats`, `usage`, `valid` | numbers, where the bytes go, and whether all that is right |
+//! | `handle`, `cells`, `handles`, `builder` | handles of the pool's own |
 //!
 //! It does not know how objects are compressed, nor what an owner is.
 //!
 //! Locks: `Class`, then `Entries`, `Arena`. No system call happens under them. Readers take none, but for the last one
 //! of an object that was freed under it, who returns the slot.
 
+mod builder;
 mod cells;
 mod charge;
 mod compaction;
@@ -42,6 +43,7 @@ mod fullness;
 mod geometry;
 mod guard;
 mod handle;
+mod handles;
 mod heap;
 #[cfg(all(test, not(loom)))]
 mod interleavings;
@@ -49,22 +51,25 @@ mod migration;
 mod pool;
 mod share;
 mod stats;
-mod store;
 mod uncommitted;
+mod usage;
 mod valid;
 mod zspage;
 
+pub use builder::Builder;
+pub(crate) use builder::default_limit;
 pub use cells::HandleCells;
 pub use compaction::Compacted;
-pub use error::{Error, StoreError};
+pub use error::{Error, HandleError};
 pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};
 pub use guard::ReadGuard;
 pub use handle::{Handle, TagSpace};
+pub use handles::{Draft, StillInUse};
 pub use migration::{MovedOff, Moving};
 pub use pool::{Cells, Object, Pool, PoolConfig};
 pub use share::Original;
-pub use stats::{ClassStats, Classes, Stats};
-pub use store::{Draft, StillInUse, Store};
+pub use stats::{ClassStats, ClassTotal, Classes, Stats};
 pub use uncommitted::{Published, Uncommitted};
+pub use usage::Usage;
 pub use valid::LiveObject;

@@ -22,6 +22,7 @@
 //!   fails, because the object is being freed, the copy goes. All under the class lock, so `free` comes before or
 //!   after.
 
+use super::cells::HandleCells;
 use super::charge::Charge;
 use super::entry::{Entry, State};
 use super::error::Error;
@@ -31,7 +32,7 @@ use super::heap::{Heap, Spot, Taker};
 use super::share::{Original, Owed};
 use super::uncommitted::Uncommitted;
 use crate::arena::{self, Arena};
-use crate::memcg::{Objcg, ObjcgId, Tree};
+use crate::memcg::{Event, Memcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Bug, Planted};
@@ -46,6 +47,21 @@ pub trait Cells: Send + Sync {
     /// If the owner's cell names an object at `from`, let it name the same object at `to`, other bits of the cell kept
     /// (compare-exchange with release), and say whether it was done. Called under a class lock: atomics only.
     fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool;
+
+    /// Check the cells by themselves, at a quiet point at which `objects` objects are live: [`Pool::assert_valid`] asks.
+    /// Does nothing unless there is something to check.
+    ///
+    /// # Panics
+    /// When an invariant of the cells does not hold.
+    fn assert_valid(&self, objects: u64) {
+        let _ = objects;
+    }
+
+    /// Bytes of memory behind cells that were made for this pool alone: [`Pool::usage`] asks. 0 where a client has them
+    /// for other reasons too.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<C: Cells> Cells for Arc<C> {
@@ -54,6 +70,12 @@ impl<C: Cells> Cells for Arc<C> {
     }
     fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool {
         (**self).relocate(owner, from, to)
+    }
+    fn assert_valid(&self, objects: u64) {
+        (**self).assert_valid(objects);
+    }
+    fn memory_bytes(&self) -> u64 {
+        (**self).memory_bytes()
     }
 }
 
@@ -75,6 +97,8 @@ pub struct PoolConfig {
     pub accounting: Option<Tree>,
     /// What counts as an object's original bytes.
     pub original: Original,
+    /// The event that is counted for each object published.
+    pub stored: Option<Event>,
     /// For models.
     #[doc(hidden)]
     pub planted: Planted,
@@ -87,18 +111,23 @@ impl Default for PoolConfig {
             geometry: Geometry::default(),
             accounting: None,
             original: Original::Fixed(crate::units::PAGE_SIZE as u64),
+            stored: None,
             planted: Planted::NONE,
         }
     }
 }
 
-/// An allocator of compressed objects; see the [layer](super) and, for handles of its own, [`Store`](super::Store).
+/// An allocator of compressed objects; see the [layer](super).
+///
+/// Its cells say how objects are named: with [`HandleCells`] by [`Handle`](super::Handle)s of the pool's own (`insert`, `draft`,
+/// `get`, `remove`, `close`), with a client's cells by owner (`malloc`, `read`, `free`). The rest is the same.
 #[derive(Debug)]
-pub struct Pool<C: Cells> {
+pub struct Pool<C: Cells = HandleCells> {
     pub(super) heap: Heap,
     pub(super) cells: C,
     pub(super) accounting: Option<Tree>,
     pub(super) original: Original,
+    pub(super) stored: Option<Event>,
     pub(super) planted: Planted,
 }
 
@@ -113,8 +142,8 @@ impl<C: Cells> Pool<C> {
         if let Some(tree) = config.accounting.as_ref().filter(|tree| tree.nodes() != nodes) {
             return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
         }
-        let PoolConfig { geometry, accounting, original, planted } = config;
-        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, planted })
+        let PoolConfig { geometry, accounting, original, stored, planted } = config;
+        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, stored, planted })
     }
 
     /// The cells.
@@ -243,26 +272,26 @@ impl<C: Cells> Drop for Pool<C> {
 }
 
 impl<C: Cells> Pool<C> {
-    /// Take a slot for `len` bytes near `node`, charged to `objcg`, to be written and published. The charge and the
-    /// slot are given back if the result is dropped.
+    /// Take a slot for `len` bytes near `node`, charged to `memcg` if the pool counts, to be written and published. The charge
+    /// and the slot are given back if the result is dropped.
     ///
     /// When `node` has no room left, other nodes are tried in order of their distance; of those, only nodes that the owner's
     /// memcg and its ancestors [allow](crate::memcg::Memcg::set_nodes).
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::NodesFull`] when no allowed node has
-    /// room; [`Error::Arena`] when the arena is at its limit; [`Error::Entries`].
+    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Memcg`] when it was removed;
+    /// [`Error::NodesFull`] when no allowed node has room; [`Error::Arena`] when the arena is at its limit;
+    /// [`Error::Entries`].
     ///
     /// # Locks
     /// Takes `Class`, and below; makes system calls: call it outside all locks.
-    pub fn malloc(&self, objcg: Option<Objcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
+    pub fn malloc(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
         let class = self.heap.geometry.class_of(len).ok_or(Error::Length { len })?;
         let nodes = self.heap.arena.topology();
         if node.index() >= nodes.len() {
             return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
         }
-        let objcg = if self.accounting.is_some() { objcg } else { None };
-        let charge = Charge::take(objcg, self.heap.geometry.class(class).size())?;
+        let charge = Charge::take(self.accounting.as_ref(), memcg, self.heap.geometry.class(class).size())?;
         let spot = self.place(class, len, node, charge.objcg())?;
         Ok(Uncommitted::new(self, spot, len, charge))
     }
@@ -296,6 +325,7 @@ impl<C: Cells> Pool<C> {
                 let taker = Taker { objcg, within };
                 let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len, taker)?;
                 let frames = 1 + usize::from(spot.straddles);
+                arena.prefetch_for_write(spot.location, len);
                 match arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
                     Ok(()) => {
                         let now = if trusting { within } else { self.within(objcg) };

@@ -13,7 +13,7 @@
 //! The sums are exact whatever the split (T4.5 in the reference of the kernel's series).
 
 use super::heap::{Heap, Spot};
-use crate::memcg::{Bytes4, ObjcgId, Tree};
+use crate::memcg::{Bytes4, Event, ObjcgId, Tree};
 use crate::units::{NodeId, PAGE_SIZE};
 
 /// Bytes that count as original for an object.
@@ -51,7 +51,11 @@ fn split(size: usize, len: usize, first: usize, original: Original) -> [Bytes4; 
     let incompressible = |bytes| if len == PAGE_SIZE as u64 { bytes } else { 0 };
     let one = Bytes4 {
         compressed: first,
-        original: (u128::from(original) * u128::from(first) / u128::from(size)) as u64,
+        original: if first == size {
+            original
+        } else {
+            (u128::from(original) * u128::from(first) / u128::from(size)) as u64
+        },
         payload: first.min(len),
         incompressible: incompressible(first),
     };
@@ -66,11 +70,18 @@ fn split(size: usize, len: usize, first: usize, original: Original) -> [Bytes4; 
 
 impl Shares {
     /// Shares of the object in a slot in use, whose frames are owned.
+    #[inline]
     pub(super) fn of(heap: &Heap, spot: &Spot, len: usize, original: Original) -> Self {
         let size = heap.geometry.class(spot.class).size();
         let [(one, first), (two, _)] = heap.parts(spot, size);
+        let (node, other) = (heap.arena.node_of(one), heap.arena.node_of(two));
+        // Both parts of most objects lie on one node: nothing to divide by.
+        if node == other {
+            let [whole, none] = split(size, len, size, original);
+            return Shares([(node, whole), (other, none)]);
+        }
         let [a, b] = split(size, len, first, original);
-        Shares([(heap.arena.node_of(one), a), (heap.arena.node_of(two), b)])
+        Shares([(node, a), (other, b)])
     }
 
     /// The parts that are not empty.
@@ -78,7 +89,16 @@ impl Shares {
         self.0.into_iter().filter(|(_, bytes)| *bytes != Bytes4::default())
     }
 
-    /// Count them. Before the object is live, so that nobody takes out what is not yet in.
+    /// Count them, and the event.
+    pub(super) fn enter(&self, tree: &Tree, objcg: ObjcgId, event: Option<Event>) {
+        let [(node, bytes), (other, rest)] = self.0;
+        tree.enter(objcg, node, bytes, event);
+        if rest != Bytes4::default() {
+            tree.enter(objcg, other, rest, None);
+        }
+    }
+
+    /// Count them in.
     pub(super) fn add(&self, tree: &Tree, objcg: ObjcgId) {
         for (node, bytes) in self.iter() {
             tree.account(objcg, node, bytes);
@@ -117,9 +137,11 @@ impl Owed {
 
     /// Take it out of every counter, and drop the entry's reference. Neither locks nor allocates.
     pub(super) fn pay(self, tree: &Tree) {
-        self.shares.remove(tree, self.objcg);
-        tree.uncharge(self.objcg, self.size as u64);
-        tree.put(self.objcg);
+        let [(node, bytes), (other, rest)] = self.shares.0;
+        if rest != Bytes4::default() {
+            tree.unaccount(self.objcg, other, rest);
+        }
+        tree.leave(self.objcg, node, bytes, self.size as u64);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::fullness::Group;
 use super::geometry::ClassIndex;
 use super::pool::{Cells, Pool};
-use crate::units::FRAME_SIZE;
+use crate::units::{FRAME_SIZE, NodeId};
 use std::fmt;
 
 /// Sums over a pool. Each class is exact at the time it is looked at; together they are at a quiet point.
@@ -35,6 +35,8 @@ pub struct ClassStats {
     pub class: ClassIndex,
     /// Bytes of a slot.
     pub size: usize,
+    /// Slots of a zspage.
+    pub objs_per_zspage: usize,
     /// Frames of a zspage.
     pub pages_per_zspage: usize,
     /// Zspages by fullness of the frames they touch: index 1 is up to 10%, .., 10 up to 99%, 11 full, 12 with room
@@ -49,6 +51,23 @@ pub struct ClassStats {
     /// Frames touched.
     pub pages_used: u64,
     /// Frames that compaction could win at most: the reusable slots over the slots of a frame.
+    pub freeable: u64,
+}
+
+/// Sums over classes: the last line of the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassTotal {
+    /// As [`ClassStats::zspages`].
+    pub zspages: [u64; Group::COUNT],
+    /// Slots in use, and free slots in touched frames.
+    pub obj_allocated: u64,
+    /// Slots in use.
+    pub obj_used: u64,
+    /// Payload bytes of those.
+    pub payload_bytes: u64,
+    /// Frames touched.
+    pub pages_used: u64,
+    /// Frames that compaction could win at most.
     pub freeable: u64,
 }
 
@@ -81,15 +100,33 @@ impl<C: Cells> Pool<C> {
         sum
     }
 
-    /// Every class.
+    /// Every class, all nodes together.
     ///
     /// # Locks
     /// Takes `Class`, one at a time.
     pub fn classes(&self) -> Classes {
+        self.rows(|| self.heap.arena.topology().nodes())
+    }
+
+    /// Every class, with the zspages whose home is `node` only.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    ///
+    /// # Locks
+    /// Takes `Class`, one at a time.
+    pub fn classes_on(&self, node: NodeId) -> Classes {
+        let nodes = self.heap.arena.topology().len();
+        assert!(node.index() < nodes, "there is no {node}; the pool was made for {nodes} nodes, numbered from 0");
+        self.rows(|| std::iter::once(node))
+    }
+
+    fn rows<N: Iterator<Item = NodeId>>(&self, nodes: impl Fn() -> N) -> Classes {
         let rows = self.heap.geometry.classes().map(|(index, shape)| {
             let mut row = ClassStats {
                 class: index,
                 size: shape.size(),
+                objs_per_zspage: shape.slots(),
                 pages_per_zspage: shape.chain(),
                 zspages: [0; Group::COUNT],
                 obj_allocated: 0,
@@ -98,7 +135,7 @@ impl<C: Cells> Pool<C> {
                 pages_used: 0,
                 freeable: 0,
             };
-            for node in self.heap.arena.topology().nodes() {
+            for node in nodes() {
                 let class = self.heap.lock(index, node);
                 for group in Group::all() {
                     row.zspages[group.index()] += u64::from(class.lists.len(group));
@@ -115,33 +152,46 @@ impl<C: Cells> Pool<C> {
     }
 }
 
+impl Classes {
+    /// Heads of the columns of zspages: the share of the bytes of touched frames that slots in use take, up to; and zspages
+    /// with room only where no frame is touched. `ClassStats::zspages[1 + k]` belongs to head `k`.
+    pub const GROUPS: [&'static str; Group::COUNT - 1] =
+        ["10%", "20%", "30%", "40%", "50%", "60%", "70%", "80%", "90%", "99%", "100%", "open"];
+
+    /// Sums over the classes.
+    pub fn total(&self) -> ClassTotal {
+        let mut total = ClassTotal::default();
+        for row in &self.0 {
+            total.zspages.iter_mut().zip(row.zspages).for_each(|(sum, n)| *sum += n);
+            total.obj_allocated += row.obj_allocated;
+            total.obj_used += row.obj_used;
+            total.payload_bytes += row.payload_bytes;
+            total.pages_used += row.pages_used;
+            total.freeable += row.freeable;
+        }
+        total
+    }
+}
+
 impl fmt::Display for Classes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " class  size")?;
-        for head in ["10%", "20%", "30%", "40%", "50%", "60%", "70%", "80%", "90%", "99%", "100%", "open"] {
+        write!(f, "{:>6} {:>5}", "class", "size")?;
+        for head in Self::GROUPS {
             write!(f, " {head:>6}")?;
         }
         writeln!(f, " obj_allocated   obj_used pages_used pages_per_zspage freeable")?;
-        let mut total = [0; Group::COUNT + 4];
+        let groups = |f: &mut fmt::Formatter<'_>, zspages: &[u64; Group::COUNT]| {
+            zspages[1..].iter().try_for_each(|count| write!(f, " {count:>6}"))
+        };
         for row in &self.0 {
             write!(f, "{:>6} {:>5}", row.class.0, row.size)?;
-            for count in &row.zspages[1..] {
-                write!(f, " {count:>6}")?;
-            }
+            groups(f, &row.zspages)?;
             let ClassStats { obj_allocated, obj_used, pages_used, pages_per_zspage, freeable, .. } = row;
             writeln!(f, " {obj_allocated:>13} {obj_used:>10} {pages_used:>10} {pages_per_zspage:>16} {freeable:>8}")?;
-            let rest = [*obj_allocated, *obj_used, *pages_used, *freeable];
-            for (sum, value) in total.iter_mut().zip(row.zspages.into_iter().chain(rest)) {
-                *sum += value;
-            }
         }
+        let ClassTotal { zspages, obj_allocated, obj_used, pages_used, freeable, .. } = self.total();
         write!(f, "\n {:<11}", "Total")?;
-        for count in &total[1..Group::COUNT] {
-            write!(f, " {count:>6}")?;
-        }
-        let [allocated, used, pages, freeable] = total[Group::COUNT..] else {
-            unreachable!("four sums follow the groups")
-        };
-        writeln!(f, " {allocated:>13} {used:>10} {pages:>10} {:>16} {freeable:>8}", "")
+        groups(f, &zspages)?;
+        writeln!(f, " {obj_allocated:>13} {obj_used:>10} {pages_used:>10} {:>16} {freeable:>8}", "")
     }
 }

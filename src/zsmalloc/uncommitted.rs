@@ -13,20 +13,20 @@ use super::entry::Entry;
 use super::error::Error;
 use super::heap::Spot;
 use super::pool::{Cells, Pool};
-use super::share::Shares;
+use super::share::{Owed, Shares};
 use crate::memcg::ObjcgId;
 use crate::sync::atomic::Ordering;
 use crate::units::{Location, NodeId, Owner};
 
-/// A slot that is charged and backed, and that only its holder knows.
+/// A slot that is charged, counted and backed, and that only its holder knows.
 #[derive(Debug)]
 #[must_use = "dropped, it gives everything back"]
 pub struct Uncommitted<'a, C: Cells> {
     pool: &'a Pool<C>,
     spot: Spot,
     len: usize,
-    /// Taken out when published.
-    charge: Option<Charge>,
+    /// Who is charged. The reference and the bytes are an entry's once it is published.
+    objcg: ObjcgId,
     /// Every byte of the payload was written, so that none of an earlier object is left.
     written: bool,
 }
@@ -43,8 +43,15 @@ pub struct Published<'a, C: Cells> {
 // === impl Uncommitted ===
 
 impl<'a, C: Cells> Uncommitted<'a, C> {
-    pub(super) fn new(pool: &'a Pool<C>, spot: Spot, len: usize, charge: Charge) -> Self {
-        Uncommitted { pool, spot, len, charge: Some(charge), written: false }
+    /// `charge` is taken over. Counted here and not when it is published: writing the payload waits for memory, and whatever
+    /// changes a shared word waits for what was written before.
+    #[inline]
+    pub(super) fn new(pool: &'a Pool<C>, spot: Spot, len: usize, charge: Charge<'_>) -> Self {
+        let objcg = charge.into_id();
+        if let Some(tree) = pool.accounting.as_ref().filter(|_| !objcg.is_none()) {
+            Shares::of(&pool.heap, &spot, len, pool.original).enter(tree, objcg, pool.stored);
+        }
+        Uncommitted { pool, spot, len, objcg, written: false }
     }
 
     /// Payload length in bytes.
@@ -65,7 +72,7 @@ impl<'a, C: Cells> Uncommitted<'a, C> {
 
     /// Who is charged.
     pub fn objcg(&self) -> ObjcgId {
-        self.charge.as_ref().map_or(ObjcgId::NONE, Charge::objcg)
+        self.objcg
     }
 
     /// Write the payload.
@@ -98,26 +105,39 @@ impl<'a, C: Cells> Uncommitted<'a, C> {
 
     /// Make it an object of `owner`. The owner's cell must name it ([`Published::location`]) before the result is
     /// dropped, unless it is [cancelled](Published::cancel). What was not written is zero.
-    pub fn publish(mut self, owner: Owner) -> Published<'a, C> {
+    pub fn publish(self, owner: Owner) -> Published<'a, C> {
+        let (pool, spot, len) = (self.pool, self.spot, self.len);
+        self.go_live(owner, 1);
+        Published { pool, spot, owner, len }
+    }
+
+    /// The same for an owner whose cell names it already, and whom nobody knows yet: somebody who did would look at the cell
+    /// again and again until this is done.
+    pub(super) fn publish_named(self, owner: Owner) {
+        self.go_live(owner, 0);
+    }
+
+    fn go_live(mut self, owner: Owner, pins: u32) {
         if !self.written {
             self.fill(|_| ());
         }
-        let (pool, spot, len) = (self.pool, self.spot, self.len);
-        let objcg = self.charge.take().map_or(ObjcgId::NONE, Charge::into_id);
-        std::mem::forget(self); // an entry owns the rest now
-        if let Some(tree) = pool.accounting.as_ref().filter(|_| !objcg.is_none()) {
-            Shares::of(&pool.heap, &spot, len, pool.original).add(tree, objcg);
-        }
-        // Release pairs with the acquire of pins: bytes, descriptors and counters come before.
-        pool.heap.word(&spot).store(Entry::live(owner, objcg, 1).raw(), Ordering::Release);
-        Published { pool, spot, owner, len }
+        // Release pairs with the acquire of pins: bytes and descriptors come before.
+        self.pool.heap.word(&self.spot).store(Entry::live(owner, self.objcg, pins).raw(), Ordering::Release);
+        std::mem::forget(self); // the entry owns it now
     }
 }
 
 impl<C: Cells> Drop for Uncommitted<'_, C> {
     fn drop(&mut self) {
-        if self.pool.give_back(&self.spot, self.len) {
-            self.pool.maintain();
+        let pool = self.pool;
+        let owed = Owed::new(&pool.heap, &self.spot, self.len, pool.original, self.objcg);
+        let released = pool.give_back(&self.spot, self.len);
+        if let Some(tree) = pool.accounting.as_ref().filter(|_| owed.is_some()) {
+            pool.stored.inspect(|&event| tree.uncount(self.objcg, event));
+        }
+        pool.pay(owed);
+        if released {
+            pool.maintain();
         }
     }
 }

@@ -121,6 +121,8 @@ impl<C: Cells> Pool<C> {
                 "Z1: frame {f} of {z:?} has entries if objects start in it"
             );
             assert_eq!(zspage.touching(f), touching[f], "Z2: {z:?} counts the objects that touch frame {f}");
+            let room = starting[f] - usize::from(straddling >> f & 1 == 1) < shape.inner(f) && touching[f] > 0;
+            assert_eq!(zspage.room() >> f & 1 == 1, room, "Z2: {z:?} knows whether frame {f} has room");
             assert_eq!(
                 zspage.straddling(f),
                 straddling >> f & 1 == 1,
@@ -189,7 +191,8 @@ impl<C: Cells> Pool<C> {
     /// - each zspage is in the list of its class, node and fullness, and its counts are what its entries say (Z1 to
     ///   Z5);
     /// - frames are backed where objects lie, arrays of entries are there where objects start (E1 to E4);
-    /// - every live object is what its owner's cell names, unless a guard holds it;
+    /// - every live object is what its owner's cell names, unless a guard holds it; the cells hold what they promise
+    ///   ([`Cells::assert_valid`]);
     /// - payload per class is exact, and so is what every memcg is charged and counted for on every node, if the tree
     ///   serves this pool alone.
     ///
@@ -211,9 +214,11 @@ impl<C: Cells> Pool<C> {
             let named = || panic!("{entry:?} is at {:?} and its owner's cell names something else", spot.location);
             self.len_of(spot, entry).unwrap_or_else(named)
         };
+        let mut objects = 0;
         let mut payload: HashMap<(ClassIndex, NodeId), u64> = HashMap::new();
         self.for_each_slot(|spot, entry, node| {
             assert_ne!(entry.state(), State::Reserved, "nobody writes an object at a quiet point");
+            objects += u64::from(entry.state() == State::Live);
             if entry.state() != State::Free {
                 *payload.entry((spot.class, node)).or_default() += len_of(spot, entry) as u64;
             }
@@ -227,6 +232,7 @@ impl<C: Cells> Pool<C> {
         if let Some(tree) = &self.accounting {
             self.check_counters(tree, &self.sums(len_of));
         }
+        self.cells.assert_valid(objects);
         self.heap.arena.assert_valid();
     }
 }

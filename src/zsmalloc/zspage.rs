@@ -1,10 +1,10 @@
 //! [`Zspage`]: the descriptor of a zspage, in a table indexed by run.
 //!
 //! ```text
-//! byte    0                       64            80            96   104                     116   128
-//!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
-//!         | array of frame 0..15  | starting    | touching    |links |used|room|cls |strd|ngf|    |
-//!         +-----------------------+-------------+-------------+------+----+----+----+----+---+----+
+//! byte    0                       64            80            96   104                          118  128
+//!         +-----------------------+-------------+-------------+------+----+----+----+----+----+----+--+----+
+//!         | array of frame 0..15  | starting    | touching    |links |used|free|cls |strd|tchd|room|ng|    |
+//!         +-----------------------+-------------+-------------+------+----+----+----+----+----+----+--+----+
 //! ```
 //!
 //! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's
@@ -16,7 +16,7 @@
 //! Invariants, for each frame f of a zspage in use:
 //! - **Z1** `starting[f]` = entries of f's array that are not free; `arrays[f]` is an array exactly if that is not 0.
 //! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is
-//!   in use; `frames` = frames where this is not 0.
+//!   in use; bit f of `touched`: this is not 0. Bit f of `room`: nor are all slots in use that lie wholly in f.
 //! - **Z3** Bit f of `straddling`: the slot that straddles from f to f+1 is in use.
 //! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last
 //!   class and node are 0.
@@ -55,12 +55,14 @@ pub(super) struct Zspage {
     class: AtomicU16,
     /// Bit f: the slot that straddles from frame f is in use.
     straddling: AtomicU16,
+    /// Bit f: a slot in use has a byte in frame f.
+    touched: AtomicU16,
+    /// Bit f: frame f is touched, and a slot that lies wholly in it is free.
+    room: AtomicU16,
     /// Home node: whose list it is in.
     node: AtomicU8,
     /// Fullness group: which list.
     group: AtomicU8,
-    /// Frames touched.
-    frames: AtomicU8,
 }
 
 const _: () = assert!(cfg!(loom) || size_of::<Zspage>() == 128);
@@ -96,7 +98,20 @@ impl Zspage {
 
     /// Frames touched.
     pub(super) fn frames(&self) -> usize {
-        self.frames.load(Relaxed).into()
+        self.touched.load(Relaxed).count_ones() as usize
+    }
+
+    /// Bit f: frame f is touched and has a free slot that needs no other.
+    #[inline]
+    pub(super) fn room(&self) -> u16 {
+        self.room.load(Relaxed)
+    }
+
+    /// Bit f: the slot that straddles from frame f is free and needs no new frame.
+    #[inline]
+    pub(super) fn straddling_room(&self, class: &SizeClass) -> u16 {
+        let touched = self.touched.load(Relaxed);
+        class.straddlers() & !self.straddling.load(Relaxed) & touched & touched >> 1
     }
 
     pub(super) fn reusable(&self) -> usize {
@@ -149,13 +164,12 @@ impl Zspage {
 
     /// What Z5 says `reusable` is.
     pub(super) fn count_reusable(&self, class: &SizeClass) -> usize {
-        let touched = (0..class.chain()).filter(|&f| self.touching(f) > 0);
-        touched
-            .map(|f| {
-                let straddler = self.free_straddler(class, f) && self.touching(f + 1) > 0;
-                self.free_inner(class, f) + usize::from(straddler)
-            })
-            .sum()
+        let (mut left, mut inner) = (self.room(), 0);
+        while left != 0 {
+            inner += self.free_inner(class, left.trailing_zeros() as usize);
+            left &= left - 1;
+        }
+        inner + self.straddling_room(class).count_ones() as usize
     }
 
     pub(super) fn set_class(&self, class: ClassIndex, node: NodeId) {
@@ -184,25 +198,28 @@ impl Zspage {
     }
 
     /// Count a slot that starts in `frame` and `straddles` into the next. Returns how many frames are touched anew.
-    pub(super) fn count_in(&self, frame: usize, straddles: bool) -> usize {
-        let bump = |count: &AtomicU8| {
-            let old = count.load(Relaxed);
-            count.store(old + 1, Relaxed);
-            usize::from(old == 0)
-        };
+    pub(super) fn count_in(&self, class: &SizeClass, frame: usize, straddles: bool) -> usize {
+        let bump = |count: &AtomicU8| count.store(count.load(Relaxed) + 1, Relaxed);
         bump(&self.starting[frame]);
+        bump(&self.touching[frame]);
         self.inuse.store(self.inuse.load(Relaxed) + 1, Relaxed);
-        let mut anew = bump(&self.touching[frame]);
+        let mut now = 1 << frame;
         if straddles {
+            bump(&self.touching[frame + 1]);
             self.straddling.store(self.straddling.load(Relaxed) | 1 << frame, Relaxed);
-            anew += bump(&self.touching[frame + 1]);
+            now |= 2 << frame;
         }
-        self.frames.store(self.frames.load(Relaxed) + anew as u8, Relaxed);
-        anew
+        let touched = self.touched.load(Relaxed);
+        self.touched.store(touched | now, Relaxed);
+        self.settle_room(class, frame);
+        if straddles {
+            self.settle_room(class, frame + 1);
+        }
+        (now & !touched).count_ones() as usize
     }
 
     /// Undo [`count_in`](Self::count_in). Returns which of the two frames are untouched now.
-    pub(super) fn count_out(&self, frame: usize, straddles: bool) -> [bool; 2] {
+    pub(super) fn count_out(&self, class: &SizeClass, frame: usize, straddles: bool) -> [bool; 2] {
         let drop = |count: &AtomicU8| {
             let new = count.load(Relaxed) - 1;
             count.store(new, Relaxed);
@@ -215,8 +232,19 @@ impl Zspage {
             self.straddling.store(self.straddling.load(Relaxed) & !(1 << frame), Relaxed);
             drop(&self.touching[frame + 1])
         };
-        let gone = u8::from(first) + u8::from(second);
-        self.frames.store(self.frames.load(Relaxed) - gone, Relaxed);
+        let gone = u16::from(first) << frame | u16::from(second) << 1 << frame;
+        self.touched.store(self.touched.load(Relaxed) & !gone, Relaxed);
+        self.settle_room(class, frame);
+        if second {
+            self.settle_room(class, frame + 1);
+        }
         [first, second]
+    }
+
+    /// Restore the frame's bit of `room` (Z2) after a count of it has changed.
+    fn settle_room(&self, class: &SizeClass, frame: usize) {
+        let has = self.touching(frame) > 0 && self.free_inner(class, frame) > 0;
+        let others = self.room.load(Relaxed) & !(1 << frame);
+        self.room.store(others | u16::from(has) << frame, Relaxed);
     }
 }

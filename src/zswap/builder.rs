@@ -1,20 +1,19 @@
 //! [`Builder`]: how an instance is described.
 
 use super::Error;
-use super::cells::SlotCells;
 use super::core::{Core, Policy, Zswap};
 use super::inflight::Inflight;
-use super::lru::Lru;
+use super::reserve::{Asked, Reserved};
 use super::stats::Counters;
 use super::worker::{Mailbox, Worker};
-use crate::arena::{Arena, ArenaConfig, Topology};
+use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::{Tree, TreeConfig};
-use crate::swap::{self, Area, Device, Slots, SwapFile};
+use crate::memcg::TreeConfig;
+use crate::swap::{self, Area, Device, SwapFile};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use crate::sync::{Arc, Planted};
-use crate::units::{MAX_SLOTS_IN_USE, PAGE_SIZE};
-use crate::zsmalloc::{Geometry, Original, Pool, PoolConfig};
+use crate::units::MAX_SLOTS_IN_USE;
+use crate::zsmalloc::{self, Geometry};
 use std::path::PathBuf;
 
 /// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
@@ -26,9 +25,6 @@ const STORE_SCAN: usize = 16;
 
 /// Batches that can be on their way to the device at once.
 const BATCHES: usize = 8;
-
-/// Share of the machine's memory that a pool may take if no limit is set (ZW-11: `max_pool_percent`).
-const DEFAULT_POOL_PERCENT: u64 = 20;
 
 /// Failures after which reclaim gives up (T1.8: `MAX_RECLAIM_RETRIES`).
 const MAX_RECLAIM_RETRIES: usize = 16;
@@ -127,7 +123,8 @@ impl Builder {
         self
     }
 
-    /// Bytes of address space for the pool. Default: 16 times the machine's memory.
+    /// Bytes of address space for the pool. Default: 16 times the machine's memory. Where the kernel refuses so much, this and
+    /// the slots in use are halved together.
     pub fn address_space(mut self, bytes: usize) -> Self {
         self.arena.address_space = bytes;
         self
@@ -218,7 +215,7 @@ impl Builder {
     /// [`Error::Arena`] and [`Error::Swap`] when there is no address space, [`Error::Worker`] when no thread can be started.
     pub fn build(mut self) -> Result<Zswap, Error> {
         let codec = self.codecs.by_name(&self.codec)?.id();
-        self.arena.limit_bytes = self.pool_limit.unwrap_or_else(default_pool_limit);
+        self.arena.limit_bytes = self.pool_limit.unwrap_or_else(zsmalloc::default_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
         let area = match self.swap {
             None => None,
@@ -228,31 +225,13 @@ impl Builder {
             }
             Some(Swap::Device(device)) => Some(Area::new(device, 0, self.device_geometry)?),
         };
-        let arena = Arc::new(Arena::new(self.arena)?);
-        let nodes = arena.topology().len();
-        let slots = Arc::new(reserve_slots(self.slots_in_use)?);
-        let owners = slots.capacity();
-        let lru = Lru::new(owners, nodes, self.planted)
-            .map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
-        let lru = Arc::new(lru);
-        let keeper = Arc::clone(&lru);
-        let tree = Tree::kept(
-            TreeConfig { nodes, planted: self.planted, ..self.tree },
-            Box::new(move |handover| {
-                let (child, parent) = (handover.child(), handover.parent());
-                keeper.reparent(child, parent, || handover.switch())
-            }),
-        );
-        let pool = Pool::new(
-            Arc::clone(&arena),
-            SlotCells(Arc::clone(&slots)),
-            PoolConfig {
-                geometry: self.geometry,
-                accounting: Some(tree.clone()),
-                original: Original::Fixed(PAGE_SIZE as u64),
-                planted: self.planted,
-            },
-        )?;
+        let Reserved { arena, slots, lru, tree, pool } = Reserved::new(&Asked {
+            arena: self.arena,
+            slots_in_use: self.slots_in_use,
+            geometry: self.geometry,
+            tree: self.tree,
+            planted: self.planted,
+        })?;
         let core = Arc::new(Core {
             tree,
             slots,
@@ -274,22 +253,6 @@ impl Builder {
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
         Ok(Zswap { worker, core })
     }
-}
-
-/// Slot words for as many slots as asked, or as address space allows: half as many while it is refused.
-fn reserve_slots(mut in_use: u64) -> Result<Slots, Error> {
-    const FEWEST: u64 = 1 << 16;
-    loop {
-        match Slots::new(in_use) {
-            Ok(slots) => return Ok(slots),
-            Err(_) if in_use > FEWEST => in_use /= 2,
-            Err(refused) => return Err(refused.into()),
-        }
-    }
-}
-
-fn default_pool_limit() -> u64 {
-    crate::arena::physical_memory() / 100 * DEFAULT_POOL_PERCENT
 }
 
 fn cores() -> usize {

@@ -98,7 +98,10 @@ pub enum Error {
     #[error(transparent)]
     Codec(#[from] compress::Error),
     /// The worker's thread could not be started.
-    #[error("the background worker could not be started: {0}")]
+    #[error(
+        "the background worker could not be started ({0}): raise `ulimit -u` (threads) or `ulimit -v` (their stacks), or \
+         make the instance with `worker(false)`"
+    )]
     Worker(std::io::Error),
     /// No address space for the LRU's links.
     #[error(

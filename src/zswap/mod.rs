@@ -30,6 +30,7 @@ mod lru;
 mod nodes;
 mod reclaim;
 mod release;
+mod reserve;
 mod stats;
 mod store;
 mod valid;

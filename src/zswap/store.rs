@@ -151,7 +151,7 @@ impl Core {
             Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
         };
         let payload_bytes = payload.bytes.len();
-        let stored = match self.pool.malloc(Some(memcg.objcg()?), payload_bytes, node) {
+        let stored = match self.pool.malloc(Some(memcg), payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
             Err(refused) => {
                 // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
@@ -209,7 +209,6 @@ impl Core {
         })?;
         // After the locks: a walker that found the lists empty looks again under the tree lock before it passes by.
         self.tree.enlist(objcg);
-        self.tree.count(objcg, Event::ZswpOut, 1);
         drop(pinned);
         Ok(slot_bytes)
     }
@@ -240,7 +239,7 @@ impl Core {
         loop {
             let refused = match refused.take() {
                 Some(refused) => refused,
-                None => match self.pool.malloc(Some(memcg.objcg()?), len, node) {
+                None => match self.pool.malloc(Some(memcg), len, node) {
                     Ok(object) => return Ok(Admission::Object(object)),
                     Err(refused) => refused,
                 },
@@ -276,6 +275,7 @@ impl Core {
                         return Err(Error::NodesFull { source: refused, reason });
                     }
                 }
+                zsmalloc::Error::Memcg(removed) => return Err(removed.into()),
                 other => return Err(other.into()),
             }
         }

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Threads nobody needs more of; each has a few hundred KiB.
 const THREADS_MAX: usize = 1024;
 
+/// Replacements of every page that nobody waits for more of.
+const TIMES_MAX: u64 = 1000;
+
 /// Pages read when no source is given and no `--max-pages`.
 pub(crate) const DEFAULT_MAX_PAGES: u64 = 65_536;
 
@@ -24,12 +27,16 @@ pub(crate) enum Verb {
     /// Compress real memory, account for it, read it back and compare
     #[command(after_help = AFTER_HELP)]
     Squeeze(Squeeze),
+    /// Show where the bytes of the pool go: size classes, and a picture
+    #[command(after_help = AFTER_CLASSES)]
+    Classes(Classes),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   zspool squeeze                       compress the memory of the running programs, and compare
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
+  zspool classes --image a.pages       where the bytes of the pool go
   zspool squeeze --help                everything it can do";
 
 // No option has a long text, so `--help` is as short as `-h`.
@@ -49,8 +56,9 @@ Examples:
 Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made,
 128 and the signal's number if it was interrupted.";
 
+/// What to take pages from.
 #[derive(Debug, Args)]
-pub(crate) struct Squeeze {
+pub(crate) struct Sources {
     /// Resident anonymous memory of a live process, which is neither stopped nor signalled
     #[arg(long, value_name = "PID")]
     pub(crate) pid: Vec<u32>,
@@ -74,6 +82,31 @@ pub(crate) struct Squeeze {
     /// Read at most this many pages in all [default: 65536 when no source is given]
     #[arg(long, value_name = "N", value_parser = max_pages)]
     pub(crate) max_pages: Option<u64>,
+}
+
+impl Sources {
+    /// Whether the processes there are will be surveyed.
+    pub(crate) fn names_no_source(&self) -> bool {
+        self.image.is_empty() && self.core.is_empty() && self.pid.is_empty() && self.command.is_empty()
+    }
+}
+
+const AFTER_CLASSES: &str = "\
+Sources are those of `zspool squeeze`. Pages are stored by one thread, and nothing runs in the background, so that the same
+pages give the same picture. Parts of the frames add up to what the pool has backed, to the byte.
+
+Examples:
+  zspool classes --image a.pages                          after a fill
+  zspool classes --image a.pages --free-half              with holes in it
+  zspool classes --image a.pages --free-half --compact    packed again
+  zspool classes --churn=4 --json - -- COMMAND            after replacing each page four times, as JSON
+
+Exit status: as that of `zspool squeeze`.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Squeeze {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
 
     /// Most memory the pool may have, in frames, warm ones included [default: a fifth of the machine's]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -116,11 +149,38 @@ pub(crate) struct Squeeze {
     pub(crate) json: Option<PathBuf>,
 }
 
-impl Squeeze {
-    /// Whether the processes there are will be surveyed.
-    pub(crate) fn names_no_source(&self) -> bool {
-        self.image.is_empty() && self.core.is_empty() && self.pid.is_empty() && self.command.is_empty()
-    }
+#[derive(Debug, Args)]
+pub(crate) struct Classes {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+
+    /// Most memory the pool may have, in frames, warm ones included [default: a fifth of the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) pool_limit: Option<u64>,
+
+    /// How pages are compressed
+    #[arg(long, value_name = "NAME", default_value = "lz4")]
+    pub(crate) codec: String,
+
+    /// Replace pages by others at random, TIMES as many as there are
+    #[arg(long, value_name = "TIMES", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = times)]
+    pub(crate) churn: Option<u64>,
+
+    /// Free a random half of the pages (after --churn)
+    #[arg(long)]
+    pub(crate) free_half: bool,
+
+    /// Compact the pool (at the end)
+    #[arg(long)]
+    pub(crate) compact: bool,
+
+    /// Decides which pages --churn and --free-half take
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Write the numbers as JSON as well; with -, to standard output, and the picture to standard error
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 /// One `--memcg-limit`.
@@ -157,6 +217,15 @@ fn max_pages(text: &str) -> Result<u64, String> {
         Ok(0) => Err("Zero pages would leave nothing to do; use at least 1.".into()),
         Ok(n) => Ok(n),
         Err(_) => Err("The number of pages is a whole number, at least 1.".into()),
+    }
+}
+
+fn times(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("Zero times would replace nothing; leave --churn out, or use at least 1.".into()),
+        Ok(n) if n <= TIMES_MAX => Ok(n),
+        Ok(_) => Err(format!("At most {TIMES_MAX} times are possible; use fewer.")),
+        Err(_) => Err("How often pages are replaced is a whole number, at least 1.".into()),
     }
 }
 

@@ -178,25 +178,34 @@ fn verdict(report: &Report, stored: u64, f: &mut impl Write) -> fmt::Result {
     }
 }
 
-/// The size classes, with the columns of the kernel's file.
-pub(crate) fn show_classes(classes: &[ClassRow], f: &mut impl Write) -> fmt::Result {
+/// The size classes, with the columns of the kernel's file; where they do not fit into `columns`, without those of fullness.
+pub(crate) fn show_classes(classes: &[ClassRow], columns: usize, f: &mut impl Write) -> fmt::Result {
+    let mut text = class_table(classes, true).to_string();
+    if text.lines().next().is_some_and(|line| line.chars().count() > columns) {
+        text = class_table(classes, false).to_string();
+    }
+    writeln!(f, "{text}")
+}
+
+fn class_table(classes: &[ClassRow], fullness: bool) -> Table {
     let mut table = Table::default();
-    let fullness = (1..=9).map(|tens| format!("{tens}0%")).chain(["99%".into(), "100%".into()]);
+    let groups = if fullness { 11 } else { 0 };
+    let heads = (1..=9).map(|tens| format!("{tens}0%")).chain(["99%".into(), "100%".into()]).take(groups);
     let counts = ["allocated", "used", "frames", "/zspage", "freeable"].map(str::to_owned);
-    table.row(["class".to_owned(), "size".into()].into_iter().chain(fullness).chain(counts));
+    table.row(["class".to_owned(), "size".into()].into_iter().chain(heads).chain(counts));
     let mut sum = [0; 4];
     for row in classes {
         let counts = [row.obj_allocated, row.obj_used, row.pages_used, row.pages_per_zspage, row.freeable];
-        let numbers = row.zspages.iter().chain(&counts).map(u64::to_string);
+        let numbers = row.zspages[..groups].iter().chain(&counts).map(u64::to_string);
         table.row([row.class.to_string(), row.size.to_string()].into_iter().chain(numbers));
         for (sum, n) in sum.iter_mut().zip([row.obj_allocated, row.obj_used, row.pages_used, row.freeable]) {
             *sum += n;
         }
     }
     let [allocated, used, frames, freeable] = sum.map(|n: u64| n.to_string());
-    let blank = std::iter::repeat_n(String::new(), 12);
+    let blank = std::iter::repeat_n(String::new(), groups + 1);
     table.row(["total".to_owned()].into_iter().chain(blank).chain([allocated, used, frames, String::new(), freeable]));
-    writeln!(f, "\n{table}")
+    table
 }
 
 /// Each memcg's text files.
@@ -311,7 +320,7 @@ mod tests {
     #[test]
     fn classes_and_stat_are_shown() {
         let mut text = String::new();
-        show_classes(&report().pool.classes, &mut text).unwrap();
+        show_classes(&report().pool.classes, usize::MAX, &mut text).unwrap();
         show_stat(&report().sources, &mut text).unwrap();
         let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
         assert_eq!(lines[0].split_whitespace().count(), 18);

@@ -8,7 +8,9 @@
 //! | [`command`] | the same of a command we start and end |
 //! | [`survey`] | finds the processes this user may read |
 //! | [`names`] | a name of its own for each source |
+//! | [`chosen`] | from the command line to sources with names and shares of the pages |
 
+pub(crate) mod chosen;
 pub(crate) mod command;
 pub(crate) mod core;
 mod error;

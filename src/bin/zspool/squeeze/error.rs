@@ -26,6 +26,8 @@ pub(crate) enum RunError {
     Open(Trouble),
     #[error("The memcg for {name} cannot be set up: {cause}")]
     Group { name: String, cause: Trouble },
+    #[error("Page {page} did not come back: {cause}")]
+    Lost { page: u64, cause: Trouble },
     #[error("Stopped by {0} before the end: there is no report, and nothing is left behind.")]
     Stopped(Stopped),
     #[error("Cannot write the report to {}: {cause}.", .path.display())]

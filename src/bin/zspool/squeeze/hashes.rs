@@ -6,20 +6,20 @@ use zspool::units::PAGE_SIZE;
 
 /// A 128-bit hash for every page, or that none is stored. Set by the worker that stored the page; other threads read in a later
 /// phase, after a join, so relaxed accesses are enough.
-pub(super) struct Hashes {
+pub(crate) struct Hashes {
     /// Low and high half; both zero when no page is stored.
     words: Box<[[AtomicU64; 2]]>,
 }
 
 /// The hash of a page. Never 0, which marks that there is no page: one value in 2^128 moves by one.
-pub(super) fn hash(page: &[u8; PAGE_SIZE]) -> u128 {
+pub(crate) fn hash(page: &[u8; PAGE_SIZE]) -> u128 {
     xxh3_128(page).max(1)
 }
 
 impl Hashes {
     /// Room for `pages` hashes, resident from the start, so that it is not taken for growth of the pool. None when there is not
     /// so much memory.
-    pub(super) fn new(pages: u64) -> Option<Self> {
+    pub(crate) fn new(pages: u64) -> Option<Self> {
         let pages = usize::try_from(pages).ok()?;
         let mut words: Vec<[AtomicU64; 2]> = Vec::new();
         words.try_reserve_exact(pages).ok()?;
@@ -29,17 +29,17 @@ impl Hashes {
         Some(Hashes { words: words.into_boxed_slice() })
     }
 
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.words.len() as u64
     }
 
-    pub(super) fn set(&self, page: u64, hash: u128) {
+    pub(crate) fn set(&self, page: u64, hash: u128) {
         let [low, high] = &self.words[page as usize];
         low.store(hash as u64, Relaxed);
         high.store((hash >> 64) as u64, Relaxed);
     }
 
-    pub(super) fn get(&self, page: u64) -> Option<u128> {
+    pub(crate) fn get(&self, page: u64) -> Option<u128> {
         let [low, high] = &self.words[page as usize];
         let hash = u128::from(high.load(Relaxed)) << 64 | u128::from(low.load(Relaxed));
         (hash != 0).then_some(hash)

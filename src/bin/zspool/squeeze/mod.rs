@@ -10,14 +10,14 @@
 //! | [`histogram`], [`rss`] | what is measured |
 
 mod error;
-mod hashes;
+pub(crate) mod hashes;
 mod histogram;
 pub(crate) mod interface;
 mod lane;
 mod plan;
 mod rss;
 mod run;
-mod shuffle;
+pub(crate) mod shuffle;
 #[cfg(test)]
 mod tests;
 

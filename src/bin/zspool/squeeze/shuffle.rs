@@ -6,7 +6,7 @@
 
 /// A permutation of `0..n`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shuffle {
+pub(crate) struct Shuffle {
     n: u64,
     half_bits: u32,
     seed: u64,
@@ -15,20 +15,20 @@ pub(super) struct Shuffle {
 const ROUNDS: u64 = 4;
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
-fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
 impl Shuffle {
-    pub(super) fn new(n: u64, seed: u64) -> Self {
+    pub(crate) fn new(n: u64, seed: u64) -> Self {
         let bits = u64::BITS - n.saturating_sub(1).leading_zeros();
         Shuffle { n, half_bits: bits.div_ceil(2).max(1), seed: mix(seed ^ 0x9e37_79b9_7f4a_7c15) }
     }
 
     /// The number at place `k` of the order; `k` is below `n`.
-    pub(super) fn at(&self, k: u64) -> u64 {
+    pub(crate) fn at(&self, k: u64) -> u64 {
         assert!(k < self.n);
         let mut k = self.once(k);
         while k >= self.n {

@@ -121,7 +121,7 @@ fn run(images: &[u32], options: &[&str], faults: Faults) -> (Result<Report, RunE
     let mut line = vec!["zspool".to_owned(), "squeeze".into()];
     line.extend(files.iter().flat_map(|file| ["--image".into(), file.path().to_str().unwrap().to_owned()]));
     line.extend(options.iter().map(|&option| option.to_owned()));
-    let Verb::Squeeze(args) = Cli::parse_from(line).verb;
+    let Verb::Squeeze(args) = Cli::parse_from(line).verb else { panic!("it is a squeeze") };
     let model = Model { state: Mutex::new(Rank::Leaf, State::default()), faults };
     let report = squeeze(&args, |_: &Settings| Ok(&model));
     let state = std::mem::take(&mut *model.state.lock());

@@ -1,0 +1,291 @@
+//! Stocks: what a thread charges, counts and refers to for an objcg, kept beside the shared words and settled in batches.
+//!
+//! ```text
+//!   thread, objcg --hash--> Stock  objcg | bytes reserved from every limit | references | changes of counters
+//!
+//!   charge      a reference and bytes out of the stock       nothing in it: climb once for the object and a batch more
+//!   enter       added to the changes
+//!   leave       reference and bytes into the stock, counters' change       too much in it: give some back
+//!   recall      every stock is settled: bytes given back to the groups, changes added to the counters, references dropped
+//! ```
+//!
+//! A store and a free would otherwise change some ten shared words each. With a stock they take one lock that nearly always
+//! belongs to their thread alone (a [`TryLock`]); who finds it taken, or another objcg in it, changes the shared words.
+//!
+//! Invariants:
+//! - **S1** A stock holds nothing that a limit could miss: its bytes are charged in every group up to the root. They are no usage:
+//!   who asks for the usage, or sets a limit, recalls first.
+//! - **S2** No refusal while bytes that would do lie in a stock: before a charge is refused, every stock is recalled, and
+//!   whoever changes one does all of it under its lock, so that a recall waits for bytes on their way in.
+//! - **S3** A stock that is not empty holds at least one reference to its objcg, so that the id is nobody else's (O1), and no
+//!   change of a counter outlives it: changes are settled before references.
+//! - **S4** A batch is taken only where every limit on the way leaves room for many, so that near a limit each charge is for itself.
+//!
+//! Counters of an objcg can be below zero as long as another stock has what belongs to them; their sum is exact once all are
+//! settled.
+//!
+//! Callers: `tree` for objects, without a lock or under any; `hierarchy` and `handle` to recall.
+
+use super::charge::Climb;
+use super::error::ChargeError;
+use super::handle::Memcg;
+use super::id::ObjcgId;
+use super::objcg::Changes;
+use super::stat::{Bytes4, Event};
+use super::tree::{Shared, Tree};
+use crate::sync::{Bug, TryGuard, TryLock, thread};
+use crate::units::NodeId;
+
+/// Bytes charged ahead: some fifty pages.
+const BATCH_BYTES: u64 = 64 << 10;
+
+/// References taken ahead.
+const BATCH_REFERENCES: u32 = 64;
+
+/// A batch is only taken where this many would fit.
+const COMFORT: u64 = 16;
+
+/// One thread's reserve for one objcg.
+#[derive(Debug, Default)]
+#[repr(align(128))] // two lines: neighbours are fetched in pairs
+struct Stock(TryLock<Content>);
+
+/// What is in a stock; `id` none: nothing.
+#[derive(Debug)]
+struct Content {
+    id: ObjcgId,
+    /// The node whose counters `changes` are of.
+    node: NodeId,
+    references: u32,
+    bytes: u64,
+    changes: Changes,
+}
+
+/// The stocks of a tree. None: everything goes to the shared words.
+#[derive(Debug)]
+pub(super) struct Stocks(Box<[Stock]>);
+
+impl Default for Content {
+    fn default() -> Self {
+        Content { id: ObjcgId::NONE, node: NodeId(0), references: 0, bytes: 0, changes: Changes::default() }
+    }
+}
+
+impl Stocks {
+    /// `count` is rounded up to a power of two, but for 0.
+    pub(super) fn new(count: usize) -> Self {
+        let count = if count == 0 { 0 } else { count.next_power_of_two() };
+        Stocks((0..count).map(|_| Stock::default()).collect())
+    }
+
+    /// This thread's stock for the objcg, if nobody is at it.
+    #[inline]
+    fn of(&self, id: ObjcgId) -> Option<TryGuard<'_, Content>> {
+        // Threads and objcgs differ in many low bits or few: spread them before they are mixed.
+        let mixed = thread::hint().wrapping_add((id.raw() as usize).wrapping_mul(0x9e37_79b1));
+        self.0.get((mixed ^ mixed >> 15) & self.0.len().wrapping_sub(1))?.0.try_lock()
+    }
+}
+
+impl Shared {
+    /// Settle what is in a stock, and leave it empty. Under its lock (S2). No lock is taken, no allocator is called.
+    fn settle(&self, stock: &mut Content) {
+        if stock.id.is_none() {
+            return;
+        }
+        let Content { id, node, references, bytes, changes } = std::mem::take(stock);
+        let early = self.config.planted.is(Bug::StockDropsReferencesFirst);
+        if early {
+            self.objcgs.put_many(id, references);
+        }
+        self.objcgs.change(id, node, &changes); // S3: before the references
+        if bytes > 0 {
+            self.return_spare(id, bytes);
+        }
+        if !early {
+            self.objcgs.put_many(id, references);
+        }
+    }
+
+    /// Settle every stock.
+    ///
+    /// Waits for threads at a stock, who wait for nobody: not to be called where a signal may have interrupted one.
+    pub(super) fn recall(&self) {
+        for stock in &self.stocks.0 {
+            let mut stock = if self.config.planted.is(Bug::RecallSkipsTaken) {
+                let Some(stock) = stock.0.try_lock() else { continue };
+                stock
+            } else {
+                stock.0.lock()
+            };
+            self.settle(&mut stock);
+        }
+    }
+
+    /// Whether every group on the way to the root has room for many batches. A hint: nothing is reserved.
+    fn is_comfortable(&self, id: ObjcgId) -> bool {
+        let mut at = self.objcgs.group(id);
+        loop {
+            let group = self.group(at.index());
+            if group.usage().saturating_add(COMFORT * BATCH_BYTES) > group.limit() {
+                return false;
+            }
+            if at.depth() == 0 {
+                return true;
+            }
+            at = group.parent();
+        }
+    }
+
+    /// Have the stock hold `bytes` and two references for the objcg, one of which the caller takes, and a batch more. The caller
+    /// holds a reference.
+    fn fill(&self, stock: &mut Content, id: ObjcgId, bytes: u64) -> bool {
+        if stock.id != id {
+            self.settle(stock);
+        }
+        if stock.bytes < bytes {
+            if !self.is_comfortable(id) {
+                return false;
+            }
+            let climbing = self.climbs.begin(id);
+            let climb = self.climb(id, bytes + BATCH_BYTES);
+            drop(climbing);
+            let Climb::Charged = climb else { return false };
+            stock.bytes += bytes + BATCH_BYTES;
+        }
+        if stock.references < 2 {
+            self.objcgs.get_many(id, BATCH_REFERENCES);
+            stock.references += BATCH_REFERENCES;
+        }
+        stock.id = id;
+        true
+    }
+}
+
+/// What objects do with their owner: all of it is exact once nobody is at it, in whatever order.
+impl Tree {
+    /// Charge `bytes` to the memcg and its ancestors, and take a reference to its objcg: an object's, which
+    /// [`leave`](Self::leave) or [`cancel`](Self::cancel) gives back with the bytes.
+    ///
+    /// No limit is passed at any instant by any number of threads. Lock-free but for a moment at the end, before it refuses.
+    ///
+    /// # Errors
+    /// [`ChargeError::Offline`], [`ChargeError::Limit`]; [`ChargeError::Foreign`] when the memcg is of another tree.
+    #[inline]
+    pub fn charge(&self, memcg: &Memcg, bytes: u64) -> Result<ObjcgId, ChargeError> {
+        if !self.is(memcg.tree()) {
+            return Err(ChargeError::Foreign { path: memcg.path() });
+        }
+        let group = memcg.words();
+        let id = group.objcg();
+        if id != 0 {
+            let id = ObjcgId::from_raw(id);
+            if let Some(mut stock) = self.shared().stocks.of(id)
+                && stock.id == id
+                && stock.references >= 2 // S3
+                && stock.bytes >= bytes
+                // The id is nobody else's while it is in the stock: if it is this memcg's now, so is the reference.
+                && group.objcg() == id.raw()
+            {
+                stock.references -= 1;
+                stock.bytes -= bytes;
+                return Ok(id);
+            }
+        }
+        self.charge_anew(memcg, bytes)
+    }
+
+    /// Charge through the shared words, and leave a batch in the stock.
+    #[cold]
+    fn charge_anew(&self, memcg: &Memcg, bytes: u64) -> Result<ObjcgId, ChargeError> {
+        let objcg = memcg.objcg()?;
+        let (shared, id) = (self.shared(), objcg.id());
+        if let Some(mut stock) = shared.stocks.of(id)
+            && shared.fill(&mut stock, id, bytes)
+        {
+            stock.references -= 1;
+            stock.bytes -= bytes;
+            return Ok(id);
+        }
+        objcg.try_charge(bytes)?;
+        Ok(objcg.into_id())
+    }
+
+    /// Take back what [`charge`](Self::charge) gave, for an object that never came to be. Lock-free; neither allocates nor frees.
+    #[inline]
+    pub fn cancel(&self, id: ObjcgId, bytes: u64) {
+        self.leave(id, NodeId(0), Bytes4::default(), bytes);
+    }
+
+    /// An object came: add its bytes on `node`, and count `event`, if any.
+    #[inline]
+    pub fn enter(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, event: Option<Event>) {
+        let shared = self.shared();
+        let changes = Changes::came(bytes, event);
+        if let Some(mut stock) = shared.stocks.of(id)
+            && stock.id == id
+            && stock.takes(node)
+        {
+            stock.node = node;
+            stock.changes += changes;
+        } else {
+            shared.objcgs.change(id, node, &changes);
+        }
+    }
+
+    /// An object goes: take its bytes on `node` away, and give back what it was charged and its reference. Lock-free; neither
+    /// allocates nor frees.
+    #[inline]
+    pub fn leave(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, charged: u64) {
+        let shared = self.shared();
+        let changes = Changes::went(bytes);
+        let Some(mut stock) = shared.stocks.of(id) else {
+            shared.objcgs.change(id, node, &changes);
+            shared.uncharge(id, charged);
+            shared.objcgs.put_many(id, 1);
+            return;
+        };
+        if stock.id != id || !stock.takes(node) {
+            shared.settle(&mut stock);
+        }
+        let stock = &mut *stock;
+        stock.id = id;
+        stock.node = node;
+        stock.changes += changes;
+        stock.references += 1;
+        stock.bytes += charged;
+        if stock.bytes > 2 * BATCH_BYTES {
+            shared.return_spare(id, stock.bytes - BATCH_BYTES); // under its lock: S2
+            stock.bytes = BATCH_BYTES;
+        }
+        if stock.references > 2 * BATCH_REFERENCES {
+            shared.objcgs.put_many(id, stock.references - BATCH_REFERENCES);
+            stock.references = BATCH_REFERENCES;
+        }
+    }
+
+    /// Count `n` occurrences of an event.
+    #[inline]
+    pub fn count(&self, id: ObjcgId, event: Event, n: u64) {
+        let shared = self.shared();
+        match shared.stocks.of(id) {
+            Some(mut stock) if stock.id == id => stock.changes.count(event, n),
+            _ => shared.objcgs.count(id, event, n),
+        }
+    }
+}
+
+impl Tree {
+    /// An event that was counted did not come to be.
+    pub fn uncount(&self, id: ObjcgId, event: Event) {
+        self.count(id, event, 1u64.wrapping_neg());
+    }
+}
+
+impl Content {
+    /// Whether changes on this node can be kept here.
+    #[inline]
+    fn takes(&self, node: NodeId) -> bool {
+        self.node == node || self.changes.has_no_bytes()
+    }
+}

@@ -1,0 +1,18 @@
+//! What a process has once.
+
+/// A static [`Mutex`](super::Mutex), made at compile time: asking for it never allocates. Under loom, which counts on every
+/// lock being made inside a model, each run of a model has its own.
+macro_rules! process_mutex {
+    ($(#[$doc:meta])* $name:ident: $t:ty = $rank:expr, $value:expr) => {
+        #[cfg(not(loom))]
+        $(#[$doc])*
+        static $name: $crate::sync::Mutex<$t> = $crate::sync::Mutex::new($rank, $value);
+        #[cfg(loom)]
+        loom::lazy_static! {
+            $(#[$doc])*
+            static ref $name: $crate::sync::Mutex<$t> = $crate::sync::Mutex::new($rank, $value);
+        }
+    };
+}
+
+pub(crate) use process_mutex;
