@@ -59,7 +59,7 @@ type TinyPool = Pool<Words>;
 fn pool(topology: Topology, patience: u32, planted: Planted) -> Arc<TinyPool> {
     let config =
         ArenaConfig { address_space: 4 * 8192, run_frames: 2, commit_ahead: 1, topology, ..ArenaConfig::default() };
-    let tree = Tree::new(TreeConfig { nodes: 2, stripes: 1, patience, ..TreeConfig::default() });
+    let tree = Tree::new(TreeConfig { nodes: 2, stripes: 1, stocks: 0, patience, ..TreeConfig::default() });
     let geometry = Geometry::new(2048, 2048, 2).unwrap();
     let config_ = PoolConfig { geometry, accounting: Some(tree), planted, ..PoolConfig::default() };
     let words = Words(std::array::from_fn(|_| AtomicU64::new(0)));

@@ -36,7 +36,7 @@ pub enum Bug {
     LruTrustsFirstLook,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
-    /// An object's bytes are counted on its new node only after its cell names the new place.
+    /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.
     MigrationCountsLate,
     /// An entry goes to the LRU list of its object's new home node after the cluster lock was dropped.
     RehomeOutsideTheLock,

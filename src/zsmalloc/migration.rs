@@ -12,8 +12,8 @@
 //! ```
 //!
 //! As compaction does, but the new place may have another home node, so that only the source's class lock is held: the pin
-//! keeps the copy, and with it the entry's reference to the objcg, until everything is counted, also if it is freed as soon
-//! as its cell names it. Nothing is charged: the slot is as large as before.
+//! keeps the copy until everything is counted, also if it is freed as soon as its cell names it, and a reference of the
+//! mover's own keeps the objcg. Nothing is charged: the slot is as large as before.
 //!
 //! An object that somebody holds is not begun with; one that is pinned in the middle is moved, and its old place goes with
 //! the last guard. What cannot be moved stays where it is and is reported.
@@ -238,10 +238,13 @@ impl<C: Cells> Pool<C> {
         // A reference of our own, so that the objcg stays who it is while its object may go.
         let tree = self.accounting.as_ref().expect("only with accounting are objects moved off nodes");
         let Some(objcg) = tree.try_borrow(found.objcg) else { return Outcome::Settled };
-        match self.place(from.class, len, home, objcg.id()) {
+        let objcg = Some(objcg).filter(|_| !self.planted.is(Bug::MigrationCountsLate));
+        match self.place(from.class, len, home, found.objcg) {
             Ok(to) => {
-                let moving = Moving { pool: self, owner, objcg: objcg.id(), from, to: Some(to), len };
-                if around(moving) { Outcome::Moved } else { Outcome::Held }
+                let moving = Moving { pool: self, owner, objcg: found.objcg, from, to: Some(to), len };
+                let moved = around(moving);
+                drop(objcg);
+                if moved { Outcome::Moved } else { Outcome::Held }
             }
             Err(error) => Outcome::NoRoom(error),
         }
@@ -325,17 +328,18 @@ impl<C: Cells> Moving<'_, C> {
             into.add(tree, entry.objcg());
         }
         // Release: whoever finds the copy through the cell, finds its bytes and its counters.
-        target.store(Entry::live(owner, entry.objcg(), if late { 0 } else { 1 }).raw(), Ordering::Release);
+        target.store(Entry::live(owner, entry.objcg(), 1).raw(), Ordering::Release);
         if !pool.cells.relocate(owner, from.location, to.location) {
             drop(class);
-            into.remove(tree, entry.objcg());
+            if !late {
+                into.remove(tree, entry.objcg());
+            }
             pool.disown(&to, target, len);
             return false;
         }
-        if late {
-            into.add(tree, entry.objcg());
+        if !late {
+            out.remove(tree, entry.objcg());
         }
-        out.remove(tree, entry.objcg());
         match pool.retire(source, Entry::doomed_moved, ignore_pins) {
             Some(_) => {
                 heap.vacate(&mut class, &from, len);
@@ -343,8 +347,10 @@ impl<C: Cells> Moving<'_, C> {
             None => class.payload -= len as u64,
         }
         drop(class);
-        if !late {
-            pool.unpin(&to, target);
+        pool.unpin(&to, target);
+        if late {
+            into.add(tree, entry.objcg());
+            out.remove(tree, entry.objcg());
         }
         true
     }
