@@ -6,6 +6,7 @@
 //!                                    baseline ----------- growth of anonymous memory / payload
 //! time     one process: the subjects take turns, a chunk of pages each, and chunks come round several times;
 //!          time of a subject = sum over chunks of the shortest turn of all rounds
+//! threads  one and two at a time; a reader beside compaction
 //! ```
 //!
 //! Usage: `cargo bench --bench density [-- --quick] [-- --memory | --time] [--json FILE] [--svg FILE]`. Pages are made here; with
@@ -26,6 +27,8 @@ mod memory;
 mod picture;
 #[path = "density/subject.rs"]
 mod subject;
+#[path = "density/threads.rs"]
+mod threads;
 #[path = "density/time.rs"]
 mod time;
 
@@ -72,6 +75,9 @@ fn main() {
     }
     if !has("--memory") {
         time::tables(&inputs, scale);
+        time::accounting(&inputs, scale);
+        threads::scaling(&inputs, scale);
+        threads::readers(&inputs, scale);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::kernel_zram::KernelZram;
 use std::collections::HashMap;
 use std::ops::Range;
-use zspool::arena::{Arena, ArenaConfig};
+use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::compress::{Codec, Compressed, Context, Lz4};
 use zspool::memcg::{Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
@@ -12,7 +12,7 @@ use zspool::zsmalloc::{Handle, Original, Pool, PoolConfig, TagSpace};
 use zspool::zswap::Zswap;
 
 /// Limit of the pools and of the memcg: far above what is stored, so that it is looked at and never refuses.
-const LIMIT: u64 = 64 << 30;
+pub(crate) const LIMIT: u64 = 64 << 30;
 
 /// Something that keeps bytes under the numbers from 0.
 pub(crate) trait Subject {
@@ -41,20 +41,20 @@ pub(crate) trait Subject {
 }
 
 /// Three levels below the root, the highest with a limit.
-fn three_levels(root: &Memcg) -> Memcg {
+pub(crate) fn three_levels(root: &Memcg) -> Memcg {
     let tenant = root.mkdir("tenant").expect("a fresh name");
     tenant.set_zswap_max(LIMIT).expect("it is online");
     tenant.mkdir("user").and_then(|user| user.mkdir("vm")).expect("fresh names")
 }
 
-fn compress<'a>(context: &'a mut Context, page: &'a [u8]) -> &'a [u8] {
+pub(crate) fn compress<'a>(context: &'a mut Context, page: &'a [u8]) -> &'a [u8] {
     match Lz4.compress(context, page.try_into().expect("a page")) {
         Compressed::Bytes(bytes) => bytes,
         Compressed::Incompressible => page,
     }
 }
 
-fn decompress(bytes: &[u8], out: &mut Page) {
+pub(crate) fn decompress(bytes: &[u8], out: &mut Page) {
     match <&[u8; PAGE_SIZE]>::try_from(bytes) {
         Ok(raw) => out.copy_from_slice(raw),
         Err(_) => Lz4.decompress(bytes, out).expect("the subject keeps what it was given"),
@@ -184,7 +184,13 @@ pub(crate) struct PoolSubject {
 
 impl PoolSubject {
     pub(crate) fn new(codec: bool, accounting: bool, numbers: usize) -> Self {
-        let arena = Arena::new(ArenaConfig { limit_bytes: LIMIT, ..ArenaConfig::default() }).expect("address space");
+        Self::on(Topology::simulated(1), codec, accounting, numbers)
+    }
+
+    /// The objects go to the nodes in turns.
+    pub(crate) fn on(topology: Topology, codec: bool, accounting: bool, numbers: usize) -> Self {
+        let config = ArenaConfig { limit_bytes: LIMIT, topology, ..ArenaConfig::default() };
+        let arena = Arena::new(config).expect("address space");
         let tree = accounting.then(|| Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() }));
         let vm = tree.as_ref().map(|tree| three_levels(&tree.root()));
         let config = PoolConfig { accounting: tree, original: Original::Payload, ..PoolConfig::default() };
@@ -208,8 +214,8 @@ impl Subject for PoolSubject {
             Some(context) => compress(context, bytes),
             None => bytes,
         };
-        let draft = self.pool.draft_for(self.vm.as_ref(), bytes.len(), NodeId(0)).expect("the pool has room");
-        let handle = draft.write(bytes).expect("as long as asked for");
+        let node = NodeId((k % self.pool.arena().topology().len()) as u8);
+        let handle = self.pool.insert_for(self.vm.as_ref(), node, bytes).expect("the pool has room");
         match std::mem::replace(&mut self.handles[k], handle.raw()) {
             0 => {}
             old => self.pool.remove(Handle::from_raw(old)).expect("it was there"),

@@ -5,6 +5,7 @@ use crate::inputs::{Input, Noise};
 use crate::subject::{Log, MapSubject, PoolSubject, Subject, ZswapSubject};
 use std::hint::black_box;
 use std::time::Instant;
+use zspool::arena::Topology;
 use zspool::compress::{Codec, Compressed, Context, Lz4};
 use zspool::units::Page;
 
@@ -156,4 +157,31 @@ pub(crate) fn tables(inputs: &[Input], scale: Scale) {
         let clock = run(&mut subjects, &data, scale.rounds);
         print(&input.name(), &clock, &subjects, &[0]);
     }
+}
+
+/// What accounting costs: everything stored, loaded in order and freed, as `usemem` does it, through the codec; memcgs three deep with a
+/// limit, over no accounting. On two nodes the pages go to them in turns.
+pub(crate) fn accounting(inputs: &[Input], scale: Scale) {
+    println!("\nAccounting on over off, at most 1.01 for store and load:\n");
+    println!("| pages | nodes | store | load | replace | all of a run from nothing to nothing |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    for input in inputs {
+        let pages = input.pages(scale.pages);
+        let data: Vec<&[u8]> = pages.iter().map(|page| &page[..]).collect();
+        for nodes in [1, 2] {
+            let subject = |accounting| PoolSubject::on(Topology::simulated(nodes), true, accounting, pages.len());
+            let mut subjects: Vec<Box<dyn Subject>> = vec![Box::new(subject(false)), Box::new(subject(true))];
+            let clock = run(&mut subjects, &data, scale.rounds);
+            let ratio = |operations: &[usize]| {
+                let sum = |s| operations.iter().map(|&operation| clock.time(operation, s)).sum::<f64>();
+                sum(1) / sum(0)
+            };
+            print!("| {} | {nodes} |", input.name());
+            for operations in [&[STORE][..], &[LOAD], &[REPLACE], &[FILL, LOAD, DRAIN]] {
+                print!(" {:.3} |", ratio(operations));
+            }
+            println!();
+        }
+    }
+    println!();
 }

@@ -26,8 +26,7 @@ fn compressed(bytes: u64) -> Bytes4 {
 
 /// An object comes and goes.
 fn live(tree: &Tree, memcg: &Memcg, bytes: u64) -> Result<(), ChargeError> {
-    let id = tree.charge(memcg, bytes)?;
-    tree.enter(id, NODE, compressed(bytes), Some(Event::ZswpOut));
+    let id = tree.enter(memcg, NODE, compressed(bytes), Some(Event::ZswpOut))?;
     tree.leave(id, NODE, compressed(bytes), bytes);
     Ok(())
 }
@@ -45,11 +44,11 @@ fn refusal_vs_recall(planted: Planted) -> u64 {
         let tenant = tenant.clone();
         thread::spawn("other", move || tenant.usage()).unwrap()
     };
-    let charged = tree.charge(&b, 6);
+    let entered = tree.enter(&b, NODE, compressed(6), None);
     let seen = other.join().unwrap();
-    let id = charged.expect("six of ten bytes fit, wherever the six that nobody uses lie");
+    let id = entered.expect("six of ten bytes fit, wherever the six that nobody uses lie");
     assert_eq!(tenant.usage(), 6);
-    tree.cancel(id, 6);
+    tree.leave(id, NODE, compressed(6), 6);
     tree.assert_quiet();
     seen
 }
@@ -124,8 +123,7 @@ fn lives_in_one_stock(planted: Planted) -> u64 {
         let (tree, vm) = (tree.clone(), vm.clone());
         thread::spawn("other", move || live(&tree, &vm, 8).unwrap()).unwrap()
     };
-    let id = tree.charge(&vm, 16).unwrap();
-    tree.enter(id, NODE, compressed(16), None);
+    let id = tree.enter(&vm, NODE, compressed(16), None).unwrap();
     let seen = vm.stat().unwrap().bytes.compressed;
     tree.leave(id, NODE, compressed(16), 16);
     other.join().unwrap();

@@ -115,7 +115,7 @@ pub enum Error {
     },
 }
 
-/// Why [`Tree::charge`](super::Tree::charge) refused.
+/// Why [`Tree::enter`](super::Tree::enter) refused.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChargeError {

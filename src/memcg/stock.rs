@@ -3,10 +3,9 @@
 //! ```text
 //!   thread, objcg --hash--> Stock  objcg | bytes reserved from every limit | references | changes of counters
 //!
-//!   charge      a reference and bytes out of the stock       nothing in it: climb once for the object and a batch more
-//!   enter       added to the changes
-//!   leave       reference and bytes into the stock, counters' change       too much in it: give some back
-//!   recall      every stock is settled: bytes given back to the groups, changes added to the counters, references dropped
+//!   enter     a reference and bytes out of the stock, counters' change    nothing in it: climb once for the object and a batch more
+//!   leave     a reference and bytes into the stock, counters' change      too much in it: give some back
+//!   recall    every stock is settled: bytes given back to the groups, changes added to the counters, references dropped
 //! ```
 //!
 //! A store and a free would otherwise change some ten shared words each. With a stock they take one lock that nearly always
@@ -139,8 +138,8 @@ impl Shared {
 
     /// Have the stock hold `bytes` and two references for the objcg, one of which the caller takes, and a batch more. The caller
     /// holds a reference.
-    fn fill(&self, stock: &mut Content, id: ObjcgId, bytes: u64) -> bool {
-        if stock.id != id {
+    fn fill(&self, stock: &mut Content, id: ObjcgId, node: NodeId, bytes: u64) -> bool {
+        if stock.id != id || !stock.takes(node) {
             self.settle(stock);
         }
         if stock.bytes < bytes {
@@ -164,15 +163,21 @@ impl Shared {
 
 /// What objects do with their owner: all of it is exact once nobody is at it, in whatever order.
 impl Tree {
-    /// Charge `bytes` to the memcg and its ancestors, and take a reference to its objcg: an object's, which
-    /// [`leave`](Self::leave) or [`cancel`](Self::cancel) gives back with the bytes.
+    /// An object comes: charge its slot (`bytes.compressed`) to the memcg and its ancestors, take a reference to the objcg, count its
+    /// bytes on `node`, and `event`, if any. [`leave`](Self::leave) undoes all but the event.
     ///
     /// No limit is passed at any instant by any number of threads. Lock-free but for a moment at the end, before it refuses.
     ///
     /// # Errors
     /// [`ChargeError::Offline`], [`ChargeError::Limit`]; [`ChargeError::Foreign`] when the memcg is of another tree.
     #[inline]
-    pub fn charge(&self, memcg: &Memcg, bytes: u64) -> Result<ObjcgId, ChargeError> {
+    pub fn enter(
+        &self,
+        memcg: &Memcg,
+        node: NodeId,
+        bytes: Bytes4,
+        event: Option<Event>,
+    ) -> Result<ObjcgId, ChargeError> {
         if !self.is(memcg.tree()) {
             return Err(ChargeError::Foreign { path: memcg.path() });
         }
@@ -183,54 +188,38 @@ impl Tree {
             if let Some(mut stock) = self.shared().stocks.of(id)
                 && stock.id == id
                 && stock.references >= 2 // S3
-                && stock.bytes >= bytes
+                && stock.bytes >= bytes.compressed
+                && stock.takes(node)
                 // The id is nobody else's while it is in the stock: if it is this memcg's now, so is the reference.
                 && group.objcg() == id.raw()
             {
-                stock.references -= 1;
-                stock.bytes -= bytes;
+                stock.spend(node, bytes, event);
                 return Ok(id);
             }
         }
-        self.charge_anew(memcg, bytes)
+        self.enter_anew(memcg, node, bytes, event)
     }
 
-    /// Charge through the shared words, and leave a batch in the stock.
+    /// Enter through the shared words, and leave a batch in the stock.
     #[cold]
-    fn charge_anew(&self, memcg: &Memcg, bytes: u64) -> Result<ObjcgId, ChargeError> {
+    fn enter_anew(
+        &self,
+        memcg: &Memcg,
+        node: NodeId,
+        bytes: Bytes4,
+        event: Option<Event>,
+    ) -> Result<ObjcgId, ChargeError> {
         let objcg = memcg.objcg()?;
         let (shared, id) = (self.shared(), objcg.id());
         if let Some(mut stock) = shared.stocks.of(id)
-            && shared.fill(&mut stock, id, bytes)
+            && shared.fill(&mut stock, id, node, bytes.compressed)
         {
-            stock.references -= 1;
-            stock.bytes -= bytes;
+            stock.spend(node, bytes, event);
             return Ok(id);
         }
-        objcg.try_charge(bytes)?;
+        objcg.try_charge(bytes.compressed)?;
+        shared.objcgs.change(id, node, &Changes::came(bytes, event));
         Ok(objcg.into_id())
-    }
-
-    /// Take back what [`charge`](Self::charge) gave, for an object that never came to be. Lock-free; neither allocates nor frees.
-    #[inline]
-    pub fn cancel(&self, id: ObjcgId, bytes: u64) {
-        self.leave(id, NodeId(0), Bytes4::default(), bytes);
-    }
-
-    /// An object came: add its bytes on `node`, and count `event`, if any.
-    #[inline]
-    pub fn enter(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, event: Option<Event>) {
-        let shared = self.shared();
-        let changes = Changes::came(bytes, event);
-        if let Some(mut stock) = shared.stocks.of(id)
-            && stock.id == id
-            && stock.takes(node)
-        {
-            stock.node = node;
-            stock.changes += changes;
-        } else {
-            shared.objcgs.change(id, node, &changes);
-        }
     }
 
     /// An object goes: take its bytes on `node` away, and give back what it was charged and its reference. Lock-free; neither
@@ -287,5 +276,14 @@ impl Content {
     #[inline]
     fn takes(&self, node: NodeId) -> bool {
         self.node == node || self.changes.has_no_bytes()
+    }
+
+    /// Give an object its reference and its bytes, and count it. The stock has both and takes the node.
+    #[inline]
+    fn spend(&mut self, node: NodeId, bytes: Bytes4, event: Option<Event>) {
+        self.references -= 1;
+        self.bytes -= bytes.compressed;
+        self.node = node;
+        self.changes += Changes::came(bytes, event);
     }
 }

@@ -1,46 +1,61 @@
-//! [`Charge`]: bytes reserved from a memcg's limits for an object that is not published yet.
+//! [`Charge`]: an object that its owner was charged for and that is not in its slot yet.
 
 use super::error::Error;
-use crate::memcg::{Memcg, ObjcgId, Tree};
+use super::share::{Original, Shares, whole};
+use crate::memcg::{Bytes4, Event, Memcg, ObjcgId, Tree};
+use crate::units::NodeId;
 
-/// A charge of a slot's size and a reference to its owner, given back on drop unless an entry takes them over.
+/// What was charged, counted and referred to for an object; given back on drop unless an entry takes it over.
 #[derive(Debug)]
 pub(super) struct Charge<'a> {
     /// Who is charged, and in which tree; `None` for nobody.
-    objcg: Option<(&'a Tree, ObjcgId)>,
-    bytes: u64,
+    to: Option<(&'a Tree, ObjcgId)>,
+    /// Where the bytes were counted: the node asked for, before it is known where the object will lie.
+    node: NodeId,
+    bytes: Bytes4,
+    event: Option<Event>,
 }
 
 impl<'a> Charge<'a> {
-    /// Charge a slot of `size` bytes to the memcg, if the pool counts and there is one.
+    /// Charge and count an object of `len` bytes in a slot of `size` bytes near `node`, if the pool counts and there is a memcg.
     #[inline]
-    pub(super) fn take(tree: Option<&'a Tree>, memcg: Option<&Memcg>, size: usize) -> Result<Self, Error> {
-        let bytes = size as u64;
-        let objcg = match tree.zip(memcg) {
-            Some((tree, memcg)) => Some((tree, tree.charge(memcg, bytes)?)),
+    pub(super) fn take(
+        tree: Option<&'a Tree>,
+        memcg: Option<&Memcg>,
+        (size, len, original): (usize, usize, Original),
+        node: NodeId,
+        event: Option<Event>,
+    ) -> Result<Self, Error> {
+        let bytes = whole(size, len, original);
+        let to = match tree.zip(memcg) {
+            Some((tree, memcg)) => Some((tree, tree.enter(memcg, node, bytes, event)?)),
             None => None,
         };
-        Ok(Charge { objcg, bytes })
+        Ok(Charge { to, node, bytes, event })
     }
 
     /// Who is charged.
     #[inline]
     pub(super) fn objcg(&self) -> ObjcgId {
-        self.objcg.map_or(ObjcgId::NONE, |(_, id)| id)
+        self.to.map_or(ObjcgId::NONE, |(_, id)| id)
     }
 
-    /// Hand charge and reference over to an entry that holds the id.
+    /// Hand everything over to an entry that holds the id. `shares` says where the object lies.
     #[inline]
-    pub(super) fn into_id(mut self) -> ObjcgId {
-        self.objcg.take().map_or(ObjcgId::NONE, |(_, id)| id)
+    pub(super) fn settle(mut self, shares: impl FnOnce() -> Shares) -> ObjcgId {
+        let Some((tree, id)) = self.to.take() else { return ObjcgId::NONE };
+        if tree.nodes() > 1 {
+            Shares::all_on(self.node, self.bytes).moved(&shares(), tree, id);
+        }
+        id
     }
 }
 
 impl Drop for Charge<'_> {
-    #[inline]
     fn drop(&mut self) {
-        if let Some((tree, id)) = self.objcg {
-            tree.cancel(id, self.bytes);
+        if let Some((tree, id)) = self.to {
+            self.event.inspect(|&event| tree.uncount(id, event));
+            tree.leave(id, self.node, self.bytes, self.bytes.compressed);
         }
     }
 }

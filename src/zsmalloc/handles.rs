@@ -18,6 +18,7 @@ use super::pool::{Cells as _, Object, Pool, PoolConfig};
 use super::uncommitted::Uncommitted;
 use crate::arena::Arena;
 use crate::memcg::Memcg;
+use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Bug, prefetch};
 use crate::units::{NodeId, Owner};
 
@@ -156,6 +157,7 @@ impl Pool {
     pub fn get(&self, handle: Handle) -> Result<ReadGuard<'_, HandleCells>, HandleError> {
         self.check(handle)?;
         let owner = Owner(handle.index());
+        let mut backoff = Backoff::new();
         loop {
             let Some(Object { location, len }) = self.cells.object(owner) else { return Err(self.gone(handle)) };
             let guard = self.read(owner, location, len);
@@ -164,6 +166,8 @@ impl Pool {
             if let Some(guard) = guard {
                 return Ok(guard);
             }
+            // Moved meanwhile; or somebody has guessed a handle whose object is just being published.
+            backoff.wait();
         }
     }
 

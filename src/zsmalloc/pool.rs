@@ -291,7 +291,16 @@ impl<C: Cells> Pool<C> {
         if node.index() >= nodes.len() {
             return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
         }
-        let charge = Charge::take(self.accounting.as_ref(), memcg, self.heap.geometry.class(class).size())?;
+        let object = (self.heap.geometry.class(class).size(), len, self.original);
+        // Counted before it is known where the object will lie: at least nowhere where it may not.
+        let node = match memcg {
+            Some(memcg) if nodes.len() > 1 && self.accounting.is_some() => {
+                let allowed = memcg.nodes();
+                nodes.by_distance(node).iter().copied().find(|&near| allowed.contains(near)).unwrap_or(node)
+            }
+            _ => node,
+        };
+        let charge = Charge::take(self.accounting.as_ref(), memcg, object, node, self.stored)?;
         let spot = self.place(class, len, node, charge.objcg())?;
         Ok(Uncommitted::new(self, spot, len, charge))
     }

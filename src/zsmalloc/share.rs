@@ -13,7 +13,7 @@
 //! The sums are exact whatever the split (T4.5 in the reference of the kernel's series).
 
 use super::heap::{Heap, Spot};
-use crate::memcg::{Bytes4, Event, ObjcgId, Tree};
+use crate::memcg::{Bytes4, ObjcgId, Tree};
 use crate::units::{NodeId, PAGE_SIZE};
 
 /// Bytes that count as original for an object.
@@ -39,6 +39,20 @@ pub(super) struct Owed {
 }
 
 // === impl Shares ===
+
+/// What an object counts for.
+#[inline]
+pub(super) fn whole(size: usize, len: usize, original: Original) -> Bytes4 {
+    Bytes4 {
+        compressed: size as u64,
+        original: match original {
+            Original::Fixed(bytes) => bytes,
+            Original::Payload => len as u64,
+        },
+        payload: len as u64,
+        incompressible: if len == PAGE_SIZE { size as u64 } else { 0 },
+    }
+}
 
 /// Split what an object of `size` bytes of slot and `len` of payload counts for, `first` bytes of the slot lying in its
 /// first frame.
@@ -77,8 +91,7 @@ impl Shares {
         let (node, other) = (heap.arena.node_of(one), heap.arena.node_of(two));
         // Both parts of most objects lie on one node: nothing to divide by.
         if node == other {
-            let [whole, none] = split(size, len, size, original);
-            return Shares([(node, whole), (other, none)]);
+            return Shares::all_on(node, whole(size, len, original));
         }
         let [a, b] = split(size, len, first, original);
         Shares([(node, a), (other, b)])
@@ -89,13 +102,9 @@ impl Shares {
         self.0.into_iter().filter(|(_, bytes)| *bytes != Bytes4::default())
     }
 
-    /// Count them, and the event.
-    pub(super) fn enter(&self, tree: &Tree, objcg: ObjcgId, event: Option<Event>) {
-        let [(node, bytes), (other, rest)] = self.0;
-        tree.enter(objcg, node, bytes, event);
-        if rest != Bytes4::default() {
-            tree.enter(objcg, other, rest, None);
-        }
+    /// The bytes of an object that lies on one node.
+    pub(super) fn all_on(node: NodeId, bytes: Bytes4) -> Self {
+        Shares([(node, bytes), (node, Bytes4::default())])
     }
 
     /// Count them in.

@@ -43,14 +43,11 @@ pub struct Published<'a, C: Cells> {
 // === impl Uncommitted ===
 
 impl<'a, C: Cells> Uncommitted<'a, C> {
-    /// `charge` is taken over. Counted here and not when it is published: writing the payload waits for memory, and whatever
-    /// changes a shared word waits for what was written before.
+    /// `charge` is taken over. It is counted by now and not only when published: writing the payload waits for memory, and
+    /// whatever changes a shared word waits for what was written before.
     #[inline]
     pub(super) fn new(pool: &'a Pool<C>, spot: Spot, len: usize, charge: Charge<'_>) -> Self {
-        let objcg = charge.into_id();
-        if let Some(tree) = pool.accounting.as_ref().filter(|_| !objcg.is_none()) {
-            Shares::of(&pool.heap, &spot, len, pool.original).enter(tree, objcg, pool.stored);
-        }
+        let objcg = charge.settle(|| Shares::of(&pool.heap, &spot, len, pool.original));
         Uncommitted { pool, spot, len, objcg, written: false }
     }
 
