@@ -14,6 +14,8 @@
 //! 4. Compaction changes no object, wins the frames it says, stays in its budget, and a second one has nothing to do.
 //! 5. Stale, foreign and made-up names are refused; so are impossible lengths and nodes.
 //! 6. A refusal changes nothing.
+//! 7. No object comes to lie on a node that its memcg may not use; after a mask was narrowed, exactly what was said to be left
+//!    lies outside.
 //!
 //! With AddressSanitizer, pool memory is poisoned where no live object lies.
 
@@ -26,7 +28,7 @@ use arbitrary::Arbitrary;
 use std::sync::Arc;
 use zspool::arena::{self, Arena, ArenaConfig, Topology};
 use zspool::memcg::{Tree, TreeConfig};
-use zspool::units::{FRAME_SIZE, NodeId};
+use zspool::units::{FRAME_SIZE, NodeId, NodeMask};
 use zspool::zsmalloc::{Error, Geometry, HandleError, Original, Pool, PoolConfig, ReadGuard, TagSpace};
 
 /// A pool, and what is done to it.
@@ -40,7 +42,7 @@ pub struct Run {
     pub original_is_payload: bool,
     /// Size classes.
     pub classes: Classes,
-    /// Nodes less one, modulo 3.
+    /// Nodes less one, modulo 3; from 128 on, full ones fall back as a kernel's do.
     pub nodes: u8,
     /// Frames of the nodes; 0 and from 128 on for no capacity.
     pub capacities: [u8; 3],
@@ -87,6 +89,8 @@ pub enum Op {
     Limit { memcg: u8, bytes: u16 },
     NoLimit { memcg: u8 },
     Offline { memcg: u8 },
+    Nodes { memcg: u8, bits: u8 },
+    AllNodes { memcg: u8 },
     ArenaLimit { frames: Option<u8> },
     FailCommits { after: Option<u8> },
     Maintain,
@@ -131,6 +135,10 @@ struct Model<'a, S: Subject> {
     drafts: Vec<(S::Draft<'a>, usize, Option<usize>)>,
     /// Commits may fail.
     failing: bool,
+    /// Some memcg has had a mask.
+    masked: bool,
+    /// Bytes of slots that may lie outside of masks.
+    left: u64,
     objects: u64,
     slot_bytes: u64,
     payload: u64,
@@ -143,6 +151,9 @@ pub fn run(run: Run) -> Reached {
     let mut topology = Topology::simulated(nodes);
     for (node, &frames) in run.capacities[..nodes].iter().enumerate().filter(|(_, frames)| (1..128).contains(*frames)) {
         topology = topology.with_capacity(NodeId(node as u8), u64::from(frames) * FRAME_SIZE as u64);
+    }
+    if run.nodes >= 128 {
+        topology = topology.with_fallback();
     }
     let address_space = if run.space == 0 { 16 << 20 } else { usize::from(run.space) << 16 };
     let config = ArenaConfig { address_space, warm_frames: usize::from(run.warm), topology, ..ArenaConfig::default() };
@@ -196,6 +207,8 @@ impl<'a, S: Subject> Model<'a, S> {
             guards: Vec::new(),
             drafts: Vec::new(),
             failing: false,
+            masked: false,
+            left: 0,
             objects: 0,
             slot_bytes: 0,
             payload: 0,
@@ -245,6 +258,9 @@ impl<'a, S: Subject> Model<'a, S> {
             Err(error) => {
                 let after = pool.stats();
                 assert_eq!((before.objects, before.frame_bytes), (after.objects, after.frame_bytes), "6: {error}");
+                if let (Error::NodesFull { nodes, .. }, Some(g)) = (&error, memcg) {
+                    assert_eq!(*nodes, self.groups.nodes(g), "7: all nodes that it may use were tried");
+                }
                 self.check_refusal(&error, size, memcg, before.frame_bytes);
                 None
             }
@@ -263,9 +279,9 @@ impl<'a, S: Subject> Model<'a, S> {
                 assert!(frame_bytes + two > *limit && *limit == arena.limit(), "3: {error}");
                 self.reached.add("arena limits hit", 1);
             }
-            Error::Arena(arena::Error::NodeFull { .. }) => {
+            Error::NodesFull { nodes, .. } => {
                 arena.flush();
-                for node in arena.topology().nodes() {
+                for node in nodes.iter() {
                     let capacity = arena.topology().capacity(node).expect("3: a node without capacity is not full");
                     assert!(arena.backed_on(node) + two > capacity, "3: {error}, and {node} has room");
                 }
@@ -377,8 +393,9 @@ impl<'a, S: Subject> Model<'a, S> {
             "4: {done:?}"
         );
         assert!(done.moved_bytes <= bytes, "4: {done:?}");
-        assert!(done.busy == 0 || !self.guards.is_empty() || !self.drafts.is_empty(), "4: {done:?}, and all are free");
-        if !done.out_of_budget && self.guards.is_empty() && self.drafts.is_empty() {
+        let held = self.masked || !self.guards.is_empty() || !self.drafts.is_empty();
+        assert!(done.busy == 0 || held, "4: {done:?}, and all are free");
+        if !self.masked && !done.out_of_budget && self.guards.is_empty() && self.drafts.is_empty() {
             assert_eq!(compact(u64::MAX), Default::default(), "4: nothing is left to win after {done:?}");
         }
         self.read_all();
@@ -417,6 +434,39 @@ impl<'a, S: Subject> Model<'a, S> {
         let expected = (self.objects, self.slot_bytes, self.payload);
         assert_eq!((stats.objects, stats.slot_bytes, stats.payload_bytes), expected, "the pool's sums");
         assert_eq!(self.groups.memcg(0).usage(), self.groups.total(), "the root's charge");
+        if self.masked {
+            let outside = self.outside(0);
+            assert!(outside <= self.left, "7: {outside} bytes lie outside, and {} were left there", self.left);
+            if self.drafts.is_empty() {
+                self.left = outside;
+            }
+        }
+    }
+
+    /// Bytes of a group's objects outside of their masks.
+    fn outside(&self, g: usize) -> u64 {
+        self.subject.pool().bytes_outside(self.groups.memcg(g))
+    }
+
+    /// Set a group's nodes and move what lies outside.
+    fn set_nodes(&mut self, g: usize, mask: NodeMask) {
+        if !self.groups.set_nodes(g, mask) || !self.accounting {
+            return;
+        }
+        self.masked = true;
+        let pool = self.subject.pool();
+        let done = pool.move_off(self.groups.memcg(g), |moving| moving.switch());
+        let drafts: u64 = self.drafts.iter().map(|&(_, len, _)| self.slot_size(len)).sum();
+        let outside = self.outside(g);
+        assert!((outside..=outside + drafts).contains(&done.left_bytes), "7: {done:?}, {outside} bytes are outside");
+        if self.guards.is_empty() && self.drafts.is_empty() {
+            assert_eq!(done.left_bytes > 0, done.refusal.is_some(), "7: {done:?}, and nobody holds them");
+        }
+        // Drafts that were made under older masks are published where they are.
+        self.left = self.outside(0) + drafts;
+        self.read_all();
+        self.reached.add("objects moved off nodes", done.moved_objects);
+        self.reached.note("objects left outside of a mask", done.left_bytes > 0);
     }
 
     /// One of the `n`th of so many, if there are any.
@@ -516,6 +566,12 @@ impl<'a, S: Subject> Model<'a, S> {
             Op::Offline { memcg } => {
                 let charged = self.groups.offline(self.groups.pick(memcg));
                 self.reached.note("memcgs taken offline with objects", charged.is_some_and(|bytes| bytes > 0));
+            }
+            Op::Nodes { memcg, bits } => {
+                self.set_nodes(self.groups.pick(memcg), NodeMask::from_bits(u64::from(bits % 16)));
+            }
+            Op::AllNodes { memcg } => {
+                self.set_nodes(self.groups.pick(memcg), NodeMask::first(self.arena().topology().len()));
             }
             Op::ArenaLimit { frames } => {
                 self.arena().set_limit(frames.map_or(u64::MAX, |frames| u64::from(frames) * FRAME_SIZE as u64));

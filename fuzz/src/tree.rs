@@ -1,6 +1,7 @@
 //! [`Groups`]: a plain model of a memcg tree's limits and charges.
 
 use zspool::memcg::{LimitHit, Memcg};
+use zspool::units::NodeMask;
 
 /// A memcg as the model knows it.
 #[derive(Debug)]
@@ -9,6 +10,8 @@ struct Group {
     memcg: Memcg,
     parent: Option<usize>,
     limit: u64,
+    /// Nodes it allows itself.
+    nodes: NodeMask,
     /// Charged to it and all below.
     usage: u64,
     online: bool,
@@ -21,7 +24,8 @@ pub struct Groups(Vec<Group>);
 impl Groups {
     /// Only the root.
     pub fn new(root: Memcg) -> Self {
-        Groups(vec![Group { memcg: root, parent: None, limit: u64::MAX, usage: 0, online: true }])
+        let nodes = root.own_nodes();
+        Groups(vec![Group { memcg: root, parent: None, limit: u64::MAX, nodes, usage: 0, online: true }])
     }
 
     /// An online group by any number.
@@ -81,7 +85,9 @@ impl Groups {
     /// Make a child.
     pub fn mkdir(&mut self, parent: usize) {
         let memcg = self.0[parent].memcg.mkdir(&format!("m{}", self.0.len())).expect("the name is new");
-        self.0.push(Group { memcg, parent: Some(parent), limit: u64::MAX, usage: 0, online: true });
+        let nodes = self.0[0].memcg.tree().nodes();
+        let nodes = NodeMask::first(nodes);
+        self.0.push(Group { memcg, parent: Some(parent), limit: u64::MAX, nodes, usage: 0, online: true });
     }
 
     /// Groups ever made.
@@ -93,6 +99,24 @@ impl Groups {
     pub fn set_limit(&mut self, g: usize, limit: u64) {
         self.0[g].limit = limit;
         self.0[g].memcg.set_zswap_max(limit).expect("it is online");
+    }
+
+    /// The nodes that the group and all above it allow.
+    pub fn nodes(&self, g: usize) -> NodeMask {
+        self.upwards(self.current(g)).fold(NodeMask::from_bits(u64::MAX), |mask, g| mask & self.0[g].nodes)
+    }
+
+    /// Set the nodes it allows, if it is possible: whether it was.
+    pub fn set_nodes(&mut self, g: usize, mask: NodeMask) -> bool {
+        let all = NodeMask::first(self.0[0].memcg.tree().nodes());
+        let old = std::mem::replace(&mut self.0[g].nodes, mask);
+        let below = (0..self.0.len()).filter(|&other| self.0[other].online && self.upwards(other).any(|up| up == g));
+        let possible = all.covers(mask) && below.into_iter().all(|other| !self.nodes(other).is_empty());
+        if !possible {
+            self.0[g].nodes = old;
+        }
+        assert_eq!(self.0[g].memcg.set_nodes(mask).is_ok(), possible, "{mask:?} for {}", self.0[g].memcg.path());
+        possible
     }
 
     /// Take it offline, if it is possible. Returns what it was charged then.
@@ -113,6 +137,9 @@ impl Groups {
             let expected = if group.online { group.usage } else { 0 };
             assert_eq!(group.memcg.usage(), expected, "{} is charged", group.memcg.path());
             if group.online {
+                let way = self.upwards(self.0.iter().position(|other| std::ptr::eq(other, group)).expect("it is one"));
+                let nodes = way.fold(NodeMask::from_bits(u64::MAX), |mask, g| mask & self.0[g].nodes);
+                assert_eq!(group.memcg.nodes(), nodes, "{} may use", group.memcg.path());
                 let stat = group.memcg.stat().expect("it is online");
                 assert_eq!(stat.bytes.compressed, expected, "{} counts its slots", group.memcg.path());
             }

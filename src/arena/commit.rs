@@ -31,6 +31,8 @@ struct Group {
     needed: usize,
     /// Frames after those that become warm.
     ahead: usize,
+    /// Where they are to lie.
+    on: NodeId,
 }
 
 impl Group {
@@ -65,11 +67,14 @@ struct Attempt {
     cannot_discard: bool,
     /// The kernel had no memory for frames that nobody asked for.
     not_ahead: bool,
+    /// Warm frames of other nodes are taken as they are, for the node asked for has no room.
+    keep_strays: bool,
 }
 
 impl Arena {
     /// Have `count` frames of one run backed and Owned. Frames that are already are left where they lie; others come to
-    /// lie on `node` (on real nodes: on it while the kernel has memory there; [`node_of`](Self::node_of) says where).
+    /// lie on `node` (on real nodes, and simulated ones that [fall back](super::Topology::with_fallback): on it while there
+    /// is memory; [`node_of`](Self::node_of) says where).
     /// Several threads may ensure the same frames; one backs each, the others wait for it.
     ///
     /// # Errors
@@ -106,9 +111,9 @@ impl Arena {
                 Step::Discard => {}
                 Step::Commit(group) => {
                     drop(lists);
-                    let outcome = self.back(group, node);
+                    let outcome = self.back(group);
                     lists = self.lists.lock();
-                    self.publish(&mut lists, group, node, &outcome);
+                    self.publish(&mut lists, group, &outcome);
                     let Outcome::Failed { error, .. } = outcome else { continue };
                     if group.ahead > 0 {
                         attempt.not_ahead = true;
@@ -142,13 +147,13 @@ impl Arena {
         for frame in span(first, count) {
             match self.frames.state(frame) {
                 State::Owned => {}
-                State::Warm if self.frames.node(frame) == node || attempt.cannot_discard => {
+                State::Warm if self.frames.node(frame) == node || attempt.cannot_discard || attempt.keep_strays => {
                     self.unwarm(lists, frame, State::Owned);
                 }
                 State::Warm => strays += 1,
                 State::Committing | State::Discarding => must_wait = true,
                 State::Unbacked => match &mut group {
-                    None => group = Some(Group { first: frame, needed: 1, ahead: 0 }),
+                    None => group = Some(Group { first: frame, needed: 1, ahead: 0, on: node }),
                     Some(group) if group.first.0 + group.needed as u32 == frame.0 => group.needed += 1,
                     Some(_) => {}
                 },
@@ -157,6 +162,10 @@ impl Arena {
         if strays > 0 {
             // Without hope of room on the node they had better stay what they are.
             return match self.hopeless_on(lists, node, strays) {
+                Some(_) if self.topology.homes(node).len() > 1 => {
+                    let attempt = Attempt { keep_strays: true, ..attempt };
+                    self.next_step(lists, first, count, node, attempt, batch)
+                }
                 Some(error) => Step::Refuse(error),
                 None => {
                     self.take_strays(lists, span(first, count), node, batch);
@@ -165,13 +174,13 @@ impl Arena {
             };
         }
         match group {
-            Some(mut group) => match self.room(lists, node, group.needed, attempt, batch) {
+            Some(mut group) => match self.find_room(lists, &mut group, attempt, batch) {
                 Ok(more) => {
                     let end = group.first.0 + group.needed as u32;
-                    if end == first.0 + count as u32 && !attempt.not_ahead {
+                    if end == first.0 + count as u32 && group.on == node && !attempt.not_ahead {
                         group.ahead = self.ahead(lists, Frame(end), more);
                     }
-                    self.reserve(lists, group, node);
+                    self.reserve(lists, group);
                     Step::Commit(group)
                 }
                 Err(step) => step,
@@ -179,6 +188,33 @@ impl Arena {
             None if must_wait => Step::Wait,
             None => Step::Done,
         }
+    }
+
+    /// Room for the group on its node, or, where nodes fall back, for as much of it as there is room for on the nearest: how
+    /// many frames more there would be room for, or what to do instead.
+    fn find_room(
+        &self,
+        lists: &mut Lists,
+        group: &mut Group,
+        attempt: Attempt,
+        batch: &mut Batch,
+    ) -> Result<usize, Step> {
+        let (homes, needed) = (self.topology.homes(group.on), group.needed);
+        let mut refusal = None;
+        for &on in homes {
+            (group.on, group.needed) = (on, needed);
+            while group.needed > 0 {
+                match self.room(lists, on, group.needed, attempt, batch) {
+                    Err(Step::Refuse(full @ Error::NodeFull { .. })) => {
+                        refusal = refusal.or(Some(full));
+                        // The next node may have room for all, but what fits here is nearer.
+                        group.needed = if homes.len() > 1 { group.needed - 1 } else { 0 };
+                    }
+                    found => return found,
+                }
+            }
+        }
+        Err(Step::Refuse(refusal.expect("no node had room, and the first said so")))
     }
 
     /// Whether `needed` frames can be reserved: how many more than those could be, or what to do instead.
@@ -232,8 +268,8 @@ impl Arena {
         span(next, most.min(left_in_run)).take_while(|&frame| self.frames.state(frame) == State::Unbacked).count()
     }
 
-    fn reserve(&self, lists: &mut Lists, group: Group, node: NodeId) {
-        let bytes = group.bytes().len() as u64;
+    fn reserve(&self, lists: &mut Lists, group: Group) {
+        let (bytes, node) = (group.bytes().len() as u64, group.on);
         self.backed.fetch_add(bytes, Ordering::Relaxed);
         self.backed_on[node.index()].fetch_add(bytes, Ordering::Relaxed);
         lists.add_passing(node, group.ahead as u32);
@@ -244,10 +280,11 @@ impl Arena {
     }
 
     /// The system calls of a commit, outside the lock.
-    fn back(&self, group: Group, node: NodeId) -> Outcome {
-        let range = group.bytes();
+    fn back(&self, group: Group) -> Outcome {
+        let (range, node) = (group.bytes(), group.on);
         let populated = if self.topology.is_numa() {
-            super::numa::with_preferred(self.topology.kernel_node(node), || self.populate(range.clone()))
+            let (address, kernel_node) = (self.address() + range.start, self.topology.kernel_node(node));
+            super::numa::with_preferred(address, range.len(), kernel_node, || self.populate(range.clone()))
         } else {
             self.populate(range.clone())
         };
@@ -281,7 +318,8 @@ impl Arena {
     }
 
     /// Say what became of a commit.
-    fn publish(&self, lists: &mut Lists, group: Group, node: NodeId, outcome: &Outcome) {
+    fn publish(&self, lists: &mut Lists, group: Group, outcome: &Outcome) {
+        let node = group.on;
         lists.remove_passing(node, group.ahead as u32);
         for (index, frame) in group.frames().enumerate() {
             match outcome {

@@ -82,6 +82,13 @@ impl Arena {
                 Err(source) => return Err(Error::Reserve { bytes, source }),
             }
         };
+        if config.topology.is_numa() {
+            // Without memory to spare for it, later commits fail too.
+            if region.populate(0..FRAME_SIZE).is_ok() {
+                let _ = region.discard(0..FRAME_SIZE);
+            }
+            super::numa::keep_still(region.with(0..0, |start| start as usize), bytes as usize);
+        }
         Ok(Arena {
             region,
             frames,
@@ -271,14 +278,6 @@ impl Arena {
         self.runs.count()
     }
 
-    /// Runs that were ever handed out: a run that was has a lower number.
-    ///
-    /// # Locks
-    /// Takes [`Rank::Arena`].
-    pub fn runs_ever_used(&self) -> usize {
-        self.lists.lock().bump as usize
-    }
-
     /// Runs handed out and not given back.
     ///
     /// # Locks
@@ -286,6 +285,24 @@ impl Arena {
     pub fn used_runs(&self) -> usize {
         let lists = self.lists.lock();
         lists.bump as usize - lists.free.len() - lists.warm_free.len()
+    }
+
+    /// Runs that were handed out at least once: those below this number.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`].
+    pub fn runs_ever_used(&self) -> u32 {
+        self.lists.lock().bump
+    }
+
+    /// The node an owned frame lies on, as nobody can change meanwhile; `None` for a frame that is not owned. Who finds it
+    /// not owned and then has it backed, comes after this call, and sees what was done before it.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`].
+    pub fn settled_node(&self, frame: Frame) -> Option<NodeId> {
+        let _lists = self.lists.lock();
+        (self.frames.state(frame) == State::Owned).then(|| self.frames.node(frame))
     }
 
     /// Bytes of addresses reserved, less than asked for where the kernel refused so much.

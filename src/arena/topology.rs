@@ -20,6 +20,8 @@ const REMOTE: u32 = 20;
 pub struct Topology {
     nodes: Vec<Node>,
     simulated: bool,
+    /// Simulated nodes that are full send frames elsewhere, as the kernel's do.
+    falls_back: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +83,23 @@ impl Topology {
         self
     }
 
+    /// The same with nodes that do as a kernel's: where one is full, each frame that does not fit comes to lie on the nearest
+    /// other that has room, and only when all are full is anything refused. Without it, a full node refuses.
+    ///
+    /// # Panics
+    /// When the nodes are this machine's.
+    pub fn with_fallback(mut self) -> Self {
+        assert!(self.simulated, "the kernel decides itself what it does when a node is full");
+        self.falls_back = true;
+        self
+    }
+
     fn new(nodes: Vec<(u32, Vec<u32>)>, simulated: bool) -> Self {
         let nodes = nodes
             .into_iter()
             .map(|(kernel, distances)| Node { kernel, capacity: None, distances, order: Vec::new() })
             .collect();
-        let mut topology = Topology { nodes, simulated };
+        let mut topology = Topology { nodes, simulated, falls_back: false };
         topology.sort();
         topology
     }
@@ -172,6 +185,12 @@ impl Topology {
     /// Whether frames must be told where to lie: several real nodes.
     pub(super) fn is_numa(&self) -> bool {
         !self.simulated && self.nodes.len() > 1
+    }
+
+    /// The nodes to try for a frame wanted on `node`, in order.
+    pub(super) fn homes(&self, node: NodeId) -> &[NodeId] {
+        let order = self.by_distance(node);
+        if self.falls_back { order } else { &order[..1] }
     }
 
     /// A topology that claims nodes of the kernel, whether it has them or not.

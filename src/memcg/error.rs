@@ -2,6 +2,7 @@
 
 use super::charge::LimitHit;
 use super::id::MemcgId;
+use crate::units::NodeMask;
 
 /// A refusal of the memcg tree or of one of its text files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +56,26 @@ pub enum Error {
         depth: u32,
         /// Deepest possible.
         most: u16,
+    },
+    /// A node mask is empty, or names nodes that are not there.
+    #[error("the nodes {:?} cannot be allowed: name at least one, and only those there are, which are {all}", .mask.to_string())]
+    Nodes {
+        /// What was asked for.
+        mask: NodeMask,
+        /// The nodes there are.
+        all: NodeMask,
+    },
+    /// A memcg would have no node left.
+    #[error(
+        "{path} would have no node left: it allows {own}, and the memcgs above it {above}; let one of them allow more first"
+    )]
+    NoNodeLeft {
+        /// Path of the memcg.
+        path: String,
+        /// What it allows itself.
+        own: NodeMask,
+        /// What those above allow.
+        above: NodeMask,
     },
     /// No file has this name.
     #[error("there is no file {name:?}; there are {known}")]

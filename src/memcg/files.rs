@@ -7,6 +7,8 @@
 //! | `memory.zswap.current` | bytes charged to the subtree | |
 //! | `memory.zswap.max` | the limit in bytes, or `max` | a size, or `max` |
 //! | `memory.zswap.writeback` | what is set here: `0` or `1` | `0` or `1` |
+//! | `memory.zswap.nodes` | the nodes allowed here: `0-1,3` | a list of nodes |
+//! | `memory.zswap.nodes.effective` | those that every ancestor allows too | |
 //!
 //! Lines of `memory.stat`: `zswap` and `zswapped` in bytes, `zswap_incomp` in pages, `zswpin`, `zswpout` and `zswpwb`
 //! in pages as the kernel has them; ours are `zswap_payload` (bytes the codec made) and `zswap_refused` (charges
@@ -17,7 +19,7 @@ use super::group::NO_LIMIT;
 use super::handle::Memcg;
 use super::size::parse_size;
 use super::stat::{Bytes4, Event};
-use crate::units::PAGE_SIZE;
+use crate::units::{NodeListError, NodeMask, PAGE_SIZE};
 
 /// One file of a memcg.
 struct File {
@@ -56,6 +58,12 @@ static FILES: &[File] = &[
         read: read_writeback,
         write: Some(("0 (no page is written to a device from here on down) or 1", write_writeback)),
     },
+    File {
+        name: "memory.zswap.nodes",
+        read: read_nodes,
+        write: Some(("numbers and ranges of nodes with commas between them, such as 0-1,3", write_nodes)),
+    },
+    File { name: "memory.zswap.nodes.effective", read: read_effective_nodes, write: None },
 ];
 
 fn read_stat(memcg: &Memcg) -> Result<String, Error> {
@@ -121,6 +129,24 @@ fn write_writeback(memcg: &Memcg, word: &str) -> Result<(), Refused> {
         "0" => Ok(memcg.set_writeback(false)?),
         "1" => Ok(memcg.set_writeback(true)?),
         _ => Err(Refused::Word("it is neither 0 nor 1".to_owned())),
+    }
+}
+
+fn read_nodes(memcg: &Memcg) -> Result<String, Error> {
+    memcg.shared().check_online(memcg.words())?;
+    Ok(format!("{}\n", memcg.own_nodes()))
+}
+
+fn read_effective_nodes(memcg: &Memcg) -> Result<String, Error> {
+    memcg.shared().check_online(memcg.words())?;
+    Ok(format!("{}\n", memcg.nodes()))
+}
+
+fn write_nodes(memcg: &Memcg, word: &str) -> Result<(), Refused> {
+    let nodes: NodeMask = word.parse().map_err(|error: NodeListError| Refused::Word(error.to_string()))?;
+    match memcg.set_nodes(nodes) {
+        Err(Error::Nodes { all, .. }) => Err(Refused::Word(format!("there are only the nodes {all}"))),
+        done => Ok(done?),
     }
 }
 
@@ -229,6 +255,49 @@ mod tests {
     }
 
     #[test]
+    fn nodes_are_those_allowed_all_the_way_up() {
+        let tree = Tree::new(TreeConfig { nodes: 4, ..TreeConfig::default() });
+        let tenant = tree.root().mkdir("tenant").unwrap();
+        let vm = tenant.mkdir("vm").unwrap();
+        let read =
+            |memcg: &Memcg| ["", ".effective"].map(|end| memcg.read_file(&format!("memory.zswap.nodes{end}")).unwrap());
+        assert_eq!(read(&vm), ["0-3\n", "0-3\n"]);
+        vm.write_file("memory.zswap.nodes", "0-1,3\n").unwrap();
+        tenant.write_file("memory.zswap.nodes", "1-2").unwrap();
+        assert_eq!(
+            (read(&tenant), read(&vm)),
+            (["1-2\n", "1-2\n"].map(str::to_owned), ["0-1,3\n", "1\n"].map(str::to_owned))
+        );
+        let late = vm.mkdir("late").unwrap();
+        assert_eq!(read(&late), ["0-3\n", "1\n"]);
+        tree.assert_valid();
+        // Refusals change nothing.
+        let empty = tenant.set_nodes(NodeMask::NONE).unwrap_err().to_string();
+        assert_eq!(
+            empty,
+            "the nodes \"\" cannot be allowed: name at least one, and only those there are, which are 0-3"
+        );
+        for (text, says) in
+            [("4", "there are only the nodes 0-3"), ("0,64", "node 64"), ("1-", "\"1-\" in"), ("0 1", "one word")]
+        {
+            let refused = vm.write_file("memory.zswap.nodes", text).unwrap_err().to_string();
+            assert!(refused.contains(says) && refused.ends_with("such as 0-1,3"), "{refused}");
+        }
+        let refused = tenant.set_nodes("2".parse().unwrap()).unwrap_err().to_string();
+        let why = "/tenant/vm would have no node left: it allows 0-1,3, and the memcgs above it 2; let one of them allow more first";
+        assert_eq!(refused, why);
+        assert_eq!((tenant.nodes().bits(), vm.nodes().bits(), late.nodes().bits()), (0b110, 0b10, 0b10));
+        // What a removed memcg left is its parent's.
+        let objcg = late.objcg().unwrap();
+        late.offline().unwrap();
+        assert_eq!(tree.allowed_nodes(objcg.id()), vm.nodes());
+        assert_eq!(late.set_nodes(NodeMask::first(1)), Err(Error::Offline { id: late.id() }));
+        tenant.set_nodes(NodeMask::first(4)).unwrap();
+        assert_eq!((vm.nodes().bits(), tree.allowed_nodes(objcg.id()).bits()), (0b1011, 0b1011));
+        tree.assert_valid();
+    }
+
+    #[test]
     fn what_a_file_does_not_take_is_named_with_the_grammar() {
         let tree = Tree::new(TreeConfig::default());
         let vm = tree.root().mkdir("vm").unwrap();
@@ -241,7 +310,7 @@ mod tests {
         }
         assert_eq!(refuse("memory.zswap.max", " \n"), format!("nothing was written to memory.zswap.max; {grammar}"));
         assert!(refuse("memory.zswap.writeback", "yes").contains("\"yes\": it is neither 0 nor 1; write 0 "));
-        let read_only = "memory.stat can only be read; the files to write are memory.zswap.max, memory.zswap.writeback";
+        let read_only = "memory.stat can only be read; the files to write are memory.zswap.max, memory.zswap.writeback, memory.zswap.nodes";
         assert_eq!(refuse("memory.stat", "1"), read_only);
         assert!(refuse("memory.high", "1").contains("no file \"memory.high\"; there are memory.stat, "));
         assert_eq!(vm.zswap_max(), NO_LIMIT);

@@ -6,6 +6,7 @@
 //! refs    63 ....... 48 | 47 ............................. 0
 //!         generation    | handles, plus one while online
 //! flags   bit 0 writeback as set here   bit 1 writeback here and in every ancestor   bit 2 listed (see `roster`)
+//! nodes   a bit per node that objects may lie on: as set here, and that in every ancestor too
 //! ```
 //!
 //! A group's memory is type-stable: its index is recycled, never unmapped, so a slow thread may come by with a
@@ -27,6 +28,7 @@
 use super::id::{GroupRef, MemcgId};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Bug, Planted};
+use crate::units::NodeMask;
 
 /// Bits of a usage word that count bytes.
 const BYTES_BITS: u32 = 42;
@@ -96,6 +98,10 @@ pub(super) struct Group {
     objcg: AtomicU32,
     /// Set under the tree lock, but LISTED, which is cleared under the LRU lock too.
     flags: AtomicU32,
+    /// Nodes as set here. Set under the tree lock.
+    own_nodes: AtomicU64,
+    /// Nodes allowed here and in every ancestor; never empty while online. Set under the tree lock.
+    nodes: AtomicU64,
     /// Charges that were reserved here and taken back because a group further up refused.
     rollbacks: AtomicU32,
     /// Next in the stack of groups whose last reference is gone (index + 1); belongs to whoever pushed it.
@@ -106,7 +112,15 @@ pub(super) struct Group {
 
 impl Group {
     /// Begin a life under the tree lock: online, with one reference for that and one for the caller's handle.
-    pub(super) fn birth(&self, me: GroupRef, parent: GroupRef, id: MemcgId, objcg: u32, writeback: bool) {
+    pub(super) fn birth(
+        &self,
+        me: GroupRef,
+        parent: GroupRef,
+        id: MemcgId,
+        objcg: u32,
+        writeback: bool,
+        nodes: NodeMask,
+    ) {
         debug_assert_eq!(generation(self.usage.load(Ordering::Relaxed)), me.generation());
         // The objcg's pointer, stored after these, publishes them to others.
         self.limit.store(NO_LIMIT, Ordering::Release);
@@ -114,6 +128,8 @@ impl Group {
         self.id.store(id.0, Ordering::Relaxed);
         let effective = if writeback { EFFECTIVE } else { 0 };
         self.flags.store(WRITEBACK | effective, Ordering::Release);
+        self.own_nodes.store(u64::MAX, Ordering::Release);
+        self.nodes.store(nodes.bits(), Ordering::Release);
         self.objcg.store(objcg, Ordering::Release);
         // Release pairs with the acquire in `hold`.
         self.refs.store(born(me.generation(), 2), Ordering::Release);
@@ -306,6 +322,27 @@ impl Group {
         self.set_flag(EFFECTIVE, parent_allows && self.own_writeback());
     }
 
+    /// Nodes as set here; all there can be where nothing was set.
+    pub(super) fn own_nodes(&self) -> NodeMask {
+        NodeMask::from_bits(self.own_nodes.load(Ordering::Acquire))
+    }
+
+    /// Nodes allowed here and in every ancestor.
+    #[inline]
+    pub(super) fn nodes(&self) -> NodeMask {
+        NodeMask::from_bits(self.nodes.load(Ordering::Acquire))
+    }
+
+    /// Set what this group allows. Under the tree lock; the caller then settles the subtree.
+    pub(super) fn set_own_nodes(&self, nodes: NodeMask) {
+        self.own_nodes.store(nodes.bits(), Ordering::Release);
+    }
+
+    /// Derive the allowed nodes from the parent's. Under the tree lock.
+    pub(super) fn settle_nodes(&self, parent_allows: NodeMask) {
+        self.nodes.store((parent_allows & self.own_nodes()).bits(), Ordering::Release);
+    }
+
     /// Whether the memcg is in its ancestors' sets.
     #[inline]
     pub(super) fn is_listed(&self) -> bool {
@@ -333,7 +370,7 @@ mod tests {
 
     fn group() -> Group {
         let group = Group::default();
-        group.birth(GroupRef::ROOT, GroupRef::ROOT, MemcgId(1), 1, true);
+        group.birth(GroupRef::ROOT, GroupRef::ROOT, MemcgId(1), 1, true, NodeMask::first(1));
         group
     }
 
@@ -380,7 +417,7 @@ mod tests {
     fn an_index_is_retired_before_its_generation_wraps() {
         let group = Group::default();
         for life in 0..=u16::MAX {
-            group.birth(GroupRef::new(GroupIndex(3), life, 1), GroupRef::ROOT, MemcgId(1), 1, true);
+            group.birth(GroupRef::new(GroupIndex(3), life, 1), GroupRef::ROOT, MemcgId(1), 1, true, NodeMask::first(1));
             assert!(!group.release() && group.release());
             assert_eq!(group.bury(), life.checked_add(1));
         }

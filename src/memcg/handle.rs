@@ -13,6 +13,7 @@ use super::objcg::Objcg;
 use super::stat::{Bytes4, Stat};
 use super::tree::{Shared, Tree};
 use crate::sync::{Bug, MutexGuard};
+use crate::units::NodeMask;
 use std::fmt;
 
 /// A handle on a memcg. Clones are handles on the same one; equal handles are on the same one.
@@ -238,6 +239,33 @@ impl Memcg {
         self.words().set_own_writeback(on);
         self.shared().settle_writeback(&hierarchy, self.index());
         Ok(())
+    }
+
+    /// The nodes its objects may lie on: those that it and all its ancestors allow. Lock-free.
+    #[inline]
+    pub fn nodes(&self) -> NodeMask {
+        self.words().nodes()
+    }
+
+    /// The nodes it allows itself: what `memory.zswap.nodes` says. All there are until something is set.
+    pub fn own_nodes(&self) -> NodeMask {
+        self.words().own_nodes() & NodeMask::first(self.tree.nodes())
+    }
+
+    /// Allow nodes here and, with the ancestors' leave, below. When this returns, no object of it or of a descendant comes
+    /// to lie elsewhere any more. What lies elsewhere already stays:
+    /// [`Pool::move_off`](crate::zsmalloc::Pool::move_off) moves it, [`Zswap::set_nodes`](crate::zswap::Zswap::set_nodes)
+    /// does both.
+    ///
+    /// # Errors
+    /// [`Error::Nodes`] for an empty mask or one with nodes that are not there; [`Error::NoNodeLeft`] when this memcg or
+    /// one below it would have no node left; [`Error::Offline`]. Nothing is changed then.
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn set_nodes(&self, nodes: NodeMask) -> Result<(), Error> {
+        let hierarchy = self.online()?;
+        self.shared().set_nodes(&hierarchy, self.index(), nodes)
     }
 
     /// Sums over it and everything below it. Exact when nobody stores or frees meanwhile.

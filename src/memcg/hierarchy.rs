@@ -15,6 +15,7 @@
 //! - **H4** Every index is in use, free, or retired; every objcg id is in use or free. (In use until swept.)
 //! - **H5** A group is listed if and only if its id is in its own set and in those of all its ancestors.
 //! - **H6** The effective writeback flag is the AND of the flags from the group to the root.
+//! - **H7** The effective node mask is the AND of the masks from the group to the root, and not empty.
 //! - **Q1** At a quiet point: the usage of an online group is the sum of `compressed` of the objcgs of its subtree.
 //!
 //! Callers: `handle`, `tree`, `roster`, `files`, with the lock.
@@ -29,7 +30,7 @@ use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::stat::{Bytes4, Event, Stat};
 use super::tree::{Shared, Tree};
-use crate::units::NodeId;
+use crate::units::{NodeId, NodeMask};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -272,16 +273,17 @@ impl Shared {
         });
         hierarchy.online.insert(id, index);
         hierarchy.link(index, objcg);
-        let (mut parent_ref, mut writeback) = (me, true);
+        let (mut parent_ref, mut writeback, mut nodes) = (me, true, NodeMask::first(self.config.nodes));
         if let Some(parent) = parent {
             hierarchy.node_mut(parent).children.insert(name.into(), index);
             parent_ref = hierarchy.node(parent).me;
             writeback = self.group(parent).writeback();
+            nodes = self.group(parent).nodes();
         }
         self.objcgs.prepare(objcg);
         let group = self.prepare_group(index);
         // The group first: who reads the objcg's pointer finds the group's words in it.
-        group.birth(me, parent_ref, id, objcg.raw(), writeback);
+        group.birth(me, parent_ref, id, objcg.raw(), writeback, nodes);
         self.objcgs.birth(objcg, me);
         Ok(index)
     }
@@ -356,6 +358,42 @@ impl Shared {
             let parent_allows = node.me.depth() == 0 || self.group(node.parent).writeback();
             self.group(at).settle_writeback(parent_allows);
         }
+    }
+
+    /// What the groups above a group allow.
+    fn nodes_above(&self, hierarchy: &Hierarchy, index: GroupIndex) -> NodeMask {
+        let node = hierarchy.node(index);
+        match node.me.depth() {
+            0 => NodeMask::first(self.config.nodes),
+            _ => self.group(node.parent).nodes(),
+        }
+    }
+
+    /// Set a group's own nodes and derive the effective ones of its subtree, unless a group were left without any (H7).
+    pub(super) fn set_nodes(&self, hierarchy: &Hierarchy, index: GroupIndex, mask: NodeMask) -> Result<(), Error> {
+        let all = NodeMask::first(self.config.nodes);
+        if mask.is_empty() || !all.covers(mask) {
+            return Err(Error::Nodes { mask, all });
+        }
+        let subtree = hierarchy.subtree(index);
+        // In pre-order, a parent's mask is known before its children's.
+        let mut allowed: BTreeMap<GroupIndex, NodeMask> = BTreeMap::new();
+        for &at in &subtree {
+            let above = match at == index {
+                true => self.nodes_above(hierarchy, at),
+                false => allowed[&hierarchy.node(at).parent],
+            };
+            let own = if at == index { mask } else { self.group(at).own_nodes() };
+            if (above & own).is_empty() {
+                return Err(Error::NoNodeLeft { path: hierarchy.path(at), own, above });
+            }
+            allowed.insert(at, above & own);
+        }
+        self.group(index).set_own_nodes(mask);
+        for &at in &subtree {
+            self.group(at).settle_nodes(self.nodes_above(hierarchy, at));
+        }
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use super::stat::Bytes4;
 use super::stock::Stocks;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::{self, Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
-use crate::units::{MAX_NODES, NodeId};
+use crate::units::{MAX_NODES, NodeId, NodeMask};
 use std::fmt;
 
 /// What a tree is made with.
@@ -174,6 +174,11 @@ impl Tree {
         self.shared.config.nodes
     }
 
+    /// How often who has to wait for another thread's short step waits, before it gives up.
+    pub(crate) fn patience(&self) -> u32 {
+        self.shared.config.patience
+    }
+
     /// The root.
     pub fn root(&self) -> Memcg {
         self.shared.group(GroupRef::ROOT.index()).hold_more();
@@ -254,6 +259,19 @@ impl Tree {
         }
     }
 
+    /// The nodes that the owner's objects may lie on.
+    #[inline]
+    pub fn allowed_nodes(&self, id: ObjcgId) -> NodeMask {
+        loop {
+            let group = self.shared.objcgs.group(id);
+            let allowed = self.shared.group(group.index()).nodes();
+            // As in `writeback`.
+            if self.is_current(id, group) {
+                return allowed;
+            }
+        }
+    }
+
     /// Drop a reference. The last one of a removed memcg's objcg only leaves a note for the next `mkdir` or removal.
     #[inline]
     pub fn put(&self, id: ObjcgId) {
@@ -265,6 +283,13 @@ impl Tree {
     pub fn borrow(&self, id: ObjcgId) -> Objcg {
         self.shared.objcgs.get(id);
         Objcg::adopt(self.clone(), id)
+    }
+
+    /// A reference, unless nobody holds one any more. The id may be another owner's by then: look again whether what it was
+    /// read from still says so.
+    #[inline]
+    pub fn try_borrow(&self, id: ObjcgId) -> Option<Objcg> {
+        self.shared.objcgs.try_get(id).then(|| Objcg::adopt(self.clone(), id))
     }
 
     /// The reference that [`Objcg::into_id`] left in an id, as a value again.

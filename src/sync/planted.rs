@@ -38,6 +38,12 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
+    MallocTrustsFirstMask,
+    /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.
+    MigrationCountsLate,
+    /// An entry goes to the LRU list of its object's new home node after the cluster lock was dropped.
+    RehomeOutsideTheLock,
     /// The slot word is published before the bytes are written.
     PublishBeforeWrite,
     /// Who removes an object by its handle does not claim it from others who do.

@@ -72,7 +72,7 @@ impl Region {
         self.imp.prefetch_for_write(range);
     }
 
-    /// Back `range` with memory now, under this thread's memory policy.
+    /// Back `range` with memory now.
     ///
     /// # Errors
     /// When the kernel has no memory to give. Part of the range may then be backed.

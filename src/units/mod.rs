@@ -6,7 +6,7 @@
 //! | [`Owner`] | dense number of a handle cell: what an object's entry points back to |
 //! | [`Frame`] | one 4096-byte page of pool memory |
 //! | [`Location`] | where an object starts in pool memory, in 16-byte steps |
-//! | [`NodeId`] | NUMA nodes |
+//! | [`NodeId`], [`NodeMask`] | NUMA nodes, and sets of them |
 //!
 //! "Page" alone always means the client's uncompressed page.
 
@@ -15,7 +15,7 @@ mod node;
 mod slot;
 
 pub use frame::{FRAME_SIZE, Frame, LOCATION_UNIT, Location};
-pub use node::{MAX_NODES, NodeId};
+pub use node::{MAX_NODES, NodeId, NodeListError, NodeMask};
 pub use slot::{MAX_SLOTS_IN_USE, Owner, Slot, SlotRange};
 
 /// Size of a client's page in bytes. Other page sizes are refused.

@@ -5,6 +5,7 @@
 //!       owner               | objcg         | pins     | state
 //! live  handle cell         | who is charged| guards   |  10
 //! gone  moved 1 | len 13    | who is charged| guards   |  11
+//! taken 0                   | who will be   | 0        |  01
 //! ```
 //!
 //! | state | | meaning to the rest |
@@ -48,12 +49,15 @@ pub(super) enum State {
 impl Entry {
     /// Nothing.
     pub(super) const FREE: Entry = Entry(0);
-    /// Taken, not yet an object.
-    pub(super) const RESERVED: Entry = Entry(1);
     /// What one pin adds to the word.
     pub(super) const PIN: u64 = PIN;
     /// Guards an object can have at a time.
     pub(super) const MAX_PINS: u32 = 63;
+
+    /// Taken for an object of this objcg, and not yet one.
+    pub(super) const fn reserved(objcg: ObjcgId) -> Self {
+        Entry((objcg.raw() as u64) << OBJCG_SHIFT | 1)
+    }
 
     /// A live object with this many pins.
     pub(super) fn live(owner: Owner, objcg: ObjcgId, pins: u32) -> Self {
@@ -127,6 +131,11 @@ impl Entry {
         Entry(self.0 & PINS | MOVED | STATE)
     }
 
+    /// A copy that no cell ever named, under its guards: payload is counted for it, and nobody charged.
+    pub(super) fn doomed_copy(self, len: usize) -> Self {
+        Entry(self.doomed(len).0 & !OBJCG)
+    }
+
     /// Payload length that a doomed object still owes for; `None` if it was moved away.
     pub(super) fn owes(self) -> Option<usize> {
         debug_assert!(self.state() == State::Doomed);
@@ -161,6 +170,13 @@ mod tests {
         let doomed = pinned.doomed(4096);
         assert_eq!((doomed.state(), doomed.pins(), doomed.owes()), (State::Doomed, 63, Some(4096)));
         assert_eq!(doomed.objcg(), entry.objcg());
+        let copy = pinned.doomed_copy(4096);
+        assert_eq!(
+            (copy.state(), copy.pins(), copy.owes(), copy.objcg()),
+            (State::Doomed, 63, Some(4096), ObjcgId::NONE)
+        );
+        let reserved = Entry::reserved(ObjcgId::from_raw(0xff_ffff));
+        assert_eq!((reserved.state(), reserved.pins(), reserved.objcg().raw()), (State::Reserved, 0, 0xff_ffff));
         let moved = pinned.doomed_moved();
         assert_eq!(
             (moved.state(), moved.pins(), moved.owes(), moved.objcg()),

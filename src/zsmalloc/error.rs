@@ -1,6 +1,7 @@
 //! What the allocator refuses, and why.
 
 use super::handle::Handle;
+use crate::units::NodeMask;
 use crate::{arena, memcg};
 use std::io;
 
@@ -73,6 +74,16 @@ pub enum Error {
     /// The arena has no frame or run to give.
     #[error(transparent)]
     Arena(#[from] arena::Error),
+    /// Every node that the owner's objects may lie on is full.
+    #[error("no room is left on the nodes {nodes}, where the pool has {backed} bytes{}; {}", at_most(.capacity), ADVICE)]
+    NodesFull {
+        /// The nodes.
+        nodes: NodeMask,
+        /// Bytes backed there.
+        backed: u64,
+        /// Bytes they have room for together; `None` where the kernel decides.
+        capacity: Option<u64>,
+    },
     /// There is no room for the entries of another frame.
     #[error(
         "the table of entries is full with {bytes} bytes in use; free objects or make the pool with a larger arena"
@@ -81,6 +92,12 @@ pub enum Error {
         /// Bytes in use.
         bytes: u64,
     },
+}
+
+const ADVICE: &str = "free something there, or let the memcg use more nodes (memory.zswap.nodes)";
+
+fn at_most(capacity: &Option<u64>) -> String {
+    capacity.map_or(String::new(), |bytes| format!(" of at most {bytes}"))
 }
 
 impl From<memcg::ChargeError> for Error {

@@ -14,6 +14,9 @@
 //! 2. of an open zspage the one that needs the fewest frames backed; a straddling one before others, for it uses what
 //!    its first frame has left;
 //! 3. of a new run, the same.
+//!
+//! For an owner whose objects may not lie on every node, only slots are looked at whose touched frames lie where they may:
+//! a zspage may have frames on several nodes. Where frames that are not backed yet come to lie, is seen afterwards.
 
 use super::entries::Entries;
 use super::entry::Entry;
@@ -23,9 +26,31 @@ use super::geometry::{ClassIndex, Geometry, SizeClass};
 use super::waste::Waste;
 use super::zspage::{Zspage, ZspageIndex};
 use crate::arena::{Arena, Run};
+use crate::memcg::ObjcgId;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, Rank, Table};
-use crate::units::{FRAME_SIZE, Frame, Location, NodeId};
+use crate::units::{FRAME_SIZE, Frame, Location, NodeId, NodeMask};
+
+/// Zspages of a group that are looked at for a slot that an owner may have: the lock is held meanwhile.
+const LOOK_AT: usize = 16;
+
+/// For whom a slot is taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taker {
+    /// Who will be charged.
+    pub(super) objcg: ObjcgId,
+    /// The nodes its objects may lie on; `None`: all.
+    pub(super) within: Option<NodeMask>,
+}
+
+impl Taker {
+    /// Nobody in particular.
+    pub(super) const ANYBODY: Taker = Taker { objcg: ObjcgId::NONE, within: None };
+
+    fn may_use(&self, node: NodeId) -> bool {
+        self.within.is_none_or(|within| within.contains(node))
+    }
+}
 
 /// Classes, zspages and entries of a pool.
 #[derive(Debug)]
@@ -204,26 +229,53 @@ impl Heap {
         [(frame, first), (Frame(frame.0 + u32::from(spot.straddles)), len - first)]
     }
 
+    /// Nodes there are.
+    #[inline]
+    pub(super) fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// Whether the slot, whose frames are owned, has a byte on a node that is not in the mask.
+    pub(super) fn is_outside(&self, spot: &Spot, mask: NodeMask) -> bool {
+        let parts = self.parts(spot, self.geometry.class(spot.class).size());
+        parts.into_iter().any(|(frame, bytes)| bytes > 0 && !mask.contains(self.arena.node_of(frame)))
+    }
+
     // --- taking and giving back, under the lock ---
 
     /// Take a slot for `len` bytes of payload: reserved, its frames counted but not yet backed.
-    pub(super) fn take(&self, class: &mut Class, index: ClassIndex, node: NodeId, len: usize) -> Result<Spot, Error> {
+    pub(super) fn take(
+        &self,
+        class: &mut Class,
+        index: ClassIndex,
+        node: NodeId,
+        len: usize,
+        taker: Taker,
+    ) -> Result<Spot, Error> {
+        if let Some(spot) = taker.within.and_then(|_| self.find_for(class, index, taker)) {
+            self.occupy(class, &spot, len, taker.objcg)?;
+            return Ok(spot);
+        }
         let shape = self.geometry.class(index);
-        let roomy = Group::with_room().find_map(|group| class.lists.head(group));
-        let (z, slot, fresh) = match roomy.or_else(|| Group::open().find_map(|group| class.lists.head(group))) {
+        // Who may not use every node has just found nothing in the zspages there are.
+        let list = |group| class.lists.head(group).filter(|_| taker.within.is_none());
+        let roomy = Group::with_room().find_map(list);
+        let (z, slot, fresh) = match roomy.or_else(|| Group::open().find_map(list)) {
             Some(z) if roomy.is_some() => {
-                (z, self.reusable_slot(z, shape, None).expect("Z5: a zspage of this group has a reusable slot"), false)
+                (z, self.reusable_slot(z, shape, 0).expect("Z5: a zspage of this group has a reusable slot"), false)
             }
-            Some(z) => (z, self.cheapest_slot(z, shape).expect("an open zspage has a free slot"), false),
+            Some(z) => {
+                (z, self.cheapest_slot(z, shape, Taker::ANYBODY).expect("an open zspage has a free slot"), false)
+            }
             None => {
                 let z = ZspageIndex(self.arena.alloc_run()?.0);
                 self.zspage(z).set_class(index, node);
                 class.zspages += 1;
-                (z, self.cheapest_slot(z, shape).expect("a new zspage has a free slot"), true)
+                (z, self.cheapest_slot(z, shape, Taker::ANYBODY).expect("a new zspage has a free slot"), true)
             }
         };
         let spot = self.spot(z, index, slot);
-        if let Err(error) = self.occupy(class, &spot, len) {
+        if let Err(error) = self.occupy(class, &spot, len, taker.objcg) {
             if fresh {
                 class.zspages -= 1;
                 self.arena.free_run(Run(z.0));
@@ -233,11 +285,30 @@ impl Heap {
         Ok(spot)
     }
 
-    /// A free slot of touched frames, in the first that has one, not touching `avoid`: objects gather at the front of a
-    /// zspage. Straddling ones last: they keep two frames.
-    pub(super) fn reusable_slot(&self, z: ZspageIndex, shape: &SizeClass, avoid: Option<usize>) -> Option<usize> {
+    /// A slot of the zspages there are that the taker may have: in touched frames before others.
+    fn find_for(&self, class: &Class, index: ClassIndex, taker: Taker) -> Option<Spot> {
+        let shape = self.geometry.class(index);
+        let some = |group| class.lists.iter(&self.zspages, group).take(LOOK_AT);
+        let reusable = |z| self.reusable_slot(z, shape, self.frames_outside(z, shape, taker.within));
+        let mut roomy = Group::with_room().flat_map(some);
+        roomy.find_map(|z| Some(self.spot(z, index, reusable(z)?))).or_else(|| {
+            // A zspage with room only on other nodes may have untouched frames too.
+            let mut open = Group::open().chain(Group::with_room()).flat_map(some);
+            open.find_map(|z| Some(self.spot(z, index, self.cheapest_slot(z, shape, taker)?)))
+        })
+    }
+
+    /// The touched frames of a zspage, a bit each, that lie on nodes outside of the mask.
+    pub(super) fn frames_outside(&self, z: ZspageIndex, shape: &SizeClass, within: Option<NodeMask>) -> u16 {
+        let Some(mask) = within else { return 0 };
+        let outside = |f: &usize| !mask.contains(self.arena.node_of(self.frame(z, *f)));
+        (0..shape.chain()).filter(outside).fold(0, |bits, f| bits | 1 << f)
+    }
+
+    /// A free slot of touched frames, in the first that has one, touching none of the frames in `avoided`, a bit each: objects
+    /// gather at the front of a zspage. Straddling ones last: they keep two frames.
+    pub(super) fn reusable_slot(&self, z: ZspageIndex, shape: &SizeClass, avoided: u16) -> Option<usize> {
         let zspage = self.zspage(z);
-        let avoided = avoid.map_or(0, |f| 1 << f);
         let inner = zspage.room() & !avoided;
         if inner != 0 {
             let f = inner.trailing_zeros() as usize;
@@ -250,9 +321,11 @@ impl Heap {
         (straddling != 0).then(|| shape.first(straddling.trailing_zeros() as usize + 1) - 1)
     }
 
-    /// The free slot that costs the least in frames, of a zspage without reusable ones.
-    fn cheapest_slot(&self, z: ZspageIndex, shape: &SizeClass) -> Option<usize> {
+    /// The free slot that costs the least in frames, of a zspage without reusable ones that the taker may use.
+    fn cheapest_slot(&self, z: ZspageIndex, shape: &SizeClass, taker: Taker) -> Option<usize> {
         let zspage = self.zspage(z);
+        // What is touched lies where it does; what is not, comes to lie at home.
+        let usable = |f: usize| zspage.touching(f) == 0 || taker.may_use(self.arena.node_of(self.frame(z, f)));
         let cost = |f: usize| match self.frame(z, f) {
             _ if zspage.touching(f) > 0 => 0,
             frame if !self.arena.is_backed(frame) => 1,
@@ -261,7 +334,8 @@ impl Heap {
             _ => 2,
         };
         // Of equal costs: one that fills the rest of a touched frame, one that lies in a single frame, any.
-        let straddlers = (0..shape.chain()).filter(|&f| zspage.free_straddler(shape, f)).map(|f| {
+        let straddler = |&f: &usize| zspage.free_straddler(shape, f) && usable(f) && usable(f + 1);
+        let straddlers = (0..shape.chain()).filter(straddler).map(|f| {
             let fills = zspage.touching(f) > 0 || zspage.touching(f + 1) > 0;
             ((cost(f) + cost(f + 1), if fills { 0 } else { 2 }), shape.first(f + 1) - 1)
         });
@@ -272,7 +346,7 @@ impl Heap {
     }
 
     /// Count a free slot in and reserve it.
-    pub(super) fn occupy(&self, class: &mut Class, spot: &Spot, len: usize) -> Result<(), Error> {
+    pub(super) fn occupy(&self, class: &mut Class, spot: &Spot, len: usize, objcg: ObjcgId) -> Result<(), Error> {
         let (zspage, shape) = (self.zspage(spot.zspage), self.geometry.class(spot.class));
         let array = match zspage.array(spot.frame) {
             Some(array) => array,
@@ -285,7 +359,7 @@ impl Heap {
         };
         let word = self.entries.word(array, spot.ordinal);
         debug_assert_eq!(self.entries.entry(array, spot.ordinal), Entry::FREE);
-        word.store(Entry::RESERVED.raw(), Ordering::Release); // as every store of an entry: see `zspage`
+        word.store(Entry::reserved(objcg).raw(), Ordering::Release); // as every store of an entry: see `zspage`
         let touched = zspage.count_in(shape, spot.frame, spot.straddles);
         class.inuse += 1;
         class.payload += len as u64;

@@ -2,6 +2,7 @@
 
 use super::entry::Entry;
 use super::geometry::Geometry;
+use super::heap::Taker;
 use super::pool::{Cells, Object, Pool, PoolConfig};
 use crate::arena::{Arena, ArenaConfig, Topology};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +59,7 @@ fn an_object_is_not_moved_to_a_frame_that_is_warm_still() {
     store(&pool, Owner(1), 2048);
     store(&pool, Owner(2), 2048); // the first frame is full, those after it are warm
     // Another thread's `malloc`, between taking its slot and having the frame backed.
-    let spot = pool.heap.take(&mut pool.heap.lock(class, NodeId(0)), class, NodeId(0), 2048).unwrap();
+    let spot = pool.heap.take(&mut pool.heap.lock(class, NodeId(0)), class, NodeId(0), 2048, Taker::ANYBODY).unwrap();
     assert_eq!(spot.frame, 1);
     free(&pool, Owner(1));
     let _ = pool.compact(u64::MAX);

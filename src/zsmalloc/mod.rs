@@ -24,6 +24,7 @@
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
 //! | `waste`, `upkeep`, `compactor` | compaction that starts by itself |
+//! | `migration` | moving objects off nodes they may not lie on |
 //! | `stats`, `usage`, `valid` | numbers, where the bytes go, and whether all that is right |
 //! | `handle`, `cells`, `handles`, `builder` | handles of the pool's own |
 //!
@@ -48,6 +49,7 @@ mod handles;
 mod heap;
 #[cfg(all(test, not(loom)))]
 mod interleavings;
+mod migration;
 mod pool;
 mod share;
 mod stats;
@@ -69,6 +71,7 @@ pub use geometry::{ClassIndex, Geometry, SizeClass};
 pub use guard::ReadGuard;
 pub use handle::{Handle, TagSpace};
 pub use handles::{Draft, StillInUse};
+pub use migration::{MovedOff, Moving};
 pub use pool::{Cells, Object, Pool, PoolConfig, UPKEEP};
 pub use share::Original;
 pub use stats::{ClassStats, ClassTotal, Classes, Stats};

@@ -27,9 +27,9 @@ use super::charge::Charge;
 use super::compaction;
 use super::entry::{Entry, State};
 use super::error::Error;
-use super::geometry::Geometry;
+use super::geometry::{ClassIndex, Geometry};
 use super::guard::ReadGuard;
-use super::heap::{Heap, Spot};
+use super::heap::{Heap, Spot, Taker};
 use super::share::{Original, Owed};
 use super::uncommitted::Uncommitted;
 use crate::arena::{self, Arena};
@@ -37,7 +37,7 @@ use crate::memcg::{Event, Memcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Bug, Mailbox, Planted};
-use crate::units::{Location, NodeId, Owner};
+use crate::units::{Location, NodeId, NodeMask, Owner};
 
 /// Where the names of objects live. The pool asks while compacting and after pinning.
 pub trait Cells: Send + Sync {
@@ -307,11 +307,13 @@ impl<C: Cells> Pool<C> {
     /// Take a slot for `len` bytes near `node`, charged to `memcg` if the pool counts, to be written and published. The charge
     /// and the slot are given back if the result is dropped.
     ///
-    /// When `node` has no room left, other nodes are tried in order of their distance.
+    /// When `node` has no room left, other nodes are tried in order of their distance; of those, only nodes that the owner's
+    /// memcg and its ancestors [allow](crate::memcg::Memcg::set_nodes).
     ///
     /// # Errors
-    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Memcg`] when it was removed; [`Error::Arena`] when the arena is, or no
-    /// node has room; [`Error::Entries`].
+    /// [`Error::Length`]; [`Error::Limit`] when a memcg is at its limit; [`Error::Memcg`] when it was removed;
+    /// [`Error::NodesFull`] when no allowed node has room; [`Error::Arena`] when the arena is at its limit;
+    /// [`Error::Entries`].
     ///
     /// # Locks
     /// Takes `Class`, and below; makes system calls: call it outside all locks.
@@ -322,27 +324,82 @@ impl<C: Cells> Pool<C> {
             return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
         }
         let object = (self.heap.geometry.class(class).size(), len, self.original);
+        // Counted before it is known where the object will lie: at least nowhere where it may not.
+        let node = match memcg {
+            Some(memcg) if nodes.len() > 1 && self.accounting.is_some() => {
+                let allowed = memcg.nodes();
+                nodes.by_distance(node).iter().copied().find(|&near| allowed.contains(near)).unwrap_or(node)
+            }
+            _ => node,
+        };
         let charge = Charge::take(self.accounting.as_ref(), memcg, object, node, self.stored)?;
-        let mut refusal = None;
-        for &near in nodes.by_distance(node) {
-            let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len)?;
-            let frames = 1 + usize::from(spot.straddles);
-            self.heap.arena.prefetch_for_write(spot.location, len);
-            match self.heap.arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
-                Ok(()) => {
-                    self.attend();
-                    return Ok(Uncommitted::new(self, spot, len, charge));
-                }
-                Err(error) => {
-                    self.give_back(&spot, len);
-                    match error {
-                        arena::Error::NodeFull { .. } => refusal = refusal.or(Some(error)),
-                        error => return Err(error.into()),
+        let spot = self.place_near(node, class, len, charge.objcg())?;
+        self.attend();
+        Ok(Uncommitted::new(self, spot, len, charge))
+    }
+
+    /// The nodes the owner's objects may lie on; `None`: all there are.
+    #[inline]
+    pub(super) fn within(&self, objcg: ObjcgId) -> Option<NodeMask> {
+        let nodes = self.heap.nodes();
+        // Nodes that do not differ cost one predictable branch.
+        if nodes == 1 || objcg.is_none() {
+            return None;
+        }
+        let allowed = self.accounting.as_ref()?.allowed_nodes(objcg);
+        (!allowed.covers(NodeMask::first(nodes))).then_some(allowed)
+    }
+
+    /// Take a slot near `node` where the owner's objects may lie, and have it backed.
+    ///
+    /// That a mask which is narrowed meanwhile is obeyed, is agreed with [`move_off`](Self::move_off), which begins after
+    /// the mask was set. The mask is asked for again when the frames are backed. `move_off` takes every class lock once:
+    /// if our slot was taken before that, it finds it reserved for this owner, else we see the new mask here. Of a
+    /// reserved slot it asks the arena, under its lock, where the frames lie: if they are backed it waits for us, else they
+    /// are backed after that, and again we see the new mask.
+    pub(super) fn place_near(
+        &self,
+        node: NodeId,
+        class: ClassIndex,
+        len: usize,
+        objcg: ObjcgId,
+    ) -> Result<Spot, Error> {
+        let arena = &self.heap.arena;
+        let trusting = self.planted.is(Bug::MallocTrustsFirstMask);
+        'again: loop {
+            let within = self.within(objcg);
+            let allowed = within.unwrap_or(NodeMask::first(self.heap.nodes()));
+            for &near in arena.topology().by_distance(node).iter().filter(|&&near| allowed.contains(near)) {
+                let taker = Taker { objcg, within };
+                let spot = self.heap.take(&mut self.heap.lock(class, near), class, near, len, taker)?;
+                let frames = 1 + usize::from(spot.straddles);
+                arena.prefetch_for_write(spot.location, len);
+                match arena.ensure(self.heap.frame(spot.zspage, spot.frame), frames, near) {
+                    Ok(()) => {
+                        let now = if trusting { within } else { self.within(objcg) };
+                        if now.is_none_or(|mask| !self.heap.is_outside(&spot, mask)) {
+                            return Ok(spot);
+                        }
+                        // The kernel had no room on the node, or the mask was narrowed.
+                        if self.give_back(&spot, len) {
+                            self.maintain();
+                        }
+                        if now != within {
+                            continue 'again;
+                        }
+                    }
+                    Err(error) => {
+                        self.give_back(&spot, len);
+                        if !matches!(error, arena::Error::NodeFull { .. }) {
+                            return Err(error.into());
+                        }
                     }
                 }
             }
+            let backed = allowed.iter().map(|node| arena.backed_on(node)).sum();
+            let capacity = allowed.iter().map(|node| arena.topology().capacity(node)).sum();
+            return Err(Error::NodesFull { nodes: allowed, backed, capacity });
         }
-        Err(refusal.expect("a topology has a node, and it was tried").into())
     }
 
     /// Undo the taking of a reserved slot. Returns whether a frame became warm.

@@ -107,18 +107,28 @@ impl Shares {
         Shares([(node, bytes), (node, Bytes4::default())])
     }
 
+    /// Count them in.
+    pub(super) fn add(&self, tree: &Tree, objcg: ObjcgId) {
+        for (node, bytes) in self.iter() {
+            tree.account(objcg, node, bytes);
+        }
+    }
+
+    /// Count them out. While the entry's reference is held.
+    pub(super) fn remove(&self, tree: &Tree, objcg: ObjcgId) {
+        for (node, bytes) in self.iter() {
+            tree.unaccount(objcg, node, bytes);
+        }
+    }
+
     /// Count an object that has moved from here to `to`. Atomics only: under the class lock.
     pub(super) fn moved(&self, to: &Shares, tree: &Tree, objcg: ObjcgId) {
         if self == to {
             return;
         }
         // In before out: no counter is ever less than what lies there.
-        for (node, bytes) in to.iter() {
-            tree.account(objcg, node, bytes);
-        }
-        for (node, bytes) in self.iter() {
-            tree.unaccount(objcg, node, bytes);
-        }
+        to.add(tree, objcg);
+        self.remove(tree, objcg);
     }
 }
 

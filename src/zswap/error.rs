@@ -1,6 +1,6 @@
 //! What can go wrong with a page. The caller's page is never touched by a refusal.
 
-use crate::units::Slot;
+use crate::units::{NodeMask, Slot};
 use crate::{arena, compress, memcg, swap, zsmalloc};
 
 /// Why an operation of [`Zswap`](super::Zswap) was refused or failed.
@@ -48,6 +48,27 @@ pub enum Error {
         source: zsmalloc::Error,
         /// Why writeback did not help.
         reason: Unwritable,
+    },
+    /// The nodes that the memcg's objects may lie on are full and nothing there could be written back.
+    #[error("{source}; nothing there could be written back ({reason})")]
+    NodesFull {
+        /// Which nodes, with their numbers.
+        source: zsmalloc::Error,
+        /// Why writeback did not help.
+        reason: Unwritable,
+    },
+    /// The memcg's nodes were narrowed, and not everything could be moved off the others. What is stored from now on
+    /// obeys all the same.
+    #[error("{left_bytes} bytes of {path} lie outside of the nodes {nodes} still ({why}); set its nodes again later")]
+    Busy {
+        /// Path of the memcg.
+        path: String,
+        /// Where its objects may lie.
+        nodes: NodeMask,
+        /// Bytes of slots outside.
+        left_bytes: u64,
+        /// What kept them there.
+        why: String,
     },
     /// A slot that has as many references as a slot can have.
     #[error("slot {} has {} references, which is as many as a slot can have", .slot.0, swap::MAX_COUNT)]

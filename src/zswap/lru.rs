@@ -190,6 +190,22 @@ impl Lru {
         list.len -= 1;
     }
 
+    /// The entry's object moved to another home node: so does the entry, to the warm end there. Under its cluster lock.
+    ///
+    /// # Locks
+    /// The group's.
+    pub(super) fn rehome(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, from: NodeId, to: NodeId) {
+        let mut lists = self.lock_of(tree, objcg);
+        let link = u64::from(owner.0) + 1;
+        assert_ne!(self.next(link), OFF, "L1: an entry with an object is on a list");
+        let list = &mut lists[from.index()];
+        self.unlink(list, link);
+        list.len -= 1;
+        let list = &mut lists[to.index()];
+        self.push_tail(list, link);
+        list.len += 1;
+    }
+
     fn push_tail(&self, list: &mut List, link: u64) {
         self.change(link, LINKS, list.tail | END << NEXT_SHIFT);
         match list.tail {

@@ -18,6 +18,7 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - who is cold: `lru.rs`. When to write: `reclaim.rs`, `worker.rs`.
 
 mod builder;
@@ -26,6 +27,7 @@ mod error;
 mod inflight;
 mod load;
 mod lru;
+mod nodes;
 mod reclaim;
 mod release;
 mod reserve;

@@ -10,7 +10,7 @@ use super::worker::PRESSURE;
 use crate::memcg::{LimitHit, Memcg, MemcgId};
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
-use crate::units::NodeId;
+use crate::units::NodeMask;
 use crate::zsmalloc::Compacted;
 
 /// Bytes compaction may move for a store that waits for a frame.
@@ -106,14 +106,15 @@ impl Zswap {
         self.core.shrink_memcg(memcg, nr_to_scan)
     }
 
-    /// Write one of a memcg's files (see [`Memcg::write_file`]), and start reclaim if a limit is below usage now.
+    /// Write one of a memcg's files (see [`Memcg::write_file`]), and start reclaim if a limit is below usage now, or move what
+    /// lies on nodes that are allowed no longer.
     ///
     /// # Errors
-    /// As [`Memcg::write_file`].
+    /// As [`Memcg::write_file`], and [`Error::Busy`].
     pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
         memcg.write_file(name, text)?;
         self.core.kick.kick(PRESSURE);
-        Ok(())
+        if name == "memory.zswap.nodes" { self.core.leave_nodes(memcg) } else { Ok(()) }
     }
 
     /// Have compaction gather objects into fewer frames until it can free no more or has moved `budget_bytes`.
@@ -135,25 +136,30 @@ impl Zswap {
 
 impl Core {
     pub(super) fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
-        match self.walk(memcg, nr_to_scan, false) {
+        match self.walk(memcg, nr_to_scan, false, self.all_nodes()) {
             Walk { bytes: 0, scanned: 0, .. } => Shrunk::NothingToScan,
             Walk { bytes: 0, .. } => Shrunk::NoneWritten,
             Walk { bytes, .. } => Shrunk::Written(bytes),
         }
     }
 
-    /// [`shrink_memcg`](Self::shrink_memcg); with `until_written` it ends with the first batch that was written.
-    fn walk(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool) -> Walk {
+    pub(super) fn all_nodes(&self) -> NodeMask {
+        NodeMask::first(self.tree.nodes())
+    }
+
+    /// [`shrink_memcg`](Self::shrink_memcg) of the lists of some nodes; with `until_written` it ends with the first batch that
+    /// was written.
+    fn walk(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool, nodes: NodeMask) -> Walk {
         let mut walk = Walk::default();
         if self.area.is_none() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
             return walk;
         }
         let group = memcg.group();
-        let nodes = self.tree.nodes();
         let mut picked = Vec::with_capacity(nr_to_scan.min(self.policy.batch));
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
         let first = self.counters.shrinks.add(1) as usize;
-        for node in (0..nodes).map(|n| NodeId(((first + n) % nodes) as u8)) {
+        let first = first % nodes.len().max(1);
+        for node in nodes.iter().skip(first).chain(nodes.iter().take(first)) {
             // No entry is seen twice: what is rotated now comes after everything that was there.
             let mut there = self.lru.len(group, node) as usize;
             while walk.scanned < nr_to_scan && there > 0 && !walk.refused && !(until_written && walk.bytes > 0) {
@@ -186,7 +192,7 @@ impl Core {
         // found: twice round is enough.
         for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
             for k in 0..online.len() {
-                match self.walk(&online[(first + k) % online.len()], nr_to_scan, true) {
+                match self.walk(&online[(first + k) % online.len()], nr_to_scan, true, self.all_nodes()) {
                     Walk { bytes: 1.., .. } => return Room::Made,
                     Walk { refused: true, .. } => return Room::Refused,
                     _ => {}
@@ -199,24 +205,41 @@ impl Core {
     /// A store found no frame: write back a batch of the next memcg and gather what is left.
     pub(super) fn make_room_in_pool(&self) -> Room {
         self.kick.kick(PRESSURE);
-        let mut next = self.shrink_next(self.policy.batch);
+        let next = self.write_some_back(self.all_nodes());
+        let compacted = self.pool.compact(COMPACT_FOR_STORE);
+        self.room_after(next, compacted.frames_won())
+    }
+
+    /// A store found none of the nodes that it may use with room: the same on those.
+    pub(super) fn make_room_on(&self, nodes: NodeMask) -> Room {
+        let next = self.write_some_back(nodes);
+        let won = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_won()).sum();
+        self.room_after(next, won)
+    }
+
+    /// Write back a batch of the next memcg; where all was referenced, the second look finds some.
+    fn write_some_back(&self, nodes: NodeMask) -> Next {
+        let mut next = self.shrink_next(self.policy.batch, nodes);
         for _ in 0..2 {
             if next == Next::NoneWritten {
-                next = self.shrink_next(usize::MAX);
+                next = self.shrink_next(usize::MAX, nodes);
             }
         }
-        let compacted = self.pool.compact(COMPACT_FOR_STORE);
+        next
+    }
+
+    fn room_after(&self, next: Next, frames_won: u64) -> Room {
         self.arena.flush();
         match next {
-            _ if compacted.frames_won() > 0 => Room::Made,
+            _ if frames_won > 0 => Room::Made,
             Next::Written => Room::Made,
             Next::NoneWritten => Room::None,
             Next::Refused => Room::Refused,
         }
     }
 
-    /// One batch of the next memcg after the cursor that has something to write.
-    pub(super) fn shrink_next(&self, nr_to_scan: usize) -> Next {
+    /// One batch of the next memcg after the cursor that has something to write on these nodes.
+    pub(super) fn shrink_next(&self, nr_to_scan: usize, nodes: NodeMask) -> Next {
         // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
         let start = MemcgId(self.cursor.load(Ordering::Relaxed));
         let root = self.tree.root();
@@ -233,7 +256,7 @@ impl Core {
             if wrapped && after > start {
                 return Next::NoneWritten;
             }
-            match self.walk(&memcg, nr_to_scan, true) {
+            match self.walk(&memcg, nr_to_scan, true, nodes) {
                 Walk { bytes: 1.., .. } => {
                     self.cursor.store(after.0, Ordering::Relaxed);
                     return Next::Written;
@@ -256,7 +279,7 @@ impl Core {
             let mut effort = Effort::new(&self.policy);
             while memcg.usage() > memcg.zswap_max() && !stopped() {
                 let online = memcg.subtree();
-                let mut walks = online.iter().map(|memcg| self.walk(memcg, self.policy.batch, false));
+                let mut walks = online.iter().map(|memcg| self.walk(memcg, self.policy.batch, false, self.all_nodes()));
                 let room = walks.find_map(|walk| match walk {
                     Walk { bytes: 1.., .. } => Some(Room::Made),
                     Walk { refused: true, .. } => Some(Room::Refused),

@@ -92,7 +92,7 @@ impl Zswap {
     /// protected first.
     ///
     /// # Errors
-    /// [`Error::Limit`], [`Error::PoolFull`] when no room can be made; [`Error::Memcg`] when the memcg is offline;
+    /// [`Error::Limit`], [`Error::PoolFull`], [`Error::NodesFull`] when no room can be made; [`Error::Memcg`] when the memcg is offline;
     /// [`Error::Swap`] when the slot was never reserved; [`Error::Arena`] when the system has no memory.
     ///
     /// # Locks
@@ -265,6 +265,16 @@ impl Core {
                         return Err(Error::PoolFull { source: refused, reason });
                     }
                 }
+                zsmalloc::Error::NodesFull { nodes, capacity, .. } => {
+                    if capacity.is_some_and(|bytes| bytes < 2 * FRAME_SIZE as u64) {
+                        return Ok(Admission::Never(Refusal::Pool(refused)));
+                    }
+                    let room = self.make_room_on(nodes);
+                    if !effort.goes_on(room) {
+                        let reason = self.why_unwritable(memcg);
+                        return Err(Error::NodesFull { source: refused, reason });
+                    }
+                }
                 zsmalloc::Error::Memcg(removed) => return Err(removed.into()),
                 other => return Err(other.into()),
             }
@@ -275,6 +285,7 @@ impl Core {
     fn write_through(&self, slot: Slot, memcg: &Memcg, payload: Payload<'_>, refusal: Refusal) -> Result<(), Error> {
         let refuse = |reason| match refusal {
             Refusal::Limit(source) => Error::Limit { source, reason },
+            Refusal::Pool(source @ zsmalloc::Error::NodesFull { .. }) => Error::NodesFull { source, reason },
             Refusal::Pool(source) => Error::PoolFull { source, reason },
         };
         let Some(area) = &self.area else { return Err(refuse(Unwritable::NoDevice)) };

@@ -109,7 +109,7 @@ impl Core {
                 break;
             }
             let compacted = self.pool.compact(COMPACT_PER_ROUND);
-            failures = match self.shrink_next(self.policy.batch) {
+            failures = match self.shrink_next(self.policy.batch, self.all_nodes()) {
                 _ if compacted.frames_won() > 0 => 0,
                 Next::Written => 0,
                 Next::NoneWritten => failures + 1,

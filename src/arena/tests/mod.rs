@@ -12,6 +12,8 @@ mod limits;
 mod model;
 mod threads;
 mod warmth;
+#[cfg(all(target_os = "linux", not(miri)))]
+mod without_numa;
 
 use super::{Arena, ArenaConfig, Run, Topology};
 use crate::units::{FRAME_SIZE, Frame, Location, NodeId};

@@ -1,10 +1,11 @@
 //! Checks of the whole tree, and a census of what exists in it: for tests, and for programs that doubt.
 //!
-//! The invariants are those of `hierarchy` (H1 to H6, Q1) and of `objcg` (O1, O3).
+//! The invariants are those of `hierarchy` (H1 to H7, Q1) and of `objcg` (O1, O3).
 
 use super::super::id::ObjcgId;
 use super::super::stat::Bytes4;
 use super::super::tree::Tree;
+use crate::units::NodeMask;
 
 /// How much of a tree exists: what a leak would make grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Tree {
         }
     }
 
-    /// Check H1 to H6 and O3. Charges and frees may be under way; references must not be dropped meanwhile.
+    /// Check H1 to H7 and O3. Charges and frees may be under way; references must not be dropped meanwhile.
     ///
     /// # Panics
     /// When one does not hold.
@@ -68,6 +69,9 @@ impl Tree {
             }
             let allowed = group.own_writeback() && (is_root || shared.group(node.parent).writeback());
             assert_eq!(group.writeback(), allowed, "H6: the writeback flag is not the AND of the path");
+            let above = if is_root { NodeMask::first(shared.config.nodes) } else { shared.group(node.parent).nodes() };
+            assert_eq!(group.nodes(), above & group.own_nodes(), "H7: the nodes are not the AND of the path");
+            assert!(!group.nodes().is_empty(), "H7: a group has no node left");
             assert_eq!(group.is_listed(), node.listed.contains(&id), "H5: the flag and the group's own set differ");
             for &listed in &node.listed {
                 let at = hierarchy.find(listed).expect("H5: a removed memcg is listed");

@@ -96,14 +96,19 @@ impl<C: Cells> Pool<C> {
             work.ready = ready;
             return Step::Busy(victim);
         };
+        // As in `movable`. Asked under the class lock: a mask that was narrowed before `move_off` came by is seen.
+        let within = self.within(Entry::from_raw(self.heap.word(&from).load(Ordering::Acquire)).objcg());
         if let Some(ready) = ready {
+            if within.is_some_and(|within| self.heap.is_outside(&ready.to, within)) {
+                return Step::GiveBack(ready);
+            }
             return if self.move_object(class, &from, &ready.to) { Step::Moved } else { Step::Busy(victim) };
         }
-        if let Some(to) = self.place(class, shape, goal) {
+        if let Some(to) = self.place(class, shape, goal, within) {
             let moved = self.reserve(class, to).is_some_and(|to| self.move_object(class, &from, &to));
             return if moved { Step::Moved } else { Step::Busy(victim) };
         }
-        let to = if pass.may_back { self.place_to_back(class, shape, goal) } else { None };
+        let to = if pass.may_back { self.place_to_back(class, shape, goal, within) } else { None };
         match to.and_then(|to| self.reserve(class, to)) {
             Some(to) => Step::Back(Ready { from, to }),
             None => Step::Busy(victim),

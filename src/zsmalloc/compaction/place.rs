@@ -2,6 +2,8 @@
 
 use super::LOOK_AT;
 use super::choose::Goal;
+use crate::memcg::ObjcgId;
+use crate::units::NodeMask;
 use crate::zsmalloc::entry::Entry;
 use crate::zsmalloc::fullness::Group;
 use crate::zsmalloc::geometry::SizeClass;
@@ -43,18 +45,26 @@ impl<C: Cells> Pool<C> {
     }
 
     /// A slot for what the goal moves, in frames that are there: of the fullest zspage that has one.
-    pub(super) fn place(&self, class: &Class, shape: &SizeClass, goal: Goal) -> Option<(ZspageIndex, usize)> {
+    /// Only on nodes `within` which the owner may be.
+    pub(super) fn place(
+        &self,
+        class: &Class,
+        shape: &SizeClass,
+        goal: Goal,
+        within: Option<NodeMask>,
+    ) -> Option<(ZspageIndex, usize)> {
         let (from, f) = goal.victim();
+        let usable = |z| self.owned(z, shape) & !Frames::from(self.heap.frames_outside(z, shape, within));
         if let Goal::Pack { keep, .. } = goal {
-            let frames = self.owned(from, shape) & ((1 << keep) - 1);
+            let frames = usable(from) & ((1 << keep) - 1);
             return Some((from, self.free_slot(from, shape, frames)?));
         }
         Group::with_room().find_map(|group| {
             class.lists.iter(&self.heap.zspages, group).take(LOOK_AT).find_map(|to| {
                 let frames = match goal {
-                    Goal::Frame(_) if to == from => self.owned(to, shape) & !(1 << f),
+                    Goal::Frame(_) if to == from => usable(to) & !(1 << f),
                     _ if to == from => return None,
-                    _ => self.owned(to, shape),
+                    _ => usable(to),
                 };
                 Some((to, self.free_slot(to, shape, frames)?))
             })
@@ -91,21 +101,33 @@ impl<C: Cells> Pool<C> {
             .max_by_key(|&(f, slots)| (slots, std::cmp::Reverse(f)))
     }
 
-    /// A slot for what the goal moves that touches frames not backed yet.
-    pub(super) fn place_to_back(&self, class: &Class, shape: &SizeClass, goal: Goal) -> Option<(ZspageIndex, usize)> {
+    /// A slot for what the goal moves that touches frames not backed yet, which come to lie at home if they can; what is touched
+    /// lies within the owner's nodes. Where it really lies is asked again when it is backed.
+    pub(super) fn place_to_back(
+        &self,
+        class: &Class,
+        shape: &SizeClass,
+        goal: Goal,
+        within: Option<NodeMask>,
+    ) -> Option<(ZspageIndex, usize)> {
         let (from, _) = goal.victim();
+        let outside = |z| Frames::from(self.heap.frames_outside(z, shape, within)) & self.touched(z, shape);
+        if within.is_some_and(|within| !within.contains(self.heap.zspage(from).node())) {
+            return None;
+        }
         if let Goal::Pack { keep, .. } = goal {
-            let slot = self.free_slot(from, shape, (1 << keep) - 1)?;
+            let slot = self.free_slot(from, shape, ((1 << keep) - 1) & !outside(from))?;
             return Some((from, slot));
         }
         if matches!(goal, Goal::Frame(_)) {
             return None;
         }
         self.openable(class, from, shape).find_map(|to| {
-            let touched = self.touched(to, shape);
-            let (f, _) = self.widen(to, shape, touched)?;
+            let touched = self.touched(to, shape) & !outside(to);
+            let (f, _) = self.widen(to, shape, touched | outside(to))?;
             let zspage = self.heap.zspage(to);
             let touched = |f: usize| touched >> f & 1 == 1;
+            let alone = shape.inner(f) > 0 || outside(to) >> (f + 1) & 1 == 0;
             // The one that also uses what its neighbour has left, else one of its own.
             let slot = if f > 0 && touched(f - 1) && zspage.free_straddler(shape, f - 1) {
                 shape.first(f) - 1
@@ -114,7 +136,7 @@ impl<C: Cells> Pool<C> {
             } else {
                 shape.first(f + 1) - 1
             };
-            Some((to, slot))
+            alone.then_some((to, slot))
         })
     }
 
@@ -122,7 +144,7 @@ impl<C: Cells> Pool<C> {
     pub(super) fn reserve(&self, class: &mut Class, (z, slot): (ZspageIndex, usize)) -> Option<Spot> {
         let spot = self.heap.spot(z, self.heap.zspage(z).class(), slot);
         // The entries of a frame in which nothing starts may be refused.
-        self.heap.occupy(class, &spot, 0).ok()?;
+        self.heap.occupy(class, &spot, 0, ObjcgId::NONE).ok()?;
         Some(spot)
     }
 }
