@@ -4,7 +4,6 @@ use super::LOOK_AT;
 use super::choose::Goal;
 use crate::memcg::ObjcgId;
 use crate::units::NodeMask;
-use crate::zsmalloc::entry::Entry;
 use crate::zsmalloc::fullness::Group;
 use crate::zsmalloc::geometry::SizeClass;
 use crate::zsmalloc::heap::{Class, Spot};
@@ -35,9 +34,7 @@ impl<C: Cells> Pool<C> {
         let zspage = self.heap.zspage(z);
         (0..shape.chain()).filter(|&f| frames >> f & 1 == 1).find_map(|f| {
             if zspage.free_inner(shape, f) > 0 {
-                let Some(array) = zspage.array(f) else { return Some(shape.first(f)) };
-                let free = (0..shape.inner(f)).find(|&k| self.heap.entries.entry(array, k) == Entry::FREE);
-                return Some(shape.first(f) + free.expect("Z1: the frame counts a free slot"));
+                return Some(self.heap.free_inner(z, shape, f));
             }
             let straddler = zspage.free_straddler(shape, f) && frames >> (f + 1) & 1 == 1;
             straddler.then(|| shape.first(f + 1) - 1)
