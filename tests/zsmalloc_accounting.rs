@@ -4,7 +4,7 @@ use zspool::arena::{self, Arena, ArenaConfig, Topology};
 use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{Frame, NodeId};
-use zspool::zsmalloc::{Error, Handle, HandleError, Pool, PoolConfig, TagSpace};
+use zspool::zsmalloc::{Error, Geometry, Handle, HandleError, Pool, PoolConfig, TagSpace};
 
 const N0: NodeId = NodeId(0);
 const N1: NodeId = NodeId(1);
@@ -17,7 +17,9 @@ fn arena(topology: Topology) -> Arc<Arena> {
 fn pool(arena: Arc<Arena>) -> (Pool, Memcg) {
     let tree = Tree::new(TreeConfig { nodes: arena.topology().len(), ..TreeConfig::default() });
     let vm = tree.root().mkdir("vm").unwrap();
-    let config = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
+    // Slots of 1632 bytes are among these.
+    let geometry = Geometry::new(32, 32, 16).unwrap();
+    let config = PoolConfig { geometry, accounting: Some(tree), ..PoolConfig::default() };
     (Pool::open(arena, config, &TagSpace::new()).unwrap(), vm)
 }
 

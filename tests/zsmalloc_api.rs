@@ -207,23 +207,24 @@ fn the_table_is_the_kernels() {
 }
 
 #[test]
-fn groups_count_zspages_by_what_is_used_of_their_frames() {
+fn groups_count_zspages_by_the_share_of_their_slots() {
     let pool = pool();
     let row = |group: usize| pool.classes().0.iter().map(|row| row.zspages[1 + group]).sum::<u64>();
     let zspages = || pool.classes().total().zspages.iter().sum::<u64>();
-    // Slots of 1024 bytes, four to a frame: one of four used is 25%.
+    // Slots of 1024 bytes, four to a frame and 64 to a zspage.
     let size = pool.geometry().class(pool.geometry().class_of(1024).unwrap()).size();
     assert_eq!(size, 1024, "4 to a frame");
-    let handles: Vec<Handle> = (0..4).map(|n| pool.insert(&bytes(1024, n)).unwrap()).collect();
+    let mut handles: Vec<Handle> = (0..4).map(|n| pool.insert(&bytes(1024, n)).unwrap()).collect();
     let open = zspool::zsmalloc::Classes::GROUPS.iter().position(|&head| head == "open").unwrap();
     assert_eq!((row(open), zspages()), (1, 1), "the touched frame is full, others are not touched");
-    pool.remove(handles[0]).unwrap();
-    assert_eq!((row(7), zspages()), (1, 1), "three of four slots: up to 80%");
-    pool.remove(handles[1]).unwrap();
-    assert_eq!((row(5), zspages()), (1, 1), "two of four: up to 60%");
-    pool.remove(handles[2]).unwrap();
-    assert_eq!((row(2), zspages()), (1, 1), "one of four: up to 30%");
-    pool.remove(handles[3]).unwrap();
+    handles.extend((4..64).map(|n| pool.insert(&bytes(1024, n)).unwrap()));
+    assert_eq!((row(10), zspages()), (1, 1), "64 of 64");
+    // One of four in each frame, then another.
+    for (start, group) in [(0, 7), (1, 5), (2, 2)] {
+        handles[start..].iter().step_by(4).for_each(|&handle| pool.remove(handle).unwrap());
+        assert_eq!((row(group), zspages()), (1, 1), "{} of 64", 48 - 16 * start);
+    }
+    handles[3..].iter().step_by(4).for_each(|&handle| pool.remove(handle).unwrap());
     assert_eq!(zspages(), 0);
 }
 

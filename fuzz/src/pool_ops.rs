@@ -386,7 +386,12 @@ impl<'a, S: Subject> Model<'a, S> {
         let before = pool.stats();
         let done = compact(bytes);
         let after = pool.stats();
-        assert_eq!(before.frame_bytes, after.frame_bytes + done.frames_freed * FRAME_SIZE as u64, "4: {done:?}");
+        let frames = |count| count * FRAME_SIZE as u64;
+        assert_eq!(
+            before.frame_bytes + frames(done.frames_backed),
+            after.frame_bytes + frames(done.frames_freed),
+            "4: {done:?}"
+        );
         assert!(done.moved_bytes <= bytes, "4: {done:?}");
         let held = self.masked || !self.guards.is_empty() || !self.drafts.is_empty();
         assert!(done.busy == 0 || held, "4: {done:?}, and all are free");

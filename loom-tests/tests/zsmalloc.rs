@@ -132,12 +132,12 @@ fn finish(pool: &TinyPool) {
     assert_eq!(pool.stats().objects, 0, "every slot came back once");
 }
 
-/// Slots 0 (X) and 2 (Z) in use, so that X moves to slot 3, or, while somebody holds X, Z to slot 1.
+/// Slots 0 (Z) and 2 (X) in use, so that X moves to slot 1, or, while somebody holds X, Z to slot 3.
 fn sparse(pool: &TinyPool) -> (Owner, Location) {
     let [x, y, z] = [0, 1, 2].map(Owner);
-    let location = put(pool, x, LEN, 10);
-    put(pool, y, LEN, 11);
     put(pool, z, LEN, 12);
+    put(pool, y, LEN, 11);
+    let location = put(pool, x, LEN, 10);
     remove(pool, y);
     (x, location)
 }

@@ -259,7 +259,8 @@ impl Arena {
     /// How many frames from `next` on to back ahead of need, `room` at most.
     fn ahead(&self, lists: &Lists, next: Frame, room: usize) -> usize {
         let spare = lists.spare.warm.saturating_add(lists.spare.passing);
-        let most = (self.commit_ahead.saturating_sub(1)).min(self.warm_frames.saturating_sub(spare) as usize).min(room);
+        let most =
+            (self.commit_ahead.saturating_sub(1)).min(self.ahead_bound().saturating_sub(spare as usize)).min(room);
         let left_in_run = match self.split(next) {
             (_, 0) => 0, // the next run
             (_, bit) => self.run_frames - bit as usize,

@@ -9,6 +9,9 @@ const MAX_ADDRESS_SPACE: u64 = (LOCATION_UNIT as u64) << Location::BITS;
 /// What a reservation may be halved down to: less makes no pool worth having, so it is refused instead.
 const ADDRESS_SPACE_FLOOR: u64 = 16 << 20;
 
+/// Warm frames that any arena may have: with less, a call gives hardly more than a frame back.
+pub(super) const MIN_WARM: usize = 16;
+
 /// One `u64` holds a bit per frame of a run.
 pub(super) const MAX_RUN_FRAMES: usize = 64;
 
@@ -21,8 +24,10 @@ pub struct ArenaConfig {
     pub run_frames: usize,
     /// Bytes that may be backed at any instant, warm frames included.
     pub limit_bytes: u64,
-    /// Frames that [`maintain`](super::Arena::maintain) leaves warm.
+    /// Frames that [`maintain`](super::Arena::maintain) leaves warm at most.
     pub warm_frames: usize,
+    /// And no more than the frames backed over this, but for [a few](MIN_WARM). 1: no such bound. More than 0.
+    pub warm_share: usize,
     /// Frames of a run that one commit may back together: what follows the frames asked for becomes warm, for one
     /// system call costs less than several. 0 and 1: only what was asked for.
     pub commit_ahead: usize,
@@ -34,7 +39,7 @@ pub struct ArenaConfig {
 }
 
 impl Default for ArenaConfig {
-    /// This machine's nodes, no limit, 16 frames a run, 256 KiB of warm frames, and 16 times the physical memory of
+    /// This machine's nodes, no limit, 16 frames a run, a 256th of the frames warm (16 to 128), and 16 times the physical memory of
     /// addresses (at most 1 TiB): at worst a run has one backed frame, so memory ends before addresses do.
     fn default() -> Self {
         let run_frames = 16;
@@ -45,7 +50,8 @@ impl Default for ArenaConfig {
                 .map_or(MAX_ADDRESS_SPACE, |bytes| bytes.min(MAX_ADDRESS_SPACE)) as usize,
             run_frames: run_frames as usize,
             limit_bytes: u64::MAX,
-            warm_frames: 64,
+            warm_frames: 128,
+            warm_share: 256,
             commit_ahead: 4,
             topology: Topology::detect(),
             fail_commits_after: None,

@@ -1,5 +1,6 @@
 //! Giving warm frames back to the kernel, in batches.
 
+use super::config::MIN_WARM;
 use super::pool::Arena;
 use super::run::{Lane, frames_in};
 use super::state::State;
@@ -36,22 +37,68 @@ impl Batch {
 }
 
 impl Arena {
-    /// When more frames are warm than the configuration says, give the oldest back, and some more, so that the next call
+    /// When more frames are warm than the configuration says, give the oldest half of that back, so that the next call
     /// has nothing to do for a while. When more bytes are backed than a lowered limit says, give warm frames back for
     /// that. Returns the number of frames.
     ///
     /// # Locks
     /// Takes [`Rank::Arena`](crate::sync::Rank::Arena); call it outside all locks.
     pub fn maintain(&self) -> usize {
-        let slack = (self.warm_frames / 4).min(BATCH as u32 / 2) as usize;
         let lists = self.lists.lock();
-        let over_warm = match lists.spare.warm.saturating_sub(self.warm_frames) {
+        let bound = self.warm_bound();
+        let over_warm = match (lists.spare.warm as usize).saturating_sub(bound) {
             0 => 0,
-            excess => excess as usize + slack,
+            excess => excess + (bound / 2).min(BATCH - 1),
         };
         let count = over_warm.max(self.over_limit());
         drop(lists);
         self.give_back_oldest(count)
+    }
+
+    /// Frames that may be warm.
+    fn warm_bound(&self) -> usize {
+        let share = self.backed_bytes() as usize / FRAME_SIZE / self.warm_share;
+        share.max(MIN_WARM).min(self.warm_frames)
+    }
+
+    /// Frames that may be warm for being backed ahead of need: fewer, for many of them no object will ever use.
+    pub(super) fn ahead_bound(&self) -> usize {
+        if self.warm_share == 1 {
+            return self.warm_frames;
+        }
+        let share = self.backed_bytes() as usize / FRAME_SIZE / self.warm_share;
+        (share.max(MIN_WARM) / 4).min(self.warm_bound())
+    }
+
+    /// A count of frames that became warm or were taken.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`](crate::sync::Rank::Arena).
+    pub fn turns(&self) -> u64 {
+        self.lists.lock().turns
+    }
+
+    /// When no frame became warm or was taken since the last call, give all warm frames back. To be called now and then;
+    /// returns whether to call again: if not, the [alarm](Self::alarm) is rung when there is a warm frame again.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`](crate::sync::Rank::Arena); call it outside all locks.
+    pub fn flush_if_idle(&self, turns: &mut u64) -> bool {
+        let mut lists = self.lists.lock();
+        if lists.spare.warm == 0 {
+            lists.noted = false;
+            return false;
+        }
+        lists.noted = true;
+        if std::mem::replace(turns, lists.turns) != lists.turns {
+            return true;
+        }
+        drop(lists);
+        let given = self.flush();
+        let mut lists = self.lists.lock();
+        // What the kernel will not take (locked memory) it will not take later either.
+        lists.noted = lists.spare.warm > 0;
+        lists.noted && given > 0
     }
 
     /// Give all warm frames back. Returns their number; frames that the kernel will not take (locked memory) stay warm.

@@ -6,7 +6,7 @@ use super::state::{Frames, State};
 use super::warm::Lists;
 use super::{Error, Topology};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard, Rank, Region};
+use crate::sync::{Alarm, Condvar, Mutex, MutexGuard, Rank, Region};
 use crate::units::{FRAME_SIZE, Frame, Location, NodeId};
 use std::io;
 
@@ -50,12 +50,16 @@ pub struct Arena {
     pub(super) limit: AtomicU64,
     /// Frames in a run.
     pub(super) run_frames: usize,
-    /// Warm frames that `maintain` leaves.
-    pub(super) warm_frames: u32,
+    /// Warm frames that `maintain` leaves at most.
+    pub(super) warm_frames: usize,
+    /// Frames backed over warm frames, at least, but for a few.
+    pub(super) warm_share: usize,
     /// Frames one commit may back together.
     pub(super) commit_ahead: usize,
     /// The nodes.
     pub(super) topology: Topology,
+    /// There are warm frames that somebody may want to give back.
+    pub(super) alarm: Alarm,
     /// Commits that will succeed before all fail; `u64::MAX`: none fails. For tests.
     pub(super) commits_left: AtomicU64,
 }
@@ -95,7 +99,9 @@ impl Arena {
             backed_on: config.topology.nodes().map(|_| AtomicU64::new(0)).collect(),
             limit: AtomicU64::new(config.limit_bytes),
             run_frames: config.run_frames,
-            warm_frames: u32::try_from(config.warm_frames).unwrap_or(u32::MAX),
+            warm_frames: config.warm_frames,
+            warm_share: config.warm_share.max(1),
+            alarm: Alarm::new(),
             commit_ahead: config.commit_ahead,
             topology: config.topology,
             commits_left: AtomicU64::new(config.fail_commits_after.unwrap_or(u64::MAX)),
@@ -148,6 +154,10 @@ impl Arena {
         let (run, bit) = self.split(frame);
         self.frames.set(frame, State::Warm);
         lists.add_warm(&self.runs, run, bit, self.frames.node(frame));
+        if !lists.noted {
+            lists.noted = self.alarm.is_attended();
+            self.alarm.ring();
+        }
     }
 
     /// Take a warm frame off the list; the caller says what it becomes.
@@ -246,6 +256,12 @@ impl Arena {
         self.lists.lock().spare.warm as usize
     }
 
+    /// Rung when there are warm frames again, and by the layers above for what they have to do.
+    #[inline]
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+
     /// The nodes.
     pub fn topology(&self) -> &Topology {
         &self.topology
@@ -262,6 +278,14 @@ impl Arena {
         self.runs.count()
     }
 
+    /// Runs that were ever handed out: a run that was has a lower number.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`].
+    pub fn runs_ever_used(&self) -> usize {
+        self.lists.lock().bump as usize
+    }
+
     /// Runs handed out and not given back.
     ///
     /// # Locks
@@ -269,14 +293,6 @@ impl Arena {
     pub fn used_runs(&self) -> usize {
         let lists = self.lists.lock();
         lists.bump as usize - lists.free.len() - lists.warm_free.len()
-    }
-
-    /// Runs that were handed out at least once: those below this number.
-    ///
-    /// # Locks
-    /// Takes [`Rank::Arena`].
-    pub fn runs_ever_used(&self) -> u32 {
-        self.lists.lock().bump
     }
 
     /// The node an owned frame lies on, as nobody can change meanwhile; `None` for a frame that is not owned. Who finds it

@@ -36,6 +36,10 @@ pub(super) struct Lists {
     pub(super) spare_on: [Spare; MAX_NODES],
     /// Sum over the nodes.
     pub(super) spare: Spare,
+    /// Frames that became warm or ceased to be, so far.
+    pub(super) turns: u64,
+    /// Whoever looks after idle frames knows of these.
+    pub(super) noted: bool,
     /// Threads that wait for another's commit or discard.
     pub(super) waiters: u32,
 }
@@ -50,6 +54,8 @@ impl Lists {
             bump: 0,
             spare_on: [Spare::default(); MAX_NODES],
             spare: Spare::default(),
+            turns: 0,
+            noted: false,
             waiters: 0,
         }
     }
@@ -88,6 +94,7 @@ impl Lists {
         runs.push_back(&mut self.warm, run);
         self.set_warm(runs, run, old | 1 << bit);
         self.spare.warm += 1;
+        self.turns += 1;
         self.spare_on[node.index()].warm += 1;
     }
 
@@ -99,6 +106,7 @@ impl Lists {
         }
         self.set_warm(runs, run, left);
         self.spare.warm -= 1;
+        self.turns += 1;
         self.spare_on[node.index()].warm -= 1;
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`atomic`] | atomics; under loom each carries a token (see there) |
 //! | [`Mutex`], [`RwLock`], [`Condvar`] | ranked locks; [`Rank`] is the lock order of the crate |
+//! | [`Mailbox`], [`Alarm`] | waking a background thread |
 //! | [`TryLock`] | a lock that is tried rather than waited for |
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
@@ -19,6 +20,7 @@
 pub mod atomic;
 mod grow_table;
 mod lock;
+mod mailbox;
 mod planted;
 mod process;
 mod rank;
@@ -30,6 +32,7 @@ mod try_lock;
 
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
 pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};

@@ -12,6 +12,10 @@ pub enum Bug {
     CompactionIgnoresPins,
     /// Compaction frees the source although the cell no longer named it.
     CompactionIgnoresFree,
+    /// Compaction moves what it chose before it had a frame backed, without looking again.
+    CompactionTrustsPlan,
+    /// Whoever answers an alarm looks at what there is to do before silencing it.
+    AlarmSilencedLate,
     /// `free` returns the slot although a guard holds it.
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.

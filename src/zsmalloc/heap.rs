@@ -23,6 +23,7 @@ use super::entry::Entry;
 use super::error::Error;
 use super::fullness::{Group, Lists};
 use super::geometry::{ClassIndex, Geometry, SizeClass};
+use super::waste::Waste;
 use super::zspage::{Zspage, ZspageIndex};
 use crate::arena::{Arena, Run};
 use crate::memcg::ObjcgId;
@@ -58,6 +59,8 @@ pub(super) struct Heap {
     pub(super) geometry: Geometry,
     pub(super) zspages: Table<Zspage>,
     pub(super) entries: Entries,
+    /// Frames that compaction could win.
+    pub(super) waste: Waste,
     /// By class and home node.
     classes: Box<[Mutex<Class>]>,
     nodes: usize,
@@ -79,6 +82,16 @@ pub(super) struct Class {
     pub(super) frames: u64,
     /// Payload bytes of the slots in use.
     pub(super) payload: u64,
+    /// Its part of the heap's sum of waste, in frames.
+    pub(super) wasted: u64,
+}
+
+impl Class {
+    /// Frames touched beyond what the slots in use would fill, side by side.
+    #[inline]
+    pub(super) fn waste(&self, shape: &SizeClass) -> u64 {
+        self.frames.saturating_sub(shape.frames_for(self.inuse))
+    }
 }
 
 /// A slot, and where it is.
@@ -112,6 +125,7 @@ impl Heap {
         Ok(Heap {
             zspages: Table::reserve(runs).map_err(Error::Metadata)?,
             entries: Entries::reserve(words).map_err(Error::Metadata)?,
+            waste: Waste::new(),
             arena,
             geometry,
             classes,
@@ -246,7 +260,7 @@ impl Heap {
         // Who may not use every node has just found nothing in the zspages there are.
         let list = |group| class.lists.head(group).filter(|_| taker.within.is_none());
         let roomy = Group::with_room().find_map(list);
-        let (z, slot, fresh) = match roomy.or_else(|| list(Group::OPEN)) {
+        let (z, slot, fresh) = match roomy.or_else(|| Group::open().find_map(list)) {
             Some(z) if roomy.is_some() => {
                 (z, self.reusable_slot(z, shape, 0).expect("Z5: a zspage of this group has a reusable slot"), false)
             }
@@ -279,7 +293,7 @@ impl Heap {
         let mut roomy = Group::with_room().flat_map(some);
         roomy.find_map(|z| Some(self.spot(z, index, reusable(z)?))).or_else(|| {
             // A zspage with room only on other nodes may have untouched frames too.
-            let mut open = [Group::OPEN].into_iter().chain(Group::with_room()).flat_map(some);
+            let mut open = Group::open().chain(Group::with_room()).flat_map(some);
             open.find_map(|z| Some(self.spot(z, index, self.cheapest_slot(z, shape, taker)?)))
         })
     }
@@ -395,9 +409,10 @@ impl Heap {
         class.reusable = class.reusable + new as u64 - old as u64;
         let group = match zspage.inuse() {
             0 => Group::NONE,
-            inuse => Group::of(inuse, new, zspage.frames(), shape),
+            inuse => Group::of(inuse, new, shape),
         };
         class.lists.put(&self.zspages, spot.zspage, group);
+        self.waste.follow(class, shape, &self.arena);
     }
 
     /// Write an object's bytes. The caller holds its slot reserved.

@@ -24,6 +24,7 @@
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
 //! | `migration` | moving objects off nodes they may not lie on |
+//! | `waste`, `upkeep`, `compactor` | compaction that starts by itself |
 //! | `stats`, `usage`, `valid` | numbers, where the bytes go, and whether all that is right |
 //! | `handle`, `cells`, `handles`, `builder` | handles of the pool's own |
 //!
@@ -36,6 +37,7 @@ mod builder;
 mod cells;
 mod charge;
 mod compaction;
+mod compactor;
 mod entries;
 mod entry;
 mod error;
@@ -52,14 +54,17 @@ mod pool;
 mod share;
 mod stats;
 mod uncommitted;
+mod upkeep;
 mod usage;
 mod valid;
+mod waste;
 mod zspage;
 
 pub use builder::Builder;
 pub(crate) use builder::default_limit;
 pub use cells::HandleCells;
-pub use compaction::Compacted;
+pub use compaction::{Compacted, CompactionStats, End};
+pub use compactor::Compactor;
 pub use error::{Error, HandleError};
 pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};
@@ -67,9 +72,10 @@ pub use guard::ReadGuard;
 pub use handle::{Handle, TagSpace};
 pub use handles::{Draft, StillInUse};
 pub use migration::{MovedOff, Moving};
-pub use pool::{Cells, Object, Pool, PoolConfig};
+pub use pool::{Cells, Object, Pool, PoolConfig, UPKEEP};
 pub use share::Original;
 pub use stats::{ClassStats, ClassTotal, Classes, Stats};
 pub use uncommitted::{Published, Uncommitted};
+pub use upkeep::{DEFAULT_WASTE_PER_MILLE, Upkeep};
 pub use usage::Usage;
 pub use valid::LiveObject;

@@ -24,6 +24,7 @@
 
 use super::cells::HandleCells;
 use super::charge::Charge;
+use super::compaction;
 use super::entry::{Entry, State};
 use super::error::Error;
 use super::geometry::{ClassIndex, Geometry};
@@ -35,7 +36,7 @@ use crate::arena::{self, Arena};
 use crate::memcg::{Event, Memcg, ObjcgId, Tree};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Bug, Planted};
+use crate::sync::{Arc, Bug, Mailbox, Planted};
 use crate::units::{Location, NodeId, NodeMask, Owner};
 
 /// Where the names of objects live. The pool asks while compacting and after pinning.
@@ -117,6 +118,10 @@ impl Default for PoolConfig {
     }
 }
 
+/// Why a pool kicks its [mailbox](Pool::mailbox): call [`Upkeep::tend`](super::Upkeep::tend). Clients have the other
+/// bits.
+pub const UPKEEP: u32 = 1;
+
 /// An allocator of compressed objects; see the [layer](super).
 ///
 /// Its cells say how objects are named: with [`HandleCells`] by [`Handle`](super::Handle)s of the pool's own (`insert`, `draft`,
@@ -129,6 +134,10 @@ pub struct Pool<C: Cells = HandleCells> {
     pub(super) original: Original,
     pub(super) stored: Option<Event>,
     pub(super) planted: Planted,
+    /// What compaction did so far.
+    pub(super) compaction: compaction::Totals,
+    /// Of the thread that looks after the pool.
+    pub(super) mailbox: Arc<Mailbox>,
 }
 
 impl<C: Cells> Pool<C> {
@@ -143,7 +152,16 @@ impl<C: Cells> Pool<C> {
             return Err(Error::Nodes { arena: nodes, tree: tree.nodes() });
         }
         let PoolConfig { geometry, accounting, original, stored, planted } = config;
-        Ok(Pool { heap: Heap::new(arena, geometry)?, cells, accounting, original, stored, planted })
+        Ok(Pool {
+            heap: Heap::new(arena, geometry)?,
+            cells,
+            accounting,
+            original,
+            stored,
+            planted,
+            compaction: compaction::Totals::default(),
+            mailbox: Arc::new(Mailbox::new()),
+        })
     }
 
     /// The cells.
@@ -154,6 +172,12 @@ impl<C: Cells> Pool<C> {
     /// The memory below.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.heap.arena
+    }
+
+    /// Where the thread that looks after the pool is told of work: a [`Compactor`](super::Compactor)'s, or one of the client,
+    /// which attends to the [alarm of the arena](Arena::alarm) and may be kicked for reasons of its own too.
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// The sizes of slots.
@@ -188,6 +212,14 @@ impl<C: Cells> Pool<C> {
         self.heap.arena.maintain();
         if self.heap.entries.wants_trim() {
             self.heap.entries.trim(0);
+        }
+    }
+
+    /// Wake whoever looks after the pool, if there is something to do. Outside all locks.
+    #[inline]
+    pub(super) fn attend(&self) {
+        if self.heap.arena.alarm().is_rung() {
+            self.mailbox.kick(UPKEEP);
         }
     }
 
@@ -301,7 +333,8 @@ impl<C: Cells> Pool<C> {
             _ => node,
         };
         let charge = Charge::take(self.accounting.as_ref(), memcg, object, node, self.stored)?;
-        let spot = self.place(class, len, node, charge.objcg())?;
+        let spot = self.allot(class, len, node, charge.objcg())?;
+        self.attend();
         Ok(Uncommitted::new(self, spot, len, charge))
     }
 
@@ -324,7 +357,7 @@ impl<C: Cells> Pool<C> {
     /// if our slot was taken before that, it finds it reserved for this owner, else we see the new mask here. Of a
     /// reserved slot it asks the arena, under its lock, where the frames lie: if they are backed it waits for us, else they
     /// are backed after that, and again we see the new mask.
-    pub(super) fn place(&self, class: ClassIndex, len: usize, node: NodeId, objcg: ObjcgId) -> Result<Spot, Error> {
+    pub(super) fn allot(&self, class: ClassIndex, len: usize, node: NodeId, objcg: ObjcgId) -> Result<Spot, Error> {
         let arena = &self.heap.arena;
         let trusting = self.planted.is(Bug::MallocTrustsFirstMask);
         'again: loop {
@@ -424,6 +457,7 @@ impl<C: Cells> Pool<C> {
         if self.free_under_lock(owner, location, len) {
             self.maintain();
         }
+        self.attend();
     }
 
     /// As [`free`](Self::free) without system calls, for callers with locks. Returns whether

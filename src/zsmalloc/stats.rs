@@ -39,8 +39,8 @@ pub struct ClassStats {
     pub objs_per_zspage: usize,
     /// Frames of a zspage.
     pub pages_per_zspage: usize,
-    /// Zspages by fullness of the frames they touch: index 1 is up to 10%, .., 10 up to 99%, 11 full, 12 with room
-    /// only where no frame is touched. Index 0 (empty) is always 0.
+    /// Zspages by the share of their slots in use: index 1 is below 10%, .., 10 below 100%, 11 full, 12 with room only
+    /// where no frame is touched. Index 0 (empty) is always 0.
     pub zspages: [u64; Group::COUNT],
     /// Slots in use, and free slots in touched frames.
     pub obj_allocated: u64,
@@ -50,7 +50,7 @@ pub struct ClassStats {
     pub payload_bytes: u64,
     /// Frames touched.
     pub pages_used: u64,
-    /// Frames that compaction could win at most: the reusable slots over the slots of a frame.
+    /// Frames that compaction could win at most: those touched beyond what the slots in use would fill.
     pub freeable: u64,
 }
 
@@ -138,13 +138,13 @@ impl<C: Cells> Pool<C> {
             for node in nodes() {
                 let class = self.heap.lock(index, node);
                 for group in Group::all() {
-                    row.zspages[group.index()] += u64::from(class.lists.len(group));
+                    row.zspages[group.column()] += u64::from(class.lists.len(group));
                 }
                 row.obj_allocated += class.inuse + class.reusable;
                 row.obj_used += class.inuse;
                 row.payload_bytes += class.payload;
                 row.pages_used += class.frames;
-                row.freeable += class.reusable * shape.chain() as u64 / shape.slots() as u64;
+                row.freeable += class.waste(shape);
             }
             row
         });

@@ -94,11 +94,7 @@ impl<C: Cells> Pool<C> {
         let (zspage, shape) = (self.heap.zspage(z), self.heap.geometry.class(index));
         assert_eq!((zspage.class(), zspage.node()), (index, node), "{z:?} is in the list of its class and node");
         assert_eq!(zspage.group(), group.0, "{z:?} knows the list it is in");
-        assert_eq!(
-            group,
-            Group::of(zspage.inuse(), zspage.reusable(), zspage.frames(), shape),
-            "{z:?} is in the list it belongs to"
-        );
+        assert_eq!(group, Group::of(zspage.inuse(), zspage.reusable(), shape), "{z:?} is in the list it belongs to");
         let (mut touching, mut starting, mut straddling) = (vec![0; shape.chain() + 1], vec![0; shape.chain()], 0u32);
         for slot in 0..shape.slots() {
             let spot = self.heap.spot(z, index, slot);

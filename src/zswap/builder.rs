@@ -5,7 +5,7 @@ use super::core::{Core, Policy, Zswap};
 use super::inflight::Inflight;
 use super::reserve::{Asked, Reserved};
 use super::stats::Counters;
-use super::worker::{Mailbox, Worker};
+use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::TreeConfig;
@@ -13,7 +13,7 @@ use crate::swap::{self, Area, Device, SwapFile};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use crate::sync::{Arc, Planted};
 use crate::units::MAX_SLOTS_IN_USE;
-use crate::zsmalloc::{self, Geometry};
+use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
 
 /// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
@@ -71,6 +71,7 @@ impl Builder {
                 batch: WRITEBACK_BATCH,
                 store_scan: STORE_SCAN,
                 max_failures: MAX_RECLAIM_RETRIES,
+                waste_per_mille: Some(DEFAULT_WASTE_PER_MILLE),
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
             },
@@ -130,7 +131,8 @@ impl Builder {
         self
     }
 
-    /// Frames kept backed without an object, to be used again soon. Default 64.
+    /// Frames kept backed without an object at most, to be used again soon. Default 128, and no more than a 256th of the
+    /// frames backed (but 16).
     pub fn warm_frames(mut self, frames: usize) -> Self {
         self.arena.warm_frames = frames;
         self
@@ -157,6 +159,13 @@ impl Builder {
     /// Whether a background thread keeps the pool below its limit. Default yes. Without it stores make room themselves.
     pub fn worker(mut self, worker: bool) -> Self {
         self.worker = worker;
+        self
+    }
+
+    /// How much may be wasted before the worker compacts, in thousandths of the frames backed; `None`: it never does.
+    /// Wasted are frames beyond those that the slots in use would fill. Default 25.
+    pub fn automatic_compaction(mut self, waste_per_mille: Option<u32>) -> Self {
+        self.policy.waste_per_mille = waste_per_mille;
         self
     }
 
@@ -232,6 +241,7 @@ impl Builder {
             tree: self.tree,
             planted: self.planted,
         })?;
+        let kick = Arc::clone(pool.mailbox());
         let core = Arc::new(Core {
             tree,
             slots,
@@ -246,7 +256,7 @@ impl Builder {
             cursor: AtomicU64::new(0),
             policy: self.policy,
             counters: Counters::default(),
-            kick: Mailbox::new(),
+            kick,
             trouble: AtomicU8::new(0),
             planted: self.planted,
         });

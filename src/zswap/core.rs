@@ -4,14 +4,14 @@ use super::cells::SlotCells;
 use super::inflight::Inflight;
 use super::lru::Lru;
 use super::stats::Counters;
-use super::worker::{Mailbox, Worker};
+use super::worker::Worker;
 use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Memcg, Tree};
 use crate::swap::{Area, Slots};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
-use crate::sync::{Arc, Planted};
+use crate::sync::{Arc, Mailbox, Planted};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;
 
@@ -68,7 +68,7 @@ pub(super) struct Core {
     pub(super) cursor: AtomicU64,
     pub(super) policy: Policy,
     pub(super) counters: Counters,
-    pub(super) kick: Mailbox,
+    pub(super) kick: Arc<Mailbox>,
     /// Why the last batch did not go, as a number; 0 if it went.
     pub(super) trouble: AtomicU8,
     pub(super) planted: Planted,
@@ -83,6 +83,8 @@ pub(super) struct Policy {
     pub(super) store_scan: usize,
     /// Failures in a row after which a reclaimer gives up (T1.8).
     pub(super) max_failures: usize,
+    /// The worker compacts when so many thousandths of the frames backed are wasted.
+    pub(super) waste_per_mille: Option<u32>,
     /// The worker runs the pool down to this share of its limit, in percent.
     pub(super) accept_threshold_percent: u64,
     /// Whether a new entry counts as referenced, and so has to be seen twice before it is written back (W-14).

@@ -6,6 +6,7 @@
 use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::error::Unwritable;
+use super::worker::PRESSURE;
 use crate::memcg::{LimitHit, Memcg, MemcgId};
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
@@ -112,7 +113,7 @@ impl Zswap {
     /// As [`Memcg::write_file`], and [`Error::Busy`].
     pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
         memcg.write_file(name, text)?;
-        self.core.kick.kick();
+        self.core.kick.kick(PRESSURE);
         if name == "memory.zswap.nodes" { self.core.leave_nodes(memcg) } else { Ok(()) }
     }
 
@@ -128,7 +129,7 @@ impl Zswap {
     /// When the memcg is offline.
     pub fn set_zswap_max(&self, memcg: &Memcg, max: u64) -> Result<(), Error> {
         memcg.set_zswap_max(max)?;
-        self.core.kick.kick();
+        self.core.kick.kick(PRESSURE);
         Ok(())
     }
 }
@@ -203,16 +204,16 @@ impl Core {
 
     /// A store found no frame: write back a batch of the next memcg and gather what is left.
     pub(super) fn make_room_in_pool(&self) -> Room {
-        self.kick.kick();
+        self.kick.kick(PRESSURE);
         let next = self.write_some_back(self.all_nodes());
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
-        self.room_after(next, compacted.frames_freed)
+        self.room_after(next, compacted.frames_won())
     }
 
     /// A store found none of the nodes that it may use with room: the same on those.
     pub(super) fn make_room_on(&self, nodes: NodeMask) -> Room {
         let next = self.write_some_back(nodes);
-        let freed = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_freed).sum();
+        let freed = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_won()).sum();
         self.room_after(next, freed)
     }
 

@@ -29,6 +29,7 @@ fn config() -> ArenaConfig {
         run_frames: 8,
         limit_bytes: u64::MAX,
         warm_frames: 0,
+        warm_share: 1,
         commit_ahead: 1,
         topology: Topology::simulated(2),
         fail_commits_after: None,

@@ -1,6 +1,7 @@
 //! Warm frames: how frames become warm, and how long they stay.
 
 use super::*;
+use crate::sync::Planted;
 
 #[test]
 fn released_frames_stay_warm_and_come_back_without_a_commit() {
@@ -73,10 +74,10 @@ fn maintain_gives_the_oldest_back_and_leaves_the_bound() {
     for &run in &runs {
         (0..4).for_each(|k| arena.release(frame(&arena, run, k)));
     }
-    // 12 are warm: 4 above the bound, and a quarter of it as slack.
-    assert_eq!(arena.maintain(), 6);
+    // 12 are warm: 4 above the bound, and half of it so that the next call has nothing to do.
+    assert_eq!(arena.maintain(), 8);
     let backed = |run| (0..4).map(|k| u32::from(arena.is_backed(frame(&arena, run, k)))).sum::<u32>();
-    assert_eq!([backed(runs[0]), backed(runs[1]), backed(runs[2])], [0, 2, 4]);
+    assert_eq!([backed(runs[0]), backed(runs[1]), backed(runs[2])], [0, 0, 4]);
     assert_eq!(arena.maintain(), 0);
     arena.assert_valid();
 }
@@ -91,4 +92,52 @@ fn more_than_a_batch_is_flushed_whole() {
     }
     assert_eq!(arena.flush(), 160);
     assert_eq!((arena.backed_bytes(), arena.warm_frames()), (0, 0));
+}
+
+#[test]
+fn warm_frames_are_a_share_of_what_is_backed() {
+    let arena = arena(|c| (c.warm_frames, c.warm_share, c.commit_ahead) = (100, 4, 8));
+    let runs: Vec<Run> = (0..16).map(|_| arena.alloc_run().unwrap()).collect();
+    for &run in &runs {
+        arena.ensure(arena.first_frame(run), 1, N0).unwrap();
+    }
+    // Ahead of need: a quarter of the 16 that any arena may have.
+    assert_eq!((arena.backed_bytes(), arena.warm_frames()), (20 * FRAME, 4));
+    for &run in &runs {
+        arena.ensure(arena.first_frame(run), 8, N0).unwrap();
+    }
+    assert_eq!((arena.backed_bytes(), arena.warm_frames()), (128 * FRAME, 0));
+    let mut most = 0;
+    for &run in &runs {
+        (0..8).for_each(|k| arena.release(frame(&arena, run, k)));
+        arena.maintain();
+        arena.assert_valid();
+        let backed = (arena.backed_bytes() / FRAME) as usize;
+        assert!(arena.warm_frames() <= (backed / 4).max(16), "{} of {backed}", arena.warm_frames());
+        most = most.max(arena.warm_frames());
+    }
+    assert!(most > 16, "{most}");
+}
+
+#[test]
+fn idle_frames_go_once_and_the_alarm_tells_of_the_next() {
+    let arena = arena(|c| c.warm_frames = 8);
+    assert!(arena.alarm().attend() && arena.alarm().is_rung());
+    let mut turns = 0;
+    let answer = |turns: &mut u64| arena.alarm().answer(Planted::NONE, || arena.flush_if_idle(turns));
+    assert!(!answer(&mut turns), "nothing is warm");
+    let run = arena.alloc_run().unwrap();
+    arena.ensure(arena.first_frame(run), 2, N0).unwrap();
+    arena.release(frame(&arena, run, 0));
+    assert!(arena.alarm().is_rung());
+    assert!(answer(&mut turns), "it has just become warm");
+    arena.release(frame(&arena, run, 1));
+    assert!(!arena.alarm().is_rung(), "who looks now and then need not be told");
+    assert!(answer(&mut turns));
+    assert!(!answer(&mut turns), "nothing has happened since");
+    assert_eq!(arena.backed_bytes(), 0);
+    arena.ensure(arena.first_frame(run), 1, N0).unwrap();
+    arena.release(frame(&arena, run, 0));
+    assert!(arena.alarm().is_rung());
+    arena.assert_valid();
 }

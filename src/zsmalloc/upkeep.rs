@@ -1,0 +1,148 @@
+//! [`Upkeep`]: what a pool needs done in the background, and when.
+//!
+//! ```text
+//!   wasted frames
+//!     ^            /|        /|
+//!     |  trigger  / |       / |              a pass begins above the trigger, goes on until no frame can be won, and
+//!     |----------/--|------/--|----          sets the trigger anew: the share of the frames, or what was left over and
+//!     |         /   |     /   |  ________    half of that share, or more if passes win little
+//!     |________/    |____/    |_/ left over
+//!     +-----------------------------------> operations
+//! ```
+//!
+//! When no frame has changed hands for a while, what can be won still is, if it is worth a pass; then warm frames go back
+//! to the kernel, and idle pages of entries with them. After that, and as long as nothing happens, nobody wakes up.
+
+use super::compaction::End;
+use super::pool::{Cells, Pool};
+use crate::units::FRAME_SIZE;
+use std::time::{Duration, Instant};
+
+/// Wasted frames, in thousandths of the frames backed, above which compaction starts by itself, unless configured
+/// otherwise. Random replacements without end waste 40 to 60 thousandths of 64 MiB of pages. Held below 25, they cost a move
+/// for every tenth store (held below 15, for every fifth); of a GiB they waste little more than that by themselves.
+pub const DEFAULT_WASTE_PER_MILLE: u32 = 25;
+
+/// Wasted frames that no pool is compacted for: every class may have one.
+const LEAST: u64 = 32;
+
+/// Bytes that a pass may move before it looks whether it is to stop.
+const BUDGET: u64 = 1 << 20;
+
+/// Without a frame changing hands for so long, warm ones go back.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// When objects were held, try again after this, twice as long each time, ..
+const RETRY: Duration = Duration::from_millis(50);
+
+/// .. and so often at most: then more waste has to come first.
+const RETRIES: u32 = 6;
+
+/// Doublings of the step at most, when passes win little.
+const MAX_BACKOFF: u32 = 6;
+
+/// The state of the thread that looks after a pool: each call of [`tend`](Self::tend) does what is due.
+#[derive(Debug)]
+pub struct Upkeep {
+    /// Share of the backed frames that may be wasted, in thousandths; `None`: compaction never starts by itself.
+    per_mille: Option<u32>,
+    /// Passes in a row that won little.
+    backoff: u32,
+    /// Passes in a row that found objects held.
+    retries: u32,
+    /// Try again then although the trigger is not reached.
+    retry: Option<Instant>,
+    /// Wasted frames that the last pass of an idle pool has left over, and a bit: not tried again before there are more.
+    idle_waste: u64,
+    /// What the arena counted when it was last looked at, and when.
+    turns: u64,
+    looked: Option<Instant>,
+}
+
+impl Upkeep {
+    /// Compaction starts when so many thousandths of the frames backed are wasted; `None`: never.
+    pub fn new(per_mille: Option<u32>) -> Self {
+        Upkeep { per_mille, backoff: 0, retries: 0, retry: None, idle_waste: 0, turns: 0, looked: None }
+    }
+
+    /// Do what is due now, stopping early if `stopped` says so. Returns when to call again at the latest; without a time,
+    /// when the alarm of the arena is rung.
+    ///
+    /// # Locks
+    /// As [`Pool::compact`].
+    pub fn tend<C: Cells>(&mut self, pool: &Pool<C>, stopped: impl Fn() -> bool) -> Option<Duration> {
+        pool.heap.arena.alarm().answer(pool.planted, || {
+            let retry = self.gather(pool, &stopped);
+            let idle = self.give_back(pool, &stopped);
+            retry.into_iter().chain(idle).min()
+        })
+    }
+
+    /// Compact if too much is wasted. Returns when to try again although nothing happens.
+    fn gather<C: Cells>(&mut self, pool: &Pool<C>, stopped: &impl Fn() -> bool) -> Option<Duration> {
+        let waste = &pool.heap.waste;
+        let share = share_of(pool, self.per_mille?);
+        let left = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
+        // The pool may have grown since the trigger was set.
+        let trigger = waste.trigger().max(share);
+        if waste.frames() <= trigger && left != Some(Duration::ZERO) {
+            waste.set_trigger(trigger);
+            return left;
+        }
+        let before = waste.frames();
+        let (won, end) = pass(pool, stopped);
+        // Less than a quarter of what was to be had is little.
+        self.backoff = if won * 4 >= before { 0 } else { (self.backoff + 1).min(MAX_BACKOFF) };
+        let share = share_of(pool, self.per_mille?);
+        waste.set_trigger(share.max(waste.frames() + ((share / 2) << self.backoff)));
+        self.retries = if end == End::Busy { self.retries + 1 } else { 0 };
+        let again = (1..=RETRIES).contains(&self.retries).then(|| RETRY * (1 << (self.retries - 1)));
+        self.retry = again.map(|time| Instant::now() + time);
+        again
+    }
+
+    /// When nothing happens: compact what is left, and give warm frames back. Returns when to look again.
+    fn give_back<C: Cells>(&mut self, pool: &Pool<C>, stopped: &impl Fn() -> bool) -> Option<Duration> {
+        // Not earlier because of a kick.
+        if let Some(left) = self.looked.and_then(|at| IDLE.checked_sub(at.elapsed())) {
+            return Some(left);
+        }
+        let arena = &pool.heap.arena;
+        if self.per_mille.is_some()
+            && arena.turns() == self.turns
+            && pool.heap.waste.frames() > self.idle_waste.max(LEAST)
+        {
+            let _ = pass(pool, stopped);
+            self.idle_waste = pool.heap.waste.frames() * 5 / 4;
+            self.turns = arena.turns(); // the pass's own
+        } else if pool.heap.waste.frames() <= LEAST {
+            self.idle_waste = 0;
+        }
+        let again = arena.flush_if_idle(&mut self.turns);
+        if !again {
+            pool.heap.entries.trim(0);
+        }
+        self.looked = again.then(Instant::now);
+        again.then_some(IDLE)
+    }
+}
+
+/// Wasted frames that are too many.
+fn share_of<C: Cells>(pool: &Pool<C>, per_mille: u32) -> u64 {
+    (pool.heap.arena.backed_bytes() / FRAME_SIZE as u64 * u64::from(per_mille) / 1000).max(LEAST)
+}
+
+/// Compact until nothing can be won. Returns the frames won, and why it ended.
+fn pass<C: Cells>(pool: &Pool<C>, stopped: &impl Fn() -> bool) -> (u64, End) {
+    let began = Instant::now();
+    let mut won = 0;
+    let end = loop {
+        let done = pool.compact(BUDGET);
+        won += done.frames_won();
+        if done.end() != End::OutOfBudget || done.frames_won() == 0 || stopped() {
+            break done.end();
+        }
+    };
+    pool.compaction.note_automatic(began.elapsed());
+    (won, end)
+}
