@@ -287,3 +287,6 @@ impl Content {
         self.changes += Changes::came(bytes, event);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
