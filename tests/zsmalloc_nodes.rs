@@ -14,7 +14,7 @@ use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{FRAME_SIZE, Frame, NodeId, NodeMask};
-use zspool::zsmalloc::{Error, Handle, HandleError, MovedOff, Pool, PoolConfig, TagSpace};
+use zspool::zsmalloc::{Error, Geometry, Handle, HandleError, MovedOff, Pool, PoolConfig, TagSpace};
 
 const N0: NodeId = NodeId(0);
 const N1: NodeId = NodeId(1);
@@ -35,7 +35,9 @@ impl World {
         let config = ArenaConfig { address_space: 1 << 24, commit_ahead: 1, topology, ..ArenaConfig::default() };
         let tree = Tree::new(TreeConfig { nodes, ..TreeConfig::default() });
         let vm = tree.root().mkdir("vm").unwrap();
-        let config_ = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
+        // With slots of 1632 bytes, as in the worked example.
+        let geometry = Geometry::new(32, 32, 16).unwrap();
+        let config_ = PoolConfig { accounting: Some(tree), geometry, ..PoolConfig::default() };
         let store = Pool::open(Arc::new(Arena::new(config).unwrap()), config_, &TagSpace::new()).unwrap();
         World { store, vm }
     }

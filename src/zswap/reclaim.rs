@@ -213,8 +213,8 @@ impl Core {
     /// A store found none of the nodes that it may use with room: the same on those.
     pub(super) fn make_room_on(&self, nodes: NodeMask) -> Room {
         let next = self.write_some_back(nodes);
-        let freed = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_won()).sum();
-        self.room_after(next, freed)
+        let won = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_won()).sum();
+        self.room_after(next, won)
     }
 
     /// Write back a batch of the next memcg; where all was referenced, the second look finds some.
@@ -228,10 +228,10 @@ impl Core {
         next
     }
 
-    fn room_after(&self, next: Next, frames_freed: u64) -> Room {
+    fn room_after(&self, next: Next, frames_won: u64) -> Room {
         self.arena.flush();
         match next {
-            _ if frames_freed > 0 => Room::Made,
+            _ if frames_won > 0 => Room::Made,
             Next::Written => Room::Made,
             Next::NoneWritten => Room::None,
             Next::Refused => Room::Refused,
