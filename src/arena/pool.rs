@@ -278,6 +278,14 @@ impl Arena {
         self.runs.count()
     }
 
+    /// Runs that were ever handed out: a run that was has a lower number.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`].
+    pub fn runs_ever_used(&self) -> usize {
+        self.lists.lock().bump as usize
+    }
+
     /// Runs handed out and not given back.
     ///
     /// # Locks
