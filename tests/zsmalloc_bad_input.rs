@@ -204,11 +204,8 @@ fn full_nodes_are_refused_with_their_numbers_when_all_are_full() {
     assert_eq!(nodes(&handles), (8, 1), "the ninth spills");
     let charged = vm.usage();
     for node in [0, 1] {
-        refused(
-            &pool,
-            || put(node),
-            &["no room is left on the nodes 0-1", "36864 bytes of at most 36864", "free something there"],
-        );
+        let says = ["no room is left on the nodes 0-1", "36864 bytes of at most 36864", "free something there"];
+        refused(&pool, || put(node), &says);
         assert_eq!(vm.usage(), charged, "what is refused is not charged");
     }
     pool.remove(handles.remove(8)).unwrap();

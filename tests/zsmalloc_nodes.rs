@@ -235,36 +235,36 @@ fn what_cannot_be_moved_is_reported_and_moves_later() {
 #[test]
 fn a_full_home_makes_objects_straddle_nodes_and_each_byte_counts_where_it_lies() {
     let world = World::new(Topology::simulated(2).with_capacity(N0, FRAME).with_fallback());
-    let handles: Vec<_> = (0..3).map(|n| world.put(&world.vm, 1610, N0, n).unwrap()).collect();
+    let handles: Vec<_> = (0..3).map(|n| world.put(&world.vm, 1632, N0, n).unwrap()).collect();
     let bytes = |compressed, original, payload| Bytes4 { compressed, original, payload, incompressible: 0 };
     // Slots of 1632 bytes: two in frame 0 on node 0, the third at offset 3264, its end in frame 1 on node 1.
     assert_eq!(
         world.vm.numa_stat().unwrap(),
-        [bytes(2 * 1632 + 832, 2 * 4096 + 2088, 2 * 1610 + 832), bytes(800, 2008, 1610 - 832)]
+        [bytes(2 * 1632 + 832, 2 * 4096 + 2088, 2 * 1632 + 832), bytes(800, 2008, 800)]
     );
     world.assert_valid();
     // Freed, the split ones take the same out.
     world.store.remove(handles[2]).unwrap();
-    assert_eq!(world.vm.numa_stat().unwrap(), [bytes(2 * 1632, 2 * 4096, 2 * 1610), bytes(0, 0, 0)]);
+    assert_eq!(world.vm.numa_stat().unwrap(), [bytes(2 * 1632, 2 * 4096, 2 * 1632), bytes(0, 0, 0)]);
     // The slot that straddles is not for an owner of node 0: there is no other there.
     let strict = world.vm.tree().root().mkdir("strict").unwrap();
     strict.set_nodes(mask("0")).unwrap();
-    let refused = world.put(&strict, 1610, N0, 9).unwrap_err();
+    let refused = world.put(&strict, 1632, N0, 9).unwrap_err();
     assert!(matches!(refused, Error::NodesFull { capacity: Some(4096), .. }), "{refused}");
     // But one in frame 0 is.
     world.store.remove(handles[1]).unwrap();
-    let fits = world.put(&strict, 1610, N0, 9).unwrap();
+    let fits = world.put(&strict, 1632, N0, 9).unwrap();
     assert_eq!(world.on(&strict), [1632, 0]);
     // (Else a frame of its own would cost less than to give the warm one on node 1 back.)
     world.pool().flush();
-    let split = world.put(&world.vm, 1610, N0, 2).unwrap();
+    let split = world.put(&world.vm, 1632, N0, 2).unwrap();
     assert_eq!(world.on(&world.vm), [1632 + 832, 800]);
     // One that may only lie on node 1 leaves the shared frame, with the part that lay right too.
     let done = world.leave(&world.vm, "1");
     assert_eq!((done.moved_objects, done.left_bytes), (2, 0), "{done:?}");
     assert_eq!(world.on(&world.vm), [0, 2 * 1632]);
-    world.check(handles[0], 1610, 0);
-    world.check(split, 1610, 2);
+    world.check(handles[0], 1632, 0);
+    world.check(split, 1632, 2);
     world.assert_valid();
     [handles[0], split, fits].into_iter().for_each(|handle| world.store.remove(handle).unwrap());
     assert_eq!(world.vm.tree().root().numa_stat().unwrap(), [Bytes4::default(); 2]);

@@ -71,7 +71,7 @@ pub(crate) struct Row {
 fn make(subject: &str, numbers: usize) -> Box<dyn Subject> {
     match subject {
         "zswap" => Box::new(ZswapSubject::new(numbers)),
-        "pool" => Box::new(PoolSubject::new(true, false, numbers)),
+        "pool" => Box::new(PoolSubject::new(true, false, numbers).compacting()),
         "map" => Box::new(MapSubject::new(true)),
         "kernel" => Box::new(KernelSubject::new(numbers).expect("the parent has tried")),
         other => panic!("no subject is called {other}"),

@@ -8,7 +8,7 @@ use zspool::compress::{Codec, Compressed, Context, Lz4};
 use zspool::memcg::{Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{NodeId, PAGE_SIZE, Page, SlotRange};
-use zspool::zsmalloc::{Handle, Original, Pool, PoolConfig, TagSpace};
+use zspool::zsmalloc::{Compactor, DEFAULT_WASTE_PER_MILLE, Handle, Original, Pool, PoolConfig, TagSpace};
 use zspool::zswap::Zswap;
 
 /// Limit of the pools and of the memcg: far above what is stored, so that it is looked at and never refuses.
@@ -180,6 +180,8 @@ pub(crate) struct PoolSubject {
     handles: Vec<u64>,
     /// With accounting: who pays.
     vm: Option<Memcg>,
+    /// Compaction that starts by itself.
+    _compactor: Option<Compactor>,
 }
 
 impl PoolSubject {
@@ -195,8 +197,13 @@ impl PoolSubject {
         let vm = tree.as_ref().map(|tree| three_levels(&tree.root()));
         let config = PoolConfig { accounting: tree, original: Original::Payload, ..PoolConfig::default() };
         let pool = Arc::new(Pool::open(Arc::new(arena), config, &TagSpace::new()).expect("a pool"));
-        // Compaction by itself: keep what starts it for `pool` in a field of the subject.
-        PoolSubject { codec: codec.then(Context::new), pool, handles: vec![0; numbers], vm }
+        PoolSubject { codec: codec.then(Context::new), pool, handles: vec![0; numbers], vm, _compactor: None }
+    }
+
+    /// With a thread that compacts when enough is wasted.
+    pub(crate) fn compacting(self) -> Self {
+        let compactor = Compactor::start(&self.pool, Some(DEFAULT_WASTE_PER_MILLE)).expect("a thread");
+        PoolSubject { _compactor: Some(compactor), ..self }
     }
 }
 

@@ -278,6 +278,14 @@ impl Arena {
         self.runs.count()
     }
 
+    /// Runs that were ever handed out: a run that was has a lower number.
+    ///
+    /// # Locks
+    /// Takes [`Rank::Arena`].
+    pub fn runs_ever_used(&self) -> usize {
+        self.lists.lock().bump as usize
+    }
+
     /// Runs handed out and not given back.
     ///
     /// # Locks
@@ -285,14 +293,6 @@ impl Arena {
     pub fn used_runs(&self) -> usize {
         let lists = self.lists.lock();
         lists.bump as usize - lists.free.len() - lists.warm_free.len()
-    }
-
-    /// Runs that were handed out at least once: those below this number.
-    ///
-    /// # Locks
-    /// Takes [`Rank::Arena`].
-    pub fn runs_ever_used(&self) -> u32 {
-        self.lists.lock().bump
     }
 
     /// The node an owned frame lies on, as nobody can change meanwhile; `None` for a frame that is not owned. Who finds it

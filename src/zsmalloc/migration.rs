@@ -103,7 +103,7 @@ impl<C: Cells> Pool<C> {
         let groups: HashSet<GroupRef> = subtree.iter().map(Memcg::group).collect();
         self.pass_every_class();
         let mut found = Vec::new();
-        for z in (0..self.heap.arena.runs_ever_used()).map(ZspageIndex) {
+        for z in (0..self.heap.arena.runs_ever_used()).map(|z| ZspageIndex(z as u32)) {
             for frame in 0..self.heap.arena.run_frames() {
                 self.find_outside(z, frame, &groups, &mut found);
                 for found in found.drain(..) {
@@ -165,7 +165,7 @@ impl<C: Cells> Pool<C> {
         let Some(mask) = self.mask_of(entry.objcg(), groups) else { return false };
         match entry.state() {
             State::Live => self.heap.is_outside(spot, mask),
-            // Its frames may be about to be backed. Where they are not yet, who has it done will see the mask: see `place`.
+            // Its frames may be about to be backed. Where they are not yet, who has it done will see the mask: see `allot`.
             State::Reserved => {
                 let parts = self.heap.parts(spot, self.heap.geometry.class(spot.class).size());
                 parts.into_iter().any(|(frame, bytes)| {
@@ -239,7 +239,7 @@ impl<C: Cells> Pool<C> {
         let tree = self.accounting.as_ref().expect("only with accounting are objects moved off nodes");
         let Some(objcg) = tree.try_borrow(found.objcg) else { return Outcome::Settled };
         let objcg = Some(objcg).filter(|_| !self.planted.is(Bug::MigrationCountsLate));
-        match self.place_near(home, from.class, len, found.objcg) {
+        match self.allot(from.class, len, home, found.objcg) {
             Ok(to) => {
                 let moving = Moving { pool: self, owner, objcg: found.objcg, from, to: Some(to), len };
                 let moved = around(moving);

@@ -23,8 +23,8 @@
 //! | `pool`, `uncommitted`, `guard` | the life of an object |
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
-//! | `waste`, `upkeep`, `compactor` | compaction that starts by itself |
 //! | `migration` | moving objects off nodes they may not lie on |
+//! | `waste`, `upkeep`, `compactor` | compaction that starts by itself |
 //! | `stats`, `usage`, `valid` | numbers, where the bytes go, and whether all that is right |
 //! | `handle`, `cells`, `handles`, `builder` | handles of the pool's own |
 //!

@@ -333,7 +333,7 @@ impl<C: Cells> Pool<C> {
             _ => node,
         };
         let charge = Charge::take(self.accounting.as_ref(), memcg, object, node, self.stored)?;
-        let spot = self.place_near(node, class, len, charge.objcg())?;
+        let spot = self.allot(class, len, node, charge.objcg())?;
         self.attend();
         Ok(Uncommitted::new(self, spot, len, charge))
     }
@@ -357,13 +357,7 @@ impl<C: Cells> Pool<C> {
     /// if our slot was taken before that, it finds it reserved for this owner, else we see the new mask here. Of a
     /// reserved slot it asks the arena, under its lock, where the frames lie: if they are backed it waits for us, else they
     /// are backed after that, and again we see the new mask.
-    pub(super) fn place_near(
-        &self,
-        node: NodeId,
-        class: ClassIndex,
-        len: usize,
-        objcg: ObjcgId,
-    ) -> Result<Spot, Error> {
+    pub(super) fn allot(&self, class: ClassIndex, len: usize, node: NodeId, objcg: ObjcgId) -> Result<Spot, Error> {
         let arena = &self.heap.arena;
         let trusting = self.planted.is(Bug::MallocTrustsFirstMask);
         'again: loop {

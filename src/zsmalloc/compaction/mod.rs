@@ -269,7 +269,7 @@ impl Heap {
     /// found.
     fn zspages_with(&self, holds: impl Fn(Entry) -> bool) -> Scope {
         let mut found = Scope::new();
-        for z in (0..self.arena.runs_ever_used()).map(ZspageIndex) {
+        for z in (0..self.arena.runs_ever_used() as u32).map(ZspageIndex) {
             let zspage = self.zspage(z);
             let shape = self.geometry.class(zspage.class());
             let array = zspage.array();

@@ -96,10 +96,13 @@ impl<C: Cells> Pool<C> {
             work.ready = ready;
             return Step::Busy(victim);
         };
-        // As in `movable`. Asked under the class lock: a mask that was narrowed before `move_off` came by is seen.
-        let within = self.within(Entry::from_raw(self.heap.word(&from).load(Ordering::Acquire)).objcg());
+        // Acquire as in `movable`. Under the lock, which `move_off` takes after the mask was set.
+        let owner = Entry::from_raw(self.heap.word(&from).load(Ordering::Acquire)).objcg();
+        let within = self.within(owner);
         if let Some(ready) = ready {
-            if within.is_some_and(|within| self.heap.is_outside(&ready.to, within)) {
+            if within.is_some_and(|mask| self.heap.is_outside(&ready.to, mask)) {
+                work.busy.push(victim);
+                work.goal = None;
                 return Step::GiveBack(ready);
             }
             return if self.move_object(class, &from, &ready.to) { Step::Moved } else { Step::Busy(victim) };
@@ -108,7 +111,8 @@ impl<C: Cells> Pool<C> {
             let moved = self.reserve(class, to).is_some_and(|to| self.move_object(class, &from, &to));
             return if moved { Step::Moved } else { Step::Busy(victim) };
         }
-        let to = if pass.may_back { self.place_to_back(class, shape, goal, within) } else { None };
+        let to = if pass.may_back { self.place_to_back(class, shape, goal) } else { None };
+        let to = to.filter(|&to| self.may_be_backed(to, shape, within));
         match to.and_then(|to| self.reserve(class, to)) {
             Some(to) => Step::Back(Ready { from, to }),
             None => Step::Busy(victim),

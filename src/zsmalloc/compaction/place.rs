@@ -29,6 +29,27 @@ impl<C: Cells> Pool<C> {
         (0..shape.chain()).filter(owned).fold(0, |bits, f| bits | 1 << f)
     }
 
+    /// Those of the owned ones that lie where the owner's objects may.
+    fn allowed(&self, z: ZspageIndex, shape: &SizeClass, within: Option<NodeMask>) -> Frames {
+        self.owned(z, shape) & !Frames::from(self.heap.frames_outside(z, shape, within))
+    }
+
+    /// Whether a slot that needs a frame backed may be the owner's: what it touches already lies where it may, and so will what
+    /// is backed, as far as is known.
+    pub(super) fn may_be_backed(
+        &self,
+        (z, slot): (ZspageIndex, usize),
+        shape: &SizeClass,
+        within: Option<NodeMask>,
+    ) -> bool {
+        let Some(mask) = within else { return true };
+        let zspage = self.heap.zspage(z);
+        let spot = self.heap.spot(z, zspage.class(), slot);
+        let touches = 1u32 << spot.frame | u32::from(spot.straddles) << (spot.frame + 1);
+        let outside = Frames::from(self.heap.frames_outside(z, shape, within)) & self.touched(z, shape);
+        mask.contains(zspage.node()) && touches & outside == 0
+    }
+
     /// The first free slot all of whose frames are among `frames`.
     fn free_slot(&self, z: ZspageIndex, shape: &SizeClass, frames: Frames) -> Option<usize> {
         let zspage = self.heap.zspage(z);
@@ -41,8 +62,8 @@ impl<C: Cells> Pool<C> {
         })
     }
 
-    /// A slot for what the goal moves, in frames that are there: of the fullest zspage that has one.
-    /// Only on nodes `within` which the owner may be.
+    /// A slot for what the goal moves, in frames that are there and where its owner's objects may lie: of the fullest zspage
+    /// that has one.
     pub(super) fn place(
         &self,
         class: &Class,
@@ -51,17 +72,16 @@ impl<C: Cells> Pool<C> {
         within: Option<NodeMask>,
     ) -> Option<(ZspageIndex, usize)> {
         let (from, f) = goal.victim();
-        let usable = |z| self.owned(z, shape) & !Frames::from(self.heap.frames_outside(z, shape, within));
         if let Goal::Pack { keep, .. } = goal {
-            let frames = usable(from) & ((1 << keep) - 1);
+            let frames = self.allowed(from, shape, within) & ((1 << keep) - 1);
             return Some((from, self.free_slot(from, shape, frames)?));
         }
         Group::with_room().find_map(|group| {
             class.lists.iter(&self.heap.zspages, group).take(LOOK_AT).find_map(|to| {
                 let frames = match goal {
-                    Goal::Frame(_) if to == from => usable(to) & !(1 << f),
+                    Goal::Frame(_) if to == from => self.allowed(to, shape, within) & !(1 << f),
                     _ if to == from => return None,
-                    _ => usable(to),
+                    _ => self.allowed(to, shape, within),
                 };
                 Some((to, self.free_slot(to, shape, frames)?))
             })
@@ -98,33 +118,21 @@ impl<C: Cells> Pool<C> {
             .max_by_key(|&(f, slots)| (slots, std::cmp::Reverse(f)))
     }
 
-    /// A slot for what the goal moves that touches frames not backed yet, which come to lie at home if they can; what is touched
-    /// lies within the owner's nodes. Where it really lies is asked again when it is backed.
-    pub(super) fn place_to_back(
-        &self,
-        class: &Class,
-        shape: &SizeClass,
-        goal: Goal,
-        within: Option<NodeMask>,
-    ) -> Option<(ZspageIndex, usize)> {
+    /// A slot for what the goal moves that touches frames not backed yet.
+    pub(super) fn place_to_back(&self, class: &Class, shape: &SizeClass, goal: Goal) -> Option<(ZspageIndex, usize)> {
         let (from, _) = goal.victim();
-        let outside = |z| Frames::from(self.heap.frames_outside(z, shape, within)) & self.touched(z, shape);
-        if within.is_some_and(|within| !within.contains(self.heap.zspage(from).node())) {
-            return None;
-        }
         if let Goal::Pack { keep, .. } = goal {
-            let slot = self.free_slot(from, shape, ((1 << keep) - 1) & !outside(from))?;
+            let slot = self.free_slot(from, shape, (1 << keep) - 1)?;
             return Some((from, slot));
         }
         if matches!(goal, Goal::Frame(_)) {
             return None;
         }
         self.openable(class, from, shape).find_map(|to| {
-            let touched = self.touched(to, shape) & !outside(to);
-            let (f, _) = self.widen(to, shape, touched | outside(to))?;
+            let touched = self.touched(to, shape);
+            let (f, _) = self.widen(to, shape, touched)?;
             let zspage = self.heap.zspage(to);
             let touched = |f: usize| touched >> f & 1 == 1;
-            let alone = shape.inner(f) > 0 || outside(to) >> (f + 1) & 1 == 0;
             // The one that also uses what its neighbour has left, else one of its own.
             let slot = if f > 0 && touched(f - 1) && zspage.free_straddler(shape, f - 1) {
                 shape.first(f) - 1
@@ -133,7 +141,7 @@ impl<C: Cells> Pool<C> {
             } else {
                 shape.first(f + 1) - 1
             };
-            alone.then_some((to, slot))
+            Some((to, slot))
         })
     }
 
