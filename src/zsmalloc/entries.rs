@@ -88,11 +88,28 @@ const FREE: usize = 0;
 const LINKS: usize = 2;
 
 /// The longest run of ones.
-fn longest_run(mut free: u128) -> usize {
-    let mut len = 0;
-    while free != 0 {
-        free &= free >> 1;
-        len += 1;
+fn longest_run(free: u128) -> usize {
+    if free == 0 || free == u128::MAX {
+        return free.count_ones() as usize;
+    }
+    // Bit u of `starts[k]`: a run of 2^k ones begins at u. The last that is not 0 is looked for.
+    let mut starts = [free; PAGE_UNITS.ilog2() as usize];
+    let mut k = 0;
+    while k + 1 < starts.len() {
+        starts[k + 1] = starts[k] & starts[k] >> (1 << k);
+        if starts[k + 1] == 0 {
+            break;
+        }
+        k += 1;
+    }
+    // The longest run is shorter than twice that: lengthen it by every smaller power that there is room for.
+    let (mut at, mut len) = (starts[k], 1 << k);
+    while k > 0 {
+        k -= 1;
+        let longer = at & starts[k] >> len;
+        if longer != 0 {
+            (at, len) = (longer, len + (1 << k));
+        }
     }
     len
 }
@@ -418,6 +435,26 @@ mod tests {
             assert_eq!(first_run(free, len), first, "{len} of {free:#b}");
         }
         assert_eq!(first_run(u128::MAX << 57, 71), 57);
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_run_is_what_counting_says(ones: Vec<(u8, u8)>) {
+            let free = ones.iter().fold(0, |free, &(first, len)| {
+                let first = usize::from(first) % PAGE_UNITS;
+                free | units(first, (usize::from(len) % 40 + 1).min(PAGE_UNITS - first))
+            });
+            let (mut rest, mut counted) = (free, 0);
+            while rest != 0 {
+                rest &= rest >> 1;
+                counted += 1;
+            }
+            prop_assert_eq!(longest_run(free), counted);
+            if counted > 0 {
+                let run = units(first_run(free, counted), counted);
+                prop_assert_eq!(free & run, run);
+            }
+        }
     }
 
     #[test]

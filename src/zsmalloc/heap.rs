@@ -318,10 +318,12 @@ impl Heap {
     /// The free slot that costs the least in frames, of a zspage without reusable ones that the taker may use.
     fn cheapest_slot(&self, z: ZspageIndex, shape: &SizeClass, taker: Taker) -> Option<usize> {
         let zspage = self.zspage(z);
+        let touched = zspage.touched();
+        let is_touched = |f: usize| touched >> f & 1 == 1;
         // What is touched lies where it does; what is not, comes to lie at home.
-        let usable = |f: usize| zspage.touching(f) == 0 || taker.may_use(self.arena.node_of(self.frame(z, f)));
+        let usable = |f: usize| !is_touched(f) || taker.may_use(self.arena.node_of(self.frame(z, f)));
         let cost = |f: usize| match self.frame(z, f) {
-            _ if zspage.touching(f) > 0 => 0,
+            _ if is_touched(f) => 0,
             frame if !self.arena.is_backed(frame) => 1,
             frame if self.arena.node_of(frame) == zspage.node() => 0,
             // It has to be given back first.
@@ -330,11 +332,11 @@ impl Heap {
         // Of equal costs: one that fills the rest of a touched frame, one that lies in a single frame, any.
         let straddler = |&f: &usize| zspage.free_straddler(shape, f) && usable(f) && usable(f + 1);
         let straddlers = (0..shape.chain()).filter(straddler).map(|f| {
-            let fills = zspage.touching(f) > 0 || zspage.touching(f + 1) > 0;
+            let fills = is_touched(f) || is_touched(f + 1);
             ((cost(f) + cost(f + 1), if fills { 0 } else { 2 }), shape.first(f + 1) - 1)
         });
         let inner = (0..shape.chain())
-            .filter(|&f| zspage.touching(f) == 0 && shape.inner(f) > 0)
+            .filter(|&f| !is_touched(f) && shape.inner(f) > 0)
             .map(|f| ((cost(f), 1), shape.first(f)));
         straddlers.chain(inner).min().map(|(_, slot)| slot)
     }

@@ -217,7 +217,8 @@ impl Zspage {
 
     /// Count a slot that starts in `frame` and `straddles` into the next. Returns how many frames are touched anew.
     pub(super) fn count_in(&self, class: &SizeClass, frame: usize, straddles: bool) -> usize {
-        let before = self.touched();
+        let untouched = |f| usize::from(self.touching(f) == 0);
+        let anew = untouched(frame) + if straddles { untouched(frame + 1) } else { 0 };
         let (count, one) = (&self.starting[frame / COUNTS], 1 << (frame % COUNTS * 8));
         count.store(count.load(Relaxed) + one, Relaxed);
         self.inuse.store(self.inuse.load(Relaxed) + 1, Relaxed);
@@ -226,7 +227,7 @@ impl Zspage {
             self.settle_room(class, frame + 1);
         }
         self.settle_room(class, frame);
-        (self.touched() & !before).count_ones() as usize
+        anew
     }
 
     /// Undo [`count_in`](Self::count_in). Returns which of the two frames are untouched now.
