@@ -1,14 +1,14 @@
 //! [`Entries`]: memory for the arrays of entries, from a slab of its own.
 //!
 //! ```text
-//! page: 512 words in 128 units of 4                     free units, a bit each
+//! page (512 words of 8 bytes) in 128 units of 4 words; free units: a bit each
 //!
-//! unit    0     1     2     3     4     5     6                126   127
-//!       +-----+-----+-----+-----+-----+-----+-----+-- ... --+-----+-----+
-//!       | eeee e000 | 0000  0000 0000 | eeee  e0ee|         |   free    |    e entry, 0 free entry
-//!       +-----+-----+-----+-----+-----+-----+-----+-- ... --+-----+-----+
-//!       |  array 0  |      free       |  array 5  |
-//!                   |<- longest run: 3 (here) --->|   which list the page is in
+//! unit  0      1      2      3      4      5      6           126    127
+//!       +------+------+------+------+------+------+-- ... --+------+------+
+//!       | eeee | e0.. | 0000 | 0000 | 0000 | 0eee |         | e0ee | e... |    e entry, 0 free entry, . rounding
+//!       +------+------+------+------+------+------+-- ... --+------+------+
+//!       | array of 6  |  longest run: 3    | array of 20 ..    array of 5  |
+//!                       in the list of 3
 //! ```
 //!
 //! A zspage has an array of one word per slot, made with its first object and given back after its last. Arrays of all
