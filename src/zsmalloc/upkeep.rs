@@ -1,12 +1,12 @@
 //! [`Upkeep`]: what a pool needs done in the background, and when.
 //!
 //! ```text
-//!   wasted frames
+//!   wasted frames, for longer than a moment
 //!     ^            /|        /|
-//!     |  trigger  / |       / |              a pass begins above the trigger, goes on until no frame can be won, and
-//!     |----------/--|------/--|----          sets the trigger anew: the share of the frames, or what was left over and
-//!     |         /   |     /   |  ________    half of that share, or more if passes win little
-//!     |________/    |____/    |_/ left over
+//!     |  trigger  / |       / |              a pass begins above the trigger, goes on to three quarters of it, or until no
+//!     |----------/--|------/--|----          frame can be won, and sets the trigger anew: the share of the frames, or
+//!     |         /   |_____/   |  ________    what was left over and half of that share, or more if passes win little
+//!     |________/              |_/ left over
 //!     +-----------------------------------> operations
 //! ```
 //!
@@ -21,13 +21,20 @@ use std::time::{Duration, Instant};
 /// Wasted frames, in thousandths of the frames backed, above which compaction starts by itself, unless configured
 /// otherwise. Random replacements without end waste 40 to 60 thousandths of 64 MiB of pages. Held below 25, they cost a move
 /// for every tenth store (held below 15, for every fifth); of a GiB they waste little more than that by themselves.
-pub const DEFAULT_WASTE_PER_MILLE: u32 = 25;
+pub const DEFAULT_WASTE_PER_MILLE: u32 = 20;
 
 /// Wasted frames that no pool is compacted for: every class may have one.
 const LEAST: u64 = 32;
 
 /// Bytes that a pass may move before it looks whether it is to stop.
-const BUDGET: u64 = 1 << 20;
+const BUDGET: u64 = 256 << 10;
+
+/// Waste is compacted that is found at so many looks, ..
+const LOOKS: u32 = 3;
+
+/// .. one after the other: frames of what is freed and stored again at once would have to be backed again. Nobody rings
+/// meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(3);
 
 /// Without a frame changing hands for so long, warm ones go back.
 const IDLE: Duration = Duration::from_millis(100);
@@ -52,6 +59,8 @@ pub struct Upkeep {
     retries: u32,
     /// Try again then although the trigger is not reached.
     retry: Option<Instant>,
+    /// Waste above this level was seen so often, and the last time then.
+    seen: Option<(u64, u32, Instant)>,
     /// Wasted frames that the last pass of an idle pool has left over, and a bit: not tried again before there are more.
     idle_waste: u64,
     /// What the arena counted when it was last looked at, and when.
@@ -62,7 +71,7 @@ pub struct Upkeep {
 impl Upkeep {
     /// Compaction starts when so many thousandths of the frames backed are wasted; `None`: never.
     pub fn new(per_mille: Option<u32>) -> Self {
-        Upkeep { per_mille, backoff: 0, retries: 0, retry: None, idle_waste: 0, turns: 0, looked: None }
+        Upkeep { per_mille, backoff: 0, retries: 0, retry: None, seen: None, idle_waste: 0, turns: 0, looked: None }
     }
 
     /// Do what is due now, stopping early if `stopped` says so. Returns when to call again at the latest; without a time,
@@ -84,15 +93,30 @@ impl Upkeep {
         let share = share_of(pool, self.per_mille?);
         let left = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
         // The pool may have grown since the trigger was set.
-        let trigger = waste.trigger().max(share);
+        let trigger = self.seen.map_or_else(|| waste.trigger(), |(level, ..)| level).max(share);
         if waste.frames() <= trigger && left != Some(Duration::ZERO) {
+            self.seen = None;
             waste.set_trigger(trigger);
             return left;
         }
+        if left != Some(Duration::ZERO) {
+            let (_, looks, last) = self.seen.unwrap_or((trigger, 0, Instant::now()));
+            let rest = LOOK_AGAIN.saturating_sub(last.elapsed());
+            let early = looks > 0 && !rest.is_zero();
+            if early || looks + 1 < LOOKS {
+                waste.set_trigger(u64::MAX);
+                if !early {
+                    self.seen = Some((trigger, looks + 1, Instant::now()));
+                }
+                return left.into_iter().chain([if early { rest } else { LOOK_AGAIN }]).min();
+            }
+        }
+        self.seen = None;
         let before = waste.frames();
-        let (won, end) = pass(pool, stopped);
-        // Less than a quarter of what was to be had is little.
-        self.backoff = if won * 4 >= before { 0 } else { (self.backoff + 1).min(MAX_BACKOFF) };
+        // Not to the last frame: where objects come and go, the next ones would have to back it again.
+        let (won, end) = pass(pool, share - share / 4, stopped);
+        // Less than an eighth of what was to be had is little.
+        self.backoff = if won * 8 >= before { 0 } else { (self.backoff + 1).min(MAX_BACKOFF) };
         let share = share_of(pool, self.per_mille?);
         waste.set_trigger(share.max(waste.frames() + ((share / 2) << self.backoff)));
         self.retries = if end == End::Busy { self.retries + 1 } else { 0 };
@@ -112,7 +136,7 @@ impl Upkeep {
             && arena.turns() == self.turns
             && pool.heap.waste.frames() > self.idle_waste.max(LEAST)
         {
-            let _ = pass(pool, stopped);
+            let _ = pass(pool, 0, stopped);
             self.idle_waste = pool.heap.waste.frames() * 5 / 4;
             self.turns = arena.turns(); // the pass's own
         } else if pool.heap.waste.frames() <= LEAST {
@@ -132,14 +156,15 @@ fn share_of<C: Cells>(pool: &Pool<C>, per_mille: u32) -> u64 {
     (pool.heap.arena.backed_bytes() / FRAME_SIZE as u64 * u64::from(per_mille) / 1000).max(LEAST)
 }
 
-/// Compact until nothing can be won. Returns the frames won, and why it ended.
-fn pass<C: Cells>(pool: &Pool<C>, stopped: &impl Fn() -> bool) -> (u64, End) {
+/// Compact until nothing can be won, or no more than `enough` frames are wasted. Returns the frames won, and why it ended.
+fn pass<C: Cells>(pool: &Pool<C>, enough: u64, stopped: &impl Fn() -> bool) -> (u64, End) {
     let began = Instant::now();
     let mut won = 0;
     let end = loop {
         let done = pool.compact(BUDGET);
         won += done.frames_won();
-        if done.end() != End::OutOfBudget || done.frames_won() == 0 || stopped() {
+        let enough = pool.heap.waste.frames() <= enough;
+        if done.end() != End::OutOfBudget || done.frames_won() == 0 || enough || stopped() {
             break done.end();
         }
     };
