@@ -48,6 +48,8 @@ pub struct Upkeep {
     per_mille: Option<u32>,
     /// Passes in a row that won little.
     backoff: u32,
+    /// Wasted frames that the last pass has left over, of which there may be fewer by now.
+    left_over: u64,
     /// Passes in a row that found objects held.
     retries: u32,
     /// Try again then although the trigger is not reached.
@@ -62,7 +64,7 @@ pub struct Upkeep {
 impl Upkeep {
     /// Compaction starts when so many thousandths of the frames backed are wasted; `None`: never.
     pub fn new(per_mille: Option<u32>) -> Self {
-        Upkeep { per_mille, backoff: 0, retries: 0, retry: None, idle_waste: 0, turns: 0, looked: None }
+        Upkeep { per_mille, backoff: 0, left_over: 0, retries: 0, retry: None, idle_waste: 0, turns: 0, looked: None }
     }
 
     /// Do what is due now, stopping early if `stopped` says so. Returns when to call again at the latest; without a time,
@@ -81,24 +83,36 @@ impl Upkeep {
     /// Compact if too much is wasted. Returns when to try again although nothing happens.
     fn gather<C: Cells>(&mut self, pool: &Pool<C>, stopped: &impl Fn() -> bool) -> Option<Duration> {
         let waste = &pool.heap.waste;
-        let share = share_of(pool, self.per_mille?);
+        let Some(per_mille) = self.per_mille else {
+            waste.set_trigger(u64::MAX); // or all waste would wake us
+            return None;
+        };
         let left = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
-        // The pool may have grown since the trigger was set.
-        let trigger = waste.trigger().max(share);
+        // The pool may have grown or shrunk since the trigger was set.
+        self.left_over = self.left_over.min(waste.frames());
+        let trigger = self.trigger(share_of(pool, per_mille));
         if waste.frames() <= trigger && left != Some(Duration::ZERO) {
             waste.set_trigger(trigger);
-            return left;
+            // What came before it was set has not rung.
+            if waste.frames() <= trigger {
+                return left;
+            }
         }
         let before = waste.frames();
         let (won, end) = pass(pool, stopped);
         // Less than a quarter of what was to be had is little.
         self.backoff = if won * 4 >= before { 0 } else { (self.backoff + 1).min(MAX_BACKOFF) };
-        let share = share_of(pool, self.per_mille?);
-        waste.set_trigger(share.max(waste.frames() + ((share / 2) << self.backoff)));
+        self.left_over = waste.frames();
+        waste.set_trigger(self.trigger(share_of(pool, per_mille)));
         self.retries = if end == End::Busy { self.retries + 1 } else { 0 };
         let again = (1..=RETRIES).contains(&self.retries).then(|| RETRY * (1 << (self.retries - 1)));
         self.retry = again.map(|time| Instant::now() + time);
         again
+    }
+
+    /// Wasted frames above which a pass begins, where `share` are too many.
+    fn trigger(&self, share: u64) -> u64 {
+        share.max(self.left_over + ((share / 2) << self.backoff))
     }
 
     /// When nothing happens: compact what is left, and give warm frames back. Returns when to look again.
@@ -145,4 +159,56 @@ fn pass<C: Cells>(pool: &Pool<C>, stopped: &impl Fn() -> bool) -> (u64, End) {
     };
     pool.compaction.note_automatic(began.elapsed());
     (won, end)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, ArenaConfig, Topology};
+    use crate::sync::Arc;
+    use crate::zsmalloc::{Handle, PoolConfig, TagSpace};
+
+    /// A pool that somebody attends to, with so many objects, two a frame.
+    fn pool(objects: usize) -> (Pool, Vec<Handle>) {
+        let topology = Topology::simulated(1);
+        let config = ArenaConfig { address_space: 1 << 28, commit_ahead: 1, topology, ..ArenaConfig::default() };
+        let pool = Pool::open(Arc::new(Arena::new(config).unwrap()), PoolConfig::default(), &TagSpace::new()).unwrap();
+        assert!(pool.heap.arena.alarm().attend());
+        let handles = (0..objects).map(|_| pool.insert(&[1; 2048]).unwrap()).collect();
+        (pool, handles)
+    }
+
+    /// Free every second of these objects: their frames stay.
+    fn waste(pool: &Pool, handles: &[Handle]) {
+        handles.iter().step_by(2).for_each(|&handle| pool.remove(handle).unwrap());
+    }
+
+    #[test]
+    fn waste_wakes_nobody_who_does_not_compact() {
+        let (pool, handles) = pool(1000);
+        let alarm = pool.heap.arena.alarm();
+        assert_eq!(Upkeep::new(None).tend(&pool, || false), None);
+        waste(&pool, &handles);
+        assert!(pool.heap.waste.frames() > 200 && !alarm.is_rung());
+        // Another who does is told, and does it.
+        alarm.leave();
+        assert!(alarm.attend());
+        let mut upkeep = Upkeep::new(Some(DEFAULT_WASTE_PER_MILLE));
+        let _ = upkeep.tend(&pool, || false);
+        assert!(pool.heap.waste.frames() <= LEAST, "{} frames are wasted", pool.heap.waste.frames());
+    }
+
+    #[test]
+    fn the_trigger_falls_with_the_pool() {
+        let (pool, mut handles) = pool(10_000);
+        let mut upkeep = Upkeep::new(Some(100));
+        let _ = upkeep.tend(&pool, || false);
+        assert_eq!(pool.heap.waste.trigger(), 500);
+        handles.drain(1000..).for_each(|handle| pool.remove(handle).unwrap());
+        pool.flush();
+        let _ = upkeep.tend(&pool, || false);
+        assert_eq!(pool.heap.waste.trigger(), 50);
+        waste(&pool, &handles);
+        assert!(pool.heap.arena.alarm().is_rung());
+    }
 }
