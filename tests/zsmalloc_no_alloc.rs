@@ -51,9 +51,8 @@ fn read_and_free_do_without_the_allocator() {
     let config =
         (Arc::new(Arena::new(config).unwrap()), PoolConfig { accounting: Some(tree), ..PoolConfig::default() });
     let pool = Pool::open(config.0, config.1, &TagSpace::new()).unwrap();
-    let put = |len: usize, node| {
-        pool.draft_for(Some(&vm), len, NodeId(node)).unwrap().write(&vec![len as u8; len]).unwrap()
-    };
+    let put =
+        |len: usize, node| pool.draft_for(Some(&vm), len, NodeId(node)).unwrap().write(&vec![len as u8; len]).unwrap();
     // Every class, enough to empty frames, arrays of entries and their pages.
     let handles: Vec<Handle> = (1..=4096).flat_map(|len| [put(len, 0), put(len, 1)]).collect();
     vm.offline().unwrap();

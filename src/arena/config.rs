@@ -26,7 +26,7 @@ pub struct ArenaConfig {
     pub limit_bytes: u64,
     /// Frames that [`maintain`](super::Arena::maintain) leaves warm at most.
     pub warm_frames: usize,
-    /// And no more than the frames backed over this, but for [a few](MIN_WARM). 1: no such bound. More than 0.
+    /// And no more than the frames backed over this, but for a few. 1: no such bound. More than 0.
     pub warm_share: usize,
     /// Frames of a run that one commit may back together: what follows the frames asked for becomes warm, for one
     /// system call costs less than several. 0 and 1: only what was asked for.

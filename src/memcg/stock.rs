@@ -41,6 +41,9 @@ const BATCH_BYTES: u64 = 64 << 10;
 /// References taken ahead.
 const BATCH_REFERENCES: u32 = 64;
 
+/// Others that come by before a stock is given to one of them.
+const STRANGERS: u8 = 8;
+
 /// A batch is only taken where this many would fit.
 const COMFORT: u64 = 16;
 
@@ -58,6 +61,8 @@ struct Content {
     references: u32,
     bytes: u64,
     changes: Changes,
+    /// Others who have come by.
+    strangers: u8,
 }
 
 /// The stocks of a tree. None: everything goes to the shared words.
@@ -66,7 +71,14 @@ pub(super) struct Stocks(Box<[Stock]>);
 
 impl Default for Content {
     fn default() -> Self {
-        Content { id: ObjcgId::NONE, node: NodeId(0), references: 0, bytes: 0, changes: Changes::default() }
+        Content {
+            id: ObjcgId::NONE,
+            node: NodeId(0),
+            references: 0,
+            bytes: 0,
+            changes: Changes::default(),
+            strangers: 0,
+        }
     }
 }
 
@@ -92,7 +104,7 @@ impl Shared {
         if stock.id.is_none() {
             return;
         }
-        let Content { id, node, references, bytes, changes } = std::mem::take(stock);
+        let Content { id, node, references, bytes, changes, strangers: _ } = std::mem::take(stock);
         let early = self.config.planted.is(Bug::StockDropsReferencesFirst);
         if early {
             self.objcgs.put_many(id, references);
@@ -104,6 +116,27 @@ impl Shared {
         if !early {
             self.objcgs.put_many(id, references);
         }
+    }
+
+    /// Keep changes in the stock, if they are on its node: those of another go to the counters.
+    #[inline]
+    fn note(&self, stock: &mut Content, node: NodeId, changes: &Changes) {
+        if stock.node != node && stock.changes.has_no_bytes() {
+            stock.node = node;
+        }
+        if stock.node == node {
+            stock.changes += *changes;
+        } else {
+            self.objcgs.change(stock.id, node, changes);
+        }
+    }
+
+    /// Give an object its reference and its bytes out of the stock, which has both, and count it.
+    #[inline]
+    fn spend(&self, stock: &mut Content, node: NodeId, bytes: Bytes4, event: Option<Event>) {
+        stock.references -= 1;
+        stock.bytes -= bytes.compressed;
+        self.note(stock, node, &Changes::came(bytes, event));
     }
 
     /// Settle every stock.
@@ -138,8 +171,8 @@ impl Shared {
 
     /// Have the stock hold `bytes` and two references for the objcg, one of which the caller takes, and a batch more. The caller
     /// holds a reference.
-    fn fill(&self, stock: &mut Content, id: ObjcgId, node: NodeId, bytes: u64) -> bool {
-        if stock.id != id || !stock.takes(node) {
+    fn fill(&self, stock: &mut Content, id: ObjcgId, bytes: u64) -> bool {
+        if stock.id != id {
             self.settle(stock);
         }
         if stock.bytes < bytes {
@@ -189,11 +222,10 @@ impl Tree {
                 && stock.id == id
                 && stock.references >= 2 // S3
                 && stock.bytes >= bytes.compressed
-                && stock.takes(node)
                 // The id is nobody else's while it is in the stock: if it is this memcg's now, so is the reference.
                 && group.objcg() == id.raw()
             {
-                stock.spend(node, bytes, event);
+                self.shared().spend(&mut stock, node, bytes, event);
                 return Ok(id);
             }
         }
@@ -212,9 +244,10 @@ impl Tree {
         let objcg = memcg.objcg()?;
         let (shared, id) = (self.shared(), objcg.id());
         if let Some(mut stock) = shared.stocks.of(id)
-            && shared.fill(&mut stock, id, node, bytes.compressed)
+            && stock.is_for(id)
+            && shared.fill(&mut stock, id, bytes.compressed)
         {
-            stock.spend(node, bytes, event);
+            shared.spend(&mut stock, node, bytes, event);
             return Ok(id);
         }
         objcg.try_charge(bytes.compressed)?;
@@ -228,19 +261,19 @@ impl Tree {
     pub fn leave(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, charged: u64) {
         let shared = self.shared();
         let changes = Changes::went(bytes);
-        let Some(mut stock) = shared.stocks.of(id) else {
+        let stock = shared.stocks.of(id).and_then(|mut stock| stock.is_for(id).then_some(stock));
+        let Some(mut stock) = stock else {
             shared.objcgs.change(id, node, &changes);
             shared.uncharge(id, charged);
             shared.objcgs.put_many(id, 1);
             return;
         };
-        if stock.id != id || !stock.takes(node) {
+        if stock.id != id {
             shared.settle(&mut stock);
         }
         let stock = &mut *stock;
         stock.id = id;
-        stock.node = node;
-        stock.changes += changes;
+        shared.note(stock, node, &changes);
         stock.references += 1;
         stock.bytes += charged;
         if stock.bytes > 2 * BATCH_BYTES {
@@ -272,19 +305,15 @@ impl Tree {
 }
 
 impl Content {
-    /// Whether changes on this node can be kept here.
+    /// Whether the stock is this objcg's, or has waited long enough for its own to be given away: a thread that goes round many
+    /// objcgs would else settle one each time.
     #[inline]
-    fn takes(&self, node: NodeId) -> bool {
-        self.node == node || self.changes.has_no_bytes()
-    }
-
-    /// Give an object its reference and its bytes, and count it. The stock has both and takes the node.
-    #[inline]
-    fn spend(&mut self, node: NodeId, bytes: Bytes4, event: Option<Event>) {
-        self.references -= 1;
-        self.bytes -= bytes.compressed;
-        self.node = node;
-        self.changes += Changes::came(bytes, event);
+    fn is_for(&mut self, id: ObjcgId) -> bool {
+        if self.id == id || self.id.is_none() {
+            return true;
+        }
+        self.strangers += 1;
+        self.strangers >= STRANGERS
     }
 }
 

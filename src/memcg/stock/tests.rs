@@ -65,7 +65,8 @@ fn a_limit_lowered_to_the_usage_stands_at_once() {
     assert_eq!(vm.usage(), 500);
     assert!(matches!(tree.enter(&vm, NODES[0], object(1), None), Err(ChargeError::Limit(_))));
     tree.leave(id, NODES[0], object(500), 500);
-    drop(tree.enter(&vm, NODES[0], object(500), None).map(|id| tree.leave(id, NODES[0], object(500), 500)).unwrap());
+    let id = tree.enter(&vm, NODES[0], object(500), None).unwrap();
+    tree.leave(id, NODES[0], object(500), 500);
     tree.assert_quiet();
 }
 
@@ -81,6 +82,31 @@ fn removed_memcgs_and_those_of_other_trees_are_refused_by_name() {
     assert_eq!(tree.root().usage(), 64, "its object is the parent's");
     tree.leave(id, NODES[0], object(64), 64);
     assert_eq!(tree.census().objcgs, 1, "no reference is left in stock");
+    tree.assert_quiet();
+}
+
+#[test]
+fn a_thread_that_goes_round_many_memcgs_leaves_exact_sums() {
+    let tree = tree(2);
+    let vms: Vec<_> = (0..20).map(|n| tree.root().mkdir(&format!("vm{n}")).unwrap()).collect();
+    let mut objects = Vec::new();
+    for round in 0..30u64 {
+        for (n, vm) in vms.iter().enumerate() {
+            let (node, len) = (NODES[(n + round as usize) % 2], 64 + round * 16);
+            objects.push((tree.enter(vm, node, object(len), Some(Event::ZswpOut)).unwrap(), node, len));
+        }
+        if round % 3 == 2 {
+            objects.drain(..20).for_each(|(id, node, len)| tree.leave(id, node, object(len), len));
+        }
+    }
+    // Twenty of thirty rounds are left, the youngest.
+    let sum: u64 = (10..30).map(|round| 64 + round * 16).sum();
+    for vm in &vms {
+        let stat = vm.stat().unwrap();
+        assert_eq!((vm.usage(), stat.bytes.compressed, stat.events(Event::ZswpOut)), (sum, sum, 30));
+    }
+    objects.into_iter().for_each(|(id, node, len)| tree.leave(id, node, object(len), len));
+    assert_eq!(tree.root().usage(), 0);
     tree.assert_quiet();
 }
 
