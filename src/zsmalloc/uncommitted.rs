@@ -136,6 +136,7 @@ impl<C: Cells> Drop for Uncommitted<'_, C> {
         if released {
             pool.maintain();
         }
+        pool.attend();
     }
 }
 
