@@ -129,7 +129,7 @@ fn usage_says_where_every_byte_goes() {
     assert_eq!((usage.payload_bytes, usage.rounding_bytes), (1000, size - 1000));
     assert_eq!(usage.free_slot_bytes, (4096 / size - 1) * size);
     assert_eq!(usage.tail_bytes, 4096 % size);
-    assert_eq!((usage.entry_bytes, usage.descriptor_bytes, usage.cell_bytes), (4096, 128, 12));
+    assert_eq!((usage.entry_bytes, usage.descriptor_bytes, usage.cell_bytes), (4096, 40, 12));
     assert_accounted(&pool);
     pool.remove(handle).unwrap();
     assert_eq!(pool.usage().backed_bytes(), pool.usage().warm_bytes);

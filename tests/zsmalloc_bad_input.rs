@@ -55,7 +55,7 @@ fn objects_of_no_bytes_and_of_more_than_a_page_are_refused() {
 #[test]
 fn a_draft_takes_exactly_the_bytes_it_was_made_for() {
     let pool = small().build().unwrap();
-    let _open = pool.insert(&[9; 100]).unwrap(); // so that the class has its frame and array already
+    let _open = pool.insert(&[9; 100]).unwrap(); // so that the class has its zspage and array already
     for wrong in [0, 99, 101, 5000] {
         let says = [format!("{wrong} bytes were written into an object of 100"), "write exactly as many".to_owned()];
         let write = || pool.draft(100)?.write(&vec![1; wrong]);

@@ -179,7 +179,7 @@ fn a_free_while_a_frame_is_backed_leaves_nothing_behind() {
 #[test]
 fn a_move_of_what_was_freed_meanwhile_is_caught() {
     let message = catches(|| outcomes(|| free_vs_window(Planted::bug(Bug::CompactionTrustsPlan))));
-    assert!(message.contains("Z1: a frame where a slot in use starts has entries"), "{message}");
+    assert!(message.contains("a movable object is live, and stays so under the class lock"), "{message}");
 }
 
 // === read_vs_window ===

@@ -60,7 +60,7 @@ fn read_by_an_old_location_vs_free_store_free() {
         };
         let config = PoolConfig { geometry: Geometry::new(1024, 16, 2).unwrap(), ..PoolConfig::default() };
         let pool = Arc::new(Pool::new(Arc::new(Arena::new(arena).unwrap()), Few::default(), config).unwrap());
-        store(&pool, Owner(2), 1300); // keeps the page of arrays for four entries in use
+        store(&pool, Owner(2), 1300); // keeps the page of arrays in use
         let old = store(&pool, Owner(1), 1024);
         // Two threads one after the other, so that their change costs no preemption.
         let replacing = {

@@ -81,6 +81,11 @@ impl Frames {
     /// Note the node; under the arena lock, before the state that tells of it.
     #[inline]
     pub(super) fn set_node(&self, frame: Frame, node: NodeId) {
-        self.nodes.get(frame.0 as usize).store(node.0, Ordering::Relaxed);
+        let noted = self.nodes.get(frame.0 as usize);
+        // Only what differs: looking at a page of the table that nobody wrote to costs no memory, writing the 0 that is
+        // there would. On one node the table stays untouched.
+        if noted.load(Ordering::Relaxed) != node.0 {
+            noted.store(node.0, Ordering::Relaxed);
+        }
     }
 }

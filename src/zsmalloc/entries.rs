@@ -1,28 +1,29 @@
 //! [`Entries`]: memory for the arrays of entries, from a slab of its own.
 //!
 //! ```text
-//! page (512 words of 8 bytes), cut for arrays of 3 words
+//! page: 512 words in 128 units of 4                     free units, a bit each
 //!
-//! word  0   1   2   3   4   5   6   7   8             507 508 509 510 511
-//!       +---+---+---+---+---+---+---+---+---+-- ... --+---+---+---+---+---+
-//!       | e | e | 0 | > | 0 | 0 | e | e | e |         | > | 0 | 0 |  spare |    e entry, 0 free entry, > link
-//!       +---+---+---+---+---+---+---+---+---+-- ... --+---+---+---+---+---+
-//!         array 0   | free array| array 2   |         | free array|
+//! unit    0     1     2     3     4     5     6                126   127
+//!       +-----+-----+-----+-----+-----+-----+-----+-- ... --+-----+-----+
+//!       | eeee e000 | 0000  0000 0000 | eeee  e0ee|         |   free    |    e entry, 0 free entry
+//!       +-----+-----+-----+-----+-----+-----+-----+-- ... --+-----+-----+
+//!       |  array 0  |      free       |  array 5  |
+//!                   |<- longest run: 3 (here) --->|   which list the page is in
 //! ```
 //!
-//! A frame has an array of one word per object that starts in it, made with the first and given back after the last.
-//! Their lengths are few (1 to 128 words), so pages are cut into arrays of one of [`STEPS`] and those with free arrays
-//! are listed by step. A page all of whose arrays are free may be cut for any step again, and [`trim`](Entries::trim)
-//! gives the memory of such pages back.
+//! A zspage has an array of one word per slot, made with its first object and given back after its last. Arrays of all
+//! lengths share pages: one is cut from the page whose longest run of free units is the shortest that will do, so what
+//! is left over is in the last pages only. [`trim`](Entries::trim) gives the memory of idle pages back.
 //!
 //! Why not the global allocator: arrays are given back on the `free` path, which must not call it; and readers look at
 //! words of arrays that are gone already, which is harmless only in memory that stays words of entries for ever.
 //!
 //! Invariants:
-//! - **E1** A word of a free array is a free entry to whoever reads it: zero, or a link.
+//! - **E1** A word of no array is a free entry, zero, to whoever reads it.
 //! - **E2** The words of an array are zero when it is handed out and when it is given back.
-//! - **E3** Of a cut page's arrays, `free` are in its list; it is listed under its step exactly if `free` is not 0.
-//! - **E4** A page is cut, idle (dirty or clean), in a trimmer's hands, or above the high-water mark.
+//! - **E3** A page's free units are those of no array; it is listed by the length of the longest run of them, if there is
+//!   one.
+//! - **E4** A page holds arrays, is idle (dirty or clean), in a trimmer's hands, or above the high-water mark.
 
 use super::entry::Entry;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -32,26 +33,31 @@ use std::io;
 /// Words of a page: a page of memory, so that it can be given back.
 const PAGE_WORDS: usize = 512;
 
-/// Lengths of arrays in words. Every slot size from 32 bytes gives 1 to 128 to a frame; few sizes need more than 4. Each
-/// step leaves half a page unused: twice as many of them would cost a small pool more than they save.
-const STEPS: [u16; 14] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128];
+/// Words of a unit: an array is rounded up to whole ones.
+const UNIT_WORDS: usize = 4;
+
+/// Units of a page, a bit of a `u128` each.
+const PAGE_UNITS: usize = PAGE_WORDS / UNIT_WORDS;
+
+/// The longest array in words.
+pub(super) const MAX_WORDS: usize = PAGE_WORDS;
 
 /// Idle pages with old contents that may gather before a trim is due.
 const IDLE_PAGES: u32 = 16;
 
-const _: () = assert!(STEPS[STEPS.len() - 1] as usize == crate::units::FRAME_SIZE / 32);
+const _: () = assert!(PAGE_UNITS == u128::BITS as usize);
 
-/// An array of entries: number of its first word. 0 is never an array.
+/// An array of entries: number of its first unit. 0 is never an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Array(u32);
 
 /// All arrays of entries of a pool.
 #[derive(Debug)]
 pub(super) struct Entries {
-    /// The entries. Read by anybody; links and zeroes of free arrays are written under the lock.
+    /// The entries. Read by anybody.
     words: Table<AtomicU64>,
-    /// Per page: step, list of free arrays, links. Under the lock.
-    pages: Table<[AtomicU32; 4]>,
+    /// Per page, under the lock: free units (two words), links in its list (previous in the low half).
+    pages: Table<[AtomicU64; 4]>,
     lists: Mutex<Lists>,
     /// Copy of `lists.dirty_len`, to ask without the lock.
     dirty: AtomicU32,
@@ -60,8 +66,10 @@ pub(super) struct Entries {
 /// What the lock guards. Pages are named by number, 0 ends a list: page 0 is not used.
 #[derive(Debug)]
 struct Lists {
-    /// First page with free arrays, by step.
-    partial: [u32; STEPS.len()],
+    /// First page of those with arrays whose longest run of free units is 1 and more.
+    partial: [u32; PAGE_UNITS - 1],
+    /// Bit k: `partial[k]` has a page.
+    some: u128,
     /// Idle pages with old contents.
     dirty: u32,
     dirty_len: u32,
@@ -70,19 +78,57 @@ struct Lists {
     clean_len: u32,
     /// The first page never used.
     fresh: u32,
+    /// Arrays that are out.
+    arrays: u64,
 }
 
-// A page's fields in its row of `pages`.
-/// Step (low byte) and number of arrays cut so far (above): pages are cut as arrays are needed.
-const CUT: usize = 0;
-/// Free arrays in the page, those not cut yet included (low half); first of the list as word in the page plus 1 (high
-/// half).
-const FREE: usize = 1;
-const PREV: usize = 2;
-const NEXT: usize = 3;
+// Fields of a page in its row of `pages`.
+/// Bit u: unit u is free (here and in the word after it).
+const FREE: usize = 0;
+const LINKS: usize = 2;
 
-fn step_for(words: usize) -> usize {
-    STEPS.partition_point(|&step| (step as usize) < words)
+/// The longest run of ones.
+fn longest_run(free: u128) -> usize {
+    if free == 0 || free == u128::MAX {
+        return free.count_ones() as usize;
+    }
+    // Bit u of `starts[k]`: a run of 2^k ones begins at u. The last that is not 0 is looked for.
+    let mut starts = [free; PAGE_UNITS.ilog2() as usize];
+    let mut k = 0;
+    while k + 1 < starts.len() {
+        starts[k + 1] = starts[k] & starts[k] >> (1 << k);
+        if starts[k + 1] == 0 {
+            break;
+        }
+        k += 1;
+    }
+    // The longest run is shorter than twice that: lengthen it by every smaller power that there is room for.
+    let (mut at, mut len) = (starts[k], 1 << k);
+    while k > 0 {
+        k -= 1;
+        let longer = at & starts[k] >> len;
+        if longer != 0 {
+            (at, len) = (longer, len + (1 << k));
+        }
+    }
+    len
+}
+
+/// Where the first run of `len` ones begins; there is one.
+fn first_run(free: u128, len: usize) -> usize {
+    // Bit u of `starts`: the `have` bits from u on are ones.
+    let (mut starts, mut have) = (free, 1);
+    while have < len {
+        let more = have.min(len - have);
+        starts &= starts >> more;
+        have += more;
+    }
+    starts.trailing_zeros() as usize
+}
+
+/// The bits of `len` units from `first` on.
+fn units(first: usize, len: usize) -> u128 {
+    (u128::MAX >> (PAGE_UNITS - len)) << first
 }
 
 // === impl Array ===
@@ -98,16 +144,47 @@ impl Array {
     pub(super) fn from_raw(raw: u32) -> Option<Array> {
         (raw != 0).then_some(Array(raw))
     }
+
+    fn page(self) -> u32 {
+        self.0 / PAGE_UNITS as u32
+    }
+
+    fn unit(self) -> usize {
+        self.0 as usize % PAGE_UNITS
+    }
+}
+
+// === impl Lists ===
+
+impl Lists {
+    /// The list of pages with arrays whose longest run of free units is `run`, not 0.
+    fn partial(&mut self, run: usize) -> &mut u32 {
+        &mut self.partial[run - 1]
+    }
+
+    fn settle(&mut self, run: usize) {
+        let bit = 1 << (run - 1);
+        self.some = if self.partial[run - 1] == 0 { self.some & !bit } else { self.some | bit };
+    }
 }
 
 // === impl Entries ===
 
 impl Entries {
-    /// Room for `words` entries or a little more, none backed.
-    pub(super) fn reserve(words: u64) -> io::Result<Self> {
-        // Arrays are named by 32 bits. Page 0 is left out.
-        let pages = words.div_ceil(PAGE_WORDS as u64).min(u64::from(u32::MAX) / PAGE_WORDS as u64 - 1) as usize + 1;
-        let lists = Lists { partial: [0; STEPS.len()], dirty: 0, dirty_len: 0, clean: 0, clean_len: 0, fresh: 1 };
+    /// Room for `arrays` arrays of any length up to [`MAX_WORDS`], none backed.
+    pub(super) fn reserve(arrays: usize) -> io::Result<Self> {
+        // A page for each is enough: none is taken while another has room. Units are named by 32 bits. Page 0 is left out.
+        let pages = arrays.min(u32::MAX as usize / PAGE_UNITS - 1) + 1;
+        let lists = Lists {
+            partial: [0; PAGE_UNITS - 1],
+            some: 0,
+            dirty: 0,
+            dirty_len: 0,
+            clean: 0,
+            clean_len: 0,
+            fresh: 1,
+            arrays: 0,
+        };
         Ok(Entries {
             // And a page that is nobody's: who finds an array of one class by the shape of another looks past its end.
             words: Table::reserve((pages + 1) * PAGE_WORDS)?,
@@ -117,45 +194,63 @@ impl Entries {
         })
     }
 
-    /// The word of entry `ordinal` of the array.
+    /// The word of slot `slot` of the array's zspage.
     #[inline]
-    pub(super) fn word(&self, array: Array, ordinal: usize) -> &AtomicU64 {
-        self.words.get(array.0 as usize + ordinal)
+    pub(super) fn word(&self, array: Array, slot: usize) -> &AtomicU64 {
+        self.words.get(array.0 as usize * UNIT_WORDS + slot)
     }
 
     /// The entry, as it is now. Under the class lock, or to be checked again by the caller.
     #[inline]
-    pub(super) fn entry(&self, array: Array, ordinal: usize) -> Entry {
+    pub(super) fn entry(&self, array: Array, slot: usize) -> Entry {
         // Acquire pairs with the release of an unpin, so that whoever sees no pins comes after what was read under
         // them.
-        Entry::from_raw(self.word(array, ordinal).load(Ordering::Acquire))
+        Entry::from_raw(self.word(array, slot).load(Ordering::Acquire))
     }
 
-    fn field(&self, page: u32, field: usize) -> u32 {
+    fn field(&self, page: u32, field: usize) -> u64 {
         self.pages.get(page as usize)[field].load(Ordering::Relaxed) // ordered by the lock
     }
 
-    fn set(&self, page: u32, field: usize, value: u32) {
+    fn set(&self, page: u32, field: usize, value: u64) {
         self.pages.get(page as usize)[field].store(value, Ordering::Relaxed); // ordered by the lock
     }
 
+    fn free_units(&self, page: u32) -> u128 {
+        u128::from(self.field(page, FREE)) | u128::from(self.field(page, FREE + 1)) << 64
+    }
+
+    fn set_free_units(&self, page: u32, free: u128) {
+        self.set(page, FREE, free as u64);
+        self.set(page, FREE + 1, (free >> 64) as u64);
+    }
+
+    /// The pages before and after this one in its list.
+    fn links(&self, page: u32) -> (u32, u32) {
+        let links = self.field(page, LINKS);
+        (links as u32, (links >> 32) as u32)
+    }
+
+    fn set_links(&self, page: u32, prev: u32, next: u32) {
+        self.set(page, LINKS, u64::from(prev) | u64::from(next) << 32);
+    }
+
     fn push(&self, head: &mut u32, page: u32) {
-        self.set(page, PREV, 0);
-        self.set(page, NEXT, *head);
+        self.set_links(page, 0, *head);
         if *head != 0 {
-            self.set(*head, PREV, page);
+            self.set_links(*head, page, self.links(*head).1);
         }
         *head = page;
     }
 
     fn unlink(&self, head: &mut u32, page: u32) {
-        let (prev, next) = (self.field(page, PREV), self.field(page, NEXT));
+        let (prev, next) = self.links(page);
         match prev {
             0 => *head = next,
-            prev => self.set(prev, NEXT, next),
+            prev => self.set_links(prev, self.links(prev).0, next),
         }
         if next != 0 {
-            self.set(next, PREV, prev);
+            self.set_links(next, prev, self.links(next).1);
         }
     }
 
@@ -169,89 +264,82 @@ impl Entries {
         Some(page)
     }
 
-    /// An array of at least `words` zero entries; `None` when the table is full.
+    /// Change the free units of a page with arrays, before or after, and what list it is in.
+    fn set_free(&self, lists: &mut Lists, page: u32, old: u128, new: u128) {
+        self.set_free_units(page, new);
+        let (was, is) = (longest_run(old), longest_run(new));
+        if was == is {
+            return;
+        }
+        if (1..PAGE_UNITS).contains(&was) {
+            self.unlink(lists.partial(was), page);
+            lists.settle(was);
+        }
+        match is {
+            0 => {}
+            PAGE_UNITS => {
+                self.push(&mut lists.dirty, page);
+                lists.dirty_len += 1;
+                self.dirty.store(lists.dirty_len, Ordering::Relaxed); // a hint
+            }
+            is => {
+                self.push(lists.partial(is), page);
+                lists.settle(is);
+            }
+        }
+    }
+
+    /// A page without arrays.
+    fn idle_page(&self, lists: &mut Lists) -> Option<u32> {
+        if let Some(page) = self.pop(&mut lists.dirty, &mut lists.dirty_len) {
+            self.dirty.store(lists.dirty_len, Ordering::Relaxed); // a hint
+            return Some(page);
+        }
+        self.pop(&mut lists.clean, &mut lists.clean_len).or_else(|| {
+            let page = lists.fresh;
+            ((page as usize) < self.pages.capacity()).then(|| lists.fresh += 1)?;
+            Some(page)
+        })
+    }
+
+    /// An array of at least `words` zero entries, [`MAX_WORDS`] at most; `None` when the table is full.
     ///
     /// # Locks
     /// Takes [`Rank::Entries`]; no system call but the first touch of a page.
     pub(super) fn alloc(&self, words: usize) -> Option<Array> {
-        let step = step_for(words);
+        let len = words.div_ceil(UNIT_WORDS);
         let mut lists = self.lists.lock();
         let lists = &mut *lists;
-        if lists.partial[step] == 0 {
-            let page = match self.pop(&mut lists.dirty, &mut lists.dirty_len) {
-                Some(page) => {
-                    self.dirty.store(lists.dirty_len, Ordering::Relaxed); // a hint
-                    page
-                }
-                None => self.pop(&mut lists.clean, &mut lists.clean_len).or_else(|| {
-                    let page = lists.fresh;
-                    ((page as usize) < self.pages.capacity()).then(|| lists.fresh += 1)?;
-                    Some(page)
-                })?,
-            };
-            self.cut(page, step);
-            self.push(&mut lists.partial[step], page);
-        }
-        let page = lists.partial[step];
-        let free = self.field(page, FREE);
-        let (count, first) = (free & 0xffff, free >> 16);
-        let (word, next) = match first {
-            0 => (self.cut_next(page), 0),
-            first => {
-                let word = self.words.get(page as usize * PAGE_WORDS + first as usize - 1);
-                let next = Entry::from_raw(word.load(Ordering::Relaxed)).linked(); // ordered by the lock
-                word.store(0, Ordering::Release); // as every store of an entry: see `zspage`
-                (first - 1, next)
+        let long_enough = lists.some >> (len - 1);
+        let (page, free) = match long_enough {
+            0 => (self.idle_page(lists)?, u128::MAX),
+            some => {
+                let page = *lists.partial(len + some.trailing_zeros() as usize);
+                (page, self.free_units(page))
             }
         };
-        self.set(page, FREE, next << 16 | (count - 1));
-        if count == 1 {
-            self.unlink(&mut lists.partial[step], page);
+        let first = first_run(free, len);
+        self.set_free(lists, page, free, free & !units(first, len));
+        lists.arrays += 1;
+        let array = Array(page * PAGE_UNITS as u32 + first as u32);
+        for word in 0..len * UNIT_WORDS {
+            // Zero before and after (E1), unless the memory is new; released as every store of an entry: see `zspage`.
+            self.word(array, word).store(Entry::FREE.raw(), Ordering::Release);
         }
-        Some(Array(page * PAGE_WORDS as u32 + word))
+        Some(array)
     }
 
-    /// Make a page all free arrays of one step.
-    fn cut(&self, page: u32, step: usize) {
-        self.set(page, CUT, step as u32);
-        self.set(page, FREE, (PAGE_WORDS / STEPS[step] as usize) as u32);
-    }
-
-    /// Cut one more array off the page and return its first word in the page.
-    fn cut_next(&self, page: u32) -> u32 {
-        let cut = self.field(page, CUT);
-        self.set(page, CUT, cut + (1 << 8));
-        let len = STEPS[cut as usize & 0xff] as usize;
-        let first = (cut >> 8) as usize * len;
-        for word in first..first + len {
-            self.words.get(page as usize * PAGE_WORDS + word).store(0, Ordering::Release); // E1: free before and after
-        }
-        first as u32
-    }
-
-    /// Give back an array whose entries are all free.
+    /// Give back an array made for `words` entries, all of which are free.
     ///
     /// # Locks
     /// Takes [`Rank::Entries`].
-    pub(super) fn free(&self, array: Array) {
-        let (page, word) = (array.0 / PAGE_WORDS as u32, array.0 % PAGE_WORDS as u32);
+    pub(super) fn free(&self, array: Array, words: usize) {
         let mut lists = self.lists.lock();
-        let lists = &mut *lists;
-        let step = (self.field(page, CUT) & 0xff) as usize;
-        let arrays = (PAGE_WORDS / STEPS[step] as usize) as u32;
-        let free = self.field(page, FREE);
-        let (count, first) = (free & 0xffff, free >> 16);
-        self.words.get(array.0 as usize).store(Entry::link(first).raw(), Ordering::Release); // E1
-        self.set(page, FREE, (word + 1) << 16 | (count + 1));
-        if count == 0 {
-            self.push(&mut lists.partial[step], page);
-        }
-        if count + 1 == arrays {
-            self.unlink(&mut lists.partial[step], page);
-            self.push(&mut lists.dirty, page);
-            lists.dirty_len += 1;
-            self.dirty.store(lists.dirty_len, Ordering::Relaxed); // a hint
-        }
+        let free = self.free_units(array.page());
+        let freed = units(array.unit(), words.div_ceil(UNIT_WORDS));
+        debug_assert_eq!(free & freed, 0, "E3: {array:?} is out");
+        self.set_free(&mut lists, array.page(), free, free | freed);
+        lists.arrays -= 1;
     }
 
     /// Whether enough idle pages have gathered that a [`trim`](Self::trim) pays.
@@ -275,7 +363,7 @@ impl Entries {
                 page
             };
             let first = page as usize * PAGE_WORDS;
-            // A refusal (locked memory) leaves links behind, which `cut` overwrites.
+            // After a refusal (locked memory) the zeroes are still there.
             let _ = self.words.discard(first..first + PAGE_WORDS);
             let mut lists = self.lists.lock();
             let lists = &mut *lists;
@@ -298,49 +386,36 @@ impl Entries {
             let mut page = head;
             for _ in 0..len {
                 assert_ne!(page, 0, "E4: a list of idle pages is as long as its count");
+                assert_eq!(self.free_units(page), u128::MAX, "E4: no array is in idle page {page}");
                 idle += 1;
-                page = self.field(page, NEXT);
+                page = self.links(page).1;
             }
             assert_eq!(page, 0, "E4: a list of idle pages is as long as its count");
         }
-        let (mut free_arrays, mut partial) = (0, 0);
-        for (step, &head) in lists.partial.iter().enumerate() {
-            let mut page = head;
+        let mut listed = 0;
+        for (k, &head) in lists.partial.iter().enumerate() {
+            assert_eq!(lists.some >> k & 1 == 1, head != 0, "E3: it is known which lists have pages");
+            let (mut page, mut before) = (head, 0);
             while page != 0 {
-                assert_eq!((self.field(page, CUT) & 0xff) as usize, step, "E3: page {page} is listed under its step");
-                let free = self.field(page, FREE);
-                assert_ne!(free & 0xffff, 0, "E3: page {page} is listed and has a free array");
-                let arrays = (PAGE_WORDS / STEPS[step] as usize) as u32;
-                let uncut = arrays - (self.field(page, CUT) >> 8);
-                let mut at = free >> 16;
-                for _ in uncut..free & 0xffff {
-                    assert_ne!(at, 0, "E3: page {page} has as many free arrays as it counts");
-                    let first = page as usize * PAGE_WORDS + at as usize - 1;
-                    for k in 0..STEPS[step] as usize {
-                        let entry = Entry::from_raw(self.words.get(first + k).load(Ordering::Relaxed));
-                        assert_eq!(entry.state(), super::entry::State::Free, "E1: word {}", first + k);
-                        assert!(k == 0 || entry == Entry::FREE, "E2: word {}", first + k);
-                    }
-                    at = Entry::from_raw(self.words.get(first).load(Ordering::Relaxed)).linked();
-                }
-                assert_eq!(at, 0, "E3: page {page} has as many free arrays as it counts");
-                free_arrays += u64::from(free & 0xffff);
-                partial += 1;
-                page = self.field(page, NEXT);
+                assert_eq!(longest_run(self.free_units(page)), k + 1, "E3: page {page} is listed by its longest run");
+                assert_eq!(self.links(page).0, before, "E3: page {page} knows the page before it");
+                listed += 1;
+                (before, page) = (page, self.links(page).1);
             }
         }
-        let (mut cut, mut all) = (0, 0);
-        // Idle pages keep their last step and a full count of free arrays; pages never used have neither.
+        let (mut holding, mut with_room) = (0, 0);
         for page in 1..lists.fresh {
-            let here = (PAGE_WORDS / STEPS[(self.field(page, CUT) & 0xff) as usize] as usize) as u64;
-            if u64::from(self.field(page, FREE) & 0xffff) < here {
-                cut += 1;
-                all += here;
+            let free = self.free_units(page);
+            holding += u64::from(free != u128::MAX);
+            with_room += u64::from(free != u128::MAX && free != 0);
+            for word in (0..PAGE_WORDS).filter(|word| free >> (word / UNIT_WORDS) & 1 == 1) {
+                let entry = Entry::from_raw(self.words.get(page as usize * PAGE_WORDS + word).load(Ordering::Relaxed));
+                assert_eq!(entry, Entry::FREE, "E1: word {word} of page {page} is of no array");
             }
         }
-        assert_eq!(cut + idle, u64::from(lists.fresh - 1), "E4: every used page is cut or idle");
-        assert!(partial <= cut, "E3: only cut pages are listed under a step");
-        assert_eq!(all - free_arrays, arrays, "as many arrays are out as frames have one");
+        assert_eq!(listed, with_room, "E3: a page with arrays and free units is listed");
+        assert_eq!(holding + idle, u64::from(lists.fresh - 1), "E4: every used page holds arrays or is idle");
+        assert_eq!(lists.arrays, arrays, "as many arrays are out as zspages have one");
     }
 }
 
@@ -350,51 +425,108 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_length_has_a_step_with_little_slack() {
-        for words in 1..=128 {
-            let step = STEPS[step_for(words)] as usize;
-            assert!(step >= words && step * 2 < words * 3, "{words} in {step}");
+    fn runs_of_ones_are_found() {
+        for (free, longest) in
+            [(0, 0), (1, 1), (0b1101_1100, 3), (u128::MAX, 128), (u128::MAX << 1, 127), (1 << 127, 1)]
+        {
+            assert_eq!(longest_run(free), longest, "{free:#b}");
+        }
+        for (free, len, first) in [(0b1101_1100, 2, 2), (0b1101_1100, 3, 2), (0b1110_0110, 3, 5), (u128::MAX, 128, 0)] {
+            assert_eq!(first_run(free, len), first, "{len} of {free:#b}");
+        }
+        assert_eq!(first_run(u128::MAX << 57, 71), 57);
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_run_is_what_counting_says(ones: Vec<(u8, u8)>) {
+            let free = ones.iter().fold(0, |free, &(first, len)| {
+                let first = usize::from(first) % PAGE_UNITS;
+                free | units(first, (usize::from(len) % 40 + 1).min(PAGE_UNITS - first))
+            });
+            let (mut rest, mut counted) = (free, 0);
+            while rest != 0 {
+                rest &= rest >> 1;
+                counted += 1;
+            }
+            prop_assert_eq!(longest_run(free), counted);
+            if counted > 0 {
+                let run = units(first_run(free, counted), counted);
+                prop_assert_eq!(free & run, run);
+            }
         }
     }
 
     #[test]
     fn a_stale_reader_may_look_past_the_last_array() {
-        let entries = Entries::reserve(512).unwrap();
-        let arrays: Vec<_> = (0..512).map(|_| entries.alloc(1).unwrap()).collect();
-        // It has the array of the zspage that is there now, and the ordinal of a class that was there before.
-        assert_eq!(entries.entry(*arrays.last().unwrap(), 127), Entry::FREE);
+        let entries = Entries::reserve(1).unwrap();
+        let arrays: Vec<_> = (0..PAGE_UNITS).map(|_| entries.alloc(1).unwrap()).collect();
+        assert_eq!(entries.alloc(1), None);
+        // It has the array of the zspage that is there now, and the slot of a class that was there before.
+        assert_eq!(entries.entry(*arrays.last().unwrap(), MAX_WORDS - 1), Entry::FREE);
+    }
+
+    #[test]
+    fn an_array_is_cut_where_it_fits_best() {
+        let entries = Entries::reserve(8).unwrap();
+        let of = |units: usize| entries.alloc(units * UNIT_WORDS).unwrap();
+        let roomy = of(100); // leaves 28
+        let tight = of(118); // leaves 10
+        assert_ne!(roomy.page(), tight.page());
+        assert_eq!(of(10).page(), tight.page(), "10 units fill the page that has just so many");
+        assert_eq!(of(10).page(), roomy.page(), "that one is full");
+        entries.free(tight, 118 * UNIT_WORDS);
+        assert_eq!(of(18).page(), roomy.page(), "the page with 18 left is filled, not the one with 118");
+        entries.assert_valid(4);
     }
 
     #[test]
     fn an_idle_page_serves_another_length() {
-        let entries = Entries::reserve(512).unwrap();
+        let entries = Entries::reserve(1).unwrap();
         let long: Vec<_> = (0..4).map(|_| entries.alloc(128).unwrap()).collect();
-        assert_eq!(entries.alloc(1), None, "the only page is cut for others");
+        assert_eq!(entries.alloc(1), None, "the only page is full");
         entries.assert_valid(4);
         for array in long {
-            entries.free(array);
+            entries.free(array, 128);
         }
         entries.assert_valid(0);
         assert_eq!(entries.bytes(), 4096);
         entries.trim(0);
         assert_eq!(entries.bytes(), 0);
         entries.assert_valid(0);
-        let short: Vec<_> = (0..512).map(|_| entries.alloc(1).unwrap()).collect();
+        let short: Vec<_> = (0..PAGE_UNITS).map(|_| entries.alloc(3).unwrap()).collect();
         assert_eq!(entries.alloc(1), None);
-        entries.assert_valid(512);
+        entries.assert_valid(PAGE_UNITS as u64);
         assert!(short.iter().all(|&a| entries.entry(a, 0) == Entry::FREE), "E2");
+    }
+
+    #[test]
+    fn a_page_for_each_array_is_enough() {
+        let entries = Entries::reserve(40).unwrap();
+        let mut out: Vec<(Array, usize)> = Vec::new();
+        for k in 0..4000 {
+            if out.len() == 40 {
+                let (array, words) = out.swap_remove(k * 7 % 40);
+                entries.free(array, words);
+            }
+            // Long and short by turns, so that the short ones are in the way.
+            let words = if k % 2 == 0 { 1 + k % 9 } else { MAX_WORDS - k % 90 };
+            out.push((entries.alloc(words).expect("no more arrays are out than there are pages"), words));
+        }
+        entries.assert_valid(40);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn arrays_never_overlap(
-            ops in prop::collection::vec((0usize..3, 1usize..=128, any::<prop::sample::Index>()), 1..150),
+            ops in prop::collection::vec((0usize..3, 1usize..=MAX_WORDS, any::<prop::sample::Index>()), 1..150),
         ) {
-            let entries = Entries::reserve(16 * 512).unwrap();
+            let entries = Entries::reserve(16).unwrap();
             let mut out: Vec<(Array, usize, u64)> = Vec::new();
             for (n, (op, len, which)) in ops.into_iter().enumerate() {
                 if op > 0 || out.is_empty() {
+                    let len = if op == 1 { len.div_ceil(16) } else { len };
                     let Some(array) = entries.alloc(len) else { continue };
                     for k in 0..len {
                         prop_assert_eq!(entries.entry(array, k), Entry::FREE);
@@ -406,7 +538,7 @@ mod tests {
                     for k in 0..len {
                         prop_assert_eq!(entries.word(array, k).swap(0, Ordering::Relaxed), mark);
                     }
-                    entries.free(array);
+                    entries.free(array, len);
                     if len % 3 == 0 {
                         entries.trim(len as u32 % 2);
                     }

@@ -10,7 +10,7 @@
 //!
 //! | state | | meaning to the rest |
 //! |---|---|---|
-//! | Free | 00 | nothing here: the slot may be taken. Other bits are 0, or a link where no frame has the array |
+//! | Free | 00 | nothing here: the slot may be taken. Other bits are 0 |
 //! | Reserved | 01 | somebody is writing the bytes: counted as in use, not to be read, moved or freed by others |
 //! | Live | 10 | an object; readers may pin it; moved or freed only under the class lock |
 //! | Doomed | 11 | freed, or `moved` away and nothing owed, while pinned: no new pins, the last unpin frees |
@@ -64,16 +64,6 @@ impl Entry {
         debug_assert!(pins <= Self::MAX_PINS);
         let objcg = u64::from(objcg.raw()) << OBJCG_SHIFT;
         Entry(u64::from(owner.0) << OWNER_SHIFT | objcg | (u64::from(pins) * PIN) | 2)
-    }
-
-    /// A link of a free list: looks free to whoever reads it, whatever it links to.
-    pub(super) const fn link(to: u32) -> Self {
-        Entry((to as u64) << OWNER_SHIFT)
-    }
-
-    /// The target of a link.
-    pub(super) const fn linked(self) -> u32 {
-        (self.0 >> OWNER_SHIFT) as u32
     }
 
     pub(super) const fn from_raw(word: u64) -> Self {
@@ -146,7 +136,7 @@ impl Entry {
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (objcg, pins) = (self.objcg().raw(), self.pins());
-        write!(f, "{:?}(owner {:#x}, objcg {objcg}, pins {pins})", self.state(), self.linked())
+        write!(f, "{:?}(owner {:#x}, objcg {objcg}, pins {pins})", self.state(), self.0 >> OWNER_SHIFT)
     }
 }
 
@@ -182,14 +172,5 @@ mod tests {
             (moved.state(), moved.pins(), moved.owes(), moved.objcg()),
             (State::Doomed, 63, None, ObjcgId::NONE)
         );
-    }
-
-    #[test]
-    fn links_look_free() {
-        for to in [0, 1, u32::MAX] {
-            assert_eq!(Entry::link(to).state(), State::Free);
-            assert_eq!(Entry::link(to).linked(), to);
-            assert!(!Entry::link(to).is_live_of(Owner(to)));
-        }
     }
 }

@@ -26,13 +26,17 @@
 //! - **G1** Slot sizes are multiples of [`LOCATION_UNIT`], grow with the class, and the last is 4096.
 //! - **G2** A slot touches at most two frames, for none is larger than a frame.
 //! - **G3** The class of a length holds it, and no smaller class does.
+//! - **G4** A zspage has at most as many slots as an array of entries has words: chains of slots below 128 bytes are shorter.
 
+use super::entries::MAX_WORDS;
 use super::error::Error;
 use crate::sync::ZSPAGE_FRAMES;
 use crate::units::{FRAME_SIZE, LOCATION_UNIT};
 
 /// Smallest slot in bytes: with smaller ones a frame would have more objects than a count byte holds.
 const MIN_SLOT: usize = 32;
+
+const _: () = assert!(MAX_WORDS * MIN_SLOT >= FRAME_SIZE, "a chain of one frame has an array");
 
 /// Number of a size class, from the smallest. Below 256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -194,6 +198,7 @@ impl Default for Geometry {
 impl SizeClass {
     fn new(size: usize, max_chain: usize, rule: Rule) -> Self {
         let left_over = |chain: usize| chain * FRAME_SIZE % size;
+        let max_chain = max_chain.min(MAX_WORDS * size / FRAME_SIZE);
         let chain = match rule {
             // left/chain < best/best_chain, multiplied out.
             Rule::LeastShare => (1..=max_chain)
@@ -269,11 +274,11 @@ impl SizeClass {
         (slot < self.slots && slot * self.size == offset).then_some(slot)
     }
 
-    /// The frame a slot starts in, and the slot's number among those that do.
+    /// The frame a slot starts in, and whether it ends in the next.
     #[inline]
-    pub(super) fn place_of(&self, slot: usize) -> (usize, usize) {
-        let frame = slot * self.size / FRAME_SIZE;
-        (frame, slot - self.first[frame] as usize)
+    pub(super) fn place_of(&self, slot: usize) -> (usize, bool) {
+        let start = slot * self.size;
+        (start / FRAME_SIZE, start % FRAME_SIZE + self.size > FRAME_SIZE)
     }
 
     /// First slot that starts in `frame`.
@@ -356,12 +361,12 @@ mod tests {
         for (_, class) in Geometry::default().classes() {
             let mut straddling = 0;
             for slot in 0..class.slots {
-                let (frame, ordinal) = class.place_of(slot);
+                let (frame, straddles) = class.place_of(slot);
                 assert_eq!(class.slot_at(slot * class.size), Some(slot));
-                assert_eq!(class.first(frame) + ordinal, slot);
-                assert!(ordinal < class.starting(frame));
+                assert!((class.first(frame)..class.first(frame + 1)).contains(&slot));
                 let crosses = ((slot + 1) * class.size - 1) / FRAME_SIZE != frame;
-                assert_eq!(crosses, class.straddles(frame) && ordinal == class.starting(frame) - 1, "G2: {slot}");
+                assert_eq!(crosses, class.straddles(frame) && slot + 1 == class.first(frame + 1), "G2: {slot}");
+                assert_eq!(crosses, straddles, "G2: {slot}");
                 straddling += usize::from(crosses);
             }
             let inner: usize = (0..class.chain).map(|f| class.inner(f)).sum();
@@ -375,7 +380,9 @@ mod tests {
     fn chains_waste_little_and_are_long() {
         let geometry = Geometry::default();
         for (_, class) in geometry.classes() {
-            assert!(class.chain > 8, "a shorter chain of {} could be doubled", class.size);
+            assert!(class.slots <= MAX_WORDS, "G4");
+            let doubled = class.chain * 2 <= ZSPAGE_FRAMES && class.slots * 2 <= MAX_WORDS;
+            assert!(!doubled, "a shorter chain of {} could be doubled", class.size);
         }
         let class = geometry.class(geometry.class_of(3072).unwrap());
         assert_eq!((class.size, class.chain, class.slots), (3072, 15, 20));

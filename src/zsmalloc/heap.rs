@@ -3,7 +3,7 @@
 //! ```text
 //! location -> run -> Zspage -> class ------> slot = offset / size
 //!                      |                        |
-//!                      +-- array of its frame --+--> entry       (all without a lock)
+//!                      +---- array ------------+--> entry       (all without a lock)
 //! ```
 //!
 //! Slots are taken and given back under the lock of their class and home node ([`Class`] is what it guards). Frames are
@@ -102,8 +102,6 @@ pub(super) struct Spot {
     pub(super) slot: usize,
     /// Frame of the zspage the slot starts in.
     pub(super) frame: usize,
-    /// Number of the slot among those that start there.
-    pub(super) ordinal: usize,
     /// Whether it ends in the next frame.
     pub(super) straddles: bool,
     pub(super) location: Location,
@@ -116,15 +114,12 @@ impl Heap {
             return Err(Error::ShortRuns { chain, run_frames });
         }
         let runs = arena.run_count();
-        // At worst every frame has an array for the smallest slots.
-        let smallest = geometry.class(ClassIndex(0)).size();
-        let words = (runs * run_frames) as u64 * FRAME_SIZE.div_ceil(smallest) as u64;
         let nodes = arena.topology().len();
         let classes =
             (0..geometry.classes().len() * nodes).map(|_| Mutex::new(Rank::Class, Class::default())).collect();
         Ok(Heap {
             zspages: Table::reserve(runs).map_err(Error::Metadata)?,
-            entries: Entries::reserve(words).map_err(Error::Metadata)?,
+            entries: Entries::reserve(runs).map_err(Error::Metadata)?,
             waste: Waste::new(),
             arena,
             geometry,
@@ -162,14 +157,13 @@ impl Heap {
     /// The slot with this number.
     pub(super) fn spot(&self, z: ZspageIndex, class: ClassIndex, slot: usize) -> Spot {
         let shape = self.geometry.class(class);
-        let (frame, ordinal) = shape.place_of(slot);
-        let straddles = shape.straddles(frame) && ordinal + 1 == shape.starting(frame);
+        let (frame, straddles) = shape.place_of(slot);
         let location = Location::from_offset(self.frame(z, 0).offset() + slot * shape.size());
-        Spot { zspage: z, class, slot, frame, ordinal, straddles, location }
+        Spot { zspage: z, class, slot, frame, straddles, location }
     }
 
-    /// The slot that starts at a location, by what the descriptor says now, and the word of its entry if its frame has
-    /// entries. Without the lock the answer may be out of date: [`same`](Self::same) asks again.
+    /// The slot that starts at a location, by what the descriptor says now, and the word of its entry if there is
+    /// one. Without the lock the answer may be out of date: [`same`](Self::same) asks again.
     #[inline]
     pub(super) fn find(&self, location: Location) -> Option<(Spot, &AtomicU64)> {
         let z = ZspageIndex(self.arena.run_of(location.frame()).0);
@@ -177,28 +171,26 @@ impl Heap {
         let class = zspage.class();
         let shape = self.geometry.class(class);
         let slot = shape.slot_at(location.offset() - self.frame(z, 0).offset())?;
-        let (frame, ordinal) = shape.place_of(slot);
-        let array = zspage.array(frame)?;
-        let straddles = shape.straddles(frame) && ordinal + 1 == shape.starting(frame);
-        let spot = Spot { zspage: z, class, slot, frame, ordinal, straddles, location };
-        Some((spot, self.entries.word(array, ordinal)))
+        let array = zspage.array()?;
+        let (frame, straddles) = shape.place_of(slot);
+        let spot = Spot { zspage: z, class, slot, frame, straddles, location };
+        Some((spot, self.entries.word(array, slot)))
     }
 
     /// Whether `word` is the entry of the slot. Exact while the caller has pinned what `word` says: then the array is
-    /// in its frame, and the pin's acquire shows what was done to descriptors before the object was published.
+    /// its zspage's, and the pin's acquire shows what was done to descriptors before the object was published.
     #[inline]
     pub(super) fn same(&self, spot: &Spot, word: &AtomicU64) -> bool {
         let zspage = self.zspage(spot.zspage);
-        let array = zspage.array(spot.frame);
-        zspage.class() == spot.class && array.is_some_and(|a| std::ptr::eq(self.entries.word(a, spot.ordinal), word))
+        let array = zspage.array();
+        zspage.class() == spot.class && array.is_some_and(|a| std::ptr::eq(self.entries.word(a, spot.slot), word))
     }
 
     /// The entry's word of a slot in use.
     #[inline]
     pub(super) fn word(&self, spot: &Spot) -> &AtomicU64 {
-        let array =
-            self.zspage(spot.zspage).array(spot.frame).expect("Z1: a frame where a slot in use starts has entries");
-        self.entries.word(array, spot.ordinal)
+        let array = self.zspage(spot.zspage).array().expect("Z1: a zspage with a slot in use has entries");
+        self.entries.word(array, spot.slot)
     }
 
     /// The slot that has this word for its entry. Looks at every zspage, class by class.
@@ -207,12 +199,10 @@ impl Heap {
             for node in self.arena.topology().nodes() {
                 let class = self.lock(index, node);
                 for z in Group::all().flat_map(|group| class.lists.iter(&self.zspages, group)) {
-                    for frame in 0..shape.chain() {
-                        let Some(array) = self.zspage(z).array(frame) else { continue };
-                        let ours = |&ordinal: &usize| std::ptr::eq(self.entries.word(array, ordinal), word);
-                        if let Some(ordinal) = (0..shape.starting(frame)).find(ours) {
-                            return Some(self.spot(z, index, shape.first(frame) + ordinal));
-                        }
+                    let array = self.zspage(z).array().expect("Z1: a zspage in a list has entries");
+                    let ours = |&slot: &usize| std::ptr::eq(self.entries.word(array, slot), word);
+                    if let Some(slot) = (0..shape.slots()).find(ours) {
+                        return Some(self.spot(z, index, slot));
                     }
                 }
             }
@@ -312,22 +302,28 @@ impl Heap {
         let inner = zspage.room() & !avoided;
         if inner != 0 {
             let f = inner.trailing_zeros() as usize;
-            // Without entries only the end of an object touches the frame.
-            let Some(array) = zspage.array(f) else { return Some(shape.first(f)) };
-            let free = (0..shape.inner(f)).find(|&k| self.entries.entry(array, k) == Entry::FREE);
-            return Some(shape.first(f) + free.expect("Z1: the frame counts a free slot"));
+            return Some(self.free_inner(z, shape, f));
         }
         let straddling = zspage.straddling_room(shape) & !avoided & !(avoided >> 1);
         (straddling != 0).then(|| shape.first(straddling.trailing_zeros() as usize + 1) - 1)
     }
 
+    /// The first free slot of those that lie wholly in a frame, which has one, of a zspage in use.
+    pub(super) fn free_inner(&self, z: ZspageIndex, shape: &SizeClass, frame: usize) -> usize {
+        let array = self.zspage(z).array().expect("Z1: a zspage in use has entries");
+        let mut inner = shape.first(frame)..shape.first(frame) + shape.inner(frame);
+        inner.find(|&slot| self.entries.entry(array, slot) == Entry::FREE).expect("Z1: the frame counts a free slot")
+    }
+
     /// The free slot that costs the least in frames, of a zspage without reusable ones that the taker may use.
     fn cheapest_slot(&self, z: ZspageIndex, shape: &SizeClass, taker: Taker) -> Option<usize> {
         let zspage = self.zspage(z);
+        let touched = zspage.touched();
+        let is_touched = |f: usize| touched >> f & 1 == 1;
         // What is touched lies where it does; what is not, comes to lie at home.
-        let usable = |f: usize| zspage.touching(f) == 0 || taker.may_use(self.arena.node_of(self.frame(z, f)));
+        let usable = |f: usize| !is_touched(f) || taker.may_use(self.arena.node_of(self.frame(z, f)));
         let cost = |f: usize| match self.frame(z, f) {
-            _ if zspage.touching(f) > 0 => 0,
+            _ if is_touched(f) => 0,
             frame if !self.arena.is_backed(frame) => 1,
             frame if self.arena.node_of(frame) == zspage.node() => 0,
             // It has to be given back first.
@@ -336,11 +332,11 @@ impl Heap {
         // Of equal costs: one that fills the rest of a touched frame, one that lies in a single frame, any.
         let straddler = |&f: &usize| zspage.free_straddler(shape, f) && usable(f) && usable(f + 1);
         let straddlers = (0..shape.chain()).filter(straddler).map(|f| {
-            let fills = zspage.touching(f) > 0 || zspage.touching(f + 1) > 0;
+            let fills = is_touched(f) || is_touched(f + 1);
             ((cost(f) + cost(f + 1), if fills { 0 } else { 2 }), shape.first(f + 1) - 1)
         });
         let inner = (0..shape.chain())
-            .filter(|&f| zspage.touching(f) == 0 && shape.inner(f) > 0)
+            .filter(|&f| !is_touched(f) && shape.inner(f) > 0)
             .map(|f| ((cost(f), 1), shape.first(f)));
         straddlers.chain(inner).min().map(|(_, slot)| slot)
     }
@@ -348,17 +344,17 @@ impl Heap {
     /// Count a free slot in and reserve it.
     pub(super) fn occupy(&self, class: &mut Class, spot: &Spot, len: usize, objcg: ObjcgId) -> Result<(), Error> {
         let (zspage, shape) = (self.zspage(spot.zspage), self.geometry.class(spot.class));
-        let array = match zspage.array(spot.frame) {
+        let array = match zspage.array() {
             Some(array) => array,
             None => {
-                let array = self.entries.alloc(shape.starting(spot.frame));
+                let array = self.entries.alloc(shape.slots());
                 let array = array.ok_or_else(|| Error::Entries { bytes: self.entries.bytes() })?;
-                zspage.set_array(spot.frame, Some(array));
+                zspage.set_array(Some(array));
                 array
             }
         };
-        let word = self.entries.word(array, spot.ordinal);
-        debug_assert_eq!(self.entries.entry(array, spot.ordinal), Entry::FREE);
+        let word = self.entries.word(array, spot.slot);
+        debug_assert_eq!(self.entries.entry(array, spot.slot), Entry::FREE);
         word.store(Entry::reserved(objcg).raw(), Ordering::Release); // as every store of an entry: see `zspage`
         let touched = zspage.count_in(shape, spot.frame, spot.straddles);
         class.inuse += 1;
@@ -381,10 +377,10 @@ impl Heap {
                 class.frames -= 1;
             }
         }
-        if zspage.starting(spot.frame) == 0 {
-            let array = zspage.array(spot.frame).expect("Z1: the frame had an object");
-            zspage.set_array(spot.frame, None);
-            self.entries.free(array);
+        if zspage.inuse() == 0 {
+            let array = zspage.array().expect("Z1: the zspage had an object");
+            zspage.set_array(None);
+            self.entries.free(array, shape.slots());
         }
         class.inuse -= 1;
         class.payload -= len as u64;

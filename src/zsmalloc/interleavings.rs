@@ -73,7 +73,7 @@ fn an_object_is_not_moved_to_a_frame_that_is_warm_still() {
 #[test]
 fn a_pin_by_a_stale_location_gives_back_the_slot_it_held() {
     let pool = pool();
-    store(&pool, Owner(2), 2200); // keeps the page of arrays for two entries in use
+    store(&pool, Owner(2), 2200); // keeps the page of arrays in use
     let old = store(&pool, Owner(1), 2048);
     // A reader, between finding the entry and pinning it ..
     let (_, word) = pool.heap.find(old).unwrap();

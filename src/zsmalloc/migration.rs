@@ -183,21 +183,21 @@ impl<C: Cells> Pool<C> {
         loop {
             let zspage = self.heap.zspage(z);
             // What concerns us was there before we passed its class, so it is seen without the lock.
-            if zspage.array(frame).is_none() {
+            if zspage.array().is_none() {
                 return;
             }
             let (index, node) = (zspage.class(), zspage.node());
             let _class = self.heap.lock(index, node);
             // The array first: who sees the next owner's sees its class too.
-            let Some(array) = zspage.array(frame) else { return };
+            let Some(array) = zspage.array() else { return };
             if (zspage.class(), zspage.node()) != (index, node) {
                 continue; // another's by now: look again
             }
             let shape = self.heap.geometry.class(index);
-            for ordinal in 0..shape.starting(frame) {
-                let spot = self.heap.spot(z, index, shape.first(frame) + ordinal);
+            for slot in shape.first(frame)..shape.first(frame + 1) {
+                let spot = self.heap.spot(z, index, slot);
                 // Acquire as in `movable`.
-                let entry = Entry::from_raw(self.heap.entries.word(array, ordinal).load(Ordering::Acquire));
+                let entry = Entry::from_raw(self.heap.entries.word(array, slot).load(Ordering::Acquire));
                 if self.may_not_stay(&spot, entry, groups) {
                     found.push(Found { spot, objcg: entry.objcg() });
                 }
@@ -257,9 +257,9 @@ impl<C: Cells> Pool<C> {
         let zspage = self.heap.zspage(spot.zspage);
         let node = zspage.node();
         let class = self.heap.lock(spot.class, node);
-        let array = zspage.array(spot.frame)?; // first, as in `find_outside`
+        let array = zspage.array()?; // first, as in `find_outside`
         ((zspage.class(), zspage.node()) == (spot.class, node))
-            .then(|| (class, self.heap.entries.word(array, spot.ordinal), node))
+            .then(|| (class, self.heap.entries.word(array, spot.slot), node))
     }
 
     /// End a copy that no cell names: it goes with the pin that its maker holds, or with that of a reader who came by with an

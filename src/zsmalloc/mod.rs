@@ -9,7 +9,7 @@
 //!                       |
 //!   Heap   classes and home nodes, each with its lock and lists of zspages by fullness
 //!            |
-//!          Zspage   a run of frames cut into slots     descriptor: counts per frame
+//!          Zspage   a run of frames cut into slots     descriptor: counts per frame, and an array of
 //!            |                                         entries: a word per slot, who owns it
 //!          arena    frames, backed where objects lie
 //! ```

@@ -281,7 +281,7 @@ impl<C: Cells> Pool<C> {
                 Err(now) => entry = Entry::from_raw(now),
             }
         }
-        let spot = self.heap.search(word).expect("Z1: a pinned entry is in the array of some frame");
+        let spot = self.heap.search(word).expect("Z1: a pinned entry is in the array of some zspage");
         self.unpin(&spot, word);
     }
 }

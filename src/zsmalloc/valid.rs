@@ -59,11 +59,9 @@ impl<C: Cells> Pool<C> {
                 for z in Group::all().flat_map(|group| class.lists.iter(&self.heap.zspages, group)) {
                     for slot in 0..shape.slots() {
                         let spot = self.heap.spot(z, index, slot);
-                        if self.heap.zspage(z).array(spot.frame).is_some() {
-                            // Acquire as in `movable`.
-                            let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire));
-                            f(&spot, entry, node);
-                        }
+                        // Acquire as in `movable`.
+                        let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire));
+                        f(&spot, entry, node);
                     }
                 }
             }
@@ -89,33 +87,27 @@ impl<C: Cells> Pool<C> {
         sums
     }
 
-    /// Check a zspage against Z1 to Z5 and return its frames touched and arrays.
-    fn check_zspage(&self, z: ZspageIndex, index: ClassIndex, node: NodeId, group: Group) -> (u64, u64) {
+    /// Check a zspage against Z1 to Z5 and return the frames it touches.
+    fn check_zspage(&self, z: ZspageIndex, index: ClassIndex, node: NodeId, group: Group) -> u64 {
         let (zspage, shape) = (self.heap.zspage(z), self.heap.geometry.class(index));
         assert_eq!((zspage.class(), zspage.node()), (index, node), "{z:?} is in the list of its class and node");
         assert_eq!(zspage.group(), group.0, "{z:?} knows the list it is in");
         assert_eq!(group, Group::of(zspage.inuse(), zspage.reusable(), shape), "{z:?} is in the list it belongs to");
+        assert!(zspage.array().is_some(), "Z1: {z:?} has entries");
         let (mut touching, mut starting, mut straddling) = (vec![0; shape.chain() + 1], vec![0; shape.chain()], 0u32);
         for slot in 0..shape.slots() {
             let spot = self.heap.spot(z, index, slot);
-            let used = zspage.array(spot.frame).is_some() && {
-                Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire)) != Entry::FREE // as in `movable`
-            };
-            if used {
+            // Acquire as in `movable`.
+            if Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire)) != Entry::FREE {
                 starting[spot.frame] += 1;
                 touching[spot.frame] += 1;
                 touching[spot.frame + 1] += usize::from(spot.straddles);
                 straddling |= u32::from(spot.straddles) << spot.frame;
             }
         }
-        let (mut frames, mut arrays) = (0, 0);
+        let mut frames = 0;
         for f in 0..shape.chain() {
             assert_eq!(zspage.starting(f), starting[f], "Z1: {z:?} counts the objects that start in frame {f}");
-            assert_eq!(
-                zspage.array(f).is_some(),
-                starting[f] > 0,
-                "Z1: frame {f} of {z:?} has entries if objects start in it"
-            );
             assert_eq!(zspage.touching(f), touching[f], "Z2: {z:?} counts the objects that touch frame {f}");
             let room = starting[f] - usize::from(straddling >> f & 1 == 1) < shape.inner(f) && touching[f] > 0;
             assert_eq!(zspage.room() >> f & 1 == 1, room, "Z2: {z:?} knows whether frame {f} has room");
@@ -127,24 +119,22 @@ impl<C: Cells> Pool<C> {
             let frame = self.heap.frame(z, f);
             assert!(touching[f] == 0 || self.heap.arena.is_backed(frame), "{frame:?} has objects, so it is backed");
             frames += u64::from(touching[f] > 0);
-            arrays += u64::from(starting[f] > 0);
         }
         assert_eq!(zspage.frames() as u64, frames, "Z2: {z:?} counts the frames it touches");
         let inuse: usize = starting.iter().sum();
         assert!(inuse > 0 && inuse == zspage.inuse(), "Z4: {z:?} has objects and counts them");
         assert_eq!(zspage.reusable(), zspage.count_reusable(shape), "Z5: {z:?} counts its reusable slots");
-        (frames, arrays)
+        frames
     }
 
+    /// Check a class and return its zspages, each of which has an array.
     fn check_class(&self, class: &Class, index: ClassIndex, node: NodeId) -> u64 {
-        let (mut zspages, mut frames, mut arrays, mut inuse, mut reusable) = (0, 0, 0, 0, 0);
+        let (mut zspages, mut frames, mut inuse, mut reusable) = (0, 0, 0, 0);
         for group in Group::all() {
             let mut in_group = 0;
             for z in class.lists.iter(&self.heap.zspages, group) {
-                let (f, a) = self.check_zspage(z, index, node, group);
+                frames += self.check_zspage(z, index, node, group);
                 in_group += 1;
-                frames += f;
-                arrays += a;
                 inuse += self.heap.zspage(z).inuse() as u64;
                 reusable += self.heap.zspage(z).reusable() as u64;
             }
@@ -156,7 +146,7 @@ impl<C: Cells> Pool<C> {
         assert_eq!(counted, found, "{index:?} on {node} counts zspages, frames, slots in use and reusable");
         let size = self.heap.geometry.class(index).size() as u64;
         assert!(class.payload <= class.inuse * size, "{index:?} on {node}: payload fits the slots");
-        arrays
+        zspages
     }
 }
 

@@ -1,22 +1,25 @@
 //! [`Zspage`]: the descriptor of a zspage, in a table indexed by run.
 //!
 //! ```text
-//! byte    0                       64            80            96   104                          118  128
-//!         +-----------------------+-------------+-------------+------+----+----+----+----+----+----+--+----+
-//!         | array of frame 0..15  | starting    | touching    |links |used|free|cls |strd|tchd|room|ng|    |
-//!         +-----------------------+-------------+-------------+------+----+----+----+----+----+----+--+----+
+//! byte    0      4    6  7    8             16                          32   34   36   38   40
+//!         +------+----+--+--+-------+-------+---------------------------+----+----+----+----+
+//!         | array| cls|nd|gr| prev  | next  | starting, frame 0..15     |used|free|strd|room|
+//!         +------+----+--+--+-------+-------+---------------------------+----+----+----+----+
+//!         `- readers -'  `-- list --------'
 //! ```
 //!
 //! Descriptors are type-stable: the memory is never anything else. Everything changes under the lock of the zspage's
-//! class and node, so that the atomics are Relaxed, but for two. Readers look at `class` and `arrays` without the
+//! class and node, so that the atomics are Relaxed, but for two. Readers look at `class` and `array` without the
 //! lock, pin what they find, and look again: see [`read`](super::Pool::read). Those two are stored with Release and
 //! loaded with Acquire, as are the entries: a reader who finds an object gone has then synchronized with whoever took
-//! it away, so that its cell, which changed before, tells it something new.
+//! it away, so that its cell, which changed before, tells it something new. They lie in one word, so a reader fetches one
+//! cache line wherever the descriptor begins.
 //!
-//! Invariants, for each frame f of a zspage in use:
-//! - **Z1** `starting[f]` = entries of f's array that are not free; `arrays[f]` is an array exactly if that is not 0.
-//! - **Z2** `touching[f]` = slots in use with a byte in f = `starting[f]` + 1 if the slot that straddles from f-1 is
-//!   in use; bit f of `touched`: this is not 0. Bit f of `room`: nor are all slots in use that lie wholly in f.
+//! Invariants of a zspage in use, f being each of its frames:
+//! - **Z1** `starting[f]` = entries of the slots that start in f that are not free; `array` is an array of as many words
+//!   as the class has slots.
+//! - **Z2** Slots in use with a byte in f, `touching(f)` = `starting[f]` + 1 if the slot that straddles from f-1 is in
+//!   use. Bit f of `room`: this is not 0, nor are all slots in use that lie wholly in f.
 //! - **Z3** Bit f of `straddling`: the slot that straddles from f to f+1 is in use.
 //! - **Z4** `inuse` = sum of `starting` > 0; a zspage without objects is no zspage, and all its fields but the last
 //!   class and node are 0.
@@ -25,7 +28,7 @@
 use super::entries::Array;
 use super::geometry::{ClassIndex, SizeClass};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use crate::sync::{ZSPAGE_FRAMES, Zeroed};
 use crate::units::NodeId;
 
@@ -33,39 +36,47 @@ use crate::units::NodeId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ZspageIndex(pub(super) u32);
 
+/// Bytes of frames counted in one word of [`Zspage::starting`].
+const COUNTS: usize = 8;
+
 /// Descriptor of a zspage. Who may touch what: see the module.
 #[derive(Debug, Default)]
-#[repr(C, align(64))]
+#[repr(C, align(8))]
 pub(super) struct Zspage {
-    /// Array of the entries of the objects that start in each frame, 0 for none. Read without the lock too.
-    arrays: [AtomicU32; ZSPAGE_FRAMES],
-    /// Slots in use that start in each frame.
-    starting: [AtomicU8; ZSPAGE_FRAMES],
-    /// Slots in use that have a byte in each frame.
-    touching: [AtomicU8; ZSPAGE_FRAMES],
-    /// The zspage before this one in its fullness group plus 1, or 0.
-    prev: AtomicU32,
-    /// The zspage after this one in its fullness group plus 1, or 0.
-    next: AtomicU32,
-    /// Slots in use.
-    inuse: AtomicU16,
-    /// Free slots that need no new frame.
-    reusable: AtomicU16,
+    /// Array of the entries of its slots, 0 for none. Read without the lock too.
+    array: AtomicU32,
     /// Size class. Read without the lock too.
     class: AtomicU16,
-    /// Bit f: the slot that straddles from frame f is in use.
-    straddling: AtomicU16,
-    /// Bit f: a slot in use has a byte in frame f.
-    touched: AtomicU16,
-    /// Bit f: frame f is touched, and a slot that lies wholly in it is free.
-    room: AtomicU16,
     /// Home node: whose list it is in.
     node: AtomicU8,
     /// Fullness group: which list.
     group: AtomicU8,
+    /// The zspage before this one in its fullness group plus 1, or 0.
+    prev: AtomicU32,
+    /// The zspage after this one in its fullness group plus 1, or 0.
+    next: AtomicU32,
+    /// Slots in use that start in each frame, a byte each, frame 0 lowest.
+    starting: [AtomicU64; 2],
+    /// Slots in use.
+    inuse: AtomicU16,
+    /// Free slots that need no new frame.
+    reusable: AtomicU16,
+    /// Bit f: the slot that straddles from frame f is in use.
+    straddling: AtomicU16,
+    /// Bit f: frame f is touched, and a slot that lies wholly in it is free.
+    room: AtomicU16,
 }
 
-const _: () = assert!(cfg!(loom) || size_of::<Zspage>() == 128);
+const _: () = assert!(cfg!(loom) || size_of::<Zspage>() == 40);
+const _: () = assert!(ZSPAGE_FRAMES <= 2 * COUNTS);
+
+/// Bit f: byte f is not 0. No byte is above 0x80: a frame has at most 128 slots.
+fn nonzero_bytes(bytes: u64) -> u16 {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    // The high bit of each byte; then all eight moved to the top byte, lowest first.
+    let flags = (bytes + LOW * 0x7f) >> 7 & LOW;
+    (flags.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u16
+}
 
 // SAFETY: a struct of atomic integers (and arrays of them), for all of which zero bytes are a value, without
 // destructor.
@@ -80,8 +91,8 @@ impl Zspage {
     }
 
     #[inline]
-    pub(super) fn array(&self, frame: usize) -> Option<Array> {
-        Array::from_raw(self.arrays[frame].load(Acquire))
+    pub(super) fn array(&self) -> Option<Array> {
+        Array::from_raw(self.array.load(Acquire))
     }
 
     pub(super) fn node(&self) -> NodeId {
@@ -96,9 +107,16 @@ impl Zspage {
         self.inuse.load(Relaxed).into()
     }
 
+    /// Bit f: a slot in use has a byte in frame f (Z2).
+    pub(super) fn touched(&self) -> u16 {
+        let [low, high] = &self.starting;
+        let starting = nonzero_bytes(low.load(Relaxed)) | nonzero_bytes(high.load(Relaxed)) << COUNTS;
+        starting | self.straddling.load(Relaxed) << 1
+    }
+
     /// Frames touched.
     pub(super) fn frames(&self) -> usize {
-        self.touched.load(Relaxed).count_ones() as usize
+        self.touched().count_ones() as usize
     }
 
     /// Bit f: frame f is touched and has a free slot that needs no other.
@@ -110,7 +128,7 @@ impl Zspage {
     /// Bit f: the slot that straddles from frame f is free and needs no new frame.
     #[inline]
     pub(super) fn straddling_room(&self, class: &SizeClass) -> u16 {
-        let touched = self.touched.load(Relaxed);
+        let touched = self.touched();
         class.straddlers() & !self.straddling.load(Relaxed) & touched & touched >> 1
     }
 
@@ -120,12 +138,12 @@ impl Zspage {
 
     /// Slots in use that start in the frame.
     pub(super) fn starting(&self, frame: usize) -> usize {
-        self.starting[frame].load(Relaxed).into()
+        usize::from((self.starting[frame / COUNTS].load(Relaxed) >> (frame % COUNTS * 8)) as u8)
     }
 
     /// Slots in use that have a byte in the frame. A frame is owned exactly if this is not 0.
     pub(super) fn touching(&self, frame: usize) -> usize {
-        self.touching[frame].load(Relaxed).into()
+        self.starting(frame) + usize::from(frame > 0 && self.straddling(frame - 1))
     }
 
     /// Whether the slot that straddles from the frame is in use.
@@ -177,8 +195,8 @@ impl Zspage {
         self.node.store(node.0, Relaxed);
     }
 
-    pub(super) fn set_array(&self, frame: usize, array: Option<Array>) {
-        self.arrays[frame].store(Array::to_raw(array), Release);
+    pub(super) fn set_array(&self, array: Option<Array>) {
+        self.array.store(Array::to_raw(array), Release);
     }
 
     pub(super) fn set_group(&self, group: u8) {
@@ -199,46 +217,30 @@ impl Zspage {
 
     /// Count a slot that starts in `frame` and `straddles` into the next. Returns how many frames are touched anew.
     pub(super) fn count_in(&self, class: &SizeClass, frame: usize, straddles: bool) -> usize {
-        let bump = |count: &AtomicU8| count.store(count.load(Relaxed) + 1, Relaxed);
-        bump(&self.starting[frame]);
-        bump(&self.touching[frame]);
+        let untouched = |f| usize::from(self.touching(f) == 0);
+        let anew = untouched(frame) + if straddles { untouched(frame + 1) } else { 0 };
+        let (count, one) = (&self.starting[frame / COUNTS], 1 << (frame % COUNTS * 8));
+        count.store(count.load(Relaxed) + one, Relaxed);
         self.inuse.store(self.inuse.load(Relaxed) + 1, Relaxed);
-        let mut now = 1 << frame;
         if straddles {
-            bump(&self.touching[frame + 1]);
             self.straddling.store(self.straddling.load(Relaxed) | 1 << frame, Relaxed);
-            now |= 2 << frame;
-        }
-        let touched = self.touched.load(Relaxed);
-        self.touched.store(touched | now, Relaxed);
-        self.settle_room(class, frame);
-        if straddles {
             self.settle_room(class, frame + 1);
         }
-        (now & !touched).count_ones() as usize
+        self.settle_room(class, frame);
+        anew
     }
 
     /// Undo [`count_in`](Self::count_in). Returns which of the two frames are untouched now.
     pub(super) fn count_out(&self, class: &SizeClass, frame: usize, straddles: bool) -> [bool; 2] {
-        let drop = |count: &AtomicU8| {
-            let new = count.load(Relaxed) - 1;
-            count.store(new, Relaxed);
-            new == 0
-        };
-        drop(&self.starting[frame]);
+        let (count, one) = (&self.starting[frame / COUNTS], 1 << (frame % COUNTS * 8));
+        count.store(count.load(Relaxed) - one, Relaxed);
         self.inuse.store(self.inuse.load(Relaxed) - 1, Relaxed);
-        let first = drop(&self.touching[frame]);
-        let second = straddles && {
+        if straddles {
             self.straddling.store(self.straddling.load(Relaxed) & !(1 << frame), Relaxed);
-            drop(&self.touching[frame + 1])
-        };
-        let gone = u16::from(first) << frame | u16::from(second) << 1 << frame;
-        self.touched.store(self.touched.load(Relaxed) & !gone, Relaxed);
-        self.settle_room(class, frame);
-        if second {
             self.settle_room(class, frame + 1);
         }
-        [first, second]
+        self.settle_room(class, frame);
+        [self.touching(frame) == 0, straddles && self.touching(frame + 1) == 0]
     }
 
     /// Restore the frame's bit of `room` (Z2) after a count of it has changed.
@@ -246,5 +248,45 @@ impl Zspage {
         let has = self.touching(frame) > 0 && self.free_inner(class, frame) > 0;
         let others = self.room.load(Relaxed) & !(1 << frame);
         self.room.store(others | u16::from(has) << frame, Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::geometry::Geometry;
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_zero_are_told() {
+        for mask in 0..=u8::MAX {
+            for count in [1u8, 0x55, 0x7f, 0x80] {
+                let bytes = std::array::from_fn(|f| if mask >> f & 1 == 1 { count } else { 0 });
+                assert_eq!(nonzero_bytes(u64::from_le_bytes(bytes)), u16::from(mask), "{bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn counts_of_all_frames_are_apart() {
+        let geometry = Geometry::default();
+        // Many slots in few frames, and the most frames.
+        for (len, chain, slots) in [(32, 4, 128), (128, ZSPAGE_FRAMES, 32)] {
+            let shape = geometry.class(geometry.class_of(len).unwrap());
+            assert_eq!((shape.chain(), shape.inner(0)), (chain, slots));
+            let zspage = Zspage::default();
+            for f in 0..chain {
+                for n in 1..=slots {
+                    assert_eq!(zspage.count_in(shape, f, false), usize::from(n == 1));
+                    assert_eq!(zspage.starting(f), n);
+                }
+                assert_eq!(zspage.touched(), u16::MAX >> (15 - f));
+            }
+            for f in 0..chain {
+                for n in (0..slots).rev() {
+                    assert_eq!(zspage.count_out(shape, f, false), [n == 0, false]);
+                }
+            }
+            assert_eq!((zspage.inuse(), zspage.touched(), zspage.room()), (0, 0, 0));
+        }
     }
 }

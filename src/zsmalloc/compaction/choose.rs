@@ -97,7 +97,7 @@ impl<C: Cells> Pool<C> {
         }
         let (mut places, mut frames) = (0, 0);
         for to in self.openable(class, z, shape) {
-            let mut touched = self.touched(to, shape);
+            let mut touched = self.touched(to);
             while places < placeless
                 && frames + 1 < zspage.frames()
                 && let Some((f, slots)) = self.widen(to, shape, touched)

@@ -273,11 +273,8 @@ impl Heap {
         for z in (0..self.arena.runs_ever_used() as u32).map(ZspageIndex) {
             let zspage = self.zspage(z);
             let shape = self.geometry.class(zspage.class());
-            let holds = (0..shape.chain()).any(|f| {
-                let array = zspage.array(f);
-                array.is_some_and(|array| (0..shape.starting(f)).any(|k| holds(self.entries.entry(array, k))))
-            });
-            if holds {
+            let array = zspage.array();
+            if array.is_some_and(|array| (0..shape.slots()).any(|slot| holds(self.entries.entry(array, slot)))) {
                 found.entry((zspage.class(), zspage.node())).or_default().push(z);
             }
         }

@@ -4,7 +4,6 @@ use super::LOOK_AT;
 use super::choose::Goal;
 use crate::memcg::ObjcgId;
 use crate::units::NodeMask;
-use crate::zsmalloc::entry::Entry;
 use crate::zsmalloc::fullness::Group;
 use crate::zsmalloc::geometry::SizeClass;
 use crate::zsmalloc::heap::{Class, Spot};
@@ -19,14 +18,14 @@ type Frames = u32;
 
 impl<C: Cells> Pool<C> {
     /// The frames that objects touch.
-    pub(super) fn touched(&self, z: ZspageIndex, shape: &SizeClass) -> Frames {
-        (0..shape.chain()).filter(|&f| self.heap.zspage(z).touching(f) > 0).fold(0, |bits, f| bits | 1 << f)
+    pub(super) fn touched(&self, z: ZspageIndex) -> Frames {
+        self.heap.zspage(z).touched().into()
     }
 
     /// Those of them that are backed. Others somebody is just having backed: not ours to fill.
     fn owned(&self, z: ZspageIndex, shape: &SizeClass) -> Frames {
-        let owned =
-            |f: &usize| self.heap.zspage(z).touching(*f) > 0 && self.heap.arena.is_owned(self.heap.frame(z, *f));
+        let touched = self.touched(z);
+        let owned = |f: &usize| touched >> f & 1 == 1 && self.heap.arena.is_owned(self.heap.frame(z, *f));
         (0..shape.chain()).filter(owned).fold(0, |bits, f| bits | 1 << f)
     }
 
@@ -47,7 +46,7 @@ impl<C: Cells> Pool<C> {
         let zspage = self.heap.zspage(z);
         let spot = self.heap.spot(z, zspage.class(), slot);
         let touches = 1u32 << spot.frame | u32::from(spot.straddles) << (spot.frame + 1);
-        let outside = Frames::from(self.heap.frames_outside(z, shape, within)) & self.touched(z, shape);
+        let outside = Frames::from(self.heap.frames_outside(z, shape, within)) & self.touched(z);
         mask.contains(zspage.node()) && touches & outside == 0
     }
 
@@ -56,9 +55,7 @@ impl<C: Cells> Pool<C> {
         let zspage = self.heap.zspage(z);
         (0..shape.chain()).filter(|&f| frames >> f & 1 == 1).find_map(|f| {
             if zspage.free_inner(shape, f) > 0 {
-                let Some(array) = zspage.array(f) else { return Some(shape.first(f)) };
-                let free = (0..shape.inner(f)).find(|&k| self.heap.entries.entry(array, k) == Entry::FREE);
-                return Some(shape.first(f) + free.expect("Z1: the frame counts a free slot"));
+                return Some(self.heap.free_inner(z, shape, f));
             }
             let straddler = zspage.free_straddler(shape, f) && frames >> (f + 1) & 1 == 1;
             straddler.then(|| shape.first(f + 1) - 1)
@@ -132,7 +129,7 @@ impl<C: Cells> Pool<C> {
             return None;
         }
         self.openable(class, from, shape).find_map(|to| {
-            let touched = self.touched(to, shape);
+            let touched = self.touched(to);
             let (f, _) = self.widen(to, shape, touched)?;
             let zspage = self.heap.zspage(to);
             let touched = |f: usize| touched >> f & 1 == 1;
