@@ -9,7 +9,7 @@
 //! threads  one and two at a time; a reader beside compaction
 //! ```
 //!
-//! Usage: `cargo bench --bench density [-- --quick] [-- --memory | --time] [--json FILE] [--svg FILE]`. Pages are made here; with
+//! Usage: `cargo bench --bench density [-- --quick] [-- --memory | --time | --threads] [--json FILE] [--svg FILE]`. Pages are made here; with
 //! `ZSPOOL_PAGES=FOLDER` those of its `*.pages` files (flat 4096-byte pages) are taken instead, without the pages that repeat
 //! one word. `--json` writes every number of the memory table, `--svg` draws its medians.
 //!
@@ -64,7 +64,7 @@ fn main() {
     if inputs.is_empty() {
         inputs = vec![Input::Heap, Input::Mixed];
     }
-    if !has("--time") {
+    if !has("--time") && !has("--threads") {
         let rows = memory::table(&inputs, scale);
         if let Some(path) = file("--json") {
             write(path, &memory::json(&rows));
@@ -73,9 +73,11 @@ fn main() {
             write(path, &picture::draw(&rows));
         }
     }
-    if !has("--memory") {
+    if !has("--memory") && !has("--threads") {
         time::tables(&inputs, scale);
         time::accounting(&inputs, scale);
+    }
+    if !has("--memory") && !has("--time") {
         threads::scaling(&inputs, scale);
         threads::readers(&inputs, scale);
     }

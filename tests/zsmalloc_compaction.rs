@@ -304,6 +304,26 @@ fn without_a_share_only_warm_frames_go_by_themselves() {
 }
 
 #[test]
+fn frames_that_a_compaction_frees_go_by_themselves() {
+    let world = world(|_| ());
+    let at_rest = || {
+        wait_for("warm frames go when nothing happens", || {
+            world.pool.arena().backed_bytes() == world.pool.stats().frame_bytes
+        });
+    };
+    let _compactor = Compactor::start(&world.pool, None).unwrap();
+    world.sparse(0..6000, 1300, &world.root, N0);
+    at_rest();
+    std::thread::sleep(Duration::from_millis(300)); // now nobody wakes up by himself
+    assert!(world.pool.compact(u64::MAX).frames_won() > 100);
+    at_rest();
+    // As well if a store that is not completed or a guard is all that happens.
+    std::thread::sleep(Duration::from_millis(300));
+    drop(world.pool.malloc(None, 4096, N0).unwrap());
+    at_rest();
+}
+
+#[test]
 fn what_was_held_is_tried_again() {
     let world = world(|_| ());
     let _compactor = Compactor::start(&world.pool, Some(DEFAULT_WASTE_PER_MILLE)).unwrap();

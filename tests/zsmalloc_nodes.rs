@@ -166,6 +166,19 @@ fn full_nodes_spill_by_distance_within_the_mask() {
 }
 
 #[test]
+fn spilling_goes_by_the_distance_from_the_node_asked_for_though_that_is_not_allowed() {
+    let topology = (0..4).fold(Topology::simulated(4), |t, node| t.with_capacity(NodeId(node), FRAME));
+    let topology = topology.with_distance(N0, NodeId(1), 11).with_distance(N0, NodeId(3), 12);
+    let world = World::new(topology.with_distance(N0, NodeId(2), 15).with_distance(N1, NodeId(2), 11));
+    world.vm.set_nodes(mask("1-3")).unwrap();
+    let home = |handle| world.store.get(handle).unwrap().home_node().0;
+    let homes: Vec<u8> = (0..3).map(|n| home(world.put(&world.vm, 4096, N0, n).unwrap())).collect();
+    assert_eq!(homes, [1, 3, 2], "node 2 is nearer to 1, but nobody asked for that");
+    assert_eq!(world.on(&world.vm), [0, 4096, 4096, 4096]);
+    world.assert_valid();
+}
+
+#[test]
 fn narrowing_moves_what_lies_outside() {
     let world = World::new(Topology::simulated(2));
     let child = world.vm.mkdir("child").unwrap();

@@ -264,9 +264,10 @@ impl Objcgs {
         add(&self.slot(id).events[event as usize], n);
     }
 
-    /// Events so far.
+    /// Events so far; none where what was taken back is known and what happened lies in a stock.
     pub(super) fn events(&self, id: ObjcgId) -> [u64; Event::COUNT] {
-        std::array::from_fn(|event| self.slot(id).events[event].load(Ordering::Relaxed))
+        let read = |event: &AtomicU64| event.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned();
+        self.slot(id).events.each_ref().map(read)
     }
 
     /// Events so far of an objcg that nobody holds; they are zero afterwards. Under the tree lock.

@@ -108,7 +108,9 @@ impl Mailbox {
     /// Wait until no kick is waiting and no run under way, or the thread is gone.
     pub fn wait_until_idle(&self) {
         let mut state = self.state.lock();
-        while (state.kicked != 0 || state.running) && !state.gone {
+        // Not `state.kicked`: a kick that found its reason set is not there before the one who set it is. Relaxed: who has
+        // kicked sees that, and it is cleared under the lock.
+        while (self.kicked.load(Ordering::Relaxed) != 0 || state.running) && !state.gone {
             self.changed.wait(&mut state);
         }
     }
@@ -171,6 +173,10 @@ impl Alarm {
             // AcqRel, here and in `take`: of two exchanges one is first, so that who takes the alarm sees why it was rung,
             // or it is rung again.
             self.rung.swap(true, Ordering::AcqRel);
+            // Whoever has left meanwhile silenced it before or after that: if before, the swap shows that nobody attends.
+            if !self.is_attended() {
+                self.take();
+            }
         }
     }
 

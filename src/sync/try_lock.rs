@@ -14,7 +14,16 @@ use std::ops::{Deref, DerefMut};
 #[derive(Debug, Default)]
 pub struct TryLock<T>(imp::TryLock<T>);
 
-/// Holds a [`TryLock`].
+/// Holds a [`TryLock`]. Other threads may look at the value through it only if the value allows that:
+///
+/// ```compile_fail,E0277
+/// # use std::cell::Cell;
+/// let lock = zspool::sync::TryLock::new(Cell::new(0));
+/// let guard = lock.lock();
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| guard.set(1)); // `Cell<i32>` cannot be shared between threads safely
+/// });
+/// ```
 #[derive(Debug)]
 pub struct TryGuard<'a, T>(imp::TryGuard<'a, T>);
 
@@ -68,6 +77,7 @@ impl<T> Drop for TryGuard<'_, T> {
 mod imp {
     use crate::sync::thread::Backoff;
     use std::cell::UnsafeCell;
+    use std::marker::PhantomData;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[derive(Debug, Default)]
@@ -80,8 +90,9 @@ mod imp {
     // one thread's exchange (acquire), and back when its guard is dropped (release).
     unsafe impl<T: Send> Sync for TryLock<T> {}
 
+    /// As the exclusive reference that it stands for, it may be shared between threads only if the value may.
     #[derive(Debug)]
-    pub(super) struct TryGuard<'a, T>(&'a TryLock<T>);
+    pub(super) struct TryGuard<'a, T>(&'a TryLock<T>, PhantomData<&'a mut T>);
 
     impl<T> TryLock<T> {
         pub(super) fn new(value: T) -> Self {
@@ -91,7 +102,7 @@ mod imp {
         #[inline]
         pub(super) fn try_lock(&self) -> Option<TryGuard<'_, T>> {
             // Not `then_some`: a guard that is made is dropped, and gives the lock back.
-            (!self.taken.swap(true, Ordering::Acquire)).then(|| TryGuard(self))
+            (!self.taken.swap(true, Ordering::Acquire)).then(|| TryGuard(self, PhantomData))
         }
 
         pub(super) fn lock(&self) -> TryGuard<'_, T> {

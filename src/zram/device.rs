@@ -240,7 +240,7 @@ impl Zram {
     /// Class, for one object at a time; arena.
     pub fn compact(&self) -> Compacted {
         let compacted = self.pool.compact(u64::MAX);
-        self.counters.pages_compacted.add(compacted.frames_freed);
+        self.counters.pages_compacted.add(compacted.frames_won());
         self.pool.flush();
         compacted
     }

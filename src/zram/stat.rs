@@ -23,7 +23,7 @@ pub struct MmStat {
     pub mem_used_max: u64,
     /// Blocks that hold a same-filled page.
     pub same_pages: u64,
-    /// Frames that compaction has freed.
+    /// Frames that compaction has freed, less those that it has put objects into.
     pub pages_compacted: u64,
     /// Blocks that hold a page as it is.
     pub huge_pages: u64,

@@ -166,8 +166,7 @@ impl Pool {
             if let Some(guard) = guard {
                 return Ok(guard);
             }
-            // Moved meanwhile; or somebody has guessed a handle whose object is just being published.
-            backoff.wait();
+            backoff.wait(); // moved meanwhile
         }
     }
 
@@ -226,12 +225,14 @@ impl Draft<'_> {
         }
         let object = self.object.take().expect("only `write` takes it out");
         let (location, len) = (object.location(), object.len());
+        // Before it is named: whoever guesses the handle may remove it at once.
+        let handle = Handle::new(index, pool.cells.generation(index), pool.cells.tag());
+        object.publish_unpinned(Owner(index));
         pool.cells.name(index, Object { location, len });
-        object.publish_named(Owner(index)); // nobody has the handle yet
         if late {
             pool.heap.write(location, bytes);
         }
-        Ok(Handle::new(index, pool.cells.generation(index), pool.cells.tag()))
+        Ok(handle)
     }
 }
 

@@ -124,6 +124,7 @@ impl<C: Cells> Pool<C> {
             }
         }
         self.maintain();
+        self.attend();
         sum
     }
 

@@ -325,14 +325,14 @@ impl<C: Cells> Pool<C> {
         }
         let object = (self.heap.geometry.class(class).size(), len, self.original);
         // Counted before it is known where the object will lie: at least nowhere where it may not.
-        let node = match memcg {
+        let counted = match memcg {
             Some(memcg) if nodes.len() > 1 && self.accounting.is_some() => {
                 let allowed = memcg.nodes();
                 nodes.by_distance(node).iter().copied().find(|&near| allowed.contains(near)).unwrap_or(node)
             }
             _ => node,
         };
-        let charge = Charge::take(self.accounting.as_ref(), memcg, object, node, self.stored)?;
+        let charge = Charge::take(self.accounting.as_ref(), memcg, object, counted, self.stored)?;
         let spot = self.allot(class, len, node, charge.objcg())?;
         self.attend();
         Ok(Uncommitted::new(self, spot, len, charge))

@@ -108,9 +108,9 @@ impl<'a, C: Cells> Uncommitted<'a, C> {
         Published { pool, spot, owner, len }
     }
 
-    /// The same for an owner whose cell names it already, and whom nobody knows yet: somebody who did would look at the cell
-    /// again and again until this is done.
-    pub(super) fn publish_named(self, owner: Owner) {
+    /// The same for an owner whose cell the caller alone changes until it names the object. Till then compaction finds an object
+    /// that its cell does not name, takes it for one being freed, and leaves it to its freer.
+    pub(super) fn publish_unpinned(self, owner: Owner) {
         self.go_live(owner, 0);
     }
 
@@ -136,6 +136,7 @@ impl<C: Cells> Drop for Uncommitted<'_, C> {
         if released {
             pool.maintain();
         }
+        pool.attend();
     }
 }
 

@@ -1,12 +1,12 @@
 //! [`Upkeep`]: what a pool needs done in the background, and when.
 //!
 //! ```text
-//!   wasted frames
+//!   wasted frames, for longer than a moment
 //!     ^            /|        /|
-//!     |  trigger  / |       / |              a pass begins above the trigger, goes on until no frame can be won, and
-//!     |----------/--|------/--|----          sets the trigger anew: the share of the frames, or what was left over and
-//!     |         /   |     /   |  ________    half of that share, or more if passes win little
-//!     |________/    |____/    |_/ left over
+//!     |  trigger  / |       / |              a pass begins above the trigger, goes on to three fifths of it, or until no
+//!     |----------/--|------/--|----          frame can be won, and sets the trigger anew: the share of the frames, or
+//!     |         /   |_____/   |  ________    what was left over and half of that share, or more if passes win little
+//!     |________/              |_/ left over
 //!     +-----------------------------------> operations
 //! ```
 //!
@@ -27,7 +27,14 @@ pub const DEFAULT_WASTE_PER_MILLE: u32 = 25;
 const LEAST: u64 = 32;
 
 /// Bytes that a pass may move before it looks whether it is to stop.
-const BUDGET: u64 = 1 << 20;
+const BUDGET: u64 = 256 << 10;
+
+/// Waste is compacted that is found at so many looks, ..
+const LOOKS: u32 = 3;
+
+/// .. one after the other: frames of what is freed and stored again at once would have to be backed again. Nobody rings
+/// meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(3);
 
 /// Without a frame changing hands for so long, warm ones go back.
 const IDLE: Duration = Duration::from_millis(100);
@@ -48,10 +55,14 @@ pub struct Upkeep {
     per_mille: Option<u32>,
     /// Passes in a row that won little.
     backoff: u32,
+    /// Wasted frames that the last pass has left over, of which there may be fewer by now.
+    left_over: u64,
     /// Passes in a row that found objects held.
     retries: u32,
     /// Try again then although the trigger is not reached.
     retry: Option<Instant>,
+    /// Waste above this level was seen so often, and the last time then.
+    seen: Option<(u64, u32, Instant)>,
     /// Wasted frames that the last pass of an idle pool has left over, and a bit: not tried again before there are more.
     idle_waste: u64,
     /// What the arena counted when it was last looked at, and when.
@@ -62,7 +73,17 @@ pub struct Upkeep {
 impl Upkeep {
     /// Compaction starts when so many thousandths of the frames backed are wasted; `None`: never.
     pub fn new(per_mille: Option<u32>) -> Self {
-        Upkeep { per_mille, backoff: 0, retries: 0, retry: None, idle_waste: 0, turns: 0, looked: None }
+        Upkeep {
+            per_mille,
+            backoff: 0,
+            left_over: 0,
+            retries: 0,
+            retry: None,
+            seen: None,
+            idle_waste: 0,
+            turns: 0,
+            looked: None,
+        }
     }
 
     /// Do what is due now, stopping early if `stopped` says so. Returns when to call again at the latest; without a time,
@@ -81,24 +102,52 @@ impl Upkeep {
     /// Compact if too much is wasted. Returns when to try again although nothing happens.
     fn gather<C: Cells>(&mut self, pool: &Pool<C>, stopped: &impl Fn() -> bool) -> Option<Duration> {
         let waste = &pool.heap.waste;
-        let share = share_of(pool, self.per_mille?);
+        let Some(per_mille) = self.per_mille else {
+            waste.set_trigger(u64::MAX); // or all waste would wake us
+            return None;
+        };
         let left = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
-        // The pool may have grown since the trigger was set.
-        let trigger = waste.trigger().max(share);
+        // The pool may have grown or shrunk since the trigger was set.
+        self.left_over = self.left_over.min(waste.frames());
+        let share = share_of(pool, per_mille);
+        let trigger = self.seen.map_or_else(|| self.trigger(share), |(level, ..)| level.max(share));
         if waste.frames() <= trigger && left != Some(Duration::ZERO) {
+            self.seen = None;
             waste.set_trigger(trigger);
-            return left;
+            // What came before it was set has not rung.
+            if waste.frames() <= trigger {
+                return left;
+            }
         }
+        if left != Some(Duration::ZERO) {
+            let (_, looks, last) = self.seen.unwrap_or((trigger, 0, Instant::now()));
+            let rest = LOOK_AGAIN.saturating_sub(last.elapsed());
+            let early = looks > 0 && !rest.is_zero();
+            if early || looks + 1 < LOOKS {
+                waste.set_trigger(u64::MAX);
+                if !early {
+                    self.seen = Some((trigger, looks + 1, Instant::now()));
+                }
+                return left.into_iter().chain([if early { rest } else { LOOK_AGAIN }]).min();
+            }
+        }
+        self.seen = None;
         let before = waste.frames();
-        let (won, end) = pass(pool, stopped);
-        // Less than a quarter of what was to be had is little.
-        self.backoff = if won * 4 >= before { 0 } else { (self.backoff + 1).min(MAX_BACKOFF) };
-        let share = share_of(pool, self.per_mille?);
-        waste.set_trigger(share.max(waste.frames() + ((share / 2) << self.backoff)));
+        // Not to the last frame: where objects come and go, the next ones would have to back it again.
+        let (won, end) = pass(pool, share * 3 / 5, stopped);
+        // Less than an eighth of what was to be had is little.
+        self.backoff = if won * 8 >= before { 0 } else { (self.backoff + 1).min(MAX_BACKOFF) };
+        self.left_over = if end == End::OutOfBudget { 0 } else { waste.frames() };
+        waste.set_trigger(self.trigger(share_of(pool, per_mille)));
         self.retries = if end == End::Busy { self.retries + 1 } else { 0 };
         let again = (1..=RETRIES).contains(&self.retries).then(|| RETRY * (1 << (self.retries - 1)));
         self.retry = again.map(|time| Instant::now() + time);
         again
+    }
+
+    /// Wasted frames above which a pass begins, where `share` are too many.
+    fn trigger(&self, share: u64) -> u64 {
+        share.max(self.left_over + ((share / 2) << self.backoff))
     }
 
     /// When nothing happens: compact what is left, and give warm frames back. Returns when to look again.
@@ -112,7 +161,7 @@ impl Upkeep {
             && arena.turns() == self.turns
             && pool.heap.waste.frames() > self.idle_waste.max(LEAST)
         {
-            let _ = pass(pool, stopped);
+            let _ = pass(pool, 0, stopped);
             self.idle_waste = pool.heap.waste.frames() * 5 / 4;
             self.turns = arena.turns(); // the pass's own
         } else if pool.heap.waste.frames() <= LEAST {
@@ -132,17 +181,70 @@ fn share_of<C: Cells>(pool: &Pool<C>, per_mille: u32) -> u64 {
     (pool.heap.arena.backed_bytes() / FRAME_SIZE as u64 * u64::from(per_mille) / 1000).max(LEAST)
 }
 
-/// Compact until nothing can be won. Returns the frames won, and why it ended.
-fn pass<C: Cells>(pool: &Pool<C>, stopped: &impl Fn() -> bool) -> (u64, End) {
+/// Compact until nothing can be won, or no more than `enough` frames are wasted. Returns the frames won, and why it ended.
+fn pass<C: Cells>(pool: &Pool<C>, enough: u64, stopped: &impl Fn() -> bool) -> (u64, End) {
     let began = Instant::now();
     let mut won = 0;
     let end = loop {
         let done = pool.compact(BUDGET);
         won += done.frames_won();
-        if done.end() != End::OutOfBudget || done.frames_won() == 0 || stopped() {
+        let enough = pool.heap.waste.frames() <= enough;
+        if done.end() != End::OutOfBudget || done.frames_won() == 0 || enough || stopped() {
             break done.end();
         }
     };
     pool.compaction.note_automatic(began.elapsed());
     (won, end)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, ArenaConfig, Topology};
+    use crate::sync::Arc;
+    use crate::zsmalloc::{Handle, PoolConfig, TagSpace};
+
+    /// A pool that somebody attends to, with so many objects, two a frame.
+    fn pool(objects: usize) -> (Pool, Vec<Handle>) {
+        let topology = Topology::simulated(1);
+        let config = ArenaConfig { address_space: 1 << 28, commit_ahead: 1, topology, ..ArenaConfig::default() };
+        let pool = Pool::open(Arc::new(Arena::new(config).unwrap()), PoolConfig::default(), &TagSpace::new()).unwrap();
+        assert!(pool.heap.arena.alarm().attend());
+        let handles = (0..objects).map(|_| pool.insert(&[1; 2048]).unwrap()).collect();
+        (pool, handles)
+    }
+
+    /// Free every second of these objects: their frames stay.
+    fn waste(pool: &Pool, handles: &[Handle]) {
+        handles.iter().step_by(2).for_each(|&handle| pool.remove(handle).unwrap());
+    }
+
+    #[test]
+    fn waste_wakes_nobody_who_does_not_compact() {
+        let (pool, handles) = pool(1000);
+        let alarm = pool.heap.arena.alarm();
+        assert_eq!(Upkeep::new(None).tend(&pool, || false), None);
+        waste(&pool, &handles);
+        assert!(pool.heap.waste.frames() > 200 && !alarm.is_rung());
+        // Another who does is told, and does it.
+        alarm.leave();
+        assert!(alarm.attend());
+        let mut upkeep = Upkeep::new(Some(DEFAULT_WASTE_PER_MILLE));
+        let _ = upkeep.tend(&pool, || false);
+        assert!(pool.heap.waste.frames() <= LEAST, "{} frames are wasted", pool.heap.waste.frames());
+    }
+
+    #[test]
+    fn the_trigger_falls_with_the_pool() {
+        let (pool, mut handles) = pool(10_000);
+        let mut upkeep = Upkeep::new(Some(100));
+        let _ = upkeep.tend(&pool, || false);
+        assert_eq!(pool.heap.waste.trigger(), 500);
+        handles.drain(1000..).for_each(|handle| pool.remove(handle).unwrap());
+        pool.flush();
+        let _ = upkeep.tend(&pool, || false);
+        assert_eq!(pool.heap.waste.trigger(), 50);
+        waste(&pool, &handles);
+        assert!(pool.heap.arena.alarm().is_rung());
+    }
 }

@@ -56,6 +56,7 @@ impl Waste {
     }
 
     /// Above so many wasted frames the alarm is rung.
+    #[cfg(all(test, not(loom)))]
     pub(super) fn trigger(&self) -> u64 {
         self.trigger.load(Ordering::Relaxed)
     }

@@ -150,3 +150,21 @@ fn threads_that_fit_together_are_never_refused_and_leave_exact_sums() {
     tree.assert_quiet();
     assert_eq!(tree.census().objcgs, 2);
 }
+
+#[test]
+fn an_event_taken_back_before_it_is_settled_is_none_and_not_less() {
+    let tree = tree(1);
+    let vm = tree.root().mkdir("vm").unwrap();
+    let id = tree.enter(&vm, NODES[0], object(100), Some(Event::ZswpOut)).unwrap();
+    // Somebody else is at the stock that the event lies in: it is taken back from the shared word.
+    let hierarchy = tree.shared().lock();
+    let busy = tree.shared().stocks.of(id).unwrap();
+    tree.uncount(id, Event::ZswpOut);
+    let stat = [vm.index(), tree.root().index()].map(|at| tree.shared().stat(&hierarchy, at));
+    drop(busy);
+    drop(hierarchy);
+    assert_eq!(stat.map(|stat| stat.events(Event::ZswpOut)), [0, 0]);
+    tree.leave(id, NODES[0], object(100), 100);
+    assert_eq!(vm.stat().unwrap().events(Event::ZswpOut), 0);
+    tree.assert_quiet();
+}

@@ -190,6 +190,7 @@ impl<C: Cells> Pool<C> {
         if pass.sum.frames_freed > 0 {
             self.maintain();
         }
+        self.attend();
         pass.sum
     }
 
