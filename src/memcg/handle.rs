@@ -189,7 +189,7 @@ impl Memcg {
     }
 
     /// Bytes charged to it and everything below it, reservations under way included; 0 of a removed memcg. What threads hold in
-    /// stock is recalled first.
+    /// stock is recalled first, for which this waits a moment: not for the handler of a signal or a fault.
     pub fn usage(&self) -> u64 {
         self.shared().recall();
         if self.is_online() { self.words().usage() } else { 0 }

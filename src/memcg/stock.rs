@@ -298,6 +298,16 @@ impl Tree {
 }
 
 impl Tree {
+    /// Take back what [`enter`](Self::enter) did for an object that did not come to be: its bytes were charged for a moment, and
+    /// whoever was refused for them is to try again. Lock-free; neither allocates nor frees.
+    pub fn cancel(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, event: Option<Event>) {
+        event.inspect(|&event| self.uncount(id, event));
+        let shared = self.shared();
+        shared.objcgs.change(id, node, &Changes::went(bytes));
+        shared.return_spare(id, bytes.compressed);
+        shared.objcgs.put_many(id, 1);
+    }
+
     /// An event that was counted did not come to be.
     pub fn uncount(&self, id: ObjcgId, event: Event) {
         self.count(id, event, 1u64.wrapping_neg());

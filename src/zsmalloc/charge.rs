@@ -54,8 +54,7 @@ impl<'a> Charge<'a> {
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
         if let Some((tree, id)) = self.to {
-            self.event.inspect(|&event| tree.uncount(id, event));
-            tree.leave(id, self.node, self.bytes, self.bytes.compressed);
+            tree.cancel(id, self.node, self.bytes, self.event);
         }
     }
 }
