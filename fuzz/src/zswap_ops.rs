@@ -491,7 +491,12 @@ impl Model {
                     Taken::Freed => {
                         let newest = &versions[versions.len() - 1..];
                         self.check_read(slot, newest, Ok(()), &page);
-                        self.held.remove(&slot);
+                        // A reference is dropped, and the slot with its last.
+                        let (_, count) = self.held.get_mut(&slot).expect("what was taken was held");
+                        *count -= 1;
+                        if *count == 0 {
+                            self.held.remove(&slot);
+                        }
                     }
                     Taken::Changed => {
                         assert!(versions.len() > 1, "slot {slot} changed, and nobody changed it");
