@@ -1,51 +1,14 @@
 //! `load`, `take_with`, `put` and `free` run inside fault and signal handlers: an allocator that aborts stands under them.
 
+#[path = "support/forbidden_allocator.rs"]
+mod forbidden_allocator;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use forbidden_allocator::without_allocator;
 use support::*;
 use zspool::swap::MemoryDevice;
 use zspool::units::{NodeId, Page};
 use zspool::zswap::{Installed, Shrunk, Taken, Zswap};
-
-struct Forbidding;
-
-thread_local! {
-    static FORBIDDEN: Cell<bool> = const { Cell::new(false) };
-}
-
-fn check(what: &str) {
-    if FORBIDDEN.get() {
-        FORBIDDEN.set(false);
-        eprintln!("the global allocator was called ({what}) where it must not be");
-        std::process::abort();
-    }
-}
-
-// SAFETY: passes everything on to the system's allocator.
-unsafe impl GlobalAlloc for Forbidding {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        check("alloc");
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        check("dealloc");
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Forbidding = Forbidding;
-
-fn without_allocator<R>(f: impl FnOnce() -> R) -> R {
-    FORBIDDEN.set(true);
-    let result = f();
-    FORBIDDEN.set(false);
-    result
-}
 
 #[test]
 fn loading_taking_and_freeing_never_call_the_allocator() {
