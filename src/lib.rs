@@ -96,6 +96,8 @@
 compile_error!("zspool needs a 64-bit unix");
 
 pub mod arena;
+#[cfg(feature = "fuse")]
+pub mod cgroupfs;
 pub mod compress;
 pub mod memcg;
 pub mod swap;
