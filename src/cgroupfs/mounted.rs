@@ -83,6 +83,11 @@ impl Mounted {
         self.attachment.at()
     }
 
+    /// Whether nobody else has unmounted it.
+    pub fn is_mounted(&self) -> bool {
+        !self.attachment.is_over()
+    }
+
     /// Unmount, also when files are open or are being written: those say that their device is gone.
     ///
     /// # Errors

@@ -52,6 +52,7 @@ Examples:
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool squeeze --image a.pages --image b.pages --memcg-limit a=8M \\
                  --pool-limit 32M --swapfile /var/tmp/zspool.swap --swap-size 1G
+  zspool squeeze --mount /mnt/zspool --hold       and in another shell: cat /mnt/zspool/*/memory.stat
 
 Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made,
 128 and the signal's number if it was interrupted.";
@@ -143,6 +144,14 @@ pub(crate) struct Squeeze {
     /// Show each memcg's memory.stat
     #[arg(long)]
     pub(crate) stat: bool,
+
+    /// Mount the memcgs at this empty directory while it runs, to be watched and driven like cgroup v2's
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mount: Option<PathBuf>,
+
+    /// Between storing and reading back, wait for Ctrl-C, or for DIR to be unmounted
+    #[arg(long, requires = "mount")]
+    pub(crate) hold: bool,
 
     /// Write the report as JSON as well; with -, to standard output, and the table to standard error
     #[arg(long, value_name = "FILE|-")]
