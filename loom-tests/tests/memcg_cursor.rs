@@ -14,7 +14,7 @@
 //! | `registration_vs_reclaim` | the end of a registration, against a call of its reclaimer |
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes, outcomes_of_long};
+use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::memcg::{Ask, Cancel, End, Memcg, MemcgId, ReclaimRequest, Reclaimed, Reclaimer, Source, Tree, TreeConfig};
 use zspool::sync::atomic::{AtomicBool, Ordering};
@@ -72,16 +72,16 @@ fn two_advancers_vs_offliner() -> (bool, bool) {
     let [a, b] = ["a", "b"].map(|name| listed(&root, name));
     let (a, b, visits) = (a.id(), b, Visits::new(Mutex::new(Rank::Leaf, Vec::new())));
     let gone = Arc::new((AtomicBool::new(false), b.id()));
-    let advancers = [1, 2].map(|times| advancer(&tree, root.id(), times, &visits, &gone));
+    let advancers = [1, 1].map(|times| advancer(&tree, root.id(), times, &visits, &gone));
     b.offline().unwrap();
     gone.0.store(true, Ordering::Release);
     let b_id = b.id();
     drop(b);
     advancers.into_iter().for_each(|thread| thread.join().unwrap());
     let visits = visits.lock();
-    assert_eq!(visits.len(), 3);
+    assert_eq!(visits.len(), 2);
     assert!(visits.iter().all(|&id| [root.id(), a, b_id].contains(&id)), "a stranger was visited");
-    // Two are listed all the time, or three: in three claims everyone who stays has a turn.
+    // Two are listed all the time, a and b or the root: in two claims everyone who stays has a turn.
     assert!(visits.contains(&a), "a memcg with entries was not visited");
     let seen = (visits.contains(&b_id), visits.contains(&root.id()));
     drop((visits, root));
@@ -91,8 +91,8 @@ fn two_advancers_vs_offliner() -> (bool, bool) {
 
 #[test]
 fn two_advancers_vs_offliner_visits_who_stays_and_leaks_nothing() {
-    let seen = outcomes_of_long(two_advancers_vs_offliner);
-    assert_eq!(seen, BTreeSet::from([(false, true), (true, false), (true, true)]));
+    let seen = outcomes(two_advancers_vs_offliner);
+    assert_eq!(seen, BTreeSet::from([(false, true), (true, false)]));
 }
 
 // === two_advancers_miss_nobody ===
