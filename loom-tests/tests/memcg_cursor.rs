@@ -42,16 +42,9 @@ fn assert_balanced(tree: &Tree, online: usize) {
 type Visits = Arc<Mutex<Vec<MemcgId>>>;
 
 /// A thread that claims `times` turns and notes whose they were; `gone` is checked against each.
-fn advancer(
-    tree: &Tree,
-    scope: MemcgId,
-    times: usize,
-    visits: &Visits,
-    gone: &Arc<(AtomicBool, MemcgId)>,
-) -> thread::JoinHandle<()> {
-    let (tree, visits, gone) = (tree.clone(), Arc::clone(visits), Arc::clone(gone));
+fn advancer(scope: &Memcg, times: usize, visits: &Visits, gone: &Arc<(AtomicBool, MemcgId)>) -> thread::JoinHandle<()> {
+    let (scope, visits, gone) = (scope.clone(), Arc::clone(visits), Arc::clone(gone));
     thread::spawn("advancer", move || {
-        let scope = tree.find(scope).expect("it stays online");
         for _ in 0..times {
             let was_gone = gone.0.load(Ordering::Acquire);
             let claim = scope.claim(1, 1).expect("some stay listed");
@@ -72,7 +65,7 @@ fn two_advancers_vs_offliner() -> (bool, bool) {
     let [a, b] = ["a", "b"].map(|name| listed(&root, name));
     let (a, b, visits) = (a.id(), b, Visits::new(Mutex::new(Rank::Leaf, Vec::new())));
     let gone = Arc::new((AtomicBool::new(false), b.id()));
-    let advancers = [1, 1].map(|times| advancer(&tree, root.id(), times, &visits, &gone));
+    let advancers = [1, 1].map(|times| advancer(&root, times, &visits, &gone));
     b.offline().unwrap();
     gone.0.store(true, Ordering::Release);
     let b_id = b.id();
@@ -104,7 +97,7 @@ fn two_advancers_miss_nobody(planted: Planted) -> Vec<u64> {
     let ids = ["a", "b", "c"].map(|name| listed(&root, name).id());
     let visits = Visits::new(Mutex::new(Rank::Leaf, Vec::new()));
     let gone = Arc::new((AtomicBool::new(false), MemcgId(0)));
-    let other = advancer(&tree, root.id(), 2, &visits, &gone);
+    let other = advancer(&root, 2, &visits, &gone);
     for _ in 0..2 {
         let claim = root.claim(1, 1).unwrap();
         visits.lock().push(claim.memcg().id());
