@@ -19,7 +19,7 @@
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
-//! - who is cold: `lru.rs`. When to write: `reclaim.rs`, `worker.rs`.
+//! - who is cold: `lru.rs`. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
 mod builder;
 mod cells;
@@ -34,6 +34,7 @@ mod reserve;
 mod stats;
 mod store;
 mod valid;
+mod walk;
 mod worker;
 mod writeback;
 
@@ -43,6 +44,6 @@ pub use self::core::Zswap;
 pub use builder::{Builder, WRITEBACK_BATCH};
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
-pub use reclaim::Shrunk;
 pub use stats::Stats;
 pub use store::Stored;
+pub use walk::Shrunk;

@@ -1,11 +1,9 @@
-//! Reclaim: making room below a limit, or in the pool.
-//!
-//! [`shrink_memcg`](Zswap::shrink_memcg) writes back the cold end of one memcg, with the budget rules of T1: `nr_to_scan`
-//! entries are *looked at* over all nodes, each at most once a call, and what one node leaves unused goes to the next.
+//! Reclaim: making room below a limit, or in the pool. Which entries of a memcg go is `walk.rs`.
 
 use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::error::Unwritable;
+use super::walk::{Budget, Walk};
 use super::worker::PRESSURE;
 use crate::memcg::{LimitHit, Memcg, MemcgId};
 use crate::sync::atomic::Ordering;
@@ -15,29 +13,6 @@ use crate::zsmalloc::Compacted;
 
 /// Bytes compaction may move for a store that waits for a frame.
 const COMPACT_FOR_STORE: u64 = 64 << 10;
-
-/// What a call of [`shrink_memcg`](Zswap::shrink_memcg) came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Shrunk {
-    /// So many payload bytes were written to the device and left the pool.
-    Written(u64),
-    /// There were entries, and none was written: all referenced, in flight, or the device refused.
-    NoneWritten,
-    /// Nothing was looked at: no entries, no device, writeback disabled, or the memcg is offline.
-    NothingToScan,
-}
-
-/// What a walk over one memcg's lists came to.
-#[derive(Clone, Copy, Debug, Default)]
-struct Walk {
-    /// Payload bytes that left the pool.
-    bytes: u64,
-    /// Entries looked at.
-    scanned: usize,
-    /// The device had no room or failed: no other batch will do better now.
-    refused: bool,
-}
 
 /// What a batch of the next memcg came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,16 +71,6 @@ impl Effort {
 }
 
 impl Zswap {
-    /// Write back the cold end of `memcg` (not of its descendants), looking at no more than `nr_to_scan` entries.
-    ///
-    /// A referenced entry is cleared and rotated, and may be written by a later call.
-    ///
-    /// # Locks
-    /// LRU; then per entry cluster and class. None during the write.
-    pub fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
-        self.core.shrink_memcg(memcg, nr_to_scan)
-    }
-
     /// Write one of a memcg's files (see [`Memcg::write_file`]), and start reclaim if a limit is below usage now, or move what
     /// lies on nodes that are allowed no longer.
     ///
@@ -135,52 +100,6 @@ impl Zswap {
 }
 
 impl Core {
-    pub(super) fn shrink_memcg(&self, memcg: &Memcg, nr_to_scan: usize) -> Shrunk {
-        match self.walk(memcg, nr_to_scan, false, self.all_nodes()) {
-            Walk { bytes: 0, scanned: 0, .. } => Shrunk::NothingToScan,
-            Walk { bytes: 0, .. } => Shrunk::NoneWritten,
-            Walk { bytes, .. } => Shrunk::Written(bytes),
-        }
-    }
-
-    pub(super) fn all_nodes(&self) -> NodeMask {
-        NodeMask::first(self.tree.nodes())
-    }
-
-    /// [`shrink_memcg`](Self::shrink_memcg) of the lists of some nodes; with `until_written` it ends with the first batch that
-    /// was written.
-    fn walk(&self, memcg: &Memcg, nr_to_scan: usize, until_written: bool, nodes: NodeMask) -> Walk {
-        let mut walk = Walk::default();
-        if self.area.is_none() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
-            return walk;
-        }
-        let group = memcg.group();
-        let mut picked = Vec::with_capacity(nr_to_scan.min(self.policy.batch));
-        // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
-        let first = self.counters.shrinks.add(1) as usize;
-        let first = first % nodes.len().max(1);
-        for node in nodes.iter().skip(first).chain(nodes.iter().take(first)) {
-            // No entry is seen twice: what is rotated now comes after everything that was there.
-            let mut there = self.lru.len(group, node) as usize;
-            while walk.scanned < nr_to_scan && there > 0 && !walk.refused && !(until_written && walk.bytes > 0) {
-                let budget = there.min(nr_to_scan - walk.scanned).min(self.policy.batch);
-                picked.clear();
-                let seen = self.lru.scan(group, node, budget, |owner| !self.slots.word(owner).writeback(), &mut picked);
-                if seen == 0 {
-                    break;
-                }
-                walk.scanned += seen;
-                there -= seen;
-                if !picked.is_empty() {
-                    let landed = self.write_back(group, &picked);
-                    walk.bytes += landed.bytes;
-                    walk.refused |= landed.device_refused;
-                }
-            }
-        }
-        walk
-    }
-
     /// A store hit the limit of a memcg: write back entries of that memcg and its descendants.
     pub(super) fn make_room_below(&self, hit: &LimitHit) -> Room {
         let online = hit.memcg().subtree();
@@ -191,8 +110,9 @@ impl Core {
         // First a look at a few. If all were referenced, that look took their second chance, and so do the next until some are
         // found: twice round is enough.
         for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
+            let budget = Budget { until_written: true, ..self.budget(nr_to_scan) };
             for k in 0..online.len() {
-                match self.walk(&online[(first + k) % online.len()], nr_to_scan, true, self.all_nodes()) {
+                match self.walk(&online[(first + k) % online.len()], &budget) {
                     Walk { bytes: 1.., .. } => return Room::Made,
                     Walk { refused: true, .. } => return Room::Refused,
                     _ => {}
@@ -243,6 +163,7 @@ impl Core {
         // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
         let start = MemcgId(self.cursor.load(Ordering::Relaxed));
         let root = self.tree.root();
+        let budget = Budget { nodes, until_written: true, ..self.budget(nr_to_scan) };
         let (mut after, mut wrapped) = (start, false);
         loop {
             let Some(memcg) = root.next_listed(after) else {
@@ -256,7 +177,7 @@ impl Core {
             if wrapped && after > start {
                 return Next::NoneWritten;
             }
-            match self.walk(&memcg, nr_to_scan, true, nodes) {
+            match self.walk(&memcg, &budget) {
                 Walk { bytes: 1.., .. } => {
                     self.cursor.store(after.0, Ordering::Relaxed);
                     return Next::Written;
@@ -279,7 +200,7 @@ impl Core {
             let mut effort = Effort::new(&self.policy);
             while memcg.usage() > memcg.zswap_max() && !stopped() {
                 let online = memcg.subtree();
-                let mut walks = online.iter().map(|memcg| self.walk(memcg, self.policy.batch, false, self.all_nodes()));
+                let mut walks = online.iter().map(|memcg| self.walk(memcg, &self.budget(self.policy.batch)));
                 let room = walks.find_map(|walk| match walk {
                     Walk { bytes: 1.., .. } => Some(Room::Made),
                     Walk { refused: true, .. } => Some(Room::Refused),
