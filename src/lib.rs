@@ -25,7 +25,7 @@
 //! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
 //! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |
 //! | `cgroupfs` | the groups as a mounted tree of cgroup v2's files, for shells and agents (feature `fuse`) |
-| [`sync`] | what the crate's own models need; nothing for embedders but [`Arc`](sync::Arc) |
+//! | [`sync`] | what the crate's own models need; nothing for embedders but [`Arc`](sync::Arc) |
 //!
 //! # Example
 //!
@@ -91,7 +91,7 @@
 //! | feature | |
 //! |---|---|
 //! | `cli` | the program `zspool` |
-| `fuse` | `cgroupfs`: the tree of memcgs as files, mounted for shells and agents to read and drive; Linux |
+//! | `fuse` | `cgroupfs`: the tree of memcgs as files, mounted for shells and agents to read and drive; Linux |
 //! | `poison` | marks pool memory for AddressSanitizer where no live object lies; only links under the sanitizer |
 
 #[cfg(not(target_pointer_width = "64"))]

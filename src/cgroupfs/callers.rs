@@ -14,7 +14,7 @@
 //!
 //! Callers of another pid namespace have no number here; they cannot interrupt.
 
-use super::control::Cancel;
+use crate::memcg::Cancel;
 use crate::sync::{Arc, Condvar, Mutex, Rank};
 use std::fs;
 use std::time::Duration;

@@ -1,25 +1,9 @@
 //! The table of control files as the file system needs it: names, modes, and errors as numbers.
 
-use crate::memcg::{Error, Memcg};
-use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::memcg::{Cancel, Error, Memcg};
 
 /// Bytes of one write at most, as for the kernel's files.
 const WRITE_MAX: usize = 4096;
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    pub(super) fn cancel(&self) {
-        self.0.store(true, Relaxed);
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.0.load(Relaxed)
-    }
-}
 
 /// A control file, by its place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
