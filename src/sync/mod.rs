@@ -12,7 +12,7 @@
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
-//! | [`Tally`] | statistics that decide nothing, and that models leave out |
+//! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
 //! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
@@ -24,6 +24,7 @@ mod mailbox;
 mod planted;
 mod process;
 mod rank;
+mod record;
 mod region;
 mod table;
 mod tally;
@@ -36,6 +37,7 @@ pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
 pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
+pub use record::Record;
 pub use region::{Region, prefetch};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
