@@ -15,10 +15,10 @@
 //!    a removed memcg's open files say `ENODEV`.
 
 use super::callers::Callers;
-use super::control::{Control, errno};
+use super::control::{Control, of_directory, of_open};
 use super::inode::Ino;
 use super::opened::{Entry, Opened};
-use crate::memcg::{Error, Memcg, Tree};
+use crate::memcg::{Memcg, Tree};
 use crate::sync::{Arc, Mutex, Rank, thread};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
@@ -133,11 +133,7 @@ impl Shared {
         }));
         for child in memcg.children() {
             let path = child.path();
-            let name = path.rsplit('/').next().unwrap_or_default();
-            // One that was made as a value and not by mkdir may have a file's name; the file is what is seen.
-            if Control::named(name).is_none() {
-                entries.push(directory(&child, name));
-            }
+            entries.push(directory(&child, path.rsplit('/').next().unwrap_or_default()));
         }
         Ok(entries)
     }
@@ -146,27 +142,22 @@ impl Shared {
         let memcg = self.memcg(directory(parent)?)?;
         // Names are text here, and of one line, as they are in the kernel.
         let name = name.to_str().filter(|name| !name.contains('\n')).ok_or(Errno::EINVAL)?;
-        if Control::named(name).is_some() {
-            return Err(Errno::EEXIST);
-        }
-        let made = memcg.mkdir(name).map_err(|error| refusal(&error))?;
+        let made = memcg.mkdir(name).map_err(|error| Errno::from_i32(of_directory(&error)))?;
         self.attributes(Ino::directory(made.id()), true)
     }
 
     fn rmdir(&self, parent: INodeNo, name: &OsStr) -> Result<(), Errno> {
         let memcg = self.memcg(directory(parent)?)?;
         let name = name.to_str().ok_or(Errno::ENOENT)?;
-        if Control::named(name).is_some() {
-            return Err(Errno::ENOTDIR);
-        }
-        child(&memcg, name)?.offline().map_err(|error| refusal(&error))
+        child(&memcg, name)?.offline().map_err(|error| Errno::from_i32(of_directory(&error)))
     }
 
     fn open(&self, ino: INodeNo) -> Result<u64, Errno> {
         let ino = known(ino)?;
         let control = ino.file.and_then(Control::at).ok_or(Errno::EISDIR)?;
         let memcg = self.memcg_or_none(ino)?.ok_or(Errno::ENODEV)?;
-        Ok(self.opened.open(memcg, control))
+        let file = memcg.open_file(control.name()).map_err(|error| Errno::from_i32(of_open(&error)))?;
+        Ok(self.opened.open(file))
     }
 
     fn read(&self, handle: FileHandle, offset: u64) -> Result<Arc<[u8]>, Errno> {
@@ -189,14 +180,6 @@ fn child(memcg: &Memcg, name: &str) -> Result<Memcg, Errno> {
     let found = memcg.tree().by_path(&format!("{}/{name}", memcg.path().trim_end_matches('/')));
     // If the memcg went meanwhile, its path may be another's.
     found.filter(|child| child.parent().as_ref() == Some(memcg)).ok_or(Errno::ENOENT)
-}
-
-/// What `mkdir` and `rmdir` say: of a directory that is gone, that it is not there.
-fn refusal(error: &Error) -> Errno {
-    match error {
-        Error::Offline { .. } => Errno::ENOENT,
-        error => Errno::from_i32(errno(error)),
-    }
 }
 
 /// The file system.
@@ -332,7 +315,7 @@ impl Filesystem for TreeFs {
         };
         let text = data.to_vec();
         let write = move || {
-            match file.control.write(&file.memcg, &text, &call.cancel) {
+            match file.write(&text, &call.cancel) {
                 Ok(()) => reply.written(text.len() as u32),
                 Err(errno) => reply.error(Errno::from_i32(errno)),
             }

@@ -3,8 +3,8 @@
 //! A reader that comes in pieces gets one text: it is made when a read begins at offset 0 (so `lseek` to 0 reads anew), and
 //! later pieces are of the same one. Directories likewise.
 
-use super::control::Control;
-use crate::memcg::Memcg;
+use super::control::of_open;
+use crate::memcg::{Cancel, Memcg, OpenFile};
 use crate::sync::{Arc, Mutex, Rank};
 use std::collections::HashMap;
 
@@ -16,33 +16,50 @@ pub(super) struct Entry {
     pub(super) name: String,
 }
 
+/// Bytes of one write at most, as for the kernel's files.
+const WRITE_MAX: usize = 4096;
+
 /// A file that somebody has open.
 #[derive(Debug)]
-pub(super) struct OpenFile {
-    pub(super) memcg: Memcg,
-    pub(super) control: Control,
+pub(super) struct File {
+    file: OpenFile,
     text: Mutex<Option<Arc<[u8]>>>,
 }
 
 /// A directory that somebody has open.
 #[derive(Debug)]
-pub(super) struct OpenDirectory {
+pub(super) struct Directory {
     /// None of one that was removed: somebody's working directory.
     pub(super) memcg: Option<Memcg>,
     entries: Mutex<Option<Arc<[Entry]>>>,
 }
 
-impl OpenFile {
+impl File {
     /// The text to answer a read at `offset` from.
     ///
     /// # Errors
-    /// Those of reading the file.
+    /// The number for it.
     pub(super) fn text(&self, offset: u64) -> Result<Arc<[u8]>, i32> {
-        snapshot(&self.text, offset == 0, || Ok(self.control.read(&self.memcg)?.into_bytes()))
+        snapshot(&self.text, offset == 0, || match self.file.read() {
+            Ok(text) => Ok(text.into_bytes()),
+            Err(error) => Err(of_open(&error)),
+        })
+    }
+
+    /// One whole write. May take long; `cancel` ends it.
+    ///
+    /// # Errors
+    /// The number for it.
+    pub(super) fn write(&self, text: &[u8], cancel: &Cancel) -> Result<(), i32> {
+        if text.len() > WRITE_MAX {
+            return Err(libc::E2BIG);
+        }
+        let text = std::str::from_utf8(text).map_err(|_| libc::EINVAL)?;
+        self.file.write(text, cancel).map_err(|error| of_open(&error))
     }
 }
 
-impl OpenDirectory {
+impl Directory {
     /// The names to answer a read at `offset` from, made by `list`.
     pub(super) fn entries<E>(
         &self,
@@ -74,8 +91,8 @@ pub(super) struct Opened(Mutex<Handles>);
 #[derive(Debug, Default)]
 struct Handles {
     last: u64,
-    files: HashMap<u64, Arc<OpenFile>>,
-    directories: HashMap<u64, Arc<OpenDirectory>>,
+    files: HashMap<u64, Arc<File>>,
+    directories: HashMap<u64, Arc<Directory>>,
 }
 
 impl Opened {
@@ -85,8 +102,8 @@ impl Opened {
     }
 
     /// Open a file; its handle.
-    pub(super) fn open(&self, memcg: Memcg, control: Control) -> u64 {
-        let file = Arc::new(OpenFile { memcg, control, text: Mutex::new(Rank::Leaf, None) });
+    pub(super) fn open(&self, file: OpenFile) -> u64 {
+        let file = Arc::new(File { file, text: Mutex::new(Rank::Leaf, None) });
         let mut handles = self.0.lock();
         handles.last += 1;
         let handle = handles.last;
@@ -96,7 +113,7 @@ impl Opened {
 
     /// Open a directory; its handle.
     pub(super) fn open_directory(&self, memcg: Option<Memcg>) -> u64 {
-        let directory = Arc::new(OpenDirectory { memcg, entries: Mutex::new(Rank::Leaf, None) });
+        let directory = Arc::new(Directory { memcg, entries: Mutex::new(Rank::Leaf, None) });
         let mut handles = self.0.lock();
         handles.last += 1;
         let handle = handles.last;
@@ -105,12 +122,12 @@ impl Opened {
     }
 
     /// The file that a handle names.
-    pub(super) fn file(&self, handle: u64) -> Option<Arc<OpenFile>> {
+    pub(super) fn file(&self, handle: u64) -> Option<Arc<File>> {
         self.0.lock().files.get(&handle).cloned()
     }
 
     /// The directory that a handle names.
-    pub(super) fn directory(&self, handle: u64) -> Option<Arc<OpenDirectory>> {
+    pub(super) fn directory(&self, handle: u64) -> Option<Arc<Directory>> {
         self.0.lock().directories.get(&handle).cloned()
     }
 
