@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 use zspool::cgroupfs::{self, Mounted};
-use zspool::memcg::{Memcg, Tree, TreeConfig};
+use zspool::memcg::{FileInfo, Memcg, Tree, TreeConfig};
 
 /// A mounted tree; the directory goes after it.
 struct Live {
@@ -143,16 +143,25 @@ fn every_file_of_the_table_is_there_with_its_mode_and_reads_as_the_library_does(
     };
     let vm = live.tree.root().mkdir("vm").unwrap();
     let me = fs::metadata("/proc/self").unwrap().uid();
-    for name in Memcg::files() {
+    let root = me == 0;
+    for FileInfo { name, readable, takes, .. } in Memcg::file_table() {
         let path = live.path("vm").join(name);
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.len(), metadata.uid(), metadata.is_file()), (0, me, true), "{name}");
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text, vm.read_file(name).unwrap(), "{name}");
-        assert_ne!(metadata.permissions().mode() & 0o444, 0, "{name}");
+        let mode = (if readable { 0o444 } else { 0 }) + (if takes.is_some() { 0o200 } else { 0 });
+        assert_eq!(metadata.permissions().mode() & 0o7777, mode, "{name}");
+        // Root may open everything, and is told when it reads or writes; as cgroup2 has it.
+        let refused = if root { libc::EINVAL } else { libc::EACCES };
+        match fs::read_to_string(&path) {
+            Ok(text) => assert_eq!(text, vm.read_file(name).unwrap(), "{name}"),
+            Err(error) => assert_eq!((readable, error.raw_os_error()), (false, Some(refused)), "{name}"),
+        }
+        if takes.is_none() {
+            assert_eq!(fs::write(&path, "1").unwrap_err().raw_os_error(), Some(refused), "{name}");
+        }
     }
-    let modes = live.shell("stat -c '%a %F' vm vm/memory.stat vm/memory.zswap.max");
-    modes.assert_out("755 directory\n444 regular empty file\n644 regular empty file\n");
+    live.shell("stat -c '%a %F' vm vm/memory.stat vm/memory.max vm/memory.reclaim")
+        .assert_out("755 directory\n444 regular empty file\n644 regular empty file\n200 regular empty file\n");
 }
 
 #[test]
@@ -178,6 +187,24 @@ fn a_read_in_pieces_is_of_one_text_and_a_new_read_of_a_new_one() {
     rest.clear();
     file.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "7168\n");
+}
+
+#[test]
+fn each_open_file_has_a_peak_of_its_own() {
+    let Some(live) = Live::new("each_open_file_has_a_peak_of_its_own") else { return };
+    let vm = live.tree.root().mkdir("vm").unwrap();
+    let open = || File::options().read(true).write(true).open(live.path("vm/memory.peak")).unwrap();
+    let read = |mut file: &File| {
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    };
+    let [one, two] = [open(), open()];
+    drop(vm.charge_resident(9000).unwrap());
+    (&one).write_all(b"reset\n").unwrap();
+    drop(vm.charge_resident(5000).unwrap());
+    assert_eq!([read(&one), read(&two), read(&open())], ["5000\n", "9000\n", "9000\n"]);
 }
 
 #[test]

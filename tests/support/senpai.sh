@@ -18,13 +18,13 @@ current() { read -r value <"$cgroup/memory.current" && echo "$value"; }
 stalled() { # microseconds so far
   while read -r kind _ _ _ total; do
     if [ "$kind" = some ]; then echo "${total#total=}"; fi
-  done <"$cgroup/memory.pressure"
+  done 2>/dev/null <"$cgroup/memory.pressure"
 }
 
 rest=0 patience=1
 before=$(stalled) || exit 1
 while sleep "$INTERVAL"; do
-  now=$(stalled) && bytes=$(current) && [ -n "$now" ] || exit 0
+  now=$(stalled) && bytes=$(current) && [ -n "$now" ] || exit 0 # it is gone
   pressure=$((now - before)) before=$now
   if [ "$pressure" -gt "$PRESSURE" ]; then
     rest=$patience patience=$((patience < 16 ? patience * 2 : 16))

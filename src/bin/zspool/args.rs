@@ -30,6 +30,9 @@ pub(crate) enum Verb {
     /// Show where the bytes of the pool go: size classes, and a picture
     #[command(after_help = AFTER_CLASSES)]
     Classes(Classes),
+    /// Print the control files that every memcg has: what they say, and what can be written to them
+    #[command(after_help = AFTER_FILES)]
+    Files,
 }
 
 const EXAMPLES: &str = "\
@@ -37,6 +40,7 @@ Examples:
   zspool squeeze                       compress the memory of the running programs, and compare
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool classes --image a.pages       where the bytes of the pool go
+  zspool files                         the control files of a memcg
   zspool squeeze --help                everything it can do";
 
 // No option has a long text, so `--help` is as short as `-h`.
@@ -103,6 +107,11 @@ Examples:
   zspool classes --churn=4 --json - -- COMMAND            after replacing each page four times, as JSON
 
 Exit status: as that of `zspool squeeze`.";
+
+const AFTER_FILES: &str = "\
+r: can be read, w: can be written. With `zspool squeeze --mount DIR` each memcg is a directory with these files in it.
+
+Sizes are bytes, or have K, M, G or T behind them (steps of 1024).";
 
 #[derive(Debug, Args)]
 pub(crate) struct Squeeze {
