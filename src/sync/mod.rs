@@ -8,6 +8,7 @@
 //! | [`atomic`] | atomics; under loom each carries a token (see there) |
 //! | [`Mutex`], [`RwLock`], [`Condvar`] | ranked locks; [`Rank`] is the lock order of the crate |
 //! | [`Mailbox`], [`Alarm`] | waking a background thread |
+//! | [`Turnstile`] | waiting for what another thread gets done |
 //! | [`TryLock`] | a lock that is tried rather than waited for |
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
@@ -29,6 +30,7 @@ mod table;
 mod tally;
 pub mod thread;
 mod try_lock;
+mod turnstile;
 
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -40,6 +42,7 @@ pub use region::{Region, prefetch};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
+pub use turnstile::{Deadline, Passed, Ticket, Turnstile};
 
 #[cfg(loom)]
 pub use loom::sync::Arc;

@@ -3,15 +3,17 @@
 use super::cells::SlotCells;
 use super::inflight::Inflight;
 use super::lru::Lru;
+use super::reclaim::Helpers;
 use super::stats::Counters;
+use super::submission::Submission;
 use super::worker::Worker;
 use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Memcg, Tree};
 use crate::swap::{Area, Slots};
-use crate::sync::atomic::{AtomicU8, AtomicU64};
-use crate::sync::{Arc, Mailbox, Planted};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use crate::sync::{Arc, Mailbox, Planted, Turnstile};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;
 
@@ -64,11 +66,19 @@ pub(super) struct Core {
     pub(super) contexts: Contexts,
     pub(super) area: Option<Area>,
     pub(super) inflight: Inflight,
+    /// Where stores at their limits share batches.
+    pub(super) submission: Submission,
     /// The memcg whose entries the worker wrote back last: an id, so that it holds no reference (T3).
     pub(super) cursor: AtomicU64,
     pub(super) policy: Policy,
     pub(super) counters: Counters,
     pub(super) kick: Arc<Mailbox>,
+    /// Where stores wait for room in the pool; open while there is a worker.
+    pub(super) turnstile: Turnstile,
+    /// Stores that make room while the worker does.
+    pub(super) helpers: Helpers,
+    /// The worker's last run ended without room being made, and nobody has made any since.
+    pub(super) gave_up: AtomicBool,
     /// Why the last batch did not go, as a number; 0 if it went.
     pub(super) trouble: AtomicU8,
     pub(super) planted: Planted,

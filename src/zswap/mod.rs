@@ -23,6 +23,7 @@
 
 mod builder;
 mod cells;
+mod effort;
 mod error;
 mod inflight;
 mod load;
@@ -33,6 +34,7 @@ mod release;
 mod reserve;
 mod stats;
 mod store;
+mod submission;
 mod valid;
 mod walk;
 mod worker;

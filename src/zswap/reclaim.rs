@@ -1,72 +1,56 @@
-//! Reclaim: making room below a limit, or in the pool. Which entries of a memcg go is `walk.rs`.
+//! Reclaim: making room below a limit, or in the pool, for a store that was refused. Which entries of a memcg go is `walk.rs`.
+//!
+//! ```text
+//!   refused by      who makes room
+//!   a memcg         the store: one entry of the memcg or one below it, in a batch with other stores' (submission.rs)
+//!   the pool        the worker; the store waits at a turnstile, or helps with a batch while the worker's is at the device
+//!   its nodes       the store: a batch from these nodes
+//! ```
+//!
+//! - **P1** As many batches are under way as there are write buffers: the worker has one, stores that help the others. With
+//!   one batch at a time the device idles while the next is gathered.
+//! - **P2** Without a worker, stores do all of it.
 
 use super::Error;
-use super::core::{Core, Policy, Zswap};
+use super::core::{Core, Zswap};
+use super::effort::{Effort, Room, WAIT};
 use super::error::Unwritable;
 use super::walk::{Budget, Walk};
 use super::worker::PRESSURE;
 use crate::memcg::{LimitHit, Memcg, MemcgId};
-use crate::sync::atomic::Ordering;
-use crate::sync::thread::Backoff;
+use crate::sync::Passed;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::units::NodeMask;
 use crate::zsmalloc::Compacted;
 
 /// Bytes compaction may move for a store that waits for a frame.
 const COMPACT_FOR_STORE: u64 = 64 << 10;
 
-/// What a batch of the next memcg came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Written,
-    /// Everything looked at was referenced or in flight: another look may find some.
-    NoneWritten,
-    /// The device had no room or failed.
-    Refused,
-}
-
-/// What an attempt to make room came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    Made,
-    /// None, and another look may find some.
-    None,
-    /// None, for the device had no room or failed.
-    Refused,
-}
-
-/// Whether a store that was refused should try again.
+/// Stores that help the worker at this moment, and how many may.
 #[derive(Debug)]
-pub(super) struct Effort {
-    failures: usize,
-    refusals: usize,
-    max_failures: usize,
-    tries: usize,
-    backoff: Backoff,
+pub(super) struct Helpers {
+    places: AtomicUsize,
 }
 
-/// A store gives up when the device refused so often in a row. More than once, for what another thread's batch has set aside
-/// may be free again; not as often as where entries were only busy, for each try writes a batch in vain.
-const MAX_REFUSALS: usize = 2;
+/// One of them.
+struct Helping<'a>(&'a Helpers);
 
-/// A store gives up after so many rounds even if each made room that others took: far more than are ever needed.
-const MAX_TRIES: usize = 4096;
-
-impl Effort {
-    pub(super) fn new(policy: &Policy) -> Self {
-        Effort { failures: 0, refusals: 0, max_failures: policy.max_failures, tries: 0, backoff: Backoff::new() }
+impl Helpers {
+    /// As many as there are write buffers, less the worker's.
+    pub(super) fn new(write_buffers: usize) -> Self {
+        Helpers { places: AtomicUsize::new(write_buffers.saturating_sub(1)) }
     }
 
-    /// Note whether room was made; whether to go on.
-    pub(super) fn goes_on(&mut self, room: Room) -> bool {
-        self.tries += 1;
-        if room == Room::Made {
-            (self.failures, self.refusals) = (0, 0);
-        } else {
-            self.failures += 1;
-            self.refusals += usize::from(room == Room::Refused);
-            self.backoff.wait();
-        }
-        self.failures < self.max_failures && self.refusals < MAX_REFUSALS && self.tries < MAX_TRIES
+    fn help(&self) -> Option<Helping<'_>> {
+        // Relaxed: a count of places, which orders nothing.
+        let taken = self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |places| places.checked_sub(1));
+        taken.is_ok().then(|| Helping(self))
+    }
+}
+
+impl Drop for Helping<'_> {
+    fn drop(&mut self) {
+        self.0.places.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -102,89 +86,141 @@ impl Zswap {
 impl Core {
     /// A store hit the limit of a memcg: write back entries of that memcg and its descendants.
     pub(super) fn make_room_below(&self, hit: &LimitHit) -> Room {
-        let online = hit.memcg().subtree();
-        if online.is_empty() {
+        if !hit.memcg().is_online() {
             return Room::Made; // removed since, and with it who stores: the next attempt says so
         }
-        let first = self.counters.shrinks.get() as usize % online.len();
-        // First a look at a few. If all were referenced, that look took their second chance, and so do the next until some are
-        // found: twice round is enough.
+        // First a look at one of each. If all were referenced, that look took their second chance, and so do the next until one
+        // is found: twice round is enough.
+        let mut room = Room::None(Unwritable::NothingThere);
         for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
-            let budget = Budget { until_written: true, ..self.budget(nr_to_scan) };
-            for k in 0..online.len() {
-                match self.walk(&online[(first + k) % online.len()], &budget) {
-                    Walk { bytes: 1.., .. } => return Room::Made,
-                    Walk { refused: true, .. } => return Room::Refused,
-                    _ => {}
-                }
+            let budget = Budget { until_written: true, join: true, ..self.budget(nr_to_scan) };
+            room = self.look_round(hit.memcg(), &budget, &mut MemcgId(0));
+            if room != Room::None(Unwritable::Busy) {
+                break;
             }
         }
-        Room::None
+        room
     }
 
-    /// A store found no frame: write back a batch of the next memcg and gather what is left.
-    pub(super) fn make_room_in_pool(&self) -> Room {
+    /// A store found no frame: help the worker to make some, or wait until it has. Without a worker, do it all.
+    pub(super) fn make_room_in_pool(&self, effort: &mut Effort) -> Room {
         self.kick.kick(PRESSURE);
-        let next = self.write_some_back(self.all_nodes());
+        if self.area.is_none() {
+            return self.make_frames();
+        }
+        let Some(ticket) = self.turnstile.ticket() else { return self.make_frames() };
+        if let Some(_helping) = self.helpers.help() {
+            return self.make_frames();
+        }
+        // A look has to come between the ticket and the wait.
+        let Some(ticket) = effort.ticket.replace(ticket) else { return Room::Made };
+        let deadline = effort.deadline();
+        let passed = self.turnstile.wait(ticket, deadline, WAIT);
+        effort.ticket = self.turnstile.ticket();
+        match passed {
+            _ if self.worker_gave_up() => self.make_frames(),
+            Passed::Closed => self.make_frames(),
+            Passed::TimedOut if deadline.passed() => Room::Hopeless(Unwritable::Slow),
+            Passed::Turned | Passed::TimedOut => Room::Made,
+        }
+    }
+
+    /// Write back a batch of the next memcg and gather what is left.
+    fn make_frames(&self) -> Room {
+        let gave_up = self.worker_gave_up();
+        let room = self.write_some_back(self.all_nodes());
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
-        self.room_after(next, compacted.frames_won())
+        match self.room_after(room, compacted.frames_won()) {
+            Room::None(why) if gave_up => Room::Hopeless(why),
+            room => room,
+        }
     }
 
     /// A store found none of the nodes that it may use with room: the same on those.
     pub(super) fn make_room_on(&self, nodes: NodeMask) -> Room {
-        let next = self.write_some_back(nodes);
+        let room = self.write_some_back(nodes);
         let won = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_won()).sum();
-        self.room_after(next, won)
+        self.room_after(room, won)
     }
 
     /// Write back a batch of the next memcg; where all was referenced, the second look finds some.
-    fn write_some_back(&self, nodes: NodeMask) -> Next {
-        let mut next = self.shrink_next(self.policy.batch, nodes);
+    fn write_some_back(&self, nodes: NodeMask) -> Room {
+        let mut room = self.shrink_next(self.policy.batch, nodes);
         for _ in 0..2 {
-            if next == Next::NoneWritten {
-                next = self.shrink_next(usize::MAX, nodes);
+            if room == Room::None(Unwritable::Busy) {
+                room = self.shrink_next(usize::MAX, nodes);
             }
         }
-        next
+        room
     }
 
-    fn room_after(&self, next: Next, frames_won: u64) -> Room {
+    fn room_after(&self, room: Room, frames_won: u64) -> Room {
         self.arena.flush();
-        match next {
-            _ if frames_won > 0 => Room::Made,
-            Next::Written => Room::Made,
-            Next::NoneWritten => Room::None,
-            Next::Refused => Room::Refused,
+        let room = if frames_won > 0 { Room::Made } else { room };
+        if room == Room::Made {
+            self.progressed();
         }
+        room
+    }
+
+    /// Room was made in the pool: those who wait for some look again.
+    pub(super) fn progressed(&self) {
+        self.gave_up.store(false, Ordering::Relaxed);
+        self.turnstile.turn();
+    }
+
+    /// The worker could not make any: those who wait need wait no longer.
+    pub(super) fn note_worker_gave_up(&self) {
+        self.gave_up.store(true, Ordering::Relaxed);
+        self.turnstile.turn();
+    }
+
+    fn worker_gave_up(&self) -> bool {
+        // Relaxed: the turnstile's lock orders it for those who waited; others try one time more or less.
+        self.gave_up.load(Ordering::Relaxed)
     }
 
     /// One batch of the next memcg after the cursor that has something to write on these nodes.
-    pub(super) fn shrink_next(&self, nr_to_scan: usize, nodes: NodeMask) -> Next {
+    pub(super) fn shrink_next(&self, nr_to_scan: usize, nodes: NodeMask) -> Room {
         // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
-        let start = MemcgId(self.cursor.load(Ordering::Relaxed));
-        let root = self.tree.root();
+        let mut cursor = MemcgId(self.cursor.load(Ordering::Relaxed));
         let budget = Budget { nodes, until_written: true, ..self.budget(nr_to_scan) };
-        let (mut after, mut wrapped) = (start, false);
+        let room = self.look_round(&self.tree.root(), &budget, &mut cursor);
+        if room == Room::Made {
+            self.cursor.store(cursor.0, Ordering::Relaxed);
+        }
+        room
+    }
+
+    /// Look at the memcg itself and those below it, once each, from the one after the cursor on, until something is written.
+    fn look_round(&self, below: &Memcg, budget: &Budget, cursor: &mut MemcgId) -> Room {
+        if self.area.is_none() {
+            return Room::None(Unwritable::NoDevice);
+        }
+        let (start, mut wrapped) = (*cursor, false);
+        let mut why = Unwritable::NothingThere;
         loop {
-            let Some(memcg) = root.next_listed(after) else {
+            let Some(memcg) = below.next_listed(*cursor) else {
                 if wrapped {
-                    return Next::NoneWritten;
+                    return Room::None(why);
                 }
-                (after, wrapped) = (MemcgId(0), true);
+                (*cursor, wrapped) = (MemcgId(0), true);
                 continue;
             };
-            after = memcg.id();
-            if wrapped && after > start {
-                return Next::NoneWritten;
+            *cursor = memcg.id();
+            if wrapped && *cursor > start {
+                return Room::None(why);
             }
-            match self.walk(&memcg, &budget) {
-                Walk { bytes: 1.., .. } => {
-                    self.cursor.store(after.0, Ordering::Relaxed);
-                    return Next::Written;
+            match self.walk(&memcg, budget) {
+                Walk { bytes: 1.., .. } => return Room::Made,
+                Walk { refused: true, .. } => return Room::None(self.trouble()),
+                Walk { scanned: 0, .. } => {
+                    self.delist_if_empty(&memcg);
+                    if why == Unwritable::NothingThere && memcg.is_listed() && !memcg.writeback() {
+                        why = Unwritable::Disabled;
+                    }
                 }
-                Walk { refused: true, .. } => return Next::Refused,
-                Walk { scanned: 0, .. } => self.delist_if_empty(&memcg),
-                _ => {}
+                _ => why = Unwritable::Busy,
             }
         }
     }
@@ -199,14 +235,8 @@ impl Core {
         for memcg in self.tree.root().subtree() {
             let mut effort = Effort::new(&self.policy);
             while memcg.usage() > memcg.zswap_max() && !stopped() {
-                let online = memcg.subtree();
-                let mut walks = online.iter().map(|memcg| self.walk(memcg, &self.budget(self.policy.batch)));
-                let room = walks.find_map(|walk| match walk {
-                    Walk { bytes: 1.., .. } => Some(Room::Made),
-                    Walk { refused: true, .. } => Some(Room::Refused),
-                    _ => None,
-                });
-                if !effort.goes_on(room.unwrap_or(Room::None)) {
+                let room = self.look_round(&memcg, &self.budget(self.policy.batch), &mut MemcgId(0));
+                if !effort.goes_on(room) {
                     break;
                 }
             }
@@ -224,13 +254,12 @@ impl Core {
         self.trouble.store(number, Ordering::Relaxed);
     }
 
-    /// Why writeback does not help, for an error.
-    pub(super) fn why_unwritable(&self, memcg: &Memcg) -> Unwritable {
+    /// Why the last batch did not go.
+    fn trouble(&self) -> Unwritable {
         match self.trouble.load(Ordering::Relaxed) {
-            _ if self.area.is_none() => Unwritable::NoDevice,
-            _ if !memcg.writeback() => Unwritable::Disabled,
             1 => Unwritable::DeviceFull,
             2 => Unwritable::WriteFailed,
+            // Another thread's batch went since.
             _ => Unwritable::Busy,
         }
     }

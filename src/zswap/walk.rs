@@ -49,6 +49,8 @@ pub(super) struct Budget {
     /// Somebody asked for it by name: what it writes counts as proactive.
     #[expect(dead_code, reason = "the walk obeys it with the next commit")]
     pub(super) proactive: bool,
+    /// What it picks joins the batch that stores at their limits fill together.
+    pub(super) join: bool,
 }
 
 impl Zswap {
@@ -79,7 +81,7 @@ impl Core {
     /// So many entries of all nodes, and no other bound.
     pub(super) fn budget(&self, entries: usize) -> Budget {
         let nodes = self.all_nodes();
-        Budget { entries, bytes: u64::MAX, age: None, nodes, until_written: false, proactive: false }
+        Budget { entries, bytes: u64::MAX, age: None, nodes, until_written: false, proactive: false, join: false }
     }
 
     /// Write back the cold end of one memcg within the budget.
@@ -87,7 +89,7 @@ impl Core {
     /// # Locks
     /// As [`Zswap::shrink_memcg`].
     pub(super) fn walk(&self, memcg: &Memcg, budget: &Budget) -> Walk {
-        let Budget { entries: nr_to_scan, nodes, until_written, .. } = *budget;
+        let Budget { entries: nr_to_scan, nodes, until_written, join, .. } = *budget;
         let mut walk = Walk::default();
         if self.area.is_none() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
             return walk;
@@ -110,7 +112,8 @@ impl Core {
                 walk.scanned += seen;
                 there -= seen;
                 if !picked.is_empty() {
-                    let landed = self.write_back(group, &picked);
+                    let write_back = if join { Self::write_back_joined } else { Self::write_back };
+                    let landed = write_back(self, group, &picked);
                     walk.bytes += landed.bytes;
                     walk.refused |= landed.device_refused;
                 }

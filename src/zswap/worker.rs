@@ -14,8 +14,9 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::reclaim::Next;
-use crate::sync::{Arc, thread};
+use super::effort::Room;
+use super::error::Unwritable;
+use crate::sync::{Arc, Turnstile, thread};
 use crate::zsmalloc::Upkeep;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ impl Worker {
         assert!(core.arena.alarm().attend(), "an instance has one worker");
         let thread = thread::spawn("zspool-worker", move || {
             let _attendance = mine.kick.attend();
+            let _open = Open::new(&mine.turnstile);
             let mut upkeep = Upkeep::new(mine.policy.waste_per_mille);
             let mut next = upkeep.tend(&mine.pool, || mine.kick.stopped());
             while let Some(reasons) = mine.kick.wait(next) {
@@ -67,6 +69,22 @@ impl Zswap {
         }
         self.core.pool.flush();
         self.core.tidy();
+    }
+}
+
+/// While it lives, stores may wait for the worker.
+struct Open<'a>(&'a Turnstile);
+
+impl<'a> Open<'a> {
+    fn new(turnstile: &'a Turnstile) -> Self {
+        turnstile.open();
+        Open(turnstile)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -103,19 +121,30 @@ impl Core {
         let target = self.accept_threshold(self.arena.limit());
         let before = self.arena.backed_bytes();
         let mut failures = 0;
-        while self.arena.backed_bytes() > target && failures < self.policy.max_failures && !stopped() {
+        while self.arena.backed_bytes() > target && !stopped() {
             self.arena.flush();
             if self.arena.backed_bytes() <= target {
                 break;
             }
-            let compacted = self.pool.compact(COMPACT_PER_ROUND);
-            failures = match self.shrink_next(self.policy.batch, self.all_nodes()) {
-                _ if compacted.frames_won() > 0 => 0,
-                Next::Written => 0,
-                Next::NoneWritten => failures + 1,
+            let mut room = self.shrink_next(self.policy.batch, self.all_nodes());
+            if room == Room::Made {
+                self.progressed(); // the slots of what was written can be used, though no frame is free yet
+            }
+            if self.pool.compact(COMPACT_PER_ROUND).frames_won() > 0 {
+                self.arena.flush();
+                self.progressed();
+                room = Room::Made;
+            }
+            failures = match room {
+                Room::Made => 0,
                 // The next store that comes near the limit kicks again.
-                Next::Refused => break,
+                Room::None(Unwritable::DeviceFull | Unwritable::WriteFailed) => self.policy.max_failures,
+                _ => failures + 1,
             };
+            if failures >= self.policy.max_failures {
+                self.note_worker_gave_up();
+                break;
+            }
         }
         self.tidy();
         let now = self.arena.backed_bytes();

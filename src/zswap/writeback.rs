@@ -33,23 +33,27 @@ struct Flight {
 /// no slot stays marked.
 struct Flights<'a> {
     core: &'a Core,
-    under_way: Vec<Flight>,
+    /// Each with its place among the entries that the caller named.
+    under_way: Vec<(usize, Flight)>,
 }
 
 impl Flights<'_> {
-    /// Land them all; payload bytes that left the pool.
-    fn land(&mut self, written: bool) -> usize {
-        let mut bytes = 0;
-        while let Some(flight) = self.under_way.pop() {
-            bytes += self.core.land(flight, written).unwrap_or(0);
+    /// Land them all, and tell of each that did; payload bytes that left the pool.
+    fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> u64 {
+        let mut sum = 0;
+        while let Some((at, flight)) = self.under_way.pop() {
+            if let Some(bytes) = self.core.land(flight, written) {
+                each(at, bytes as u64);
+                sum += bytes as u64;
+            }
         }
-        bytes
+        sum
     }
 }
 
 impl Drop for Flights<'_> {
     fn drop(&mut self) {
-        self.land(false);
+        self.land(false, |_, _| {});
     }
 }
 
@@ -66,18 +70,25 @@ impl Core {
     /// Write these entries of `group` back, as many as a batch and the device hold. Entries that meanwhile left the group, are
     /// in flight or are gone are passed over.
     pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
+        let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
+        self.write_entries(&entries, |_, _| {})
+    }
+
+    /// The same for entries of several groups. Calls `landed` for each that left the pool, with its place in `entries` and its
+    /// payload bytes.
+    pub(super) fn write_entries(&self, entries: &[(GroupRef, Owner)], mut landed: impl FnMut(usize, u64)) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
-        let Ok(mut batch) = area.begin_at_least(least, least + each * owners.len()) else {
+        let Ok(mut batch) = area.begin_at_least(least, least + each * entries.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
             return Landed { bytes: 0, device_refused: true };
         };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(owners.len()) };
-        for &owner in owners {
+        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()) };
+        for (at, &(group, owner)) in entries.iter().enumerate() {
             match self.launch(group, owner, &mut batch) {
-                Launch::Off(flight) => flights.under_way.push(flight),
+                Launch::Off(flight) => flights.under_way.push((at, flight)),
                 Launch::PassedOver => {}
                 Launch::BatchFull => break,
             }
@@ -86,14 +97,14 @@ impl Core {
             return Landed::default();
         }
         if self.planted.is(Bug::WritebackSwitchesEarly) {
-            flights.land(true);
+            flights.land(true, |_, _| {});
         }
         let written = batch.write().is_ok();
         if !written {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { bytes: flights.land(written) as u64, device_refused: !written }
+        Landed { bytes: flights.land(written, &mut landed), device_refused: !written }
     }
 
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
