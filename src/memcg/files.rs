@@ -146,7 +146,7 @@ fn write_nodes(memcg: &Memcg, word: &str) -> Result<(), Refused> {
     let nodes: NodeMask = word.parse().map_err(|error: NodeListError| Refused::Word(error.to_string()))?;
     match memcg.set_nodes(nodes) {
         Err(Error::Nodes { all, .. }) => Err(Refused::Word(format!("there are only the nodes {all}"))),
-        done => Ok(done?),
+        done => Ok(done.and_then(|()| memcg.move_home())?),
     }
 }
 

@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Longest name in bytes, as of files.
-const NAME_MAX: usize = 255;
+pub(super) const NAME_MAX: usize = 255;
 
 /// The locked half of a group; the other half is `group::Group`.
 #[derive(Debug)]

@@ -20,6 +20,8 @@
 //! | `hierarchy` | under the tree lock: names, children, removal with reparenting, sweeping; `check` |
 //! | `tree`, `handle` | [`Tree`] and [`Memcg`], what callers hold |
 //! | `roster` | which memcgs may have entries, for walkers with cursors |
+//! | `cursor` | whose turn it is in a walk over the roster |
+//! | `request`, `reclaim`, `hooks` | `memory.reclaim`: its text, who serves it, where upper layers register |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
 //!
 //! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A
@@ -53,13 +55,17 @@
 //! ```
 
 mod charge;
+mod cursor;
 mod error;
 mod files;
 mod group;
 mod handle;
 mod hierarchy;
+mod hooks;
 mod id;
 mod objcg;
+mod reclaim;
+mod request;
 mod roster;
 mod size;
 mod stat;
@@ -70,12 +76,16 @@ mod tree;
 mod properties;
 
 pub use charge::LimitHit;
+pub use cursor::{Claim, Cursor, MAX_QUANTUM, Rounds};
 pub use error::{ChargeError, Error};
 pub use group::{MAX_USAGE, NO_LIMIT};
 pub use handle::Memcg;
 pub use hierarchy::{Census, Handover, Switched};
+pub use hooks::{Mover, Registration, Unmoved};
 pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
+pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer};
+pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
 pub use roster::Listing;
 pub use size::{SizeError, parse_size};
 pub use stat::{Bytes4, Event, Stat};

@@ -58,6 +58,14 @@ pub enum Bug {
     PatternWithoutLock,
     /// A load of a wide repeated word does not look at the block's word again.
     PatternSkipsSecondLook,
+    /// A claim stores the cursor it computed although another one has moved it meanwhile.
+    CursorStoresBlindly,
+    /// A cursor walks the whole tree instead of the subtree it is for.
+    CursorLeavesScope,
+    /// A claim gives back what it did not use to whoever has the turn by now.
+    CursorGivesBackToAnyone,
+    /// A registration ends while what it registered is being called.
+    RegistrationEndsEarly,
 }
 
 /// Which bug, if any, is planted.
