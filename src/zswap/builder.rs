@@ -10,9 +10,9 @@ use super::submission::Submission;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::TreeConfig;
+use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Area, Device, SwapFile};
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicU8};
 use crate::sync::{Arc, Planted, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
@@ -256,7 +256,8 @@ impl Builder {
             area,
             inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
             submission: Submission::new(self.policy.batch, self.planted),
-            cursor: AtomicU64::new(0),
+            cursor: Cursor::new(),
+            nodes_cursor: Cursor::new(),
             policy: self.policy,
             counters: Counters::default(),
             kick,

@@ -10,9 +10,9 @@ use super::worker::Worker;
 use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::{Memcg, Tree};
+use crate::memcg::{Cursor, Memcg, Tree};
 use crate::swap::{Area, Slots};
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicU8};
 use crate::sync::{Arc, Mailbox, Planted, Turnstile};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;
@@ -68,8 +68,10 @@ pub(super) struct Core {
     pub(super) inflight: Inflight,
     /// Where stores at their limits share batches.
     pub(super) submission: Submission,
-    /// The memcg whose entries the worker wrote back last: an id, so that it holds no reference (T3).
-    pub(super) cursor: AtomicU64,
+    /// Whose turn it is to make room in the pool.
+    pub(super) cursor: Cursor,
+    /// Whose turn it is to make room on some of the nodes.
+    pub(super) nodes_cursor: Cursor,
     pub(super) policy: Policy,
     pub(super) counters: Counters,
     pub(super) kick: Arc<Mailbox>,

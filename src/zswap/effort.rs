@@ -1,9 +1,10 @@
 //! [`Effort`]: how long a store that was refused goes on trying, and what it says when it gives up.
 //!
 //! ```text
-//!   refused --> make room --> Made: try again
-//!                             None(why): a failure; 16 in a row, or 2 from the device, are enough
-//!                             Late: room was made for 100 ms, and others took it all
+//!   refused --> make room --> Made            try again
+//!                             None(why)       a failure: 16 in a row are enough
+//!                             Hopeless(why)   2 in a row are enough
+//!                             Late            room was made for 100 ms, and others took it all: enough
 //! ```
 
 use super::core::Policy;
@@ -19,20 +20,15 @@ pub(super) enum Room {
     Made,
     /// None, for this reason; another attempt may make some.
     None(Unwritable),
-    /// None, for this reason, and who tried longer than we would has given up: so should we.
+    /// None, for this reason: the device refused, or who tried longer than we would has given up.
     Hopeless(Unwritable),
+    /// Others took what was made for as long as a store waits.
+    Late,
 }
 
-impl Room {
-    /// No room: was it the device?
-    fn is_the_devices_fault(self) -> bool {
-        matches!(self, Room::None(Unwritable::DeviceFull | Unwritable::WriteFailed))
-    }
-}
-
-/// A store gives up when the device refused so often in a row. More than once, for what another thread's batch has set aside
+/// A store gives up when there was no hope so often in a row. More than once, for what another thread's batch has set aside
 /// may be free again; not as often as where entries were only busy, for each try writes a batch in vain.
-const MAX_REFUSALS: usize = 2;
+const MAX_HOPELESS: usize = 2;
 
 /// A store gives up after so many rounds even if each made room that others took: far more than are ever needed.
 const MAX_TRIES: usize = 4096;
@@ -45,7 +41,7 @@ pub(super) const WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Effort {
     failures: usize,
-    refusals: usize,
+    hopeless: usize,
     max_failures: usize,
     tries: usize,
     backoff: Backoff,
@@ -60,7 +56,7 @@ impl Effort {
     pub(super) fn new(policy: &Policy) -> Self {
         Effort {
             failures: 0,
-            refusals: 0,
+            hopeless: 0,
             max_failures: policy.max_failures,
             tries: 0,
             backoff: Backoff::new(),
@@ -74,24 +70,30 @@ impl Effort {
     pub(super) fn goes_on(&mut self, room: Room) -> bool {
         self.tries += 1;
         match room {
-            Room::Made => (self.failures, self.refusals, self.why) = (0, 0, Unwritable::Slow),
-            Room::None(why) => {
+            Room::Made => (self.failures, self.hopeless) = (0, 0),
+            Room::None(why) | Room::Hopeless(why) => {
                 self.failures += 1;
-                self.refusals += usize::from(room.is_the_devices_fault());
+                self.hopeless += usize::from(matches!(room, Room::Hopeless(_)));
                 self.why = why;
                 self.backoff.wait();
             }
-            Room::Hopeless(why) => {
-                self.why = why;
-                return false;
-            }
+            Room::Late => {}
         }
-        self.failures < self.max_failures && self.refusals < MAX_REFUSALS && self.tries < MAX_TRIES
+        if matches!(room, Room::Made | Room::Late) {
+            self.why = Unwritable::Slow;
+        }
+        let hope = self.failures < self.max_failures && self.hopeless < MAX_HOPELESS;
+        hope && self.tries < MAX_TRIES && room != Room::Late
     }
 
     /// Why no room was made, when it does not go on.
     pub(super) fn why(&self) -> Unwritable {
         self.why
+    }
+
+    /// Whether it has waited long enough.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.passed())
     }
 
     /// Until when to wait for others.

@@ -35,6 +35,7 @@ mod reserve;
 mod stats;
 mod store;
 mod submission;
+mod turns;
 mod valid;
 mod walk;
 mod worker;

@@ -53,7 +53,7 @@ impl Core {
                 Some(zsmalloc::Error::NodesFull { nodes, .. }) => self.make_room_on(*nodes),
                 Some(zsmalloc::Error::Arena(arena::Error::Limit { .. })) => self.make_room_in_pool(&mut effort),
                 // Held, or no memory at all: nothing that we could do about it.
-                _ => Room::None(Unwritable::Busy),
+                _ => Room::Hopeless(Unwritable::Busy),
             };
             if !effort.goes_on(room) {
                 let why = match done.refusal {

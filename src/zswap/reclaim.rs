@@ -15,9 +15,10 @@ use super::Error;
 use super::core::{Core, Zswap};
 use super::effort::{Effort, Room, WAIT};
 use super::error::Unwritable;
-use super::walk::{Budget, Walk};
+use super::turns::{Turn, Turns};
+use super::walk::Budget;
 use super::worker::PRESSURE;
-use crate::memcg::{LimitHit, Memcg, MemcgId};
+use crate::memcg::{Cursor, LimitHit, Memcg};
 use crate::sync::Passed;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::units::NodeMask;
@@ -84,22 +85,19 @@ impl Zswap {
 }
 
 impl Core {
-    /// A store hit the limit of a memcg: write back entries of that memcg and its descendants.
+    /// A store hit the limit of a memcg: write back an entry of that memcg or of one below it, which joins those that other
+    /// stores write back.
     pub(super) fn make_room_below(&self, hit: &LimitHit) -> Room {
         if !hit.memcg().is_online() {
             return Room::Made; // removed since, and with it who stores: the next attempt says so
         }
-        // First a look at one of each. If all were referenced, that look took their second chance, and so do the next until one
-        // is found: twice round is enough.
-        let mut room = Room::None(Unwritable::NothingThere);
-        for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
-            let budget = Budget { until_written: true, join: true, ..self.budget(nr_to_scan) };
-            room = self.look_round(hit.memcg(), &budget, &mut MemcgId(0));
-            if room != Room::None(Unwritable::Busy) {
-                break;
-            }
+        let mut turns = Turns::of(self, hit.memcg());
+        let turn = turns.next(&Budget { join: true, ..self.budget(self.policy.store_scan) });
+        if turn != Turn::NoneWritten {
+            return turn.into();
         }
-        room
+        // What was looked at has lost its second chance, and was not all there is.
+        turns.search(&Budget { join: true, bytes: 1, ..self.budget(usize::MAX) }).into()
     }
 
     /// A store found no frame: help the worker to make some, or wait until it has. Without a worker, do it all.
@@ -112,15 +110,16 @@ impl Core {
         if let Some(_helping) = self.helpers.help() {
             return self.make_frames();
         }
+        if effort.is_late() {
+            return Room::Late;
+        }
         // A look has to come between the ticket and the wait.
         let Some(ticket) = effort.ticket.replace(ticket) else { return Room::Made };
-        let deadline = effort.deadline();
-        let passed = self.turnstile.wait(ticket, deadline, WAIT);
+        let passed = self.turnstile.wait(ticket, effort.deadline(), WAIT);
         effort.ticket = self.turnstile.ticket();
         match passed {
             _ if self.worker_gave_up() => self.make_frames(),
             Passed::Closed => self.make_frames(),
-            Passed::TimedOut if deadline.passed() => Room::Hopeless(Unwritable::Slow),
             Passed::Turned | Passed::TimedOut => Room::Made,
         }
     }
@@ -128,7 +127,7 @@ impl Core {
     /// Write back a batch of the next memcg and gather what is left.
     fn make_frames(&self) -> Room {
         let gave_up = self.worker_gave_up();
-        let room = self.write_some_back(self.all_nodes());
+        let room = self.write_some_back(&self.cursor, self.all_nodes());
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
         match self.room_after(room, compacted.frames_won()) {
             Room::None(why) if gave_up => Room::Hopeless(why),
@@ -138,20 +137,20 @@ impl Core {
 
     /// A store found none of the nodes that it may use with room: the same on those.
     pub(super) fn make_room_on(&self, nodes: NodeMask) -> Room {
-        let room = self.write_some_back(nodes);
+        let room = self.write_some_back(&self.nodes_cursor, nodes);
         let won = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_won()).sum();
         self.room_after(room, won)
     }
 
-    /// Write back a batch of the next memcg; where all was referenced, the second look finds some.
-    fn write_some_back(&self, nodes: NodeMask) -> Room {
-        let mut room = self.shrink_next(self.policy.batch, nodes);
-        for _ in 0..2 {
-            if room == Room::None(Unwritable::Busy) {
-                room = self.shrink_next(usize::MAX, nodes);
-            }
+    /// Write back a batch of the next memcg, or what is found where that was all referenced.
+    fn write_some_back(&self, cursor: &Cursor, nodes: NodeMask) -> Room {
+        let root = self.tree.root();
+        let mut turns = Turns::with(self, &root, cursor);
+        let budget = Budget { nodes, until_written: true, ..self.budget(self.policy.batch) };
+        match turns.next(&budget) {
+            Turn::NoneWritten => turns.search(&budget).into(),
+            turn => turn.into(),
         }
-        room
     }
 
     fn room_after(&self, room: Room, frames_won: u64) -> Room {
@@ -180,63 +179,13 @@ impl Core {
         self.gave_up.load(Ordering::Relaxed)
     }
 
-    /// One batch of the next memcg after the cursor that has something to write on these nodes.
-    pub(super) fn shrink_next(&self, nr_to_scan: usize, nodes: NodeMask) -> Room {
-        // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
-        let mut cursor = MemcgId(self.cursor.load(Ordering::Relaxed));
-        let budget = Budget { nodes, until_written: true, ..self.budget(nr_to_scan) };
-        let room = self.look_round(&self.tree.root(), &budget, &mut cursor);
-        if room == Room::Made {
-            self.cursor.store(cursor.0, Ordering::Relaxed);
-        }
-        room
-    }
-
-    /// Look at the memcg itself and those below it, once each, from the one after the cursor on, until something is written.
-    fn look_round(&self, below: &Memcg, budget: &Budget, cursor: &mut MemcgId) -> Room {
-        if self.area.is_none() {
-            return Room::None(Unwritable::NoDevice);
-        }
-        let (start, mut wrapped) = (*cursor, false);
-        let mut why = Unwritable::NothingThere;
-        loop {
-            let Some(memcg) = below.next_listed(*cursor) else {
-                if wrapped {
-                    return Room::None(why);
-                }
-                (*cursor, wrapped) = (MemcgId(0), true);
-                continue;
-            };
-            *cursor = memcg.id();
-            if wrapped && *cursor > start {
-                return Room::None(why);
-            }
-            match self.walk(&memcg, budget) {
-                Walk { bytes: 1.., .. } => return Room::Made,
-                Walk { refused: true, .. } => return Room::None(self.trouble()),
-                Walk { scanned: 0, .. } => {
-                    self.delist_if_empty(&memcg);
-                    if why == Unwritable::NothingThere && memcg.is_listed() && !memcg.writeback() {
-                        why = Unwritable::Disabled;
-                    }
-                }
-                _ => why = Unwritable::Busy,
-            }
-        }
-    }
-
-    /// Take a memcg without entries off the roster of those that have some.
-    fn delist_if_empty(&self, memcg: &Memcg) {
-        memcg.delist_with(|listing| self.lru.if_empty(memcg.group(), || listing.clear()));
-    }
-
     /// Write back of every memcg that is above its own limit, which was lowered, until it is not or nothing goes any more.
     pub(super) fn shrink_those_above_their_limit(&self, stopped: impl Fn() -> bool) {
         for memcg in self.tree.root().subtree() {
             let mut effort = Effort::new(&self.policy);
+            let mut turns = Turns::of(self, &memcg);
             while memcg.usage() > memcg.zswap_max() && !stopped() {
-                let room = self.look_round(&memcg, &self.budget(self.policy.batch), &mut MemcgId(0));
-                if !effort.goes_on(room) {
+                if !effort.goes_on(turns.next(&self.budget(self.policy.batch)).into()) {
                     break;
                 }
             }
@@ -255,7 +204,7 @@ impl Core {
     }
 
     /// Why the last batch did not go.
-    fn trouble(&self) -> Unwritable {
+    pub(super) fn trouble(&self) -> Unwritable {
         match self.trouble.load(Ordering::Relaxed) {
             1 => Unwritable::DeviceFull,
             2 => Unwritable::WriteFailed,

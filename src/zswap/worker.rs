@@ -14,8 +14,7 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::effort::Room;
-use super::error::Unwritable;
+use super::turns::{Turn, Turns};
 use crate::sync::{Arc, Turnstile, thread};
 use crate::zsmalloc::Upkeep;
 use std::time::Duration;
@@ -120,26 +119,29 @@ impl Core {
         self.shrink_those_above_their_limit(stopped);
         let target = self.accept_threshold(self.arena.limit());
         let before = self.arena.backed_bytes();
+        let (root, budget) = (self.tree.root(), self.budget(self.policy.batch));
+        let mut turns = Turns::with(self, &root, &self.cursor);
         let mut failures = 0;
         while self.arena.backed_bytes() > target && !stopped() {
             self.arena.flush();
             if self.arena.backed_bytes() <= target {
                 break;
             }
-            let mut room = self.shrink_next(self.policy.batch, self.all_nodes());
-            if room == Room::Made {
+            let turn = turns.next(&budget);
+            if matches!(turn, Turn::Written(_)) {
                 self.progressed(); // the slots of what was written can be used, though no frame is free yet
             }
-            if self.pool.compact(COMPACT_PER_ROUND).frames_won() > 0 {
+            let won = self.pool.compact(COMPACT_PER_ROUND).frames_won() > 0;
+            if won {
                 self.arena.flush();
                 self.progressed();
-                room = Room::Made;
             }
-            failures = match room {
-                Room::Made => 0,
+            failures = match turn {
+                _ if won => 0,
+                Turn::Written(_) => 0,
+                Turn::NoneWritten | Turn::Nothing(_) => failures + 1,
                 // The next store that comes near the limit kicks again.
-                Room::None(Unwritable::DeviceFull | Unwritable::WriteFailed) => self.policy.max_failures,
-                _ => failures + 1,
+                Turn::Refused(_) => self.policy.max_failures,
             };
             if failures >= self.policy.max_failures {
                 self.note_worker_gave_up();
