@@ -21,7 +21,7 @@ use super::objcg::{self, Changes, Objcg, Objcgs};
 use super::stat::Bytes4;
 use super::stock::Stocks;
 use crate::sync::atomic::AtomicU32;
-use crate::sync::{self, Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
+use crate::sync::{self, Alarm, Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
 use crate::units::{MAX_NODES, NodeId, NodeMask};
 use std::fmt;
 
@@ -73,6 +73,10 @@ pub(super) struct Shared {
     cursors: GrowTable<Cursor>,
     /// Top of the stack of groups (index + 1) whose last reference is gone, or 0.
     dead_groups: AtomicU32,
+    /// Top of the stack of groups (index + 1) that are above their marks, or 0.
+    pub(super) noted: AtomicU32,
+    /// Rung when a group is noted.
+    pub(super) on_excess: Alarm,
     /// By [`ObjcgId`].
     pub(super) objcgs: Objcgs,
     /// Charges under way.
@@ -160,6 +164,8 @@ impl Tree {
             groups: GrowTable::new(),
             cursors: GrowTable::new(),
             dead_groups: AtomicU32::new(0),
+            noted: AtomicU32::new(0),
+            on_excess: Alarm::new(),
             objcgs: Objcgs::new(config.nodes),
             climbs: Climbs::new(config.stripes),
             stocks: Stocks::new(config.stocks),

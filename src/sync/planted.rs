@@ -24,6 +24,10 @@ pub enum Bug {
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.
     CheckThenCharge,
+    /// A charge that is refused further up is given back in the first of its counters only.
+    RollbackForgetsCounter,
+    /// Whoever takes the memcgs with excess looks at one before clearing its flag.
+    ExcessClearedLate,
     /// Reparenting switches the objcg but leaves a stale group index charged.
     UnchargeSkipsGeneration,
     /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
