@@ -46,6 +46,8 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// Who goes round a list counts what it has seen itself, and not what others took or rotated meanwhile.
+    LapCountsOnlyItself,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.

@@ -7,13 +7,14 @@ use super::reclaim::Helpers;
 use super::reserve::{Asked, Reserved};
 use super::stats::Counters;
 use super::submission::Submission;
+use super::walk::Form;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Area, Device, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Planted, Turnstile};
+use crate::sync::{Arc, Clock, Planted, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub struct Builder {
     policy: Policy,
     device_geometry: swap::Geometry,
     tree: TreeConfig,
+    clock: Clock,
     planted: Planted,
 }
 
@@ -76,9 +78,11 @@ impl Builder {
                 waste_per_mille: Some(DEFAULT_WASTE_PER_MILLE),
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
+                form: Form::Shared,
             },
             device_geometry: swap::Geometry::default(),
             tree: TreeConfig::default(),
+            clock: Clock::coarse(),
             planted: Planted::NONE,
         }
     }
@@ -200,6 +204,18 @@ impl Builder {
         self
     }
 
+    /// How a walk over a memcg's lists divides its budget. Default [`Form::Shared`].
+    pub fn shrink_form(mut self, form: Form) -> Self {
+        self.policy.form = form;
+        self
+    }
+
+    /// What tells how long entries have lain. Default the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Sizes of the device's pages and batches.
     pub fn device_geometry(mut self, geometry: swap::Geometry) -> Self {
         self.device_geometry = geometry;
@@ -241,6 +257,7 @@ impl Builder {
             slots_in_use: self.slots_in_use,
             geometry: self.geometry,
             tree: self.tree,
+            clock: self.clock,
             planted: self.planted,
         })?;
         let kick = Arc::clone(pool.mailbox());

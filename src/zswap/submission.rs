@@ -92,7 +92,7 @@ impl Core {
         let batch = state.batch(number);
         if batch.done || batch.members.len() + owners.len() > batch.members.capacity() {
             drop(state); // G3
-            return self.write_back(group, owners);
+            return self.write_back(group, owners, u64::MAX);
         }
         let mine = batch.members.len()..batch.members.len() + owners.len();
         batch.members.extend(owners.iter().map(|&owner| Member { group, owner, landed: 0 }));
@@ -115,6 +115,7 @@ impl Core {
         }
         let batch = state.batch(number);
         let landed = Landed {
+            entries: batch.members[mine.clone()].iter().filter(|member| member.landed > 0).count(),
             bytes: batch.members[mine].iter().map(|member| member.landed).sum(),
             device_refused: batch.refused,
         };
@@ -131,7 +132,7 @@ impl Core {
         let forgotten = usize::from(lead.members.len() > 1 && self.submission.planted.is(Bug::LeaderForgetsFollower));
         let entries: Vec<_> = lead.members.iter().map(|member| (member.group, member.owner)).collect();
         let members = &mut lead.members;
-        let landed = self.write_entries(&entries[..entries.len() - forgotten], |k, bytes| members[k].landed = bytes);
+        let landed = self.write_entries(&entries[..entries.len() - forgotten], u64::MAX, |k, bytes| members[k].landed = bytes);
         lead.refused = landed.device_refused;
     }
 }
