@@ -31,6 +31,7 @@ mod lru;
 mod nodes;
 mod reclaim;
 mod release;
+mod relief;
 mod reserve;
 mod stats;
 mod store;

@@ -17,7 +17,7 @@ use super::effort::{Effort, Room, WAIT};
 use super::error::Unwritable;
 use super::turns::{Turn, Turns};
 use super::walk::Budget;
-use super::worker::PRESSURE;
+use super::worker::{EXCESS, PRESSURE};
 use crate::memcg::{Cursor, LimitHit, Memcg};
 use crate::sync::Passed;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -63,7 +63,7 @@ impl Zswap {
     /// As [`Memcg::write_file`], and [`Error::Busy`].
     pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
         memcg.write_file(name, text)?;
-        self.core.kick.kick(PRESSURE);
+        self.core.kick.kick(EXCESS);
         if name == "memory.zswap.nodes" { self.core.leave_nodes(memcg) } else { Ok(()) }
     }
 
@@ -79,7 +79,7 @@ impl Zswap {
     /// When the memcg is offline.
     pub fn set_zswap_max(&self, memcg: &Memcg, max: u64) -> Result<(), Error> {
         memcg.set_zswap_max(max)?;
-        self.core.kick.kick(PRESSURE);
+        self.core.kick.kick(EXCESS);
         Ok(())
     }
 }
@@ -177,19 +177,6 @@ impl Core {
     fn worker_gave_up(&self) -> bool {
         // Relaxed: the turnstile's lock orders it for those who waited; others try one time more or less.
         self.gave_up.load(Ordering::Relaxed)
-    }
-
-    /// Write back of every memcg that is above its own limit, which was lowered, until it is not or nothing goes any more.
-    pub(super) fn shrink_those_above_their_limit(&self, stopped: impl Fn() -> bool) {
-        for memcg in self.tree.root().subtree() {
-            let mut effort = Effort::new(&self.policy);
-            let mut turns = Turns::of(self, &memcg);
-            while memcg.usage() > memcg.zswap_max() && !stopped() {
-                if !effort.goes_on(turns.next(&self.budget(self.policy.batch)).into()) {
-                    break;
-                }
-            }
-        }
     }
 
     /// Remember why a batch did not go; or that one went.

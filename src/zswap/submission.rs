@@ -132,7 +132,8 @@ impl Core {
         let forgotten = usize::from(lead.members.len() > 1 && self.submission.planted.is(Bug::LeaderForgetsFollower));
         let entries: Vec<_> = lead.members.iter().map(|member| (member.group, member.owner)).collect();
         let members = &mut lead.members;
-        let landed = self.write_entries(&entries[..entries.len() - forgotten], u64::MAX, |k, bytes| members[k].landed = bytes);
+        let landed =
+            self.write_entries(&entries[..entries.len() - forgotten], u64::MAX, |k, bytes| members[k].landed = bytes);
         lead.refused = landed.device_refused;
     }
 }
