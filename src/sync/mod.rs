@@ -14,7 +14,7 @@
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
 //! | [`Clock`] | a cheap time; under loom it stands still |
-//! | [`Tally`] | statistics that decide nothing, and that models leave out |
+//! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
 //! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
@@ -27,6 +27,7 @@ mod mailbox;
 mod planted;
 mod process;
 mod rank;
+mod record;
 mod region;
 mod table;
 mod tally;
@@ -41,6 +42,7 @@ pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
 pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
+pub use record::Record;
 pub use region::{Region, prefetch};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
