@@ -209,3 +209,92 @@ impl Walker<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::Topology;
+    use crate::swap::MemoryDevice;
+    use crate::sync::Clock;
+    use crate::units::{NodeId, Page, SlotRange};
+
+    /// An instance with `pages` pages, every other one on node 1, of payloads between 200 and 1200 bytes or so.
+    fn filled(pages: u64) -> (Zswap, Clock, SlotRange) {
+        let clock = Clock::settable();
+        clock.set(1 << 20);
+        let builder = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 12).worker(false);
+        let builder = builder.topology(Topology::simulated(2)).clock(clock.clone());
+        let zswap = builder.device(MemoryDevice::new(4 << 20, 4096)).build().unwrap();
+        let slots = zswap.reserve(pages).unwrap();
+        (0..pages).for_each(|k| store(&zswap, slots, k));
+        (zswap, clock, slots)
+    }
+
+    fn store(zswap: &Zswap, slots: SlotRange, k: u64) {
+        let mut page = Page::zeroed();
+        let mut x = k + 1;
+        for byte in &mut page[..200 + (k as usize * 37) % 1000] {
+            x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            *byte = (x >> 56) as u8;
+        }
+        zswap.store(slots.get(k).unwrap(), &zswap.root(), NodeId((k % 2) as u8), &page).unwrap();
+    }
+
+    #[test]
+    fn a_budget_in_bytes_is_met_and_without_its_last_entry_it_is_not() {
+        let (zswap, _, _) = filled(600);
+        let core = &zswap.core;
+        let mut total = 0;
+        for bytes in [1, 2, 100, 1500, 10_000, 50_000, 100_000].into_iter().cycle().take(14) {
+            let budget = Budget { bytes, ..core.budget(usize::MAX) };
+            let before = core.tree.root().stat().unwrap().bytes.payload;
+            let walk = core.walk(&core.tree.root(), &budget);
+            assert_eq!(before - core.tree.root().stat().unwrap().bytes.payload, walk.bytes);
+            total += walk.bytes;
+            if walk.bytes < before {
+                assert!(walk.bytes >= bytes && walk.bytes < bytes + 1400, "{} of {bytes}", walk.bytes);
+                assert_eq!(walk.scanned, walk.written, "nothing is picked that is not needed");
+            }
+            if bytes <= 2 {
+                assert_eq!(walk.written, 1, "one entry meets it");
+            }
+        }
+        assert!(total > 250_000, "{total}");
+        zswap.assert_valid();
+    }
+
+    #[test]
+    fn a_walk_with_an_age_leaves_what_came_later_and_what_was_looked_at() {
+        let (zswap, clock, slots) = filled(100);
+        let core = &zswap.core;
+        let root = core.tree.root();
+        let aged =
+            |seconds| core.walk(&root, &Budget { age: Some(Duration::from_secs(seconds)), ..core.budget(usize::MAX) });
+        clock.set((1 << 20) + 100_000);
+        (0..50).for_each(|k| store(&zswap, slots, k)); // anew
+        clock.set((1 << 20) + 160_000);
+        assert_eq!(aged(161), Walk::default(), "nothing is so old");
+        // Half of the old ones were loaded: they are rotated, and so have not lain there.
+        (50..75).for_each(|k| zswap.load(slots.get(k).unwrap(), &mut Page::zeroed()).unwrap());
+        let walk = aged(120);
+        assert_eq!((walk.scanned, walk.written), (50, 25));
+        assert_eq!(aged(58).written, 50);
+        assert_eq!(aged(1), Walk::default());
+        clock.set((1 << 20) + 162_100);
+        assert_eq!(aged(1).written, 25);
+        zswap.assert_valid();
+    }
+
+    #[test]
+    fn a_walk_of_some_nodes_leaves_the_others_alone() {
+        let (zswap, _, _) = filled(200);
+        let core = &zswap.core;
+        let walk = |until_written| {
+            let nodes = NodeMask::only(NodeId(1));
+            core.walk(&core.tree.root(), &Budget { nodes, until_written, ..core.budget(usize::MAX) }).written
+        };
+        let batch = core.policy.batch;
+        assert_eq!([walk(true), walk(false), walk(false)], [batch, 100 - batch, 0]);
+        assert_eq!(core.lru.len(core.tree.root().group(), NodeId(0)), 100);
+    }
+}
