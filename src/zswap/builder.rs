@@ -3,6 +3,7 @@
 use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::inflight::Inflight;
+use super::proactive;
 use super::reclaim::Helpers;
 use super::reserve::{Asked, Reserved};
 use super::stats::Counters;
@@ -285,7 +286,7 @@ impl Builder {
             planted: self.planted,
         });
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
-        Ok(Zswap { worker, core })
+        Ok(Zswap { _served: proactive::register(&core), worker, core })
     }
 }
 

@@ -11,7 +11,7 @@ use super::worker::Worker;
 use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::{Cursor, Memcg, Tree};
+use crate::memcg::{Cursor, Memcg, Registration, Tree};
 use crate::swap::{Area, Slots};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
 use crate::sync::{Arc, Mailbox, Planted, Turnstile};
@@ -48,7 +48,9 @@ use crate::zsmalloc::Pool;
 /// ```
 #[derive(Debug)]
 pub struct Zswap {
-    // Dropped first: the worker has a reference to the core.
+    // Dropped first: the tree would keep the core, and call it.
+    pub(super) _served: [Registration; 2],
+    // Then the worker, which has a reference to the core too.
     pub(super) worker: Option<Worker>,
     pub(super) core: Arc<Core>,
 }

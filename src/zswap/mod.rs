@@ -29,6 +29,7 @@ mod inflight;
 mod load;
 mod lru;
 mod nodes;
+mod proactive;
 mod reclaim;
 mod release;
 mod relief;
