@@ -26,6 +26,8 @@
 //! | `roster` | which memcgs may have entries, for walkers with cursors |
 //! | `cursor` | whose turn it is in a walk over the roster |
 //! | `request`, `reclaim`, `hooks` | `memory.reclaim`: its text, who serves it, where upper layers register |
+//! | `resident` | bytes that upper layers hold in memory, charged with reclaim where a limit is hit |
+//! | `stall` | time that threads lost waiting: `memory.pressure` |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
 //!
 //! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A
@@ -74,8 +76,10 @@ mod objcg;
 mod prepaid;
 mod reclaim;
 mod request;
+mod resident;
 mod roster;
 mod size;
+mod stall;
 mod stat;
 mod stock;
 mod tree;
@@ -95,7 +99,9 @@ pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
 pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer};
 pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
+pub use resident::{Resident, ResidentError};
 pub use roster::Listing;
 pub use size::{SizeError, parse_size};
+pub use stall::{StallLine, StallTimes, Stalled};
 pub use stat::{Bytes4, Event, Stat};
 pub use tree::{Keeper, Tree, TreeConfig};

@@ -23,16 +23,21 @@
 
 mod builder;
 mod cells;
+mod effort;
 mod error;
 mod inflight;
 mod load;
 mod lru;
 mod nodes;
+mod proactive;
 mod reclaim;
 mod release;
+mod relief;
 mod reserve;
 mod stats;
 mod store;
+mod submission;
+mod turns;
 mod valid;
 mod walk;
 mod worker;
