@@ -8,14 +8,17 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use support::compressible;
 use tempfile::TempDir;
 use zspool::cgroupfs::{self, Mounted};
 use zspool::memcg::{Ask, Counter, End, Memcg, Reclaimed, Reclaimer, Resident, Source, Tree, TreeConfig};
+use zspool::units::{NodeId, PAGE_SIZE, Page, SlotRange};
+use zspool::zswap::{Installed, Taken, Zswap};
 
 /// Patience with a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -158,16 +161,14 @@ fn an_interrupted_writer_ends_its_reclaim() {
 
 // === senpai ===
 
-/// Bytes of a page of the program: so large that filling it costs the test nothing.
-const PAGE: u64 = 64 << 10;
-const PAGES: usize = 800;
+const PAGES: usize = 4000;
 /// Pages that the program needs all the time.
-const HOT: usize = 160;
-/// What reading a page back takes: a disk's time.
-const FAULT: Duration = Duration::from_millis(1);
+const HOT: usize = 800;
 
-/// A program whose pages are resident in a memcg or away, the least recently used ones first.
+/// A program whose pages are resident in a memcg, or compressed in an instance: the ones not used lately.
 struct Program {
+    zswap: Zswap,
+    slots: SlotRange,
     memcg: Memcg,
     pages: Mutex<Pages>,
     /// Pages that are touched from now on: the first so many.
@@ -177,16 +178,37 @@ struct Program {
 }
 
 struct Pages {
-    resident: Vec<Option<Resident>>,
-    /// Resident pages, the one touched longest ago first.
+    place: Vec<Place>,
+    /// Resident pages, the one that came in or had its second chance longest ago first.
     order: VecDeque<usize>,
 }
 
+enum Place {
+    Resident {
+        page: Page,
+        charge: Resident,
+        referenced: bool,
+    },
+    /// On its way in or out, by somebody who holds no lock meanwhile.
+    Moving,
+    Stored,
+}
+
 impl Program {
-    fn new(memcg: &Memcg) -> Arc<Self> {
-        let pages = Pages { resident: (0..PAGES).map(|_| None).collect(), order: VecDeque::new() };
+    /// All its pages are resident.
+    fn new(folder: &Path) -> Arc<Self> {
+        let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(folder.join("swap"), 64 << 20).build().unwrap();
+        let memcg = zswap.root().mkdir("program").unwrap();
+        let resident = |number| Place::Resident {
+            page: compressible(number as u64, 100),
+            charge: memcg.charge_resident(PAGE_SIZE as u64).unwrap(),
+            referenced: false,
+        };
+        let pages = Pages { place: (0..PAGES).map(resident).collect(), order: (0..PAGES).collect() };
         Arc::new(Program {
-            memcg: memcg.clone(),
+            slots: zswap.reserve(PAGES as u64).unwrap(),
+            zswap,
+            memcg,
             pages: Mutex::new(pages),
             needed: AtomicUsize::new(PAGES),
             touches: AtomicU64::new(0),
@@ -194,24 +216,42 @@ impl Program {
         })
     }
 
-    fn touch(&self, page: usize) {
-        let mut pages = self.pages.lock().unwrap();
-        if pages.resident[page].is_some() {
-            // Linear, and short enough.
-            let at = pages.order.iter().position(|&other| other == page).unwrap();
-            pages.order.remove(at);
-            pages.order.push_back(page);
-            return;
-        }
+    fn touch(&self, number: usize) {
+        let mut pages = loop {
+            let mut pages = self.pages.lock().unwrap();
+            match &mut pages.place[number] {
+                Place::Resident { referenced, .. } => return *referenced = true,
+                Place::Stored => break pages,
+                Place::Moving => {}
+            }
+            drop(pages);
+            if self.end.load(Relaxed) {
+                return;
+            }
+            std::thread::yield_now();
+        };
+        pages.place[number] = Place::Moving;
         drop(pages);
         let stalled = self.memcg.stall();
-        std::thread::sleep(FAULT);
+        let mut page = Page::zeroed();
+        let install = |stored: &[u8; PAGE_SIZE]| {
+            page.copy_from_slice(stored);
+            Installed::Yes
+        };
+        let slot = self.slots.base() + number as u64;
+        match self.zswap.take_with(slot, install).unwrap() {
+            Taken::Freed => {}
+            // It went to the device while it was read.
+            Taken::Changed => assert!(self.zswap.free(slot)),
+            taken => panic!("{taken:?}"),
+        }
+        assert_eq!(page[..], compressible(number as u64, 100)[..]);
         drop(stalled);
-        // May call our own reclaimer, so no lock.
-        let charged = self.memcg.charge_resident(PAGE).unwrap();
+        // May call our own reclaimer.
+        let charge = self.memcg.charge_resident(PAGE_SIZE as u64).unwrap();
         let mut pages = self.pages.lock().unwrap();
-        pages.resident[page] = Some(charged);
-        pages.order.push_back(page);
+        pages.place[number] = Place::Resident { page, charge, referenced: true };
+        pages.order.push_back(number);
     }
 
     /// Touch the needed pages over and over.
@@ -224,9 +264,32 @@ impl Program {
             }
         }
     }
+
+    /// Compress the page that was not used for the longest time; what that makes free. None without a page.
+    fn evict(&self) -> Option<u64> {
+        let mut pages = self.pages.lock().unwrap();
+        let number = loop {
+            let oldest = pages.order.pop_front()?;
+            match &mut pages.place[oldest] {
+                Place::Resident { referenced, .. } if *referenced => *referenced = false,
+                _ => break oldest,
+            }
+            pages.order.push_back(oldest);
+        };
+        let Place::Resident { page, charge, .. } = std::mem::replace(&mut pages.place[number], Place::Moving) else {
+            panic!("what is in the order is resident");
+        };
+        drop(pages);
+        let before = self.memcg.current(Counter::Zswap);
+        self.zswap.store(self.slots.base() + number as u64, &self.memcg, NodeId(0), &page).unwrap();
+        let compressed = self.memcg.current(Counter::Zswap).saturating_sub(before);
+        drop(charge);
+        self.pages.lock().unwrap().place[number] = Place::Stored;
+        Some((PAGE_SIZE as u64).saturating_sub(compressed))
+    }
 }
 
-/// The program's reclaimer: what was touched longest ago goes.
+/// The program's reclaimer, as a monitor of virtual machines has one.
 struct Evictor(Arc<Program>);
 
 impl Reclaimer for Evictor {
@@ -237,10 +300,10 @@ impl Reclaimer for Evictor {
     fn reclaim(&self, _: &Memcg, ask: &Ask<'_>) -> Reclaimed {
         let mut bytes = 0;
         while bytes < ask.bytes {
-            let mut pages = self.0.pages.lock().unwrap();
-            let Some(oldest) = pages.order.pop_front() else { return Reclaimed { bytes, end: End::NothingToScan } };
-            let gone = pages.resident[oldest].take().expect("what is in the order is resident");
-            bytes += gone.bytes();
+            match self.0.evict() {
+                Some(freed) => bytes += freed,
+                None => return Reclaimed { bytes, end: End::NothingToScan },
+            }
         }
         Reclaimed { bytes, end: End::Met }
     }
@@ -288,65 +351,65 @@ impl Drop for Agent {
 }
 
 /// The two ways there are to take memory from a cgroup.
-fn drive(mode: &str) {
-    let tree = Tree::new(TreeConfig::default());
-    let memcg = tree.root().mkdir("program").unwrap();
-    let program = Program::new(&memcg);
-    let _registered = tree.register(Box::new(Evictor(program.clone())));
-    let Some((folder, mounted)) = mount("senpai_finds_the_working_set_and_leaves_it_alone", &tree) else { return };
-    let cgroup: PathBuf = folder.path().join("program");
-    let current = || memcg.current(Counter::Memory) / PAGE;
-    (0..PAGES).for_each(|page| program.touch(page));
-    assert_eq!(current(), PAGES as u64);
+fn drive(test: &str, mode: &str) {
+    let swap = tempfile::tempdir().unwrap();
+    let program = Program::new(swap.path());
+    let memcg = &program.memcg;
+    let registered = memcg.tree().register(Box::new(Evictor(program.clone())));
+    let Some((folder, mounted)) = mount(test, memcg.tree()) else { return };
+    let cgroup = folder.path().join("program");
+    let current = || memcg.current(Counter::Memory) as usize / PAGE_SIZE;
+    assert_eq!(current(), PAGES);
     program.needed.store(HOT, Relaxed);
 
-    let (sum, all) = std::thread::scope(|scope| {
+    let phases = || {
+        // 1. The program needs a fifth of what it has: the rest is compressed, at little cost to it.
+        let mut agent = Agent::start(mode, &cgroup);
+        let stalled = memcg.stall_times().some.total;
+        let started = Instant::now();
+        wait_until("usage comes down to the working set and some compressed pages", || current() <= HOT * 16 / 10);
+        let (took, backed) = agent.steps(0);
+        let share = (memcg.stall_times().some.total - stalled).as_secs_f64() / started.elapsed().as_secs_f64();
+        assert!(took >= 8, "each takes a tenth at most: {:?}", agent.lines);
+        assert!(share < 0.25, "the program waited for {share} of the time");
+        println!("{mode}: {took} steps down and {backed} back in {:?}, stalled {share:.3} of it", started.elapsed());
+
+        // 2. It needs everything: the agent learns that from the pressure, and lets it.
+        program.needed.store(PAGES, Relaxed);
+        let from = agent.said();
+        wait_until("usage comes up again", || current() >= PAGES * 8 / 10);
+        wait_until("it has taken many steps", || agent.said() >= from + 40);
+        let (took, backed) = agent.steps(from);
+        assert!(backed > 2 * took, "{took} steps down, {backed} back: {:?}", agent.lines);
+        wait_until("what it took for a try is back", || current() >= PAGES * 8 / 10);
+        println!("{mode}: {took} steps down and {backed} back under pressure");
+
+        // 3. The tree goes, and so does the agent.
+        mounted.unmount().unwrap();
+        wait_until("the agent ends", || agent.child.try_wait().unwrap().is_some());
+    };
+    std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| program.run());
         }
-        // A panic must not leave them running.
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            // 1. The program needs a fifth of what it has: the rest goes, at little cost.
-            let mut agent = Agent::start(mode, &cgroup);
-            let stalled = memcg.stall_times().some.total;
-            let started = Instant::now();
-            wait_until("usage comes down to the working set", || current() <= (HOT + HOT / 4) as u64);
-            let (took, backed) = agent.steps(0);
-            let share = (memcg.stall_times().some.total - stalled).as_secs_f64() / started.elapsed().as_secs_f64();
-            assert!(took > backed, "{took} steps down, {backed} back: {:?}", agent.lines);
-            assert!(share < 0.25, "the program waited for {share} of the time");
-
-            // 2. It needs everything: the agent is told so by the pressure, and lets it.
-            program.needed.store(PAGES, Relaxed);
-            let from = agent.said();
-            wait_until("usage comes up again", || current() >= (PAGES * 8 / 10) as u64);
-            wait_until("it has taken many steps", || agent.said() >= from + 40);
-            let (took, backed) = agent.steps(from);
-            assert!(backed > 2 * took, "{took} steps down, {backed} back: {:?}", agent.lines);
-            assert!(current() >= (PAGES * 7 / 10) as u64, "{} pages of {PAGES} are left", current());
-
-            // 3. The cgroup goes, and so does the agent.
-            mounted.unmount().unwrap();
-            wait_until("the agent ends", || agent.child.try_wait().unwrap().is_some());
-            (took, backed)
-        }));
+        // Failed or not, the program ends.
+        let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(phases));
         program.end.store(true, Relaxed);
-        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        passed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    println!("{mode}: {sum} steps down and {all} back under pressure");
+    drop(registered);
     // What the program has is all that is charged.
-    let resident = program.pages.lock().unwrap().order.len() as u64;
-    assert_eq!(memcg.current(Counter::Memory), resident * PAGE);
-    program.pages.lock().unwrap().resident.clear();
-    tree.assert_valid();
+    let resident = program.pages.lock().unwrap().order.len() as u64 * PAGE_SIZE as u64;
+    assert_eq!(memcg.current(Counter::Memory), resident + memcg.current(Counter::Zswap));
+    program.zswap.assert_valid();
 }
 
 #[test]
 fn senpai_finds_the_working_set_and_leaves_it_alone() {
-    drive("reclaim");
+    drive("senpai_finds_the_working_set_and_leaves_it_alone", "reclaim");
 }
 
 #[test]
 fn senpai_with_memory_high_does_so_too() {
-    drive("high");
+    drive("senpai_with_memory_high_does_so_too", "high");
 }
