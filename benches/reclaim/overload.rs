@@ -1,0 +1,222 @@
+//! Stores that never stop, with a limit far below what they store (N-5).
+//!
+//! ```text
+//!   1, 2, 8 threads   store page k, k+1, ... round and round      each page comes back when long written
+//!        |
+//!   pool of 8 MiB, or 8 memcgs of 1 MiB                           at the limit all the time
+//!        |
+//!   a swapfile, or a device of a set speed                        watched: every write
+//! ```
+
+use crate::Scale;
+use crate::device::{Paced, Plain, Watched};
+use crate::floor;
+use crate::measure::{Cell, Histogram, Others, Table, median};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zspool::memcg::{Event, Memcg};
+use zspool::swap::SwapFile;
+use zspool::units::{NodeId, Page, SlotRange};
+use zspool::zswap::Zswap;
+
+/// The pool's limit where that is what stores hit.
+const POOL: u64 = 8 << 20;
+
+/// The limit of each memcg where that is.
+const MEMCG: u64 = 1 << 20;
+const MEMCGS: usize = 8;
+
+/// Bytes of the device: more than all pages as they are.
+const DEVICE: u64 = 512 << 20;
+
+/// Bytes of the floor's file: writes go round and round in it.
+const FLOOR: u64 = 64 << 20;
+
+/// The device of a set speed: a slow disk, 200 us a request and 60 MB a second.
+fn paced() -> Paced {
+    Paced::new(DEVICE, Duration::from_micros(200), 60e6)
+}
+
+/// What is on trial.
+#[derive(Clone, Copy)]
+struct Shape {
+    disk: bool,
+    /// Stores hit `memory.zswap.max`, not the pool's limit.
+    memcg: bool,
+    threads: usize,
+    /// Entries a batch of the worker looks at, and a store at its memcg's limit.
+    scan: (usize, usize),
+}
+
+struct Run<'a> {
+    shape: Shape,
+    pages: &'a [Page],
+    zswap: Zswap,
+    device: Arc<Watched>,
+    memcgs: Vec<Memcg>,
+    slots: SlotRange,
+}
+
+/// What a round came to.
+struct Round {
+    seconds: f64,
+    stores: Histogram,
+    refused: u64,
+    /// Where each thread is.
+    at: Vec<usize>,
+}
+
+impl<'a> Run<'a> {
+    fn new(shape: Shape, pages: &'a [Page], scale: &Scale) -> Self {
+        let path = scale.dir.join(format!("zspool-bench.{}", std::process::id()));
+        let device = Arc::new(if shape.disk {
+            Watched::new(SwapFile::options().path(path).size(DEVICE).open().expect("a swapfile can be made in --dir"))
+        } else {
+            Watched::new(paced())
+        });
+        let (batch, store) = shape.scan;
+        let builder = Zswap::builder().device(Arc::clone(&device)).scan(batch, store);
+        let zswap = builder.pool_limit(if shape.memcg { 1 << 30 } else { POOL }).build().expect("an instance");
+        let memcgs: Vec<_> = (0..MEMCGS).map(|k| zswap.root().mkdir(&format!("{k}")).expect("a fresh name")).collect();
+        if shape.memcg {
+            memcgs.iter().for_each(|memcg| memcg.set_zswap_max(MEMCG).expect("it is online"));
+        }
+        let slots = zswap.reserve(pages.len() as u64).expect("slots without end");
+        Run { shape, pages, zswap, device, memcgs, slots }
+    }
+
+    /// Store for a while; `at` says where each thread goes on.
+    fn round(&self, time: Duration, at: &[usize]) -> Round {
+        let start = Instant::now();
+        let threads = self.shape.threads;
+        let parts: Vec<(Histogram, u64, usize)> = std::thread::scope(|scope| {
+            let store = |thread: usize| {
+                let (mut stores, mut refused, mut k) = (Histogram::default(), 0, at[thread]);
+                let mut now = Instant::now();
+                while now.duration_since(start) < time {
+                    let slot = self.slots.base() + k as u64;
+                    let stored = self.zswap.store(slot, &self.memcgs[k % MEMCGS], NodeId(0), &self.pages[k]);
+                    let then = std::mem::replace(&mut now, Instant::now());
+                    stores.note(now - then);
+                    refused += u64::from(stored.is_err());
+                    k = if k + threads < self.pages.len() { k + threads } else { thread };
+                }
+                (stores, refused, k)
+            };
+            let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || store(thread))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("stores do not panic")).collect()
+        });
+        let mut round =
+            Round { seconds: start.elapsed().as_secs_f64(), stores: Histogram::default(), refused: 0, at: vec![] };
+        for (stores, refused, at) in parts {
+            round.stores.add(&stores);
+            round.refused += refused;
+            round.at.push(at);
+        }
+        round
+    }
+
+    fn written(&self) -> u64 {
+        self.zswap.root().stat().expect("the root is online").events(Event::ZswpWb)
+    }
+
+    /// Measure against the floors, in turns: over the device alone, and over codec and device. A paced device is known without
+    /// being asked, and slower than any codec.
+    fn measure(&self, floor: &Plain, scale: &Scale) -> Vec<Cell> {
+        let mut at: Vec<_> = (0..self.shape.threads).collect();
+        // Until it is full, and then some.
+        while self.written() < self.pages.len() as u64 / 4 {
+            at = self.round(scale.round / 10, &at).at;
+        }
+        let (mut stores, mut refused, mut requests, mut punching) = (Histogram::default(), 0, 0, vec![]);
+        let (mut over_device, mut over_pipeline, mut others) = (vec![], vec![], vec![]);
+        let (mut shrinks, mut wakes, mut written) = (0, 0, 0);
+        for _ in 0..scale.rounds {
+            self.device.take();
+            let (before, pages_before, watch) = (self.zswap.stats(), self.written(), Others::watch());
+            let round = self.round(scale.round, &at);
+            let (after, pages_after) = (self.zswap.stats(), self.written());
+            let seen = self.device.take();
+            others.push(watch.cores());
+            at = round.at;
+            stores.add(&round.stores);
+            refused += round.refused;
+            requests += seen.writes.len() as u64;
+            punching.push(seen.punching.as_secs_f64() / round.seconds);
+            shrinks += after.shrinks - before.shrinks;
+            wakes += after.worker_runs - before.worker_runs;
+            written += pages_after - pages_before;
+            self.zswap.quiesce();
+            if !self.shape.disk {
+                let paced: f64 = seen.writes.iter().map(|&(_, len)| paced().time(len).as_secs_f64()).sum();
+                over_device.push(paced / round.seconds);
+                continue;
+            }
+            over_device.push(floor::alone(floor, &seen.writes) / round.seconds);
+            let len = (seen.written() as usize / seen.writes.len().max(1)).next_multiple_of(4096).max(4096);
+            let pipeline = floor::pipeline(floor, self.pages, self.shape.threads, len, scale.round);
+            over_pipeline.push(seen.written() as f64 / round.seconds / pipeline);
+        }
+        let per = |n: u64, decimals| Cell::number(n as f64 / written.max(1) as f64, decimals);
+        let Shape { disk, memcg, threads, scan: (batch, store) } = self.shape;
+        let full = batch > 1 && store > 1 || memcg;
+        let bound = |cell: Cell, on: bool, bound: fn(Cell) -> Cell| if on { bound(cell) } else { cell };
+        vec![
+            Cell::text(if disk { "swapfile" } else { "paced" }),
+            Cell::text(if memcg { "memcgs" } else { "pool" }),
+            Cell::count(threads as u64),
+            Cell::text(format!("{batch}/{store}")),
+            per(shrinks, 3),
+            per(wakes * 1000, 1),
+            Cell::number(written as f64 / requests.max(1) as f64, 1),
+            bound(Cell::number(refused as f64 / stores.count() as f64 * 100.0, 2), full, |cell| cell.at_most(1.0)),
+            Cell::number(stores.count() as f64 / (scale.rounds as f64 * scale.round.as_secs_f64()) / 1e3, 1),
+            bound(Cell::number(median(over_device), 2), full && !memcg, |cell| cell.at_least(0.9)),
+            if disk { Cell::number(median(over_pipeline), 2) } else { Cell::none() },
+            Cell::number(stores.quantile(0.5) / 1e3, 1),
+            bound(Cell::number(stores.quantile(0.99) / 1e6, 2), full, |cell| cell.at_most(20.0)),
+            Cell::number(stores.most() / 1e6, 1),
+            Cell::number(median(punching) * 100.0, 1),
+            Cell::number(median(others), 2),
+        ]
+    }
+}
+
+pub(crate) fn tables(pages: &[Page], scale: &Scale) -> Vec<Table> {
+    let heads = [
+        "device",
+        "at its limit",
+        "threads",
+        "scan",
+        "walks per page written",
+        "wake-ups per 1000",
+        "pages per write",
+        "refused, %",
+        "1000 stores a second",
+        "over the device alone",
+        "over codec and device",
+        "p50, us",
+        "p99, ms",
+        "longest, ms",
+        "punching, % of the time",
+        "cores busy for others",
+    ];
+    let mut table = Table::new("Overload: stores at a limit that never stop; scan is worker's/store's.", &heads);
+    let floor = Plain::new(&scale.dir, FLOOR);
+    let pool = |disk, threads, batch| Shape { disk, memcg: false, threads, scan: (batch, batch) };
+    let memcg = |disk, threads, store| Shape { disk, memcg: true, threads, scan: (64, store) };
+    let mut shapes = vec![];
+    for disk in [true, false] {
+        for threads in [1, 2] {
+            shapes.extend([64, 1].map(|batch| pool(disk, threads, batch)));
+        }
+        for threads in [1, 2, 8] {
+            shapes.extend([1, 16].map(|store| memcg(disk, threads, store)));
+        }
+    }
+    for shape in shapes {
+        let run = Run::new(shape, pages, scale);
+        table.row(run.measure(&floor, scale));
+    }
+    vec![table.end()]
+}
