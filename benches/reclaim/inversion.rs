@@ -6,8 +6,9 @@
 //!   1 of 4            a page that never comes back     stored
 //! ```
 //!
-//! The perfect LRU holds as many payload bytes as the pool did on average and knows every access. What it still holds at the end
-//! is hot; of that the share is told that lies on the device. And both count how often an access had to read the device.
+//! The perfect LRU holds as many payload bytes as the pool did on average and knows every access: both count how often an access
+//! had to read the device. What it still holds at the end, in as many bytes as the pool has then, is hot; of that the share is told
+//! that lies on the device.
 
 use crate::Scale;
 use crate::device::Watched;
@@ -73,12 +74,17 @@ impl Lru {
             None => self.bytes += bytes_of(page),
         }
         self.by_time.insert(now, page);
+        self.shrink(bytes_of, capacity);
+        there.is_some()
+    }
+
+    /// Forget the coldest pages until so many bytes are left.
+    fn shrink(&mut self, bytes_of: impl Fn(usize) -> u64, capacity: u64) {
         while self.bytes > capacity {
             let (_, coldest) = self.by_time.pop_first().expect("bytes are of pages");
             self.time_of.remove(&coldest);
             self.bytes -= bytes_of(coldest);
         }
-        there.is_some()
     }
 }
 
@@ -162,6 +168,7 @@ fn measure(name: &str, builder: Builder, pages: &[Page], trace: &[Access], paylo
         misses += u64::from(!there && std::mem::replace(&mut known[access.page], true) && now >= half);
         known[access.page] = true;
     }
+    lru.shrink(bytes_of, run.zswap.stats().pool.payload_bytes);
     let hot: Vec<usize> = lru.time_of.keys().copied().collect();
     let inverted = hot.iter().filter(|&&page| run.on_device(page)).count();
     table.row(vec![

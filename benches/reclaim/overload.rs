@@ -32,6 +32,9 @@ const DEVICE: u64 = 512 << 20;
 /// Bytes of the floor's file: writes go round and round in it.
 const FLOOR: u64 = 64 << 20;
 
+/// A round counts as calm while others keep less of a core busy.
+const CALM: f64 = 0.3;
+
 /// The device of a set speed: a slow disk, 200 us a request and 60 MB a second.
 fn paced() -> Paced {
     Paced::new(DEVICE, Duration::from_micros(200), 60e6)
@@ -64,6 +67,22 @@ struct Round {
     refused: u64,
     /// Where each thread is.
     at: Vec<usize>,
+}
+
+/// A round and the floors after it.
+struct Turn {
+    round: Round,
+    /// Cores that others kept busy.
+    others: f64,
+    /// Writes, walks, wake-ups of the worker, and pages written.
+    requests: u64,
+    shrinks: u64,
+    wakes: u64,
+    written: u64,
+    /// Time of the device alone for the same writes, and bytes of the pipeline a second, over ours.
+    over_device: f64,
+    over_pipeline: f64,
+    punching: Duration,
 }
 
 impl<'a> Run<'a> {
@@ -120,64 +139,87 @@ impl<'a> Run<'a> {
         self.zswap.root().stat().expect("the root is online").events(Event::ZswpWb)
     }
 
-    /// Measure against the floors, in turns: over the device alone, and over codec and device. A paced device is known without
-    /// being asked, and slower than any codec.
-    fn measure(&self, floor: &Plain, scale: &Scale) -> Vec<Cell> {
+    /// A round, and the same writes by the floors.
+    fn turn(&self, at: &mut Vec<usize>, floor: &Plain, scale: &Scale) -> Turn {
+        self.device.take();
+        let (before, written, others) = (self.zswap.stats(), self.written(), Others::watch());
+        let round = self.round(scale.round, at);
+        let others = others.cores();
+        let (after, written) = (self.zswap.stats(), self.written() - written);
+        let seen = self.device.take();
+        at.clone_from(&round.at);
+        let (shrinks, wakes) = (after.shrinks - before.shrinks, after.worker_runs - before.worker_runs);
+        self.zswap.quiesce();
+        // A paced device is known without being asked, and slower than any codec.
+        let (over_device, over_pipeline) = if self.shape.disk {
+            let len = (seen.written() as usize / seen.writes.len().max(1)).next_multiple_of(4096).max(4096);
+            let pipeline = floor::pipeline(floor, self.pages, self.shape.threads, len, scale.round);
+            let ours = seen.written() as f64 / round.seconds;
+            (floor::alone(floor, &seen.writes) / round.seconds, ours / pipeline)
+        } else {
+            let alone: f64 = seen.writes.iter().map(|&(_, len)| paced().time(len).as_secs_f64()).sum();
+            (alone / round.seconds, f64::NAN)
+        };
+        Turn {
+            round,
+            others,
+            requests: seen.writes.len() as u64,
+            shrinks,
+            wakes,
+            written,
+            over_device,
+            over_pipeline,
+            punching: seen.punching,
+        }
+    }
+
+    /// The calmest turns.
+    fn turns(&self, floor: &Plain, scale: &Scale) -> Vec<Turn> {
         let mut at: Vec<_> = (0..self.shape.threads).collect();
         // Until it is full, and then some.
         while self.written() < self.pages.len() as u64 / 4 {
             at = self.round(scale.round / 10, &at).at;
         }
-        let (mut stores, mut refused, mut requests, mut punching) = (Histogram::default(), 0, 0, vec![]);
-        let (mut over_device, mut over_pipeline, mut others) = (vec![], vec![], vec![]);
-        let (mut shrinks, mut wakes, mut written) = (0, 0, 0);
-        for _ in 0..scale.rounds {
-            self.device.take();
-            let (before, pages_before, watch) = (self.zswap.stats(), self.written(), Others::watch());
-            let round = self.round(scale.round, &at);
-            let (after, pages_after) = (self.zswap.stats(), self.written());
-            let seen = self.device.take();
-            others.push(watch.cores());
-            at = round.at;
-            stores.add(&round.stores);
-            refused += round.refused;
-            requests += seen.writes.len() as u64;
-            punching.push(seen.punching.as_secs_f64() / round.seconds);
-            shrinks += after.shrinks - before.shrinks;
-            wakes += after.worker_runs - before.worker_runs;
-            written += pages_after - pages_before;
-            self.zswap.quiesce();
-            if !self.shape.disk {
-                let paced: f64 = seen.writes.iter().map(|&(_, len)| paced().time(len).as_secs_f64()).sum();
-                over_device.push(paced / round.seconds);
-                continue;
-            }
-            over_device.push(floor::alone(floor, &seen.writes) / round.seconds);
-            let len = (seen.written() as usize / seen.writes.len().max(1)).next_multiple_of(4096).max(4096);
-            let pipeline = floor::pipeline(floor, self.pages, self.shape.threads, len, scale.round);
-            over_pipeline.push(seen.written() as f64 / round.seconds / pipeline);
+        let mut turns: Vec<Turn> = vec![];
+        let calm = |turns: &[Turn]| turns.iter().filter(|turn| turn.others < CALM).count();
+        while calm(&turns) < scale.rounds && turns.len() < 2 * scale.rounds {
+            turns.push(self.turn(&mut at, floor, scale));
         }
-        let per = |n: u64, decimals| Cell::number(n as f64 / written.max(1) as f64, decimals);
+        turns.sort_by(|a, b| a.others.total_cmp(&b.others));
+        turns.truncate(scale.rounds);
+        turns
+    }
+
+    fn measure(&self, floor: &Plain, scale: &Scale) -> Vec<Cell> {
+        let turns = self.turns(floor, scale);
+        let middle = |of: &dyn Fn(&Turn) -> f64| median(turns.iter().map(of).collect());
+        let sum = |of: fn(&Turn) -> u64| turns.iter().map(of).sum::<u64>();
+        let mut stores = Histogram::default();
+        turns.iter().for_each(|turn| stores.add(&turn.round.stores));
+        let written = sum(|turn| turn.written).max(1) as f64;
         let Shape { disk, memcg, threads, scan: (batch, store) } = self.shape;
-        let full = batch > 1 && store > 1 || memcg;
+        // The bounds are for batches as they are by default.
+        let full = batch > 1;
         let bound = |cell: Cell, on: bool, bound: fn(Cell) -> Cell| if on { bound(cell) } else { cell };
+        let refused = Cell::number(sum(|turn| turn.round.refused) as f64 / stores.count() as f64 * 100.0, 2);
+        let over_device = Cell::number(middle(&|turn| turn.over_device), 2);
         vec![
             Cell::text(if disk { "swapfile" } else { "paced" }),
             Cell::text(if memcg { "memcgs" } else { "pool" }),
             Cell::count(threads as u64),
             Cell::text(format!("{batch}/{store}")),
-            per(shrinks, 3),
-            per(wakes * 1000, 1),
-            Cell::number(written as f64 / requests.max(1) as f64, 1),
-            bound(Cell::number(refused as f64 / stores.count() as f64 * 100.0, 2), full, |cell| cell.at_most(1.0)),
-            Cell::number(stores.count() as f64 / (scale.rounds as f64 * scale.round.as_secs_f64()) / 1e3, 1),
-            bound(Cell::number(median(over_device), 2), full && !memcg, |cell| cell.at_least(0.9)),
-            if disk { Cell::number(median(over_pipeline), 2) } else { Cell::none() },
+            Cell::number(sum(|turn| turn.shrinks) as f64 / written, 3),
+            Cell::number(sum(|turn| turn.wakes) as f64 * 1000.0 / written, 1),
+            Cell::number(written / sum(|turn| turn.requests).max(1) as f64, 1),
+            bound(refused, full, |cell| cell.at_most(1.0)),
+            Cell::number(middle(&|turn| turn.round.stores.count() as f64 / turn.round.seconds) / 1e3, 1),
+            bound(over_device, full && !memcg, |cell| cell.at_least(0.9)),
+            if disk { Cell::number(middle(&|turn| turn.over_pipeline), 2) } else { Cell::none() },
             Cell::number(stores.quantile(0.5) / 1e3, 1),
             bound(Cell::number(stores.quantile(0.99) / 1e6, 2), full, |cell| cell.at_most(20.0)),
             Cell::number(stores.most() / 1e6, 1),
-            Cell::number(median(punching) * 100.0, 1),
-            Cell::number(median(others), 2),
+            Cell::number(middle(&|turn| turn.punching.as_secs_f64() / turn.round.seconds) * 100.0, 1),
+            Cell::number(middle(&|turn| turn.others), 2),
         ]
     }
 }
