@@ -2,6 +2,8 @@
 
 use super::charge::LimitHit;
 use super::id::MemcgId;
+use super::reclaim::End;
+use super::request::{RequestError, Source};
 use crate::units::NodeMask;
 
 /// A refusal of the memcg tree or of one of its text files.
@@ -15,12 +17,18 @@ pub enum Error {
         id: MemcgId,
     },
     /// A name no memcg can have.
-    #[error("{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/' and NUL, and not \".\" or \"..\"")]
+    #[error("{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/', NUL and line break, and not \".\" or \"..\"")]
     BadName {
         /// The name.
         name: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// A control file has this name, in the directory that the memcg would be in.
+    #[error("{name:?} is the name of a control file; choose another name")]
+    FileName {
+        /// The name.
+        name: String,
     },
     /// A sibling has this name.
     #[error("{path} exists already; choose another name or use the memcg that is there")]
@@ -93,6 +101,24 @@ pub enum Error {
         /// The names of those that can, with commas.
         writable: String,
     },
+    /// The file cannot be read.
+    #[error("{file} can only be written; write {takes}")]
+    WriteOnly {
+        /// The file.
+        file: &'static str,
+        /// What it takes.
+        takes: &'static str,
+    },
+    /// Something that cgroup v2 knows and that means nothing here.
+    #[error("{file} does not take {word:?}: {why}")]
+    Unsupported {
+        /// The file.
+        file: &'static str,
+        /// The word.
+        word: String,
+        /// Why it means nothing.
+        why: &'static str,
+    },
     /// Nothing was written where a value is needed.
     #[error("nothing was written to {file}; write {grammar}")]
     NoValue {
@@ -113,6 +139,92 @@ pub enum Error {
         /// What the file takes.
         grammar: &'static str,
     },
+    /// What was written to `memory.reclaim` is no request.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A request names sources that nobody serves.
+    #[error("nobody serves source={sources} here; {}", match served.is_empty() {
+        true => "no reclaimer is registered".to_owned(),
+        false => format!("name one or more of {served}"),
+    })]
+    Unserved {
+        /// Those that nobody serves.
+        sources: Source,
+        /// Those that somebody does.
+        served: Source,
+    },
+    /// A request names zswap, whose writeback is disabled.
+    #[error("{path} has no writeback to ask for: memory.zswap.writeback is 0 there or above it; set it to 1")]
+    WritebackOff {
+        /// Path of the memcg.
+        path: String,
+    },
+    /// The nodes were set, and not everything could be moved off the others. What is stored from now on obeys all the same.
+    #[error("{bytes} bytes of {path} lie outside of the nodes {nodes} still ({why}); set its nodes again later")]
+    Unmoved {
+        /// Path of the memcg.
+        path: String,
+        /// Where its objects may lie.
+        nodes: NodeMask,
+        /// Bytes of slots outside.
+        bytes: u64,
+        /// What kept them there.
+        why: String,
+    },
+    /// Fewer bytes were reclaimed than were asked for.
+    #[error("{reclaimed} of {asked} bytes of {path} were reclaimed, and no more: {}", match end {
+        End::Exhausted => "what is left was used lately or cannot be written; try again later, or ask for less",
+        End::Busy => "what is left is in use this moment; try again",
+        _ => "nothing is left that could be; ask for less",
+    })]
+    Again {
+        /// Path of the memcg.
+        path: String,
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes there were.
+        reclaimed: u64,
+        /// Why there were no more.
+        end: End,
+    },
+    /// A request was cancelled.
+    #[error(
+        "reclaim of {path} was interrupted after {reclaimed} of {asked} bytes; ask for the rest when there is time"
+    )]
+    Interrupted {
+        /// Path of the memcg.
+        path: String,
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes there were.
+        reclaimed: u64,
+    },
+}
+
+impl Error {
+    /// The number with which a system call on cgroup v2's files fails in the same case.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::Offline { .. } => libc::ENODEV,
+            Error::BadName { name, .. } if name.len() > super::hierarchy::NAME_MAX => libc::ENAMETOOLONG,
+            Error::Exists { .. } | Error::FileName { .. } => libc::EEXIST,
+            Error::HasChildren { .. } | Error::Root | Error::Unmoved { .. } => libc::EBUSY,
+            Error::OutOfIds { .. } => libc::ENOSPC,
+            Error::TooDeep { .. } | Error::Again { .. } => libc::EAGAIN,
+            Error::Interrupted { .. } => libc::EINTR,
+            Error::NoSuchFile { .. } => libc::ENOENT,
+            Error::ReadOnly { .. } | Error::WriteOnly { .. } => libc::EACCES,
+            Error::Unsupported { .. } => libc::EOPNOTSUPP,
+            Error::BadName { .. }
+            | Error::Nodes { .. }
+            | Error::NoNodeLeft { .. }
+            | Error::NoValue { .. }
+            | Error::BadWord { .. }
+            | Error::Request(_)
+            | Error::Unserved { .. }
+            | Error::WritebackOff { .. } => libc::EINVAL,
+        }
+    }
 }
 
 /// Why [`Tree::enter`](super::Tree::enter) refused.

@@ -16,7 +16,8 @@
 //! - **H5** A group is listed if and only if its id is in its own set and in those of all its ancestors.
 //! - **H6** The effective writeback flag is the AND of the flags from the group to the root.
 //! - **H7** The effective node mask is the AND of the masks from the group to the root, and not empty.
-//! - **Q1** At a quiet point: the usage of an online group is the sum of `compressed` of the objcgs of its subtree.
+//! - **Q1** At a quiet point: an online group is charged as Zswap the sum of `compressed` of the objcgs of its subtree, as
+//!   Memory that and what is resident, as Swap the places on devices.
 //!
 //! Callers: `handle`, `tree`, `roster`, `files`, with the lock.
 
@@ -25,6 +26,7 @@ mod check;
 pub use check::Census;
 
 use super::error::Error;
+use super::files;
 use super::group::Group;
 use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
@@ -35,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Longest name in bytes, as of files.
-const NAME_MAX: usize = 255;
+pub(super) const NAME_MAX: usize = 255;
 
 /// The locked half of a group; the other half is `group::Group`.
 #[derive(Debug)]
@@ -214,6 +216,8 @@ fn check_name(name: &str) -> Result<(), Error> {
         _ if name.contains('/') => "it contains a '/'",
         _ if name.contains('\0') => "it contains a NUL",
         _ if name.len() > NAME_MAX => "it is too long",
+        _ if name.contains('\n') => "it contains a line break",
+        _ if files::is_file(name) => return Err(Error::FileName { name: name.to_owned() }),
         _ => return Ok(()),
     };
     Err(Error::BadName { name: name.to_owned(), why })
@@ -397,6 +401,19 @@ impl Shared {
     }
 }
 
+impl Memcg {
+    /// Its online descendants, and how many removed ones are left as an objcg that something is charged through.
+    pub(super) fn descendants(&self) -> Result<(u64, u64), Error> {
+        let shared = self.shared();
+        let mut hierarchy = shared.lock();
+        shared.check_online(self.words())?;
+        shared.sweep(&mut hierarchy);
+        let subtree = hierarchy.subtree(self.index());
+        let objcgs: usize = subtree.iter().map(|&at| hierarchy.objcgs(at).count()).sum();
+        Ok((subtree.len() as u64 - 1, (objcgs - subtree.len()) as u64))
+    }
+}
+
 impl Tree {
     /// A handle on a group that has a node.
     pub(super) fn handle(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Memcg {
@@ -470,6 +487,10 @@ impl Shared {
             stat.add_events(hierarchy.node(at).past);
             for id in hierarchy.objcgs(at) {
                 stat.bytes += self.objcg_bytes(id);
+                let (resident, places) = self.objcgs.held_bytes(id);
+                // A reader may come between the two halves of a change: they wrap.
+                stat.resident = stat.resident.wrapping_add(resident);
+                stat.places = stat.places.wrapping_add(places);
                 stat.add_events(self.objcgs.events(id));
             }
         }

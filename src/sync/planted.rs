@@ -16,10 +16,18 @@ pub enum Bug {
     CompactionTrustsPlan,
     /// Whoever answers an alarm looks at what there is to do before silencing it.
     AlarmSilencedLate,
+    /// Who waits at a turnstile waits for the turn after the one under way, whatever his ticket says.
+    TurnstileForgetsTicket,
+    /// A leader writes its batch and forgets the entry that joined last.
+    LeaderForgetsFollower,
     /// `free` returns the slot although a guard holds it.
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.
     CheckThenCharge,
+    /// A charge that is refused further up is given back in the first of its counters only.
+    RollbackForgetsCounter,
+    /// Whoever takes the memcgs with excess looks at one before clearing its flag.
+    ExcessClearedLate,
     /// Reparenting switches the objcg but leaves a stale group index charged.
     UnchargeSkipsGeneration,
     /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
@@ -38,6 +46,8 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// Who goes round a list counts what it has seen itself, and not what others took or rotated meanwhile.
+    LapCountsOnlyItself,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.
@@ -54,6 +64,14 @@ pub enum Bug {
     PatternWithoutLock,
     /// A load of a wide repeated word does not look at the block's word again.
     PatternSkipsSecondLook,
+    /// A claim stores the cursor it computed although another one has moved it meanwhile.
+    CursorStoresBlindly,
+    /// A cursor walks the whole tree instead of the subtree it is for.
+    CursorLeavesScope,
+    /// A claim gives back what it did not use to whoever has the turn by now.
+    CursorGivesBackToAnyone,
+    /// A registration ends while what it registered is being called.
+    RegistrationEndsEarly,
 }
 
 /// Which bug, if any, is planted.

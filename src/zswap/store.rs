@@ -16,8 +16,8 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
+use super::effort::Effort;
 use super::error::Unwritable;
-use super::reclaim::Effort;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
@@ -202,8 +202,8 @@ impl Core {
             let published = pinned.insert(object.publish(owner));
             let location = published.location();
             self.lru.set_codec(owner, payload.codec, self.policy.new_is_referenced);
-            self.lru.add(owner, &self.tree, objcg, self.pool.home_node(location));
             let entry = Entry { location, length: payload.bytes.len(), generation };
+            self.lru.add(owner, &self.tree, objcg, self.which_list(entry));
             let content = if payload.pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
             SlotWord::new(content).expect("an entry always fits in a word")
         })?;
@@ -251,7 +251,7 @@ impl Core {
                     }
                     let room = self.make_room_below(&hit);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::Limit { source: hit, reason });
                     }
                 }
@@ -259,9 +259,9 @@ impl Core {
                     if limit < 2 * FRAME_SIZE as u64 {
                         return Ok(Admission::Never(Refusal::Pool(refused)));
                     }
-                    let room = self.make_room_in_pool();
+                    let room = self.make_room_in_pool(&mut effort);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::PoolFull { source: refused, reason });
                     }
                 }
@@ -271,7 +271,7 @@ impl Core {
                     }
                     let room = self.make_room_on(nodes);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::NodesFull { source: refused, reason });
                     }
                 }
