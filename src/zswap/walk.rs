@@ -65,7 +65,6 @@ pub(super) struct Budget {
     /// It ends with the first batch that was written.
     pub(super) until_written: bool,
     /// Somebody asked for it by name: what it writes counts as proactive.
-    #[expect(dead_code, reason = "the event comes with the counters")]
     pub(super) proactive: bool,
     /// What it picks joins the batch that stores at their limits fill together.
     pub(super) join: bool,
@@ -200,7 +199,7 @@ impl Walker<'_> {
             let landed = if self.budget.join {
                 self.core.write_back_joined(self.group, &self.picked)
             } else {
-                self.core.write_back(self.group, &self.picked, limits.bytes)
+                self.core.write_back(self.group, &self.picked, limits.bytes, self.budget.proactive)
             };
             lap.took(landed.entries);
             self.walk.bytes += landed.bytes;

@@ -37,6 +37,8 @@ struct Flights<'a> {
     core: &'a Core,
     /// Each with its place among the entries that the caller named.
     under_way: Vec<(usize, Flight)>,
+    /// Somebody asked for it by name.
+    proactive: bool,
 }
 
 impl Flights<'_> {
@@ -44,7 +46,7 @@ impl Flights<'_> {
     fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> Landed {
         let mut landed = Landed::default();
         while let Some((at, flight)) = self.under_way.pop() {
-            if let Some(length) = self.core.land(flight, written) {
+            if let Some(length) = self.core.land(flight, written, self.proactive) {
                 landed.entries += 1;
                 landed.bytes += length as u64;
                 each(at, length as u64);
@@ -74,9 +76,9 @@ pub(super) struct Landed {
 impl Core {
     /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
     /// Entries that meanwhile left the group, are in flight or are gone are passed over.
-    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64) -> Landed {
+    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64, proactive: bool) -> Landed {
         let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
-        self.write_entries(&entries, most_bytes, |_, _| {})
+        self.write_entries(&entries, most_bytes, proactive, |_, _| {})
     }
 
     /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
@@ -85,6 +87,7 @@ impl Core {
         &self,
         entries: &[(GroupRef, Owner)],
         most_bytes: u64,
+        proactive: bool,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
         sync::assert_no_lock_held("writing back");
@@ -95,7 +98,7 @@ impl Core {
             self.note_trouble(Some(Unwritable::DeviceFull));
             return Landed { device_refused: true, ..Landed::default() };
         };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()) };
+        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
         let mut launched = 0;
         for (at, &(group, owner)) in entries.iter().enumerate() {
             // Their lengths may be others than when they were picked.
@@ -185,7 +188,7 @@ impl Core {
     }
 
     /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
-    fn land(&self, flight: Flight, written: bool) -> Option<usize> {
+    fn land(&self, flight: Flight, written: bool, proactive: bool) -> Option<usize> {
         let Flight { owner, record, place, .. } = flight;
         if !written {
             self.end(owner, record);
@@ -211,6 +214,9 @@ impl Core {
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
         self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
+        if proactive {
+            self.tree.count(objcg, Event::ZswpWbProactiveBytes, entry.length as u64);
+        }
         drop(guard);
         self.pool.free(owner, entry.location, entry.length);
         Some(entry.length)
