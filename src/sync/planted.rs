@@ -16,6 +16,10 @@ pub enum Bug {
     CompactionTrustsPlan,
     /// Whoever answers an alarm looks at what there is to do before silencing it.
     AlarmSilencedLate,
+    /// Who waits at a turnstile waits for the turn after the one under way, whatever his ticket says.
+    TurnstileForgetsTicket,
+    /// A leader writes its batch and forgets the entry that joined last.
+    LeaderForgetsFollower,
     /// `free` returns the slot although a guard holds it.
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.
@@ -42,6 +46,8 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// Who goes round a list counts what it has seen itself, and not what others took or rotated meanwhile.
+    LapCountsOnlyItself,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.

@@ -16,8 +16,8 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
+use super::effort::Effort;
 use super::error::Unwritable;
-use super::reclaim::Effort;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
@@ -53,6 +53,14 @@ struct Payload<'a> {
     bytes: &'a [u8],
     codec: u8,
     pattern: bool,
+}
+
+/// Who is charged for a page.
+#[derive(Clone, Copy)]
+pub(super) struct Payer<'a> {
+    pub(super) memcg: &'a Memcg,
+    /// Bytes that it is charged for the page already, as resident: its `memory.max` is not asked again.
+    pub(super) prepaid: Option<u64>,
 }
 
 /// Whether a page may enter the pool.
@@ -98,13 +106,7 @@ impl Zswap {
     /// # Locks
     /// Class, arena, cluster, LRU, one after the other; none while compressing or writing.
     pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
-        let stored = self.core.store(slot, memcg, node, page);
-        if stored.is_err() {
-            self.core.counters.refused.add(1);
-            self.core.free(slot);
-        }
-        self.core.kick_if_high();
-        stored
+        self.core.store_or_empty(slot, Payer { memcg, prepaid: None }, node, page)
     }
 
     /// Store up to as many pages as there are in `pages` in consecutive slots; each as [`store`](Self::store) would. Returns
@@ -127,8 +129,26 @@ impl Zswap {
 }
 
 impl Core {
-    fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
+    /// Store a page, or leave the slot empty.
+    pub(super) fn store_or_empty(
+        &self,
+        slot: Slot,
+        payer: Payer<'_>,
+        node: NodeId,
+        page: &[u8; PAGE_SIZE],
+    ) -> Result<Stored, Error> {
+        let stored = self.store(slot, payer, node, page);
+        if stored.is_err() {
+            self.counters.refused.add(1);
+            self.free(slot);
+        }
+        self.kick_if_high();
+        stored
+    }
+
+    fn store(&self, slot: Slot, payer: Payer<'_>, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
         sync::assert_no_lock_held("storing a page");
+        let memcg = payer.memcg;
         if !memcg.tree().is(&self.tree) {
             return Err(Error::ForeignMemcg { path: memcg.path() });
         }
@@ -140,7 +160,7 @@ impl Core {
                 return Ok(Stored::SameFilled);
             }
             let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
-            let charged = self.store_payload(slot, memcg, node, payload, None)?;
+            let charged = self.store_payload(slot, payer, node, payload, None)?;
             return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
         }
         let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
@@ -151,14 +171,14 @@ impl Core {
             Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
         };
         let payload_bytes = payload.bytes.len();
-        let stored = match self.pool.malloc(Some(memcg), payload_bytes, node) {
+        let stored = match self.allocate(payer, payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
             Err(refused) => {
                 // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
                 let bytes = payload.bytes.to_vec();
                 let payload = Payload { bytes: &bytes, codec: payload.codec, pattern: false };
                 drop(context);
-                self.store_payload(slot, memcg, node, payload, Some(refused))
+                self.store_payload(slot, payer, node, payload, Some(refused))
             }
         };
         Ok(match stored? {
@@ -173,14 +193,28 @@ impl Core {
     fn store_payload(
         &self,
         slot: Slot,
-        memcg: &Memcg,
+        payer: Payer<'_>,
         node: NodeId,
         payload: Payload<'_>,
         refused: Option<zsmalloc::Error>,
     ) -> Result<Option<usize>, Error> {
-        match self.admit(memcg, node, payload.bytes.len(), refused)? {
+        match self.admit(payer, node, payload.bytes.len(), refused)? {
             Admission::Object(object) => self.put_object(slot, object, payload).map(Some),
-            Admission::Never(refusal) => self.write_through(slot, memcg, payload, refusal).map(|()| None),
+            Admission::Never(refusal) => self.write_through(slot, payer.memcg, payload, refusal).map(|()| None),
+        }
+    }
+
+    /// Charge and allocate an object.
+    #[inline]
+    fn allocate(
+        &self,
+        payer: Payer<'_>,
+        len: usize,
+        node: NodeId,
+    ) -> Result<Uncommitted<'_, SlotCells>, zsmalloc::Error> {
+        match payer.prepaid {
+            None => self.pool.malloc(Some(payer.memcg), len, node),
+            Some(bytes) => self.pool.malloc_prepaid(payer.memcg, len, node, bytes),
         }
     }
 
@@ -202,8 +236,8 @@ impl Core {
             let published = pinned.insert(object.publish(owner));
             let location = published.location();
             self.lru.set_codec(owner, payload.codec, self.policy.new_is_referenced);
-            self.lru.add(owner, &self.tree, objcg, self.pool.home_node(location));
             let entry = Entry { location, length: payload.bytes.len(), generation };
+            self.lru.add(owner, &self.tree, objcg, self.which_list(entry));
             let content = if payload.pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
             SlotWord::new(content).expect("an entry always fits in a word")
         })?;
@@ -230,20 +264,23 @@ impl Core {
     /// Allocate and charge an object, making room where a limit asks for it, which may have `refused` it already.
     fn admit(
         &self,
-        memcg: &Memcg,
+        payer: Payer<'_>,
         node: NodeId,
         len: usize,
         mut refused: Option<zsmalloc::Error>,
     ) -> Result<Admission<'_>, Error> {
         let mut effort = Effort::new(&self.policy);
+        let mut stalled = None;
         loop {
             let refused = match refused.take() {
                 Some(refused) => refused,
-                None => match self.pool.malloc(Some(memcg), len, node) {
+                None => match self.allocate(payer, len, node) {
                     Ok(object) => return Ok(Admission::Object(object)),
                     Err(refused) => refused,
                 },
             };
+            // What the store waits for from here on is memory.
+            stalled.get_or_insert_with(|| payer.memcg.stall());
             match refused {
                 zsmalloc::Error::Limit(hit) => {
                     if hit.limit() < hit.asked() {
@@ -251,7 +288,7 @@ impl Core {
                     }
                     let room = self.make_room_below(&hit);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::Limit { source: hit, reason });
                     }
                 }
@@ -259,9 +296,9 @@ impl Core {
                     if limit < 2 * FRAME_SIZE as u64 {
                         return Ok(Admission::Never(Refusal::Pool(refused)));
                     }
-                    let room = self.make_room_in_pool();
+                    let room = self.make_room_in_pool(&mut effort);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::PoolFull { source: refused, reason });
                     }
                 }
@@ -271,7 +308,7 @@ impl Core {
                     }
                     let room = self.make_room_on(nodes);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::NodesFull { source: refused, reason });
                     }
                 }

@@ -27,57 +27,89 @@ struct Flight {
     owner: Owner,
     record: Record,
     place: Place,
+    /// Payload bytes on their way.
+    length: usize,
 }
 
 /// The flights of a batch. What has not landed when it is dropped (a device panicked) ends as if the write had failed, so that
 /// no slot stays marked.
 struct Flights<'a> {
     core: &'a Core,
-    under_way: Vec<Flight>,
+    /// Each with its place among the entries that the caller named.
+    under_way: Vec<(usize, Flight)>,
+    /// Somebody asked for it by name.
+    proactive: bool,
 }
 
 impl Flights<'_> {
-    /// Land them all; payload bytes that left the pool.
-    fn land(&mut self, written: bool) -> usize {
-        let mut bytes = 0;
-        while let Some(flight) = self.under_way.pop() {
-            bytes += self.core.land(flight, written).unwrap_or(0);
+    /// Land them all, and tell of each that left the pool; what did in all.
+    fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> Landed {
+        let mut landed = Landed::default();
+        while let Some((at, flight)) = self.under_way.pop() {
+            if let Some(length) = self.core.land(flight, written, self.proactive) {
+                landed.entries += 1;
+                landed.bytes += length as u64;
+                each(at, length as u64);
+            }
         }
-        bytes
+        landed
     }
 }
 
 impl Drop for Flights<'_> {
     fn drop(&mut self) {
-        self.land(false);
+        self.land(false, |_, _| {});
     }
 }
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Landed {
-    /// Payload bytes that left the pool.
+    /// Entries whose object left the pool.
+    pub(super) entries: usize,
+    /// Payload bytes of those.
     pub(super) bytes: u64,
     /// The device had no place for them, or failed to write: trying others now is no use.
     pub(super) device_refused: bool,
 }
 
 impl Core {
-    /// Write these entries of `group` back, as many as a batch and the device hold. Entries that meanwhile left the group, are
-    /// in flight or are gone are passed over.
-    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
+    /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
+    /// Entries that meanwhile left the group, are in flight or are gone are passed over.
+    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64, proactive: bool) -> Landed {
+        let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
+        self.write_entries(&entries, most_bytes, proactive, |_, _| {})
+    }
+
+    /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
+    /// payload bytes.
+    pub(super) fn write_entries(
+        &self,
+        entries: &[(GroupRef, Owner)],
+        most_bytes: u64,
+        proactive: bool,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
-        let Ok(mut batch) = area.begin_at_least(least, least + each * owners.len()) else {
+        let Ok(mut batch) = area.begin_at_least(least, least + each * entries.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
-            return Landed { bytes: 0, device_refused: true };
+            return Landed { device_refused: true, ..Landed::default() };
         };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(owners.len()) };
-        for &owner in owners {
+        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
+        let mut launched = 0;
+        for (at, &(group, owner)) in entries.iter().enumerate() {
+            // Their lengths may be others than when they were picked.
+            if launched >= most_bytes {
+                break;
+            }
             match self.launch(group, owner, &mut batch) {
-                Launch::Off(flight) => flights.under_way.push(flight),
+                Launch::Off(flight) => {
+                    launched += flight.length as u64;
+                    flights.under_way.push((at, flight));
+                }
                 Launch::PassedOver => {}
                 Launch::BatchFull => break,
             }
@@ -86,14 +118,14 @@ impl Core {
             return Landed::default();
         }
         if self.planted.is(Bug::WritebackSwitchesEarly) {
-            flights.land(true);
+            flights.land(true, |_, _| {});
         }
         let written = batch.write().is_ok();
         if !written {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { bytes: flights.land(written) as u64, device_refused: !written }
+        Landed { device_refused: !written, ..flights.land(written, each_landed) }
     }
 
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
@@ -106,6 +138,7 @@ impl Core {
         guard.update(|word| word.with_writeback(true));
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
+        let length = word.entry().expect("it was just found to belong to the group").length;
         drop(guard);
 
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
@@ -122,7 +155,7 @@ impl Core {
             backoff.wait(); // compaction moved it: the word says where to
         };
         match place {
-            Some(place) => Launch::Off(Flight { owner, record, place }),
+            Some(place) => Launch::Off(Flight { owner, record, place, length }),
             None => {
                 let cancelled = !self.end(owner, record);
                 if cancelled { Launch::PassedOver } else { Launch::BatchFull }
@@ -155,8 +188,8 @@ impl Core {
     }
 
     /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
-    fn land(&self, flight: Flight, written: bool) -> Option<usize> {
-        let Flight { owner, record, place } = flight;
+    fn land(&self, flight: Flight, written: bool, proactive: bool) -> Option<usize> {
+        let Flight { owner, record, place, .. } = flight;
         if !written {
             self.end(owner, record);
             return None; // the batch gave its places back
@@ -181,6 +214,9 @@ impl Core {
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
         self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
+        if proactive {
+            self.tree.count(objcg, Event::ZswpWbProactiveBytes, entry.length as u64);
+        }
         drop(guard);
         self.pool.free(owner, entry.location, entry.length);
         Some(entry.length)
