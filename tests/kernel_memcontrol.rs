@@ -61,9 +61,10 @@ fn test_memcg_subtree_control() {
 #[test]
 fn test_memcg_current_peak() {
     let case = Case::new("test_memcg_current_peak");
-    let (file, peak) = (|name| case.memcg.open_file(name).unwrap(), |file: &zspool::memcg::OpenFile| {
-        file.read().unwrap().trim_end().parse::<u64>().unwrap()
-    });
+    let (file, peak) = (
+        |name| case.memcg.open_file(name).unwrap(),
+        |file: &zspool::memcg::OpenFile| file.read().unwrap().trim_end().parse::<u64>().unwrap(),
+    );
     assert_eq!((number(&case.memcg, "memory.current"), number(&case.memcg, "memory.peak")), (0, 0));
     let [first, second, third] = ["memory.peak"; 3].map(file);
     let client = client(&case, 50 * MIB);
@@ -83,7 +84,11 @@ fn test_memcg_current_peak() {
     drop(client);
     third.write("reset\n", &Cancel::new()).unwrap();
     assert_eq!([&first, &second, &third].map(peak), [50 * MIB, 20 * MIB, 0]);
-    assert_eq!(number(&case.memcg, "memory.peak"), 50 * MIB, "a reader that has reset nothing sees the most of all time");
+    assert_eq!(
+        number(&case.memcg, "memory.peak"),
+        50 * MIB,
+        "a reader that has reset nothing sees the most of all time"
+    );
     case.end();
 }
 
