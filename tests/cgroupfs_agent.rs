@@ -398,6 +398,7 @@ fn drive(test: &str, mode: &str) {
         passed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     drop(registered);
+    program.zswap.quiesce();
     // What the program has is all that is charged.
     let resident = program.pages.lock().unwrap().order.len() as u64 * PAGE_SIZE as u64;
     assert_eq!(memcg.current(Counter::Memory), resident + memcg.current(Counter::Zswap));
