@@ -10,8 +10,8 @@
 //!
 //! - **F1** It costs by the memcgs that were noted, whatever the size of the tree (`memcg/excess.rs`).
 //! - **F2** Each gets a batch in turn, so that none waits for another's device time.
-//! - **F3** One of which nothing can be written is left alone until the worker's next run, after as many failures as a
-//!   reclaimer may have, however often it is noted meanwhile: the worker never spins.
+//! - **F3** One of which nothing can be written is left alone after as many failures as a reclaimer may have, however often it
+//!   is noted meanwhile, until the worker is kicked again for such as it: the worker never spins, and forgets nobody.
 
 use super::core::Core;
 use super::turns::{Turn, Turns};
@@ -36,6 +36,8 @@ struct Noted {
     failures: usize,
     /// Nothing more is tried in this run.
     hopeless: bool,
+    /// Something was written for it.
+    reclaimed: bool,
 }
 
 impl Relief {
@@ -51,6 +53,14 @@ impl Relief {
                     self.noted.insert(noted.memcg.id(), noted);
                 }
             });
+        });
+    }
+
+    /// Try again those of which nothing could be written.
+    pub(super) fn retry(&mut self) {
+        self.noted.retain(|_, noted| {
+            let still = Noted::new(noted.memcg.clone());
+            still.map(|still| *noted = still).is_some()
         });
     }
 
@@ -75,11 +85,8 @@ impl Noted {
             limit = limit.min(memcg.high());
         }
         let now = memcg.current(counter);
-        if counter == Counter::Memory && now > memcg.high() {
-            memcg.note(MemcgEvent::High);
-        }
         let target = now.saturating_sub(over + (limit / 64).min(MOST_MARGIN));
-        Some(Noted { memcg, counter, target, failures: 0, hopeless: false })
+        Some(Noted { memcg, counter, target, failures: 0, hopeless: false, reclaimed: false })
     }
 
     /// A batch. Whether it is not yet where it should be.
@@ -91,6 +98,9 @@ impl Noted {
         let budget = Budget { bytes: over, ..core.budget(core.policy.batch) };
         match Turns::of(core, &self.memcg).next(&budget) {
             Turn::Written(bytes) => {
+                if self.counter == Counter::Memory && !std::mem::replace(&mut self.reclaimed, true) {
+                    self.memcg.note(MemcgEvent::High);
+                }
                 *sum += bytes;
                 self.failures = 0;
             }

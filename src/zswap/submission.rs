@@ -22,6 +22,9 @@ use crate::memcg::GroupRef;
 use crate::sync::{Bug, Condvar, Mutex, Planted, Rank};
 use crate::units::Owner;
 
+/// Batches that are remembered. Who was written for may have to wait for a core before he hears of it.
+const BATCHES: usize = 8;
+
 /// Where stores join a batch.
 #[derive(Debug)]
 pub(super) struct Submission {
@@ -36,8 +39,9 @@ struct State {
     writing: bool,
     /// Number of the batch that is being filled.
     filling: u64,
-    /// By number modulo 2: the one that is being filled, and the one before it, whose members may not all have been told.
-    batches: [Joint; 2],
+    /// By number modulo [`BATCHES`]: the one that is being filled, the one at the device, and those before it whose members
+    /// have not all been told.
+    batches: [Joint; BATCHES],
 }
 
 /// A batch, from the first who joins to the last who is told.
@@ -74,8 +78,8 @@ struct Lead<'a> {
 impl Submission {
     /// Batches of up to so many entries.
     pub(super) fn new(most: usize, planted: Planted) -> Self {
-        let joint = || Joint { members: Vec::with_capacity(most), ..Joint::default() };
-        let state = State { writing: false, filling: 0, batches: [joint(), joint()] };
+        let joint = |_| Joint { members: Vec::with_capacity(most), ..Joint::default() };
+        let state = State { writing: false, filling: 0, batches: std::array::from_fn(joint) };
         Submission { state: Mutex::new(Rank::Leaf, state), changed: Condvar::new(), planted }
     }
 }
@@ -141,7 +145,7 @@ impl Core {
 
 impl State {
     fn batch(&mut self, number: u64) -> &mut Joint {
-        &mut self.batches[(number % 2) as usize]
+        &mut self.batches[number as usize % BATCHES]
     }
 }
 

@@ -48,10 +48,14 @@ impl Worker {
             let _attendance = mine.kick.attend();
             let _open = Open::new(&mine.turnstile);
             let mut upkeep = Upkeep::new(mine.policy.waste_per_mille);
+            let mut relief = Relief::default();
             let mut next = upkeep.tend(&mine.pool, || mine.kick.stopped());
             while let Some(reasons) = mine.kick.wait(next) {
                 next = upkeep.tend(&mine.pool, || mine.kick.stopped());
-                if reasons & (PRESSURE | EXCESS) != 0 && !mine.run_down() {
+                if reasons & EXCESS != 0 {
+                    relief.retry();
+                }
+                if reasons & (PRESSURE | EXCESS) != 0 && !mine.run_down(&mut relief) {
                     mine.kick.pause(PAUSE);
                 } else if next.is_none() {
                     mine.tidy();
@@ -68,6 +72,7 @@ impl Zswap {
     /// in the swapfile. With no operation under way this is a quiet point.
     pub fn quiesce(&self) {
         if self.worker.is_some() {
+            self.core.kick_if_high();
             self.core.kick.wait_until_idle();
         }
         self.core.pool.flush();
@@ -123,10 +128,9 @@ impl Core {
 
     /// One run of the worker: a batch for the pool and one for each memcg above its mark, until all are where they should be
     /// or nothing can be done about it. Whether anything was got done, or nothing was to do.
-    fn run_down(&self) -> bool {
+    fn run_down(&self, relief: &mut Relief) -> bool {
         let (root, budget) = (self.tree.root(), self.budget(self.policy.batch));
         let mut turns = Turns::with(self, &root, &self.cursor);
-        let mut relief = Relief::default();
         let (mut pool, mut idle, mut got_done) = (Some(0), true, false);
         while !self.kick.stopped() {
             relief.look(self);
