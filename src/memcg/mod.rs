@@ -27,6 +27,7 @@
 //! | `cursor` | whose turn it is in a walk over the roster |
 //! | `request`, `reclaim`, `hooks` | `memory.reclaim`: its text, who serves it, where upper layers register |
 //! | `resident` | bytes that upper layers hold in memory, charged with reclaim where a limit is hit |
+//! | `peak` | `memory.peak` as each of its readers has it |
 //! | `stall` | time that threads lost waiting: `memory.pressure` |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
 //!
@@ -73,6 +74,7 @@ mod hierarchy;
 mod hooks;
 mod id;
 mod objcg;
+mod peak;
 mod prepaid;
 mod reclaim;
 mod request;
@@ -92,11 +94,13 @@ pub use counter::{Counter, MAX_USAGE, NO_LIMIT};
 pub use cursor::{Claim, Cursor, MAX_QUANTUM, Rounds};
 pub use error::{ChargeError, Error};
 pub use event::MemcgEvent;
+pub use files::{FileInfo, OpenFile};
 pub use handle::Memcg;
 pub use hierarchy::{Census, Handover, Switched};
 pub use hooks::{Mover, Registration, Unmoved};
 pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
+pub use peak::PeakReader;
 pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer};
 pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
 pub use resident::{Resident, ResidentError};

@@ -18,6 +18,7 @@ use super::hierarchy::{Handover, Hierarchy, Switched};
 use super::hooks::Hooks;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::{self, Changes, Objcg, Objcgs};
+use super::peak::Peaks;
 use super::stall::Stalls;
 use super::stat::Bytes4;
 use super::stock::Stocks;
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     cursors: GrowTable<Cursor>,
     /// Likewise: time that was lost.
     stalls: GrowTable<Stalls>,
+    /// Likewise: the peaks of those who read them.
+    peaks: GrowTable<Peaks>,
     /// Top of the stack of groups (index + 1) whose last reference is gone, or 0.
     dead_groups: AtomicU32,
     /// Top of the stack of groups (index + 1) that are above their marks, or 0.
@@ -112,6 +115,7 @@ impl Shared {
     pub(super) fn prepare_group(&self, index: GroupIndex) -> &Group {
         self.cursors.get_or_make(index.index()).reset();
         self.stalls.get_or_make(index.index()).reset();
+        self.peaks.get_or_make(index.index()).reset();
         self.groups.get_or_make(index.index())
     }
 
@@ -121,6 +125,10 @@ impl Shared {
 
     pub(super) fn stalls(&self, index: GroupIndex) -> &Stalls {
         self.stalls.get(index.index()).expect("a group's memory is made before its index is given out")
+    }
+
+    pub(super) fn peaks(&self, index: GroupIndex) -> &Peaks {
+        self.peaks.get(index.index()).expect("a group's memory is made before its index is given out")
     }
 
     /// Lock the hierarchy.
@@ -172,6 +180,7 @@ impl Tree {
             groups: GrowTable::new(),
             cursors: GrowTable::new(),
             stalls: GrowTable::new(),
+            peaks: GrowTable::new(),
             dead_groups: AtomicU32::new(0),
             noted: AtomicU32::new(0),
             on_excess: Alarm::new(),

@@ -18,6 +18,7 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - who is cold: `lru.rs` and below it. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
@@ -29,6 +30,7 @@ mod inflight;
 mod load;
 mod lru;
 mod nodes;
+mod places;
 mod proactive;
 mod reclaim;
 mod release;

@@ -18,6 +18,7 @@ use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::effort::Effort;
 use super::error::Unwritable;
+use super::places::{PlaceCharge, note_refused};
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
@@ -33,7 +34,10 @@ pub enum Stored {
     /// One repeated word, kept in the slot itself: nothing charged.
     SameFilled,
     /// One repeated word that does not fit in the slot: an object of 8 bytes.
-    Pattern,
+    Pattern {
+        /// Size of the slot they make unusable, which is what is charged.
+        slot_bytes: usize,
+    },
     /// Compressed to `payload_bytes` in a slot of `slot_bytes`, which is what is charged.
     Compressed {
         /// Length of the compressed bytes.
@@ -45,6 +49,17 @@ pub enum Stored {
     Incompressible,
     /// Written to the device without entering the pool: a limit does not admit it.
     WrittenThrough,
+}
+
+impl Stored {
+    /// Bytes of pool memory that the page takes now, which its memcg is charged for.
+    pub fn slot_bytes(self) -> usize {
+        match self {
+            Stored::SameFilled | Stored::WrittenThrough => 0,
+            Stored::Pattern { slot_bytes } | Stored::Compressed { slot_bytes, .. } => slot_bytes,
+            Stored::Incompressible => PAGE_SIZE, // no class is larger, and no object smaller than the page is kept so
+        }
+    }
 }
 
 /// What compression made of a page.
@@ -161,7 +176,7 @@ impl Core {
             }
             let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
             let charged = self.store_payload(slot, payer, node, payload, None)?;
-            return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
+            return Ok(charged.map_or(Stored::WrittenThrough, |slot_bytes| Stored::Pattern { slot_bytes }));
         }
         let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
         let codec = codec.expect("the current codec is in the registry");
@@ -334,8 +349,16 @@ impl Core {
         let mut bytes = [0; PAGE_SIZE];
         let bytes = &mut bytes[..payload.bytes.len()];
         bytes.copy_from_slice(payload.bytes);
+        let Ok(charge) = PlaceCharge::take(&self.tree, memcg.objcg()?, bytes.len()) else {
+            note_refused(memcg, true);
+            return Err(refuse(Unwritable::SwapMax));
+        };
+        let payer = charge.objcg();
         let pages = area.geometry().pages_for(bytes.len());
-        let Ok(mut batch) = area.begin_at_least(pages, pages) else { return Err(refuse(Unwritable::DeviceFull)) };
+        let Ok(mut batch) = area.begin_at_least(pages, pages) else {
+            note_refused(memcg, false);
+            return Err(refuse(Unwritable::DeviceFull));
+        };
         let flags = BlockFlags::of(payload.pattern).bits();
         let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
@@ -343,12 +366,15 @@ impl Core {
             return Err(refuse(Unwritable::WriteFailed));
         }
         let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        self.replace(slot, |_, _| word).inspect_err(|_| area.free(place))?;
+        let put = self.replace(slot, |owner, _| {
+            // While the charge has its reference: afterwards the slot may be emptied by anyone.
+            self.tree.count(payer, Event::ZswpWb, 1);
+            self.tree.count(payer, Event::ZswpWbBytes, bytes.len() as u64);
+            charge.leave_to(owner, &self.lru, place);
+            word
+        });
+        put.inspect_err(|_| area.free(place))?;
         self.counters.written_through.add(1);
-        if let Ok(objcg) = memcg.objcg() {
-            self.tree.count(objcg.id(), Event::ZswpWb, 1);
-            self.tree.count(objcg.id(), Event::ZswpWbBytes, bytes.len() as u64);
-        }
         Ok(())
     }
 }

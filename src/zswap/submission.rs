@@ -122,6 +122,7 @@ impl Core {
             entries: batch.members[mine.clone()].iter().filter(|member| member.landed > 0).count(),
             bytes: batch.members[mine].iter().map(|member| member.landed).sum(),
             device_refused: batch.refused,
+            at_limit: false,
         };
         // G2
         batch.untold -= 1;

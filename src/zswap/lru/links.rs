@@ -7,6 +7,8 @@
 //!       +--------+------+-----+---+-----+---------------+--------------+    else owner + 1
 //! ```
 //!
+//! Off the lists *prev* is the objcg that pays for the slot's place on a device, or 0.
+//!
 //! - *mark*: an age mark of its list names the entry (see `ages`).
 //! - *new*: it has not been looked at since it was stored, and policy gives it a second chance for that.
 //! - *ref*: it was loaded since it was looked at.
@@ -14,6 +16,7 @@
 //! Links, mark and new change under the lock of the entry's group, *ref* by anyone, and the codec under the cluster lock of the
 //! entry while it is on no list.
 
+use crate::memcg::ObjcgId;
 use crate::sync::Table;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::Owner;
@@ -21,6 +24,7 @@ use std::io;
 use std::ops::Range;
 
 const LINK_BITS: u32 = 28;
+const _: () = assert!(ObjcgId::BITS <= LINK_BITS);
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
 const NEXT_SHIFT: u32 = LINK_BITS;
 const CODEC_SHIFT: u32 = 60;
@@ -118,6 +122,19 @@ impl Links {
         debug_assert!(!Word(word.load(Ordering::Relaxed)).is_listed(), "L1: on a list");
         // Release pairs with the acquire in `codec`: a reader that sees this codec also sees that the slot was emptied before.
         word.store(u64::from(codec) << CODEC_SHIFT | if new { NEW } else { 0 }, Ordering::Release);
+    }
+
+    /// Who pays for the slot's place. Under its cluster lock.
+    pub(super) fn set_payer(&self, owner: Owner, objcg: ObjcgId) {
+        let was = self.change(link(owner), LINK_MASK, objcg.raw().into());
+        debug_assert!(!was.is_listed(), "S1: an entry on a list has no place");
+    }
+
+    /// See [`set_payer`](Self::set_payer). Under its cluster lock.
+    pub(super) fn payer(&self, owner: Owner) -> ObjcgId {
+        let word = self.word(link(owner));
+        debug_assert!(!word.is_listed(), "S1: an entry on a list has no place");
+        ObjcgId::from_raw(word.prev())
     }
 
     /// The codec of an entry. Right if the slot word, read again afterwards, still names the object that was pinned before.
