@@ -83,7 +83,7 @@ impl Core {
         self.kick.kick(EXCESS);
         let mut turns = Turns::of(self, hit.memcg());
         let turn = turns.next(&Budget { join: true, ..self.budget(self.policy.store_scan) });
-        if turn != Turn::NoneWritten {
+        if !matches!(turn, Turn::NoneWritten(_)) {
             return turn.into();
         }
         // What was looked at has lost its second chance, and was not all there is.
@@ -139,7 +139,7 @@ impl Core {
         let mut turns = Turns::with(self, &root, cursor);
         let budget = Budget { nodes, until_written: true, ..self.budget(self.policy.batch) };
         match turns.next(&budget) {
-            Turn::NoneWritten => turns.search(&budget).into(),
+            Turn::NoneWritten(_) => turns.search(&budget).into(),
             turn => turn.into(),
         }
     }
