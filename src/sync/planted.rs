@@ -18,8 +18,12 @@ pub enum Bug {
     AlarmSilencedLate,
     /// Who waits at a turnstile waits for the turn after the one under way, whatever his ticket says.
     TurnstileForgetsTicket,
-    /// A leader writes its batch and forgets the entry that joined last.
-    LeaderForgetsFollower,
+    /// Who leads a batch does not begin the next one: others join what is at the device.
+    JoinsWhatIsAtTheDevice,
+    /// A failed store leaves what the slot held.
+    FailedStoreKeepsOlder,
+    /// Writeback switches the slot word although the write failed.
+    WritebackIgnoresFailure,
     /// `free` returns the slot although a guard holds it.
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.
