@@ -86,6 +86,17 @@ pub enum End {
     Cancelled,
 }
 
+/// So that a client can register itself and go on using it.
+impl<T: Reclaimer> Reclaimer for Arc<T> {
+    fn source(&self) -> Source {
+        (**self).source()
+    }
+
+    fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+        (**self).reclaim(memcg, ask)
+    }
+}
+
 // === impl Cancel ===
 
 impl Cancel {

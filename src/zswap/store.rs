@@ -56,6 +56,14 @@ struct Payload<'a> {
     pattern: bool,
 }
 
+/// Who is charged for a page.
+#[derive(Clone, Copy)]
+pub(super) struct Payer<'a> {
+    pub(super) memcg: &'a Memcg,
+    /// Bytes that it is charged for the page already, as resident: its `memory.max` is not asked again.
+    pub(super) prepaid: Option<u64>,
+}
+
 /// Whether a page may enter the pool.
 enum Admission<'a> {
     /// Yes: charged and allocated.
@@ -99,13 +107,7 @@ impl Zswap {
     /// # Locks
     /// Class, arena, cluster, LRU, one after the other; none while compressing or writing.
     pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
-        let stored = self.core.store(slot, memcg, node, page);
-        if stored.is_err() {
-            self.core.counters.refused.add(1);
-            self.core.free(slot);
-        }
-        self.core.kick_if_high();
-        stored
+        self.core.store_or_empty(slot, Payer { memcg, prepaid: None }, node, page)
     }
 
     /// Store up to as many pages as there are in `pages` in consecutive slots; each as [`store`](Self::store) would. Returns
@@ -128,8 +130,26 @@ impl Zswap {
 }
 
 impl Core {
-    fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
+    /// Store a page, or leave the slot empty.
+    pub(super) fn store_or_empty(
+        &self,
+        slot: Slot,
+        payer: Payer<'_>,
+        node: NodeId,
+        page: &[u8; PAGE_SIZE],
+    ) -> Result<Stored, Error> {
+        let stored = self.store(slot, payer, node, page);
+        if stored.is_err() {
+            self.counters.refused.add(1);
+            self.free(slot);
+        }
+        self.kick_if_high();
+        stored
+    }
+
+    fn store(&self, slot: Slot, payer: Payer<'_>, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
         sync::assert_no_lock_held("storing a page");
+        let memcg = payer.memcg;
         if !memcg.tree().is(&self.tree) {
             return Err(Error::ForeignMemcg { path: memcg.path() });
         }
@@ -141,7 +161,7 @@ impl Core {
                 return Ok(Stored::SameFilled);
             }
             let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
-            let charged = self.store_payload(slot, memcg, node, payload, None)?;
+            let charged = self.store_payload(slot, payer, node, payload, None)?;
             return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
         }
         let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
@@ -152,14 +172,14 @@ impl Core {
             Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
         };
         let payload_bytes = payload.bytes.len();
-        let stored = match self.pool.malloc(Some(memcg), payload_bytes, node) {
+        let stored = match self.allocate(payer, payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
             Err(refused) => {
                 // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
                 let bytes = payload.bytes.to_vec();
                 let payload = Payload { bytes: &bytes, codec: payload.codec, pattern: false };
                 drop(context);
-                self.store_payload(slot, memcg, node, payload, Some(refused))
+                self.store_payload(slot, payer, node, payload, Some(refused))
             }
         };
         Ok(match stored? {
@@ -174,14 +194,28 @@ impl Core {
     fn store_payload(
         &self,
         slot: Slot,
-        memcg: &Memcg,
+        payer: Payer<'_>,
         node: NodeId,
         payload: Payload<'_>,
         refused: Option<zsmalloc::Error>,
     ) -> Result<Option<usize>, Error> {
-        match self.admit(memcg, node, payload.bytes.len(), refused)? {
+        match self.admit(payer, node, payload.bytes.len(), refused)? {
             Admission::Object(object) => self.put_object(slot, object, payload).map(Some),
-            Admission::Never(refusal) => self.write_through(slot, memcg, payload, refusal).map(|()| None),
+            Admission::Never(refusal) => self.write_through(slot, payer.memcg, payload, refusal).map(|()| None),
+        }
+    }
+
+    /// Charge and allocate an object.
+    #[inline]
+    fn allocate(
+        &self,
+        payer: Payer<'_>,
+        len: usize,
+        node: NodeId,
+    ) -> Result<Uncommitted<'_, SlotCells>, zsmalloc::Error> {
+        match payer.prepaid {
+            None => self.pool.malloc(Some(payer.memcg), len, node),
+            Some(bytes) => self.pool.malloc_prepaid(payer.memcg, len, node, bytes),
         }
     }
 
@@ -231,20 +265,23 @@ impl Core {
     /// Allocate and charge an object, making room where a limit asks for it, which may have `refused` it already.
     fn admit(
         &self,
-        memcg: &Memcg,
+        payer: Payer<'_>,
         node: NodeId,
         len: usize,
         mut refused: Option<zsmalloc::Error>,
     ) -> Result<Admission<'_>, Error> {
         let mut effort = Effort::new(&self.policy);
+        let mut stalled = None;
         loop {
             let refused = match refused.take() {
                 Some(refused) => refused,
-                None => match self.pool.malloc(Some(memcg), len, node) {
+                None => match self.allocate(payer, len, node) {
                     Ok(object) => return Ok(Admission::Object(object)),
                     Err(refused) => refused,
                 },
             };
+            // What the store waits for from here on is memory.
+            stalled.get_or_insert_with(|| payer.memcg.stall());
             match refused {
                 zsmalloc::Error::Limit(hit) => {
                     if hit.limit() < hit.asked() {
