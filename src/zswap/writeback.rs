@@ -40,6 +40,7 @@ struct Flights<'a> {
     core: &'a Core,
     /// Each with its place among the entries that the caller named.
     under_way: Vec<(usize, Flight<'a>)>,
+    /// Somebody asked for it by name.
     proactive: bool,
 }
 
