@@ -80,6 +80,8 @@ pub enum Bug {
     CursorGivesBackToAnyone,
     /// A registration ends while what it registered is being called.
     RegistrationEndsEarly,
+    /// A stall does not hold the memcgs it is counted in.
+    StallHoldsNothing,
 }
 
 /// Which bug, if any, is planted.

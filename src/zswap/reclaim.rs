@@ -56,17 +56,6 @@ impl Drop for Helping<'_> {
 }
 
 impl Zswap {
-    /// Write one of a memcg's files (see [`Memcg::write_file`]), and start reclaim if a limit is below usage now, or move what
-    /// lies on nodes that are allowed no longer.
-    ///
-    /// # Errors
-    /// As [`Memcg::write_file`], and [`Error::Busy`].
-    pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
-        memcg.write_file(name, text)?;
-        self.core.kick.kick(EXCESS);
-        if name == "memory.zswap.nodes" { self.core.leave_nodes(memcg) } else { Ok(()) }
-    }
-
     /// Have compaction gather objects into fewer frames until it can free no more or has moved `budget_bytes`.
     pub fn compact(&self, budget_bytes: u64) -> Compacted {
         self.core.pool.compact(budget_bytes)
