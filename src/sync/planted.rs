@@ -16,6 +16,14 @@ pub enum Bug {
     CompactionTrustsPlan,
     /// Whoever answers an alarm looks at what there is to do before silencing it.
     AlarmSilencedLate,
+    /// Who waits at a turnstile waits for the turn after the one under way, whatever his ticket says.
+    TurnstileForgetsTicket,
+    /// Who leads a batch does not begin the next one: others join what is at the device.
+    JoinsWhatIsAtTheDevice,
+    /// A failed store leaves what the slot held.
+    FailedStoreKeepsOlder,
+    /// Writeback switches the slot word although the write failed.
+    WritebackIgnoresFailure,
     /// `free` returns the slot although a guard holds it.
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.
@@ -50,6 +58,16 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// Who goes round a list counts what it has seen itself, and not what others took or rotated meanwhile.
+    LapCountsOnlyItself,
+    /// A walk writes what it finds in the slots of the entries it picked, whoever owns it by then.
+    LaunchTrustsPick,
+    /// A second flight is launched for an entry that is in flight.
+    LaunchTwice,
+    /// Freeing a place leaves its owner charged.
+    PlaceKeepsCharge,
+    /// A cancelled flight leaves its charge for a place where it is.
+    CancelKeepsCharge,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.
@@ -74,6 +92,8 @@ pub enum Bug {
     CursorGivesBackToAnyone,
     /// A registration ends while what it registered is being called.
     RegistrationEndsEarly,
+    /// A stall does not hold the memcgs it is counted in.
+    StallHoldsNothing,
 }
 
 /// Which bug, if any, is planted.

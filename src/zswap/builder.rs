@@ -3,15 +3,19 @@
 use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::inflight::Inflight;
+use super::proactive;
+use super::reclaim::Helpers;
 use super::reserve::{Asked, Reserved};
 use super::stats::Counters;
+use super::submission::Submission;
+use super::walk::Form;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::TreeConfig;
+use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Area, Device, SwapFile};
-use crate::sync::atomic::{AtomicU8, AtomicU64};
-use crate::sync::{Arc, Planted};
+use crate::sync::atomic::{AtomicBool, AtomicU8};
+use crate::sync::{Arc, Clock, Planted, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -19,9 +23,9 @@ use std::path::PathBuf;
 /// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
 pub const WRITEBACK_BATCH: usize = 64;
 
-/// Entries a store writes back that finds its memcg's limit reached (T1.9: the kernel's 1). A batch fills whole pages of the
-/// device: one by one, entries took 2.8 times their payload there, and stores 3.4 times as long.
-const STORE_SCAN: usize = 16;
+/// Entries a store looks at that finds its memcg's limit reached (T1.9): it needs room for one. What several stores pick shares
+/// a batch.
+const STORE_SCAN: usize = 1;
 
 /// Batches that can be on their way to the device at once.
 const BATCHES: usize = 8;
@@ -45,6 +49,7 @@ pub struct Builder {
     policy: Policy,
     device_geometry: swap::Geometry,
     tree: TreeConfig,
+    clock: Clock,
     planted: Planted,
 }
 
@@ -74,9 +79,11 @@ impl Builder {
                 waste_per_mille: Some(DEFAULT_WASTE_PER_MILLE),
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
+                form: Form::Shared,
             },
             device_geometry: swap::Geometry::default(),
             tree: TreeConfig::default(),
+            clock: Clock::coarse(),
             planted: Planted::NONE,
         }
     }
@@ -180,7 +187,7 @@ impl Builder {
         self
     }
 
-    /// Entries looked at in a batch of writeback (default 64), and by a store that hits its memcg's limit (default 16).
+    /// Entries looked at in a batch of writeback (default 64), and by a store that hits its memcg's limit (default 1).
     ///
     /// # Panics
     /// When either is 0.
@@ -195,6 +202,18 @@ impl Builder {
     /// way). Default no.
     pub fn new_is_referenced(mut self, yes: bool) -> Self {
         self.policy.new_is_referenced = yes;
+        self
+    }
+
+    /// How a walk over a memcg's lists divides its budget. Default [`Form::Shared`].
+    pub fn shrink_form(mut self, form: Form) -> Self {
+        self.policy.form = form;
+        self
+    }
+
+    /// What tells how long entries have lain. Default the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -239,6 +258,7 @@ impl Builder {
             slots_in_use: self.slots_in_use,
             geometry: self.geometry,
             tree: self.tree,
+            clock: self.clock,
             planted: self.planted,
         })?;
         let kick = Arc::clone(pool.mailbox());
@@ -253,15 +273,20 @@ impl Builder {
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             area,
             inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
-            cursor: AtomicU64::new(0),
+            submission: Submission::new(self.policy.batch, self.planted),
+            cursor: Cursor::new(),
+            nodes_cursor: Cursor::new(),
             policy: self.policy,
             counters: Counters::default(),
             kick,
+            turnstile: Turnstile::new(self.planted),
+            helpers: Helpers::new(self.device_geometry.write_buffers),
+            gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,
         });
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
-        Ok(Zswap { worker, core })
+        Ok(Zswap { _served: proactive::register(&core), worker, core })
     }
 }
 

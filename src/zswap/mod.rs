@@ -18,21 +18,29 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
-//! - who is cold: `lru.rs`. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
+//! - who is cold: `lru.rs` and below it. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
 mod builder;
 mod cells;
+mod effort;
 mod error;
 mod inflight;
 mod load;
 mod lru;
 mod nodes;
+mod places;
+mod proactive;
 mod reclaim;
 mod release;
+mod relief;
 mod reserve;
 mod stats;
 mod store;
+mod submission;
+mod swap_out;
+mod turns;
 mod valid;
 mod walk;
 mod worker;
@@ -46,4 +54,5 @@ pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
 pub use stats::Stats;
 pub use store::Stored;
-pub use walk::Shrunk;
+pub use swap_out::SwapOutError;
+pub use walk::{Form, Shrunk};

@@ -10,7 +10,9 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
-use super::reclaim::{Effort, Room};
+use super::effort::{Effort, Room};
+use super::error::Unwritable;
+use super::lru::Which;
 use crate::arena;
 use crate::memcg::Memcg;
 use crate::sync::Bug;
@@ -50,13 +52,13 @@ impl Core {
             }
             let room = match &done.refusal {
                 Some(zsmalloc::Error::NodesFull { nodes, .. }) => self.make_room_on(*nodes),
-                Some(zsmalloc::Error::Arena(arena::Error::Limit { .. })) => self.make_room_in_pool(),
+                Some(zsmalloc::Error::Arena(arena::Error::Limit { .. })) => self.make_room_in_pool(&mut effort),
                 // Held, or no memory at all: nothing that we could do about it.
-                _ => Room::Refused,
+                _ => Room::Hopeless(Unwritable::Busy),
             };
             if !effort.goes_on(room) {
                 let why = match done.refusal {
-                    Some(refusal) => format!("{refusal}; {}", self.why_unwritable(memcg)),
+                    Some(refusal) => format!("{refusal}; {}", effort.why()),
                     None => "readers hold them".to_owned(),
                 };
                 return Err(Error::Busy { path: memcg.path(), nodes: memcg.nodes(), left_bytes: done.left_bytes, why });
@@ -69,13 +71,15 @@ impl Core {
     fn move_one(&self, moving: Moving<'_, SlotCells>) -> bool {
         let (owner, objcg) = (moving.owner(), moving.objcg());
         let Some(guard) = self.slots.lock_owner(owner) else { return false };
-        if self.slots.word(owner).entry().is_none_or(|entry| entry.location != moving.from()) {
-            return false; // freed or moved meanwhile; else it stays in its home node while we have the lock
-        }
+        // Freed or moved meanwhile? Else it stays in its home node while we have the lock.
+        let Some(entry) = self.slots.word(owner).entry().filter(|entry| entry.location == moving.from()) else {
+            return false;
+        };
         let (from, to) = moving.homes();
         let moved = moving.switch();
         let _guard = (!self.planted.is(Bug::RehomeOutsideTheLock)).then_some(guard);
         if moved && from != to {
+            let from = Which { node: from, raw: entry.is_raw() };
             self.lru.rehome(owner, &self.tree, objcg, from, to);
         }
         moved

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   launch, per entry    cluster lock { still there, not in flight: record, writeback bit }
+//!                        charge the place, else clear the bit
 //!                        pin { copy the bytes into the batch }           the entry stays loadable all the time
 //!   write                one aligned run, no lock held
 //!   land, per entry      cluster lock { record live? word: object -> place; off the LRU }  then free the object
@@ -16,98 +17,154 @@
 use super::core::Core;
 use super::error::Unwritable;
 use super::inflight::Record;
+use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
-use crate::memcg::{Event, GroupRef};
+use crate::memcg::{Event, GroupRef, Objcg, ObjcgId};
 use crate::swap::{Batch, Content, Place, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
 /// An entry on its way to the device.
-struct Flight {
+struct Flight<'a> {
     owner: Owner,
     record: Record,
     place: Place,
+    charge: PlaceCharge<'a>,
+    /// Payload bytes on their way.
+    length: usize,
 }
 
 /// The flights of a batch. What has not landed when it is dropped (a device panicked) ends as if the write had failed, so that
 /// no slot stays marked.
 struct Flights<'a> {
     core: &'a Core,
-    under_way: Vec<Flight>,
+    /// Each with its place among the entries that the caller named.
+    under_way: Vec<(usize, Flight<'a>)>,
+    /// Somebody asked for it by name.
+    proactive: bool,
 }
 
 impl Flights<'_> {
-    /// Land them all; payload bytes that left the pool.
-    fn land(&mut self, written: bool) -> usize {
-        let mut bytes = 0;
-        while let Some(flight) = self.under_way.pop() {
-            bytes += self.core.land(flight, written).unwrap_or(0);
+    /// Land them all, and tell of each that left the pool; what did in all.
+    fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> Landed {
+        let mut landed = Landed::default();
+        while let Some((at, flight)) = self.under_way.pop() {
+            if let Some(length) = self.core.land(flight, written, self.proactive) {
+                landed.entries += 1;
+                landed.bytes += length as u64;
+                each(at, length as u64);
+            }
         }
-        bytes
+        landed
     }
 }
 
 impl Drop for Flights<'_> {
     fn drop(&mut self) {
-        self.land(false);
+        self.land(false, |_, _| {});
     }
 }
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Landed {
-    /// Payload bytes that left the pool.
+    /// Entries whose object left the pool.
+    pub(super) entries: usize,
+    /// Payload bytes of those.
     pub(super) bytes: u64,
     /// The device had no place for them, or failed to write: trying others now is no use.
     pub(super) device_refused: bool,
+    /// A `memory.swap.max` admits no places for some of them.
+    pub(super) at_limit: bool,
 }
 
 impl Core {
-    /// Write these entries of `group` back, as many as a batch and the device hold. Entries that meanwhile left the group, are
-    /// in flight or are gone are passed over.
-    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
+    /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
+    /// Entries that meanwhile left the group, are in flight or are gone are passed over. `proactive`: somebody asked for it by
+    /// name.
+    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64, proactive: bool) -> Landed {
+        let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
+        self.write_entries(&entries, most_bytes, proactive, |_, _| {})
+    }
+
+    /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
+    /// payload bytes.
+    pub(super) fn write_entries(
+        &self,
+        entries: &[(GroupRef, Owner)],
+        most_bytes: u64,
+        proactive: bool,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
-        let Ok(mut batch) = area.begin_at_least(least, least + each * owners.len()) else {
+        let Ok(mut batch) = area.begin_at_least(least, least + each * entries.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
-            return Landed { bytes: 0, device_refused: true };
+            if let Some(memcg) = entries.first().and_then(|&(group, _)| self.tree.get(group)) {
+                note_refused(&memcg, false);
+            }
+            return Landed { device_refused: true, ..Landed::default() };
         };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(owners.len()) };
-        for &owner in owners {
+        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
+        let (mut launched, mut full) = (0, None);
+        for (at, &(group, owner)) in entries.iter().enumerate() {
+            // Their lengths may be others than when they were picked.
+            if launched >= most_bytes {
+                break;
+            }
+            if full == Some(group) {
+                continue;
+            }
             match self.launch(group, owner, &mut batch) {
-                Launch::Off(flight) => flights.under_way.push(flight),
+                Launch::Off(flight) => {
+                    launched += flight.length as u64;
+                    flights.under_way.push((at, flight));
+                }
                 Launch::PassedOver => {}
+                Launch::AtLimit => full = Some(group),
                 Launch::BatchFull => break,
             }
         }
+        let at_limit = full.is_some();
         if flights.under_way.is_empty() {
-            return Landed::default();
+            return Landed { at_limit, ..Landed::default() };
         }
         if self.planted.is(Bug::WritebackSwitchesEarly) {
-            flights.land(true);
+            flights.land(true, |_, _| {});
         }
-        let written = batch.write().is_ok();
+        let written = batch.write().is_ok() || self.planted.is(Bug::WritebackIgnoresFailure);
         if !written {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { bytes: flights.land(written) as u64, device_refused: !written }
+        Landed { device_refused: !written, at_limit, ..flights.land(written, each_landed) }
     }
 
-    fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
+    fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch<'_> {
         let Some(mut guard) = self.slots.lock_owner(owner) else { return Launch::PassedOver };
         let word = guard.word();
-        if word.writeback() || !self.belongs_to(owner, word, group) {
-            return Launch::PassedOver;
-        }
+        let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
+        let Some(payer) = self.owned_by(owner, word, group).filter(|_| is_free) else { return Launch::PassedOver };
         let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
         guard.update(|word| word.with_writeback(true));
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
+        let length = word.entry().expect("it was just found to belong to the group").length;
         drop(guard);
 
+        let charge = match PlaceCharge::take(&self.tree, payer, length) {
+            Ok(charge) => charge,
+            Err(_) => {
+                if self.end(owner, record)
+                    && let Some(memcg) = self.tree.get(group)
+                {
+                    note_refused(&memcg, true);
+                }
+                return Launch::AtLimit;
+            }
+        };
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
         let mut backoff = Backoff::new();
         let place = loop {
@@ -122,7 +179,7 @@ impl Core {
             backoff.wait(); // compaction moved it: the word says where to
         };
         match place {
-            Some(place) => Launch::Off(Flight { owner, record, place }),
+            Some(place) => Launch::Off(Flight { owner, record, place, charge, length }),
             None => {
                 let cancelled = !self.end(owner, record);
                 if cancelled { Launch::PassedOver } else { Launch::BatchFull }
@@ -130,17 +187,20 @@ impl Core {
         }
     }
 
-    /// Whether the word names an object whose memcg is `group` (a memcg at its limit writes back its own entries only).
-    fn belongs_to(&self, owner: Owner, mut word: SlotWord, group: GroupRef) -> bool {
+    /// The objcg of the object that the word names, if its memcg is `group` (a memcg at its limit writes back its own entries
+    /// only). Under the cluster lock, which keeps the object, and so its reference.
+    fn owned_by(&self, owner: Owner, mut word: SlotWord, group: GroupRef) -> Option<Objcg> {
         while let Some(entry) = word.entry() {
             let objcg = self.pool.objcg_at(owner, entry.location);
             let again = self.slots.word(owner);
             if again == word {
-                return objcg.is_some_and(|objcg| self.tree.is_current(objcg, group));
+                let trusting = self.planted.is(Bug::LaunchTrustsPick);
+                let is_ours = |&objcg: &ObjcgId| trusting || self.tree.is_current(objcg, group);
+                return objcg.filter(is_ours).map(|objcg| self.tree.borrow(objcg));
             }
             word = again; // moved while we looked
         }
-        false
+        None
     }
 
     /// End a flight that does not switch its word: clear the bit unless it was cancelled. Whether it was live.
@@ -155,8 +215,8 @@ impl Core {
     }
 
     /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
-    fn land(&self, flight: Flight, written: bool) -> Option<usize> {
-        let Flight { owner, record, place } = flight;
+    fn land(&self, flight: Flight<'_>, written: bool, proactive: bool) -> Option<usize> {
+        let Flight { owner, record, place, charge, .. } = flight;
         if !written {
             self.end(owner, record);
             return None; // the batch gave its places back
@@ -165,6 +225,9 @@ impl Core {
         if !self.inflight.finish(record) {
             drop(guard);
             self.area().free(place);
+            if self.planted.is(Bug::CancelKeepsCharge) {
+                std::mem::forget(charge);
+            }
             return None;
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
@@ -177,18 +240,24 @@ impl Core {
         };
         let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
         self.off_the_lru(owner, old);
+        charge.leave_to(owner, &self.lru, place);
         self.counters.leave(old);
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
         self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
+        if proactive {
+            self.tree.count(objcg, Event::ZswpWbProactiveBytes, entry.length as u64);
+        }
         drop(guard);
         self.pool.free(owner, entry.location, entry.length);
         Some(entry.length)
     }
 }
 
-enum Launch {
-    Off(Flight),
+enum Launch<'a> {
+    Off(Flight<'a>),
     PassedOver,
+    /// A `memory.swap.max` admits no place for it.
+    AtLimit,
     BatchFull,
 }
