@@ -258,7 +258,7 @@ impl Memcg {
         if self.is_online() { self.words().of(counter).peak() } else { 0 }
     }
 
-    /// Begin the peak anew from what is charged now.
+    /// Begin the peak anew from what is charged now. [Readers](Self::peak_reader) keep theirs.
     ///
     /// # Errors
     /// [`Error::Offline`].
@@ -266,10 +266,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn reset_peak(&self, counter: Counter) -> Result<(), Error> {
-        let _hierarchy = self.online()?;
-        self.shared().recall();
-        self.words().of(counter).reset_peak();
-        Ok(())
+        self.begin_peak(counter, None)
     }
 
     /// [`current`](Self::current) of [`Counter::Zswap`].
@@ -373,7 +370,7 @@ impl Memcg {
     }
 
     /// The tree lock, if the memcg is online.
-    fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
+    pub(super) fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
         let hierarchy = self.shared().lock();
         self.shared().check_online(self.words())?;
         Ok(hierarchy)
