@@ -63,6 +63,10 @@ pub fn default_stocks() -> usize {
     if cfg!(loom) { 0 } else { (4 * thread::available_parallelism()).clamp(8, 1024) }
 }
 
+/// Whether loads that read a device note the time. Not under loom: what they hold for it has a model of its own, and those of loads
+/// would take hours with it.
+pub const TIMES_LOADS: bool = !cfg!(loom);
+
 /// Bytes of address space to leave to the global allocator and to stacks of threads. Under loom none: a region is memory of the
 /// allocator there, zeroed in every run of a model.
 pub const HEADROOM: usize = if cfg!(loom) { 0 } else { 16 << 20 };
