@@ -34,7 +34,10 @@ pub enum Stored {
     /// One repeated word, kept in the slot itself: nothing charged.
     SameFilled,
     /// One repeated word that does not fit in the slot: an object of 8 bytes.
-    Pattern,
+    Pattern {
+        /// Size of the slot they make unusable, which is what is charged.
+        slot_bytes: usize,
+    },
     /// Compressed to `payload_bytes` in a slot of `slot_bytes`, which is what is charged.
     Compressed {
         /// Length of the compressed bytes.
@@ -46,6 +49,17 @@ pub enum Stored {
     Incompressible,
     /// Written to the device without entering the pool: a limit does not admit it.
     WrittenThrough,
+}
+
+impl Stored {
+    /// Bytes of pool memory that the page takes now, which its memcg is charged for.
+    pub fn slot_bytes(self) -> usize {
+        match self {
+            Stored::SameFilled | Stored::WrittenThrough => 0,
+            Stored::Pattern { slot_bytes } | Stored::Compressed { slot_bytes, .. } => slot_bytes,
+            Stored::Incompressible => PAGE_SIZE, // no class is larger, and no object smaller than the page is kept so
+        }
+    }
 }
 
 /// What compression made of a page.
@@ -162,7 +176,7 @@ impl Core {
             }
             let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
             let charged = self.store_payload(slot, payer, node, payload, None)?;
-            return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
+            return Ok(charged.map_or(Stored::WrittenThrough, |slot_bytes| Stored::Pattern { slot_bytes }));
         }
         let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
         let codec = codec.expect("the current codec is in the registry");

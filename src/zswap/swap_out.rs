@@ -59,7 +59,9 @@ impl Zswap {
             let payer = Payer { memcg: &memcg, prepaid: Some(bytes) };
             return match self.core.store_or_empty(slot, payer, node, page) {
                 // The object has taken the charge over.
-                Ok(stored @ (Stored::Compressed { .. } | Stored::Incompressible | Stored::Pattern)) => Ok(stored),
+                Ok(stored @ (Stored::Compressed { .. } | Stored::Incompressible | Stored::Pattern { .. })) => {
+                    Ok(stored)
+                }
                 Ok(stored @ (Stored::SameFilled | Stored::WrittenThrough)) => {
                     drop(Resident::from_prepaid(objcg, bytes));
                     Ok(stored)
