@@ -66,7 +66,7 @@ impl Core {
             let budget = Budget { bytes: ask.bytes - bytes, age, proactive, ..self.budget(self.policy.batch) };
             match turns.next(&budget) {
                 Turn::Written(some) => (bytes, failures) = (bytes + some, 0),
-                Turn::NoneWritten => failures += 1,
+                Turn::NoneWritten(_) => failures += 1,
                 Turn::Refused(_) => break End::Exhausted,
                 Turn::Nothing(_) => break End::NothingToScan,
             }

@@ -23,7 +23,7 @@ use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
 use crate::swap::{Content, Entry, SlotWord};
-use crate::sync::{self, atomic::Ordering};
+use crate::sync::{self, Bug, atomic::Ordering};
 use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::{self, Uncommitted};
 
@@ -155,7 +155,9 @@ impl Core {
         let stored = self.store(slot, payer, node, page);
         if stored.is_err() {
             self.counters.refused.add(1);
-            self.free(slot);
+            if !self.planted.is(Bug::FailedStoreKeepsOlder) {
+                self.free(slot);
+            }
         }
         self.kick_if_high();
         stored
