@@ -4,6 +4,7 @@ use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::inflight::Inflight;
 use super::reserve::{Asked, Reserved};
+use super::sampling::{Sampler, Sampling};
 use super::stats::Counters;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
@@ -43,6 +44,7 @@ pub struct Builder {
     contexts: Option<usize>,
     worker: bool,
     policy: Policy,
+    sampling: Option<Sampling>,
     device_geometry: swap::Geometry,
     tree: TreeConfig,
     planted: Planted,
@@ -75,6 +77,7 @@ impl Builder {
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
             },
+            sampling: Some(Sampling::default()),
             device_geometry: swap::Geometry::default(),
             tree: TreeConfig::default(),
             planted: Planted::NONE,
@@ -198,6 +201,20 @@ impl Builder {
         self
     }
 
+    /// Where pages do not shrink, give only some to the codec ([`Sampling`]); `None`: all of them. Default: of 2 MiB of a
+    /// guest in which [`after`](Sampling::after) pages in a row did not shrink, one page in [`every`](Sampling::every). A page
+    /// that would have shrunk and was not tried takes a whole page until it is stored again; no limit refuses it for that.
+    ///
+    /// # Panics
+    /// When `after` is 0, `every` below 2, or both together above 255.
+    pub fn sampling(mut self, sampling: Option<Sampling>) -> Self {
+        if let Some(sampling) = sampling {
+            sampling.check();
+        }
+        self.sampling = sampling;
+        self
+    }
+
     /// Sizes of the device's pages and batches.
     pub fn device_geometry(mut self, geometry: swap::Geometry) -> Self {
         self.device_geometry = geometry;
@@ -255,6 +272,7 @@ impl Builder {
             inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
             cursor: AtomicU64::new(0),
             policy: self.policy,
+            sampler: Sampler::new(self.sampling),
             counters: Counters::default(),
             kick,
             trouble: AtomicU8::new(0),

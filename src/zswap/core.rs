@@ -3,6 +3,7 @@
 use super::cells::SlotCells;
 use super::inflight::Inflight;
 use super::lru::Lru;
+use super::sampling::Sampler;
 use super::stats::Counters;
 use super::worker::Worker;
 use super::{Builder, Error};
@@ -67,6 +68,7 @@ pub(super) struct Core {
     /// The memcg whose entries the worker wrote back last: an id, so that it holds no reference (T3).
     pub(super) cursor: AtomicU64,
     pub(super) policy: Policy,
+    pub(super) sampler: Sampler,
     pub(super) counters: Counters,
     pub(super) kick: Arc<Mailbox>,
     /// Why the last batch did not go, as a number; 0 if it went.

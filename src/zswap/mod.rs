@@ -18,6 +18,7 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - which pages are worth a compression: `sampling.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - who is cold: `lru.rs`. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
@@ -31,6 +32,7 @@ mod nodes;
 mod reclaim;
 mod release;
 mod reserve;
+mod sampling;
 mod stats;
 mod store;
 mod valid;
@@ -44,6 +46,7 @@ pub use self::core::Zswap;
 pub use builder::{Builder, WRITEBACK_BATCH};
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
+pub use sampling::Sampling;
 pub use stats::Stats;
 pub use store::Stored;
 pub use walk::Shrunk;

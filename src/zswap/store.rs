@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   same-filled ------------------------------------------------> word in the slot
-//!   compress (outside all locks; not smaller: raw)
+//!   compress (outside all locks; not smaller: raw; among others that did not shrink: raw untried, see sampling.rs)
 //!     charge + slot of a size class --- refused? reclaim, again
 //!     fill
 //!     cluster lock { empty the slot (old content out, off the LRU, its flight cancelled)
@@ -18,6 +18,7 @@ use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::error::Unwritable;
 use super::reclaim::Effort;
+use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
@@ -41,7 +42,8 @@ pub enum Stored {
         /// Size of the slot they make unusable.
         slot_bytes: usize,
     },
-    /// Stored as it is, because compression did not make it smaller.
+    /// Stored as it is, because compression did not make it smaller, or was not tried where it seldom does
+    /// ([`Sampling`](super::Sampling)).
     Incompressible,
     /// Written to the device without entering the pool: a limit does not admit it.
     WrittenThrough,
@@ -49,14 +51,14 @@ pub enum Stored {
 
 /// What compression made of a page.
 #[derive(Clone, Copy)]
-struct Payload<'a> {
-    bytes: &'a [u8],
-    codec: u8,
-    pattern: bool,
+pub(super) struct Payload<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) codec: u8,
+    pub(super) pattern: bool,
 }
 
 /// Whether a page may enter the pool.
-enum Admission<'a> {
+pub(super) enum Admission<'a> {
     /// Yes: charged and allocated.
     Object(Uncommitted<'a, SlotCells>),
     /// Not even into an empty pool.
@@ -64,7 +66,7 @@ enum Admission<'a> {
 }
 
 /// Which limit refused.
-enum Refusal {
+pub(super) enum Refusal {
     Limit(LimitHit),
     Pool(zsmalloc::Error),
 }
@@ -143,6 +145,13 @@ impl Core {
             let charged = self.store_payload(slot, memcg, node, payload, None)?;
             return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
         }
+        let mut refused_raw = None;
+        if self.sampler.passes_by(slot) {
+            match self.store_unseen(slot, memcg, node, page)? {
+                Unseen::Stored(stored) => return Ok(stored),
+                Unseen::Refused(error) => refused_raw = error,
+            }
+        }
         let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
         let codec = codec.expect("the current codec is in the registry");
         let mut context = self.contexts.checkout();
@@ -150,6 +159,11 @@ impl Core {
             Compressed::Bytes(bytes) => Payload { bytes, codec: codec.id().get(), pattern: false },
             Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
         };
+        let shrank = payload.codec != CodecId::RAW.get();
+        self.sampler.learn(slot, shrank);
+        if let (false, Some(error)) = (shrank, refused_raw) {
+            return Err(error); // a whole page was asked for already
+        }
         let payload_bytes = payload.bytes.len();
         let stored = match self.pool.malloc(Some(memcg), payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
@@ -185,7 +199,7 @@ impl Core {
     }
 
     /// Fill an object, put it into the slot, and return its slot's size.
-    fn put_object(
+    pub(super) fn put_object(
         &self,
         slot: Slot,
         mut object: Uncommitted<'_, SlotCells>,
@@ -228,7 +242,7 @@ impl Core {
     }
 
     /// Allocate and charge an object, making room where a limit asks for it, which may have `refused` it already.
-    fn admit(
+    pub(super) fn admit(
         &self,
         memcg: &Memcg,
         node: NodeId,
