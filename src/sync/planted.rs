@@ -38,6 +38,8 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// Who takes the recent reads of a list looks how many there are and then takes them off.
+    SwapinsTakenInTwoSteps,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.

@@ -6,6 +6,7 @@ use super::inflight::Inflight;
 use super::reserve::{Asked, Reserved};
 use super::sampling::{Sampler, Sampling};
 use super::stats::Counters;
+use super::swapins::Swapins;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
@@ -259,6 +260,7 @@ impl Builder {
             planted: self.planted,
         })?;
         let kick = Arc::clone(pool.mailbox());
+        let swapins = Swapins::new(tree.nodes(), self.planted);
         let core = Arc::new(Core {
             tree,
             slots,
@@ -273,6 +275,8 @@ impl Builder {
             cursor: AtomicU64::new(0),
             policy: self.policy,
             sampler: Sampler::new(self.sampling),
+            swapins,
+            relief_cursor: AtomicU64::new(0),
             counters: Counters::default(),
             kick,
             trouble: AtomicU8::new(0),

@@ -5,6 +5,7 @@ use super::inflight::Inflight;
 use super::lru::Lru;
 use super::sampling::Sampler;
 use super::stats::Counters;
+use super::swapins::Swapins;
 use super::worker::Worker;
 use super::{Builder, Error};
 use crate::arena::Arena;
@@ -69,6 +70,9 @@ pub(super) struct Core {
     pub(super) cursor: AtomicU64,
     pub(super) policy: Policy,
     pub(super) sampler: Sampler,
+    pub(super) swapins: Swapins,
+    /// The memcg that was relieved last, by its id.
+    pub(super) relief_cursor: AtomicU64,
     pub(super) counters: Counters,
     pub(super) kick: Arc<Mailbox>,
     /// Why the last batch did not go, as a number; 0 if it went.

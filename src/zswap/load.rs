@@ -191,7 +191,10 @@ impl Core {
                 Content::Physical(_) if !may_wait => return Err(Error::NeedsIo { slot }),
                 Content::Physical(place) => {
                     let failure = match self.read_place(slot, place, page) {
-                        Ok(()) => return Ok(read),
+                        Ok(()) => {
+                            self.note_swapin(owner);
+                            return Ok(read);
+                        }
                         Err(failure) => failure,
                     };
                     // Freed and reused while we read? Then it is no failure.

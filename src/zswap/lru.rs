@@ -79,7 +79,7 @@ impl Lru {
 
     // --- link words ---
 
-    fn word(&self, owner: Owner) -> &AtomicU64 {
+    pub(super) fn word(&self, owner: Owner) -> &AtomicU64 {
         self.links.get(owner.0 as usize)
     }
 
@@ -141,6 +141,11 @@ impl Lru {
         if word.load(Ordering::Relaxed) & REFERENCED == 0 {
             word.fetch_or(REFERENCED, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a word says that its entry is on no list.
+    pub(super) fn is_off(&self, word: u64) -> bool {
+        word >> NEXT_SHIFT & LINK_MASK == OFF
     }
 
     // --- lists ---

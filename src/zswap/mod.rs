@@ -20,6 +20,7 @@
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
+//! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
 //! - who is cold: `lru.rs`. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
 mod builder;
@@ -33,8 +34,10 @@ mod reclaim;
 mod release;
 mod reserve;
 mod sampling;
+mod shrinker;
 mod stats;
 mod store;
+mod swapins;
 mod valid;
 mod walk;
 mod worker;
@@ -47,6 +50,9 @@ pub use builder::{Builder, WRITEBACK_BATCH};
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
 pub use sampling::Sampling;
+pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
 pub use store::Stored;
+#[doc(hidden)] // for its model
+pub use swapins::Swapins;
 pub use walk::Shrunk;

@@ -190,7 +190,7 @@ impl Core {
     }
 
     /// Take a memcg without entries off the roster of those that have some.
-    fn delist_if_empty(&self, memcg: &Memcg) {
+    pub(super) fn delist_if_empty(&self, memcg: &Memcg) {
         memcg.delist_with(|listing| self.lru.if_empty(memcg.group(), || listing.clear()));
     }
 

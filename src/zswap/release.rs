@@ -90,6 +90,8 @@ impl Core {
         if let Some(entry) = old.entry() {
             let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
             self.lru.del(owner, &self.tree, objcg, self.pool.home_node(entry.location));
+        } else if let Content::Physical(_) = old.content() {
+            self.lru.clear_place(owner);
         }
     }
 

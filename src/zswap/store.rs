@@ -194,7 +194,7 @@ impl Core {
     ) -> Result<Option<usize>, Error> {
         match self.admit(memcg, node, payload.bytes.len(), refused)? {
             Admission::Object(object) => self.put_object(slot, object, payload).map(Some),
-            Admission::Never(refusal) => self.write_through(slot, memcg, payload, refusal).map(|()| None),
+            Admission::Never(refusal) => self.write_through(slot, memcg, node, payload, refusal).map(|()| None),
         }
     }
 
@@ -296,7 +296,14 @@ impl Core {
     }
 
     /// Write a page that its limit can never admit to the device, through the same kind of batch that writeback uses.
-    fn write_through(&self, slot: Slot, memcg: &Memcg, payload: Payload<'_>, refusal: Refusal) -> Result<(), Error> {
+    fn write_through(
+        &self,
+        slot: Slot,
+        memcg: &Memcg,
+        node: NodeId,
+        payload: Payload<'_>,
+        refusal: Refusal,
+    ) -> Result<(), Error> {
         let refuse = |reason| match refusal {
             Refusal::Limit(source) => Error::Limit { source, reason },
             Refusal::Pool(source @ zsmalloc::Error::NodesFull { .. }) => Error::NodesFull { source, reason },
@@ -320,9 +327,17 @@ impl Core {
             return Err(refuse(Unwritable::WriteFailed));
         }
         let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        self.replace(slot, |_, _| word).inspect_err(|_| area.free(place))?;
+        let objcg = memcg.objcg();
+        self.replace(slot, |owner, _| {
+            if let Ok(objcg) = &objcg {
+                self.lru.set_place(owner, objcg.id(), node);
+            }
+            word
+        })
+        .inspect_err(|_| area.free(place))?;
         self.counters.written_through.add(1);
-        if let Ok(objcg) = memcg.objcg() {
+        if let Ok(objcg) = objcg {
+            self.swapins.prepare(memcg.group());
             self.tree.count(objcg.id(), Event::ZswpWb, 1);
             self.tree.count(objcg.id(), Event::ZswpWbBytes, bytes.len() as u64);
         }

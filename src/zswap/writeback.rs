@@ -68,6 +68,7 @@ impl Core {
     pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
+        self.swapins.prepare(group);
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
         let Ok(mut batch) = area.begin_at_least(least, least + each * owners.len()) else {
@@ -177,6 +178,7 @@ impl Core {
         };
         let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
         self.off_the_lru(owner, old);
+        self.lru.set_place(owner, objcg, self.pool.home_node(entry.location));
         self.counters.leave(old);
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
