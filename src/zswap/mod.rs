@@ -21,6 +21,7 @@
 //! - which pages are worth a compression: `sampling.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
+//! - what says that it does: `pressure.rs`.
 //! - who is cold: `lru.rs`. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
 mod builder;
@@ -30,6 +31,7 @@ mod inflight;
 mod load;
 mod lru;
 mod nodes;
+mod pressure;
 mod reclaim;
 mod release;
 mod reserve;
@@ -49,6 +51,7 @@ pub use self::core::Zswap;
 pub use builder::{Builder, WRITEBACK_BATCH};
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
+pub use pressure::{PressureError, PressureWatch, Trigger};
 pub use sampling::Sampling;
 pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
