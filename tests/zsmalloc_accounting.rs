@@ -1,7 +1,7 @@
 //! Who pays for an object, on which node, and that nobody pays when it is refused.
 
 use zspool::arena::{self, Arena, ArenaConfig, Topology};
-use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
+use zspool::memcg::{Bytes4, Counter, Memcg, Tree, TreeConfig};
 use zspool::sync::Arc;
 use zspool::units::{Frame, NodeId};
 use zspool::zsmalloc::{Error, Geometry, Handle, HandleError, Pool, PoolConfig, TagSpace};
@@ -135,6 +135,51 @@ fn what_is_refused_is_not_charged_and_leaves_nothing() {
     drop(draft);
     assert_eq!(vm.usage(), 4096, "and gives the charge back");
     put(&pool, &vm, 1, N0).unwrap();
+    pool.assert_valid();
+}
+
+#[test]
+fn a_prepaid_object_that_does_not_come_to_be_leaves_the_page_charged() {
+    let arena = arena(Topology::simulated(2));
+    let (pool, vm) = pool(Arc::clone(&arena));
+    let tree = vm.tree();
+    let page = vm.objcg().unwrap();
+    tree.charge(page.id(), Counter::Memory, 4096).unwrap();
+    vm.set_max(Counter::Memory, 4096).unwrap();
+    let charged = || (vm.usage(), vm.current(Counter::Memory), vm.stat().unwrap().resident);
+    assert!(matches!(pool.malloc(Some(&vm), 1610, N0), Err(Error::Limit(hit)) if hit.counter() == Counter::Memory));
+
+    let mut draft = pool.malloc_prepaid(&vm, 1610, N0, 4096).unwrap();
+    draft.write(&[7; 1610]).unwrap();
+    assert_eq!((charged(), draft.objcg()), ((1632, 4096, 4096 - 1632), page.id()), "the slot is of the page");
+    vm.set_max(Counter::Memory, 0).unwrap();
+    drop(draft);
+    assert_eq!(charged(), (0, 4096, 4096), "no limit is asked on the way back");
+    tree.assert_quiet();
+
+    // The same for a zspage full of them, of which some lie on two nodes: see the first test.
+    vm.set_max(Counter::Memory, 40 * 2048).unwrap();
+    tree.charge(page.id(), Counter::Memory, 40 * 2048 - 4096).unwrap();
+    let mut drafts = vec![pool.malloc_prepaid(&vm, 1610, N0, 2048).unwrap()];
+    [1, 2, 6, 11].into_iter().for_each(|frame| arena.ensure(Frame(frame), 1, N1).unwrap());
+    drafts.extend((1..40).map(|_| pool.malloc_prepaid(&vm, 1610, N0, 2048).unwrap()));
+    assert_eq!(charged(), (40 * 1632, 40 * 2048, 40 * 416));
+    assert_eq!(vm.numa_stat().unwrap()[1].compressed, 4 * 4096);
+    tree.assert_quiet();
+    drop(drafts);
+    assert_eq!(charged(), (0, 40 * 2048, 40 * 2048));
+    tree.uncharge(page.id(), Counter::Memory, 40 * 2048 - 4096);
+    // Nor is anything lost on the way there.
+    arena.fail_commits_after(Some(0));
+    arena.flush();
+    pool.malloc_prepaid(&vm, 4000, N0, 4096).unwrap_err();
+    arena.fail_commits_after(None);
+    let refused = pool.malloc_prepaid(&vm, 1610, N0, 1631).unwrap_err();
+    let says = "an object of 1610 bytes needs a slot of 1632 and 1631 bytes were charged ahead; charge a whole page";
+    assert_eq!(refused.to_string(), says);
+    assert_eq!((charged(), vm.stat().unwrap().bytes), ((0, 4096, 4096), Bytes4::default()));
+    tree.uncharge(page.id(), Counter::Memory, 4096);
+    tree.assert_quiet();
     pool.assert_valid();
 }
 

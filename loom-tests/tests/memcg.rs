@@ -15,7 +15,7 @@
 
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
-use zspool::memcg::{Bytes4, Error, MemcgId, Objcg, Tree, TreeConfig};
+use zspool::memcg::{Bytes4, Counter, Error, MemcgId, Objcg, Tree, TreeConfig};
 use zspool::sync::{Arc, Bug, Mutex, Planted, Rank, thread};
 use zspool::units::NodeId;
 
@@ -37,7 +37,7 @@ fn store(objcg: &Objcg, tree: &Tree, bytes: u64) {
 fn free(objcg: Objcg, tree: &Tree, bytes: u64) {
     let id = objcg.into_id();
     tree.unaccount(id, NODE, compressed(bytes));
-    tree.uncharge(id, bytes);
+    tree.uncharge(id, Counter::Zswap, bytes);
     tree.put(id);
 }
 
@@ -72,7 +72,7 @@ fn charge_vs_reparent(planted: Planted) -> (u16, u16) {
     // do not lose each other's bytes is the next model's business.
     charger.join().unwrap();
 
-    assert_eq!(new.usage(), 0, "the new memcg");
+    assert_eq!([Counter::Zswap, Counter::Memory].map(|counter| new.current(counter)), [0, 0], "the new memcg");
     assert_eq!(tenant.usage(), 0, "the parent");
     assert_eq!(tree.root().usage(), 0, "the root");
     tree.assert_quiet();

@@ -1,16 +1,22 @@
 //! Charging: reserving bytes at every level up to the root, so that no limit is passed at any instant.
 //!
 //! ```text
-//!            root        usage += n     <= limit?                    4.
+//!                          Zswap              Memory
+//!            root        usage += n   5.    usage += n   6.
 //!             |
-//!          a tenant      usage += n     <= limit?  no: give back     3.     each step one compare-exchange
-//!             |                                    2. and 1.
-//!   objcg -> vm          usage += n     <= limit?                    2.
+//!          a tenant      usage += n   3.    usage += n   4.     each step one compare-exchange that keeps the limit;
+//!             |                                                 one that fails gives back what came before it
+//!   objcg -> vm          usage += n   1.    usage += n   2.
 //! ```
+//!
+//! An object is charged as [`Counter::Zswap`] and [`Counter::Memory`] at each level, what upper layers hold resident as
+//! Memory alone, a place on a device as [`Counter::Swap`].
 //!
 //! **Exactness.** A charge climbs from the group that the objcg points to at that time, an uncharge from where it
 //! points then; in between the memcg may have been removed. Every group that is online at both times is passed both
-//! times, by O2: the pointer only moves to parents. What the removed group was charged does not matter any more.
+//! times, by O2: the pointer only moves to parents. What the removed group was charged does not matter any more. A
+//! rollback takes from the groups deeper than the one that refused, and from that one the counters before the one that did:
+//! of each depth there is one group on the path, as long as the path reaches so deep.
 //!
 //! **Recycled indexes.** A step that finds another generation than it came for stands at a group that was removed,
 //! and everything it passed below was removed before. So an uncharge starts again from where the objcg points now
@@ -22,8 +28,11 @@
 //! and tries again if one was rolled back at the group that refused. If none was, the refusal stands: what it saw was
 //! charged. Bytes that lie in stocks (see `stock`) are treated alike: they are recalled, and noted as rolled back. The wait is bounded (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that
 //! means that a climber was preempted, and then the refusal is given although it may have been transient.
+//!
+//! **Marks and peaks** are looked at again once a charge stands, where one of its steps had a reason (`excess`).
 
-use super::group::{Over, Refusal};
+use super::counter::{Counter, Over, Refusal};
+use super::event::MemcgEvent;
 use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::Objcg;
@@ -34,12 +43,13 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::thread::Backoff;
 use std::fmt;
 
-/// A charge was refused: some memcg would have passed its `memory.zswap.max`.
+/// A charge was refused: some memcg would have passed its `memory.zswap.max`, `memory.max` or `memory.swap.max`.
 ///
 /// It holds the memcg that refused, so that the caller can write back from there.
 #[derive(Clone)]
 pub struct LimitHit {
     memcg: Memcg,
+    counter: Counter,
     usage: u64,
     limit: u64,
     asked: u64,
@@ -69,6 +79,7 @@ pub(super) enum Climb {
         /// Where it began.
         start: GroupRef,
         at: GroupRef,
+        counter: Counter,
         over: Over,
     },
 }
@@ -78,8 +89,8 @@ pub(super) enum Climb {
 enum Return {
     /// An object is gone.
     Uncharge,
-    /// A climb was refused further up: from the groups deeper than that.
-    Rollback { below: u16 },
+    /// A climb was refused at this depth: from the groups deeper than that, and there the first `here` counters.
+    Rollback { depth: u16, here: usize },
     /// A stock has too much, or is recalled.
     Spare,
 }
@@ -132,42 +143,57 @@ impl Drop for Climbing<'_> {
 // === charge and uncharge ===
 
 impl Shared {
-    /// One climb from the objcg's group to the root.
+    /// One climb from the objcg's group to the root, in the counters `what` at each level.
     #[inline]
-    pub(super) fn climb(&self, id: ObjcgId, bytes: u64) -> Climb {
+    pub(super) fn climb(&self, id: ObjcgId, what: &'static [Counter], bytes: u64) -> Climb {
         let start = self.objcgs.group(id);
-        let mut at = start;
+        let (mut at, mut notable) = (start, false);
         loop {
             let group = self.group(at.index());
             let parent = group.parent(); // before `reserve` proves the generation, by G2
-            match group.reserve(at.generation(), bytes, self.config.planted) {
-                Ok(()) if at.depth() == 0 => return Climb::Charged,
-                Ok(()) => at = parent,
-                Err(Refusal::Stale) => return Climb::Stale,
-                Err(Refusal::Over(over)) => {
-                    self.give_back(id, bytes, Return::Rollback { below: at.depth() });
-                    return Climb::Refused { start, at, over };
+            for (here, &counter) in what.iter().enumerate() {
+                match group.of(counter).reserve(at.generation(), bytes, self.config.planted) {
+                    Ok(more) => notable |= more,
+                    Err(Refusal::Stale) => return Climb::Stale,
+                    Err(Refusal::Over(over)) => {
+                        self.give_back(id, what, bytes, Return::Rollback { depth: at.depth(), here });
+                        return Climb::Refused { start, at, counter, over };
+                    }
                 }
             }
+            if at.depth() == 0 {
+                break;
+            }
+            at = parent;
         }
+        if notable {
+            self.notice(start, what);
+        }
+        Climb::Charged
     }
 
-    /// Take `bytes` from the objcg's group and its ancestors, as far as `why` says.
+    /// Take `bytes` from the objcg's group and its ancestors, in the counters `what`, as far as `why` says.
     #[inline]
-    fn give_back(&self, id: ObjcgId, bytes: u64, why: Return) {
+    fn give_back(&self, id: ObjcgId, what: &'static [Counter], bytes: u64, why: Return) {
         'pointer: loop {
             let mut at = self.objcgs.group(id);
             loop {
-                if matches!(why, Return::Rollback { below } if at.depth() <= below) {
-                    return;
-                }
+                let here = match why {
+                    Return::Rollback { depth, .. } if at.depth() < depth => return,
+                    Return::Rollback { depth, here } if at.depth() == depth => &what[..here],
+                    Return::Rollback { .. } if self.config.planted.is(Bug::RollbackForgetsCounter) => &what[..1],
+                    _ => what,
+                };
                 let group = self.group(at.index());
                 let parent = group.parent(); // before `give_back` proves the generation, by G2
-                if !group.give_back(at.generation(), bytes, self.config.planted) {
-                    continue 'pointer;
-                }
-                if !matches!(why, Return::Uncharge) {
-                    group.note_rollback();
+                for &counter in here {
+                    let words = group.of(counter);
+                    if !words.give_back(at.generation(), bytes, self.config.planted) {
+                        continue 'pointer;
+                    }
+                    if !matches!(why, Return::Uncharge) {
+                        words.note_rollback();
+                    }
                 }
                 if at.depth() == 0 {
                     return;
@@ -178,28 +204,28 @@ impl Shared {
     }
 
     #[inline]
-    pub(super) fn uncharge(&self, id: ObjcgId, bytes: u64) {
-        self.give_back(id, bytes, Return::Uncharge);
+    pub(super) fn uncharge(&self, id: ObjcgId, what: &'static [Counter], bytes: u64) {
+        self.give_back(id, what, bytes, Return::Uncharge);
     }
 
     /// Uncharge bytes that were nobody's usage: whoever was refused for them is to try again.
-    pub(super) fn return_spare(&self, id: ObjcgId, bytes: u64) {
-        self.give_back(id, bytes, Return::Spare);
+    pub(super) fn return_spare(&self, id: ObjcgId, what: &'static [Counter], bytes: u64) {
+        self.give_back(id, what, bytes, Return::Spare);
     }
 }
 
 impl Objcg {
-    /// Reserve `bytes` of usage in the memcg and all its ancestors. Uncharge the same number later, through
+    /// Reserve `bytes` of an object in the memcg and all its ancestors: [`Tree::charge`] as [`Counter::Zswap`]. Uncharge the same number later, through
     /// [`Tree::uncharge`] or [`Objcg::uncharge`].
     ///
     /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses.
     /// Lock-free; it may wait a moment before it refuses (`TreeConfig::patience`).
     ///
     /// # Errors
-    /// When some memcg on the way would pass its `memory.zswap.max`.
+    /// When some memcg on the way would pass its `memory.zswap.max` or `memory.max`.
     #[inline]
     pub fn try_charge(&self, bytes: u64) -> Result<(), LimitHit> {
-        self.tree().try_charge(self.id(), bytes)
+        self.tree().charge(self.id(), Counter::Zswap, bytes)
     }
 
     /// Take `bytes` of an earlier [`try_charge`](Self::try_charge) back.
@@ -208,27 +234,41 @@ impl Objcg {
     /// When fewer are charged.
     #[inline]
     pub fn uncharge(&self, bytes: u64) {
-        self.tree().uncharge(self.id(), bytes);
+        self.tree().uncharge(self.id(), Counter::Zswap, bytes);
     }
 }
 
 impl Tree {
-    /// [`Objcg::try_charge`] through an id whose reference the caller holds.
+    /// Reserve `bytes` of usage in the memcg that the objcg points to and all its ancestors: as [`Counter::Zswap`] and
+    /// [`Counter::Memory`] for Zswap, else in the one counter. The caller holds a reference to the objcg as long as they
+    /// are charged, and [uncharges](Self::uncharge) the same number as the same counter later.
+    ///
+    /// What is charged as Zswap must be [accounted](Self::account) too: [`enter`](Self::enter) does both for an object.
+    ///
+    /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses.
+    /// Lock-free; it may wait a moment before it refuses (`TreeConfig::patience`).
     ///
     /// # Errors
-    /// When some memcg on the way would pass its `memory.zswap.max`.
-    pub fn try_charge(&self, id: ObjcgId, bytes: u64) -> Result<(), LimitHit> {
+    /// When some memcg on the way would pass its limit. Unless that is of Swap, [`MemcgEvent::Max`] is counted.
+    pub fn charge(&self, id: ObjcgId, counter: Counter, bytes: u64) -> Result<(), LimitHit> {
+        self.charge_all(id, counter.charged(), bytes)?;
+        self.shared().objcgs.hold_bytes(id, counter, bytes);
+        Ok(())
+    }
+
+    /// Charge in the counters `what`, at each level together.
+    pub(super) fn charge_all(&self, id: ObjcgId, what: &'static [Counter], bytes: u64) -> Result<(), LimitHit> {
         let shared = self.shared();
         let mut patience = shared.config.patience;
         loop {
             let climbing = shared.climbs.begin(id);
-            let climb = shared.climb(id, bytes);
+            let climb = shared.climb(id, what, bytes);
             drop(climbing);
-            let (start, at, over) = match climb {
+            let (start, at, counter, over) = match climb {
                 Climb::Charged => return Ok(()),
                 // Somebody removed a memcg meanwhile: the loop is lock-free.
                 Climb::Stale => continue,
-                Climb::Refused { start, at, over } => (start, at, over),
+                Climb::Refused { start, at, counter, over } => (start, at, counter, over),
             };
             // A group that goes offline takes its objcgs' pointers away, so while the pointer stood the whole path
             // was online.
@@ -237,7 +277,7 @@ impl Tree {
             }
             let group = shared.group(at.index());
             if bytes <= over.limit {
-                let returned = || group.rollbacks() != over.rollbacks;
+                let returned = || group.of(counter).rollbacks() != over.rollbacks;
                 // What threads hold in stock is nobody's usage (S2).
                 let recall = || {
                     if !shared.config.planted.is(Bug::RefusalSkipsRecall) {
@@ -257,20 +297,26 @@ impl Tree {
             if !group.hold(at.generation()) {
                 continue; // removed since
             }
-            shared.objcgs.count(id, Event::Refused, 1);
             let memcg = Memcg::adopt(self.clone(), at);
-            return Err(LimitHit { memcg, usage: over.usage, limit: over.limit, asked: bytes });
+            if what[0] == Counter::Zswap {
+                shared.objcgs.count(id, Event::Refused, 1);
+            }
+            if counter != Counter::Swap {
+                memcg.note(MemcgEvent::Max);
+            }
+            return Err(LimitHit { memcg, counter, usage: over.usage, limit: over.limit, asked: bytes });
         }
     }
 
-    /// Take `bytes` of an earlier charge back, from the memcg the objcg points to now and its ancestors. The caller
-    /// holds a reference. Lock-free; neither allocates nor frees.
+    /// Take `bytes` of an earlier [`charge`](Self::charge) as this counter back, from the memcg the objcg points to now and
+    /// its ancestors. The caller holds a reference. Lock-free; neither allocates nor frees.
     ///
     /// # Panics
     /// When fewer are charged.
     #[inline]
-    pub fn uncharge(&self, id: ObjcgId, bytes: u64) {
-        self.shared().uncharge(id, bytes);
+    pub fn uncharge(&self, id: ObjcgId, counter: Counter, bytes: u64) {
+        self.shared().objcgs.release_bytes(id, counter, bytes);
+        self.shared().uncharge(id, counter.charged(), bytes);
     }
 }
 
@@ -290,6 +336,16 @@ impl LimitHit {
     /// Its index.
     pub fn index(&self) -> GroupIndex {
         self.memcg.index()
+    }
+
+    /// Which of its limits it was.
+    pub fn counter(&self) -> Counter {
+        self.counter
+    }
+
+    /// The file that holds that limit.
+    pub fn file(&self) -> &'static str {
+        self.counter.max_file()
     }
 
     /// Bytes that were charged to it.
@@ -314,10 +370,16 @@ impl fmt::Display for LimitHit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, id) = (self.memcg.path(), self.memcg.id());
         let LimitHit { usage, limit, asked, .. } = self;
+        let (holds, instead) = match self.counter {
+            Counter::Zswap => ("holds", "write some of it back"),
+            Counter::Memory => ("has resident", "have some of it reclaimed"),
+            Counter::Swap => ("has on devices", "free or load some of it"),
+        };
         write!(
             f,
-            "memcg {path} (id {id}) holds {usage} of at most {limit} bytes, so {asked} more are refused; \
-             raise its memory.zswap.max or write some of it back"
+            "memcg {path} (id {id}) {holds} {usage} of at most {limit} bytes, so {asked} more are refused; \
+             raise its {} or {instead}",
+            self.file()
         )
     }
 }
@@ -326,6 +388,7 @@ impl fmt::Debug for LimitHit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LimitHit")
             .field("memcg", &self.memcg)
+            .field("counter", &self.counter)
             .field("usage", &self.usage)
             .field("limit", &self.limit)
             .field("asked", &self.asked)

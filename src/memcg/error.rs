@@ -2,6 +2,8 @@
 
 use super::charge::LimitHit;
 use super::id::MemcgId;
+use super::reclaim::End;
+use super::request::{RequestError, Source};
 use crate::units::NodeMask;
 
 /// A refusal of the memcg tree or of one of its text files.
@@ -113,6 +115,91 @@ pub enum Error {
         /// What the file takes.
         grammar: &'static str,
     },
+    /// What was written to `memory.reclaim` is no request.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A request names sources that nobody serves.
+    #[error("nobody serves source={sources} here; {}", match served.is_empty() {
+        true => "no reclaimer is registered".to_owned(),
+        false => format!("name one or more of {served}"),
+    })]
+    Unserved {
+        /// Those that nobody serves.
+        sources: Source,
+        /// Those that somebody does.
+        served: Source,
+    },
+    /// A request names zswap, whose writeback is disabled.
+    #[error("{path} has no writeback to ask for: memory.zswap.writeback is 0 there or above it; set it to 1")]
+    WritebackOff {
+        /// Path of the memcg.
+        path: String,
+    },
+    /// The nodes were set, and not everything could be moved off the others. What is stored from now on obeys all the same.
+    #[error("{bytes} bytes of {path} lie outside of the nodes {nodes} still ({why}); set its nodes again later")]
+    Unmoved {
+        /// Path of the memcg.
+        path: String,
+        /// Where its objects may lie.
+        nodes: NodeMask,
+        /// Bytes of slots outside.
+        bytes: u64,
+        /// What kept them there.
+        why: String,
+    },
+    /// Fewer bytes were reclaimed than were asked for.
+    #[error("{reclaimed} of {asked} bytes of {path} were reclaimed, and no more: {}", match end {
+        End::Exhausted => "what is left was used lately or cannot be written; try again later, or ask for less",
+        End::Busy => "what is left is in use this moment; try again",
+        _ => "nothing is left that could be; ask for less",
+    })]
+    Again {
+        /// Path of the memcg.
+        path: String,
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes there were.
+        reclaimed: u64,
+        /// Why there were no more.
+        end: End,
+    },
+    /// A request was cancelled.
+    #[error(
+        "reclaim of {path} was interrupted after {reclaimed} of {asked} bytes; ask for the rest when there is time"
+    )]
+    Interrupted {
+        /// Path of the memcg.
+        path: String,
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes there were.
+        reclaimed: u64,
+    },
+}
+
+impl Error {
+    /// The number with which a system call on cgroup v2's files fails in the same case.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::Offline { .. } => libc::ENODEV,
+            Error::BadName { name, .. } if name.len() > super::hierarchy::NAME_MAX => libc::ENAMETOOLONG,
+            Error::Exists { .. } => libc::EEXIST,
+            Error::HasChildren { .. } | Error::Root | Error::Unmoved { .. } => libc::EBUSY,
+            Error::OutOfIds { .. } => libc::ENOSPC,
+            Error::TooDeep { .. } | Error::Again { .. } => libc::EAGAIN,
+            Error::Interrupted { .. } => libc::EINTR,
+            Error::NoSuchFile { .. } => libc::ENOENT,
+            Error::ReadOnly { .. } => libc::EACCES,
+            Error::BadName { .. }
+            | Error::Nodes { .. }
+            | Error::NoNodeLeft { .. }
+            | Error::NoValue { .. }
+            | Error::BadWord { .. }
+            | Error::Request(_)
+            | Error::Unserved { .. }
+            | Error::WritebackOff { .. } => libc::EINVAL,
+        }
+    }
 }
 
 /// Why [`Tree::enter`](super::Tree::enter) refused.

@@ -14,8 +14,8 @@
 //! in pages as the kernel has them; ours are `zswap_payload` (bytes the codec made) and `zswap_refused` (charges
 //! refused at a limit here or further up). The kernel rounds a limit down to whole pages; ours is exact.
 
+use super::counter::NO_LIMIT;
 use super::error::Error;
-use super::group::NO_LIMIT;
 use super::handle::Memcg;
 use super::size::parse_size;
 use super::stat::{Bytes4, Event};
@@ -146,7 +146,7 @@ fn write_nodes(memcg: &Memcg, word: &str) -> Result<(), Refused> {
     let nodes: NodeMask = word.parse().map_err(|error: NodeListError| Refused::Word(error.to_string()))?;
     match memcg.set_nodes(nodes) {
         Err(Error::Nodes { all, .. }) => Err(Refused::Word(format!("there are only the nodes {all}"))),
-        done => Ok(done?),
+        done => Ok(done.and_then(|()| memcg.move_home())?),
     }
 }
 

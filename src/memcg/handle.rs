@@ -5,8 +5,9 @@
 //! The index is not recycled before the last handle is gone, so tables by index are safe to use with a handle at
 //! hand.
 
+use super::counter::{Counter, NO_LIMIT};
 use super::error::Error;
-use super::group::{Group, NO_LIMIT};
+use super::group::Group;
 use super::hierarchy::{Handover, Hierarchy, Switched};
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::Objcg;
@@ -188,21 +189,98 @@ impl Memcg {
         }
     }
 
-    /// Bytes charged to it and everything below it, reservations under way included; 0 of a removed memcg. What threads hold in
-    /// stock is recalled first, for which this waits a moment: not for the handler of a signal or a fault.
-    pub fn usage(&self) -> u64 {
+    /// Bytes charged as this counter to it and everything below it, reservations under way included; 0 of a removed memcg.
+    /// What threads hold in stock is recalled first, for which this waits a moment: not for the handler of a signal or a
+    /// fault.
+    pub fn current(&self, counter: Counter) -> u64 {
         self.shared().recall();
-        if self.is_online() { self.words().usage() } else { 0 }
+        if self.is_online() { self.words().of(counter).usage() } else { 0 }
     }
 
-    /// `memory.zswap.max` in bytes, [`NO_LIMIT`] when there is none. Lock-free.
+    /// The limit in bytes, [`NO_LIMIT`] when there is none. Lock-free.
+    #[inline]
+    pub fn max(&self, counter: Counter) -> u64 {
+        self.words().of(counter).limit()
+    }
+
+    /// Set the limit in bytes, or [`NO_LIMIT`]. When this returns, nothing is charged past it any more; what is charged
+    /// already stays, also above it, and then the memcg is [noted](super::Tree::take_excess).
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn set_max(&self, counter: Counter, limit: u64) -> Result<(), Error> {
+        let hierarchy = self.online()?;
+        self.words().of(counter).set_limit(limit, counter.mark(limit, self.words().high()));
+        self.look_for_excess(&hierarchy, counter);
+        Ok(())
+    }
+
+    /// `memory.high` in bytes, [`NO_LIMIT`] when there is none. Lock-free.
+    pub fn high(&self) -> u64 {
+        self.words().high()
+    }
+
+    /// Set `memory.high` in bytes, or [`NO_LIMIT`]: nothing is refused above it, but the memcg is
+    /// [noted](super::Tree::take_excess).
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn set_high(&self, high: u64) -> Result<(), Error> {
+        let hierarchy = self.online()?;
+        let memory = self.words().of(Counter::Memory);
+        self.words().set_high(high);
+        memory.set_limit(memory.limit(), Counter::Memory.mark(memory.limit(), high));
+        self.look_for_excess(&hierarchy, Counter::Memory);
+        Ok(())
+    }
+
+    /// Note the memcg if it is above the mark that was just set.
+    fn look_for_excess(&self, _hierarchy: &Hierarchy, counter: Counter) {
+        self.shared().recall(); // what lies in stock is no usage
+        if self.words().of(counter).excess() > 0 {
+            self.shared().note_excess(self.index());
+        }
+    }
+
+    /// The most bytes that were charged as this counter, to it and everything below it, since it was made or the peak
+    /// [reset](Self::reset_peak): never less than what [`current`](Self::current) said meanwhile, never more than the limit
+    /// was. What threads held in stock is in it (far from limits, 192 KiB each at most). Lock-free.
+    pub fn peak(&self, counter: Counter) -> u64 {
+        if self.is_online() { self.words().of(counter).peak() } else { 0 }
+    }
+
+    /// Begin the peak anew from what is charged now.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn reset_peak(&self, counter: Counter) -> Result<(), Error> {
+        let _hierarchy = self.online()?;
+        self.shared().recall();
+        self.words().of(counter).reset_peak();
+        Ok(())
+    }
+
+    /// [`current`](Self::current) of [`Counter::Zswap`].
+    pub fn usage(&self) -> u64 {
+        self.current(Counter::Zswap)
+    }
+
+    /// [`max`](Self::max) of [`Counter::Zswap`]. Lock-free.
     #[inline]
     pub fn zswap_max(&self) -> u64 {
-        self.words().limit()
+        self.max(Counter::Zswap)
     }
 
-    /// Set `memory.zswap.max` in bytes, or [`NO_LIMIT`]. When this returns, nothing is charged past it any more; what
-    /// is charged already stays, also above it.
+    /// [`set_max`](Self::set_max) of [`Counter::Zswap`].
     ///
     /// # Errors
     /// [`Error::Offline`].
@@ -210,10 +288,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn set_zswap_max(&self, limit: u64) -> Result<(), Error> {
-        let _hierarchy = self.online()?;
-        self.words().set_limit(limit);
-        self.shared().recall();
-        Ok(())
+        self.set_max(Counter::Zswap, limit)
     }
 
     /// Whether it and all its ancestors allow writeback. Lock-free.

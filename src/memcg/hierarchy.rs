@@ -16,7 +16,8 @@
 //! - **H5** A group is listed if and only if its id is in its own set and in those of all its ancestors.
 //! - **H6** The effective writeback flag is the AND of the flags from the group to the root.
 //! - **H7** The effective node mask is the AND of the masks from the group to the root, and not empty.
-//! - **Q1** At a quiet point: the usage of an online group is the sum of `compressed` of the objcgs of its subtree.
+//! - **Q1** At a quiet point: an online group is charged as Zswap the sum of `compressed` of the objcgs of its subtree, as
+//!   Memory that and what is resident, as Swap the places on devices.
 //!
 //! Callers: `handle`, `tree`, `roster`, `files`, with the lock.
 
@@ -35,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Longest name in bytes, as of files.
-const NAME_MAX: usize = 255;
+pub(super) const NAME_MAX: usize = 255;
 
 /// The locked half of a group; the other half is `group::Group`.
 #[derive(Debug)]
@@ -470,6 +471,10 @@ impl Shared {
             stat.add_events(hierarchy.node(at).past);
             for id in hierarchy.objcgs(at) {
                 stat.bytes += self.objcg_bytes(id);
+                let (resident, places) = self.objcgs.held_bytes(id);
+                // A reader may come between the two halves of a change: they wrap.
+                stat.resident = stat.resident.wrapping_add(resident);
+                stat.places = stat.places.wrapping_add(places);
                 stat.add_events(self.objcgs.events(id));
             }
         }

@@ -13,13 +13,19 @@
 //! | file | holds |
 //! |---|---|
 //! | `id` | names of groups and objcgs, and which are recycled |
-//! | `group` | one group's words: usage with generation, limit, flags |
+//! | `counter` | one counter of a group: usage with generation, limit, mark, peak |
+//! | `group` | one group's words: its three counters, flags, nodes |
 //! | `objcg` | objcgs: pointer, count, counters |
 //! | `charge` | the climb: reserving up to the root, giving back, just refusals |
+//! | `excess` | which memcgs are above their marks, for a worker |
+//! | `prepaid` | objects that take over memory which their owner was charged for already |
+//! | `event` | what happens to a memcg as a whole |
 //! | `stock` | what threads charge and count ahead of the shared words |
 //! | `hierarchy` | under the tree lock: names, children, removal with reparenting, sweeping; `check` |
 //! | `tree`, `handle` | [`Tree`] and [`Memcg`], what callers hold |
 //! | `roster` | which memcgs may have entries, for walkers with cursors |
+//! | `cursor` | whose turn it is in a walk over the roster |
+//! | `request`, `reclaim`, `hooks` | `memory.reclaim`: its text, who serves it, where upper layers register |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
 //!
 //! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A
@@ -53,13 +59,21 @@
 //! ```
 
 mod charge;
+mod counter;
+mod cursor;
 mod error;
+mod event;
+mod excess;
 mod files;
 mod group;
 mod handle;
 mod hierarchy;
+mod hooks;
 mod id;
 mod objcg;
+mod prepaid;
+mod reclaim;
+mod request;
 mod roster;
 mod size;
 mod stat;
@@ -70,12 +84,17 @@ mod tree;
 mod properties;
 
 pub use charge::LimitHit;
+pub use counter::{Counter, MAX_USAGE, NO_LIMIT};
+pub use cursor::{Claim, Cursor, MAX_QUANTUM, Rounds};
 pub use error::{ChargeError, Error};
-pub use group::{MAX_USAGE, NO_LIMIT};
+pub use event::MemcgEvent;
 pub use handle::Memcg;
 pub use hierarchy::{Census, Handover, Switched};
+pub use hooks::{Mover, Registration, Unmoved};
 pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
+pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer};
+pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
 pub use roster::Listing;
 pub use size::{SizeError, parse_size};
 pub use stat::{Bytes4, Event, Stat};

@@ -22,11 +22,12 @@
 //!
 //! Callers: anyone with a reference, without a lock; `hierarchy` under the tree lock (births, reparenting, sweeping).
 
+use super::counter::Counter;
 use super::id::{GroupRef, ObjcgId};
 use super::stat::{Bytes4, Event};
 use super::tree::Tree;
-use crate::sync::GrowTable;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{GrowTable, Tally};
 use crate::units::NodeId;
 use std::fmt;
 use std::ops::AddAssign;
@@ -41,6 +42,10 @@ pub(super) struct Slot {
     refs: AtomicU64,
     /// Counted events, by [`Event`].
     events: [AtomicU64; Event::COUNT],
+    /// Bytes charged as [`Counter::Memory`] alone.
+    resident: Tally,
+    /// Bytes charged as [`Counter::Swap`].
+    places: Tally,
     /// Next on the dead stack; belongs to whoever pushed it.
     next_dead: AtomicU32,
 }
@@ -257,6 +262,31 @@ impl Objcgs {
             payload: read(&counters.payload),
             incompressible: read(&counters.incompressible),
         }
+    }
+
+    /// Note what was charged for no object. (Objects are accounted.)
+    #[inline]
+    pub(super) fn hold_bytes(&self, id: ObjcgId, counter: Counter, bytes: u64) {
+        match counter {
+            Counter::Zswap => {}
+            Counter::Memory => _ = self.slot(id).resident.add(bytes),
+            Counter::Swap => _ = self.slot(id).places.add(bytes),
+        }
+    }
+
+    /// It is not any more.
+    #[inline]
+    pub(super) fn release_bytes(&self, id: ObjcgId, counter: Counter, bytes: u64) {
+        match counter {
+            Counter::Zswap => {}
+            Counter::Memory => self.slot(id).resident.sub(bytes),
+            Counter::Swap => self.slot(id).places.sub(bytes),
+        }
+    }
+
+    /// What is charged for no object, as [`Counter::Memory`] and as [`Counter::Swap`].
+    pub(super) fn held_bytes(&self, id: ObjcgId) -> (u64, u64) {
+        (self.slot(id).resident.get(), self.slot(id).places.get())
     }
 
     #[inline]

@@ -236,7 +236,7 @@ impl Model {
 
 fn free(tree: &Tree, object: Object) {
     tree.unaccount(object.id, NodeId(object.node), bytes(object.len));
-    tree.uncharge(object.id, object.len);
+    tree.uncharge(object.id, Counter::Zswap, object.len);
     tree.put(object.id);
 }
 

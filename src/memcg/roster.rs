@@ -9,8 +9,8 @@
 //!    +- e (6) *      {6}
 //! ```
 //!
-//! A cursor is a memcg id: next is the first listed id above it in the walker's own set, then the set's first again. No
-//! reference is kept between two steps, so a memcg that goes meanwhile is just not there any more.
+//! A [cursor](super::cursor) is a memcg id: next is the first listed id above it in the walker's own set, then the set's first
+//! again. No reference is kept between two steps, so a memcg that goes meanwhile is just not there any more.
 //!
 //! Who adds an entry to a memcg's list does so under the list's lock, then reads [`Memcg::is_listed`] under it; when
 //! it is false, [`Tree::enlist`] after the locks are dropped. Who finds the lists empty calls [`Memcg::delist_with`],
@@ -122,6 +122,20 @@ impl Memcg {
         }
         let mut above = hierarchy.node(self.index()).listed.range((Bound::Excluded(after), Bound::Unbounded));
         let &next = above.next()?;
+        let at = hierarchy.find(next).expect("a listed memcg is online");
+        Some(self.tree().handle(&hierarchy, at))
+    }
+
+    /// Of this one and its descendants: the listed memcg at `stands`, or above it (if its turn is `over`, above it in any
+    /// case), and the first one again where there is none.
+    pub(super) fn whose_turn(&self, stands: MemcgId, over: bool) -> Option<Memcg> {
+        let hierarchy = self.shared().lock();
+        if !self.is_online() {
+            return None;
+        }
+        let listed = &hierarchy.node(self.index()).listed;
+        let from = if over { Bound::Excluded(stands) } else { Bound::Included(stands) };
+        let &next = listed.range((from, Bound::Unbounded)).next().or_else(|| listed.first())?;
         let at = hierarchy.find(next).expect("a listed memcg is online");
         Some(self.tree().handle(&hierarchy, at))
     }

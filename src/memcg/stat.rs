@@ -54,20 +54,25 @@ pub enum Event {
     ZswpWb,
     /// Payload bytes that went from zswap to a device: counted in bytes, where the others are counted in pages.
     ZswpWbBytes,
-    /// A charge was refused at a limit, the memcg's own or an ancestor's.
-    /// [`Objcg::try_charge`](super::Objcg::try_charge) counts these.
+    /// Those of [`ZswpWbBytes`](Self::ZswpWbBytes) that were asked for by name (`source=zswap`). In bytes too.
+    ZswpWbProactiveBytes,
+    /// An object's charge was refused at a limit, the memcg's own or an ancestor's. Charging counts these.
     Refused,
 }
 
 impl Event {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 6;
 }
 
 /// Sums over a memcg and everything below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
-    /// Bytes on all nodes.
+    /// Bytes of objects on all nodes.
     pub bytes: Bytes4,
+    /// Bytes charged as [`Counter::Memory`](super::Counter::Memory) that are no object's: what upper layers hold resident.
+    pub resident: u64,
+    /// Bytes of places on devices.
+    pub places: u64,
     /// By [`Event`].
     pub(super) events: [u64; Event::COUNT],
 }

@@ -18,7 +18,8 @@
 //!   whoever changes one does all of it under its lock, so that a recall waits for bytes on their way in.
 //! - **S3** A stock that is not empty holds at least one reference to its objcg, so that the id is nobody else's (O1), and no
 //!   change of a counter outlives it: changes are settled before references.
-//! - **S4** A batch is taken only where every limit on the way leaves room for many, so that near a limit each charge is for itself.
+//! - **S4** A batch is taken only where every mark on the way leaves room for many, so that near a limit and near `memory.high`
+//!   each charge is for itself.
 //!
 //! Counters of an objcg can be below zero as long as another stock has what belongs to them; their sum is exact once all are
 //! settled.
@@ -26,6 +27,7 @@
 //! Callers: `tree` for objects, without a lock or under any; `hierarchy` and `handle` to recall.
 
 use super::charge::Climb;
+use super::counter::Counter;
 use super::error::ChargeError;
 use super::handle::Memcg;
 use super::id::ObjcgId;
@@ -46,6 +48,9 @@ const STRANGERS: u8 = 8;
 
 /// A batch is only taken where this many would fit.
 const COMFORT: u64 = 16;
+
+/// What an object is charged as.
+const OBJECT: &[Counter] = Counter::Zswap.charged();
 
 /// One thread's reserve for one objcg.
 #[derive(Debug, Default)]
@@ -111,7 +116,7 @@ impl Shared {
         }
         self.objcgs.change(id, node, &changes); // S3: before the references
         if bytes > 0 {
-            self.return_spare(id, bytes);
+            self.return_spare(id, OBJECT, bytes);
         }
         if !early {
             self.objcgs.put_many(id, references);
@@ -154,12 +159,15 @@ impl Shared {
         }
     }
 
-    /// Whether every group on the way to the root has room for many batches. A hint: nothing is reserved.
+    /// Whether every group on the way to the root has room for many batches below its marks. A hint: nothing is reserved.
     fn is_comfortable(&self, id: ObjcgId) -> bool {
         let mut at = self.objcgs.group(id);
         loop {
             let group = self.group(at.index());
-            if group.usage().saturating_add(COMFORT * BATCH_BYTES) > group.limit() {
+            if OBJECT
+                .iter()
+                .any(|&counter| group.of(counter).usage() + COMFORT * BATCH_BYTES > group.of(counter).mark())
+            {
                 return false;
             }
             if at.depth() == 0 {
@@ -180,7 +188,7 @@ impl Shared {
                 return false;
             }
             let climbing = self.climbs.begin(id);
-            let climb = self.climb(id, bytes + BATCH_BYTES);
+            let climb = self.climb(id, OBJECT, bytes + BATCH_BYTES);
             drop(climbing);
             let Climb::Charged = climb else { return false };
             stock.bytes += bytes + BATCH_BYTES;
@@ -196,7 +204,7 @@ impl Shared {
 
 /// What objects do with their owner: all of it is exact once nobody is at it, in whatever order.
 impl Tree {
-    /// An object comes: charge its slot (`bytes.compressed`) to the memcg and its ancestors, take a reference to the objcg, count its
+    /// An object comes: charge its slot (`bytes.compressed`) to the memcg and its ancestors, as [`Counter::Zswap`], take a reference to the objcg, count its
     /// bytes on `node`, and `event`, if any. [`leave`](Self::leave) undoes all but the event.
     ///
     /// No limit is passed at any instant by any number of threads. Lock-free but for a moment at the end, before it refuses.
@@ -250,7 +258,7 @@ impl Tree {
             shared.spend(&mut stock, node, bytes, event);
             return Ok(id);
         }
-        objcg.try_charge(bytes.compressed)?;
+        self.charge_all(id, OBJECT, bytes.compressed)?;
         shared.objcgs.change(id, node, &Changes::came(bytes, event));
         Ok(objcg.into_id())
     }
@@ -264,7 +272,7 @@ impl Tree {
         let stock = shared.stocks.of(id).and_then(|mut stock| stock.is_for(id).then_some(stock));
         let Some(mut stock) = stock else {
             shared.objcgs.change(id, node, &changes);
-            shared.uncharge(id, charged);
+            shared.uncharge(id, OBJECT, charged);
             shared.objcgs.put_many(id, 1);
             return;
         };
@@ -277,7 +285,7 @@ impl Tree {
         stock.references += 1;
         stock.bytes += charged;
         if stock.bytes > 2 * BATCH_BYTES {
-            shared.return_spare(id, stock.bytes - BATCH_BYTES); // under its lock: S2
+            shared.return_spare(id, OBJECT, stock.bytes - BATCH_BYTES); // under its lock: S2
             stock.bytes = BATCH_BYTES;
         }
         if stock.references > 2 * BATCH_REFERENCES {
@@ -304,7 +312,7 @@ impl Tree {
         event.inspect(|&event| self.uncount(id, event));
         let shared = self.shared();
         shared.objcgs.change(id, node, &Changes::went(bytes));
-        shared.return_spare(id, bytes.compressed);
+        shared.return_spare(id, OBJECT, bytes.compressed);
         shared.objcgs.put_many(id, 1);
     }
 

@@ -11,15 +11,17 @@
 //! A tree lives as long as any handle on it: [`Tree`], [`Memcg`], [`Objcg`](super::Objcg). A bare id does not keep it.
 
 use super::charge::Climbs;
+use super::cursor::Cursor;
 use super::group::Group;
 use super::handle::Memcg;
 use super::hierarchy::{Handover, Hierarchy, Switched};
+use super::hooks::Hooks;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::{self, Changes, Objcg, Objcgs};
 use super::stat::Bytes4;
 use super::stock::Stocks;
 use crate::sync::atomic::AtomicU32;
-use crate::sync::{self, Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
+use crate::sync::{self, Alarm, Arc, GrowTable, Mutex, MutexGuard, Planted, Rank};
 use crate::units::{MAX_NODES, NodeId, NodeMask};
 use std::fmt;
 
@@ -67,8 +69,14 @@ pub(super) struct Shared {
     pub(super) config: TreeConfig,
     /// By [`GroupIndex`]. Never shrinks; indexes are recycled.
     groups: GrowTable<Group>,
+    /// By [`GroupIndex`]: where walks of the group's subtree stand. Made with the group.
+    cursors: GrowTable<Cursor>,
     /// Top of the stack of groups (index + 1) whose last reference is gone, or 0.
     dead_groups: AtomicU32,
+    /// Top of the stack of groups (index + 1) that are above their marks, or 0.
+    pub(super) noted: AtomicU32,
+    /// Rung when a group is noted.
+    pub(super) on_excess: Alarm,
     /// By [`ObjcgId`].
     pub(super) objcgs: Objcgs,
     /// Charges under way.
@@ -76,6 +84,8 @@ pub(super) struct Shared {
     /// What threads keep beside the words above.
     pub(super) stocks: Stocks,
     hierarchy: Mutex<Hierarchy>,
+    /// What upper layers registered.
+    pub(super) hooks: Hooks,
     /// Takes part in every removal.
     keeper: Option<Keeper>,
 }
@@ -97,7 +107,12 @@ impl Shared {
     }
 
     pub(super) fn prepare_group(&self, index: GroupIndex) -> &Group {
+        self.cursors.get_or_make(index.index()).reset();
         self.groups.get_or_make(index.index())
+    }
+
+    pub(super) fn cursor(&self, index: GroupIndex) -> &Cursor {
+        self.cursors.get(index.index()).expect("a group's memory is made before its index is given out")
     }
 
     /// Lock the hierarchy.
@@ -147,11 +162,15 @@ impl Tree {
         assert!(config.stripes > 0, "a tree needs at least one stripe to count climbs in");
         let shared = Shared {
             groups: GrowTable::new(),
+            cursors: GrowTable::new(),
             dead_groups: AtomicU32::new(0),
+            noted: AtomicU32::new(0),
+            on_excess: Alarm::new(),
             objcgs: Objcgs::new(config.nodes),
             climbs: Climbs::new(config.stripes),
             stocks: Stocks::new(config.stocks),
             hierarchy: Mutex::new(Rank::Tree, Hierarchy::new()),
+            hooks: Hooks::new(),
             config,
             keeper,
         };

@@ -20,6 +20,10 @@ pub enum Bug {
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.
     CheckThenCharge,
+    /// A charge that is refused further up is given back in the first of its counters only.
+    RollbackForgetsCounter,
+    /// Whoever takes the memcgs with excess looks at one before clearing its flag.
+    ExcessClearedLate,
     /// Reparenting switches the objcg but leaves a stale group index charged.
     UnchargeSkipsGeneration,
     /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
@@ -56,6 +60,14 @@ pub enum Bug {
     PatternWithoutLock,
     /// A load of a wide repeated word does not look at the block's word again.
     PatternSkipsSecondLook,
+    /// A claim stores the cursor it computed although another one has moved it meanwhile.
+    CursorStoresBlindly,
+    /// A cursor walks the whole tree instead of the subtree it is for.
+    CursorLeavesScope,
+    /// A claim gives back what it did not use to whoever has the turn by now.
+    CursorGivesBackToAnyone,
+    /// A registration ends while what it registered is being called.
+    RegistrationEndsEarly,
 }
 
 /// Which bug, if any, is planted.

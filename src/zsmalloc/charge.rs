@@ -14,6 +14,8 @@ pub(super) struct Charge<'a> {
     node: NodeId,
     bytes: Bytes4,
     event: Option<Event>,
+    /// The owner was charged for the memory before: it shares that, and has it back on drop.
+    prepaid: bool,
 }
 
 impl<'a> Charge<'a> {
@@ -25,13 +27,15 @@ impl<'a> Charge<'a> {
         (size, len, original): (usize, usize, Original),
         node: NodeId,
         event: Option<Event>,
+        prepaid: bool,
     ) -> Result<Self, Error> {
         let bytes = whole(size, len, original);
         let to = match tree.zip(memcg) {
+            Some((tree, memcg)) if prepaid => Some((tree, tree.enter_sharing(memcg, node, bytes, event)?)),
             Some((tree, memcg)) => Some((tree, tree.enter(memcg, node, bytes, event)?)),
             None => None,
         };
-        Ok(Charge { to, node, bytes, event })
+        Ok(Charge { to, node, bytes, event, prepaid })
     }
 
     /// Who is charged.
@@ -53,8 +57,10 @@ impl<'a> Charge<'a> {
 
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
-        if let Some((tree, id)) = self.to {
-            tree.cancel(id, self.node, self.bytes, self.event);
+        match self.to {
+            Some((tree, id)) if self.prepaid => tree.cancel_sharing(id, self.node, self.bytes, self.event),
+            Some((tree, id)) => tree.cancel(id, self.node, self.bytes, self.event),
+            None => {}
         }
     }
 }

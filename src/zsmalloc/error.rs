@@ -59,6 +59,18 @@ pub enum Error {
         /// Length of the object in bytes.
         len: usize,
     },
+    /// The bytes that were charged ahead for the object do not pay for its slot.
+    #[error(
+        "an object of {len} bytes needs a slot of {size} and {prepaid} bytes were charged ahead; charge a whole page"
+    )]
+    Prepaid {
+        /// Length of the object in bytes.
+        len: usize,
+        /// Size of its slot in bytes.
+        size: usize,
+        /// Bytes charged ahead.
+        prepaid: u64,
+    },
     /// A memcg is at its limit.
     #[error(transparent)]
     Limit(memcg::LimitHit),

@@ -318,12 +318,48 @@ impl<C: Cells> Pool<C> {
     /// # Locks
     /// Takes `Class`, and below; makes system calls: call it outside all locks.
     pub fn malloc(&self, memcg: Option<&Memcg>, len: usize, node: NodeId) -> Result<Uncommitted<'_, C>, Error> {
+        self.malloc_with(memcg, len, node, None)
+    }
+
+    /// [`malloc`](Self::malloc) for a page that `memcg` is charged for already: `prepaid` bytes as
+    /// [`Counter::Memory`](crate::memcg::Counter::Memory) through its objcg, enough for the slot. `memory.max` is not asked again.
+    /// The slot takes over its share, and the rest is uncharged when the object is published; if the result is dropped
+    /// instead, or nothing comes of it, the page is charged as before. A pool that counts for nobody leaves the charge alone.
+    ///
+    /// # Errors
+    /// [`Error::Prepaid`], and as `malloc`.
+    ///
+    /// # Locks
+    /// As `malloc`.
+    pub fn malloc_prepaid(
+        &self,
+        memcg: &Memcg,
+        len: usize,
+        node: NodeId,
+        prepaid: u64,
+    ) -> Result<Uncommitted<'_, C>, Error> {
+        self.malloc_with(Some(memcg), len, node, Some(prepaid))
+    }
+
+    #[inline]
+    fn malloc_with(
+        &self,
+        memcg: Option<&Memcg>,
+        len: usize,
+        node: NodeId,
+        prepaid: Option<u64>,
+    ) -> Result<Uncommitted<'_, C>, Error> {
         let class = self.heap.geometry.class_of(len).ok_or(Error::Length { len })?;
         let nodes = self.heap.arena.topology();
         if node.index() >= nodes.len() {
             return Err(arena::Error::NoSuchNode { node, nodes: nodes.len() }.into());
         }
-        let object = (self.heap.geometry.class(class).size(), len, self.original);
+        let size = self.heap.geometry.class(class).size();
+        let rest = match prepaid {
+            Some(prepaid) => Some(prepaid.checked_sub(size as u64).ok_or(Error::Prepaid { len, size, prepaid })?),
+            None => None,
+        };
+        let object = (size, len, self.original);
         // Counted before it is known where the object will lie: at least nowhere where it may not.
         let counted = match memcg {
             Some(memcg) if nodes.len() > 1 && self.accounting.is_some() => {
@@ -332,10 +368,10 @@ impl<C: Cells> Pool<C> {
             }
             _ => node,
         };
-        let charge = Charge::take(self.accounting.as_ref(), memcg, object, counted, self.stored)?;
+        let charge = Charge::take(self.accounting.as_ref(), memcg, object, counted, self.stored, rest.is_some())?;
         let spot = self.allot(class, len, node, charge.objcg())?;
         self.attend();
-        Ok(Uncommitted::new(self, spot, len, charge))
+        Ok(Uncommitted::new(self, spot, len, charge, rest))
     }
 
     /// The nodes the owner's objects may lie on; `None`: all there are.

@@ -13,7 +13,7 @@
 //! The sums are exact whatever the split (T4.5 in the reference of the kernel's series).
 
 use super::heap::{Heap, Spot};
-use crate::memcg::{Bytes4, ObjcgId, Tree};
+use crate::memcg::{Bytes4, Event, ObjcgId, Tree};
 use crate::units::{NodeId, PAGE_SIZE};
 
 /// Bytes that count as original for an object.
@@ -151,6 +151,17 @@ impl Owed {
             tree.unaccount(self.objcg, other, rest);
         }
         tree.leave(self.objcg, node, bytes, self.size as u64);
+    }
+
+    /// The same for an object that did not come to be, of memory that its owner was charged for before: that stays charged.
+    pub(super) fn pay_sharing(self, tree: &Tree, event: Option<Event>) {
+        // Where the bytes are counted does not matter to a charge, and what is charged is their sum.
+        let [(node, mut bytes), (other, rest)] = self.shares.0;
+        if other != node {
+            tree.transfer(self.objcg, other, node, rest);
+        }
+        bytes += rest;
+        tree.cancel_sharing(self.objcg, node, bytes, event);
     }
 }
 

@@ -7,6 +7,9 @@
 //!
 //! entry:     Reserved                 Reserved                  Live, a pin             Live
 //! ```
+//!
+//! A prepaid one takes its share of a page that its owner is charged for as resident. The rest of the page stays charged
+//! until `publish`, so that who drops it instead has the page's charge as it was, without asking a limit.
 
 use super::charge::Charge;
 use super::entry::Entry;
@@ -14,7 +17,7 @@ use super::error::Error;
 use super::heap::Spot;
 use super::pool::{Cells, Pool};
 use super::share::{Owed, Shares};
-use crate::memcg::ObjcgId;
+use crate::memcg::{Counter, ObjcgId};
 use crate::sync::atomic::Ordering;
 use crate::units::{Location, NodeId, Owner};
 
@@ -27,6 +30,8 @@ pub struct Uncommitted<'a, C: Cells> {
     len: usize,
     /// Who is charged. The reference and the bytes are an entry's once it is published.
     objcg: ObjcgId,
+    /// Bytes that the owner was charged for as resident beyond the slot; `None` unless prepaid.
+    rest: Option<u64>,
     /// Every byte of the payload was written, so that none of an earlier object is left.
     written: bool,
 }
@@ -46,9 +51,9 @@ impl<'a, C: Cells> Uncommitted<'a, C> {
     /// `charge` is taken over. It is counted by now and not only when published: writing the payload waits for memory, and
     /// whatever changes a shared word waits for what was written before.
     #[inline]
-    pub(super) fn new(pool: &'a Pool<C>, spot: Spot, len: usize, charge: Charge<'_>) -> Self {
+    pub(super) fn new(pool: &'a Pool<C>, spot: Spot, len: usize, charge: Charge<'_>, rest: Option<u64>) -> Self {
         let objcg = charge.settle(|| Shares::of(&pool.heap, &spot, len, pool.original));
-        Uncommitted { pool, spot, len, objcg, written: false }
+        Uncommitted { pool, spot, len, objcg, rest, written: false }
     }
 
     /// Payload length in bytes.
@@ -118,6 +123,10 @@ impl<'a, C: Cells> Uncommitted<'a, C> {
         if !self.written {
             self.fill(|_| ());
         }
+        // While the reference is ours.
+        if let (Some(rest), Some(tree)) = (self.rest, &self.pool.accounting) {
+            tree.uncharge(self.objcg, Counter::Memory, rest);
+        }
         // Release pairs with the acquire of pins: bytes and descriptors come before.
         self.pool.heap.word(&self.spot).store(Entry::live(owner, self.objcg, pins).raw(), Ordering::Release);
         std::mem::forget(self); // the entry owns it now
@@ -129,10 +138,15 @@ impl<C: Cells> Drop for Uncommitted<'_, C> {
         let pool = self.pool;
         let owed = Owed::new(&pool.heap, &self.spot, self.len, pool.original, self.objcg);
         let released = pool.give_back(&self.spot, self.len);
-        if let Some(tree) = pool.accounting.as_ref().filter(|_| owed.is_some()) {
-            pool.stored.inspect(|&event| tree.uncount(self.objcg, event));
+        if let Some((tree, owed)) = pool.accounting.as_ref().zip(owed) {
+            match self.rest {
+                Some(_) => owed.pay_sharing(tree, pool.stored),
+                None => {
+                    pool.stored.inspect(|&event| tree.uncount(self.objcg, event));
+                    owed.pay(tree);
+                }
+            }
         }
-        pool.pay(owed);
         if released {
             pool.maintain();
         }

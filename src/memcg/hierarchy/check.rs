@@ -2,6 +2,7 @@
 //!
 //! The invariants are those of `hierarchy` (H1 to H7, Q1) and of `objcg` (O1, O3).
 
+use super::super::counter::Counter;
 use super::super::id::ObjcgId;
 use super::super::stat::Bytes4;
 use super::super::tree::Tree;
@@ -97,6 +98,7 @@ impl Tree {
         for &id in &hierarchy.free_objcgs {
             let id = ObjcgId::from_raw(id);
             assert_eq!(shared.objcg_bytes(id), Bytes4::default(), "O3: bytes are left in a free objcg");
+            assert_eq!(shared.objcgs.held_bytes(id), (0, 0), "O3: bytes are charged to a free objcg");
             assert_eq!(shared.objcgs.references(id), 0, "O1: a free objcg is counted");
         }
     }
@@ -114,9 +116,16 @@ impl Tree {
         assert_eq!(self.shared().climbs.under_way(), 0, "a charge is under way, so this is no quiet point");
         let hierarchy = self.shared().lock();
         for (&id, &index) in &hierarchy.online {
-            let (usage, sum) = (self.shared().group(index).usage(), self.shared().stat(&hierarchy, index).bytes);
-            let path = hierarchy.path(index);
-            assert_eq!(usage, sum.compressed, "Q1: {path} (id {id}) is charged another sum than its objcgs account");
+            let group = self.shared().group(index);
+            let stat = self.shared().stat(&hierarchy, index);
+            let sums = [stat.bytes.compressed, stat.bytes.compressed + stat.resident, stat.places];
+            for (counter, sum) in Counter::ALL.into_iter().zip(sums) {
+                let (usage, path) = (group.of(counter).usage(), hierarchy.path(index));
+                assert_eq!(
+                    usage, sum,
+                    "Q1: {path} (id {id}) is charged another sum as {counter:?} than its objcgs hold"
+                );
+            }
         }
     }
 }

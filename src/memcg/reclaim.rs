@@ -1,0 +1,401 @@
+//! Reclaim on request: who is asked for bytes, in which order, and when to give up.
+//!
+//! ```text
+//!   memory.reclaim <-- "10M source=anon,zswap"
+//!        |
+//!   Memcg::reclaim    for each source in the order anon, file, zswap:
+//!        |               for each reclaimer of it, in order of registration:
+//!        |                  ask for what is missing  -->  Reclaimer::reclaim(memcg, ask)
+//!        |            again, while that brings bytes
+//!        v
+//!   Ok(bytes) if met,  EAGAIN or EINTR with the bytes that were reclaimed
+//! ```
+//!
+//! This layer knows neither pages nor entries: whoever has some registers a [`Reclaimer`] with the tree
+//! ([`Tree::register`](super::Tree::register)). Reclaimers are called with no lock held, and only for memcgs of their tree.
+//!
+//! **What a byte is.** A reclaimer of [`Source::ZSWAP`] counts payload bytes that went to a device and left the pool; the
+//! others count bytes by which `memory.current` falls, so less what their pages take compressed from now on. A memcg's
+//! `memory.current` falls by what ordinary reclaim reports, or more, for the slots of payload bytes are larger than they.
+
+use super::error::Error;
+use super::handle::Memcg;
+use super::hooks::Hook;
+use super::request::{ReclaimRequest, SOURCES, Source, Swappiness};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::Backoff;
+use std::time::Duration;
+
+/// Rounds over all reclaimers that may bring nothing, while one of them says that what it has is busy only now.
+const MAX_FAILURES: usize = 16;
+
+/// Ends what runs long, from another thread or a signal handler. Clones are the same flag.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    flag: Arc<AtomicBool>,
+}
+
+/// Makes room by request. Implemented by the layers that have something to reclaim.
+pub trait Reclaimer: Send + Sync {
+    /// What it takes bytes from: one source, and always the same.
+    fn source(&self) -> Source;
+
+    /// Reclaim up to `ask.bytes` bytes (see the module for what a byte is; the last page may bring more) of `memcg` and its
+    /// online descendants, and of nobody else. Between batches, look at `ask.cancel`.
+    fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed;
+}
+
+/// What a reclaimer is asked for.
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    /// So many bytes.
+    pub bytes: u64,
+    /// Only of what has lain so long. Who cannot tell has [nothing to scan](End::NothingToScan).
+    pub age: Option<Duration>,
+    /// The source was asked for by name, and not as a part of ordinary reclaim.
+    pub proactive: bool,
+    /// When set, it is time to return.
+    pub cancel: &'a Cancel,
+}
+
+/// What reclaim came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Reclaimed {
+    /// So many bytes.
+    pub bytes: u64,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Why reclaim ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// There were as many bytes as were asked for.
+    Met,
+    /// There are candidates, and none could be reclaimed in as many attempts as are made.
+    Exhausted,
+    /// There are no candidates.
+    NothingToScan,
+    /// What there is, is in use this moment.
+    Busy,
+    /// It was cancelled.
+    Cancelled,
+}
+
+// === impl Cancel ===
+
+impl Cancel {
+    /// Not set.
+    pub fn new() -> Self {
+        Cancel { flag: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Set it, for good. Takes no lock and does not allocate: also for a signal handler.
+    pub fn cancel(&self) {
+        // Relaxed: it orders nothing, and is seen soon.
+        self.flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is set.
+    #[inline]
+    pub fn is_cancelled(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Cancel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === reclaim ===
+
+/// What a round over reclaimers came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    bytes: u64,
+    /// Somebody had something, and it was busy.
+    busy: bool,
+    /// Somebody had candidates.
+    candidates: bool,
+}
+
+impl Memcg {
+    /// Reclaim bytes of this memcg and its online descendants, from the sources that the request names, or from all in the
+    /// order anon, file, zswap. Ask for 0 bytes, and they are reclaimed.
+    ///
+    /// # Errors
+    /// [`Error::Again`] when fewer bytes could be reclaimed, and [`Error::Interrupted`] when `cancel` was set before there were
+    /// enough; both say how many there were. [`Error::Unserved`] for a source that nobody serves, [`Error::WritebackOff`] when
+    /// the request names zswap and writeback is disabled here, [`Error::Offline`].
+    ///
+    /// # Locks
+    /// None while reclaimers are called.
+    pub fn reclaim(&self, request: &ReclaimRequest, cancel: &Cancel) -> Result<Reclaimed, Error> {
+        self.shared().check_online(self.words())?;
+        self.check_request(request)?;
+        let reclaimed = self.reclaim_up_to(request, cancel);
+        let (asked, bytes) = (request.bytes, reclaimed.bytes);
+        match reclaimed.end {
+            End::Met => Ok(reclaimed),
+            End::Cancelled => Err(Error::Interrupted { path: self.path(), asked, reclaimed: bytes }),
+            end => {
+                self.shared().check_online(self.words())?;
+                Err(Error::Again { path: self.path(), asked, reclaimed: bytes, end })
+            }
+        }
+    }
+
+    fn check_request(&self, request: &ReclaimRequest) -> Result<(), Error> {
+        let Some(named) = request.sources else { return Ok(()) };
+        let unserved = named - self.shared().hooks.served();
+        if !unserved.is_empty() {
+            return Err(Error::Unserved { sources: unserved, served: self.shared().hooks.served() });
+        }
+        if named.contains(Source::ZSWAP) && !self.writeback() {
+            return Err(Error::WritebackOff { path: self.path() });
+        }
+        Ok(())
+    }
+
+    /// [`reclaim`](Self::reclaim) without checks: what could be done.
+    pub(super) fn reclaim_up_to(&self, request: &ReclaimRequest, cancel: &Cancel) -> Reclaimed {
+        let mut reclaimed = Reclaimed { bytes: 0, end: End::Met };
+        let (mut failures, mut backoff) = (0, Backoff::new());
+        while reclaimed.bytes < request.bytes {
+            let Round { bytes, busy, candidates } = self.ask_all(request, request.bytes - reclaimed.bytes, cancel);
+            reclaimed.bytes = reclaimed.bytes.saturating_add(bytes);
+            reclaimed.end = match () {
+                () if reclaimed.bytes >= request.bytes => End::Met,
+                () if cancel.is_cancelled() => End::Cancelled,
+                () if bytes > 0 => {
+                    failures = 0;
+                    continue; // what one source gave may be another one's to take
+                }
+                () if busy => End::Busy,
+                () if candidates => End::Exhausted,
+                () => End::NothingToScan,
+            };
+            failures += 1;
+            if reclaimed.end != End::Busy || failures == MAX_FAILURES {
+                break;
+            }
+            backoff.wait();
+        }
+        reclaimed
+    }
+
+    /// Ask each reclaimer once for what is missing then.
+    fn ask_all(&self, request: &ReclaimRequest, bytes: u64, cancel: &Cancel) -> Round {
+        let mut round = Round::default();
+        for (source, _) in SOURCES {
+            let left_alone = source == Source::ANON && request.swappiness == Some(Swappiness::Weight(0));
+            if left_alone || request.sources.is_some_and(|named| !named.contains(source)) {
+                continue;
+            }
+            let mut after = 0;
+            let serves = |hook: &Hook| matches!(hook, &Hook::Reclaimer(serves, _) if serves == source);
+            while round.bytes < bytes
+                && !cancel.is_cancelled()
+                && let Some(call) = self.shared().hooks.next(after, serves)
+            {
+                after = call.number();
+                let Hook::Reclaimer(_, reclaimer) = call.hook() else { unreachable!("only reclaimers serve") };
+                let proactive = request.sources.is_some();
+                let ask = Ask { bytes: bytes - round.bytes, age: request.age, proactive, cancel };
+                let Reclaimed { bytes, end } = reclaimer.reclaim(self, &ask);
+                round.bytes = round.bytes.saturating_add(bytes);
+                round.busy |= end == End::Busy;
+                round.candidates |= end != End::NothingToScan;
+            }
+        }
+        round
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::{Registration, Tree, TreeConfig};
+    use super::*;
+    use std::sync::{Arc as StdArc, Mutex};
+
+    type Log = StdArc<Mutex<Vec<String>>>;
+
+    /// Gives what is in its list, a call each, and notes what it was asked.
+    struct Scripted {
+        name: &'static str,
+        source: Source,
+        gives: Mutex<Vec<Reclaimed>>,
+        log: Log,
+    }
+
+    impl Reclaimer for Scripted {
+        fn source(&self) -> Source {
+            self.source
+        }
+
+        fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+            crate::sync::assert_no_lock_held("a reclaimer runs");
+            let proactive = if ask.proactive { " by name" } else { "" };
+            let age = ask.age.map_or(String::new(), |age| format!(" age {}", age.as_secs()));
+            self.log.lock().unwrap().push(format!("{} {} {}{proactive}{age}", self.name, memcg.path(), ask.bytes));
+            let mut gives = self.gives.lock().unwrap();
+            if gives.len() > 1 { gives.remove(0) } else { gives[0] }
+        }
+    }
+
+    fn register(tree: &Tree, log: &Log, name: &'static str, source: Source, gives: &[(u64, End)]) -> Registration {
+        let gives = Mutex::new(gives.iter().map(|&(bytes, end)| Reclaimed { bytes, end }).collect());
+        tree.register(Box::new(Scripted { name, source, gives, log: StdArc::clone(log) }))
+    }
+
+    fn take(log: &Log) -> Vec<String> {
+        std::mem::take(&mut log.lock().unwrap())
+    }
+
+    fn ask(memcg: &Memcg, text: &str) -> Result<u64, Error> {
+        Ok(memcg.reclaim(&text.parse()?, &Cancel::new())?.bytes)
+    }
+
+    #[test]
+    fn ordinary_reclaim_asks_anon_and_then_zswap_for_what_is_missing() {
+        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let nothing = (0, End::NothingToScan);
+        let _zswap = register(&tree, &log, "zswap", Source::ZSWAP, &[(30, End::Exhausted), (100, End::Met)]);
+        let _first = register(&tree, &log, "first", Source::ANON, &[(50, End::Exhausted), nothing]);
+        let _second = register(&tree, &log, "second", Source::ANON, &[nothing]);
+        assert_eq!(ask(&vm, "100 age=9"), Ok(180), "the last one may bring more");
+        let asked = ["first /vm 100", "second /vm 50", "zswap /vm 50", "first /vm 20", "second /vm 20", "zswap /vm 20"];
+        assert_eq!(take(&log), asked.map(|line| format!("{line} age 9")));
+        assert_eq!(ask(&vm, "1 swappiness=0"), Ok(100));
+        assert_eq!(take(&log), ["zswap /vm 1"], "pages in memory are left alone");
+        assert_eq!(ask(&vm, "1 swappiness=1"), Ok(100));
+        assert_eq!(take(&log), ["first /vm 1", "second /vm 1", "zswap /vm 1"]);
+        assert_eq!(ask(&vm, "0"), Ok(0));
+        assert!(take(&log).is_empty());
+    }
+
+    #[test]
+    fn a_named_source_is_asked_and_no_other() {
+        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let unserved = |text: &str| ask(&vm, text).unwrap_err().to_string();
+        assert_eq!(unserved("1 source=zswap"), "nobody serves source=zswap here; no reclaimer is registered");
+        let zswap = register(&tree, &log, "zswap", Source::ZSWAP, &[(10, End::Met)]);
+        let says = "nobody serves source=file here; name one or more of zswap";
+        assert_eq!(unserved("1 source=file,zswap"), says);
+        assert_eq!(unserved("1 source=anon"), says.replace("file", "anon"));
+        let _anon = register(&tree, &log, "anon", Source::ANON, &[(10, End::Met)]);
+        assert_eq!(ask(&vm, "10 source=zswap"), Ok(10));
+        assert_eq!(ask(&vm, "20 source=zswap,anon"), Ok(20), "the order of the list means nothing");
+        let asked = ["zswap /vm 10 by name", "anon /vm 20 by name", "zswap /vm 10 by name"];
+        assert_eq!(take(&log), asked);
+        tree.root().set_writeback(false).unwrap();
+        let off = "/vm has no writeback to ask for: memory.zswap.writeback is 0 there or above it; set it to 1";
+        assert_eq!(unserved("1 source=zswap,anon"), off);
+        assert_eq!(ask(&vm, "1"), Ok(10), "ordinary reclaim takes what there is");
+        tree.root().set_writeback(true).unwrap();
+        drop(zswap);
+        assert_eq!(unserved("1 source=zswap"), "nobody serves source=zswap here; name one or more of anon");
+        vm.offline().unwrap();
+        assert_eq!(ask(&vm, "1 source=anon"), Err(Error::Offline { id: vm.id() }));
+    }
+
+    #[test]
+    fn too_little_says_how_much_and_why() {
+        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let again = |text: &str| ask(&vm, text).unwrap_err();
+        let path = || "/vm".to_owned();
+        let nothing = Error::Again { path: path(), asked: 5, reclaimed: 0, end: End::NothingToScan };
+        assert_eq!(again("5"), nothing, "nobody is registered");
+        let busy = register(&tree, &log, "busy", Source::ZSWAP, &[(3, End::Busy), (0, End::Busy)]);
+        assert_eq!(again("5 source=zswap"), Error::Again { path: path(), asked: 5, reclaimed: 3, end: End::Busy });
+        assert_eq!(take(&log).len(), 1 + MAX_FAILURES);
+        drop(busy);
+        let gives = [(4, End::Exhausted), (0, End::Exhausted)];
+        let _exhausted = register(&tree, &log, "exhausted", Source::ZSWAP, &gives);
+        let error = again("5");
+        assert_eq!(error, Error::Again { path: path(), asked: 5, reclaimed: 4, end: End::Exhausted });
+        assert_eq!(error.errno(), libc::EAGAIN);
+        let says =
+            "4 of 5 bytes of /vm were reclaimed, and no more: what is left was used lately or cannot be written; ";
+        assert_eq!(error.to_string(), format!("{says}try again later, or ask for less"));
+        assert_eq!(take(&log).len(), 2, "a reclaimer that gave up has tried often enough");
+    }
+
+    #[test]
+    fn a_cancelled_request_says_how_far_it_came() {
+        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
+        struct Cancels(Cancel);
+        impl Reclaimer for Cancels {
+            fn source(&self) -> Source {
+                Source::ANON
+            }
+            fn reclaim(&self, _: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+                assert!(!ask.cancel.is_cancelled());
+                self.0.cancel();
+                Reclaimed { bytes: 7, end: End::Cancelled }
+            }
+        }
+        let cancel = Cancel::new();
+        let _anon = tree.register(Box::new(Cancels(cancel.clone())));
+        let _zswap = register(&tree, &log, "zswap", Source::ZSWAP, &[(10, End::Met)]);
+        let error = tree.root().reclaim(&ReclaimRequest::new(8), &cancel).unwrap_err();
+        assert_eq!(error, Error::Interrupted { path: "/".to_owned(), asked: 8, reclaimed: 7 });
+        assert_eq!(error.errno(), libc::EINTR);
+        assert!(take(&log).is_empty(), "nobody is asked once it is cancelled");
+        let enough = tree.root().reclaim(&ReclaimRequest::new(0), &cancel);
+        assert_eq!(enough, Ok(Reclaimed { bytes: 0, end: End::Met }));
+    }
+
+    #[test]
+    fn the_end_of_a_registration_waits_for_calls_under_way_and_drops_the_hook() {
+        use std::sync::mpsc::{Receiver, Sender, channel};
+        struct Slow(
+            Mutex<(Sender<()>, Receiver<()>)>,
+            #[expect(dead_code, reason = "dropped with the hook")] StdArc<()>,
+        );
+        impl Reclaimer for Slow {
+            fn source(&self) -> Source {
+                Source::ANON
+            }
+            fn reclaim(&self, _: &Memcg, _: &Ask<'_>) -> Reclaimed {
+                let (begun, go_on) = &*self.0.lock().unwrap();
+                begun.send(()).unwrap();
+                go_on.recv().unwrap();
+                Reclaimed { bytes: 1, end: End::Met }
+            }
+        }
+        let tree = Tree::new(TreeConfig::default());
+        let ((begun, has_begun), (go, go_on)) = (channel(), channel());
+        let lives = StdArc::new(());
+        let registration = tree.register(Box::new(Slow(Mutex::new((begun, go_on)), StdArc::clone(&lives))));
+        let root = tree.root();
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| root.reclaim(&ReclaimRequest::new(1), &Cancel::new()));
+            has_begun.recv().unwrap();
+            let ended = StdArc::new(AtomicBool::new(false));
+            let end = scope.spawn({
+                let ended = StdArc::clone(&ended);
+                move || {
+                    drop(registration);
+                    ended.store(true, Ordering::SeqCst);
+                }
+            });
+            while !tree.shared().hooks.served().is_empty() {
+                std::thread::yield_now(); // until the drop has begun
+            }
+            assert!(ask(&root, "1").is_err(), "no call begins any more");
+            assert!(!ended.load(Ordering::SeqCst), "a call is under way");
+            go.send(()).unwrap();
+            assert_eq!(call.join().unwrap(), Ok(Reclaimed { bytes: 1, end: End::Met }));
+            end.join().unwrap();
+        });
+        assert_eq!(StdArc::strong_count(&lives), 1);
+    }
+}
