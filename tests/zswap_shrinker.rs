@@ -7,7 +7,7 @@ use zspool::arena::Topology;
 use zspool::memcg::{Event, Memcg};
 use zspool::swap::{Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::units::{NodeId, Page, Slot, SlotRange};
-use zspool::zswap::{Builder, Error, Installed, Shrunk, Zswap};
+use zspool::zswap::{Builder, Error, Installed, Shrunk, Taken, Zswap};
 
 const N0: NodeId = NodeId(0);
 const N1: NodeId = NodeId(1);
@@ -163,6 +163,30 @@ fn a_read_that_failed_protects_nothing() {
     assert_eq!(zswap.shrinker().count(&root, N0), 9);
     load(&zswap, away);
     assert_eq!(zswap.shrinker().count(&root, N0), 8);
+}
+
+#[test]
+fn a_scan_stops_at_an_entry_that_is_being_loaded() {
+    let zswap = instance();
+    let root = zswap.root();
+    let slots = fill(&zswap, &root, N0, 20);
+    let on_another = fill(&zswap, &root, N1, 3);
+    let mut scanned = vec![];
+    let taken = zswap.take_with(slots.get(5).unwrap(), |_| {
+        // It was marked as referenced when it was decoded, and is held still.
+        scanned.extend([8, 20, 20].map(|nr| zswap.shrinker().scan(&root, N0, nr)));
+        Installed::No
+    });
+    assert_eq!(taken.unwrap(), Taken::Kept);
+    let scanned: Vec<_> =
+        scanned.iter().map(|scanned| (scanned.bytes / 4096, scanned.entries, scanned.stopped)).collect();
+    // Passed over with its second chance; then it is the last of 13; then the only one.
+    assert_eq!(scanned, [(7, 8, false), (12, 13, true), (0, 1, true)]);
+    let other = zswap.shrinker().scan(&root, N1, 20);
+    assert_eq!((other.bytes, other.entries, other.stopped), (3 * 4096, 3, false), "the other list is none of it");
+    let last = zswap.shrinker().scan(&root, N0, 20);
+    assert_eq!((last.entries, last.stopped), (1, false));
+    assert_eq!((on_device(&zswap, slots).len(), on_device(&zswap, on_another).len()), (20, 3));
 }
 
 #[test]

@@ -82,6 +82,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether the page is kept as it was.
+    #[inline]
+    pub const fn is_raw(self) -> bool {
+        self.length == PAGE_SIZE
+    }
+
     fn payload(self) -> u64 {
         debug_assert!((1..=PAGE_SIZE).contains(&self.length));
         self.location.raw() | (self.length as u64 - 1) << LENGTH_SHIFT | u64::from(self.generation) << GENERATION_SHIFT

@@ -12,12 +12,14 @@
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
+//! | [`Clock`] | a cheap time; under loom it stands still |
 //! | [`Tally`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
 //! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
 pub mod atomic;
+mod clock;
 mod grow_table;
 mod lock;
 mod mailbox;
@@ -30,6 +32,7 @@ mod tally;
 pub mod thread;
 mod try_lock;
 
+pub use clock::Clock;
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use mailbox::{Alarm, Attendance, Mailbox};

@@ -42,6 +42,8 @@ pub enum Bug {
     LoadSkipsRevalidation,
     /// Who looks for an entry's LRU list does not ask again, once it has the lock, whether the memcg is still the right one.
     LruTrustsFirstLook,
+    /// Who goes round a list counts what it has seen itself, and not what others took or rotated meanwhile.
+    LapCountsOnlyItself,
     /// Who takes the recent reads of a list looks how many there are and then takes them off.
     SwapinsTakenInTwoSteps,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.

@@ -206,6 +206,14 @@ impl<C: Cells> Pool<C> {
         entry.is_live_of(owner).then(|| entry.objcg())
     }
 
+    /// Whether somebody is reading the owner's object at this location at this moment. A hint: it looks once.
+    pub fn is_held(&self, owner: Owner, location: Location) -> bool {
+        self.heap.find(location).is_some_and(|(_, word)| {
+            let entry = Entry::from_raw(word.load(Ordering::Relaxed));
+            entry.is_live_of(owner) && entry.pins() > 0
+        })
+    }
+
     /// Give memory back to the kernel that was freed: beyond the arena's warm frames, and entries' idle pages. Called
     /// by `malloc` and `free` already; for callers of [`free_under_lock`](Self::free_under_lock), after their locks.
     pub fn maintain(&self) {

@@ -7,13 +7,14 @@ use super::reserve::{Asked, Reserved};
 use super::sampling::{Sampler, Sampling};
 use super::stats::Counters;
 use super::swapins::Swapins;
+use super::walk::Form;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::TreeConfig;
 use crate::swap::{self, Area, Device, SwapFile};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
-use crate::sync::{Arc, Planted};
+use crate::sync::{Arc, Clock, Planted};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ pub struct Builder {
     sampling: Option<Sampling>,
     device_geometry: swap::Geometry,
     tree: TreeConfig,
+    clock: Clock,
     planted: Planted,
 }
 
@@ -77,10 +79,12 @@ impl Builder {
                 waste_per_mille: Some(DEFAULT_WASTE_PER_MILLE),
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
+                form: Form::Shared,
             },
             sampling: Some(Sampling::default()),
             device_geometry: swap::Geometry::default(),
             tree: TreeConfig::default(),
+            clock: Clock::coarse(),
             planted: Planted::NONE,
         }
     }
@@ -216,6 +220,18 @@ impl Builder {
         self
     }
 
+    /// How a walk over a memcg's lists divides its budget. Default [`Form::Shared`].
+    pub fn shrink_form(mut self, form: Form) -> Self {
+        self.policy.form = form;
+        self
+    }
+
+    /// What tells how long entries have lain. Default the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Sizes of the device's pages and batches.
     pub fn device_geometry(mut self, geometry: swap::Geometry) -> Self {
         self.device_geometry = geometry;
@@ -257,6 +273,7 @@ impl Builder {
             slots_in_use: self.slots_in_use,
             geometry: self.geometry,
             tree: self.tree,
+            clock: self.clock,
             planted: self.planted,
         })?;
         let kick = Arc::clone(pool.mailbox());

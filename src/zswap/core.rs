@@ -6,6 +6,7 @@ use super::lru::Lru;
 use super::sampling::Sampler;
 use super::stats::Counters;
 use super::swapins::Swapins;
+use super::walk::Form;
 use super::worker::Worker;
 use super::{Builder, Error};
 use crate::arena::Arena;
@@ -93,8 +94,10 @@ pub(super) struct Policy {
     pub(super) waste_per_mille: Option<u32>,
     /// The worker runs the pool down to this share of its limit, in percent.
     pub(super) accept_threshold_percent: u64,
-    /// Whether a new entry counts as referenced, and so has to be seen twice before it is written back (W-14).
+    /// Whether a new entry gets a second chance, and so has to be seen twice before it is written back (W-14).
     pub(super) new_is_referenced: bool,
+    /// How a walk divides its budget.
+    pub(super) form: Form,
 }
 
 impl Zswap {

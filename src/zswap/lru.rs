@@ -1,55 +1,76 @@
-//! [`Lru`]: which entries are cold, per memcg and node.
+//! [`Lru`]: which entries are cold, per memcg, node and kind.
 //!
 //! ```text
 //!   group (memcg)  lock
-//!     node 0   head -> entry <-> entry <-> entry <- tail        head: stored or seen longest ago
-//!     node 1   head -> entry <- tail                            tail: newest
-//!
-//!   link word of an entry, indexed by owner:
-//!   bit  63    60 59   57   56   55                28 27                 0
-//!       +--------+-------+-----+---------------------+--------------------+
-//!       | codec  |  age  | ref |        next         |        prev        |    0 off the lists, END at an end,
-//!       +--------+-------+-----+---------------------+--------------------+    else owner + 1
+//!     node 0   raw          head -> entry <-> entry <- tail              head: stored or seen longest ago
+//!              compressed   head -> entry <-> entry <-> entry <- tail    tail: newest
+//!     node 1   raw          ..
+//!              compressed   ..
 //! ```
 //!
-//! - **L1** An entry with an object in the pool is on exactly one list: that of the memcg its objcg points to and of its
-//!   object's home node; others are on none.
+//! The words that chain entries are `links.rs`, one list is `list.rs`, and how long entries have lain is `ages.rs`.
+//!
+//! - **L1** An entry with an object in the pool is on exactly one list: that of the memcg its objcg points to, of its
+//!   object's home node, and of its kind; others are on none.
 //! - **L2** Links of a group's entries change under the group's lock; the referenced bit changes by anyone, and the codec
 //!   under the cluster lock of the entry while it is on no list.
 //! - **L3** Reparenting splices the lists while both groups are locked, and the objcgs are repointed in the same section:
 //!   who holds a group's lock and finds that the objcg still points to it knows the entry's list (R-17, R-18).
+//! - **L4** A list is in order of placement. An entry is placed when it is stored, rotated, or comes from another node.
+//! - **L5** Who goes round a list sees no entry twice, whatever others take or rotate meanwhile (T1.4, R-40).
 //!
 //! Second chance: an entry referenced since it was last seen is cleared and rotated instead of picked.
 
+mod ages;
+mod links;
+mod list;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use self::ages::{Reach, tick};
+use self::links::{Links, NEW, REFERENCED, link, owner};
+use self::list::List;
 use crate::memcg::{GroupRef, ObjcgId, Tree};
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Bug, GrowTable, Mutex, MutexGuard, Planted, Rank, Table};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Bug, Clock, GrowTable, Mutex, MutexGuard, Planted, Rank};
 use crate::units::{NodeId, Owner};
 use std::io;
 use std::ops::Range;
-
-const LINK_BITS: u32 = 28;
-const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
-const OFF: u64 = 0;
-const END: u64 = LINK_MASK;
-const NEXT_SHIFT: u32 = LINK_BITS;
-const LINKS: u64 = LINK_MASK | LINK_MASK << NEXT_SHIFT;
-const REFERENCED: u64 = 1 << (2 * LINK_BITS);
-const CODEC_SHIFT: u32 = 60;
+use std::time::Duration;
 
 /// The LRU lists of one instance.
 #[derive(Debug)]
 pub(super) struct Lru {
-    /// Link words by owner.
-    links: Table<AtomicU64>,
+    links: Links,
     groups: GrowTable<Group>,
     nodes: usize,
+    clock: Clock,
     planted: Planted,
 }
 
-/// The lists of one memcg, one per node; made when its first entry comes.
+/// Which list of a memcg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Which {
+    pub(super) node: NodeId,
+    /// Pages kept as they are, which give back the most when they go (W-10).
+    pub(super) raw: bool,
+}
+
+impl Which {
+    fn index(self) -> usize {
+        2 * self.node.index() + usize::from(!self.raw)
+    }
+
+    /// Those of a node.
+    pub(super) fn of(node: NodeId) -> [Which; 2] {
+        [true, false].map(|raw| Which { node, raw })
+    }
+}
+
+/// The lists of one memcg; made when its first entry comes.
 #[derive(Debug)]
 struct Group {
+    /// By [`Which::index`].
     lists: Mutex<Box<[List]>>,
 }
 
@@ -59,93 +80,115 @@ impl Default for Group {
     }
 }
 
+type Lists<'a> = MutexGuard<'a, Box<[List]>>;
+
+/// Once round a list.
 #[derive(Clone, Copy, Debug)]
-struct List {
-    /// Owner plus one, or END.
-    head: u64,
-    tail: u64,
-    len: u64,
+pub(super) struct Lap {
+    pub(super) which: Which,
+    /// The list's length and moves when the lap began.
+    began: Option<(u32, u32)>,
+    /// Entries it has looked at.
+    seen: u32,
+    /// Of those, how many its owner has taken off since.
+    taken: u32,
+    /// A warm entry was met.
+    over: bool,
 }
 
-const EMPTY: List = List { head: END, tail: END, len: 0 };
+/// How far a [`scan`](Lru::scan) goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Entries it may look at.
+    pub(super) entries: usize,
+    /// It ends with the picked entry whose length meets this.
+    pub(super) bytes: u64,
+    /// Only entries that have lain so long.
+    pub(super) age: Option<Duration>,
+    /// It ends before the first referenced entry.
+    pub(super) cold_only: bool,
+}
 
-type Lists<'a> = MutexGuard<'a, Box<[List]>>;
+/// What is to become of an entry that was not referenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It is picked; its length in bytes.
+    Pick(usize),
+    /// It stays.
+    Leave,
+    /// It stays, and so does what comes after it on this lap: this is the list's warm part (T1.6).
+    Warm,
+}
+
+impl Lap {
+    pub(super) fn of(which: Which) -> Self {
+        Lap { which, began: None, seen: 0, taken: 0, over: false }
+    }
+
+    /// The lap's owner has taken so many of the entries off that it was given.
+    pub(super) fn took(&mut self, entries: usize) {
+        self.taken = self.taken.wrapping_add(entries as u32);
+    }
+
+    /// Whether a warm entry was met.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// How many entries are at the head that the lap has not seen. Every move took away at most one of those that were there
+    /// when it began, and those taken off after they were seen are not counted twice.
+    fn left(&mut self, list: &List, trusting: bool) -> u32 {
+        let (there, moves) = *self.began.get_or_insert((list.len(), list.moves()));
+        let moved = list.moves().wrapping_sub(moves).wrapping_sub(self.taken);
+        there.saturating_sub(if trusting { self.seen } else { moved })
+    }
+}
 
 impl Lru {
     /// Lists over owners below `owners`, for `nodes` nodes.
-    pub(super) fn new(owners: usize, nodes: usize, planted: Planted) -> io::Result<Self> {
-        Ok(Lru { links: Table::reserve(owners)?, groups: GrowTable::new(), nodes, planted })
+    pub(super) fn new(owners: usize, nodes: usize, clock: Clock, planted: Planted) -> io::Result<Self> {
+        Ok(Lru { links: Links::new(owners)?, groups: GrowTable::new(), nodes, clock, planted })
     }
 
-    // --- link words ---
+    // --- words of entries ---
 
-    pub(super) fn word(&self, owner: Owner) -> &AtomicU64 {
-        self.links.get(owner.0 as usize)
-    }
-
-    fn prev(&self, link: u64) -> u64 {
-        self.links.get(link as usize - 1).load(Ordering::Relaxed) & LINK_MASK
-    }
-
-    fn next(&self, link: u64) -> u64 {
-        self.links.get(link as usize - 1).load(Ordering::Relaxed) >> NEXT_SHIFT & LINK_MASK
-    }
-
-    /// Change bits of a link word, whatever others do to its referenced bit.
-    fn change(&self, link: u64, clear: u64, set: u64) -> u64 {
-        let word = self.links.get(link as usize - 1);
-        // Relaxed: the group's lock orders the links. `set_codec` orders the codec.
-        word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old & !clear | set)).unwrap_or_else(|w| w)
-    }
-
-    fn set_prev(&self, link: u64, prev: u64) {
-        self.change(link, LINK_MASK, prev);
-    }
-
-    fn set_next(&self, link: u64, next: u64) {
-        self.change(link, LINK_MASK << NEXT_SHIFT, next << NEXT_SHIFT);
-    }
-
-    /// Prepare the word of an entry that is on no list, under its cluster lock and before its slot word is published.
-    pub(super) fn set_codec(&self, owner: Owner, codec: u8, referenced: bool) {
-        debug_assert!(codec < 16);
-        let word = u64::from(codec) << CODEC_SHIFT | if referenced { REFERENCED } else { 0 };
-        debug_assert_eq!(self.word(owner).load(Ordering::Relaxed) & LINKS, OFF, "L1: on a list");
-        // Release pairs with the acquire in `codec`: a reader that sees this codec also sees that the slot was emptied before.
-        self.word(owner).store(word, Ordering::Release);
+    /// Prepare the word of an entry that is on no list, under its cluster lock and before its slot word is published. `new`: it
+    /// gets a second chance for being new.
+    pub(super) fn set_codec(&self, owner: Owner, codec: u8, new: bool) {
+        self.links.prepare(owner, codec, new);
     }
 
     /// The codec of an entry. Right if the slot word, read again afterwards, still names the object that was pinned before.
     #[inline]
     pub(super) fn codec(&self, owner: Owner) -> u8 {
-        (self.word(owner).load(Ordering::Acquire) >> CODEC_SHIFT) as u8
+        self.links.codec(owner)
     }
 
     /// Give back the memory of the words of owners that nobody has.
     pub(super) fn discard(&self, owners: Range<usize>) {
-        // A refusal (locked memory) costs memory only: words off the lists are set before they are used.
-        let _ = self.links.discard(owners);
+        self.links.discard(owners);
     }
 
     /// The codec of the entry will be asked for.
     #[inline]
     pub(super) fn prefetch(&self, owner: Owner) {
-        self.links.prefetch(owner.0 as usize);
+        self.links.prefetch(owner);
     }
 
     /// The entry was loaded.
     #[inline]
     pub(super) fn mark_referenced(&self, owner: Owner) {
-        let word = self.word(owner);
-        // Most loads find the bit set: a plain load keeps the line shared. A hint: no order needed.
-        if word.load(Ordering::Relaxed) & REFERENCED == 0 {
-            word.fetch_or(REFERENCED, Ordering::Relaxed);
-        }
+        self.links.mark_referenced(owner);
     }
 
-    /// Whether a word says that its entry is on no list.
-    pub(super) fn is_off(&self, word: u64) -> bool {
-        word >> NEXT_SHIFT & LINK_MASK == OFF
+    /// The word of an owner, which is free for other use while `next` says that it is on no list.
+    pub(super) fn word(&self, owner: Owner) -> &AtomicU64 {
+        self.links.get(owner)
+    }
+
+    /// Whether a word says that its entry is on a list.
+    pub(super) fn is_listed(word: u64) -> bool {
+        links::is_listed(word)
     }
 
     // --- lists ---
@@ -165,127 +208,124 @@ impl Lru {
         }
     }
 
+    fn make(&self) -> Box<[List]> {
+        vec![List::EMPTY; 2 * self.nodes].into()
+    }
+
     /// Put an entry at the warm end. Under its cluster lock. Allocates for a memcg's first entry.
     ///
     /// # Locks
     /// The group's.
-    pub(super) fn add(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, node: NodeId) {
+    pub(super) fn add(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, which: Which) {
+        let now = tick(self.clock.millis());
         let mut lists = self.lock_of(tree, objcg);
         if lists.is_empty() {
-            *lists = vec![EMPTY; self.nodes].into();
+            *lists = self.make();
         }
-        let list = &mut lists[node.index()];
-        self.push_tail(list, u64::from(owner.0) + 1);
-        list.len += 1;
+        lists[which.index()].place(&self.links, link(owner), now, 0);
     }
 
     /// Take an entry off its list if it is on one. Under its cluster lock.
     ///
     /// # Locks
     /// The group's.
-    pub(super) fn del(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, node: NodeId) {
+    pub(super) fn del(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, which: Which) {
         let mut lists = self.lock_of(tree, objcg);
-        let link = u64::from(owner.0) + 1;
-        if self.next(link) == OFF {
-            return;
+        if self.links.word(link(owner)).is_listed() {
+            lists[which.index()].remove(&self.links, link(owner));
         }
-        let list = &mut lists[node.index()];
-        self.unlink(list, link);
-        self.change(link, LINKS, OFF);
-        list.len -= 1;
     }
 
     /// The entry's object moved to another home node: so does the entry, to the warm end there. Under its cluster lock.
     ///
     /// # Locks
     /// The group's.
-    pub(super) fn rehome(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, from: NodeId, to: NodeId) {
+    pub(super) fn rehome(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, from: Which, to: NodeId) {
+        let now = tick(self.clock.millis());
         let mut lists = self.lock_of(tree, objcg);
-        let link = u64::from(owner.0) + 1;
-        assert_ne!(self.next(link), OFF, "L1: an entry with an object is on a list");
-        let list = &mut lists[from.index()];
-        self.unlink(list, link);
-        list.len -= 1;
-        let list = &mut lists[to.index()];
-        self.push_tail(list, link);
-        list.len += 1;
+        assert!(self.links.word(link(owner)).is_listed(), "L1: an entry with an object is on a list");
+        lists[from.index()].remove(&self.links, link(owner));
+        lists[Which { node: to, ..from }.index()].place(&self.links, link(owner), now, 0);
     }
 
-    fn push_tail(&self, list: &mut List, link: u64) {
-        self.change(link, LINKS, list.tail | END << NEXT_SHIFT);
-        match list.tail {
-            END => list.head = link,
-            tail => self.set_next(tail, link),
-        }
-        list.tail = link;
-    }
-
-    fn unlink(&self, list: &mut List, link: u64) {
-        let (prev, next) = (self.prev(link), self.next(link));
-        match prev {
-            END => list.head = next,
-            prev => self.set_next(prev, next),
-        }
-        match next {
-            END => list.tail = prev,
-            next => self.set_prev(next, prev),
-        }
-    }
-
-    /// Entries on one list.
+    /// Entries of a memcg on one node.
     pub(super) fn len(&self, group: GroupRef, node: NodeId) -> u64 {
-        self.groups
-            .get(group.index().index())
-            .and_then(|group| group.lists.lock().get(node.index()).map(|list| list.len))
-            .unwrap_or(0)
+        let Some(group) = self.groups.get(group.index().index()) else { return 0 };
+        let lists = group.lists.lock();
+        Which::of(node).into_iter().filter_map(|which| lists.get(which.index())).map(|list| u64::from(list.len())).sum()
     }
 
     /// Run `f` under a group's lock if it has no entries.
     pub(super) fn if_empty(&self, group: GroupRef, f: impl FnOnce()) {
         let lists = self.lock(group);
-        if lists.iter().all(|list| list.len == 0) {
+        if lists.iter().all(|list| list.len() == 0) {
             f();
         }
     }
 
-    /// Look at up to `budget` entries from the cold end: each goes to the warm end, and those that were not referenced and
-    /// for which `pick` says yes are given to the caller in `picked`. Returns entries looked at.
+    /// Look at entries from the cold end that this lap has not seen: each goes to the warm end, and those that were not
+    /// referenced and for which `look` says so are put into `picked`. Returns entries looked at; 0 ends the lap.
     ///
-    /// The caller bounds its calls by the list's length at its start, so that no entry is seen twice (T1.4).
+    /// With an age, a new entry is not spared for being new: it has lain that long.
     ///
     /// # Locks
-    /// The group's; `pick` runs under it and uses atomics only.
+    /// The group's; `look` runs under it and uses atomics only.
     pub(super) fn scan(
         &self,
         group: GroupRef,
-        node: NodeId,
-        budget: usize,
-        pick: impl Fn(Owner) -> bool,
+        lap: &mut Lap,
+        limits: &Limits,
+        mut look: impl FnMut(Owner) -> Look,
         picked: &mut Vec<Owner>,
     ) -> usize {
         let Some(group) = self.groups.get(group.index().index()) else { return 0 };
+        let now = self.clock.millis();
         let mut lists = group.lists.lock();
-        let Some(list) = lists.get_mut(node.index()) else { return 0 };
-        let mut scanned = 0;
-        while scanned < budget && list.head != END {
-            let link = list.head;
-            let owner = Owner((link - 1) as u32);
-            // Rotate before the lock is dropped: afterwards the entry may be freed by anyone (ZW-7).
-            if list.len > 1 {
-                self.unlink(list, link);
-                self.push_tail(list, link);
+        let Some(list) = lists.get_mut(lap.which.index()) else { return 0 };
+        let left = lap.left(list, self.planted.is(Bug::LapCountsOnlyItself));
+        let young = match limits.age {
+            None => None,
+            Some(age) => {
+                let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                match now.checked_sub(age).map_or(Reach::Nothing, |since| list.ages().reach(tick(since))) {
+                    Reach::All => None,
+                    Reach::Before(first) => Some(first),
+                    Reach::Nothing => return 0,
+                }
             }
-            scanned += 1;
-            let referenced = self.change(link, REFERENCED, 0) & REFERENCED != 0;
-            if !referenced && pick(owner) {
-                picked.push(owner);
+        };
+        let (spared, cleared) = match limits.age {
+            None => (REFERENCED | NEW, REFERENCED | NEW),
+            Some(_) => (REFERENCED, REFERENCED | NEW),
+        };
+        let (mut seen, mut bytes) = (0, 0);
+        while seen < limits.entries.min(left as usize) && !lap.over && bytes < limits.bytes {
+            let Some(head) = list.head().filter(|&head| Some(head) != young) else { break };
+            if limits.cold_only && self.links.word(head).has(REFERENCED) {
+                break;
+            }
+            // Rotate before the lock is dropped: afterwards the entry may be freed by anyone (ZW-7).
+            let was = list.rotate(&self.links, head, tick(now), cleared);
+            seen += 1;
+            lap.seen += 1;
+            if was.has(spared) {
+                continue;
+            }
+            match look(owner(head)) {
+                Look::Pick(len) => {
+                    picked.push(owner(head));
+                    bytes += len as u64;
+                }
+                Look::Leave => {}
+                Look::Warm => lap.over = true,
             }
         }
-        scanned
+        seen
     }
 
-    /// Hand the lists of `child` to `parent` before the parent's cold ends, and run `switch`, which repoints the objcgs,
-    /// in the same section (L3). Takes time by nodes, not by entries.
+    /// Hand the lists of `child` to `parent`, and run `switch`, which repoints the objcgs, in the same section (L3). Entries
+    /// stay in order of placement as far as ages are known; where they are not, the child's come first. Takes time by nodes,
+    /// not by entries.
     ///
     /// # Locks
     /// The child's group, then the parent's.
@@ -295,42 +335,24 @@ impl Lru {
         let mut from = child.lists.lock();
         let mut to = parent.lists.lock_after(&from);
         if to.is_empty() && !from.is_empty() {
-            *to = vec![EMPTY; self.nodes].into();
+            *to = self.make();
         }
         for (from, to) in from.iter_mut().zip(to.iter_mut()) {
-            if from.len == 0 {
-                continue;
-            }
-            match to.head {
-                END => to.tail = from.tail,
-                head => {
-                    self.set_prev(head, from.tail);
-                    self.set_next(from.tail, head);
-                }
-            }
-            to.head = from.head;
-            to.len += from.len;
-            *from = EMPTY;
+            from.splice_into(to, &self.links);
         }
         switch()
     }
 
-    /// Call `f` with the owners on a group's list of one node, cold end first, and check that links, ends and length agree.
-    /// For quiet points.
+    /// Call `f` with the owners on one list of a group, cold end first, and check that links, ends, length and ages agree. For
+    /// quiet points.
     ///
     /// # Panics
     /// When they do not.
-    pub(super) fn for_each(&self, group: GroupRef, node: NodeId, mut f: impl FnMut(Owner)) {
+    pub(super) fn for_each(&self, group: GroupRef, which: Which, mut f: impl FnMut(Owner)) {
         let Some(group) = self.groups.get(group.index().index()) else { return };
         let lists = group.lists.lock();
-        let Some(list) = lists.get(node.index()) else { return };
-        let (mut link, mut before, mut len) = (list.head, END, 0);
-        while link != END {
-            assert_eq!(self.prev(link), before, "an entry's prev is the one before it");
-            f(Owner((link - 1) as u32));
-            (before, link, len) = (link, self.next(link), len + 1);
+        if let Some(list) = lists.get(which.index()) {
+            list.for_each(&self.links, |link| f(owner(link)));
         }
-        assert_eq!(list.tail, before, "the tail is the last entry");
-        assert_eq!(list.len, len, "the length counts the entries");
     }
 }

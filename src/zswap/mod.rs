@@ -22,7 +22,7 @@
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
 //! - what says that it does: `pressure.rs`.
-//! - who is cold: `lru.rs`. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
+//! - who is cold: `lru.rs` and below it. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
 mod builder;
 mod cells;
@@ -58,4 +58,4 @@ pub use stats::Stats;
 pub use store::Stored;
 #[doc(hidden)] // for its model
 pub use swapins::Swapins;
-pub use walk::Shrunk;
+pub use walk::{Form, Shrunk};

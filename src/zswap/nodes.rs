@@ -10,6 +10,7 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
+use super::lru::Which;
 use super::reclaim::{Effort, Room};
 use crate::arena;
 use crate::memcg::Memcg;
@@ -69,13 +70,15 @@ impl Core {
     fn move_one(&self, moving: Moving<'_, SlotCells>) -> bool {
         let (owner, objcg) = (moving.owner(), moving.objcg());
         let Some(guard) = self.slots.lock_owner(owner) else { return false };
-        if self.slots.word(owner).entry().is_none_or(|entry| entry.location != moving.from()) {
-            return false; // freed or moved meanwhile; else it stays in its home node while we have the lock
-        }
+        // Freed or moved meanwhile? Else it stays in its home node while we have the lock.
+        let Some(entry) = self.slots.word(owner).entry().filter(|entry| entry.location == moving.from()) else {
+            return false;
+        };
         let (from, to) = moving.homes();
         let moved = moving.switch();
         let _guard = (!self.planted.is(Bug::RehomeOutsideTheLock)).then_some(guard);
         if moved && from != to {
+            let from = Which { node: from, raw: entry.is_raw() };
             self.lru.rehome(owner, &self.tree, objcg, from, to);
         }
         moved

@@ -7,7 +7,8 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use crate::swap::{Content, MAX_COUNT, SlotGuard, SlotWord};
+use super::lru::Which;
+use crate::swap::{Content, Entry, MAX_COUNT, SlotGuard, SlotWord};
 use crate::units::{Owner, Slot};
 
 impl Zswap {
@@ -89,10 +90,15 @@ impl Core {
     pub(super) fn off_the_lru(&self, owner: Owner, old: SlotWord) {
         if let Some(entry) = old.entry() {
             let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
-            self.lru.del(owner, &self.tree, objcg, self.pool.home_node(entry.location));
+            self.lru.del(owner, &self.tree, objcg, self.which_list(entry));
         } else if let Content::Physical(_) = old.content() {
             self.lru.clear_place(owner);
         }
+    }
+
+    /// The list of its memcg that an entry belongs on.
+    pub(super) fn which_list(&self, entry: Entry) -> Which {
+        Which { node: self.pool.home_node(entry.location), raw: entry.is_raw() }
     }
 
     /// Return what a slot held. Outside the cluster lock.

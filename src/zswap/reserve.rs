@@ -16,7 +16,7 @@ use super::lru::Lru;
 use crate::arena::{self, Arena, ArenaConfig};
 use crate::memcg::{Event, Tree, TreeConfig};
 use crate::swap::{self, Slots};
-use crate::sync::{Arc, HEADROOM, Planted, Region};
+use crate::sync::{Arc, Clock, HEADROOM, Planted, Region};
 use crate::units::{FRAME_SIZE, PAGE_SIZE};
 use crate::zsmalloc::{self, Geometry, Original, Pool, PoolConfig};
 
@@ -33,6 +33,7 @@ pub(super) struct Asked {
     pub(super) slots_in_use: u64,
     pub(super) geometry: Geometry,
     pub(super) tree: TreeConfig,
+    pub(super) clock: Clock,
     pub(super) planted: Planted,
 }
 
@@ -77,12 +78,12 @@ impl Reserved {
     }
 
     fn of_size(asked: &Asked, arena: &ArenaConfig, slots_in_use: u64) -> Result<Self, Error> {
-        let Asked { geometry, tree, planted, .. } = asked;
+        let Asked { geometry, tree, clock, planted, .. } = asked;
         let planted = *planted;
         let slots = Arc::new(Slots::new(slots_in_use)?);
         let owners = slots.capacity();
         let nodes = arena.topology.len();
-        let lru = Lru::new(owners, nodes, planted)
+        let lru = Lru::new(owners, nodes, clock.clone(), planted)
             .map_err(|source| Error::AddressSpace { bytes: owners as u64 * 8, source })?;
         let lru = Arc::new(lru);
         let arena = Arc::new(Arena::new(arena.clone())?);

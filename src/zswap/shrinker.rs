@@ -91,7 +91,7 @@ impl Shrinker<'_> {
     /// LRU; then per entry cluster and class. None during the write.
     pub fn scan(&self, memcg: &Memcg, node: NodeId, nr: u64) -> Scanned {
         let walk = self.core.scan(memcg, node, nr, u64::MAX);
-        Scanned { bytes: walk.bytes, entries: walk.scanned as u64, stopped: walk.refused }
+        Scanned { bytes: walk.bytes, entries: walk.scanned as u64, stopped: walk.refused || walk.warm }
     }
 }
 

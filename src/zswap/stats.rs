@@ -3,7 +3,6 @@
 use super::core::{Core, Zswap};
 use crate::swap::{AreaStats, Content, SlotWord};
 use crate::sync::Tally;
-use crate::units::PAGE_SIZE;
 use crate::zsmalloc;
 
 /// Gauges change with slot words, under the cluster lock; the rest only grows.
@@ -27,7 +26,7 @@ impl Counters {
             Content::Empty => return None,
             Content::SameFilled(_) => &self.same_filled,
             Content::Pattern(_) => &self.patterns,
-            Content::Compressed(entry) if entry.length == PAGE_SIZE => &self.incompressible,
+            Content::Compressed(entry) if entry.is_raw() => &self.incompressible,
             Content::Compressed(_) => &self.compressed,
             Content::Physical(_) => &self.physical,
         })

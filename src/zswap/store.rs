@@ -216,8 +216,8 @@ impl Core {
             let published = pinned.insert(object.publish(owner));
             let location = published.location();
             self.lru.set_codec(owner, payload.codec, self.policy.new_is_referenced);
-            self.lru.add(owner, &self.tree, objcg, self.pool.home_node(location));
             let entry = Entry { location, length: payload.bytes.len(), generation };
+            self.lru.add(owner, &self.tree, objcg, self.which_list(entry));
             let content = if payload.pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
             SlotWord::new(content).expect("an entry always fits in a word")
         })?;

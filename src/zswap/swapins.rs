@@ -117,9 +117,10 @@ impl Lru {
     }
 
     fn place(&self, owner: Owner) -> Option<(ObjcgId, NodeId)> {
+        // Looked at once: in another look it may be chained.
         let word = self.word(owner).load(Ordering::Relaxed);
         let objcg = ObjcgId::from_raw((word & OBJCG) as u32);
-        (self.is_off(word) && !objcg.is_none()).then_some((objcg, NodeId((word >> NODE_SHIFT) as u8)))
+        (!Lru::is_listed(word) && !objcg.is_none()).then_some((objcg, NodeId((word >> NODE_SHIFT) as u8)))
     }
 }
 

@@ -1,9 +1,10 @@
 //! [`Zswap::assert_valid`]: everything adds up to the byte.
 
 use super::core::{Core, Zswap};
+use super::lru::Which;
 use crate::memcg::{Bytes4, ObjcgId};
 use crate::swap::Content;
-use crate::units::{NodeId, Owner, PAGE_SIZE};
+use crate::units::{Owner, PAGE_SIZE};
 use std::collections::{HashMap, HashSet};
 
 impl Zswap {
@@ -24,7 +25,7 @@ impl Core {
         self.tree.assert_valid();
         assert_eq!(self.inflight.len(), 0, "no flight is under way at a quiet point");
 
-        let mut entries: HashMap<Owner, (NodeId, ObjcgId)> = HashMap::new();
+        let mut entries: HashMap<Owner, (Which, ObjcgId)> = HashMap::new();
         let (mut same, mut patterns, mut compressed, mut raw, mut physical) = (0, 0, 0, 0, 0);
         let mut places = HashSet::new();
         self.slots.for_each(|slot, owner, word| {
@@ -33,7 +34,7 @@ impl Core {
                 Content::Empty => unreachable!("only slots that hold something are shown"),
                 Content::SameFilled(_) => same += 1,
                 Content::Pattern(_) => patterns += 1,
-                Content::Compressed(entry) if entry.length == PAGE_SIZE => raw += 1,
+                Content::Compressed(entry) if entry.is_raw() => raw += 1,
                 Content::Compressed(_) => compressed += 1,
                 Content::Physical(place) => {
                     physical += 1;
@@ -43,7 +44,7 @@ impl Core {
             if let Some(entry) = word.entry() {
                 let objcg =
                     self.pool.objcg_at(owner, entry.location).expect("the word names a live object of its slot");
-                entries.insert(owner, (self.pool.home_node(entry.location), objcg));
+                entries.insert(owner, (self.which_list(entry), objcg));
             }
         });
         let c = &self.counters;
@@ -60,13 +61,18 @@ impl Core {
 
         let mut listed = 0;
         for memcg in self.tree.root().subtree() {
-            for node in (0..self.tree.nodes()).map(|n| NodeId(n as u8)) {
-                self.lru.for_each(memcg.group(), node, |owner| {
-                    let (home, objcg) = entries.get(&owner).expect("L1: entries on a list have an object");
-                    assert_eq!(*home, node, "L1: an entry is on the list of its object's home node");
-                    assert!(self.tree.is_current(*objcg, memcg.group()), "L1: an entry is on its own memcg's list");
-                    listed += 1;
-                });
+            for node in self.all_nodes().iter() {
+                let before = listed;
+                for which in Which::of(node) {
+                    self.lru.for_each(memcg.group(), which, |owner| {
+                        let (home, objcg) = entries.get(&owner).expect("L1: entries on a list have an object");
+                        assert_eq!(*home, which, "L1: an entry is on the list of its object's home node and its kind");
+                        assert!(self.tree.is_current(*objcg, memcg.group()), "L1: an entry is on its own memcg's list");
+                        listed += 1;
+                    });
+                }
+                let on_node = (listed - before) as u64;
+                assert_eq!(self.lru.len(memcg.group(), node), on_node, "a list's length counts its entries");
             }
         }
         assert_eq!(listed, entries.len(), "L1: every entry with an object is on one list");

@@ -1,14 +1,34 @@
 //! The walk: which entries of one memcg are written back, and how far it goes.
 //!
-//! [`shrink_memcg`](Zswap::shrink_memcg) writes back the cold end of one memcg, with the budget rules of T1: `nr_to_scan`
-//! entries are *looked at* over all nodes, each at most once a call, and what one node leaves unused goes to the next.
+//! ```text
+//!   raw lists          1 >>>>| up to the first referenced          3  >>>>>>>>| what is left of the budget
+//!   of all nodes
+//!   compressed lists                                 2 >>>>>>>>>>>|
+//!   of all nodes       a node's turn to be first moves on with every walk
+//! ```
+//!
+//! - **T1** One budget for all lists: entries are *looked at*, each at most once a walk, and what one list leaves unused goes
+//!   to the next. A walk with a budget in bytes ends at the entry that meets it.
+//! - **T2** A referenced entry is cleared and rotated, and may be written by a later walk. One that is being read at this moment
+//!   is warm: it ends its list's part of the walk.
+//! - **T3** Pages kept as they are go first, for they give back the most (W-10), as long as they are cold: those that were
+//!   referenced lose their second chance no sooner than compressed ones have been looked at.
+//! - **T4** A device that has no room or fails ends the walk.
+//!
+//! [`Form::PerNode`] divides the budget as the kernel does instead.
 
 use super::core::{Core, Zswap};
-use crate::memcg::Memcg;
-use crate::units::NodeMask;
+use super::lru::{Lap, Limits, Look, Which};
+use crate::memcg::{GroupRef, Memcg};
+use crate::units::{NodeMask, Owner};
 use std::time::Duration;
 
+/// Entries of each node that a walk of [`Form::PerNode`] looks at (`SWAP_CLUSTER_MAX`).
+const PER_NODE: usize = 32;
+
 /// What a call of [`shrink_memcg`](Zswap::shrink_memcg) came to.
+///
+/// The kernel's own form tells no more than 0, `-EAGAIN` and `-ENOENT`, which are these three without the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Shrunk {
@@ -20,15 +40,15 @@ pub enum Shrunk {
     NothingToScan,
 }
 
-/// What a walk over one memcg's lists came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Walk {
-    /// Payload bytes that left the pool.
-    pub(super) bytes: u64,
-    /// Entries looked at.
-    pub(super) scanned: usize,
-    /// The device had no room or failed: no other batch will do better now.
-    pub(super) refused: bool,
+/// How a walk divides its budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// One budget of entries for all nodes, as the caller says; what one node leaves unused, the next has.
+    #[default]
+    Shared,
+    /// Up to 32 entries of each node, whatever the caller says of entries and bytes, and on through all nodes when something
+    /// was written: what the kernel has. For comparison.
+    PerNode,
 }
 
 /// How far a walk may go.
@@ -37,24 +57,47 @@ pub(super) struct Budget {
     /// Entries it may look at, over all nodes.
     pub(super) entries: usize,
     /// It ends at the entry whose payload meets this.
-    #[expect(dead_code, reason = "the walk obeys it with the next commit")]
     pub(super) bytes: u64,
-    /// Only entries that have lain so long.
-    #[expect(dead_code, reason = "the walk obeys it with the next commit")]
+    /// Only entries that have lain so long since they were stored or last looked at. Being new does not protect these.
     pub(super) age: Option<Duration>,
     /// The nodes whose lists it walks.
     pub(super) nodes: NodeMask,
     /// It ends with the first batch that was written.
     pub(super) until_written: bool,
     /// Somebody asked for it by name: what it writes counts as proactive.
-    #[expect(dead_code, reason = "the walk obeys it with the next commit")]
+    #[expect(dead_code, reason = "the event comes with the counters")]
     pub(super) proactive: bool,
+}
+
+/// What a walk over one memcg's lists came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Walk {
+    /// Payload bytes that left the pool.
+    pub(super) bytes: u64,
+    /// Entries that did.
+    pub(super) written: usize,
+    /// Entries looked at.
+    pub(super) scanned: usize,
+    /// The device had no room or failed: no other batch will do better now.
+    pub(super) refused: bool,
+    /// An entry that is being read ended the part of a list.
+    pub(super) warm: bool,
+}
+
+/// A walk under way.
+struct Walker<'a> {
+    core: &'a Core,
+    group: GroupRef,
+    budget: Budget,
+    walk: Walk,
+    picked: Vec<Owner>,
 }
 
 impl Zswap {
     /// Write back the cold end of `memcg` (not of its descendants), looking at no more than `nr_to_scan` entries.
     ///
-    /// A referenced entry is cleared and rotated, and may be written by a later call.
+    /// A referenced entry is cleared and rotated, and may be written by a later call. Under [`Form::PerNode`], `nr_to_scan` means
+    /// nothing.
     ///
     /// # Locks
     /// LRU; then per entry cluster and class. None during the write.
@@ -82,40 +125,173 @@ impl Core {
         Budget { entries, bytes: u64::MAX, age: None, nodes, until_written: false, proactive: false }
     }
 
-    /// Write back the cold end of one memcg within the budget.
+    /// Write back the cold end of one memcg within the budget. It looks at nothing where there is no device, where writeback is
+    /// disabled, and of a memcg that is offline: its lists are its parent's (R-20).
     ///
     /// # Locks
     /// As [`Zswap::shrink_memcg`].
     pub(super) fn walk(&self, memcg: &Memcg, budget: &Budget) -> Walk {
-        let Budget { entries: nr_to_scan, nodes, until_written, .. } = *budget;
-        let mut walk = Walk::default();
         if self.area.is_none() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
-            return walk;
+            return Walk::default();
         }
-        let group = memcg.group();
-        let mut picked = Vec::with_capacity(nr_to_scan.min(self.policy.batch));
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
-        let first = self.counters.shrinks.add(1) as usize;
-        let first = first % nodes.len().max(1);
-        for node in nodes.iter().skip(first).chain(nodes.iter().take(first)) {
-            // No entry is seen twice: what is rotated now comes after everything that was there.
-            let mut there = self.lru.len(group, node) as usize;
-            while walk.scanned < nr_to_scan && there > 0 && !walk.refused && !(until_written && walk.bytes > 0) {
-                let budget = there.min(nr_to_scan - walk.scanned).min(self.policy.batch);
-                picked.clear();
-                let seen = self.lru.scan(group, node, budget, |owner| !self.slots.word(owner).writeback(), &mut picked);
-                if seen == 0 {
-                    break;
-                }
-                walk.scanned += seen;
-                there -= seen;
-                if !picked.is_empty() {
-                    let landed = self.write_back(group, &picked);
-                    walk.bytes += landed.bytes;
-                    walk.refused |= landed.device_refused;
+        let nodes = budget.nodes;
+        let first = self.counters.shrinks.add(1) as usize % nodes.len().max(1);
+        let in_turn = || nodes.iter().skip(first).chain(nodes.iter().take(first));
+        let picked = Vec::with_capacity(budget.entries.min(self.policy.batch));
+        let mut walker = Walker { core: self, group: memcg.group(), budget: *budget, walk: Walk::default(), picked };
+        match self.policy.form {
+            Form::Shared => {
+                let of = |raw| in_turn().map(move |node| Lap::of(Which { node, raw }));
+                let mut raw: Vec<Lap> = of(true).collect();
+                raw.iter_mut().for_each(|lap| walker.go_round(lap, true));
+                of(false).for_each(|mut lap| walker.go_round(&mut lap, false));
+                raw.iter_mut().for_each(|lap| walker.go_round(lap, false));
+            }
+            Form::PerNode => {
+                for node in in_turn() {
+                    let entries = walker.walk.scanned + PER_NODE;
+                    walker.budget = Budget { entries, bytes: u64::MAX, until_written: false, ..*budget };
+                    Which::of(node).into_iter().for_each(|which| walker.go_round(&mut Lap::of(which), false));
                 }
             }
         }
-        walk
+        walker.walk
+    }
+
+    /// What to do with an entry that was not referenced. Under the lock of its list.
+    fn look(&self, owner: Owner) -> Look {
+        let word = self.slots.word(owner);
+        match word.entry() {
+            _ if word.writeback() => Look::Leave,
+            Some(entry) if self.pool.is_held(owner, entry.location) => Look::Warm,
+            Some(entry) => Look::Pick(entry.length),
+            // On its way in, or out.
+            None => Look::Leave,
+        }
+    }
+}
+
+impl Walker<'_> {
+    fn is_over(&self) -> bool {
+        let (budget, walk) = (&self.budget, &self.walk);
+        walk.refused
+            || walk.scanned >= budget.entries
+            || walk.bytes >= budget.bytes
+            || budget.until_written && walk.bytes > 0
+    }
+
+    /// Go on with a lap. `cold_only`: up to the first referenced entry.
+    fn go_round(&mut self, lap: &mut Lap, cold_only: bool) {
+        while !self.is_over() {
+            let Budget { entries, bytes, age, .. } = self.budget;
+            let entries = (entries - self.walk.scanned).min(self.core.policy.batch);
+            let limits = Limits { entries, bytes: bytes - self.walk.bytes, age, cold_only };
+            self.picked.clear();
+            let look = |owner| self.core.look(owner);
+            let seen = self.core.lru.scan(self.group, lap, &limits, look, &mut self.picked);
+            if seen == 0 {
+                return;
+            }
+            self.walk.scanned += seen;
+            self.walk.warm |= lap.is_over();
+            if self.picked.is_empty() {
+                continue;
+            }
+            let landed = self.core.write_back(self.group, &self.picked, limits.bytes);
+            lap.took(landed.entries);
+            self.walk.bytes += landed.bytes;
+            self.walk.written += landed.entries;
+            self.walk.refused |= landed.device_refused;
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::Topology;
+    use crate::swap::MemoryDevice;
+    use crate::sync::Clock;
+    use crate::units::{NodeId, Page, SlotRange};
+
+    /// An instance with `pages` pages, every other one on node 1, of payloads between 200 and 1200 bytes or so.
+    fn filled(pages: u64) -> (Zswap, Clock, SlotRange) {
+        let clock = Clock::settable();
+        clock.set(1 << 20);
+        let builder = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 12).worker(false);
+        let builder = builder.topology(Topology::simulated(2)).clock(clock.clone());
+        let zswap = builder.device(MemoryDevice::new(4 << 20, 4096)).build().unwrap();
+        let slots = zswap.reserve(pages).unwrap();
+        (0..pages).for_each(|k| store(&zswap, slots, k));
+        (zswap, clock, slots)
+    }
+
+    fn store(zswap: &Zswap, slots: SlotRange, k: u64) {
+        let mut page = Page::zeroed();
+        let mut x = k + 1;
+        for byte in &mut page[..200 + (k as usize * 37) % 1000] {
+            x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            *byte = (x >> 56) as u8;
+        }
+        zswap.store(slots.get(k).unwrap(), &zswap.root(), NodeId((k % 2) as u8), &page).unwrap();
+    }
+
+    #[test]
+    fn a_budget_in_bytes_is_met_and_without_its_last_entry_it_is_not() {
+        let (zswap, _, _) = filled(600);
+        let core = &zswap.core;
+        let mut total = 0;
+        for bytes in [1, 2, 100, 1500, 10_000, 50_000, 100_000].into_iter().cycle().take(14) {
+            let budget = Budget { bytes, ..core.budget(usize::MAX) };
+            let before = core.tree.root().stat().unwrap().bytes.payload;
+            let walk = core.walk(&core.tree.root(), &budget);
+            assert_eq!(before - core.tree.root().stat().unwrap().bytes.payload, walk.bytes);
+            total += walk.bytes;
+            if walk.bytes < before {
+                assert!(walk.bytes >= bytes && walk.bytes < bytes + 1400, "{} of {bytes}", walk.bytes);
+                assert_eq!(walk.scanned, walk.written, "nothing is picked that is not needed");
+            }
+            if bytes <= 2 {
+                assert_eq!(walk.written, 1, "one entry meets it");
+            }
+        }
+        assert!(total > 250_000, "{total}");
+        zswap.assert_valid();
+    }
+
+    #[test]
+    fn a_walk_with_an_age_leaves_what_came_later_and_what_was_looked_at() {
+        let (zswap, clock, slots) = filled(100);
+        let core = &zswap.core;
+        let root = core.tree.root();
+        let aged =
+            |seconds| core.walk(&root, &Budget { age: Some(Duration::from_secs(seconds)), ..core.budget(usize::MAX) });
+        clock.set((1 << 20) + 100_000);
+        (0..50).for_each(|k| store(&zswap, slots, k)); // anew
+        clock.set((1 << 20) + 160_000);
+        assert_eq!(aged(161), Walk::default(), "nothing is so old");
+        // Half of the old ones were loaded: they are rotated, and so have not lain there.
+        (50..75).for_each(|k| zswap.load(slots.get(k).unwrap(), &mut Page::zeroed()).unwrap());
+        let walk = aged(120);
+        assert_eq!((walk.scanned, walk.written), (50, 25));
+        assert_eq!(aged(58).written, 50);
+        assert_eq!(aged(1), Walk::default());
+        clock.set((1 << 20) + 162_100);
+        assert_eq!(aged(1).written, 25);
+        zswap.assert_valid();
+    }
+
+    #[test]
+    fn a_walk_of_some_nodes_leaves_the_others_alone() {
+        let (zswap, _, _) = filled(200);
+        let core = &zswap.core;
+        let walk = |until_written| {
+            let nodes = NodeMask::only(NodeId(1));
+            core.walk(&core.tree.root(), &Budget { nodes, until_written, ..core.budget(usize::MAX) }).written
+        };
+        let batch = core.policy.batch;
+        assert_eq!([walk(true), walk(false), walk(false)], [batch, 100 - batch, 0]);
+        assert_eq!(core.lru.len(core.tree.root().group(), NodeId(0)), 100);
     }
 }

@@ -27,6 +27,8 @@ struct Flight {
     owner: Owner,
     record: Record,
     place: Place,
+    /// Payload bytes on their way.
+    length: usize,
 }
 
 /// The flights of a batch. What has not landed when it is dropped (a device panicked) ends as if the write had failed, so that
@@ -37,13 +39,16 @@ struct Flights<'a> {
 }
 
 impl Flights<'_> {
-    /// Land them all; payload bytes that left the pool.
-    fn land(&mut self, written: bool) -> usize {
-        let mut bytes = 0;
+    /// Land them all; what left the pool.
+    fn land(&mut self, written: bool) -> Landed {
+        let mut landed = Landed::default();
         while let Some(flight) = self.under_way.pop() {
-            bytes += self.core.land(flight, written).unwrap_or(0);
+            if let Some(length) = self.core.land(flight, written) {
+                landed.entries += 1;
+                landed.bytes += length as u64;
+            }
         }
-        bytes
+        landed
     }
 }
 
@@ -56,16 +61,18 @@ impl Drop for Flights<'_> {
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Landed {
-    /// Payload bytes that left the pool.
+    /// Entries whose object left the pool.
+    pub(super) entries: usize,
+    /// Payload bytes of those.
     pub(super) bytes: u64,
     /// The device had no place for them, or failed to write: trying others now is no use.
     pub(super) device_refused: bool,
 }
 
 impl Core {
-    /// Write these entries of `group` back, as many as a batch and the device hold. Entries that meanwhile left the group, are
-    /// in flight or are gone are passed over.
-    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner]) -> Landed {
+    /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
+    /// Entries that meanwhile left the group, are in flight or are gone are passed over.
+    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
         self.swapins.prepare(group);
@@ -73,12 +80,20 @@ impl Core {
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
         let Ok(mut batch) = area.begin_at_least(least, least + each * owners.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
-            return Landed { bytes: 0, device_refused: true };
+            return Landed { device_refused: true, ..Landed::default() };
         };
         let mut flights = Flights { core: self, under_way: Vec::with_capacity(owners.len()) };
+        let mut launched = 0;
         for &owner in owners {
+            // Their lengths may be others than when they were picked.
+            if launched >= most_bytes {
+                break;
+            }
             match self.launch(group, owner, &mut batch) {
-                Launch::Off(flight) => flights.under_way.push(flight),
+                Launch::Off(flight) => {
+                    launched += flight.length as u64;
+                    flights.under_way.push(flight);
+                }
                 Launch::PassedOver => {}
                 Launch::BatchFull => break,
             }
@@ -94,7 +109,7 @@ impl Core {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { bytes: flights.land(written) as u64, device_refused: !written }
+        Landed { device_refused: !written, ..flights.land(written) }
     }
 
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
@@ -107,6 +122,7 @@ impl Core {
         guard.update(|word| word.with_writeback(true));
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
+        let length = word.entry().expect("it was just found to belong to the group").length;
         drop(guard);
 
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
@@ -123,7 +139,7 @@ impl Core {
             backoff.wait(); // compaction moved it: the word says where to
         };
         match place {
-            Some(place) => Launch::Off(Flight { owner, record, place }),
+            Some(place) => Launch::Off(Flight { owner, record, place, length }),
             None => {
                 let cancelled = !self.end(owner, record);
                 if cancelled { Launch::PassedOver } else { Launch::BatchFull }
@@ -157,7 +173,7 @@ impl Core {
 
     /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
     fn land(&self, flight: Flight, written: bool) -> Option<usize> {
-        let Flight { owner, record, place } = flight;
+        let Flight { owner, record, place, .. } = flight;
         if !written {
             self.end(owner, record);
             return None; // the batch gave its places back
