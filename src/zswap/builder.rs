@@ -80,6 +80,7 @@ impl Builder {
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
                 form: Form::Shared,
+                raw_first: true,
             },
             sampling: Some(Sampling::default()),
             device_geometry: swap::Geometry::default(),
@@ -217,6 +218,12 @@ impl Builder {
             sampling.check();
         }
         self.sampling = sampling;
+        self
+    }
+
+    /// Whether cold pages that did not shrink are written back before those that did: they give back the most. Default yes.
+    pub fn incompressible_first(mut self, yes: bool) -> Self {
+        self.policy.raw_first = yes;
         self
     }
 

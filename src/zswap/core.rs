@@ -98,6 +98,8 @@ pub(super) struct Policy {
     pub(super) new_is_referenced: bool,
     /// How a walk divides its budget.
     pub(super) form: Form,
+    /// Whether pages kept as they are have lists of their own, which go first (W-10).
+    pub(super) raw_first: bool,
 }
 
 impl Zswap {
