@@ -17,12 +17,18 @@ pub enum Error {
         id: MemcgId,
     },
     /// A name no memcg can have.
-    #[error("{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/' and NUL, and not \".\" or \"..\"")]
+    #[error("{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/', NUL and line break, and not \".\" or \"..\"")]
     BadName {
         /// The name.
         name: String,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// A control file has this name, in the directory that the memcg would be in.
+    #[error("{name:?} is the name of a control file; choose another name")]
+    FileName {
+        /// The name.
+        name: String,
     },
     /// A sibling has this name.
     #[error("{path} exists already; choose another name or use the memcg that is there")]
@@ -94,6 +100,24 @@ pub enum Error {
         file: &'static str,
         /// The names of those that can, with commas.
         writable: String,
+    },
+    /// The file cannot be read.
+    #[error("{file} can only be written; write {takes}")]
+    WriteOnly {
+        /// The file.
+        file: &'static str,
+        /// What it takes.
+        takes: &'static str,
+    },
+    /// Something that cgroup v2 knows and that means nothing here.
+    #[error("{file} does not take {word:?}: {why}")]
+    Unsupported {
+        /// The file.
+        file: &'static str,
+        /// The word.
+        word: String,
+        /// Why it means nothing.
+        why: &'static str,
     },
     /// Nothing was written where a value is needed.
     #[error("nothing was written to {file}; write {grammar}")]
@@ -183,13 +207,14 @@ impl Error {
         match self {
             Error::Offline { .. } => libc::ENODEV,
             Error::BadName { name, .. } if name.len() > super::hierarchy::NAME_MAX => libc::ENAMETOOLONG,
-            Error::Exists { .. } => libc::EEXIST,
+            Error::Exists { .. } | Error::FileName { .. } => libc::EEXIST,
             Error::HasChildren { .. } | Error::Root | Error::Unmoved { .. } => libc::EBUSY,
             Error::OutOfIds { .. } => libc::ENOSPC,
             Error::TooDeep { .. } | Error::Again { .. } => libc::EAGAIN,
             Error::Interrupted { .. } => libc::EINTR,
             Error::NoSuchFile { .. } => libc::ENOENT,
-            Error::ReadOnly { .. } => libc::EACCES,
+            Error::ReadOnly { .. } | Error::WriteOnly { .. } => libc::EACCES,
+            Error::Unsupported { .. } => libc::EOPNOTSUPP,
             Error::BadName { .. }
             | Error::Nodes { .. }
             | Error::NoNodeLeft { .. }

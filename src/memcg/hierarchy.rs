@@ -26,6 +26,7 @@ mod check;
 pub use check::Census;
 
 use super::error::Error;
+use super::files;
 use super::group::Group;
 use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
@@ -215,6 +216,8 @@ fn check_name(name: &str) -> Result<(), Error> {
         _ if name.contains('/') => "it contains a '/'",
         _ if name.contains('\0') => "it contains a NUL",
         _ if name.len() > NAME_MAX => "it is too long",
+        _ if name.contains('\n') => "it contains a line break",
+        _ if files::is_file(name) => return Err(Error::FileName { name: name.to_owned() }),
         _ => return Ok(()),
     };
     Err(Error::BadName { name: name.to_owned(), why })
@@ -395,6 +398,19 @@ impl Shared {
             self.group(at).settle_nodes(self.nodes_above(hierarchy, at));
         }
         Ok(())
+    }
+}
+
+impl Memcg {
+    /// Its online descendants, and how many removed ones are left as an objcg that something is charged through.
+    pub(super) fn descendants(&self) -> Result<(u64, u64), Error> {
+        let shared = self.shared();
+        let mut hierarchy = shared.lock();
+        shared.check_online(self.words())?;
+        shared.sweep(&mut hierarchy);
+        let subtree = hierarchy.subtree(self.index());
+        let objcgs: usize = subtree.iter().map(|&at| hierarchy.objcgs(at).count()).sum();
+        Ok((subtree.len() as u64 - 1, (objcgs - subtree.len()) as u64))
     }
 }
 

@@ -26,6 +26,9 @@
 //! | `roster` | which memcgs may have entries, for walkers with cursors |
 //! | `cursor` | whose turn it is in a walk over the roster |
 //! | `request`, `reclaim`, `hooks` | `memory.reclaim`: its text, who serves it, where upper layers register |
+//! | `resident` | bytes that upper layers hold in memory, charged with reclaim where a limit is hit |
+//! | `peak` | `memory.peak` as each of its readers has it |
+//! | `stall` | time that threads lost waiting: `memory.pressure` |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
 //!
 //! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A
@@ -71,11 +74,14 @@ mod hierarchy;
 mod hooks;
 mod id;
 mod objcg;
+mod peak;
 mod prepaid;
 mod reclaim;
 mod request;
+mod resident;
 mod roster;
 mod size;
+mod stall;
 mod stat;
 mod stock;
 mod tree;
@@ -88,14 +94,18 @@ pub use counter::{Counter, MAX_USAGE, NO_LIMIT};
 pub use cursor::{Claim, Cursor, MAX_QUANTUM, Rounds};
 pub use error::{ChargeError, Error};
 pub use event::MemcgEvent;
+pub use files::{FileInfo, OpenFile};
 pub use handle::Memcg;
 pub use hierarchy::{Census, Handover, Switched};
 pub use hooks::{Mover, Registration, Unmoved};
 pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
+pub use peak::PeakReader;
 pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer};
 pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
+pub use resident::{Resident, ResidentError};
 pub use roster::Listing;
 pub use size::{SizeError, parse_size};
+pub use stall::{StallLine, StallTimes, Stalled};
 pub use stat::{Bytes4, Event, Stat};
 pub use tree::{Keeper, Tree, TreeConfig};

@@ -18,7 +18,9 @@
 //! others count bytes by which `memory.current` falls, so less what their pages take compressed from now on. A memcg's
 //! `memory.current` falls by what ordinary reclaim reports, or more, for the slots of payload bytes are larger than they.
 
+use super::counter::Counter;
 use super::error::Error;
+use super::event::MemcgEvent;
 use super::handle::Memcg;
 use super::hooks::Hook;
 use super::request::{ReclaimRequest, SOURCES, Source, Swappiness};
@@ -163,10 +165,19 @@ impl Memcg {
 
     /// [`reclaim`](Self::reclaim) without checks: what could be done.
     pub(super) fn reclaim_up_to(&self, request: &ReclaimRequest, cancel: &Cancel) -> Reclaimed {
+        let ordinary = match request.swappiness {
+            Some(Swappiness::Weight(0)) => Source::all() - Source::ANON,
+            _ => Source::all(),
+        };
+        self.reclaim_from(request.sources.unwrap_or(ordinary), request.sources.is_some(), request, cancel)
+    }
+
+    fn reclaim_from(&self, sources: Source, proactive: bool, request: &ReclaimRequest, cancel: &Cancel) -> Reclaimed {
         let mut reclaimed = Reclaimed { bytes: 0, end: End::Met };
         let (mut failures, mut backoff) = (0, Backoff::new());
         while reclaimed.bytes < request.bytes {
-            let Round { bytes, busy, candidates } = self.ask_all(request, request.bytes - reclaimed.bytes, cancel);
+            let missing = request.bytes - reclaimed.bytes;
+            let Round { bytes, busy, candidates } = self.ask_all(sources, proactive, request.age, missing, cancel);
             reclaimed.bytes = reclaimed.bytes.saturating_add(bytes);
             reclaimed.end = match () {
                 () if reclaimed.bytes >= request.bytes => End::Met,
@@ -188,12 +199,36 @@ impl Memcg {
         reclaimed
     }
 
+    /// Reclaim what is charged above a limit that was set below the usage, as far as that goes. What cannot be reclaimed from
+    /// memory is counted as [`MemcgEvent::Oom`], if the limit is `memory.max`.
+    pub(super) fn reclaim_above(&self, counter: Counter, limit: u64, cancel: &Cancel) {
+        // In their own time, so not as what was asked for by name.
+        let sources = match counter {
+            Counter::Zswap => Source::ZSWAP,
+            Counter::Memory => Source::all(),
+            Counter::Swap => return,
+        };
+        loop {
+            let above = self.current(counter).saturating_sub(limit);
+            if above == 0 {
+                return;
+            }
+            match self.reclaim_from(sources, false, &ReclaimRequest::new(above), cancel) {
+                Reclaimed { end: End::Cancelled, .. } => return,
+                Reclaimed { bytes: 0, .. } => break,
+                Reclaimed { .. } => {}
+            }
+        }
+        if counter == Counter::Memory && self.current(counter) > self.max(counter) {
+            self.note(MemcgEvent::Oom);
+        }
+    }
+
     /// Ask each reclaimer once for what is missing then.
-    fn ask_all(&self, request: &ReclaimRequest, bytes: u64, cancel: &Cancel) -> Round {
+    fn ask_all(&self, sources: Source, proactive: bool, age: Option<Duration>, bytes: u64, cancel: &Cancel) -> Round {
         let mut round = Round::default();
         for (source, _) in SOURCES {
-            let left_alone = source == Source::ANON && request.swappiness == Some(Swappiness::Weight(0));
-            if left_alone || request.sources.is_some_and(|named| !named.contains(source)) {
+            if !sources.contains(source) {
                 continue;
             }
             let mut after = 0;
@@ -204,8 +239,7 @@ impl Memcg {
             {
                 after = call.number();
                 let Hook::Reclaimer(_, reclaimer) = call.hook() else { unreachable!("only reclaimers serve") };
-                let proactive = request.sources.is_some();
-                let ask = Ask { bytes: bytes - round.bytes, age: request.age, proactive, cancel };
+                let ask = Ask { bytes: bytes - round.bytes, age, proactive, cancel };
                 let Reclaimed { bytes, end } = reclaimer.reclaim(self, &ask);
                 round.bytes = round.bytes.saturating_add(bytes);
                 round.busy |= end == End::Busy;

@@ -18,6 +18,8 @@ use super::hierarchy::{Handover, Hierarchy, Switched};
 use super::hooks::Hooks;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::objcg::{self, Changes, Objcg, Objcgs};
+use super::peak::Peaks;
+use super::stall::Stalls;
 use super::stat::Bytes4;
 use super::stock::Stocks;
 use crate::sync::atomic::AtomicU32;
@@ -71,6 +73,10 @@ pub(super) struct Shared {
     groups: GrowTable<Group>,
     /// By [`GroupIndex`]: where walks of the group's subtree stand. Made with the group.
     cursors: GrowTable<Cursor>,
+    /// Likewise: time that was lost.
+    stalls: GrowTable<Stalls>,
+    /// Likewise: the peaks of those who read them.
+    peaks: GrowTable<Peaks>,
     /// Top of the stack of groups (index + 1) whose last reference is gone, or 0.
     dead_groups: AtomicU32,
     /// Top of the stack of groups (index + 1) that are above their marks, or 0.
@@ -108,11 +114,21 @@ impl Shared {
 
     pub(super) fn prepare_group(&self, index: GroupIndex) -> &Group {
         self.cursors.get_or_make(index.index()).reset();
+        self.stalls.get_or_make(index.index()).reset();
+        self.peaks.get_or_make(index.index()).reset();
         self.groups.get_or_make(index.index())
     }
 
     pub(super) fn cursor(&self, index: GroupIndex) -> &Cursor {
         self.cursors.get(index.index()).expect("a group's memory is made before its index is given out")
+    }
+
+    pub(super) fn stalls(&self, index: GroupIndex) -> &Stalls {
+        self.stalls.get(index.index()).expect("a group's memory is made before its index is given out")
+    }
+
+    pub(super) fn peaks(&self, index: GroupIndex) -> &Peaks {
+        self.peaks.get(index.index()).expect("a group's memory is made before its index is given out")
     }
 
     /// Lock the hierarchy.
@@ -163,6 +179,8 @@ impl Tree {
         let shared = Shared {
             groups: GrowTable::new(),
             cursors: GrowTable::new(),
+            stalls: GrowTable::new(),
+            peaks: GrowTable::new(),
             dead_groups: AtomicU32::new(0),
             noted: AtomicU32::new(0),
             on_excess: Alarm::new(),

@@ -8,12 +8,13 @@
 //! | [`atomic`] | atomics; under loom each carries a token (see there) |
 //! | [`Mutex`], [`RwLock`], [`Condvar`] | ranked locks; [`Rank`] is the lock order of the crate |
 //! | [`Mailbox`], [`Alarm`] | waking a background thread |
+//! | [`Turnstile`] | waiting for what another thread gets done |
 //! | [`TryLock`] | a lock that is tried rather than waited for |
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
 //! | [`Clock`] | a cheap time; under loom it stands still |
-//! | [`Tally`] | statistics that decide nothing, and that models leave out |
+//! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
 //! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
@@ -26,11 +27,13 @@ mod mailbox;
 mod planted;
 mod process;
 mod rank;
+mod record;
 mod region;
 mod table;
 mod tally;
 pub mod thread;
 mod try_lock;
+mod turnstile;
 
 pub use clock::Clock;
 pub use grow_table::GrowTable;
@@ -39,10 +42,12 @@ pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
 pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
+pub use record::Record;
 pub use region::{Region, prefetch};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
+pub use turnstile::{Deadline, Passed, Ticket, Turnstile};
 
 #[cfg(loom)]
 pub use loom::sync::Arc;

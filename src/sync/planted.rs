@@ -16,6 +16,10 @@ pub enum Bug {
     CompactionTrustsPlan,
     /// Whoever answers an alarm looks at what there is to do before silencing it.
     AlarmSilencedLate,
+    /// Who waits at a turnstile waits for the turn after the one under way, whatever his ticket says.
+    TurnstileForgetsTicket,
+    /// A leader writes its batch and forgets the entry that joined last.
+    LeaderForgetsFollower,
     /// `free` returns the slot although a guard holds it.
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.

@@ -3,18 +3,21 @@
 use super::Error;
 use super::core::{Core, Policy, Zswap};
 use super::inflight::Inflight;
+use super::proactive;
+use super::reclaim::Helpers;
 use super::reserve::{Asked, Reserved};
 use super::sampling::{Sampler, Sampling};
 use super::stats::Counters;
+use super::submission::Submission;
 use super::swapins::Swapins;
 use super::walk::Form;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::TreeConfig;
+use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Area, Device, SwapFile};
-use crate::sync::atomic::{AtomicU8, AtomicU64};
-use crate::sync::{Arc, Clock, Planted};
+use crate::sync::atomic::{AtomicBool, AtomicU8};
+use crate::sync::{Arc, Clock, Planted, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -22,9 +25,9 @@ use std::path::PathBuf;
 /// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
 pub const WRITEBACK_BATCH: usize = 64;
 
-/// Entries a store writes back that finds its memcg's limit reached (T1.9: the kernel's 1). A batch fills whole pages of the
-/// device: one by one, entries took 2.8 times their payload there, and stores 3.4 times as long.
-const STORE_SCAN: usize = 16;
+/// Entries a store looks at that finds its memcg's limit reached (T1.9): it needs room for one. What several stores pick shares
+/// a batch.
+const STORE_SCAN: usize = 1;
 
 /// Batches that can be on their way to the device at once.
 const BATCHES: usize = 8;
@@ -189,7 +192,7 @@ impl Builder {
         self
     }
 
-    /// Entries looked at in a batch of writeback (default 64), and by a store that hits its memcg's limit (default 16).
+    /// Entries looked at in a batch of writeback (default 64), and by a store that hits its memcg's limit (default 1).
     ///
     /// # Panics
     /// When either is 0.
@@ -296,18 +299,23 @@ impl Builder {
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             area,
             inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
-            cursor: AtomicU64::new(0),
+            submission: Submission::new(self.policy.batch, self.planted),
+            cursor: Cursor::new(),
+            nodes_cursor: Cursor::new(),
             policy: self.policy,
             sampler: Sampler::new(self.sampling),
             swapins,
-            relief_cursor: AtomicU64::new(0),
+            relief_cursor: Cursor::new(),
             counters: Counters::default(),
             kick,
+            turnstile: Turnstile::new(self.planted),
+            helpers: Helpers::new(self.device_geometry.write_buffers),
+            gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,
         });
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
-        Ok(Zswap { worker, core })
+        Ok(Zswap { _served: proactive::register(&core), worker, core })
     }
 }
 

@@ -3,18 +3,20 @@
 use super::cells::SlotCells;
 use super::inflight::Inflight;
 use super::lru::Lru;
+use super::reclaim::Helpers;
 use super::sampling::Sampler;
 use super::stats::Counters;
+use super::submission::Submission;
 use super::swapins::Swapins;
 use super::walk::Form;
 use super::worker::Worker;
 use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
-use crate::memcg::{Memcg, Tree};
+use crate::memcg::{Cursor, Memcg, Registration, Tree};
 use crate::swap::{Area, Slots};
-use crate::sync::atomic::{AtomicU8, AtomicU64};
-use crate::sync::{Arc, Mailbox, Planted};
+use crate::sync::atomic::{AtomicBool, AtomicU8};
+use crate::sync::{Arc, Mailbox, Planted, Turnstile};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;
 
@@ -48,7 +50,9 @@ use crate::zsmalloc::Pool;
 /// ```
 #[derive(Debug)]
 pub struct Zswap {
-    // Dropped first: the worker has a reference to the core.
+    // Dropped first: the tree would keep the core, and call it.
+    pub(super) _served: [Registration; 2],
+    // Then the worker, which has a reference to the core too.
     pub(super) worker: Option<Worker>,
     pub(super) core: Arc<Core>,
 }
@@ -67,15 +71,25 @@ pub(super) struct Core {
     pub(super) contexts: Contexts,
     pub(super) area: Option<Area>,
     pub(super) inflight: Inflight,
-    /// The memcg whose entries the worker wrote back last: an id, so that it holds no reference (T3).
-    pub(super) cursor: AtomicU64,
+    /// Where stores at their limits share batches.
+    pub(super) submission: Submission,
+    /// Whose turn it is to make room in the pool.
+    pub(super) cursor: Cursor,
+    /// Whose turn it is to make room on some of the nodes.
+    pub(super) nodes_cursor: Cursor,
     pub(super) policy: Policy,
     pub(super) sampler: Sampler,
     pub(super) swapins: Swapins,
-    /// The memcg that was relieved last, by its id.
-    pub(super) relief_cursor: AtomicU64,
+    /// Whose turn it is to relieve the system.
+    pub(super) relief_cursor: Cursor,
     pub(super) counters: Counters,
     pub(super) kick: Arc<Mailbox>,
+    /// Where stores wait for room in the pool; open while there is a worker.
+    pub(super) turnstile: Turnstile,
+    /// Stores that make room while the worker does.
+    pub(super) helpers: Helpers,
+    /// The worker's last run ended without room being made, and nobody has made any since.
+    pub(super) gave_up: AtomicBool,
     /// Why the last batch did not go, as a number; 0 if it went.
     pub(super) trouble: AtomicU8,
     pub(super) planted: Planted,

@@ -123,8 +123,12 @@ pub enum Unwritable {
     NoDevice,
     /// The swapfile has no free place.
     DeviceFull,
-    /// `memory.zswap.writeback` is 0 for the memcg or one above it.
+    /// `memory.zswap.writeback` is 0 for those who have something there to be written, or for one above them.
     Disabled,
+    /// Nothing that could be written back is counted there.
+    NothingThere,
+    /// Room was made, and other stores took it, for as long as a store waits.
+    Slow,
     /// Writes to the device fail.
     WriteFailed,
     /// Everything there is in use this moment.
@@ -137,6 +141,11 @@ impl std::fmt::Display for Unwritable {
             Unwritable::NoDevice => "there is no swapfile: add one, or raise the limit",
             Unwritable::DeviceFull => "the swapfile is full: make it larger, or raise the limit",
             Unwritable::Disabled => "memory.zswap.writeback is 0: set it to 1, or raise the limit",
+            Unwritable::NothingThere => "there is no entry to write: free something, or raise the limit",
+            Unwritable::Slow => {
+                "for 100 ms other stores took what room was made: store with fewer threads, use a faster swapfile, or \
+                 raise the limit"
+            }
             Unwritable::WriteFailed => {
                 "writes to the swapfile fail: check the disk and the space on its file system, or raise the limit"
             }

@@ -26,20 +26,25 @@
 
 mod builder;
 mod cells;
+mod effort;
 mod error;
 mod inflight;
 mod load;
 mod lru;
 mod nodes;
 mod pressure;
+mod proactive;
 mod reclaim;
 mod release;
+mod relief;
 mod reserve;
 mod sampling;
 mod shrinker;
 mod stats;
 mod store;
+mod submission;
 mod swapins;
+mod turns;
 mod valid;
 mod walk;
 mod worker;

@@ -10,8 +10,9 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
+use super::effort::{Effort, Room};
+use super::error::Unwritable;
 use super::lru::Which;
-use super::reclaim::{Effort, Room};
 use crate::arena;
 use crate::memcg::Memcg;
 use crate::sync::Bug;
@@ -51,13 +52,13 @@ impl Core {
             }
             let room = match &done.refusal {
                 Some(zsmalloc::Error::NodesFull { nodes, .. }) => self.make_room_on(*nodes),
-                Some(zsmalloc::Error::Arena(arena::Error::Limit { .. })) => self.make_room_in_pool(),
+                Some(zsmalloc::Error::Arena(arena::Error::Limit { .. })) => self.make_room_in_pool(&mut effort),
                 // Held, or no memory at all: nothing that we could do about it.
-                _ => Room::Refused,
+                _ => Room::Hopeless(Unwritable::Busy),
             };
             if !effort.goes_on(room) {
                 let why = match done.refusal {
-                    Some(refusal) => format!("{refusal}; {}", self.why_unwritable(memcg)),
+                    Some(refusal) => format!("{refusal}; {}", effort.why()),
                     None => "readers hold them".to_owned(),
                 };
                 return Err(Error::Busy { path: memcg.path(), nodes: memcg.nodes(), left_bytes: done.left_bytes, why });

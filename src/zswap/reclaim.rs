@@ -1,72 +1,57 @@
-//! Reclaim: making room below a limit, or in the pool. Which entries of a memcg go is `walk.rs`.
+//! Reclaim: making room below a limit, or in the pool, for a store that was refused. Which entries of a memcg go is `walk.rs`.
+//!
+//! ```text
+//!   refused by      who makes room
+//!   a memcg         the store: one entry of the memcg or one below it, in a batch with other stores' (submission.rs)
+//!   the pool        the worker; the store waits at a turnstile, or helps with a batch while the worker's is at the device
+//!   its nodes       the store: a batch from these nodes
+//! ```
+//!
+//! - **P1** As many batches are under way as there are write buffers: the worker has one, stores that help the others. With
+//!   one batch at a time the device idles while the next is gathered.
+//! - **P2** Without a worker, stores do all of it.
 
 use super::Error;
-use super::core::{Core, Policy, Zswap};
+use super::core::{Core, Zswap};
+use super::effort::{Effort, Room, WAIT};
 use super::error::Unwritable;
-use super::walk::{Budget, Walk};
-use super::worker::PRESSURE;
-use crate::memcg::{LimitHit, Memcg, MemcgId};
-use crate::sync::atomic::Ordering;
-use crate::sync::thread::Backoff;
+use super::turns::{Turn, Turns};
+use super::walk::Budget;
+use super::worker::{EXCESS, PRESSURE};
+use crate::memcg::{Cursor, LimitHit, Memcg};
+use crate::sync::Passed;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::units::NodeMask;
 use crate::zsmalloc::Compacted;
 
 /// Bytes compaction may move for a store that waits for a frame.
 const COMPACT_FOR_STORE: u64 = 64 << 10;
 
-/// What a batch of the next memcg came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Written,
-    /// Everything looked at was referenced or in flight: another look may find some.
-    NoneWritten,
-    /// The device had no room or failed.
-    Refused,
-}
-
-/// What an attempt to make room came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    Made,
-    /// None, and another look may find some.
-    None,
-    /// None, for the device had no room or failed.
-    Refused,
-}
-
-/// Whether a store that was refused should try again.
+/// Stores that help the worker at this moment, and how many may.
 #[derive(Debug)]
-pub(super) struct Effort {
-    failures: usize,
-    refusals: usize,
-    max_failures: usize,
-    tries: usize,
-    backoff: Backoff,
+pub(super) struct Helpers {
+    places: AtomicUsize,
 }
 
-/// A store gives up when the device refused so often in a row. More than once, for what another thread's batch has set aside
-/// may be free again; not as often as where entries were only busy, for each try writes a batch in vain.
-const MAX_REFUSALS: usize = 2;
+/// One of them.
+struct Helping<'a>(&'a Helpers);
 
-/// A store gives up after so many rounds even if each made room that others took: far more than are ever needed.
-const MAX_TRIES: usize = 4096;
-
-impl Effort {
-    pub(super) fn new(policy: &Policy) -> Self {
-        Effort { failures: 0, refusals: 0, max_failures: policy.max_failures, tries: 0, backoff: Backoff::new() }
+impl Helpers {
+    /// As many as there are write buffers, less the worker's.
+    pub(super) fn new(write_buffers: usize) -> Self {
+        Helpers { places: AtomicUsize::new(write_buffers.saturating_sub(1)) }
     }
 
-    /// Note whether room was made; whether to go on.
-    pub(super) fn goes_on(&mut self, room: Room) -> bool {
-        self.tries += 1;
-        if room == Room::Made {
-            (self.failures, self.refusals) = (0, 0);
-        } else {
-            self.failures += 1;
-            self.refusals += usize::from(room == Room::Refused);
-            self.backoff.wait();
-        }
-        self.failures < self.max_failures && self.refusals < MAX_REFUSALS && self.tries < MAX_TRIES
+    fn help(&self) -> Option<Helping<'_>> {
+        // Relaxed: a count of places, which orders nothing.
+        let taken = self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |places| places.checked_sub(1));
+        taken.is_ok().then(|| Helping(self))
+    }
+}
+
+impl Drop for Helping<'_> {
+    fn drop(&mut self) {
+        self.0.places.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -78,7 +63,7 @@ impl Zswap {
     /// As [`Memcg::write_file`], and [`Error::Busy`].
     pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
         memcg.write_file(name, text)?;
-        self.core.kick.kick(PRESSURE);
+        self.core.kick.kick(EXCESS);
         if name == "memory.zswap.nodes" { self.core.leave_nodes(memcg) } else { Ok(()) }
     }
 
@@ -94,123 +79,104 @@ impl Zswap {
     /// When the memcg is offline.
     pub fn set_zswap_max(&self, memcg: &Memcg, max: u64) -> Result<(), Error> {
         memcg.set_zswap_max(max)?;
-        self.core.kick.kick(PRESSURE);
+        self.core.kick.kick(EXCESS);
         Ok(())
     }
 }
 
 impl Core {
-    /// A store hit the limit of a memcg: write back entries of that memcg and its descendants.
+    /// A store hit the limit of a memcg: write back an entry of that memcg or of one below it, which joins those that other
+    /// stores write back.
     pub(super) fn make_room_below(&self, hit: &LimitHit) -> Room {
-        let online = hit.memcg().subtree();
-        if online.is_empty() {
+        if !hit.memcg().is_online() {
             return Room::Made; // removed since, and with it who stores: the next attempt says so
         }
-        let first = self.counters.shrinks.get() as usize % online.len();
-        // First a look at a few. If all were referenced, that look took their second chance, and so do the next until some are
-        // found: twice round is enough.
-        for nr_to_scan in [self.policy.store_scan, usize::MAX, usize::MAX] {
-            let budget = Budget { until_written: true, ..self.budget(nr_to_scan) };
-            for k in 0..online.len() {
-                match self.walk(&online[(first + k) % online.len()], &budget) {
-                    Walk { bytes: 1.., .. } => return Room::Made,
-                    Walk { refused: true, .. } => return Room::Refused,
-                    _ => {}
-                }
-            }
+        let mut turns = Turns::of(self, hit.memcg());
+        let turn = turns.next(&Budget { join: true, ..self.budget(self.policy.store_scan) });
+        if turn != Turn::NoneWritten {
+            return turn.into();
         }
-        Room::None
+        // What was looked at has lost its second chance, and was not all there is.
+        turns.search(&Budget { join: true, bytes: 1, ..self.budget(usize::MAX) }).into()
     }
 
-    /// A store found no frame: write back a batch of the next memcg and gather what is left.
-    pub(super) fn make_room_in_pool(&self) -> Room {
+    /// A store found no frame: help the worker to make some, or wait until it has. Without a worker, do it all.
+    pub(super) fn make_room_in_pool(&self, effort: &mut Effort) -> Room {
         self.kick.kick(PRESSURE);
-        let next = self.write_some_back(self.all_nodes());
+        if self.area.is_none() {
+            return self.make_frames();
+        }
+        let Some(ticket) = self.turnstile.ticket() else { return self.make_frames() };
+        if let Some(_helping) = self.helpers.help() {
+            return self.make_frames();
+        }
+        if effort.is_late() {
+            return Room::Late;
+        }
+        // A look has to come between the ticket and the wait.
+        let Some(ticket) = effort.ticket.replace(ticket) else { return Room::Made };
+        let passed = self.turnstile.wait(ticket, effort.deadline(), WAIT);
+        effort.ticket = self.turnstile.ticket();
+        match passed {
+            _ if self.worker_gave_up() => self.make_frames(),
+            Passed::Closed => self.make_frames(),
+            Passed::Turned | Passed::TimedOut => Room::Made,
+        }
+    }
+
+    /// Write back a batch of the next memcg and gather what is left.
+    fn make_frames(&self) -> Room {
+        let gave_up = self.worker_gave_up();
+        let room = self.write_some_back(&self.cursor, self.all_nodes());
         let compacted = self.pool.compact(COMPACT_FOR_STORE);
-        self.room_after(next, compacted.frames_won())
+        match self.room_after(room, compacted.frames_won()) {
+            Room::None(why) if gave_up => Room::Hopeless(why),
+            room => room,
+        }
     }
 
     /// A store found none of the nodes that it may use with room: the same on those.
     pub(super) fn make_room_on(&self, nodes: NodeMask) -> Room {
-        let next = self.write_some_back(nodes);
+        let room = self.write_some_back(&self.nodes_cursor, nodes);
         let won = nodes.iter().map(|node| self.pool.compact_node(node, COMPACT_FOR_STORE).frames_won()).sum();
-        self.room_after(next, won)
+        self.room_after(room, won)
     }
 
-    /// Write back a batch of the next memcg; where all was referenced, the second look finds some.
-    fn write_some_back(&self, nodes: NodeMask) -> Next {
-        let mut next = self.shrink_next(self.policy.batch, nodes);
-        for _ in 0..2 {
-            if next == Next::NoneWritten {
-                next = self.shrink_next(usize::MAX, nodes);
-            }
-        }
-        next
-    }
-
-    fn room_after(&self, next: Next, frames_won: u64) -> Room {
-        self.arena.flush();
-        match next {
-            _ if frames_won > 0 => Room::Made,
-            Next::Written => Room::Made,
-            Next::NoneWritten => Room::None,
-            Next::Refused => Room::Refused,
-        }
-    }
-
-    /// One batch of the next memcg after the cursor that has something to write on these nodes.
-    pub(super) fn shrink_next(&self, nr_to_scan: usize, nodes: NodeMask) -> Next {
-        // A memcg id, not a reference: nothing to leak, nothing to put twice, and a memcg that went is just not there (T3).
-        let start = MemcgId(self.cursor.load(Ordering::Relaxed));
+    /// Write back a batch of the next memcg, or what is found where that was all referenced.
+    fn write_some_back(&self, cursor: &Cursor, nodes: NodeMask) -> Room {
         let root = self.tree.root();
-        let budget = Budget { nodes, until_written: true, ..self.budget(nr_to_scan) };
-        let (mut after, mut wrapped) = (start, false);
-        loop {
-            let Some(memcg) = root.next_listed(after) else {
-                if wrapped {
-                    return Next::NoneWritten;
-                }
-                (after, wrapped) = (MemcgId(0), true);
-                continue;
-            };
-            after = memcg.id();
-            if wrapped && after > start {
-                return Next::NoneWritten;
-            }
-            match self.walk(&memcg, &budget) {
-                Walk { bytes: 1.., .. } => {
-                    self.cursor.store(after.0, Ordering::Relaxed);
-                    return Next::Written;
-                }
-                Walk { refused: true, .. } => return Next::Refused,
-                Walk { scanned: 0, .. } => self.delist_if_empty(&memcg),
-                _ => {}
-            }
+        let mut turns = Turns::with(self, &root, cursor);
+        let budget = Budget { nodes, until_written: true, ..self.budget(self.policy.batch) };
+        match turns.next(&budget) {
+            Turn::NoneWritten => turns.search(&budget).into(),
+            turn => turn.into(),
         }
     }
 
-    /// Take a memcg without entries off the roster of those that have some.
-    pub(super) fn delist_if_empty(&self, memcg: &Memcg) {
-        memcg.delist_with(|listing| self.lru.if_empty(memcg.group(), || listing.clear()));
+    fn room_after(&self, room: Room, frames_won: u64) -> Room {
+        self.arena.flush();
+        let room = if frames_won > 0 { Room::Made } else { room };
+        if room == Room::Made {
+            self.progressed();
+        }
+        room
     }
 
-    /// Write back of every memcg that is above its own limit, which was lowered, until it is not or nothing goes any more.
-    pub(super) fn shrink_those_above_their_limit(&self, stopped: impl Fn() -> bool) {
-        for memcg in self.tree.root().subtree() {
-            let mut effort = Effort::new(&self.policy);
-            while memcg.usage() > memcg.zswap_max() && !stopped() {
-                let online = memcg.subtree();
-                let mut walks = online.iter().map(|memcg| self.walk(memcg, &self.budget(self.policy.batch)));
-                let room = walks.find_map(|walk| match walk {
-                    Walk { bytes: 1.., .. } => Some(Room::Made),
-                    Walk { refused: true, .. } => Some(Room::Refused),
-                    _ => None,
-                });
-                if !effort.goes_on(room.unwrap_or(Room::None)) {
-                    break;
-                }
-            }
-        }
+    /// Room was made in the pool: those who wait for some look again.
+    pub(super) fn progressed(&self) {
+        self.gave_up.store(false, Ordering::Relaxed);
+        self.turnstile.turn();
+    }
+
+    /// The worker could not make any: those who wait need wait no longer.
+    pub(super) fn note_worker_gave_up(&self) {
+        self.gave_up.store(true, Ordering::Relaxed);
+        self.turnstile.turn();
+    }
+
+    fn worker_gave_up(&self) -> bool {
+        // Relaxed: the turnstile's lock orders it for those who waited; others try one time more or less.
+        self.gave_up.load(Ordering::Relaxed)
     }
 
     /// Remember why a batch did not go; or that one went.
@@ -224,13 +190,12 @@ impl Core {
         self.trouble.store(number, Ordering::Relaxed);
     }
 
-    /// Why writeback does not help, for an error.
-    pub(super) fn why_unwritable(&self, memcg: &Memcg) -> Unwritable {
+    /// Why the last batch did not go.
+    pub(super) fn trouble(&self) -> Unwritable {
         match self.trouble.load(Ordering::Relaxed) {
-            _ if self.area.is_none() => Unwritable::NoDevice,
-            _ if !memcg.writeback() => Unwritable::Disabled,
             1 => Unwritable::DeviceFull,
             2 => Unwritable::WriteFailed,
+            // Another thread's batch went since.
             _ => Unwritable::Busy,
         }
     }

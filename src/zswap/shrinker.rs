@@ -12,15 +12,14 @@
 //!
 //! - **R1** A recent read protects one entry once: it is gone from the counter by the count that used it. A call of `relieve`
 //!   goes round several times, and remembers for as long as it takes what it has taken.
-//! - **R2** Rounds go on after the memcg that the last one ended with, by its id: no reference is kept.
+//! - **R2** Memcgs come in the turns of a cursor, which stays where the last relief ended.
 //! - **R3** What is written is not counted as proactive: nobody asked for these bytes by name.
 //!
 //! The scaling is by what lies on that node in that memcg, not below it.
 
 use super::core::{Core, Zswap};
 use super::walk::{Budget, Walk};
-use crate::memcg::{Memcg, MemcgId};
-use crate::sync::atomic::Ordering;
+use crate::memcg::{Memcg, MemcgId, Rounds};
 use crate::units::{FRAME_SIZE, NodeId, NodeMask};
 use std::collections::HashMap;
 
@@ -162,34 +161,30 @@ impl Core {
     /// Go round all memcgs that have entries once, and scan of each list its count shifted, until `goal` bytes are written.
     fn relieve_round(&self, shift: u32, goal: u64, spared: &mut Spared, stop: &impl Fn() -> bool) -> Round {
         let root = self.tree.root();
-        let start = MemcgId(self.relief_cursor.load(Ordering::Relaxed));
-        let (mut after, mut wrapped) = (start, false);
-        let mut round = Round::default();
+        let (mut rounds, mut round) = (Rounds::new(), Round::default());
         while round.bytes < goal && !round.refused && !stop() {
-            let Some(memcg) = root.next_listed(after).filter(|memcg| !wrapped || memcg.id() <= start) else {
-                if wrapped {
-                    break;
-                }
-                (after, wrapped) = (MemcgId(0), true);
-                continue;
-            };
-            after = memcg.id();
-            // A hint where to go on: two that relieve at once may meet.
-            self.relief_cursor.store(after.0, Ordering::Relaxed);
+            // A turn is one memcg with all that this round asks of it.
+            let Some(claim) = self.relief_cursor.claim(&root, 1, 1) else { break };
+            if rounds.over(&claim) {
+                claim.finish(0);
+                break;
+            }
+            let memcg = claim.memcg();
             let mut there = 0;
             for node in self.all_nodes().iter() {
                 there += self.lru.len(memcg.group(), node);
-                let count = self.count(&memcg, node, Some(spared));
+                let count = self.count(memcg, node, Some(spared));
                 round.longest = round.longest.max(count);
                 if count >> shift > 0 && round.bytes < goal && !round.refused {
-                    let walk = self.scan(&memcg, node, count >> shift, goal - round.bytes);
+                    let walk = self.scan(memcg, node, count >> shift, goal - round.bytes);
                     round.bytes += walk.bytes;
                     round.refused |= walk.refused;
                 }
             }
             if there == 0 {
-                self.delist_if_empty(&memcg);
+                memcg.delist_with(|listing| self.lru.if_empty(memcg.group(), || listing.clear()));
             }
+            claim.finish(1);
         }
         round
     }

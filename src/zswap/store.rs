@@ -16,8 +16,8 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
+use super::effort::Effort;
 use super::error::Unwritable;
-use super::reclaim::Effort;
 use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
@@ -265,7 +265,7 @@ impl Core {
                     }
                     let room = self.make_room_below(&hit);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::Limit { source: hit, reason });
                     }
                 }
@@ -273,9 +273,9 @@ impl Core {
                     if limit < 2 * FRAME_SIZE as u64 {
                         return Ok(Admission::Never(Refusal::Pool(refused)));
                     }
-                    let room = self.make_room_in_pool();
+                    let room = self.make_room_in_pool(&mut effort);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::PoolFull { source: refused, reason });
                     }
                 }
@@ -285,7 +285,7 @@ impl Core {
                     }
                     let room = self.make_room_on(nodes);
                     if !effort.goes_on(room) {
-                        let reason = self.why_unwritable(memcg);
+                        let reason = effort.why();
                         return Err(Error::NodesFull { source: refused, reason });
                     }
                 }

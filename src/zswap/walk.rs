@@ -67,6 +67,8 @@ pub(super) struct Budget {
     /// Somebody asked for it by name: what it writes counts as proactive.
     #[expect(dead_code, reason = "the event comes with the counters")]
     pub(super) proactive: bool,
+    /// What it picks joins the batch that stores at their limits fill together.
+    pub(super) join: bool,
 }
 
 /// What a walk over one memcg's lists came to.
@@ -122,7 +124,7 @@ impl Core {
     /// So many entries of all nodes, and no other bound.
     pub(super) fn budget(&self, entries: usize) -> Budget {
         let nodes = self.all_nodes();
-        Budget { entries, bytes: u64::MAX, age: None, nodes, until_written: false, proactive: false }
+        Budget { entries, bytes: u64::MAX, age: None, nodes, until_written: false, proactive: false, join: false }
     }
 
     /// Write back the cold end of one memcg within the budget. It looks at nothing where there is no device, where writeback is
@@ -198,7 +200,11 @@ impl Walker<'_> {
             if self.picked.is_empty() {
                 continue;
             }
-            let landed = self.core.write_back(self.group, &self.picked, limits.bytes);
+            let landed = if self.budget.join {
+                self.core.write_back_joined(self.group, &self.picked)
+            } else {
+                self.core.write_back(self.group, &self.picked, limits.bytes)
+            };
             lap.took(landed.entries);
             self.walk.bytes += landed.bytes;
             self.walk.written += landed.entries;

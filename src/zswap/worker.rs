@@ -14,8 +14,11 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::reclaim::Next;
-use crate::sync::{Arc, thread};
+use super::effort::Room;
+use super::relief::Relief;
+use super::turns::Turns;
+use super::walk::Budget;
+use crate::sync::{Arc, Turnstile, thread};
 use crate::zsmalloc::Upkeep;
 use std::time::Duration;
 
@@ -25,9 +28,10 @@ const COMPACT_PER_ROUND: u64 = 512 << 10;
 /// After a run in vain, kicks wait so long: every store near the limit sends one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Why the worker is kicked: the pool is near its limit, or a memcg above its own. (The other reason is
+/// Why the worker is kicked: the pool is near its limit, or memcgs are above their marks. (The other reason is
 /// [`UPKEEP`](crate::zsmalloc::UPKEEP).)
 pub(super) const PRESSURE: u32 = 2;
+pub(super) const EXCESS: u32 = 4;
 
 /// The running thread; stops and joins when dropped.
 #[derive(Debug)]
@@ -39,14 +43,15 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn start(core: &Arc<Core>) -> Result<Self, Error> {
         let mine = Arc::clone(core);
-        assert!(core.arena.alarm().attend(), "an instance has one worker");
+        assert!(core.arena.alarm().attend() && core.tree.on_excess().attend(), "an instance has one worker");
         let thread = thread::spawn("zspool-worker", move || {
             let _attendance = mine.kick.attend();
+            let _open = Open::new(&mine.turnstile);
             let mut upkeep = Upkeep::new(mine.policy.waste_per_mille);
             let mut next = upkeep.tend(&mine.pool, || mine.kick.stopped());
             while let Some(reasons) = mine.kick.wait(next) {
                 next = upkeep.tend(&mine.pool, || mine.kick.stopped());
-                if reasons & PRESSURE != 0 && !mine.run_down() {
+                if reasons & (PRESSURE | EXCESS) != 0 && !mine.run_down() {
                     mine.kick.pause(PAUSE);
                 } else if next.is_none() {
                     mine.tidy();
@@ -70,6 +75,22 @@ impl Zswap {
     }
 }
 
+/// While it lives, stores may wait for the worker.
+struct Open<'a>(&'a Turnstile);
+
+impl<'a> Open<'a> {
+    fn new(turnstile: &'a Turnstile) -> Self {
+        turnstile.open();
+        Open(turnstile)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
         self.core.kick.stop();
@@ -78,6 +99,7 @@ impl Drop for Worker {
             let _ = thread.join();
         }
         self.core.arena.alarm().leave();
+        self.core.tree.on_excess().leave();
     }
 }
 
@@ -86,8 +108,11 @@ impl Core {
         (u128::from(limit) * u128::from(self.policy.accept_threshold_percent) / 100) as u64
     }
 
-    /// Kick the worker when the pool comes near its limit.
+    /// Kick the worker when the pool comes near its limit, or a memcg is above its mark.
     pub(super) fn kick_if_high(&self) {
+        if self.tree.on_excess().is_rung() {
+            self.kick.kick(EXCESS);
+        }
         let limit = self.arena.limit(); // once: it may be set meanwhile
         let low = self.accept_threshold(limit);
         let high = low + (limit - low) / 2;
@@ -96,30 +121,56 @@ impl Core {
         }
     }
 
-    /// One run of the worker. Whether the pool is where it should be, or came nearer.
+    /// One run of the worker: a batch for the pool and one for each memcg above its mark, until all are where they should be
+    /// or nothing can be done about it. Whether anything was got done, or nothing was to do.
     fn run_down(&self) -> bool {
-        let stopped = || self.kick.stopped();
-        self.shrink_those_above_their_limit(stopped);
-        let target = self.accept_threshold(self.arena.limit());
-        let before = self.arena.backed_bytes();
-        let mut failures = 0;
-        while self.arena.backed_bytes() > target && failures < self.policy.max_failures && !stopped() {
-            self.arena.flush();
-            if self.arena.backed_bytes() <= target {
+        let (root, budget) = (self.tree.root(), self.budget(self.policy.batch));
+        let mut turns = Turns::with(self, &root, &self.cursor);
+        let mut relief = Relief::default();
+        let (mut pool, mut idle, mut got_done) = (Some(0), true, false);
+        while !self.kick.stopped() {
+            relief.look(self);
+            let target = self.accept_threshold(self.arena.limit());
+            if pool.is_some() && self.arena.backed_bytes() > target {
+                self.arena.flush();
+            }
+            let failures = pool.filter(|_| self.arena.backed_bytes() > target);
+            if failures.is_none() && relief.is_over() {
                 break;
             }
-            let compacted = self.pool.compact(COMPACT_PER_ROUND);
-            failures = match self.shrink_next(self.policy.batch, self.all_nodes()) {
-                _ if compacted.frames_won() > 0 => 0,
-                Next::Written => 0,
-                Next::NoneWritten => failures + 1,
+            idle = false;
+            if relief.turn(self) > 0 {
+                got_done = true;
+                self.progressed();
+            }
+            let Some(failures) = failures else { continue };
+            pool = match self.run_down_once(&mut turns, &budget) {
+                Room::Made => Some(0),
+                Room::None(_) => Some(failures + 1).filter(|&failures| failures < self.policy.max_failures),
                 // The next store that comes near the limit kicks again.
-                Next::Refused => break,
+                Room::Hopeless(_) | Room::Late => None,
             };
+            got_done |= pool == Some(0);
+            if pool.is_none() {
+                self.note_worker_gave_up();
+            }
         }
         self.tidy();
-        let now = self.arena.backed_bytes();
-        now <= target || now < before
+        idle || got_done
+    }
+
+    /// A batch for the pool, and what can be gathered after it.
+    fn run_down_once(&self, turns: &mut Turns<'_>, budget: &Budget) -> Room {
+        let room = turns.next(budget).into();
+        if room == Room::Made {
+            self.progressed(); // the slots of what was written can be used, though no frame is free yet
+        }
+        if self.pool.compact(COMPACT_PER_ROUND).frames_won() == 0 {
+            return room;
+        }
+        self.arena.flush();
+        self.progressed();
+        Room::Made
     }
 
     /// Give back what is only kept warm or not yet returned.

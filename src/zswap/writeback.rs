@@ -35,17 +35,19 @@ struct Flight {
 /// no slot stays marked.
 struct Flights<'a> {
     core: &'a Core,
-    under_way: Vec<Flight>,
+    /// Each with its place among the entries that the caller named.
+    under_way: Vec<(usize, Flight)>,
 }
 
 impl Flights<'_> {
-    /// Land them all; what left the pool.
-    fn land(&mut self, written: bool) -> Landed {
+    /// Land them all, and tell of each that left the pool; what did in all.
+    fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> Landed {
         let mut landed = Landed::default();
-        while let Some(flight) = self.under_way.pop() {
+        while let Some((at, flight)) = self.under_way.pop() {
             if let Some(length) = self.core.land(flight, written) {
                 landed.entries += 1;
                 landed.bytes += length as u64;
+                each(at, length as u64);
             }
         }
         landed
@@ -54,7 +56,7 @@ impl Flights<'_> {
 
 impl Drop for Flights<'_> {
     fn drop(&mut self) {
-        self.land(false);
+        self.land(false, |_, _| {});
     }
 }
 
@@ -73,18 +75,30 @@ impl Core {
     /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
     /// Entries that meanwhile left the group, are in flight or are gone are passed over.
     pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64) -> Landed {
+        let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
+        self.write_entries(&entries, most_bytes, |_, _| {})
+    }
+
+    /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
+    /// payload bytes.
+    pub(super) fn write_entries(
+        &self,
+        entries: &[(GroupRef, Owner)],
+        most_bytes: u64,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
-        self.swapins.prepare(group);
+        entries.chunk_by(|a, b| a.0 == b.0).for_each(|alike| self.swapins.prepare(alike[0].0));
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
-        let Ok(mut batch) = area.begin_at_least(least, least + each * owners.len()) else {
+        let Ok(mut batch) = area.begin_at_least(least, least + each * entries.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
             return Landed { device_refused: true, ..Landed::default() };
         };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(owners.len()) };
+        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()) };
         let mut launched = 0;
-        for &owner in owners {
+        for (at, &(group, owner)) in entries.iter().enumerate() {
             // Their lengths may be others than when they were picked.
             if launched >= most_bytes {
                 break;
@@ -92,7 +106,7 @@ impl Core {
             match self.launch(group, owner, &mut batch) {
                 Launch::Off(flight) => {
                     launched += flight.length as u64;
-                    flights.under_way.push(flight);
+                    flights.under_way.push((at, flight));
                 }
                 Launch::PassedOver => {}
                 Launch::BatchFull => break,
@@ -102,14 +116,14 @@ impl Core {
             return Landed::default();
         }
         if self.planted.is(Bug::WritebackSwitchesEarly) {
-            flights.land(true);
+            flights.land(true, |_, _| {});
         }
         let written = batch.write().is_ok();
         if !written {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { device_refused: !written, ..flights.land(written) }
+        Landed { device_refused: !written, ..flights.land(written, each_landed) }
     }
 
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {

@@ -63,7 +63,9 @@ impl Target for Zswap {
 
     fn stat(&self, group: &Memcg) -> String {
         let mut text = String::new();
-        for file in Memcg::files() {
+        // What is worth a look after a run.
+        let worth = |file: &&str| file.ends_with("stat") && file.starts_with("memory.") || file.contains(".zswap.");
+        for file in Memcg::files().filter(worth) {
             if let Ok(content) = group.read_file(file) {
                 text += &format!("{}/{file}\n{content}", group.path());
             }

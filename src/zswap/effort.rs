@@ -1,0 +1,103 @@
+//! [`Effort`]: how long a store that was refused goes on trying, and what it says when it gives up.
+//!
+//! ```text
+//!   refused --> make room --> Made            try again
+//!                             None(why)       a failure: 16 in a row are enough
+//!                             Hopeless(why)   2 in a row are enough
+//!                             Late            room was made for 100 ms, and others took it all: enough
+//! ```
+
+use super::core::Policy;
+use super::error::Unwritable;
+use crate::sync::thread::Backoff;
+use crate::sync::{Deadline, Ticket};
+use std::time::Duration;
+
+/// What an attempt to make room came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Some, by us or by others: worth another look.
+    Made,
+    /// None, for this reason; another attempt may make some.
+    None(Unwritable),
+    /// None, for this reason: the device refused, or who tried longer than we would has given up.
+    Hopeless(Unwritable),
+    /// Others took what was made for as long as a store waits.
+    Late,
+}
+
+/// A store gives up when there was no hope so often in a row. More than once, for what another thread's batch has set aside
+/// may be free again; not as often as where entries were only busy, for each try writes a batch in vain.
+const MAX_HOPELESS: usize = 2;
+
+/// A store gives up after so many rounds even if each made room that others took: far more than are ever needed.
+const MAX_TRIES: usize = 4096;
+
+/// How long a store waits for others to make room in the pool, in all, and at a time.
+const WAIT_IN_ALL: Duration = Duration::from_millis(100);
+pub(super) const WAIT: Duration = Duration::from_millis(20);
+
+/// Whether a store that was refused should try again.
+#[derive(Debug)]
+pub(super) struct Effort {
+    failures: usize,
+    hopeless: usize,
+    max_failures: usize,
+    tries: usize,
+    backoff: Backoff,
+    why: Unwritable,
+    /// From the moment before the last look at the pool.
+    pub(super) ticket: Option<Ticket>,
+    /// From the first wait on.
+    deadline: Option<Deadline>,
+}
+
+impl Effort {
+    pub(super) fn new(policy: &Policy) -> Self {
+        Effort {
+            failures: 0,
+            hopeless: 0,
+            max_failures: policy.max_failures,
+            tries: 0,
+            backoff: Backoff::new(),
+            why: Unwritable::Slow,
+            ticket: None,
+            deadline: None,
+        }
+    }
+
+    /// Note whether room was made; whether to go on.
+    pub(super) fn goes_on(&mut self, room: Room) -> bool {
+        self.tries += 1;
+        match room {
+            Room::Made => (self.failures, self.hopeless) = (0, 0),
+            Room::None(why) | Room::Hopeless(why) => {
+                self.failures += 1;
+                self.hopeless += usize::from(matches!(room, Room::Hopeless(_)));
+                self.why = why;
+                self.backoff.wait();
+            }
+            Room::Late => {}
+        }
+        if matches!(room, Room::Made | Room::Late) {
+            self.why = Unwritable::Slow;
+        }
+        let hope = self.failures < self.max_failures && self.hopeless < MAX_HOPELESS;
+        hope && self.tries < MAX_TRIES && room != Room::Late
+    }
+
+    /// Why no room was made, when it does not go on.
+    pub(super) fn why(&self) -> Unwritable {
+        self.why
+    }
+
+    /// Whether it has waited long enough.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline.passed())
+    }
+
+    /// Until when to wait for others.
+    pub(super) fn deadline(&mut self) -> Deadline {
+        *self.deadline.get_or_insert_with(|| Deadline::after(WAIT_IN_ALL))
+    }
+}

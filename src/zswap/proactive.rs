@@ -1,0 +1,83 @@
+//! Reclaim by request: what the memcg tree calls when somebody writes to `memory.reclaim`, charges at a limit, or sets nodes.
+//!
+//! ```text
+//!   "10M source=zswap" --> Reclaimer::reclaim     a batch of the memcg whose turn it is, another one, ...
+//!                            until  so many payload bytes were written, to the entry       Met
+//!                                   16 batches in a row of which nothing was, or the device refused   Exhausted
+//!                                   a whole round without an entry                         NothingToScan
+//!                                   it was cancelled, asked before every batch             Cancelled
+//! ```
+//!
+//! - **A1** Only the memcg and its online descendants are touched, in the turns of the memcg's own cursor: many small requests
+//!   are as fair as a large one.
+//! - **A2** What was asked for by name counts as `zswpwb_proactive_b` for each memcg that was written; ordinary reclaim does
+//!   not.
+
+use super::Error;
+use super::core::Core;
+use super::turns::{Turn, Turns};
+use super::walk::Budget;
+use crate::memcg::{Ask, End, Memcg, Mover, Reclaimed, Reclaimer, Registration, Source, Unmoved};
+use crate::sync::Arc;
+
+/// Serves requests of the tree, as long as it is registered.
+struct Server(Arc<Core>);
+
+/// Have the tree's requests served. To be dropped before the core: the tree would keep it alive.
+pub(super) fn register(core: &Arc<Core>) -> [Registration; 2] {
+    let server = || Box::new(Server(Arc::clone(core)));
+    [core.tree.register(server()), core.tree.register_mover(server())]
+}
+
+impl Reclaimer for Server {
+    fn source(&self) -> Source {
+        Source::ZSWAP
+    }
+
+    fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+        self.0.reclaim(memcg, ask)
+    }
+}
+
+impl Mover for Server {
+    fn move_home(&self, memcg: &Memcg) -> Result<(), Unmoved> {
+        match self.0.leave_nodes(memcg) {
+            Err(Error::Busy { left_bytes, why, .. }) => Err(Unmoved { bytes: left_bytes, why }),
+            done => {
+                debug_assert!(done.is_ok(), "moving fails for what is left only");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Core {
+    fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+        let mut turns = Turns::of(self, memcg);
+        let (mut bytes, mut failures) = (0, 0);
+        let end = loop {
+            if bytes >= ask.bytes {
+                break End::Met;
+            }
+            if ask.cancel.is_cancelled() {
+                break End::Cancelled;
+            }
+            let Ask { age, proactive, .. } = *ask;
+            let budget = Budget { bytes: ask.bytes - bytes, age, proactive, ..self.budget(self.policy.batch) };
+            match turns.next(&budget) {
+                Turn::Written(some) => (bytes, failures) = (bytes + some, 0),
+                Turn::NoneWritten => failures += 1,
+                Turn::Refused(_) => break End::Exhausted,
+                Turn::Nothing(_) if bytes > 0 => break End::Exhausted,
+                Turn::Nothing(_) => break End::NothingToScan,
+            }
+            if failures == self.policy.max_failures {
+                break End::Exhausted;
+            }
+        };
+        if bytes > 0 {
+            self.progressed();
+        }
+        Reclaimed { bytes, end }
+    }
+}
