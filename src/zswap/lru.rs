@@ -186,6 +186,11 @@ impl Lru {
         self.links.get(owner)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_referenced(&self, owner: Owner) -> bool {
+        self.links.word(link(owner)).has(REFERENCED)
+    }
+
     /// Whether a word says that its entry is on a list.
     pub(super) fn is_listed(word: u64) -> bool {
         links::is_listed(word)
@@ -253,6 +258,12 @@ impl Lru {
         let Some(group) = self.groups.get(group.index().index()) else { return 0 };
         let lists = group.lists.lock();
         Which::of(node).into_iter().filter_map(|which| lists.get(which.index())).map(|list| u64::from(list.len())).sum()
+    }
+
+    /// Entries on one list.
+    pub(super) fn list_len(&self, group: GroupRef, which: Which) -> u64 {
+        let Some(group) = self.groups.get(group.index().index()) else { return 0 };
+        group.lists.lock().get(which.index()).map_or(0, |list| u64::from(list.len()))
     }
 
     /// Run `f` under a group's lock if it has no entries.
