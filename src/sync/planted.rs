@@ -48,6 +48,14 @@ pub enum Bug {
     LruTrustsFirstLook,
     /// Who goes round a list counts what it has seen itself, and not what others took or rotated meanwhile.
     LapCountsOnlyItself,
+    /// A walk writes what it finds in the slots of the entries it picked, whoever owns it by then.
+    LaunchTrustsPick,
+    /// A second flight is launched for an entry that is in flight.
+    LaunchTwice,
+    /// Freeing a place leaves its owner charged.
+    PlaceKeepsCharge,
+    /// A cancelled flight leaves its charge for a place where it is.
+    CancelKeepsCharge,
     /// Who takes the recent reads of a list looks how many there are and then takes them off.
     SwapinsTakenInTwoSteps,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.

@@ -129,6 +129,8 @@ pub enum Unwritable {
     NothingThere,
     /// Room was made, and other stores took it, for as long as a store waits.
     Slow,
+    /// A `memory.swap.max` admits no more places on the swapfile.
+    SwapMax,
     /// Writes to the device fail.
     WriteFailed,
     /// Everything there is in use this moment.
@@ -146,6 +148,7 @@ impl std::fmt::Display for Unwritable {
                 "for 100 ms other stores took what room was made: store with fewer threads, use a faster swapfile, or \
                  raise the limit"
             }
+            Unwritable::SwapMax => "memory.swap.max is reached: raise it, or raise the limit",
             Unwritable::WriteFailed => {
                 "writes to the swapfile fail: check the disk and the space on its file system, or raise the limit"
             }

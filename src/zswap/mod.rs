@@ -19,6 +19,7 @@
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
+//! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
 //! - what says that it does: `pressure.rs`.
@@ -32,6 +33,7 @@ mod inflight;
 mod load;
 mod lru;
 mod nodes;
+mod places;
 mod pressure;
 mod proactive;
 mod reclaim;

@@ -1,13 +1,15 @@
 //! Free, `dup` and `put`: what a slot held is given back.
 //!
 //! In two steps, so that nothing slow happens under the cluster lock: [`take_out`](Core::take_out) empties the slot under the
-//! lock, which makes what was in it the caller's; [`give_back`](Core::give_back) returns object or place afterwards.
+//! lock, which makes what was in it the caller's; [`give_back`](Core::give_back) returns object or place, with what was charged for it, afterwards.
 //!
 //! No allocator, no thread-local with a destructor: these run in handlers of faults on client memory.
 
 use super::Error;
 use super::core::{Core, Zswap};
 use super::lru::Which;
+use super::places::Held;
+use crate::memcg::ObjcgId;
 use crate::swap::{Content, Entry, MAX_COUNT, SlotGuard, SlotWord};
 use crate::units::{Owner, Slot};
 
@@ -75,14 +77,18 @@ impl Core {
 
     /// Empty the slot: off the LRU, its flight cancelled. What was in it now belongs to the caller.
     #[must_use = "give it back"]
-    pub(super) fn take_out(&self, guard: &mut SlotGuard<'_>) -> SlotWord {
+    pub(super) fn take_out(&self, guard: &mut SlotGuard<'_>) -> Held {
         let old = guard.take();
+        let payer = match old.content() {
+            Content::Physical(_) => self.lru.take_payer(guard.owner()),
+            _ => ObjcgId::NONE,
+        };
         if old.writeback() {
             self.inflight.cancel(guard.owner());
         }
         self.off_the_lru(guard.owner(), old);
         self.counters.leave(old);
-        old
+        Held { word: old, payer }
     }
 
     /// Take the entry of a word that was just taken out off its list. Under the cluster lock, so that the slot's next entry
@@ -91,22 +97,11 @@ impl Core {
         if let Some(entry) = old.entry() {
             let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
             self.lru.del(owner, &self.tree, objcg, self.which_list(entry));
-        } else if let Content::Physical(_) = old.content() {
-            self.lru.clear_place(owner);
         }
     }
 
     /// The list of its memcg that an entry belongs on.
     pub(super) fn which_list(&self, entry: Entry) -> Which {
         Which { node: self.pool.home_node(entry.location), raw: entry.is_raw() && self.policy.raw_first }
-    }
-
-    /// Return what a slot held. Outside the cluster lock.
-    pub(super) fn give_back(&self, owner: Owner, old: SlotWord) {
-        match old.content() {
-            Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
-            Content::Physical(place) => self.area().free(place),
-            Content::SameFilled(_) | Content::Empty => {}
-        }
     }
 }

@@ -40,7 +40,7 @@ pub struct Scanned {
     pub bytes: u64,
     /// Entries looked at.
     pub entries: u64,
-    /// The round is over for this list: an entry that is being loaded was met, or the device refused.
+    /// The round is over for this list: an entry that is being loaded was met, or the device or a `memory.swap.max` refused.
     pub stopped: bool,
 }
 
@@ -90,7 +90,7 @@ impl Shrinker<'_> {
     /// LRU; then per entry cluster and class. None during the write.
     pub fn scan(&self, memcg: &Memcg, node: NodeId, nr: u64) -> Scanned {
         let walk = self.core.scan(memcg, node, nr, u64::MAX);
-        Scanned { bytes: walk.bytes, entries: walk.scanned as u64, stopped: walk.refused || walk.warm }
+        Scanned { bytes: walk.bytes, entries: walk.scanned as u64, stopped: walk.refused || walk.at_limit || walk.warm }
     }
 }
 

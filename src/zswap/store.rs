@@ -18,6 +18,7 @@ use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::effort::Effort;
 use super::error::Unwritable;
+use super::places::{PlaceCharge, note_refused};
 use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
@@ -318,8 +319,16 @@ impl Core {
         let mut bytes = [0; PAGE_SIZE];
         let bytes = &mut bytes[..payload.bytes.len()];
         bytes.copy_from_slice(payload.bytes);
+        let Ok(charge) = PlaceCharge::take(&self.tree, memcg.objcg()?, bytes.len()) else {
+            note_refused(memcg, true);
+            return Err(refuse(Unwritable::SwapMax));
+        };
+        let payer = charge.objcg();
         let pages = area.geometry().pages_for(bytes.len());
-        let Ok(mut batch) = area.begin_at_least(pages, pages) else { return Err(refuse(Unwritable::DeviceFull)) };
+        let Ok(mut batch) = area.begin_at_least(pages, pages) else {
+            note_refused(memcg, false);
+            return Err(refuse(Unwritable::DeviceFull));
+        };
         let flags = BlockFlags::of(payload.pattern).bits();
         let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
@@ -327,20 +336,17 @@ impl Core {
             return Err(refuse(Unwritable::WriteFailed));
         }
         let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        let objcg = memcg.objcg();
-        self.replace(slot, |owner, _| {
-            if let Ok(objcg) = &objcg {
-                self.lru.set_place(owner, objcg.id(), node);
-            }
+        let put = self.replace(slot, |owner, _| {
+            // While the charge has its reference: afterwards the slot may be emptied by anyone.
+            self.tree.count(payer, Event::ZswpWb, 1);
+            self.tree.count(payer, Event::ZswpWbBytes, bytes.len() as u64);
+            charge.leave_to(owner, &self.lru, place);
+            self.lru.set_origin(owner, node);
             word
-        })
-        .inspect_err(|_| area.free(place))?;
+        });
+        put.inspect_err(|_| area.free(place))?;
+        self.swapins.prepare(memcg.group());
         self.counters.written_through.add(1);
-        if let Ok(objcg) = objcg {
-            self.swapins.prepare(memcg.group());
-            self.tree.count(objcg.id(), Event::ZswpWb, 1);
-            self.tree.count(objcg.id(), Event::ZswpWbBytes, bytes.len() as u64);
-        }
         Ok(())
     }
 }

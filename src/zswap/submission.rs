@@ -92,7 +92,7 @@ impl Core {
         let batch = state.batch(number);
         if batch.done || batch.members.len() + owners.len() > batch.members.capacity() {
             drop(state); // G3
-            return self.write_back(group, owners, u64::MAX);
+            return self.write_back(group, owners, u64::MAX, false);
         }
         let mine = batch.members.len()..batch.members.len() + owners.len();
         batch.members.extend(owners.iter().map(|&owner| Member { group, owner, landed: 0 }));
@@ -118,6 +118,7 @@ impl Core {
             entries: batch.members[mine.clone()].iter().filter(|member| member.landed > 0).count(),
             bytes: batch.members[mine].iter().map(|member| member.landed).sum(),
             device_refused: batch.refused,
+            at_limit: false,
         };
         // G2
         batch.untold -= 1;
@@ -132,8 +133,9 @@ impl Core {
         let forgotten = usize::from(lead.members.len() > 1 && self.submission.planted.is(Bug::LeaderForgetsFollower));
         let entries: Vec<_> = lead.members.iter().map(|member| (member.group, member.owner)).collect();
         let members = &mut lead.members;
-        let landed =
-            self.write_entries(&entries[..entries.len() - forgotten], u64::MAX, |k, bytes| members[k].landed = bytes);
+        let landed = self.write_entries(&entries[..entries.len() - forgotten], u64::MAX, false, |k, bytes| {
+            members[k].landed = bytes
+        });
         lead.refused = landed.device_refused;
     }
 }

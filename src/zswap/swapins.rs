@@ -16,20 +16,11 @@
 //! - **P1** A read that was noted is taken at most once, by whomever; what is taken was noted (R-25).
 //! - **P2** Noting neither allocates nor waits: it happens in fault handlers. Words are made by [`prepare`](Swapins::prepare),
 //!   by who writes back or counts; a read of a memcg that nobody has prepared is not noted.
-//! - **P3** Which memcg and node a page on the device belongs to is kept in its link word, which is free for it:
-//!
-//! ```text
-//!   bit  63    58 57   56 55          28 27                  0
-//!       +--------+-------+--------------+---------------------+
-//!       |  node  | spare | next = OFF   | objcg id, 0: none   |
-//!       +--------+-------+--------------+---------------------+
-//! ```
-//!
-//! It is a hint read without a lock: a page that is replaced meanwhile may be noted for its new owner.
+//! - **P3** Which memcg and node a page on the device belongs to is in its link word (see `places.rs` and `lru/links.rs`): read
+//!   without a lock, so that a page that is replaced meanwhile may be noted for its new owner.
 
 use super::core::Core;
-use super::lru::Lru;
-use crate::memcg::{GroupRef, ObjcgId};
+use crate::memcg::GroupRef;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Bug, GrowTable, Planted};
 use crate::units::{NodeId, Owner};
@@ -98,36 +89,10 @@ impl Swapins {
     }
 }
 
-// === whose a page on the device is ===
-
-const NODE_SHIFT: u32 = 58;
-const OBJCG: u64 = (1 << ObjcgId::BITS) - 1;
-
-impl Lru {
-    /// The owner's slot names a place now, of a page of this objcg that lay on this node. Under its cluster lock, off the
-    /// lists.
-    pub(super) fn set_place(&self, owner: Owner, objcg: ObjcgId, node: NodeId) {
-        debug_assert!((node.0 as usize) < 1 << (u64::BITS - NODE_SHIFT));
-        self.word(owner).store(u64::from(node.0) << NODE_SHIFT | u64::from(objcg.raw()), Ordering::Relaxed);
-    }
-
-    /// The owner's slot names a place no longer. Under its cluster lock.
-    pub(super) fn clear_place(&self, owner: Owner) {
-        self.word(owner).store(0, Ordering::Relaxed);
-    }
-
-    fn place(&self, owner: Owner) -> Option<(ObjcgId, NodeId)> {
-        // Looked at once: in another look it may be chained.
-        let word = self.word(owner).load(Ordering::Relaxed);
-        let objcg = ObjcgId::from_raw((word & OBJCG) as u32);
-        (!Lru::is_listed(word) && !objcg.is_none()).then_some((objcg, NodeId((word >> NODE_SHIFT) as u8)))
-    }
-}
-
 impl Core {
     /// The owner's page was read from the device.
     pub(super) fn note_swapin(&self, owner: Owner) {
-        if let Some((objcg, node)) = self.lru.place(owner) {
+        if let Some((objcg, node)) = self.lru.origin(owner) {
             self.swapins.note(self.tree.group_of(objcg), node);
         }
     }

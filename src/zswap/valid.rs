@@ -2,7 +2,7 @@
 
 use super::core::{Core, Zswap};
 use super::lru::Which;
-use crate::memcg::{Bytes4, ObjcgId};
+use crate::memcg::{Bytes4, Counter, GroupRef, ObjcgId};
 use crate::swap::Content;
 use crate::units::{Owner, PAGE_SIZE};
 use std::collections::{HashMap, HashSet};
@@ -27,7 +27,7 @@ impl Core {
 
         let mut entries: HashMap<Owner, (Which, ObjcgId)> = HashMap::new();
         let (mut same, mut patterns, mut compressed, mut raw, mut physical) = (0, 0, 0, 0, 0);
-        let mut places = HashSet::new();
+        let (mut places, mut paid) = (HashSet::new(), HashMap::<GroupRef, u64>::new());
         self.slots.for_each(|slot, owner, word| {
             assert!(!word.writeback(), "{slot:?} has its writeback bit set with no flight under way");
             match word.content() {
@@ -39,6 +39,9 @@ impl Core {
                 Content::Physical(place) => {
                     physical += 1;
                     assert!(places.insert(place.block), "two slots name the block {place:?}");
+                    let payer = self.lru.payer(owner);
+                    assert!(!payer.is_none(), "S1: nobody pays for the place of {slot:?}");
+                    *paid.entry(self.tree.group_of(payer)).or_default() += place.len_bytes() as u64;
                 }
             }
             if let Some(entry) = word.entry() {
@@ -59,6 +62,7 @@ impl Core {
             assert_eq!(area.stats().objects, physical, "every block on the device belongs to a slot");
         }
 
+        self.assert_places_valid(paid);
         let mut listed = 0;
         for memcg in self.tree.root().subtree() {
             for node in self.all_nodes().iter() {
@@ -91,5 +95,18 @@ impl Core {
             "the root's counters are the sum over all objects"
         );
         assert_eq!(root.usage(), bytes.compressed, "what is charged is what lies in the pool");
+    }
+    /// Check S1: every memcg is charged the places of its slots and of those below it.
+    fn assert_places_valid(&self, mut paid: HashMap<GroupRef, u64>) {
+        let subtree = self.tree.root().subtree();
+        // In pre-order, descendants come after their ancestors.
+        for memcg in subtree.iter().rev() {
+            let bytes = paid.remove(&memcg.group()).unwrap_or_default();
+            assert_eq!(memcg.current(Counter::Swap), bytes, "S1: {} is charged its places", memcg.path());
+            if let Some(parent) = memcg.parent() {
+                *paid.entry(parent.group()).or_default() += bytes;
+            }
+        }
+        assert!(paid.is_empty(), "S1: a removed memcg pays for places: {paid:?}");
     }
 }

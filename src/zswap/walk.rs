@@ -13,7 +13,7 @@
 //!   is warm: it ends its list's part of the walk.
 //! - **T3** Pages kept as they are go first, for they give back the most (W-10), as long as they are cold: those that were
 //!   referenced lose their second chance no sooner than compressed ones do, and no later, for there may be cold ones behind them.
-//! - **T4** A device that has no room or fails ends the walk.
+//! - **T4** A device that has no room or fails, and a `memory.swap.max` that admits no place, end the walk.
 //!
 //! [`Form::PerNode`] divides the budget as the kernel does instead.
 
@@ -65,7 +65,6 @@ pub(super) struct Budget {
     /// It ends with the first batch that was written.
     pub(super) until_written: bool,
     /// Somebody asked for it by name: what it writes counts as proactive.
-    #[expect(dead_code, reason = "the event comes with the counters")]
     pub(super) proactive: bool,
     /// What it picks joins the batch that stores at their limits fill together.
     pub(super) join: bool,
@@ -84,6 +83,8 @@ pub(super) struct Walk {
     pub(super) refused: bool,
     /// An entry that is being read ended the part of a list.
     pub(super) warm: bool,
+    /// A `memory.swap.max`, its own or one above, admits no more places: other memcgs may do better.
+    pub(super) at_limit: bool,
 }
 
 /// A walk under way.
@@ -191,6 +192,7 @@ impl Walker<'_> {
     fn is_over(&self) -> bool {
         let (budget, walk) = (&self.budget, &self.walk);
         walk.refused
+            || walk.at_limit
             || walk.scanned >= budget.entries
             || walk.bytes >= budget.bytes
             || budget.until_written && walk.bytes > 0
@@ -207,7 +209,7 @@ impl Walker<'_> {
     /// Go on with a lap. `cold_only`: up to the first referenced entry.
     fn go_round(&mut self, lap: &mut Lap, cold_only: bool) {
         while !self.is_over() {
-            let Budget { entries, bytes, age, .. } = self.budget;
+            let Budget { entries, bytes, age, proactive, .. } = self.budget;
             let entries = (entries - self.walk.scanned).min(self.core.policy.batch);
             let limits = Limits { entries, bytes: bytes - self.walk.bytes, age, cold_only };
             self.picked.clear();
@@ -224,12 +226,13 @@ impl Walker<'_> {
             let landed = if self.budget.join {
                 self.core.write_back_joined(self.group, &self.picked)
             } else {
-                self.core.write_back(self.group, &self.picked, limits.bytes)
+                self.core.write_back(self.group, &self.picked, limits.bytes, proactive)
             };
             lap.took(landed.entries);
             self.walk.bytes += landed.bytes;
             self.walk.written += landed.entries;
             self.walk.refused |= landed.device_refused;
+            self.walk.at_limit |= landed.at_limit;
         }
     }
 }

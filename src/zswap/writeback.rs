@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   launch, per entry    cluster lock { still there, not in flight: record, writeback bit }
+//!                        charge the place, else clear the bit
 //!                        pin { copy the bytes into the batch }           the entry stays loadable all the time
 //!   write                one aligned run, no lock held
 //!   land, per entry      cluster lock { record live? word: object -> place; off the LRU }  then free the object
@@ -16,17 +17,19 @@
 use super::core::Core;
 use super::error::Unwritable;
 use super::inflight::Record;
+use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
-use crate::memcg::{Event, GroupRef};
+use crate::memcg::{Event, GroupRef, Objcg, ObjcgId};
 use crate::swap::{Batch, Content, Place, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
 /// An entry on its way to the device.
-struct Flight {
+struct Flight<'a> {
     owner: Owner,
     record: Record,
     place: Place,
+    charge: PlaceCharge<'a>,
     /// Payload bytes on their way.
     length: usize,
 }
@@ -36,7 +39,8 @@ struct Flight {
 struct Flights<'a> {
     core: &'a Core,
     /// Each with its place among the entries that the caller named.
-    under_way: Vec<(usize, Flight)>,
+    under_way: Vec<(usize, Flight<'a>)>,
+    proactive: bool,
 }
 
 impl Flights<'_> {
@@ -44,7 +48,7 @@ impl Flights<'_> {
     fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> Landed {
         let mut landed = Landed::default();
         while let Some((at, flight)) = self.under_way.pop() {
-            if let Some(length) = self.core.land(flight, written) {
+            if let Some(length) = self.core.land(flight, written, self.proactive) {
                 landed.entries += 1;
                 landed.bytes += length as u64;
                 each(at, length as u64);
@@ -69,14 +73,17 @@ pub(super) struct Landed {
     pub(super) bytes: u64,
     /// The device had no place for them, or failed to write: trying others now is no use.
     pub(super) device_refused: bool,
+    /// A `memory.swap.max` admits no places for some of them.
+    pub(super) at_limit: bool,
 }
 
 impl Core {
     /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
-    /// Entries that meanwhile left the group, are in flight or are gone are passed over.
-    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64) -> Landed {
+    /// Entries that meanwhile left the group, are in flight or are gone are passed over. `proactive`: somebody asked for it by
+    /// name.
+    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64, proactive: bool) -> Landed {
         let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
-        self.write_entries(&entries, most_bytes, |_, _| {})
+        self.write_entries(&entries, most_bytes, proactive, |_, _| {})
     }
 
     /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
@@ -85,6 +92,7 @@ impl Core {
         &self,
         entries: &[(GroupRef, Owner)],
         most_bytes: u64,
+        proactive: bool,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
         sync::assert_no_lock_held("writing back");
@@ -94,14 +102,20 @@ impl Core {
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
         let Ok(mut batch) = area.begin_at_least(least, least + each * entries.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
+            if let Some(memcg) = entries.first().and_then(|&(group, _)| self.tree.get(group)) {
+                note_refused(&memcg, false);
+            }
             return Landed { device_refused: true, ..Landed::default() };
         };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()) };
-        let mut launched = 0;
+        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
+        let (mut launched, mut full) = (0, None);
         for (at, &(group, owner)) in entries.iter().enumerate() {
             // Their lengths may be others than when they were picked.
             if launched >= most_bytes {
                 break;
+            }
+            if full == Some(group) {
+                continue;
             }
             match self.launch(group, owner, &mut batch) {
                 Launch::Off(flight) => {
@@ -109,11 +123,13 @@ impl Core {
                     flights.under_way.push((at, flight));
                 }
                 Launch::PassedOver => {}
+                Launch::AtLimit => full = Some(group),
                 Launch::BatchFull => break,
             }
         }
+        let at_limit = full.is_some();
         if flights.under_way.is_empty() {
-            return Landed::default();
+            return Landed { at_limit, ..Landed::default() };
         }
         if self.planted.is(Bug::WritebackSwitchesEarly) {
             flights.land(true, |_, _| {});
@@ -123,15 +139,14 @@ impl Core {
             self.counters.failed_writes.add(1);
         }
         self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { device_refused: !written, ..flights.land(written, each_landed) }
+        Landed { device_refused: !written, at_limit, ..flights.land(written, each_landed) }
     }
 
-    fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch {
+    fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch<'_> {
         let Some(mut guard) = self.slots.lock_owner(owner) else { return Launch::PassedOver };
         let word = guard.word();
-        if word.writeback() || !self.belongs_to(owner, word, group) {
-            return Launch::PassedOver;
-        }
+        let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
+        let Some(payer) = self.owned_by(owner, word, group).filter(|_| is_free) else { return Launch::PassedOver };
         let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
         guard.update(|word| word.with_writeback(true));
         let slot = guard.slot();
@@ -139,6 +154,17 @@ impl Core {
         let length = word.entry().expect("it was just found to belong to the group").length;
         drop(guard);
 
+        let charge = match PlaceCharge::take(&self.tree, payer, length) {
+            Ok(charge) => charge,
+            Err(_) => {
+                if self.end(owner, record)
+                    && let Some(memcg) = self.tree.get(group)
+                {
+                    note_refused(&memcg, true);
+                }
+                return Launch::AtLimit;
+            }
+        };
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
         let mut backoff = Backoff::new();
         let place = loop {
@@ -153,7 +179,7 @@ impl Core {
             backoff.wait(); // compaction moved it: the word says where to
         };
         match place {
-            Some(place) => Launch::Off(Flight { owner, record, place, length }),
+            Some(place) => Launch::Off(Flight { owner, record, place, charge, length }),
             None => {
                 let cancelled = !self.end(owner, record);
                 if cancelled { Launch::PassedOver } else { Launch::BatchFull }
@@ -161,17 +187,20 @@ impl Core {
         }
     }
 
-    /// Whether the word names an object whose memcg is `group` (a memcg at its limit writes back its own entries only).
-    fn belongs_to(&self, owner: Owner, mut word: SlotWord, group: GroupRef) -> bool {
+    /// The objcg of the object that the word names, if its memcg is `group` (a memcg at its limit writes back its own entries
+    /// only). Under the cluster lock, which keeps the object, and so its reference.
+    fn owned_by(&self, owner: Owner, mut word: SlotWord, group: GroupRef) -> Option<Objcg> {
         while let Some(entry) = word.entry() {
             let objcg = self.pool.objcg_at(owner, entry.location);
             let again = self.slots.word(owner);
             if again == word {
-                return objcg.is_some_and(|objcg| self.tree.is_current(objcg, group));
+                let trusting = self.planted.is(Bug::LaunchTrustsPick);
+                let is_ours = |&objcg: &ObjcgId| trusting || self.tree.is_current(objcg, group);
+                return objcg.filter(is_ours).map(|objcg| self.tree.borrow(objcg));
             }
             word = again; // moved while we looked
         }
-        false
+        None
     }
 
     /// End a flight that does not switch its word: clear the bit unless it was cancelled. Whether it was live.
@@ -186,8 +215,8 @@ impl Core {
     }
 
     /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
-    fn land(&self, flight: Flight, written: bool) -> Option<usize> {
-        let Flight { owner, record, place, .. } = flight;
+    fn land(&self, flight: Flight<'_>, written: bool, proactive: bool) -> Option<usize> {
+        let Flight { owner, record, place, charge, .. } = flight;
         if !written {
             self.end(owner, record);
             return None; // the batch gave its places back
@@ -196,6 +225,9 @@ impl Core {
         if !self.inflight.finish(record) {
             drop(guard);
             self.area().free(place);
+            if self.planted.is(Bug::CancelKeepsCharge) {
+                std::mem::forget(charge);
+            }
             return None;
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
@@ -208,19 +240,25 @@ impl Core {
         };
         let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
         self.off_the_lru(owner, old);
-        self.lru.set_place(owner, objcg, self.pool.home_node(entry.location));
+        charge.leave_to(owner, &self.lru, place);
+        self.lru.set_origin(owner, self.pool.home_node(entry.location));
         self.counters.leave(old);
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
         self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
+        if proactive {
+            self.tree.count(objcg, Event::ZswpWbProactiveBytes, entry.length as u64);
+        }
         drop(guard);
         self.pool.free(owner, entry.location, entry.length);
         Some(entry.length)
     }
 }
 
-enum Launch {
-    Off(Flight),
+enum Launch<'a> {
+    Off(Flight<'a>),
     PassedOver,
+    /// A `memory.swap.max` admits no place for it.
+    AtLimit,
     BatchFull,
 }

@@ -7,6 +7,9 @@
 //!       +--------+------+-----+---+-----+---------------+--------------+    else owner + 1
 //! ```
 //!
+//! Off the lists *prev* is the objcg that pays for the slot's place on a device, or 0; the bits above *ref* are then the node that
+//! the place's object lay on.
+//!
 //! - *mark*: an age mark of its list names the entry (see `ages`).
 //! - *new*: it has not been looked at since it was stored, and policy gives it a second chance for that.
 //! - *ref*: it was loaded since it was looked at.
@@ -14,16 +17,20 @@
 //! Links, mark and new change under the lock of the entry's group, *ref* by anyone, and the codec under the cluster lock of the
 //! entry while it is on no list.
 
+use crate::memcg::ObjcgId;
 use crate::sync::Table;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::units::Owner;
+use crate::units::{MAX_NODES, NodeId, Owner};
 use std::io;
 use std::ops::Range;
 
 const LINK_BITS: u32 = 28;
+const _: () = assert!(ObjcgId::BITS <= LINK_BITS);
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
 const NEXT_SHIFT: u32 = LINK_BITS;
 const CODEC_SHIFT: u32 = 60;
+/// Of a place, the node: above *ref*, which a late reader may set.
+const ORIGIN_SHIFT: u32 = 58;
 
 /// What `next` says off the lists.
 const OFF: u32 = 0;
@@ -66,11 +73,6 @@ impl Word {
     }
 }
 
-/// Whether a word's `next` says that it is on a list.
-pub(super) fn is_listed(word: u64) -> bool {
-    Word(word).is_listed()
-}
-
 /// The words of all owners.
 #[derive(Debug)]
 pub(super) struct Links {
@@ -80,10 +82,6 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn new(owners: usize) -> io::Result<Self> {
         Ok(Links { words: Table::reserve(owners)? })
-    }
-
-    pub(super) fn get(&self, owner: Owner) -> &AtomicU64 {
-        self.words.get(owner.0 as usize)
     }
 
     pub(super) fn word(&self, link: u32) -> Word {
@@ -127,6 +125,33 @@ impl Links {
         debug_assert!(!Word(word.load(Ordering::Relaxed)).is_listed(), "L1: on a list");
         // Release pairs with the acquire in `codec`: a reader that sees this codec also sees that the slot was emptied before.
         word.store(u64::from(codec) << CODEC_SHIFT | if new { NEW } else { 0 }, Ordering::Release);
+    }
+
+    /// Who pays for the slot's place. Under its cluster lock.
+    pub(super) fn set_payer(&self, owner: Owner, objcg: ObjcgId) {
+        let was = self.change(link(owner), LINK_MASK, objcg.raw().into());
+        debug_assert!(!was.is_listed(), "S1: an entry on a list has no place");
+    }
+
+    /// See [`set_payer`](Self::set_payer). Under its cluster lock.
+    pub(super) fn payer(&self, owner: Owner) -> ObjcgId {
+        let word = self.word(link(owner));
+        debug_assert!(!word.is_listed(), "S1: an entry on a list has no place");
+        ObjcgId::from_raw(word.prev())
+    }
+
+    /// See [`set_payer`](Self::set_payer): the node that the place's object lay on. Under its cluster lock.
+    pub(super) fn set_origin(&self, owner: Owner, node: NodeId) {
+        const { assert!(MAX_NODES <= 1 << (u64::BITS - ORIGIN_SHIFT)) };
+        self.change(link(owner), u64::MAX << ORIGIN_SHIFT, u64::from(node.0) << ORIGIN_SHIFT);
+    }
+
+    /// Who pays for the slot's place and where its object lay, if it names one: it may not at once.
+    pub(super) fn origin(&self, owner: Owner) -> Option<(ObjcgId, NodeId)> {
+        let word = self.word(link(owner));
+        // Off the lists `prev` is an objcg or 0: both change together.
+        let payer = if word.is_listed() { ObjcgId::NONE } else { ObjcgId::from_raw(word.prev()) };
+        (!payer.is_none()).then_some((payer, NodeId((word.0 >> ORIGIN_SHIFT) as u8)))
     }
 
     /// The codec of an entry. Right if the slot word, read again afterwards, still names the object that was pinned before.

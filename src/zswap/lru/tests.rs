@@ -357,7 +357,7 @@ fn run(ops: Vec<Op>, exact: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn what_a_walk_gives_has_lain_that_long_and_what_is_older_is_given(ops in prop::collection::vec(op(2 * SECOND), 1..150)) {
@@ -365,7 +365,7 @@ proptest! {
     }
 
     #[test]
-    fn ages_are_never_older_than_true_where_marks_are_thinned_out(ops in prop::collection::vec(op(8 * SECOND), 1..400)) {
+    fn ages_are_never_older_than_true_where_marks_are_thinned_out(ops in prop::collection::vec(op(8 * SECOND), 1..250)) {
         run(ops, false);
     }
 }

@@ -1,0 +1,121 @@
+//! Places on devices and who pays for them: [`PlaceCharge`], and what a slot held.
+//!
+//! ```text
+//!   launch    charge Swap, a reference to the objcg       refused: the entry stays in the pool
+//!   land      link word of the slot: the objcg's id       cancelled, failed: given back
+//!   emptied   out of the link word, under the cluster lock; then uncharged, and the reference dropped
+//! ```
+//!
+//! - **S1** A slot whose word names a place has in its link word the id of an objcg, which is charged the place's bytes as
+//!   [`Counter::Swap`] and of which the slot holds a reference. Other slots' link words name none.
+//! - **S2** What a flight has charged ends with it: in the slot, or given back.
+//!
+//! A memcg that goes leaves its places to its parent with its objcgs: nothing is done for a place.
+
+use super::core::Core;
+use super::lru::Lru;
+use crate::memcg::{Counter, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Tree};
+use crate::swap::{BLOCK_BYTES, Content, Geometry, Place, SlotWord};
+use crate::sync::Bug;
+use crate::units::Owner;
+use std::mem::ManuallyDrop;
+
+/// Bytes of a place charged as Swap, and a reference to the objcg that pays; given back on drop unless a slot takes it.
+#[derive(Debug)]
+pub(super) struct PlaceCharge<'a> {
+    tree: &'a Tree,
+    objcg: ObjcgId,
+    bytes: u64,
+}
+
+/// What a slot held, that is now the caller's to give back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) word: SlotWord,
+    /// Who pays for the place, if it is one.
+    pub(super) payer: ObjcgId,
+}
+
+/// Bytes that an object of so many takes on a device.
+pub(super) fn place_bytes(payload: usize) -> u64 {
+    (Geometry::blocks_for(payload) * BLOCK_BYTES) as u64
+}
+
+// === impl PlaceCharge ===
+
+impl<'a> PlaceCharge<'a> {
+    /// Charge the place of an object of `payload` bytes.
+    ///
+    /// # Errors
+    /// When a `memory.swap.max` does not admit it.
+    pub(super) fn take(tree: &'a Tree, objcg: Objcg, payload: usize) -> Result<Self, LimitHit> {
+        let bytes = place_bytes(payload);
+        tree.charge(objcg.id(), Counter::Swap, bytes)?;
+        Ok(PlaceCharge { tree, objcg: objcg.into_id(), bytes })
+    }
+
+    /// Who pays.
+    pub(super) fn objcg(&self) -> ObjcgId {
+        self.objcg
+    }
+
+    /// Leave it to a slot, under its cluster lock: its word is about to name the place, or does from now on.
+    pub(super) fn leave_to(self, owner: Owner, lru: &Lru, place: Place) {
+        debug_assert_eq!(self.bytes, place.len_bytes() as u64, "S1: the place's bytes are charged");
+        lru.set_payer(owner, ManuallyDrop::new(self).objcg);
+    }
+}
+
+impl Drop for PlaceCharge<'_> {
+    fn drop(&mut self) {
+        self.tree.uncharge(self.objcg, Counter::Swap, self.bytes);
+        self.tree.put(self.objcg);
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    pub(super) fn is_empty(&self) -> bool {
+        self.word.is_empty()
+    }
+}
+
+impl Core {
+    /// Return what a slot held. Outside the cluster lock.
+    pub(super) fn give_back(&self, owner: Owner, held: Held) {
+        match held.word.content() {
+            Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
+            Content::Physical(place) => {
+                self.area().free(place);
+                if !self.planted.is(Bug::PlaceKeepsCharge) {
+                    drop(PlaceCharge { tree: &self.tree, objcg: held.payer, bytes: place.len_bytes() as u64 });
+                }
+            }
+            Content::SameFilled(_) | Content::Empty => {}
+        }
+    }
+}
+
+/// A place was not to be had: at a `memory.swap.max`, or because no device has room.
+pub(super) fn note_refused(memcg: &Memcg, at_limit: bool) {
+    if at_limit {
+        memcg.note(MemcgEvent::SwapMax);
+    }
+    memcg.note(MemcgEvent::SwapFail);
+}
+
+/// Handles on memcgs outlive the instance: what its places are charged is given back, as the pool does for its objects.
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.counters.physical.get() == 0 {
+            return;
+        }
+        self.slots.for_each(|_, owner, word| {
+            if let Content::Physical(place) = word.content() {
+                let (objcg, bytes) = (self.lru.take_payer(owner), place.len_bytes() as u64);
+                drop(PlaceCharge { tree: &self.tree, objcg, bytes });
+            }
+        });
+    }
+}
