@@ -36,9 +36,13 @@ pub struct Sampling {
     pub every: u8,
 }
 
+/// Measured (bench `admission`, LZ4): where noise and other pages take turns or mix by chance, 8 in a row come often enough to
+/// lose 1% of the bytes that are stored, 16 lose a tenth of that; where noise lies in regions, one page in 16 costs fewer
+/// compressions in vain than one in 8 after 8. A compression in vain takes 0.8 us, a fifth of one that is not: sampling
+/// saves a fifth of the time to store noise.
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { after: 8, every: 8 }
+        Sampling { after: 16, every: 16 }
     }
 }
 
