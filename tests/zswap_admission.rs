@@ -127,14 +127,14 @@ fn policies_that_change_between_store_and_load_change_nothing_stored() {
         match k % 7 {
             0 => zswap.set_codec(["lz4", "turned"][(k / 7 % 2) as usize]).unwrap(),
             3 => zswap.set_sampling([None, Some(SAMPLING), Some(Sampling::default())][(k / 7 % 3) as usize]),
-            5 => root.set_writeback(k / 7 % 2 == 0).unwrap(),
+            5 => root.set_writeback((k / 7).is_multiple_of(2)).unwrap(),
             _ => {}
         }
         // Noise in runs that are long enough to be passed by, and text that is stored raw among it.
         let page = if k % 40 < 30 { page_of(Kind::Random, k) } else { compressible(k, 100 + k as usize % 3000) };
         raw += u64::from(store(&zswap, slot, &page).unwrap() == Stored::Incompressible);
         stored.push((slot, page));
-        if k % 3 == 0 {
+        if k.is_multiple_of(3) {
             let (slot, page) = &stored[(k / 2) as usize];
             assert_loads(&zswap, *slot, page);
         }
