@@ -21,6 +21,7 @@
 mod inputs;
 #[path = "../tests/support/kernel_zram.rs"]
 mod kernel_zram;
+mod measure;
 #[path = "density/memory.rs"]
 mod memory;
 #[path = "density/picture.rs"]

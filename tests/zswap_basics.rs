@@ -63,7 +63,7 @@ fn each_kind_says_how_it_was_stored() {
     let store = |k, kind| zswap.store(slots.get(k).unwrap(), &root, N0, &page_of(kind, 3)).unwrap();
     assert_eq!(store(0, Kind::Zero), Stored::SameFilled);
     assert_eq!(store(1, Kind::SmallPattern), Stored::SameFilled);
-    assert_eq!(store(2, Kind::LargePattern), Stored::Pattern);
+    assert_eq!(store(2, Kind::LargePattern), Stored::Pattern { slot_bytes: 32 });
     assert_eq!(store(3, Kind::Random), Stored::Incompressible);
     let Stored::Compressed { payload_bytes, slot_bytes } = store(4, Kind::Mixed(1000)) else { panic!("compressible") };
     assert!((1000..1200).contains(&payload_bytes) && slot_bytes >= payload_bytes);

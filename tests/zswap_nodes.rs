@@ -55,7 +55,7 @@ fn set_nodes_moves_what_lies_outside() {
     assert_eq!((tenant.usage(), zswap.pool().bytes_outside(&tenant)), (usage, 0));
     (0..300).for_each(|n| check(&zswap, slots + n, n));
     // By the file, and back again; what is stored now obeys.
-    zswap.write_file(&tenant, "memory.zswap.nodes", "0,2").unwrap();
+    tenant.write_file("memory.zswap.nodes", "0,2").unwrap();
     zswap.store(slots, &vm, N1, &page(1000)).unwrap();
     assert_eq!((zswap.pool().bytes_outside(&tenant), on(1).compressed), (0, 0));
     zswap.assert_valid();

@@ -2,6 +2,7 @@
 
 use crate::Scale;
 use crate::inputs::{Input, Noise};
+use crate::measure::{anonymous, cpu_here_and_elsewhere};
 use crate::subject::{KernelSubject, MapSubject, PoolSubject, Subject, ZswapSubject};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -76,28 +77,6 @@ fn make(subject: &str, numbers: usize) -> Box<dyn Subject> {
         "kernel" => Box::new(KernelSubject::new(numbers).expect("the parent has tried")),
         other => panic!("no subject is called {other}"),
     }
-}
-
-/// Bytes of anonymous memory of this process, exactly.
-fn anonymous() -> u64 {
-    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").expect("a kernel from 4.14 on");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("it has the line");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
-/// Seconds of CPU time by one of the system's clocks.
-fn cpu(clock: libc::clockid_t) -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one `timespec`, which `time` is.
-    let result = unsafe { libc::clock_gettime(clock, &mut time) };
-    assert_eq!(result, 0, "the clocks of process and thread are everywhere");
-    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
-}
-
-/// Seconds that this thread has run, and all others of the process together.
-fn cpu_here_and_elsewhere() -> (f64, f64) {
-    let here = cpu(libc::CLOCK_THREAD_CPUTIME_ID);
-    (here, cpu(libc::CLOCK_PROCESS_CPUTIME_ID) - here)
 }
 
 /// A child process: arguments subject, input, pages at most, copies. Prints its row.

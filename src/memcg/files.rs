@@ -41,6 +41,17 @@ pub struct FileInfo {
     pub summary: &'static str,
 }
 
+impl FileInfo {
+    /// Its permission bits: 0o444, 0o644 or 0o200.
+    pub fn mode(&self) -> u16 {
+        match (self.readable, self.takes) {
+            (true, None) => 0o444,
+            (true, Some(_)) => 0o644,
+            (false, _) => 0o200,
+        }
+    }
+}
+
 /// A file of a memcg while it is open: what a file descriptor is in the kernel. Only `memory.peak` and its like have a state of
 /// their own here: a write begins a peak for this reader alone.
 #[derive(Debug)]
@@ -118,7 +129,7 @@ impl File {
 
 static FILES: &[File] = &[
     reads("memory.current", "bytes charged to it and all below it: compressed and resident", reading::memory_current),
-    peak("memory.peak", "the most that was", Counter::Memory),
+    peak("memory.peak", "the most that memory.current was", Counter::Memory),
     reads(
         "memory.max",
         "the bytes there may be; what is above is reclaimed, and charges wait for that",
@@ -141,12 +152,12 @@ static FILES: &[File] = &[
     reads("memory.events.local", "how often a limit mattered here", reading::local_events),
     reads("memory.pressure", "the time that threads lost waiting for memory", reading::pressure),
     reads("memory.swap.current", "bytes of places on devices", reading::swap_current),
-    peak("memory.swap.peak", "the most that was", Counter::Swap),
+    peak("memory.swap.peak", "the most that memory.swap.current was", Counter::Swap),
     reads("memory.swap.max", "the bytes on devices there may be; what is there stays", reading::swap_max)
         .takes_size(writing::swap_max),
     reads("memory.swap.events", "how often a place on a device was refused", reading::swap_events),
     reads("memory.zswap.current", "bytes of compressed pages", reading::zswap_current),
-    peak("memory.zswap.peak", "the most that was", Counter::Zswap),
+    peak("memory.zswap.peak", "the most that memory.zswap.current was", Counter::Zswap),
     reads("memory.zswap.max", "the compressed bytes there may be; what is above is written back", reading::zswap_max)
         .takes_size(writing::zswap_max),
     reads("memory.zswap.writeback", "whether pages may go to a device", reading::writeback).takes(
@@ -159,10 +170,10 @@ static FILES: &[File] = &[
         "numbers and ranges of nodes with commas between them, such as 0-1,3",
         writing::nodes,
     ),
-    reads("memory.zswap.nodes.effective", "those that every ancestor allows too", reading::effective_nodes),
+    reads("memory.zswap.nodes.effective", "the nodes that every ancestor allows too", reading::effective_nodes),
     reads("cgroup.procs", "nothing: no process lives here", reading::procs).takes(
-        Words::One,
-        "nothing",
+        Words::Text,
+        "nothing: a write is refused",
         writing::procs,
     ),
     reads("cgroup.controllers", "the controllers there are: memory", reading::controllers),

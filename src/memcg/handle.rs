@@ -213,7 +213,8 @@ impl Memcg {
     /// The tree lock.
     pub fn set_max(&self, counter: Counter, limit: u64) -> Result<(), Error> {
         let hierarchy = self.online()?;
-        self.words().of(counter).set_limit(limit, counter.mark(limit, self.words().high()));
+        let planted = self.shared().config.planted;
+        self.words().of(counter).set_limit(limit, counter.mark(limit, self.words().high()), planted);
         self.look_for_excess(&hierarchy, counter);
         Ok(())
     }
@@ -235,7 +236,8 @@ impl Memcg {
         let hierarchy = self.online()?;
         let memory = self.words().of(Counter::Memory);
         self.words().set_high(high);
-        memory.set_limit(memory.limit(), Counter::Memory.mark(memory.limit(), high));
+        let mark = Counter::Memory.mark(memory.limit(), high);
+        memory.set_limit(memory.limit(), mark, self.shared().config.planted);
         self.look_for_excess(&hierarchy, Counter::Memory);
         Ok(())
     }
@@ -249,8 +251,9 @@ impl Memcg {
     }
 
     /// The most bytes that were charged as this counter, to it and everything below it, since it was made or the peak
-    /// [reset](Self::reset_peak): never less than what [`current`](Self::current) said meanwhile, never more than the limit
-    /// was. What threads held in stock is in it (far from limits, 192 KiB each at most). Lock-free.
+    /// [reset](Self::reset_peak): never less than what [`current`](Self::current) said meanwhile, reservations aside that were
+    /// taken back, and never more than the limit was. What threads held in stock is in it (far from limits, 192 KiB each at
+    /// most). Lock-free.
     pub fn peak(&self, counter: Counter) -> u64 {
         if self.is_online() { self.words().of(counter).peak() } else { 0 }
     }

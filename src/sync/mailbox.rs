@@ -30,6 +30,8 @@ struct State {
     running: bool,
     /// The thread is gone: nobody answers any more.
     gone: bool,
+    /// Runs begun: how often the thread was woken.
+    runs: u64,
 }
 
 /// Something is to be done in the background. Rung only while somebody attends.
@@ -134,10 +136,19 @@ impl Mailbox {
         // Cleared before the run: a kick that comes during it is answered by another.
         let reasons = std::mem::take(&mut state.kicked);
         state.running = !state.stop;
+        state.runs += u64::from(!state.stop);
         if reasons != 0 {
             self.kicked.fetch_and(!reasons, Ordering::AcqRel);
         }
         (!state.stop).then_some(reasons)
+    }
+
+    /// How often the thread was woken, by a kick or because its time was over.
+    ///
+    /// # Locks
+    /// [`Rank::Worker`], before all others.
+    pub fn runs(&self) -> u64 {
+        self.state.lock().runs
     }
 
     /// For the thread: until this is dropped, it is there.

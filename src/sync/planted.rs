@@ -18,8 +18,12 @@ pub enum Bug {
     AlarmSilencedLate,
     /// Who waits at a turnstile waits for the turn after the one under way, whatever his ticket says.
     TurnstileForgetsTicket,
-    /// A leader writes its batch and forgets the entry that joined last.
-    LeaderForgetsFollower,
+    /// Who leads a batch does not begin the next one: others join what is at the device.
+    JoinsWhatIsAtTheDevice,
+    /// A failed store leaves what the slot held.
+    FailedStoreKeepsOlder,
+    /// Writeback switches the slot word although the write failed.
+    WritebackIgnoresFailure,
     /// `free` returns the slot although a guard holds it.
     FreeIgnoresPins,
     /// A limit is checked and then charged in two steps.
@@ -28,6 +32,14 @@ pub enum Bug {
     RollbackForgetsCounter,
     /// Whoever takes the memcgs with excess looks at one before clearing its flag.
     ExcessClearedLate,
+    /// A limit is set, and its mark only after the bump that shows them to chargers.
+    MarkSetLate,
+    /// Who notes what is above its mark goes the way that the charge began with, whoever has that index by now.
+    NoticeTrustsStart,
+    /// An uncharge takes away what was the most there ever was before its charger has noted it.
+    UnchargeSkipsPeak,
+    /// A prepaid object is uncharged and charged again.
+    PrepaidChargesAnew,
     /// Reparenting switches the objcg but leaves a stale group index charged.
     UnchargeSkipsGeneration,
     /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
@@ -82,6 +94,8 @@ pub enum Bug {
     CursorGivesBackToAnyone,
     /// A registration ends while what it registered is being called.
     RegistrationEndsEarly,
+    /// A stall does not hold the memcgs it is counted in.
+    StallHoldsNothing,
 }
 
 /// Which bug, if any, is planted.

@@ -79,9 +79,9 @@ impl Turnstile {
         self.changed.notify_all();
     }
 
-    /// Wait for a turn after that of the ticket, until the deadline and for `at_most` this long.
-    pub fn wait(&self, ticket: Ticket, deadline: Deadline, at_most: Duration) -> Passed {
-        let until = deadline.0.min(Instant::now() + at_most);
+    /// Wait for a turn after that of the ticket, `at_most` this long.
+    pub fn wait(&self, ticket: Ticket, at_most: Duration) -> Passed {
+        let until = Deadline::after(at_most);
         let mut state = self.state.lock();
         let Ticket(seen) = if self.planted.is(Bug::TurnstileForgetsTicket) { Ticket(state.turns) } else { ticket };
         loop {
@@ -91,7 +91,7 @@ impl Turnstile {
             if state.turns != seen {
                 return Passed::Turned;
             }
-            let left = Deadline(until).left();
+            let left = until.left();
             if left.is_zero() {
                 return Passed::TimedOut;
             }
@@ -137,11 +137,11 @@ mod tests {
         let stile = turnstile();
         let ticket = stile.ticket().unwrap();
         stile.turn();
-        assert_eq!(stile.wait(ticket, Deadline::after(LONG), LONG), Passed::Turned);
+        assert_eq!(stile.wait(ticket, LONG), Passed::Turned);
         let ticket = stile.ticket().unwrap();
         let began = Instant::now();
-        assert_eq!(stile.wait(ticket, Deadline::after(LONG), Duration::from_millis(5)), Passed::TimedOut);
-        assert_eq!(stile.wait(ticket, Deadline::after(Duration::ZERO), LONG), Passed::TimedOut);
+        assert_eq!(stile.wait(ticket, Duration::from_millis(5)), Passed::TimedOut);
+        assert_eq!(stile.wait(ticket, Duration::ZERO), Passed::TimedOut);
         assert!(began.elapsed() >= Duration::from_millis(5));
     }
 
@@ -151,7 +151,7 @@ mod tests {
         let ticket = stile.ticket().unwrap();
         let other = Arc::clone(&stile);
         let closer = thread::spawn("closer", move || other.close()).unwrap();
-        assert_eq!(stile.wait(ticket, Deadline::after(LONG), LONG), Passed::Closed);
+        assert_eq!(stile.wait(ticket, LONG), Passed::Closed);
         assert_eq!(stile.ticket(), None);
         closer.join().unwrap();
     }

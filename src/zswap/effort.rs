@@ -37,6 +37,13 @@ const MAX_TRIES: usize = 4096;
 const WAIT_IN_ALL: Duration = Duration::from_millis(100);
 pub(super) const WAIT: Duration = Duration::from_millis(20);
 
+/// And at least so often: where threads wait for a core for longer than that, time says little.
+const FEWEST_WAITS: usize = 5;
+
+/// Batches that it then writes itself before it gives up. Who waits is overtaken by those who need not be woken; what it has
+/// made itself is there when it looks next.
+const LAST_TRIES: usize = 4;
+
 /// Whether a store that was refused should try again.
 #[derive(Debug)]
 pub(super) struct Effort {
@@ -50,6 +57,9 @@ pub(super) struct Effort {
     pub(super) ticket: Option<Ticket>,
     /// From the first wait on.
     deadline: Option<Deadline>,
+    /// Waits, and tries after those.
+    waits: usize,
+    last_tries: usize,
 }
 
 impl Effort {
@@ -63,6 +73,8 @@ impl Effort {
             why: Unwritable::Slow,
             ticket: None,
             deadline: None,
+            waits: 0,
+            last_tries: 0,
         }
     }
 
@@ -93,11 +105,18 @@ impl Effort {
 
     /// Whether it has waited long enough.
     pub(super) fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline.passed())
+        self.waits >= FEWEST_WAITS && self.deadline.is_some_and(|deadline| deadline.passed())
     }
 
-    /// Until when to wait for others.
-    pub(super) fn deadline(&mut self) -> Deadline {
-        *self.deadline.get_or_insert_with(|| Deadline::after(WAIT_IN_ALL))
+    /// Whether one of the last tries is left, which is taken.
+    pub(super) fn last_try(&mut self) -> bool {
+        self.last_tries += 1;
+        self.last_tries <= LAST_TRIES
+    }
+
+    /// Note that it waits for others once more.
+    pub(super) fn wait(&mut self) {
+        self.waits += 1;
+        self.deadline.get_or_insert_with(|| Deadline::after(WAIT_IN_ALL));
     }
 }

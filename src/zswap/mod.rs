@@ -45,6 +45,7 @@ mod shrinker;
 mod stats;
 mod store;
 mod submission;
+mod swap_out;
 mod swapins;
 mod turns;
 mod valid;
@@ -63,6 +64,7 @@ pub use sampling::Sampling;
 pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
 pub use store::Stored;
+pub use swap_out::SwapOutError;
 #[doc(hidden)] // for its model
 pub use swapins::Swapins;
 pub use walk::{Form, Shrunk};

@@ -4,7 +4,7 @@
 //!   "10M source=zswap" --> Reclaimer::reclaim     a batch of the memcg whose turn it is, another one, ...
 //!                            until  so many payload bytes were written, to the entry       Met
 //!                                   16 batches in a row of which nothing was, or the device refused   Exhausted
-//!                                   a whole round without an entry                         NothingToScan
+//!                                   a whole round without an entry to look at              NothingToScan
 //!                                   it was cancelled, asked before every batch             Cancelled
 //! ```
 //!
@@ -66,9 +66,8 @@ impl Core {
             let budget = Budget { bytes: ask.bytes - bytes, age, proactive, ..self.budget(self.policy.batch) };
             match turns.next(&budget) {
                 Turn::Written(some) => (bytes, failures) = (bytes + some, 0),
-                Turn::NoneWritten => failures += 1,
+                Turn::NoneWritten(_) => failures += 1,
                 Turn::Refused(_) => break End::Exhausted,
-                Turn::Nothing(_) if bytes > 0 => break End::Exhausted,
                 Turn::Nothing(_) => break End::NothingToScan,
             }
             if failures == self.policy.max_failures {

@@ -56,17 +56,6 @@ impl Drop for Helping<'_> {
 }
 
 impl Zswap {
-    /// Write one of a memcg's files (see [`Memcg::write_file`]), and start reclaim if a limit is below usage now, or move what
-    /// lies on nodes that are allowed no longer.
-    ///
-    /// # Errors
-    /// As [`Memcg::write_file`], and [`Error::Busy`].
-    pub fn write_file(&self, memcg: &Memcg, name: &str, text: &str) -> Result<(), Error> {
-        memcg.write_file(name, text)?;
-        self.core.kick.kick(EXCESS);
-        if name == "memory.zswap.nodes" { self.core.leave_nodes(memcg) } else { Ok(()) }
-    }
-
     /// Have compaction gather objects into fewer frames until it can free no more or has moved `budget_bytes`.
     pub fn compact(&self, budget_bytes: u64) -> Compacted {
         self.core.pool.compact(budget_bytes)
@@ -91,9 +80,10 @@ impl Core {
         if !hit.memcg().is_online() {
             return Room::Made; // removed since, and with it who stores: the next attempt says so
         }
+        self.kick.kick(EXCESS);
         let mut turns = Turns::of(self, hit.memcg());
         let turn = turns.next(&Budget { join: true, ..self.budget(self.policy.store_scan) });
-        if turn != Turn::NoneWritten {
+        if !matches!(turn, Turn::NoneWritten(_)) {
             return turn.into();
         }
         // What was looked at has lost its second chance, and was not all there is.
@@ -111,11 +101,12 @@ impl Core {
             return self.make_frames();
         }
         if effort.is_late() {
-            return Room::Late;
+            return if effort.last_try() { self.make_frames() } else { Room::Late };
         }
         // A look has to come between the ticket and the wait.
         let Some(ticket) = effort.ticket.replace(ticket) else { return Room::Made };
-        let passed = self.turnstile.wait(ticket, effort.deadline(), WAIT);
+        effort.wait();
+        let passed = self.turnstile.wait(ticket, WAIT);
         effort.ticket = self.turnstile.ticket();
         match passed {
             _ if self.worker_gave_up() => self.make_frames(),
@@ -148,7 +139,7 @@ impl Core {
         let mut turns = Turns::with(self, &root, cursor);
         let budget = Budget { nodes, until_written: true, ..self.budget(self.policy.batch) };
         match turns.next(&budget) {
-            Turn::NoneWritten => turns.search(&budget).into(),
+            Turn::NoneWritten(_) => turns.search(&budget).into(),
             turn => turn.into(),
         }
     }

@@ -1,7 +1,7 @@
 //! [`Relief`]: memcgs above their marks are written down in the background, so that stores seldom meet a limit.
 //!
 //! ```text
-//!   usage of a memcg            noted                          done
+//!   compressed bytes            noted                          done
 //!   limit  ---------------------------------------------------------
 //!   mark   - - - - - - - - - - -/ - -\- - - - - - - - - - - - - - -     limit less a 64th, 256 KiB at most; or memory.high
 //!                              /      \
@@ -10,8 +10,11 @@
 //!
 //! - **F1** It costs by the memcgs that were noted, whatever the size of the tree (`memcg/excess.rs`).
 //! - **F2** Each gets a batch in turn, so that none waits for another's device time.
-//! - **F3** One of which nothing can be written is left alone until the worker's next run, after as many failures as a
-//!   reclaimer may have, however often it is noted meanwhile: the worker never spins.
+//! - **F3** One of which nothing can be written is left alone after as many failures as a reclaimer may have, however often it
+//!   is noted meanwhile, until the worker is kicked again for such as it: the worker never spins, and forgets nobody.
+//! - **F4** It is about compressed bytes alone, also where the limit is `memory.max` or `memory.high`: a memcg that is full of
+//!   resident pages is brought down by who charges those, pages first. Compressed bytes written for them would all go, whenever
+//!   resident pages stay near the limit, and that is where they are.
 
 use super::core::Core;
 use super::turns::{Turn, Turns};
@@ -25,17 +28,18 @@ const MOST_MARGIN: u64 = 256 << 10;
 /// What is above its mark now.
 #[derive(Default)]
 pub(super) struct Relief {
+    /// By id, for a handle would keep a removed memcg's memory until the worker's next run.
     noted: BTreeMap<MemcgId, Noted>,
 }
 
 struct Noted {
-    memcg: Memcg,
-    counter: Counter,
-    /// Bytes down to which it is brought.
+    /// Compressed bytes down to which it is brought.
     target: u64,
     failures: usize,
     /// Nothing more is tried in this run.
     hopeless: bool,
+    /// It is above its `memory.high`, and nothing was written for that yet.
+    high: bool,
 }
 
 impl Relief {
@@ -45,12 +49,20 @@ impl Relief {
             core.tree.take_excess(|memcg| {
                 let known = self.noted.get(&memcg.id());
                 if known.is_none_or(|known| !known.hopeless)
-                    && let Some(noted) = Noted::new(memcg)
+                    && let Some(noted) = Noted::new(&memcg)
                 {
                     // If it is being written down: there may be more to do than there was.
-                    self.noted.insert(noted.memcg.id(), noted);
+                    self.noted.insert(memcg.id(), noted);
                 }
             });
+        });
+    }
+
+    /// Try again those of which nothing could be written.
+    pub(super) fn retry(&mut self, core: &Core) {
+        self.noted.retain(|&id, noted| {
+            let still = core.tree.find(id).and_then(|memcg| Noted::new(&memcg));
+            still.map(|still| *noted = still).is_some()
         });
     }
 
@@ -62,42 +74,47 @@ impl Relief {
     /// A batch of each. Payload bytes that were written.
     pub(super) fn turn(&mut self, core: &Core) -> u64 {
         let mut bytes = 0;
-        self.noted.retain(|_, noted| noted.hopeless || noted.turn(core, &mut bytes));
+        self.noted.retain(|&id, noted| {
+            noted.hopeless || core.tree.find(id).is_some_and(|memcg| noted.turn(core, &memcg, &mut bytes))
+        });
         bytes
     }
 }
 
 impl Noted {
-    fn new(memcg: Memcg) -> Option<Self> {
-        let (counter, over) = memcg.excess()?;
-        let mut limit = memcg.max(counter);
-        if counter == Counter::Memory {
-            limit = limit.min(memcg.high());
-        }
-        let now = memcg.current(counter);
-        if counter == Counter::Memory && now > memcg.high() {
-            memcg.note(MemcgEvent::High);
-        }
-        let target = now.saturating_sub(over + (limit / 64).min(MOST_MARGIN));
-        Some(Noted { memcg, counter, target, failures: 0, hopeless: false })
+    fn new(memcg: &Memcg) -> Option<Self> {
+        memcg.excess()?;
+        let (high, now) = (memcg.high(), memcg.current(Counter::Zswap));
+        let [zswap, memory] = [Counter::Zswap, Counter::Memory].map(|counter| below(memcg.max(counter)));
+        let mark = zswap.min(memory).min(high);
+        // F4
+        (now > mark).then(|| Noted { target: below(mark), failures: 0, hopeless: false, high: now > high })
     }
 
     /// A batch. Whether it is not yet where it should be.
-    fn turn(&mut self, core: &Core, sum: &mut u64) -> bool {
-        let over = self.memcg.current(self.counter).saturating_sub(self.target);
+    fn turn(&mut self, core: &Core, memcg: &Memcg, sum: &mut u64) -> bool {
+        let over = memcg.current(Counter::Zswap).saturating_sub(self.target);
         if over == 0 {
             return false;
         }
         let budget = Budget { bytes: over, ..core.budget(core.policy.batch) };
-        match Turns::of(core, &self.memcg).next(&budget) {
+        match Turns::of(core, memcg).next(&budget) {
             Turn::Written(bytes) => {
+                if std::mem::take(&mut self.high) {
+                    memcg.note(MemcgEvent::High);
+                }
                 *sum += bytes;
                 self.failures = 0;
             }
-            Turn::NoneWritten => self.failures += 1,
+            Turn::NoneWritten(_) => self.failures += 1,
             Turn::Refused(_) | Turn::Nothing(_) => self.hopeless = true,
         }
         self.hopeless |= self.failures >= core.policy.max_failures;
         true
     }
+}
+
+/// A margin below a limit, or below a mark.
+fn below(limit: u64) -> u64 {
+    limit - (limit / 64).min(MOST_MARGIN)
 }

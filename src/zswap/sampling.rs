@@ -20,9 +20,8 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::store::{Admission, Payload, Stored};
+use super::store::{Admission, Payer, Payload, Stored};
 use crate::compress::CodecId;
-use crate::memcg::Memcg;
 use crate::sync::atomic::{AtomicU16, Ordering};
 use crate::sync::{CLUSTER_SLOTS, SAMPLED_CLUSTERS, Tally};
 use crate::units::{NodeId, PAGE_SIZE, Slot};
@@ -193,11 +192,11 @@ impl Core {
     pub(super) fn store_unseen(
         &self,
         slot: Slot,
-        memcg: &Memcg,
+        payer: Payer<'_>,
         node: NodeId,
         page: &[u8; PAGE_SIZE],
     ) -> Result<Unseen, Error> {
-        match self.admit(memcg, node, PAGE_SIZE, None) {
+        match self.admit(payer, node, PAGE_SIZE, None) {
             Ok(Admission::Object(object)) => {
                 let payload = Payload { bytes: page, codec: CodecId::RAW.get(), pattern: false };
                 self.put_object(slot, object, payload)?;

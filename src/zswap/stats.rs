@@ -73,6 +73,10 @@ pub struct Stats {
     pub failed_loads: u64,
     /// Batches the device failed to write so far.
     pub failed_writes: u64,
+    /// Walks over a memcg's lists so far, by the worker, by stores and by [`shrink_memcg`](Zswap::shrink_memcg).
+    pub shrinks: u64,
+    /// How often the worker was woken so far.
+    pub worker_runs: u64,
     /// The allocator's.
     pub pool: zsmalloc::Stats,
     /// Frames of the pool that are backed, warm ones too, in bytes.
@@ -107,6 +111,8 @@ impl Core {
             refused: c.refused.get(),
             failed_loads: c.failed_loads.get(),
             failed_writes: c.failed_writes.get(),
+            shrinks: c.shrinks.get(),
+            worker_runs: self.kick.runs(),
             pool: self.pool.stats(),
             backed_bytes: self.arena.backed_bytes(),
             limit_bytes: self.arena.limit(),

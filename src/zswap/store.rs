@@ -24,7 +24,7 @@ use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
 use crate::swap::{Content, Entry, SlotWord};
-use crate::sync::{self, atomic::Ordering};
+use crate::sync::{self, Bug, atomic::Ordering};
 use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::{self, Uncommitted};
 
@@ -35,7 +35,10 @@ pub enum Stored {
     /// One repeated word, kept in the slot itself: nothing charged.
     SameFilled,
     /// One repeated word that does not fit in the slot: an object of 8 bytes.
-    Pattern,
+    Pattern {
+        /// Size of the slot they make unusable, which is what is charged.
+        slot_bytes: usize,
+    },
     /// Compressed to `payload_bytes` in a slot of `slot_bytes`, which is what is charged.
     Compressed {
         /// Length of the compressed bytes.
@@ -50,12 +53,31 @@ pub enum Stored {
     WrittenThrough,
 }
 
+impl Stored {
+    /// Bytes of pool memory that the page takes now, which its memcg is charged for.
+    pub fn slot_bytes(self) -> usize {
+        match self {
+            Stored::SameFilled | Stored::WrittenThrough => 0,
+            Stored::Pattern { slot_bytes } | Stored::Compressed { slot_bytes, .. } => slot_bytes,
+            Stored::Incompressible => PAGE_SIZE, // no class is larger, and no object smaller than the page is kept so
+        }
+    }
+}
+
 /// What compression made of a page.
 #[derive(Clone, Copy)]
 pub(super) struct Payload<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) codec: u8,
     pub(super) pattern: bool,
+}
+
+/// Who is charged for a page.
+#[derive(Clone, Copy)]
+pub(super) struct Payer<'a> {
+    pub(super) memcg: &'a Memcg,
+    /// Bytes that it is charged for the page already, as resident: its `memory.max` is not asked again.
+    pub(super) prepaid: Option<u64>,
 }
 
 /// Whether a page may enter the pool.
@@ -101,13 +123,7 @@ impl Zswap {
     /// # Locks
     /// Class, arena, cluster, LRU, one after the other; none while compressing or writing.
     pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
-        let stored = self.core.store(slot, memcg, node, page);
-        if stored.is_err() {
-            self.core.counters.refused.add(1);
-            self.core.free(slot);
-        }
-        self.core.kick_if_high();
-        stored
+        self.core.store_or_empty(slot, Payer { memcg, prepaid: None }, node, page)
     }
 
     /// Store up to as many pages as there are in `pages` in consecutive slots; each as [`store`](Self::store) would. Returns
@@ -130,8 +146,28 @@ impl Zswap {
 }
 
 impl Core {
-    fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
+    /// Store a page, or leave the slot empty.
+    pub(super) fn store_or_empty(
+        &self,
+        slot: Slot,
+        payer: Payer<'_>,
+        node: NodeId,
+        page: &[u8; PAGE_SIZE],
+    ) -> Result<Stored, Error> {
+        let stored = self.store(slot, payer, node, page);
+        if stored.is_err() {
+            self.counters.refused.add(1);
+            if !self.planted.is(Bug::FailedStoreKeepsOlder) {
+                self.free(slot);
+            }
+        }
+        self.kick_if_high();
+        stored
+    }
+
+    fn store(&self, slot: Slot, payer: Payer<'_>, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
         sync::assert_no_lock_held("storing a page");
+        let memcg = payer.memcg;
         if !memcg.tree().is(&self.tree) {
             return Err(Error::ForeignMemcg { path: memcg.path() });
         }
@@ -143,12 +179,12 @@ impl Core {
                 return Ok(Stored::SameFilled);
             }
             let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
-            let charged = self.store_payload(slot, memcg, node, payload, None)?;
-            return Ok(charged.map_or(Stored::WrittenThrough, |_| Stored::Pattern));
+            let charged = self.store_payload(slot, payer, node, payload, None)?;
+            return Ok(charged.map_or(Stored::WrittenThrough, |slot_bytes| Stored::Pattern { slot_bytes }));
         }
         let mut refused_raw = None;
         if self.sampler.passes_by(slot) {
-            match self.store_unseen(slot, memcg, node, page)? {
+            match self.store_unseen(slot, payer, node, page)? {
                 Unseen::Stored(stored) => return Ok(stored),
                 Unseen::Refused(error) => refused_raw = error,
             }
@@ -166,14 +202,14 @@ impl Core {
             return Err(error); // a whole page was asked for already
         }
         let payload_bytes = payload.bytes.len();
-        let stored = match self.pool.malloc(Some(memcg), payload_bytes, node) {
+        let stored = match self.allocate(payer, payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
             Err(refused) => {
                 // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
                 let bytes = payload.bytes.to_vec();
                 let payload = Payload { bytes: &bytes, codec: payload.codec, pattern: false };
                 drop(context);
-                self.store_payload(slot, memcg, node, payload, Some(refused))
+                self.store_payload(slot, payer, node, payload, Some(refused))
             }
         };
         Ok(match stored? {
@@ -188,14 +224,28 @@ impl Core {
     fn store_payload(
         &self,
         slot: Slot,
-        memcg: &Memcg,
+        payer: Payer<'_>,
         node: NodeId,
         payload: Payload<'_>,
         refused: Option<zsmalloc::Error>,
     ) -> Result<Option<usize>, Error> {
-        match self.admit(memcg, node, payload.bytes.len(), refused)? {
+        match self.admit(payer, node, payload.bytes.len(), refused)? {
             Admission::Object(object) => self.put_object(slot, object, payload).map(Some),
-            Admission::Never(refusal) => self.write_through(slot, memcg, node, payload, refusal).map(|()| None),
+            Admission::Never(refusal) => self.write_through(slot, payer.memcg, node, payload, refusal).map(|()| None),
+        }
+    }
+
+    /// Charge and allocate an object.
+    #[inline]
+    fn allocate(
+        &self,
+        payer: Payer<'_>,
+        len: usize,
+        node: NodeId,
+    ) -> Result<Uncommitted<'_, SlotCells>, zsmalloc::Error> {
+        match payer.prepaid {
+            None => self.pool.malloc(Some(payer.memcg), len, node),
+            Some(bytes) => self.pool.malloc_prepaid(payer.memcg, len, node, bytes),
         }
     }
 
@@ -245,20 +295,23 @@ impl Core {
     /// Allocate and charge an object, making room where a limit asks for it, which may have `refused` it already.
     pub(super) fn admit(
         &self,
-        memcg: &Memcg,
+        payer: Payer<'_>,
         node: NodeId,
         len: usize,
         mut refused: Option<zsmalloc::Error>,
     ) -> Result<Admission<'_>, Error> {
         let mut effort = Effort::new(&self.policy);
+        let mut stalled = None;
         loop {
             let refused = match refused.take() {
                 Some(refused) => refused,
-                None => match self.pool.malloc(Some(memcg), len, node) {
+                None => match self.allocate(payer, len, node) {
                     Ok(object) => return Ok(Admission::Object(object)),
                     Err(refused) => refused,
                 },
             };
+            // What the store waits for from here on is memory.
+            stalled.get_or_insert_with(|| payer.memcg.stall());
             match refused {
                 zsmalloc::Error::Limit(hit) => {
                     if hit.limit() < hit.asked() {

@@ -22,6 +22,9 @@ use crate::memcg::GroupRef;
 use crate::sync::{Bug, Condvar, Mutex, Planted, Rank};
 use crate::units::Owner;
 
+/// Batches that are remembered. Who was written for may have to wait for a core before he hears of it.
+const BATCHES: usize = 8;
+
 /// Where stores join a batch.
 #[derive(Debug)]
 pub(super) struct Submission {
@@ -36,8 +39,9 @@ struct State {
     writing: bool,
     /// Number of the batch that is being filled.
     filling: u64,
-    /// By number modulo 2: the one that is being filled, and the one before it, whose members may not all have been told.
-    batches: [Joint; 2],
+    /// By number modulo [`BATCHES`]: the one that is being filled, the one at the device, and those before it whose members
+    /// have not all been told.
+    batches: [Joint; BATCHES],
 }
 
 /// A batch, from the first who joins to the last who is told.
@@ -47,8 +51,8 @@ struct Joint {
     members: Vec<Member>,
     /// Was written, or failed.
     done: bool,
-    /// The device refused it.
-    refused: bool,
+    /// What it came to in all.
+    outcome: Landed,
     /// How many calls have joined and not been told.
     untold: usize,
 }
@@ -66,7 +70,7 @@ struct Lead<'a> {
     submission: &'a Submission,
     number: u64,
     members: Vec<Member>,
-    refused: bool,
+    outcome: Landed,
 }
 
 // === impl Submission ===
@@ -74,8 +78,8 @@ struct Lead<'a> {
 impl Submission {
     /// Batches of up to so many entries.
     pub(super) fn new(most: usize, planted: Planted) -> Self {
-        let joint = || Joint { members: Vec::with_capacity(most), ..Joint::default() };
-        let state = State { writing: false, filling: 0, batches: [joint(), joint()] };
+        let joint = |_| Joint { members: Vec::with_capacity(most), ..Joint::default() };
+        let state = State { writing: false, filling: 0, batches: std::array::from_fn(joint) };
         Submission { state: Mutex::new(Rank::Leaf, state), changed: Condvar::new(), planted }
     }
 }
@@ -105,44 +109,52 @@ impl Core {
             }
             debug_assert_eq!(state.filling, number, "a batch that nobody writes is the one being filled");
             state.writing = true;
-            state.filling += 1;
-            let mut lead =
-                Lead { submission, number, members: std::mem::take(&mut state.batch(number).members), refused: false };
+            if !submission.planted.is(Bug::JoinsWhatIsAtTheDevice) {
+                state.filling += 1;
+            }
+            let mut lead = Lead {
+                submission,
+                number,
+                members: std::mem::take(&mut state.batch(number).members),
+                outcome: Landed::default(),
+            };
             drop(state);
             self.lead(&mut lead);
             drop(lead);
             state = submission.state.lock();
         }
         let batch = state.batch(number);
+        let mine = batch.members.get(mine).unwrap_or_default();
+        assert!(
+            mine.iter().map(|member| member.owner).eq(owners.iter().copied()),
+            "G2: one is told of one's own entries"
+        );
         let landed = Landed {
-            entries: batch.members[mine.clone()].iter().filter(|member| member.landed > 0).count(),
-            bytes: batch.members[mine].iter().map(|member| member.landed).sum(),
-            device_refused: batch.refused,
-            at_limit: false,
+            entries: mine.iter().filter(|member| member.landed > 0).count(),
+            bytes: mine.iter().map(|member| member.landed).sum(),
+            device_refused: batch.outcome.device_refused,
+            // Another member's, perhaps.
+            at_limit: batch.outcome.at_limit && mine.iter().any(|member| member.landed == 0),
         };
         // G2
         batch.untold -= 1;
         if batch.untold == 0 {
             batch.members.clear();
-            (batch.done, batch.refused) = (false, false);
+            batch.done = false;
         }
         landed
     }
 
     fn lead(&self, lead: &mut Lead<'_>) {
-        let forgotten = usize::from(lead.members.len() > 1 && self.submission.planted.is(Bug::LeaderForgetsFollower));
         let entries: Vec<_> = lead.members.iter().map(|member| (member.group, member.owner)).collect();
         let members = &mut lead.members;
-        let landed = self.write_entries(&entries[..entries.len() - forgotten], u64::MAX, false, |k, bytes| {
-            members[k].landed = bytes
-        });
-        lead.refused = landed.device_refused;
+        lead.outcome = self.write_entries(&entries, u64::MAX, false, |k, bytes| members[k].landed = bytes);
     }
 }
 
 impl State {
     fn batch(&mut self, number: u64) -> &mut Joint {
-        &mut self.batches[(number % 2) as usize]
+        &mut self.batches[number as usize % BATCHES]
     }
 }
 
@@ -151,7 +163,7 @@ impl Drop for Lead<'_> {
         let mut state = self.submission.state.lock();
         let batch = state.batch(self.number);
         batch.members = std::mem::take(&mut self.members);
-        (batch.done, batch.refused) = (true, self.refused);
+        (batch.done, batch.outcome) = (true, self.outcome);
         state.writing = false;
         drop(state);
         self.submission.changed.notify_all();

@@ -36,8 +36,9 @@ pub(super) struct Turns<'a> {
 pub(super) enum Turn {
     /// So many payload bytes were written.
     Written(u64),
-    /// Everything that was looked at was referenced or in flight: another look may find some.
-    NoneWritten,
+    /// Everything that was looked at was referenced or in flight, and another look may find some; or its memcg may have no
+    /// place on a device.
+    NoneWritten(Unwritable),
     /// The device had no room or failed: no other batch will do better now.
     Refused(Unwritable),
     /// There is nothing to look at, for this reason.
@@ -48,9 +49,8 @@ impl From<Turn> for Room {
     fn from(turn: Turn) -> Self {
         match turn {
             Turn::Written(_) => Room::Made,
-            Turn::NoneWritten => Room::None(Unwritable::Busy),
             Turn::Refused(why) => Room::Hopeless(why),
-            Turn::Nothing(why) => Room::None(why),
+            Turn::NoneWritten(why) | Turn::Nothing(why) => Room::None(why),
         }
     }
 }
@@ -84,7 +84,7 @@ impl<'a> Turns<'a> {
         let end = self.laps + 3;
         loop {
             match self.walk(usize::MAX, |_| budget) {
-                Turn::NoneWritten if self.laps < end => {}
+                Turn::NoneWritten(_) if self.laps < end => {}
                 turn => return turn,
             }
         }
@@ -119,7 +119,8 @@ impl<'a> Turns<'a> {
             return match walk {
                 Walk { bytes: bytes @ 1.., .. } => Turn::Written(bytes),
                 Walk { refused: true, .. } => Turn::Refused(self.core.trouble()),
-                _ => Turn::NoneWritten,
+                Walk { at_limit: true, .. } => Turn::NoneWritten(Unwritable::SwapMax),
+                _ => Turn::NoneWritten(Unwritable::Busy),
             };
         }
     }

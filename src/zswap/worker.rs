@@ -48,10 +48,11 @@ impl Worker {
             let _attendance = mine.kick.attend();
             let _open = Open::new(&mine.turnstile);
             let mut upkeep = Upkeep::new(mine.policy.waste_per_mille);
+            let mut relief = Relief::default();
             let mut next = upkeep.tend(&mine.pool, || mine.kick.stopped());
             while let Some(reasons) = mine.kick.wait(next) {
                 next = upkeep.tend(&mine.pool, || mine.kick.stopped());
-                if reasons & (PRESSURE | EXCESS) != 0 && !mine.run_down() {
+                if !mine.answer(reasons, &mut relief) {
                     mine.kick.pause(PAUSE);
                 } else if next.is_none() {
                     mine.tidy();
@@ -64,10 +65,31 @@ impl Worker {
 }
 
 impl Zswap {
+    /// Be the worker of an instance that was made without one, until [`stop_work`](Self::stop_work): for models, where no time
+    /// passes. It does not look after what is kept warm.
+    #[doc(hidden)]
+    pub fn work(&self) {
+        let core = &*self.core;
+        assert!(core.tree.on_excess().attend(), "an instance has one worker");
+        let (_attendance, _open) = (core.kick.attend(), Open::new(&core.turnstile));
+        let mut relief = Relief::default();
+        while let Some(reasons) = core.kick.wait(None) {
+            core.answer(reasons, &mut relief);
+        }
+        core.tree.on_excess().leave();
+    }
+
+    /// Have [`work`](Self::work) return.
+    #[doc(hidden)]
+    pub fn stop_work(&self) {
+        self.core.kick.stop();
+    }
+
     /// Wait until the worker has nothing to do (or has panicked), then give back what is only kept for later: warm frames, empty clusters, holes
     /// in the swapfile. With no operation under way this is a quiet point.
     pub fn quiesce(&self) {
         if self.worker.is_some() {
+            self.core.kick_if_high();
             self.core.kick.wait_until_idle();
         }
         self.core.pool.flush();
@@ -121,12 +143,19 @@ impl Core {
         }
     }
 
+    /// Do what the worker was kicked for. False when nothing could be done about it.
+    fn answer(&self, reasons: u32, relief: &mut Relief) -> bool {
+        if reasons & EXCESS != 0 {
+            relief.retry(self);
+        }
+        reasons & (PRESSURE | EXCESS) == 0 || self.run_down(relief)
+    }
+
     /// One run of the worker: a batch for the pool and one for each memcg above its mark, until all are where they should be
     /// or nothing can be done about it. Whether anything was got done, or nothing was to do.
-    fn run_down(&self) -> bool {
+    fn run_down(&self, relief: &mut Relief) -> bool {
         let (root, budget) = (self.tree.root(), self.budget(self.policy.batch));
         let mut turns = Turns::with(self, &root, &self.cursor);
-        let mut relief = Relief::default();
         let (mut pool, mut idle, mut got_done) = (Some(0), true, false);
         while !self.kick.stopped() {
             relief.look(self);

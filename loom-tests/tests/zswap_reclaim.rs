@@ -1,0 +1,325 @@
+//! Races of reclaim: who waits for room against who makes it, batches that stores share, and what a failure leaves behind.
+//!
+//! | model | race |
+//! |---|---|
+//! | `look_vs_turn` | a waiter looks in vain, and what it waits for is done before it waits |
+//! | `two_stores_at_one_limit` | two stores write back an entry each, in one batch or in two |
+//! | `store_vs_worker` | a store waits for the room that the worker makes, which may be there already |
+//! | `worker_vs_offline` | a memcg that is being written down is removed |
+//! | `failing_store_vs_writeback` | a store fails while what its slot held is on its way to the device |
+//! | `failing_write_vs_load` | a write fails while the page is loaded and its slot stored to |
+//!
+//! Every model says which outcomes it has seen; twins with a planted bug must fail.
+#![cfg(loom)]
+
+use loom_tests::{catches, outcomes, outcomes_of_long};
+use std::time::Duration;
+use zspool::arena::Topology;
+use zspool::compress::{Codecs, Tagged};
+use zspool::memcg::{Memcg, TreeConfig};
+use zspool::swap::{self, Fault, FaultyDevice, MemoryDevice, Plan};
+use zspool::sync::atomic::{AtomicU64, Ordering};
+use zspool::sync::{Arc, Bug, Passed, Planted, Turnstile};
+use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
+use zspool::zsmalloc::Geometry;
+use zspool::zswap::{Builder, Error, Shrunk, Unwritable, Zswap};
+
+const N0: NodeId = NodeId(0);
+
+type Page = Box<[u8; PAGE_SIZE]>;
+
+/// A page that is not same-filled and that the stub codec makes two bytes of.
+fn page(number: u8) -> Page {
+    let mut page = Box::new([0; PAGE_SIZE]);
+    page[0] = number;
+    page
+}
+
+/// An instance whose objects take a frame each; a batch takes two entries.
+fn tiny(planted: Planted) -> Builder {
+    Zswap::builder()
+        .codecs(Codecs::none().with(Tagged).unwrap())
+        .codec("tagged")
+        .compressing_threads(2)
+        .pool_limit(1 << 20)
+        .topology(Topology::simulated(1))
+        .address_space(8 * 4096)
+        .geometry(Geometry::new(4096, 4096, 1).unwrap())
+        .warm_frames(0)
+        .automatic_compaction(None)
+        .slots_in_use(4)
+        .scan(1, 1)
+        .tree(TreeConfig { objcg_ids: 3, stripes: 1, patience: 4, ..TreeConfig::default() })
+        .device(MemoryDevice::new(4 * 256, 256))
+        .device_geometry(swap::Geometry {
+            page_bytes: 256,
+            batch_pages: 2,
+            max_payload: 64,
+            write_buffers: 1,
+            read_buffers: 1,
+        })
+        .worker(false)
+        .planted(planted)
+}
+
+fn store(zswap: &Zswap, memcg: &Memcg, slot: Slot, number: u8) -> Result<(), Error> {
+    zswap.store(slot, memcg, N0, &page(number)).map(drop)
+}
+
+/// The numbers of the pages that the slots hold; 0 for an empty one.
+fn numbers(zswap: &Zswap, slots: SlotRange) -> Vec<u8> {
+    let load = |slot| {
+        let mut read = page(0);
+        match zswap.load(slot, &mut read) {
+            Ok(()) => read[0],
+            Err(Error::NotStored { .. }) => 0,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    slots.iter().map(load).collect()
+}
+
+fn empty_and_check(zswap: &Zswap, slots: SlotRange) {
+    zswap.assert_valid();
+    slots.iter().for_each(|slot| _ = zswap.free(slot));
+    zswap.assert_valid();
+    assert_eq!(zswap.root().usage(), 0);
+    assert_eq!(zswap.stats().area.unwrap().used_bytes, 0, "every place is given back");
+}
+
+/// Run both at once, on threads of their own: the main thread's first switch to another would count as a preemption.
+fn race<A: 'static, B: 'static>(
+    zswap: &Arc<Zswap>,
+    a: impl FnOnce(&Zswap) -> A + 'static,
+    b: impl FnOnce(&Zswap) -> B + 'static,
+) -> (A, B) {
+    let (one, two) = (Arc::clone(zswap), Arc::clone(zswap));
+    let a = loom::thread::spawn(move || a(&one));
+    let b = loom::thread::spawn(move || b(&two));
+    (a.join().unwrap(), b.join().unwrap())
+}
+
+// === a waiter at the turnstile ===
+
+/// How often it waited.
+fn look_vs_turn(planted: Planted) -> usize {
+    let (stile, room) = (Arc::new(Turnstile::new(planted)), Arc::new(AtomicU64::new(0)));
+    stile.open();
+    let maker = {
+        let (stile, room) = (Arc::clone(&stile), Arc::clone(&room));
+        loom::thread::spawn(move || {
+            room.store(1, Ordering::Relaxed); // the turnstile orders it
+            stile.turn();
+        })
+    };
+    let mut waits = 0;
+    loop {
+        let ticket = stile.ticket().unwrap();
+        if room.load(Ordering::Relaxed) == 1 {
+            break;
+        }
+        waits += 1;
+        assert_eq!(stile.wait(ticket, Duration::from_secs(1)), Passed::Turned);
+    }
+    maker.join().unwrap();
+    waits
+}
+
+#[test]
+fn no_turn_is_missed_between_look_and_wait() {
+    assert_eq!(outcomes(|| look_vs_turn(Planted::NONE)), [0, 1].into());
+}
+
+#[test]
+fn a_wait_that_forgets_its_ticket_is_seen() {
+    let message = catches(|| outcomes(|| look_vs_turn(Planted::bug(Bug::TurnstileForgetsTicket))));
+    assert!(message.contains("deadlock"), "{message}");
+}
+
+// === two stores at one limit ===
+
+/// How many writes it took.
+fn two_stores_at_one_limit(planted: Planted) -> u64 {
+    let zswap = Arc::new(tiny(planted).build().unwrap());
+    let (root, slots) = (zswap.root(), zswap.reserve(4).unwrap());
+    let [a, b, c, d] = [0, 1, 2, 3].map(|k| slots.get(k).unwrap());
+    store(&zswap, &root, a, 1).unwrap();
+    store(&zswap, &root, b, 2).unwrap();
+    let vm = root.clone();
+    vm.set_zswap_max(2 * 4096).unwrap();
+    let other = vm.clone();
+    race(
+        &zswap,
+        move |zswap| store(zswap, &vm, c, 3).unwrap(),
+        move |zswap| store(zswap, &other, d, 4).unwrap(),
+    );
+    assert_eq!(zswap.stats().physical_pages, 2, "one went for each that came");
+    let writes = zswap.stats().area.unwrap().written_bytes / 256;
+    assert_eq!(numbers(&zswap, slots), [1, 2, 3, 4]);
+    empty_and_check(&zswap, slots);
+    writes
+}
+
+#[test]
+fn stores_at_one_limit_write_together_or_one_after_the_other() {
+    let seen = outcomes_of_long(|| two_stores_at_one_limit(Planted::NONE));
+    assert_eq!(seen, [1, 2].into());
+}
+
+#[test]
+fn a_batch_that_is_joined_at_the_device_is_seen() {
+    let message =
+        catches(|| outcomes_of_long(|| two_stores_at_one_limit(Planted::bug(Bug::JoinsWhatIsAtTheDevice))));
+    assert!(message.contains("G2"), "{message}");
+}
+
+// === a store that waits for the worker ===
+
+/// Whether the store found room at once.
+fn store_vs_worker(planted: Planted) -> bool {
+    // Two frames, both taken; above the accept threshold by one.
+    let builder = tiny(planted).pool_limit(2 * 4096).accept_threshold_percent(50);
+    let zswap = Arc::new(builder.build().unwrap());
+    let (root, slots) = (zswap.root(), zswap.reserve(3).unwrap());
+    store(&zswap, &root, slots.get(0).unwrap(), 1).unwrap();
+    store(&zswap, &root, slots.get(1).unwrap(), 2).unwrap();
+    let last = slots.get(2).unwrap();
+    race(
+        &zswap,
+        |zswap| zswap.work(),
+        move |zswap| {
+            store(zswap, &zswap.root(), last, 3).unwrap();
+            zswap.stop_work();
+        },
+    );
+    assert_eq!(numbers(&zswap, slots), [1, 2, 3]);
+    let physical = zswap.stats().physical_pages;
+    empty_and_check(&zswap, slots);
+    physical == 1
+}
+
+#[test]
+fn a_store_that_waits_for_the_worker_is_woken() {
+    // The worker may have gone on to the threshold.
+    let seen = outcomes_of_long(|| store_vs_worker(Planted::NONE));
+    assert_eq!(seen, [false, true].into());
+}
+
+#[test]
+fn a_store_that_forgets_its_ticket_waits_without_end() {
+    let message = catches(|| outcomes_of_long(|| store_vs_worker(Planted::bug(Bug::TurnstileForgetsTicket))));
+    assert!(message.contains("deadlock"), "{message}");
+}
+
+// === a memcg that is written down goes ===
+
+/// Whether its entry was written.
+fn worker_vs_offline(planted: Planted) -> bool {
+    let zswap = Arc::new(tiny(planted).build().unwrap());
+    let (child, slots) = (zswap.root().mkdir("c").unwrap(), zswap.reserve(1).unwrap());
+    store(&zswap, &child, slots.base(), 1).unwrap();
+    zswap.set_zswap_max(&child, 0).unwrap();
+    race(
+        &zswap,
+        |zswap| zswap.work(),
+        move |zswap| {
+            zswap.offline(&child).unwrap();
+            drop(child);
+            zswap.stop_work();
+        },
+    );
+    let written = zswap.stats().physical_pages == 1;
+    assert!(zswap.root().usage() == if written { 0 } else { 4096 }, "it is counted once, and by the parent");
+    // What was left is the parent's, on its list and to be found by its walks.
+    if !written {
+        assert!(matches!(zswap.shrink_memcg(&zswap.root(), 1), Shrunk::Written(_)));
+    }
+    assert_eq!(numbers(&zswap, slots), [1]);
+    empty_and_check(&zswap, slots);
+    written
+}
+
+#[test]
+fn a_memcg_may_go_while_it_is_written_down() {
+    let seen = outcomes_of_long(|| worker_vs_offline(Planted::NONE));
+    assert_eq!(seen, [false, true].into());
+}
+
+// === a store that fails over an older page (R-11) ===
+
+fn failing_store_vs_writeback(planted: Planted) -> bool {
+    let zswap = Arc::new(tiny(planted).build().unwrap());
+    let (root, slots) = (zswap.root(), zswap.reserve(1).unwrap());
+    let refuses = root.mkdir("refuses").unwrap();
+    refuses.set_writeback(false).unwrap();
+    refuses.set_zswap_max(0).unwrap();
+    let slot = slots.base();
+    store(&zswap, &root, slot, 1).unwrap();
+    let (shrunk, ()) = race(
+        &zswap,
+        |zswap| zswap.shrink_memcg(&zswap.root(), 1),
+        move |zswap| {
+            let refused = store(zswap, &refuses, slot, 2).unwrap_err();
+            assert!(matches!(refused, Error::Limit { reason: Unwritable::Disabled, .. }), "{refused}");
+        },
+    );
+    assert_eq!(numbers(&zswap, slots), [0], "no older page comes back");
+    empty_and_check(&zswap, slots);
+    matches!(shrunk, Shrunk::Written(_))
+}
+
+#[test]
+fn a_store_that_fails_leaves_no_older_page_even_if_it_is_on_its_way_to_the_device() {
+    let seen = outcomes(|| failing_store_vs_writeback(Planted::NONE));
+    assert_eq!(seen, [false, true].into());
+}
+
+#[test]
+fn an_older_page_that_stays_is_seen() {
+    let message =
+        catches(|| outcomes(|| failing_store_vs_writeback(Planted::bug(Bug::FailedStoreKeepsOlder))));
+    assert!(message.contains("no older page"), "{message}");
+}
+
+// === a write that fails (R-16) ===
+
+fn failing_write_vs_load(planted: Planted) -> u8 {
+    let device = FaultyDevice::new(MemoryDevice::new(4 * 256, 256), Plan::none().at(1, Fault::Errno(5)));
+    let zswap = Arc::new(tiny(planted).device(device).build().unwrap());
+    let slots = zswap.reserve(1).unwrap();
+    let slot = slots.base();
+    store(&zswap, &zswap.root(), slot, 1).unwrap();
+    let (shrunk, read) = race(
+        &zswap,
+        |zswap| zswap.shrink_memcg(&zswap.root(), 1),
+        move |zswap| {
+            let mut read = page(0);
+            zswap.load(slot, &mut read).unwrap();
+            zswap.free(slot);
+            store(zswap, &zswap.root(), slot, 2).unwrap();
+            read[0]
+        },
+    );
+    assert_eq!((read, shrunk), (1, Shrunk::NoneWritten));
+    assert_eq!(numbers(&zswap, slots), [2]);
+    // Nothing of the failed flight is left: the next one lands, once it has lost its second chance.
+    let tries: Vec<_> = (0..2).map(|_| zswap.shrink_memcg(&zswap.root(), 1)).collect();
+    assert!(tries.iter().any(|tried| matches!(tried, Shrunk::Written(_))), "{tries:?}");
+    let failed = zswap.stats().failed_writes;
+    empty_and_check(&zswap, slots);
+    failed as u8
+}
+
+#[test]
+fn a_failed_write_leaves_the_page_readable_and_its_slot_free_to_use() {
+    let seen = outcomes_of_long(|| failing_write_vs_load(Planted::NONE));
+    // The entry was passed over, and nothing written at first; or it failed.
+    assert_eq!(seen, [0, 1].into());
+}
+
+#[test]
+fn a_failed_write_that_is_ignored_is_seen() {
+    let message =
+        catches(|| outcomes_of_long(|| failing_write_vs_load(Planted::bug(Bug::WritebackIgnoresFailure))));
+    assert!(!message.is_empty());
+}

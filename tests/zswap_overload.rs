@@ -1,0 +1,260 @@
+//! More is stored than fits: who waits, who writes, who is refused and why.
+
+mod support;
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use support::*;
+use zspool::memcg::{Counter, Memcg, MemcgEvent};
+use zspool::swap::{Device, Fault, FaultyDevice, MemoryDevice, Op, Plan, Request};
+use zspool::units::{NodeId, Page, SlotRange};
+use zspool::zswap::{Builder, Error, Unwritable, Zswap};
+
+const N0: NodeId = NodeId(0);
+
+/// A device that takes its time for a write, and counts.
+#[derive(Debug)]
+struct Slow {
+    inner: MemoryDevice,
+    write: Duration,
+    writes: AtomicU64,
+    /// The thread of this name dies of its first write.
+    kills: Option<&'static str>,
+}
+
+impl Slow {
+    fn new(write: Duration) -> Self {
+        Slow { inner: MemoryDevice::new(64 << 20, 4096), write, writes: AtomicU64::new(0), kills: None }
+    }
+}
+
+impl Device for Slow {
+    fn submit(&self, requests: &mut [Request]) {
+        if requests.iter().any(|request| request.op() == Op::Write) {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(self.write);
+            let me = std::thread::current();
+            assert!(self.kills.is_none() || me.name() != self.kills, "the device kills this thread, as it was told");
+        }
+        self.inner.submit(requests);
+    }
+    fn complete(&self, requests: &mut [Request]) {
+        self.inner.complete(requests);
+    }
+    fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        self.inner.punch(range)
+    }
+    fn len_bytes(&self) -> u64 {
+        self.inner.len_bytes()
+    }
+    fn block_bytes(&self) -> usize {
+        self.inner.block_bytes()
+    }
+    fn name(&self) -> &str {
+        "slow"
+    }
+}
+
+fn base(limit: u64) -> Builder {
+    Zswap::builder().pool_limit(limit).slots_in_use(1 << 17).address_space(256 << 20)
+}
+
+fn store(zswap: &Zswap, memcg: &Memcg, slots: SlotRange, k: u64) -> Result<(), Error> {
+    zswap.store(slots.get(k).unwrap(), memcg, N0, &compressible(k, 700)).map(drop)
+}
+
+/// `threads` store `each` pages; the errors.
+fn store_all(zswap: &Zswap, memcg: &Memcg, slots: SlotRange, threads: u64, each: u64) -> Vec<Error> {
+    let run = |t: u64| (t * each..(t + 1) * each).filter_map(|k| store(zswap, memcg, slots, k).err()).collect();
+    std::thread::scope(|s| {
+        let threads: Vec<_> = (0..threads).map(|t| s.spawn(move || run(t))).collect::<Vec<_>>();
+        threads.into_iter().flat_map(|thread| -> Vec<Error> { thread.join().unwrap() }).collect()
+    })
+}
+
+fn check(zswap: &Zswap, slots: SlotRange, n: u64) {
+    zswap.quiesce();
+    zswap.assert_valid();
+    read(zswap, slots, n);
+}
+
+fn read(zswap: &Zswap, slots: SlotRange, n: u64) {
+    let mut page = Page::zeroed();
+    for k in 0..n {
+        zswap.load(slots.get(k).unwrap(), &mut page).unwrap();
+        assert!(page[..] == compressible(k, 700)[..], "page {k}");
+    }
+}
+
+#[test]
+fn stores_at_the_pool_limit_wait_for_the_device_and_are_not_refused() {
+    let device = Arc::new(Slow::new(Duration::from_millis(2)));
+    let zswap = base(512 << 10).device(Arc::clone(&device)).build().unwrap();
+    let (root, slots) = (zswap.root(), zswap.reserve(6000).unwrap());
+    let refused = store_all(&zswap, &root, slots, 6, 1000);
+    assert!(refused.is_empty(), "{}", refused[0]);
+    check(&zswap, slots, 6000);
+    // 6000 entries of which some 600 fit: in batches, not one by one.
+    let writes = device.writes.load(Ordering::Relaxed);
+    assert!((5000 / 64..1000).contains(&writes), "{writes} writes");
+}
+
+#[test]
+fn without_a_worker_stores_make_all_the_room() {
+    for worker_dies in [false, true] {
+        let kills = worker_dies.then_some("zspool-worker");
+        let device = Slow { kills, ..Slow::new(Duration::from_micros(100)) };
+        let zswap = base(512 << 10).device(device).worker(worker_dies).build().unwrap();
+        let (root, slots) = (zswap.root(), zswap.reserve(3000).unwrap());
+        let refused = store_all(&zswap, &root, slots, 3, 1000);
+        assert!(refused.is_empty(), "{}", refused[0]);
+        zswap.quiesce();
+        if !worker_dies {
+            zswap.assert_valid(); // a thread that dies in a device takes a buffer along
+        }
+        read(&zswap, slots, 3000);
+    }
+}
+
+#[test]
+fn a_device_that_fails_refuses_stores_at_once_and_takes_them_again_when_it_is_back() {
+    let device = Arc::new(FaultyDevice::new(MemoryDevice::new(16 << 20, 4096), Plan::none().down_from(1, libc::EIO)));
+    let zswap = base(512 << 10).device(Arc::clone(&device)).build().unwrap();
+    let (root, slots) = (zswap.root(), zswap.reserve(2000).unwrap());
+    let mut refused = 0;
+    let began = Instant::now();
+    for k in 0..1000 {
+        match store(&zswap, &root, slots, k) {
+            Ok(()) => {}
+            Err(Error::PoolFull { reason: Unwritable::WriteFailed, .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 200, "{refused}");
+    // A wait for each would be 100 ms.
+    assert!(began.elapsed() < refused * Duration::from_millis(25), "{refused} refusals took {:?}", began.elapsed());
+    device.replan(Plan::none());
+    for k in 0..2000 {
+        store(&zswap, &root, slots, k).unwrap();
+    }
+    check(&zswap, slots, 2000);
+}
+
+#[test]
+fn a_refusal_names_writeback_that_is_off_for_those_who_have_entries() {
+    for worker in [true, false] {
+        let zswap = base(512 << 10).device(MemoryDevice::new(4 << 20, 4096)).worker(worker).build().unwrap();
+        let [hog, vm] = ["hog", "vm"].map(|name| zswap.root().mkdir(name).unwrap());
+        hog.set_writeback(false).unwrap();
+        let slots = zswap.reserve(2000).unwrap();
+        let full = (0..2000).find(|&k| store(&zswap, &hog, slots, k).is_err()).unwrap();
+        let refused = store(&zswap, &vm, slots, full).unwrap_err();
+        assert!(matches!(refused, Error::PoolFull { reason: Unwritable::Disabled, .. }), "{refused}");
+        // At a memcg's limit: the child that has the entries may not write them, the one that stores could.
+        let tenant = zswap.root().mkdir("tenant").unwrap();
+        let [keeps, writes] = ["keeps", "writes"].map(|name| tenant.mkdir(name).unwrap());
+        (0..full).for_each(|k| _ = zswap.free(slots.get(k).unwrap()));
+        (0..50).for_each(|k| store(&zswap, &keeps, slots, k).unwrap());
+        keeps.set_writeback(false).unwrap();
+        tenant.set_zswap_max(tenant.usage()).unwrap();
+        let refused = store(&zswap, &writes, slots, 100).unwrap_err();
+        assert!(matches!(refused, Error::Limit { reason: Unwritable::Disabled, .. }), "{refused}");
+        zswap.quiesce();
+        zswap.assert_valid();
+    }
+}
+
+#[test]
+fn a_limit_that_nothing_to_write_counts_for_says_so() {
+    let zswap = base(4 << 20).device(MemoryDevice::new(4 << 20, 4096)).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let _resident = vm.charge_resident(1 << 20).unwrap();
+    vm.set_max(Counter::Memory, 1 << 20).unwrap();
+    let refused = store(&zswap, &vm, zswap.reserve(1).unwrap(), 0).unwrap_err();
+    assert!(matches!(refused, Error::Limit { reason: Unwritable::NothingThere, .. }), "{refused}");
+    assert!(refused.to_string().contains("memory.max"), "{refused}");
+}
+
+#[test]
+fn a_store_at_its_limit_looks_on_where_the_first_entry_was_referenced() {
+    let zswap = base(8 << 20).device(MemoryDevice::new(16 << 20, 4096)).worker(false).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slots = zswap.reserve(2000).unwrap();
+    (0..300).for_each(|k| store(&zswap, &vm, slots, k).unwrap());
+    vm.set_zswap_max(vm.usage()).unwrap();
+    for k in 300..900 {
+        check_one(&zswap, slots, k - 300..k); // all are referenced
+        store(&zswap, &vm, slots, k).unwrap();
+    }
+    // One went for each that came: nobody wrote a batch for a page.
+    let physical = zswap.stats().physical_pages;
+    assert!((550..=650).contains(&physical), "{physical}");
+    zswap.assert_valid();
+}
+
+fn check_one(zswap: &Zswap, slots: SlotRange, range: Range<u64>) {
+    let mut page = Page::zeroed();
+    range.for_each(|k| _ = zswap.try_load(slots.get(k).unwrap(), &mut page));
+}
+
+#[test]
+fn stores_at_one_limit_share_batches() {
+    let device = Arc::new(Slow::new(Duration::from_millis(20)));
+    let zswap = base(8 << 20).device(Arc::clone(&device)).worker(false).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slots = zswap.reserve(1600).unwrap();
+    vm.set_zswap_max(100_000).unwrap();
+    let refused = store_all(&zswap, &vm, slots, 8, 40);
+    assert!(refused.is_empty(), "{}", refused[0]);
+    let (writes, entries) = (device.writes.load(Ordering::Relaxed), zswap.stats().physical_pages);
+    assert!(entries > 150 && writes * 2 < entries, "{entries} entries in {writes} writes");
+    check(&zswap, slots, 320);
+}
+
+#[test]
+fn a_memcg_near_its_limit_is_written_down_in_the_background() {
+    let zswap = base(16 << 20).device(MemoryDevice::new(16 << 20, 4096)).build().unwrap();
+    let tenant = zswap.root().mkdir("tenant").unwrap();
+    let vms: Vec<_> = (0..3).map(|k| tenant.mkdir(&format!("vm{k}")).unwrap()).collect();
+    let slots = zswap.reserve(4000).unwrap();
+    let limit = 640_000;
+    tenant.set_zswap_max(limit).unwrap();
+    let mark = limit - limit / 64;
+    for k in 0..3000 {
+        store(&zswap, &vms[k as usize % 3], slots, k).unwrap();
+    }
+    zswap.quiesce();
+    assert!(tenant.usage() <= mark && tenant.usage() > limit / 2, "{}", tenant.usage());
+    // What is to be done for a lower limit and for memory.high is done without a store.
+    zswap.set_zswap_max(&vms[0], 50_000).unwrap();
+    zswap.quiesce();
+    assert!(vms[0].usage() <= 50_000, "{}", vms[0].usage());
+    let before = vms[1].events(MemcgEvent::High);
+    vms[1].set_high(60_000).unwrap();
+    zswap.quiesce();
+    assert!(vms[1].current(Counter::Memory) <= 60_000, "{}", vms[1].current(Counter::Memory));
+    assert_eq!(vms[1].events(MemcgEvent::High), before + 1);
+    check(&zswap, slots, 3000);
+}
+
+#[test]
+fn a_worker_that_can_write_nothing_comes_to_rest() {
+    let device = Arc::new(FaultyDevice::new(MemoryDevice::new(16 << 20, 4096), Plan::none().at(1, Fault::Lost)));
+    let zswap = base(1 << 20).device(Arc::clone(&device)).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    vm.set_writeback(false).unwrap();
+    let slots = zswap.reserve(4000).unwrap();
+    let full = (0..4000).find(|&k| store(&zswap, &vm, slots, k).is_err()).unwrap();
+    vm.set_zswap_max(1000).unwrap();
+    zswap.quiesce();
+    assert_eq!(device.operations(), 0);
+    vm.set_writeback(true).unwrap();
+    device.replan(Plan::none());
+    eprintln!("{:?}", zswap.store(slots.get(0).unwrap(), &vm, N0, &compressible(0, 700)));
+    zswap.quiesce();
+    assert!(vm.usage() <= 1000, "{}", vm.usage());
+    check(&zswap, slots, full);
+}
