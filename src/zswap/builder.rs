@@ -7,7 +7,6 @@ use super::proactive;
 use super::reclaim::Helpers;
 use super::reserve::{Asked, Reserved};
 use super::stats::Counters;
-use super::submission::Submission;
 use super::walk::Form;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
@@ -15,7 +14,7 @@ use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Area, Device, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Clock, Planted, Turnstile};
+use crate::sync::{Arc, Clock, Convoy, Planted, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -273,7 +272,7 @@ impl Builder {
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             area,
             inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
-            submission: Submission::new(self.policy.batch, self.planted),
+            submission: Convoy::new(self.policy.batch, self.planted),
             cursor: Cursor::new(),
             nodes_cursor: Cursor::new(),
             policy: self.policy,
