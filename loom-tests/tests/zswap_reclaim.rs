@@ -105,6 +105,22 @@ fn race<A: 'static, B: 'static>(
 fn look_vs_turn(planted: Planted) -> usize {
     let (stile, room) = (Arc::new(Turnstile::new(planted)), Arc::new(AtomicU64::new(0)));
     stile.open();
+    let waiter = {
+        let (stile, room) = (Arc::clone(&stile), Arc::clone(&room));
+        loom::thread::spawn(move || {
+            let mut waits = 0;
+            loop {
+                let ticket = stile.ticket();
+                if room.load(Ordering::Relaxed) == 1 {
+                    return waits;
+                }
+                waits += 1;
+                let ticket = ticket.expect("there was room before it was closed");
+                let passed = stile.wait(ticket, Duration::from_secs(1));
+                assert_eq!(passed, Passed::Turned, "S1: the turn came after the ticket");
+            }
+        })
+    };
     let maker = {
         let (stile, room) = (Arc::clone(&stile), Arc::clone(&room));
         loom::thread::spawn(move || {
@@ -112,17 +128,9 @@ fn look_vs_turn(planted: Planted) -> usize {
             stile.turn();
         })
     };
-    let mut waits = 0;
-    loop {
-        let ticket = stile.ticket().unwrap();
-        if room.load(Ordering::Relaxed) == 1 {
-            break;
-        }
-        waits += 1;
-        assert_eq!(stile.wait(ticket, Duration::from_secs(1)), Passed::Turned);
-    }
     maker.join().unwrap();
-    waits
+    stile.close(); // or who missed the turn would wait without end
+    waiter.join().unwrap()
 }
 
 #[test]
@@ -133,7 +141,7 @@ fn no_turn_is_missed_between_look_and_wait() {
 #[test]
 fn a_wait_that_forgets_its_ticket_is_seen() {
     let message = catches(|| outcomes(|| look_vs_turn(Planted::bug(Bug::TurnstileForgetsTicket))));
-    assert!(message.contains("deadlock"), "{message}");
+    assert!(message.contains("S1"), "{message}");
 }
 
 // === a convoy ===
@@ -175,9 +183,9 @@ fn whoever_joins_is_worked_for_once_and_told_of_it() {
 }
 
 #[test]
-fn a_batch_that_is_joined_under_way_is_seen() {
-    let message = catches(|| outcomes(|| three_join(Planted::bug(Bug::ConvoyIsJoinedUnderWay))));
-    assert!(message.contains("V2") || message.contains("range"), "{message}");
+fn a_batch_that_is_done_before_its_work_is_seen() {
+    let message = catches(|| outcomes(|| three_join(Planted::bug(Bug::ConvoyTellsBeforeWork))));
+    assert!(message.contains("V2"), "{message}");
 }
 
 // === a store that waits for the worker ===
@@ -207,15 +215,10 @@ fn store_vs_worker(planted: Planted) -> bool {
 
 #[test]
 fn a_store_that_waits_for_the_worker_is_woken() {
-    // The worker may have gone on to the threshold.
+    // The worker may have gone on to the threshold. A wake-up that is lost would be a deadlock, which loom reports; its twin is that
+    // of the turnstile.
     let seen = outcomes_of_long(|| store_vs_worker(Planted::NONE));
     assert_eq!(seen, [false, true].into());
-}
-
-#[test]
-fn a_store_that_forgets_its_ticket_waits_without_end() {
-    let message = catches(|| outcomes_of_long(|| store_vs_worker(Planted::bug(Bug::TurnstileForgetsTicket))));
-    assert!(message.contains("deadlock"), "{message}");
 }
 
 // === a memcg that is written down goes ===
@@ -277,13 +280,13 @@ fn failing_store_vs_writeback(planted: Planted) -> bool {
 
 #[test]
 fn a_store_that_fails_leaves_no_older_page_even_if_it_is_on_its_way_to_the_device() {
-    let seen = outcomes(|| failing_store_vs_writeback(Planted::NONE));
+    let seen = outcomes_of_long(|| failing_store_vs_writeback(Planted::NONE));
     assert_eq!(seen, [false, true].into());
 }
 
 #[test]
 fn an_older_page_that_stays_is_seen() {
-    let message = catches(|| outcomes(|| failing_store_vs_writeback(Planted::bug(Bug::FailedStoreKeepsOlder))));
+    let message = catches(|| outcomes_of_long(|| failing_store_vs_writeback(Planted::bug(Bug::FailedStoreKeepsOlder))));
     assert!(message.contains("no older page"), "{message}");
 }
 
@@ -306,10 +309,12 @@ fn failing_write_vs_load(planted: Planted) -> u8 {
             read[0]
         },
     );
-    assert_eq!((read, shrunk), (1, Shrunk::NoneWritten));
+    assert_eq!(read, 1);
+    // Nothing was there between the free and the store.
+    assert!(matches!(shrunk, Shrunk::NoneWritten | Shrunk::NothingToScan), "{shrunk:?}");
     assert_eq!(numbers(&zswap, slots), [2]);
-    // Nothing of the failed flight is left: the next one lands, once it has lost its second chance.
-    let tries: Vec<_> = (0..2).map(|_| zswap.shrink_memcg(&zswap.root(), 1)).collect();
+    // Nothing of the failed flight is left: the next one lands, once the entry has lost its second chance and the device failed once.
+    let tries: Vec<_> = (0..3).map(|_| zswap.shrink_memcg(&zswap.root(), 1)).collect();
     assert!(tries.iter().any(|tried| matches!(tried, Shrunk::Written(_))), "{tries:?}");
     let failed = zswap.stats().failed_writes;
     empty_and_check(&zswap, slots);

@@ -86,10 +86,12 @@ impl<T: Copy> Convoy<T> {
                 continue;
             }
             state.under_way = true;
-            if !self.planted.is(Bug::ConvoyIsJoinedUnderWay) {
-                state.filling += 1;
-            }
+            state.filling += 1;
             let mut lead = Lead { convoy: self, number, items: std::mem::take(&mut state.batch(number).items) };
+            if self.planted.is(Bug::ConvoyTellsBeforeWork) {
+                state.batch(number).items = lead.items.clone();
+                state.batch(number).done = true;
+            }
             drop(state);
             if let Some(work) = work.take() {
                 work(&mut lead.items);
