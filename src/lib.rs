@@ -24,6 +24,7 @@
 //! | [`compress`] | [`Codec`](compress::Codec), to bring a codec of one's own; LZ4 is built in |
 //! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
 //! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |
+//! | `cgroupfs` | the groups as a mounted tree of cgroup v2's files, for shells and agents (feature `fuse`) |
 //! | [`sync`] | what the crate's own models need; nothing for embedders but [`Arc`](sync::Arc) |
 //!
 //! # Example
@@ -90,12 +91,18 @@
 //! | feature | |
 //! |---|---|
 //! | `cli` | the program `zspool` |
+//! | `fuse` | `cgroupfs`: the tree of memcgs as files, mounted for shells and agents to read and drive; Linux |
 //! | `poison` | marks pool memory for AddressSanitizer where no live object lies; only links under the sanitizer |
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("zspool needs a 64-bit unix");
 
+#[cfg(all(feature = "fuse", not(target_os = "linux")))]
+compile_error!("the feature `fuse` mounts as Linux does; leave it out elsewhere");
+
 pub mod arena;
+#[cfg(feature = "fuse")]
+pub mod cgroupfs;
 pub mod compress;
 pub mod memcg;
 pub mod swap;

@@ -1,6 +1,6 @@
 //! The cases of the kernel's `test_memcontrol` that have a meaning here, by name, through the control files.
 //!
-//! A process that allocates is a [`Client`], its anonymous memory the client's pages; there are no files and so no page cache:
+//! Sizes are the kernel's, in builds without optimisation a quarter of them ([`M`]). A process that allocates is a [`Client`], its anonymous memory the client's pages; there are no files and so no page cache:
 //! where a case fills that, pages that compress take its place, for they can be reclaimed too. After each case every
 //! counter is exactly 0 ([`Case::end`]).
 //!
@@ -67,28 +67,24 @@ fn test_memcg_current_peak() {
     );
     assert_eq!((number(&case.memcg, "memory.current"), number(&case.memcg, "memory.peak")), (0, 0));
     let [first, second, third] = ["memory.peak"; 3].map(file);
-    let client = client(&case, 50 * MIB);
+    let client = client(&case, 50 * M);
     let pattern = Pattern::new(64);
     fill(&client, &pattern, || {});
-    assert_eq!(number(&case.memcg, "memory.current"), 50 * MIB, "exactly (in the kernel, within 3%)");
-    assert_eq!([&first, &second, &third].map(peak), [50 * MIB; 3]);
+    assert_eq!(number(&case.memcg, "memory.current"), 50 * M, "exactly (in the kernel, within 3%)");
+    assert_eq!([&first, &second, &third].map(peak), [50 * M; 3]);
 
     // Each reader begins anew for itself.
     drop(client);
     assert_eq!(number(&case.memcg, "memory.current"), 0);
     second.write("reset\n", &Cancel::new()).unwrap();
-    assert_eq!([&first, &second, &third].map(peak), [50 * MIB, 0, 50 * MIB]);
-    let client = self::client(&case, 20 * MIB);
+    assert_eq!([&first, &second, &third].map(peak), [50 * M, 0, 50 * M]);
+    let client = self::client(&case, 20 * M);
     fill(&client, &pattern, || {});
-    assert_eq!([&first, &second, &third].map(peak), [50 * MIB, 20 * MIB, 50 * MIB]);
+    assert_eq!([&first, &second, &third].map(peak), [50 * M, 20 * M, 50 * M]);
     drop(client);
     third.write("reset\n", &Cancel::new()).unwrap();
-    assert_eq!([&first, &second, &third].map(peak), [50 * MIB, 20 * MIB, 0]);
-    assert_eq!(
-        number(&case.memcg, "memory.peak"),
-        50 * MIB,
-        "a reader that has reset nothing sees the most of all time"
-    );
+    assert_eq!([&first, &second, &third].map(peak), [50 * M, 20 * M, 0]);
+    assert_eq!(number(&case.memcg, "memory.peak"), 50 * M, "a reader that has reset nothing sees the most of all time");
     case.end();
 }
 
@@ -96,17 +92,17 @@ fn test_memcg_current_peak() {
 fn test_memcg_high() {
     let case = Case::new("test_memcg_high");
     assert_eq!(case.memcg.read_file("memory.high").unwrap(), "max\n");
-    set(&case.memcg, "memory.high", "30M");
+    set(&case.memcg, "memory.high", 30 * M);
     let before = key(&case.memcg, "memory.events", "high");
-    let below = client(&case, 29 * MIB);
+    let below = client(&case, 29 * M);
     let pattern = Pattern::new(64);
     fill(&below, &pattern, || {});
     assert_eq!(key(&case.memcg, "memory.events", "high"), before, "below it nothing happens");
-    assert_eq!((number(&case.memcg, "memory.current"), below.resident()), (29 * MIB, below.len()));
-    let above = client(&case, 21 * MIB);
+    assert_eq!((number(&case.memcg, "memory.current"), below.resident()), (29 * M, below.len()));
+    let above = client(&case, 21 * M);
     fill(&above, &pattern, || {});
     assert!(key(&case.memcg, "memory.events", "high") > before);
-    assert!(number(&case.memcg, "memory.current") <= 30 * MIB);
+    assert!(number(&case.memcg, "memory.current") <= 30 * M);
     assert_eq!(key(&case.memcg, "memory.events", "max"), 0, "nothing was refused");
     assert_intact(&below, &pattern);
     assert_intact(&above, &pattern);
@@ -118,17 +114,17 @@ fn test_memcg_high() {
 fn test_memcg_high_sync() {
     // Who charges brings the memcg back below by itself: one page above at the most, at every look.
     let case = Case::new("test_memcg_high_sync");
-    set(&case.memcg, "memory.high", "30M");
-    let client = client(&case, 60 * MIB);
+    set(&case.memcg, "memory.high", 30 * M);
+    let client = client(&case, 60 * M);
     let pattern = Pattern::new(64);
     let mut most = 0;
     fill(&client, &pattern, || most = number(&case.memcg, "memory.current").max(most));
-    assert!(most <= 30 * MIB, "{most} after a charge");
-    assert!(number(&case.memcg, "memory.peak") <= 30 * MIB + PAGE, "during one");
+    assert!(most <= 30 * M, "{most} after a charge");
+    assert!(number(&case.memcg, "memory.peak") <= 30 * M + PAGE, "during one");
     assert!(key(&case.memcg, "memory.events", "high") > 0);
     // And so does who sets it.
-    set(&case.memcg, "memory.high", "10M");
-    assert!(number(&case.memcg, "memory.current") <= 10 * MIB, "{}", number(&case.memcg, "memory.current"));
+    set(&case.memcg, "memory.high", 10 * M);
+    assert!(number(&case.memcg, "memory.current") <= 10 * M, "{}", number(&case.memcg, "memory.current"));
     assert_intact(&client, &pattern);
     drop(client);
     case.end();
@@ -138,17 +134,17 @@ fn test_memcg_high_sync() {
 fn test_memcg_max() {
     let case = Case::new("test_memcg_max");
     assert_eq!(case.memcg.read_file("memory.max").unwrap(), "max\n");
-    set(&case.memcg, "memory.max", "30M");
-    let client = client(&case, 50 * MIB);
+    set(&case.memcg, "memory.max", 30 * M);
+    let client = client(&case, 50 * M);
     let pattern = Pattern::new(64);
-    fill(&client, &pattern, || assert!(number(&case.memcg, "memory.current") <= 30 * MIB));
+    fill(&client, &pattern, || assert!(number(&case.memcg, "memory.current") <= 30 * M));
     assert!(key(&case.memcg, "memory.events", "max") > 0);
     assert_eq!(key(&case.memcg, "memory.events", "oom"), 0);
-    assert!(number(&case.memcg, "memory.peak") <= 30 * MIB);
+    assert!(number(&case.memcg, "memory.peak") <= 30 * M);
     assert_intact(&client, &pattern);
     // Below what is there: it is brought down, and what it holds stays.
-    set(&case.memcg, "memory.max", "5M");
-    assert!(number(&case.memcg, "memory.current") <= 5 * MIB);
+    set(&case.memcg, "memory.max", 5 * M);
+    assert!(number(&case.memcg, "memory.current") <= 5 * M);
     assert_intact(&client, &pattern);
     drop(client);
     case.end();
@@ -157,16 +153,16 @@ fn test_memcg_max() {
 #[test]
 fn test_memcg_reclaim() {
     let case = Case::new("test_memcg_reclaim");
-    let client = client(&case, 50 * MIB);
+    let client = client(&case, 50 * M);
     let pattern = Pattern::new(64);
     fill(&client, &pattern, || {});
-    let (current, goal) = (number(&case.memcg, "memory.current"), 30 * MIB);
+    let (current, goal) = (number(&case.memcg, "memory.current"), 30 * M);
     assert_eq!(write(&case.memcg, "memory.reclaim", current - goal), Ok(()));
     let now = number(&case.memcg, "memory.current");
     assert!(now <= goal, "success only if it is true: {now}");
     assert!(goal - now <= goal * 3 / 100, "to the goal within 3%: {now}");
     // More than there is.
-    assert_eq!(write(&case.memcg, "memory.reclaim", "60M"), Err(libc::EAGAIN));
+    assert_eq!(write(&case.memcg, "memory.reclaim", 60 * M), Err(libc::EAGAIN));
     assert_eq!(client.resident(), 0, "it tried all the same");
     assert_intact(&client, &pattern);
     drop(client);
@@ -178,17 +174,17 @@ fn test_memcg_swap_max_peak() {
     let case = Case::new("test_memcg_swap_max_peak");
     assert_eq!(case.memcg.read_file("memory.swap.max").unwrap(), "max\n");
     set(&case.memcg, "memory.zswap.max", "0"); // all that leaves memory goes to the device
-    set(&case.memcg, "memory.max", "30M");
-    set(&case.memcg, "memory.swap.max", "30M");
+    set(&case.memcg, "memory.max", 30 * M);
+    set(&case.memcg, "memory.swap.max", 30 * M);
     let [never, reset] = ["memory.swap.peak"; 2].map(|name| case.memcg.open_file(name).unwrap());
     let peak = |file: &zspool::memcg::OpenFile| file.read().unwrap().trim_end().parse::<u64>().unwrap();
     let pattern = Pattern::new(4096);
 
-    let fits = client(&case, 50 * MIB);
+    let fits = client(&case, 50 * M);
     fill(&fits, &pattern, || {});
     let swapped = number(&case.memcg, "memory.swap.current");
-    assert!(number(&case.memcg, "memory.current") <= 30 * MIB);
-    assert!(swapped >= 20 * MIB && peak(&never) >= swapped);
+    assert!(number(&case.memcg, "memory.current") <= 30 * M);
+    assert!(swapped >= 20 * M && peak(&never) >= swapped);
     let before = peak(&reset);
     drop(fits);
     assert_eq!(number(&case.memcg, "memory.swap.current"), 0);
@@ -196,15 +192,15 @@ fn test_memcg_swap_max_peak() {
     assert_eq!((peak(&never), peak(&reset)), (before, 0));
 
     // 100M in 30M and 30M: refused, and neither limit is passed.
-    let too_large = client(&case, 100 * MIB);
+    let too_large = client(&case, 100 * M);
     let refused = (0..too_large.len()).find_map(|k| too_large.write(k, &pattern.page(k)).err());
     assert!(matches!(refused, Some(Fault::Charge(ResidentError::NoRoom { .. }))), "{refused:?}");
     assert!(key(&case.memcg, "memory.events", "oom") > 0);
     assert!(key(&case.memcg, "memory.swap.events", "max") > 0);
     assert!(key(&case.memcg, "memory.swap.events", "fail") >= key(&case.memcg, "memory.swap.events", "max"));
     let most = peak(&reset);
-    assert!((29 * MIB..=30 * MIB).contains(&most), "filled to the limit: {most}");
-    assert!(peak(&never) <= 30 * MIB && number(&case.memcg, "memory.peak") <= 30 * MIB);
+    assert!((29 * M..=30 * M).contains(&most), "filled to the limit: {most}");
+    assert!(peak(&never) <= 30 * M && number(&case.memcg, "memory.peak") <= 30 * M);
     drop(too_large);
     case.end();
 }
@@ -212,13 +208,13 @@ fn test_memcg_swap_max_peak() {
 #[test]
 fn test_memcg_oom_events() {
     let case = Case::new("test_memcg_oom_events");
-    set(&case.memcg, "memory.max", "30M");
+    set(&case.memcg, "memory.max", 30 * M);
     set(&case.memcg, "memory.swap.max", "0");
     let child = case.memcg.mkdir("child").unwrap();
-    let client = Client::new(&case.zswap, &child, pages(100 * MIB)).unwrap();
+    let client = Client::new(&case.zswap, &child, pages(100 * M)).unwrap();
     let pattern = Pattern::new(4096); // does not shrink, and may not go to the device: nothing can be reclaimed
     let (k, fault) = (0..client.len()).find_map(|k| Some((k, client.write(k, &pattern.page(k)).err()?))).unwrap();
-    assert_eq!(k, pages(30 * MIB), "no page was refused that fits");
+    assert_eq!(k, pages(30 * M), "no page was refused that fits");
     let Fault::Charge(refused) = &fault else { panic!("{fault}") };
     assert_eq!(refused.errno(), libc::ENOMEM);
     assert!(fault.to_string().contains("memory.max"), "{fault}");
@@ -227,7 +223,8 @@ fn test_memcg_oom_events() {
     assert_eq!(key(&case.memcg, "memory.events.local", "oom"), 1);
     assert_eq!(key(&child, "memory.events", "oom"), 0);
     assert!(key(&case.memcg, "memory.events", "max") > 0);
-    // What is there is there still.
+    // What is there is there still. To come back, a page that reclaim has put aside in vain needs room beside itself.
+    set(&case.memcg, "memory.max", 30 * M + PAGE);
     (0..k).for_each(|k| assert!(client.read(k).unwrap()[..] == pattern.page(k)[..], "page {k}"));
     drop(client);
     case.end();
@@ -237,14 +234,14 @@ fn test_memcg_oom_events() {
 fn a_sampler_never_sees_memory_above_its_max() {
     // What `test_memcg_max` cannot see from one process: threads that fault at the limit all the time.
     let case = Case::new("threads_at_memory_max");
-    set(&case.memcg, "memory.max", "2M");
-    let client = client(&case, 8 * MIB);
+    set(&case.memcg, "memory.max", 2 * M);
+    let client = client(&case, 8 * M);
     let (pattern, done) = (Pattern::new(64), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let sampler = scope.spawn(|| {
             let mut samples = 0;
             while !done.load(Ordering::Relaxed) {
-                assert!(number(&case.memcg, "memory.current") <= 2 * MIB);
+                assert!(number(&case.memcg, "memory.current") <= 2 * M);
                 samples += 1;
             }
             samples

@@ -115,15 +115,15 @@ fn leave_vs_sweep_catches_references_dropped_first() {
 
 // === lives_in_one_stock ===
 
-/// What somebody saw of the bytes accounted while two objects came and went.
+/// What somebody saw of the bytes accounted while another object came and went, before its own went.
 fn lives_in_one_stock(planted: Planted) -> u64 {
     let tree = tree(planted);
     let vm = tree.root().mkdir("vm").unwrap();
+    let id = tree.enter(&vm, NODE, compressed(16), None).unwrap();
     let other = {
         let (tree, vm) = (tree.clone(), vm.clone());
         thread::spawn("other", move || live(&tree, &vm, 8).unwrap()).unwrap()
     };
-    let id = tree.enter(&vm, NODE, compressed(16), None).unwrap();
     let seen = vm.stat().unwrap().bytes.compressed;
     tree.leave(id, NODE, compressed(16), 16);
     other.join().unwrap();

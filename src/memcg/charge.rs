@@ -167,7 +167,7 @@ impl Shared {
             at = parent;
         }
         if notable {
-            self.notice(start, what);
+            self.notice(id, start, what);
         }
         Climb::Charged
     }
@@ -175,6 +175,7 @@ impl Shared {
     /// Take `bytes` from the objcg's group and its ancestors, in the counters `what`, as far as `why` says.
     #[inline]
     fn give_back(&self, id: ObjcgId, what: &'static [Counter], bytes: u64, why: Return) {
+        let stood = !matches!(why, Return::Rollback { .. });
         'pointer: loop {
             let mut at = self.objcgs.group(id);
             loop {
@@ -188,7 +189,7 @@ impl Shared {
                 let parent = group.parent(); // before `give_back` proves the generation, by G2
                 for &counter in here {
                     let words = group.of(counter);
-                    if !words.give_back(at.generation(), bytes, self.config.planted) {
+                    if !words.give_back(at.generation(), bytes, stood, self.config.planted) {
                         continue 'pointer;
                     }
                     if !matches!(why, Return::Uncharge) {

@@ -18,6 +18,8 @@
 //!   and looks again.
 //! - **G4** A charge that ends above the mark sees the mark, or whoever set the mark sees the charge: both change `usage`,
 //!   so one is first. The charger looks at the mark after its change, the setter stores it before.
+//! - **G5** What charges that stand have brought `usage` to is in the peak: whoever uncharges raises it before, and a charger
+//!   once its charge stands.
 //!
 //! Callers: `charge` (reserving and giving back), `hierarchy` and `handle` under the tree lock (lives, limits).
 
@@ -202,13 +204,14 @@ impl Words {
         word & BYTES > self.mark.load(Ordering::Relaxed) || word & !VERSIONS > self.peak.get()
     }
 
-    /// Take `bytes` away in this life. False when the life is over, and nothing was changed.
+    /// Take `bytes` away in this life. False when the life is over, and nothing was changed. `stood`: they were charged, and
+    /// not only reserved, so that what is charged now may be the peak (G5).
     ///
     /// # Panics
     /// When fewer are charged.
     #[inline]
     #[must_use]
-    pub(super) fn give_back(&self, life: u16, bytes: u64, planted: Planted) -> bool {
+    pub(super) fn give_back(&self, life: u16, bytes: u64, stood: bool, planted: Planted) -> bool {
         if planted.is(Bug::UnchargeSkipsGeneration) {
             let _ = self.usage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 Some(word & !BYTES | (word & BYTES).wrapping_sub(bytes) & BYTES)
@@ -222,6 +225,9 @@ impl Words {
                     return None;
                 }
                 assert!(word & BYTES >= bytes, "{bytes} bytes uncharged of {} charged", word & BYTES);
+                if stood && !planted.is(Bug::UnchargeSkipsPeak) {
+                    self.peak.raise(word & !VERSIONS);
+                }
                 Some(word - bytes)
             })
             .is_ok()
@@ -242,6 +248,12 @@ impl Words {
 // === usage, limit, mark, peak ===
 
 impl Words {
+    /// Which life it is in. Acquire pairs with `bury`: who finds another one than it came for also sees that its objcg points
+    /// elsewhere.
+    pub(super) fn life(&self) -> u16 {
+        generation(self.usage.load(Ordering::Acquire))
+    }
+
     /// Bytes charged now.
     #[inline]
     pub(super) fn usage(&self) -> u64 {
@@ -267,14 +279,19 @@ impl Words {
 
     /// Set limit and mark, under the tree lock. When this returns, nothing is charged past the limit any more, and the group
     /// is noted for what is charged above the mark from here on. What was charged before, the caller must look at.
-    pub(super) fn set_limit(&self, limit: u64, mark: u64) {
+    pub(super) fn set_limit(&self, limit: u64, mark: u64, planted: Planted) {
         self.limit.store(limit, Ordering::Release);
-        self.mark.store(mark, Ordering::Release);
+        if !planted.is(Bug::MarkSetLate) {
+            self.mark.store(mark, Ordering::Release);
+        }
         // The bump makes every compare-exchange fail that began before it (G1); release publishes both to those that begin
         // after, acquire shows the caller what came before (G4). A carry must not reach the generation.
         let _ = self.usage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             Some(word & !VERSIONS | word.wrapping_add(VERSION_ONE) & VERSIONS)
         });
+        if planted.is(Bug::MarkSetLate) {
+            self.mark.store(mark, Ordering::Release);
+        }
     }
 
     /// Have the peak be at least what is charged now, in whichever life.
@@ -282,17 +299,26 @@ impl Words {
         self.peak.raise(self.usage.load(Ordering::Acquire) & !VERSIONS);
     }
 
-    /// The most bytes there were.
-    pub(super) fn peak(&self) -> u64 {
-        self.raise_peak();
+    /// The most bytes there were, as far as it is noted. Touches no usage, so it may be asked for in a record.
+    pub(super) fn noted_peak(&self) -> u64 {
         self.peak.get() & BYTES
     }
 
-    /// Begin the peak anew from what is charged now. Under the tree lock, of an online group.
-    pub(super) fn reset_peak(&self) {
-        let life = generation(self.usage.load(Ordering::Relaxed));
-        self.peak.set(born(life, 0));
-        // As G4: a charge that is not seen here sees the peak that was set.
+    /// The most bytes there were.
+    pub(super) fn peak(&self) -> u64 {
+        self.raise_peak();
+        self.noted_peak()
+    }
+
+    /// Begin the peak anew and say what it was: under the tree lock, of an online group, between
+    /// [`raise_peak`](Self::raise_peak) and [`settle_peak`](Self::settle_peak).
+    pub(super) fn begin_peak(&self, life: u16) -> u64 {
+        self.peak.replace(born(life, 0)) & BYTES
+    }
+
+    /// Have the peak that was begun be at least what is charged now.
+    pub(super) fn settle_peak(&self) {
+        // As G4: a charge that is not seen here sees the peak that was begun.
         self.peak.raise(self.usage.fetch_add(0, Ordering::AcqRel) & !VERSIONS);
     }
 }
@@ -317,7 +343,7 @@ mod tests {
         assert!(fits(&words, MAX_USAGE));
         words.raise_peak();
         assert!(!fits(&words, 1));
-        assert!(words.give_back(0, MAX_USAGE, Planted::NONE));
+        assert!(words.give_back(0, MAX_USAGE, true, Planted::NONE));
         assert!(!fits(&words, MAX_USAGE + 1));
         assert!(!fits(&words, u64::MAX));
         assert_eq!((words.usage(), words.peak()), (0, MAX_USAGE));
@@ -328,7 +354,7 @@ mod tests {
         let words = words();
         assert!(fits(&words, 5));
         for limit in 0..200 {
-            words.set_limit(limit, limit);
+            words.set_limit(limit, limit, Planted::NONE);
             assert_eq!((words.usage(), words.limit()), (5, limit));
         }
         assert!(fits(&words, 194));
@@ -343,7 +369,7 @@ mod tests {
         words.raise_peak();
         words.bury(1);
         assert!(matches!(words.reserve(0, 1, Planted::NONE), Err(Refusal::Stale)));
-        assert!(!words.give_back(0, 1, Planted::NONE));
+        assert!(!words.give_back(0, 1, true, Planted::NONE));
         words.birth(1);
         assert_eq!((words.usage(), words.peak(), words.limit()), (0, 0, NO_LIMIT));
     }
@@ -354,15 +380,16 @@ mod tests {
         let reserve = |bytes| words.reserve(0, bytes, Planted::NONE).unwrap();
         assert!(reserve(10), "more than ever");
         words.raise_peak();
-        assert!(words.give_back(0, 10, Planted::NONE));
+        assert!(words.give_back(0, 10, true, Planted::NONE));
         assert!(!reserve(10), "as much as ever");
-        words.set_limit(20, 9);
+        words.set_limit(20, 9, Planted::NONE);
         assert!(reserve(0), "above the mark");
         assert_eq!(words.excess(), 1);
-        words.set_limit(20, 10);
+        words.set_limit(20, 10, Planted::NONE);
         assert!(!reserve(0) && words.excess() == 0, "at the mark");
-        assert!(words.give_back(0, 4, Planted::NONE));
-        words.reset_peak();
+        assert!(words.give_back(0, 4, true, Planted::NONE));
+        assert_eq!(words.begin_peak(0), 10);
+        words.settle_peak();
         assert_eq!(words.peak(), 6);
         assert!(!reserve(0) && reserve(1));
     }
@@ -381,6 +408,6 @@ mod tests {
     fn uncharging_more_than_was_charged_panics() {
         let words = words();
         assert!(fits(&words, 2));
-        let _ = words.give_back(0, 3, Planted::NONE);
+        let _ = words.give_back(0, 3, true, Planted::NONE);
     }
 }

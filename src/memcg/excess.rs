@@ -20,7 +20,7 @@
 
 use super::counter::Counter;
 use super::handle::Memcg;
-use super::id::{GroupIndex, GroupRef};
+use super::id::{GroupIndex, GroupRef, ObjcgId};
 use super::objcg::push;
 use super::tree::{Shared, Tree};
 use crate::sync::atomic::Ordering;
@@ -37,25 +37,32 @@ impl Shared {
         }
     }
 
-    /// After a charge that was notable somewhere on the way: raise peaks and note who is above its mark. What is looked at
-    /// is each group's own usage and mark, so that a step into a group that was recycled meanwhile does no harm.
+    /// After a charge that was notable somewhere on the way from `start`: raise peaks and note who is above its mark, from where
+    /// the objcg points now, as an uncharge would go: every group that was charged and is still online is on that way.
+    /// What is looked at is each group's own usage and mark, so that a look at one that was recycled does no harm.
     #[cold]
-    pub(super) fn notice(&self, start: GroupRef, what: &[Counter]) {
-        let mut at = start;
-        loop {
-            let group = self.group(at.index());
-            for &counter in what {
-                let words = group.of(counter);
-                words.raise_peak();
-                if words.excess() > 0 {
-                    self.note_excess(at.index());
+    pub(super) fn notice(&self, id: ObjcgId, start: GroupRef, what: &[Counter]) {
+        let trusts = self.config.planted.is(Bug::NoticeTrustsStart);
+        'pointer: loop {
+            let mut at = if trusts { start } else { self.objcgs.group(id) };
+            loop {
+                let group = self.group(at.index());
+                let parent = group.parent(); // before the generation is proved, by G2
+                for &counter in what {
+                    let words = group.of(counter);
+                    words.raise_peak();
+                    if words.excess() > 0 {
+                        self.note_excess(at.index());
+                    }
                 }
+                if group.of(what[0]).life() != at.generation() && !trusts {
+                    continue 'pointer;
+                }
+                if at.depth() == 0 || parent.depth() >= at.depth() && trusts {
+                    return;
+                }
+                at = parent;
             }
-            let parent = group.parent();
-            if at.depth() == 0 || parent.depth() >= at.depth() {
-                return;
-            }
-            at = parent;
         }
     }
 }

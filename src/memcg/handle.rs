@@ -14,7 +14,7 @@ use super::objcg::Objcg;
 use super::stat::{Bytes4, Stat};
 use super::tree::{Shared, Tree};
 use crate::sync::{Bug, MutexGuard};
-use crate::units::NodeMask;
+use crate::units::{NodeId, NodeMask};
 use std::fmt;
 
 /// A handle on a memcg. Clones are handles on the same one; equal handles are on the same one.
@@ -213,7 +213,8 @@ impl Memcg {
     /// The tree lock.
     pub fn set_max(&self, counter: Counter, limit: u64) -> Result<(), Error> {
         let hierarchy = self.online()?;
-        self.words().of(counter).set_limit(limit, counter.mark(limit, self.words().high()));
+        let planted = self.shared().config.planted;
+        self.words().of(counter).set_limit(limit, counter.mark(limit, self.words().high()), planted);
         self.look_for_excess(&hierarchy, counter);
         Ok(())
     }
@@ -235,7 +236,8 @@ impl Memcg {
         let hierarchy = self.online()?;
         let memory = self.words().of(Counter::Memory);
         self.words().set_high(high);
-        memory.set_limit(memory.limit(), Counter::Memory.mark(memory.limit(), high));
+        let mark = Counter::Memory.mark(memory.limit(), high);
+        memory.set_limit(memory.limit(), mark, self.shared().config.planted);
         self.look_for_excess(&hierarchy, Counter::Memory);
         Ok(())
     }
@@ -249,13 +251,14 @@ impl Memcg {
     }
 
     /// The most bytes that were charged as this counter, to it and everything below it, since it was made or the peak
-    /// [reset](Self::reset_peak): never less than what [`current`](Self::current) said meanwhile, never more than the limit
-    /// was. What threads held in stock is in it (far from limits, 192 KiB each at most). Lock-free.
+    /// [reset](Self::reset_peak): never less than what [`current`](Self::current) said meanwhile, reservations aside that were
+    /// taken back, and never more than the limit was. What threads held in stock is in it (far from limits, 192 KiB each at
+    /// most). Lock-free.
     pub fn peak(&self, counter: Counter) -> u64 {
         if self.is_online() { self.words().of(counter).peak() } else { 0 }
     }
 
-    /// Begin the peak anew from what is charged now.
+    /// Begin the peak anew from what is charged now. [Readers](Self::peak_reader) keep theirs.
     ///
     /// # Errors
     /// [`Error::Offline`].
@@ -263,10 +266,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn reset_peak(&self, counter: Counter) -> Result<(), Error> {
-        let _hierarchy = self.online()?;
-        self.shared().recall();
-        self.words().of(counter).reset_peak();
-        Ok(())
+        self.begin_peak(counter, None)
     }
 
     /// [`current`](Self::current) of [`Counter::Zswap`].
@@ -369,8 +369,21 @@ impl Memcg {
         Ok(self.shared().numa_stat(&hierarchy, self.index()))
     }
 
+    /// The same sums on one node, without what lies below it.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn own_bytes(&self, node: NodeId) -> Result<Bytes4, Error> {
+        self.shared().recall();
+        let hierarchy = self.online()?;
+        Ok(self.shared().own_bytes(&hierarchy, self.index(), node))
+    }
+
     /// The tree lock, if the memcg is online.
-    fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
+    pub(super) fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
         let hierarchy = self.shared().lock();
         self.shared().check_online(self.words())?;
         Ok(hierarchy)

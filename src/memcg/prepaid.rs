@@ -19,6 +19,7 @@ use super::id::ObjcgId;
 use super::objcg::Changes;
 use super::stat::{Bytes4, Event};
 use super::tree::Tree;
+use crate::sync::Bug;
 use crate::units::NodeId;
 
 /// What is climbed for a prepaid object.
@@ -45,6 +46,11 @@ impl Tree {
         let needs = bytes.compressed;
         let rest = prepaid.checked_sub(needs);
         let rest = rest.unwrap_or_else(|| panic!("an object of {needs} bytes is not paid by {prepaid}"));
+        if self.shared().config.planted.is(Bug::PrepaidChargesAnew) {
+            let objcg = memcg.objcg()?;
+            self.uncharge(objcg.id(), Counter::Memory, prepaid);
+            return self.enter(memcg, node, bytes, event);
+        }
         let id = self.enter_sharing(memcg, node, bytes, event)?;
         self.uncharge(id, Counter::Memory, rest);
         Ok(id)

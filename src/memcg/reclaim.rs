@@ -15,8 +15,9 @@
 //! ([`Tree::register`](super::Tree::register)). Reclaimers are called with no lock held, and only for memcgs of their tree.
 //!
 //! **What a byte is.** A reclaimer of [`Source::ZSWAP`] counts payload bytes that went to a device and left the pool; the
-//! others count bytes by which `memory.current` falls, so less what their pages take compressed from now on. A memcg's
-//! `memory.current` falls by what ordinary reclaim reports, or more, for the slots of payload bytes are larger than they.
+//! others count bytes by which `memory.current` falls, so less what their pages take compressed from now on. Where pages in
+//! memory are among what is asked for, a fall of `memory.current` counts that is larger than their sum: the slots of payload
+//! bytes are larger than they, and to put a page away may send others to a device.
 
 use super::counter::Counter;
 use super::error::Error;
@@ -129,11 +130,25 @@ impl Default for Cancel {
 /// What a round over reclaimers came to.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
-    bytes: u64,
+    /// Something was reclaimed.
+    moved: bool,
     /// Somebody had something, and it was busy.
     busy: bool,
     /// Somebody had candidates.
     candidates: bool,
+}
+
+/// How far a request has come.
+struct Progress<'a> {
+    memcg: &'a Memcg,
+    asked: u64,
+    /// What `memory.current` was, if bytes by which it falls are asked for.
+    before: Option<u64>,
+    /// What reclaimers said that they did.
+    reported: u64,
+    /// What counts: that, or by how much `memory.current` was seen to have fallen. To put a page away may bring more than the
+    /// page: where `memory.zswap.max` is reached, others go to a device for it.
+    bytes: u64,
 }
 
 impl Memcg {
@@ -184,16 +199,15 @@ impl Memcg {
     }
 
     fn reclaim_from(&self, sources: Source, proactive: bool, request: &ReclaimRequest, cancel: &Cancel) -> Reclaimed {
-        let mut reclaimed = Reclaimed { bytes: 0, end: End::Met };
+        let mut progress = Progress::new(self, sources, request.bytes);
         let (mut failures, mut backoff) = (0, Backoff::new());
-        while reclaimed.bytes < request.bytes {
-            let missing = request.bytes - reclaimed.bytes;
-            let Round { bytes, busy, candidates } = self.ask_all(sources, proactive, request.age, missing, cancel);
-            reclaimed.bytes = reclaimed.bytes.saturating_add(bytes);
-            reclaimed.end = match () {
-                () if reclaimed.bytes >= request.bytes => End::Met,
+        while !progress.is_met() {
+            let Round { moved, busy, candidates } =
+                self.ask_all(sources, proactive, request.age, &mut progress, cancel);
+            let end = match () {
+                () if progress.is_met() => break,
                 () if cancel.is_cancelled() => End::Cancelled,
-                () if bytes > 0 => {
+                () if moved => {
                     failures = 0;
                     continue; // what one source gave may be another one's to take
                 }
@@ -202,12 +216,12 @@ impl Memcg {
                 () => End::NothingToScan,
             };
             failures += 1;
-            if reclaimed.end != End::Busy || failures == MAX_FAILURES {
-                break;
+            if end != End::Busy || failures == MAX_FAILURES {
+                return Reclaimed { bytes: progress.bytes, end };
             }
             backoff.wait();
         }
-        reclaimed
+        Reclaimed { bytes: progress.bytes, end: End::Met }
     }
 
     /// Reclaim what is charged above a limit that was set below the usage, as far as that goes. What cannot be reclaimed from
@@ -236,7 +250,14 @@ impl Memcg {
     }
 
     /// Ask each reclaimer once for what is missing then.
-    fn ask_all(&self, sources: Source, proactive: bool, age: Option<Duration>, bytes: u64, cancel: &Cancel) -> Round {
+    fn ask_all(
+        &self,
+        sources: Source,
+        proactive: bool,
+        age: Option<Duration>,
+        progress: &mut Progress<'_>,
+        cancel: &Cancel,
+    ) -> Round {
         let mut round = Round::default();
         for (source, _) in SOURCES {
             if !sources.contains(source) {
@@ -244,20 +265,52 @@ impl Memcg {
             }
             let mut after = 0;
             let serves = |hook: &Hook| matches!(hook, &Hook::Reclaimer(serves, _) if serves == source);
-            while round.bytes < bytes
+            while !progress.is_met()
                 && !cancel.is_cancelled()
                 && let Some(call) = self.shared().hooks.next(after, serves)
             {
                 after = call.number();
                 let Hook::Reclaimer(_, reclaimer) = call.hook() else { unreachable!("only reclaimers serve") };
-                let ask = Ask { bytes: bytes - round.bytes, age, proactive, cancel };
-                let Reclaimed { bytes, end } = reclaimer.reclaim(self, &ask);
-                round.bytes = round.bytes.saturating_add(bytes);
-                round.busy |= end == End::Busy;
-                round.candidates |= end != End::NothingToScan;
+                let ask = Ask { bytes: progress.missing(), age, proactive, cancel };
+                let reclaimed = reclaimer.reclaim(self, &ask);
+                round.moved |= progress.add(reclaimed);
+                round.busy |= reclaimed.end == End::Busy;
+                round.candidates |= reclaimed.end != End::NothingToScan;
             }
         }
         round
+    }
+}
+
+impl<'a> Progress<'a> {
+    fn new(memcg: &'a Memcg, sources: Source, asked: u64) -> Self {
+        let measured = sources.intersects(Source::ANON | Source::FILE);
+        let before = measured.then(|| memcg.current(Counter::Memory));
+        Progress { memcg, asked, before, reported: 0, bytes: 0 }
+    }
+
+    fn is_met(&self) -> bool {
+        self.bytes >= self.asked
+    }
+
+    fn missing(&self) -> u64 {
+        self.asked - self.bytes
+    }
+
+    /// Add what a reclaimer did. Whether that was anything.
+    fn add(&mut self, Reclaimed { bytes, end }: Reclaimed) -> bool {
+        let was = self.bytes;
+        self.reported = self.reported.saturating_add(bytes);
+        self.bytes = self.bytes.max(self.reported);
+        if let Some(before) = self.before
+            && (bytes > 0 || end != End::NothingToScan)
+        {
+            let now = self.memcg.current(Counter::Memory);
+            if self.memcg.is_online() {
+                self.bytes = self.bytes.max(before.saturating_sub(now));
+            }
+        }
+        bytes > 0 || self.bytes > was
     }
 }
 

@@ -19,8 +19,9 @@
 //! two seconds, which differs by what happened since.
 
 use super::handle::Memcg;
-use super::id::GroupRef;
-use crate::sync::Record;
+use super::id::{GroupRef, ObjcgId};
+use super::tree::Tree;
+use crate::sync::{Bug, Record};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,7 @@ impl State {
     }
 
     fn end(&mut self, now: Instant) {
+        assert!(self.stalled > 0, "a stall ends where none has begun");
         self.fold(now);
         self.stalled -= 1;
     }
@@ -108,6 +110,21 @@ impl Stalls {
     }
 }
 
+impl Tree {
+    /// [`Memcg::stall`] of the memcg that an objcg points to, whose reference the caller holds.
+    ///
+    /// # Locks
+    /// Leaves.
+    pub fn stall(&self, id: ObjcgId) -> Stalled {
+        loop {
+            // A group that cannot be held was removed, and the objcg points elsewhere.
+            if let Some(memcg) = self.get(self.group_of(id)) {
+                return Stalled::begin(memcg);
+            }
+        }
+    }
+}
+
 impl Memcg {
     /// This thread is stalled for want of this memcg's memory, until the guard is dropped. Neither allocates nor waits, but for
     /// a leaf lock a level.
@@ -115,21 +132,16 @@ impl Memcg {
     /// # Locks
     /// Leaves.
     pub fn stall(&self) -> Stalled {
-        let (shared, now) = (self.shared(), Instant::now());
-        let mut at = self.group();
-        loop {
-            shared.stalls(at.index()).0.with(|state| state.begin(now));
-            if at.depth() == 0 {
-                return Stalled { memcg: self.clone() };
-            }
-            at = self.above(at);
-        }
+        Stalled::begin(self.clone())
     }
 
     /// The parent of a group that is held, with a reference to it. When it was removed as well, so that what is charged there
     /// is others' by now, the root.
     fn above(&self, at: GroupRef) -> GroupRef {
         let parent = self.shared().group(at.index()).parent();
+        if self.shared().config.planted.is(Bug::StallHoldsNothing) {
+            return parent;
+        }
         if self.shared().group(parent.index()).hold(parent.generation()) {
             return parent;
         }
@@ -162,20 +174,41 @@ impl Memcg {
     }
 }
 
+impl Stalled {
+    fn begin(memcg: Memcg) -> Self {
+        let now = Instant::now();
+        let mut at = memcg.group();
+        loop {
+            memcg.shared().stalls(at.index()).0.with(|state| state.begin(now));
+            if at.depth() == 0 {
+                return Stalled { memcg };
+            }
+            at = memcg.above(at);
+        }
+    }
+
+    /// Drop a reference that [`Memcg::above`] took.
+    fn release(&self, at: GroupRef) {
+        let shared = self.memcg.shared();
+        if !shared.config.planted.is(Bug::StallHoldsNothing) {
+            shared.release_group(at.index());
+        }
+    }
+}
+
 impl Drop for Stalled {
     fn drop(&mut self) {
         let (memcg, now) = (&self.memcg, Instant::now());
-        let shared = memcg.shared();
         let mut at = memcg.group();
         loop {
-            shared.stalls(at.index()).0.with(|state| state.end(now));
-            // The same way up: whom `stall` has held is there still, and whom it could not hold nobody can.
+            memcg.shared().stalls(at.index()).0.with(|state| state.end(now));
+            // The same way up: whom `begin` has held is there still, and whom it could not hold nobody can.
             let above = (at.depth() > 0).then(|| memcg.above(at));
             if at != memcg.group() {
-                shared.release_group(at.index()); // what `stall` has held
+                self.release(at); // what `begin` has held
             }
             let Some(above) = above else { return };
-            shared.release_group(above.index()); // what `above` has held just now
+            self.release(above); // what `above` has held just now
             at = above;
         }
     }
@@ -262,6 +295,8 @@ mod tests {
         let tenant = root.mkdir("tenant").unwrap();
         let [vm, other] = ["vm", "other"].map(|name| tenant.mkdir(name).unwrap());
         tenant.set_tasks(1);
+        drop(tree.stall(other.objcg().unwrap().id()));
+        assert!(!other.stall_times().some.total.is_zero() && vm.stall_times().some.total.is_zero());
         let stalled = vm.stall();
         std::thread::sleep(ms(2));
         // Removed meanwhile, both of them, and their places taken.

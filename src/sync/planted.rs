@@ -32,6 +32,14 @@ pub enum Bug {
     RollbackForgetsCounter,
     /// Whoever takes the memcgs with excess looks at one before clearing its flag.
     ExcessClearedLate,
+    /// A limit is set, and its mark only after the bump that shows them to chargers.
+    MarkSetLate,
+    /// Who notes what is above its mark goes the way that the charge began with, whoever has that index by now.
+    NoticeTrustsStart,
+    /// An uncharge takes away what was the most there ever was before its charger has noted it.
+    UnchargeSkipsPeak,
+    /// A prepaid object is uncharged and charged again.
+    PrepaidChargesAnew,
     /// Reparenting switches the objcg but leaves a stale group index charged.
     UnchargeSkipsGeneration,
     /// A reference to an objcg is taken by id without looking again whether the memcg still has that objcg.
@@ -60,6 +68,8 @@ pub enum Bug {
     PlaceKeepsCharge,
     /// A cancelled flight leaves its charge for a place where it is.
     CancelKeepsCharge,
+    /// Who takes the recent reads of a list looks how many there are and then takes them off.
+    SwapinsTakenInTwoSteps,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.
@@ -84,6 +94,8 @@ pub enum Bug {
     CursorGivesBackToAnyone,
     /// A registration ends while what it registered is being called.
     RegistrationEndsEarly,
+    /// A stall does not hold the memcgs it is counted in.
+    StallHoldsNothing,
 }
 
 /// Which bug, if any, is planted.

@@ -1,7 +1,7 @@
 //! [`Relief`]: memcgs above their marks are written down in the background, so that stores seldom meet a limit.
 //!
 //! ```text
-//!   usage of a memcg            noted                          done
+//!   compressed bytes            noted                          done
 //!   limit  ---------------------------------------------------------
 //!   mark   - - - - - - - - - - -/ - -\- - - - - - - - - - - - - - -     limit less a 64th, 256 KiB at most; or memory.high
 //!                              /      \
@@ -12,6 +12,9 @@
 //! - **F2** Each gets a batch in turn, so that none waits for another's device time.
 //! - **F3** One of which nothing can be written is left alone after as many failures as a reclaimer may have, however often it
 //!   is noted meanwhile, until the worker is kicked again for such as it: the worker never spins, and forgets nobody.
+//! - **F4** It is about compressed bytes alone, also where the limit is `memory.max` or `memory.high`: a memcg that is full of
+//!   resident pages is brought down by who charges those, pages first. Compressed bytes written for them would all go, whenever
+//!   resident pages stay near the limit, and that is where they are.
 
 use super::core::Core;
 use super::turns::{Turn, Turns};
@@ -30,8 +33,7 @@ pub(super) struct Relief {
 }
 
 struct Noted {
-    counter: Counter,
-    /// Bytes down to which it is brought.
+    /// Compressed bytes down to which it is brought.
     target: u64,
     failures: usize,
     /// Nothing more is tried in this run.
@@ -81,20 +83,17 @@ impl Relief {
 
 impl Noted {
     fn new(memcg: &Memcg) -> Option<Self> {
-        let (counter, over) = memcg.excess()?;
-        let mut limit = memcg.max(counter);
-        if counter == Counter::Memory {
-            limit = limit.min(memcg.high());
-        }
-        let current = memcg.current(counter);
-        let high = counter == Counter::Memory && current > memcg.high();
-        let target = current.saturating_sub(over + (limit / 64).min(MOST_MARGIN));
-        Some(Noted { counter, target, failures: 0, hopeless: false, high })
+        memcg.excess()?;
+        let (high, now) = (memcg.high(), memcg.current(Counter::Zswap));
+        let [zswap, memory] = [Counter::Zswap, Counter::Memory].map(|counter| below(memcg.max(counter)));
+        let mark = zswap.min(memory).min(high);
+        // F4
+        (now > mark).then(|| Noted { target: below(mark), failures: 0, hopeless: false, high: now > high })
     }
 
     /// A batch. Whether it is not yet where it should be.
     fn turn(&mut self, core: &Core, memcg: &Memcg, sum: &mut u64) -> bool {
-        let over = memcg.current(self.counter).saturating_sub(self.target);
+        let over = memcg.current(Counter::Zswap).saturating_sub(self.target);
         if over == 0 {
             return false;
         }
@@ -113,4 +112,9 @@ impl Noted {
         self.hopeless |= self.failures >= core.policy.max_failures;
         true
     }
+}
+
+/// A margin below a limit, or below a mark.
+fn below(limit: u64) -> u64 {
+    limit - (limit / 64).min(MOST_MARGIN)
 }

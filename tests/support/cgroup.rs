@@ -7,7 +7,8 @@ use zspool::swap::MemoryDevice;
 use zspool::units::{PAGE_SIZE, Page};
 use zspool::zswap::{Builder, Zswap};
 
-pub const MIB: u64 = 1 << 20;
+/// What is a megabyte in the kernel's cases.
+pub const M: u64 = if cfg!(debug_assertions) { 1 << 18 } else { 1 << 20 };
 pub const PAGE: u64 = PAGE_SIZE as u64;
 
 /// Pages in so many bytes.
@@ -27,7 +28,7 @@ impl Case {
     }
 
     pub fn with(name: &str, more: impl FnOnce(Builder) -> Builder) -> Case {
-        let builder = Zswap::builder().pool_limit(128 * MIB).address_space(512 << 20).slots_in_use(1 << 17);
+        let builder = Zswap::builder().pool_limit(128 << 20).address_space(512 << 20).slots_in_use(1 << 17);
         let zswap = Arc::new(more(builder.device(MemoryDevice::new(128 << 20, PAGE_SIZE))).build().unwrap());
         let memcg = zswap.root().mkdir(name).unwrap();
         Case { zswap, memcg }

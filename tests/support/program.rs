@@ -127,6 +127,19 @@ impl Running {
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// What it said on standard error so far.
+    pub fn said(&self) -> String {
+        // Not through its own cursor, which the program writes at.
+        let mut text = vec![0; self.err.metadata().unwrap().len() as usize];
+        let read = self.err.read_at(&mut text, 0).unwrap();
+        String::from_utf8_lossy(&text[..read]).into_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

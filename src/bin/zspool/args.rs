@@ -30,6 +30,9 @@ pub(crate) enum Verb {
     /// Show where the bytes of the pool go: size classes, and a picture
     #[command(after_help = AFTER_CLASSES)]
     Classes(Classes),
+    /// Print the control files that every memcg has: what they say, and what can be written to them
+    #[command(after_help = AFTER_FILES)]
+    Files,
 }
 
 const EXAMPLES: &str = "\
@@ -37,6 +40,7 @@ Examples:
   zspool squeeze                       compress the memory of the running programs, and compare
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool classes --image a.pages       where the bytes of the pool go
+  zspool files                         the control files of a memcg
   zspool squeeze --help                everything it can do";
 
 // No option has a long text, so `--help` is as short as `-h`.
@@ -52,6 +56,7 @@ Examples:
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool squeeze --image a.pages --image b.pages --memcg-limit a=8M \\
                  --pool-limit 32M --swapfile /var/tmp/zspool.swap --swap-size 1G
+  zspool squeeze --mount /mnt/zspool --hold       and in another shell: cat /mnt/zspool/*/memory.stat
 
 Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made,
 128 and the signal's number if it was interrupted.";
@@ -103,6 +108,11 @@ Examples:
 
 Exit status: as that of `zspool squeeze`.";
 
+const AFTER_FILES: &str = "\
+r: can be read, w: can be written. With `zspool squeeze --mount DIR` each memcg is a directory with these files in it.
+
+Sizes are bytes, or have K, M, G or T behind them (steps of 1024).";
+
 #[derive(Debug, Args)]
 pub(crate) struct Squeeze {
     #[command(flatten)]
@@ -143,6 +153,14 @@ pub(crate) struct Squeeze {
     /// Show each memcg's memory.stat
     #[arg(long)]
     pub(crate) stat: bool,
+
+    /// Mount the memcgs at this empty directory while it runs, to be watched and driven like cgroup v2's
+    #[arg(long, value_name = "DIR")]
+    pub(crate) mount: Option<PathBuf>,
+
+    /// Between storing and reading back, wait for Ctrl-C, or for DIR to be unmounted
+    #[arg(long, requires = "mount")]
+    pub(crate) hold: bool,
 
     /// Write the report as JSON as well; with -, to standard output, and the table to standard error
     #[arg(long, value_name = "FILE|-")]

@@ -7,6 +7,7 @@
 //! | [`squeeze`] | the main job: in, limited, out again identical |
 //! | [`target`] | the store it goes into |
 //! | [`classes`] | where the bytes of the pool go, as a picture |
+//! | [`files`] | the control files of a memcg, as a table |
 //! | [`report`], [`table`], [`progress`], [`output`] | what is told about it |
 //! | [`signals`] | how it is interrupted |
 
@@ -15,6 +16,7 @@ compile_error!("the program reads /proc and needs Linux; the library (without th
 
 mod args;
 mod classes;
+mod files;
 mod output;
 mod progress;
 mod report;
@@ -43,6 +45,11 @@ fn main() -> ExitCode {
     let good = match Cli::parse().verb {
         Verb::Squeeze(args) => squeeze(&args),
         Verb::Classes(args) => classes(&args),
+        Verb::Files => {
+            // A reader that has seen enough and closed the pipe is no failure.
+            let _ = io::stdout().write_all(files::table().as_bytes());
+            Ok(true)
+        }
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,

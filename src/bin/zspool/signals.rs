@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::time::Duration;
 
 /// The first of [`STOPPING`] that came, or 0. Only a flag that ends loops: relaxed.
 static STOP: AtomicI32 = AtomicI32::new(0);
@@ -42,10 +43,14 @@ pub(crate) fn prepare() {
     for (signal, _) in STOPPING {
         // What our parent has us ignore (nohup, a background job) stays ignored.
         if current(signal) != libc::SIG_IGN {
-            // SA_RESETHAND: the second one ends us if a page takes for ever. SA_RESTART: file I/O is not disturbed.
-            set(signal, stop as extern "C" fn(i32) as libc::sighandler_t, libc::SA_RESETHAND | libc::SA_RESTART);
+            arrange(signal);
         }
     }
+}
+
+fn arrange(signal: i32) {
+    // SA_RESETHAND: the second one ends us if a page takes for ever. SA_RESTART: file I/O is not disturbed.
+    set(signal, stop as extern "C" fn(i32) as libc::sighandler_t, libc::SA_RESETHAND | libc::SA_RESTART);
 }
 
 /// In a child before it becomes another program: what is ignored would stay so.
@@ -58,6 +63,17 @@ pub(crate) fn stopped() -> Option<Stopped> {
     match STOP.load(Relaxed) {
         0 => None,
         signal => Some(Stopped(signal)),
+    }
+}
+
+/// Wait for Ctrl-C, or until `or`. A SIGINT is used up by that: another one interrupts the run as the first one would have.
+/// Other signals stay what they are, and end the wait as well.
+pub(crate) fn wait_for_one(or: impl Fn() -> bool) {
+    while stopped().is_none() && !or() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if STOP.compare_exchange(libc::SIGINT, 0, Relaxed, Relaxed).is_ok() {
+        arrange(libc::SIGINT);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store that is squeezed into: this crate's [`Zswap`].
 
-use crate::squeeze::interface::{ClassRow, GroupStats, PoolStats, Settings, Target, Trouble};
+use crate::squeeze::interface::{ClassRow, GroupStats, Live, PoolStats, Settings, Target, Trouble};
+use std::path::Path;
 use zspool::memcg::{Event, Memcg};
 use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
 use zspool::zswap::Zswap;
@@ -61,6 +62,10 @@ impl Target for Zswap {
         }
     }
 
+    fn is_online(&self, group: &Memcg) -> bool {
+        group.is_online()
+    }
+
     fn stat(&self, group: &Memcg) -> String {
         let mut text = String::new();
         // What is worth a look after a run.
@@ -103,5 +108,30 @@ impl Target for Zswap {
             }
         };
         self.pool().classes().0.iter().filter(used).map(row).collect()
+    }
+
+    #[cfg(feature = "fuse")]
+    fn mount(&self, at: &Path) -> Result<Box<dyn Live>, Trouble> {
+        Ok(Box::new(zspool::cgroupfs::mount(self.tree(), at)?))
+    }
+
+    #[cfg(not(feature = "fuse"))]
+    fn mount(&self, _at: &Path) -> Result<Box<dyn Live>, Trouble> {
+        Err("this program was built without the feature `fuse`".into())
+    }
+}
+
+#[cfg(feature = "fuse")]
+impl Live for zspool::cgroupfs::Mounted {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn is_mounted(&self) -> bool {
+        self.is_mounted()
+    }
+
+    fn unmount(self: Box<Self>) -> Result<(), Trouble> {
+        Ok((*self).unmount()?)
     }
 }

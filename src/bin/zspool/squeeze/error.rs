@@ -24,6 +24,12 @@ pub(crate) enum RunError {
     NoMemoryForHashes { pages: u64 },
     #[error("The store cannot be made: {0}")]
     Open(Trouble),
+    #[error(
+        "This zspool was built without --mount; build it with `cargo build --release --features cli,fuse`, or leave --mount out."
+    )]
+    NoFuse,
+    #[error("The memcgs cannot be mounted: {0}.")]
+    Mount(Trouble),
     #[error("The memcg for {name} cannot be set up: {cause}")]
     Group { name: String, cause: Trouble },
     #[error("Page {page} did not come back: {cause}")]

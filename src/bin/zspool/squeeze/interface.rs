@@ -2,7 +2,7 @@
 //! this folder have a model.
 
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zspool::units::{PAGE_SIZE, Slot, SlotRange};
 
 /// A refusal or failure of the store: what is said about it is all that matters here.
@@ -50,6 +50,9 @@ pub(crate) trait Target: Sync {
     /// What the memcg's counters say now.
     fn group(&self, group: &Self::Group) -> GroupStats;
 
+    /// Whether nobody removed the memcg.
+    fn is_online(&self, group: &Self::Group) -> bool;
+
     /// The memcg's `memory.stat`, with the other zswap files' contents if that is worth a line.
     fn stat(&self, group: &Self::Group) -> String;
 
@@ -58,6 +61,21 @@ pub(crate) trait Target: Sync {
 
     /// The size classes in use, by size.
     fn classes(&self) -> Vec<ClassRow>;
+
+    /// Show the memcgs as files at this empty directory, for others to read and write.
+    fn mount(&self, at: &Path) -> Result<Box<dyn Live>, Trouble>;
+}
+
+/// Memcgs that others can see and change; dropped, no longer.
+pub(crate) trait Live: Sync {
+    /// Where.
+    fn path(&self) -> &Path;
+
+    /// Whether nobody has unmounted them.
+    fn is_mounted(&self) -> bool;
+
+    /// Unmount them.
+    fn unmount(self: Box<Self>) -> Result<(), Trouble>;
 }
 
 /// A memcg's counters.

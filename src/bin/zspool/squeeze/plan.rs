@@ -1,12 +1,13 @@
 //! From the command line to a run.
 
 use super::error::RunError;
-use super::interface::{Settings, Target, Trouble};
+use super::interface::{Live, Settings, Target, Trouble};
 use super::rss;
 use super::run::{Planned, Run};
 use crate::args::{MemcgLimit, Squeeze};
 use crate::report::Report;
 use crate::source::chosen::{Chosen, Taken};
+use std::io::Write as _;
 use std::path::PathBuf;
 use zspool::compress::Codecs;
 use zspool::sync::thread;
@@ -20,6 +21,9 @@ pub(crate) fn squeeze<T: Target>(
     open: impl FnOnce(&Settings) -> Result<T, Trouble>,
 ) -> Result<Report, RunError> {
     Codecs::builtin().by_name(&args.codec)?;
+    if args.mount.is_some() && cfg!(not(feature = "fuse")) {
+        return Err(RunError::NoFuse);
+    }
     let threads = args.threads.unwrap_or_else(thread::available_parallelism);
     let swapfile = swapfile(args)?;
     let chosen = Chosen::open(&args.sources)?;
@@ -29,13 +33,20 @@ pub(crate) fn squeeze<T: Target>(
     let settings = Settings { pool_limit: args.pool_limit, codec: args.codec.clone(), swapfile, threads };
     let target = open(&settings).map_err(RunError::Open)?;
     let opening_growth = rss::anonymous().saturating_sub(before);
+    let live = args.mount.as_deref().map(|at| target.mount(at)).transpose().map_err(RunError::Mount)?;
 
     let taken = chosen.take(&args.sources)?.into_iter();
     let planned = taken.map(|Taken { name, source, pages }| {
         let memcg_limit = limit_of(&name, &args.memcg_limit);
         Planned { name, source, memcg_limit, pages }
     });
-    Run::new(&target, planned.collect(), args.seed)?.squeeze(&args.codec, threads, opening_growth)
+    let run = Run::new(&target, planned.collect(), args.seed)?;
+    let report = run.squeeze(&args.codec, threads, opening_growth, live.as_deref(), args.hold);
+    if let Some(Err(error)) = live.map(Live::unmount) {
+        // The report is worth more than an empty directory; where nobody listens, nothing can be done.
+        let _ = writeln!(std::io::stderr(), "{error}.");
+    }
+    report
 }
 
 fn swapfile(args: &Squeeze) -> Result<Option<(PathBuf, u64)>, RunError> {

@@ -16,7 +16,7 @@
 use super::error::RunError;
 use super::hashes::{Hashes, hash};
 use super::histogram::Histogram;
-use super::interface::{GroupStats, PoolStats, Target};
+use super::interface::{GroupStats, Live, PoolStats, Target};
 use super::lane::{Batch, Counts, Lane};
 use super::rss;
 use super::shuffle::Shuffle;
@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::report::{Failure, PoolReport, ProcessReport, Quantiles, Report, SourceReport};
 use crate::signals;
 use crate::source::{Source, SourceError};
+use std::io::{self, Write as _};
 use std::time::Instant;
 use zspool::compress::same_filled;
 use zspool::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -101,7 +102,15 @@ impl<'t, T: Target> Run<'t, T> {
     }
 
     /// All phases. `opening_growth` is what the store's making added to anonymous memory.
-    pub(super) fn squeeze(self, codec: &str, threads: usize, opening_growth: u64) -> Result<Report, RunError> {
+    /// Who looks at `live` may change limits and remove memcgs at any time; with `hold`, they are given the time to.
+    pub(super) fn squeeze(
+        self,
+        codec: &str,
+        threads: usize,
+        opening_growth: u64,
+        live: Option<&dyn Live>,
+        hold: bool,
+    ) -> Result<Report, RunError> {
         let mut workers: Vec<_> = (0..threads).map(|_| Worker::new()).collect();
         // Each thread's first allocation sets up a heap of its own, which the next phase's threads take over.
         self.in_parallel(&mut workers, |_, worker| drop(std::hint::black_box(worker.pages.to_vec())));
@@ -116,11 +125,21 @@ impl<'t, T: Target> Run<'t, T> {
         let after = rss::anonymous();
         drop(progress);
 
+        if let Some(live) = live.filter(|_| hold) {
+            self.hold(live);
+            self.check_not_stopped()?;
+            self.target.settle();
+        }
+
         let pool = self.target.pool();
         let mut sources: Vec<_> = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
         let classes = self.target.classes();
 
-        self.check_sums(&sources, pool);
+        // What others change meanwhile would add up to nothing.
+        let driven = live.is_some() && (self.target.pool() != pool || !self.all_online());
+        if !driven {
+            self.check_sums(&sources, pool);
+        }
 
         self.load_all(&mut workers, &Progress::new("reading back", total));
         self.check_not_stopped()?;
@@ -294,6 +313,22 @@ impl<'t, T: Target> Run<'t, T> {
     /// A phase that was stopped has not seen all pages: what comes after it would be wrong.
     fn check_not_stopped(&self) -> Result<(), RunError> {
         signals::stopped().map_or(Ok(()), |by| Err(RunError::Stopped(by)))
+    }
+
+    /// Wait with everything stored, until it has been looked at.
+    fn hold(&self, live: &dyn Live) {
+        let pages: u64 = self.lanes.iter().map(|lane| lane.counts.stored.load(Relaxed)).sum();
+        // Where nobody listens they see the files.
+        let _ = writeln!(
+            io::stderr(),
+            "{pages} pages are held; their memcgs are in {}. Press Ctrl-C, or unmount it, to have them read back.",
+            live.path().display()
+        );
+        signals::wait_for_one(|| !live.is_mounted());
+    }
+
+    fn all_online(&self) -> bool {
+        self.lanes.iter().all(|lane| self.target.is_online(&lane.group))
     }
 
     /// Each byte in the pool is some memcg's, and of no two.

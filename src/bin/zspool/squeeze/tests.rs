@@ -1,12 +1,13 @@
 //! The run against a model of the store, one that can refuse, lose and spoil pages on cue.
 
-use super::interface::{ClassRow, GroupStats, PoolStats, Settings, Target, Trouble};
+use super::interface::{ClassRow, GroupStats, Live, PoolStats, Settings, Target, Trouble};
 use super::{RunError, squeeze};
 use crate::args::{Cli, Verb};
 use crate::report::Report;
 use clap::Parser;
 use std::collections::HashMap;
 use std::io::Write;
+use std::path::Path;
 use zspool::sync::{Mutex, Rank};
 use zspool::units::{PAGE_SIZE, Slot, SlotRange};
 
@@ -99,6 +100,12 @@ impl Target for &Model {
     }
     fn classes(&self) -> Vec<ClassRow> {
         vec![]
+    }
+    fn is_online(&self, _: &usize) -> bool {
+        true
+    }
+    fn mount(&self, _: &Path) -> Result<Box<dyn Live>, Trouble> {
+        Err("A model has no files".into())
     }
 }
 

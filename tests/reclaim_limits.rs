@@ -1,0 +1,258 @@
+//! Limits at three levels of the tree at once, with threads at them all the time.
+//!
+//! - No limit is passed at any instant: neither a sampler nor the peaks, which every charge raises, show more.
+//! - No page is refused that fits. With a device nothing is refused at all; without one, threads whose shares fill every limit to
+//!   the byte never are, and one page more is.
+//! - What was stored is what comes back, and at the end every counter is exactly 0.
+//!
+//! `ZSPOOL_LIMITS_SECONDS` is how long each part runs: 2 unless set, 60 in `.ci/deep limits`.
+
+#[path = "support/cgroup.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod cgroup;
+#[path = "support/client.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod client;
+
+use cgroup::*;
+use client::Client;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use zspool::memcg::{Counter, Memcg, MemcgEvent};
+use zspool::units::{NodeId, Page};
+use zspool::zswap::{self, Stored};
+
+const N0: NodeId = NodeId(0);
+const THREADS: usize = 8;
+
+fn duration() -> Duration {
+    let seconds = std::env::var("ZSPOOL_LIMITS_SECONDS").map_or(2, |text| text.parse().expect("a number of seconds"));
+    Duration::from_secs(seconds)
+}
+
+/// Three levels below the case's memcg, which is the first: two below it, two below each of those.
+struct Levels([Vec<Memcg>; 3]);
+
+impl Levels {
+    fn new(top: &Memcg) -> Levels {
+        let below = |memcgs: &[Memcg]| {
+            let make = |memcg: &Memcg| ["a", "b"].map(|name| memcg.mkdir(name).unwrap());
+            memcgs.iter().flat_map(make).collect::<Vec<_>>()
+        };
+        let middle = below(std::slice::from_ref(top));
+        let leaves = below(&middle);
+        Levels([vec![top.clone()], middle, leaves])
+    }
+
+    fn set_max(&self, counter: Counter, limits: [&[u64]; 3]) {
+        for (memcgs, limits) in self.0.iter().zip(limits) {
+            memcgs.iter().zip(limits).for_each(|(memcg, &limit)| set(memcg, counter.max_file(), limit));
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Memcg> {
+        self.0.iter().flatten()
+    }
+
+    /// Two threads share a leaf.
+    fn leaf(&self, thread: usize) -> &Memcg {
+        &self.0[2][thread / 2]
+    }
+
+    fn assert_within(&self, counter: Counter) {
+        for memcg in self.all() {
+            let (usage, limit) = (memcg.current(counter), memcg.max(counter));
+            assert!(usage <= limit, "{usage} of {limit} in {}", memcg.path());
+        }
+    }
+
+    /// That every level mattered, and that none was ever passed.
+    fn assert_were_reached(&self, counter: Counter) {
+        for (level, memcgs) in self.0.iter().enumerate() {
+            let hits: Vec<_> = memcgs.iter().map(|memcg| memcg.local_events(MemcgEvent::Max)).collect();
+            assert!(hits.iter().any(|&hits| hits > 0), "no limit of level {level} was ever reached: {hits:?}");
+        }
+        for memcg in self.all() {
+            let (peak, limit) = (memcg.peak(counter), memcg.max(counter));
+            assert!(peak <= limit, "{peak} of {limit} at some time in {}", memcg.path());
+        }
+    }
+}
+
+/// Run `work` in every thread until it has been long enough, and look at the limits all the while.
+fn run(levels: &Levels, counter: Counter, work: impl Fn(usize, &AtomicBool) + Sync) {
+    let (stop, samples) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (work, stop) = (&work, &stop);
+            scope.spawn(move || {
+                let _others = StopOnPanic(stop);
+                work(thread, stop);
+            });
+        }
+        let _threads = StopOnPanic(&stop);
+        let end = Instant::now() + duration();
+        while Instant::now() < end && !stop.load(Ordering::Relaxed) {
+            levels.assert_within(counter);
+            samples.fetch_add(1, Ordering::Relaxed);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(samples.load(Ordering::Relaxed) > 100, "the sampler ran");
+}
+
+/// Whoever panics ends the others, who would else run for ever.
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Pages of many sizes, and how far a slot of a thread was written: what it holds can be made again.
+struct Pages(Vec<Pattern>);
+
+impl Pages {
+    fn new() -> Pages {
+        Pages((0..24).map(|k| Pattern::new(150 + k * 130)).collect())
+    }
+
+    fn page(&self, number: usize) -> Page {
+        self.0[number * 7 % self.0.len()].page(number)
+    }
+}
+
+#[test]
+fn stores_at_three_limits_pass_none_and_none_is_refused() {
+    const SLOTS: usize = 512;
+    let case = Case::new("stores_at_three_limits");
+    let levels = Levels::new(&case.memcg);
+    // Less at every level than those below it may have: each is what keeps somebody back.
+    let leaves = [256 << 10, 512 << 10, 384 << 10, 1024 << 10];
+    levels.set_max(Counter::Zswap, [&[1400 << 10], &[600 << 10, 1000 << 10], &leaves]);
+    let slots = case.zswap.reserve((THREADS * SLOTS) as u64).unwrap();
+    let pages = Pages::new();
+    run(&levels, Counter::Zswap, |thread, stop| {
+        let slot = |k: usize| slots.get((thread * SLOTS + k) as u64).unwrap();
+        let mut held = vec![None; SLOTS];
+        let mut back = Page::zeroed();
+        for number in 0.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let k = (number * 31 + number / SLOTS) % SLOTS;
+            match number % 8 {
+                5 => {
+                    assert_eq!(case.zswap.free(slot(k)), held[k].take().is_some());
+                }
+                6 => {
+                    if let Some(number) = held[k] {
+                        case.zswap.load(slot(k), &mut back).unwrap();
+                        assert!(back[..] == pages.page(number)[..], "page {number} of thread {thread}");
+                    }
+                }
+                _ => {
+                    let number = number * THREADS + thread;
+                    case.zswap.store(slot(k), levels.leaf(thread), N0, &pages.page(number)).unwrap();
+                    held[k] = Some(number);
+                }
+            }
+        }
+        for (k, number) in held.into_iter().enumerate().filter_map(|(k, number)| Some((k, number?))) {
+            case.zswap.load(slot(k), &mut back).unwrap();
+            assert!(back[..] == pages.page(number)[..], "page {number} of thread {thread}");
+            case.zswap.free(slot(k));
+        }
+    });
+    levels.assert_were_reached(Counter::Zswap);
+    assert_eq!(case.zswap.stats().refused, 0);
+    assert!(stat(&case.memcg, "zswpwb") > 0);
+    drop(levels);
+    case.end();
+}
+
+#[test]
+fn clients_at_three_limits_pass_none_and_none_is_refused() {
+    let case = Case::new("clients_at_three_limits");
+    let levels = Levels::new(&case.memcg);
+    let leaves = [512 << 10, 1024 << 10, 768 << 10, 2048 << 10];
+    levels.set_max(Counter::Memory, [&[2800 << 10], &[1200 << 10, 2000 << 10], &leaves]);
+    // Two clients in a leaf, and each is reclaimed from for all that hit a limit above it.
+    let clients: Vec<Client> =
+        (0..THREADS).map(|thread| Client::new(&case.zswap, levels.leaf(thread), 400).unwrap()).collect();
+    let pages = Pages::new();
+    run(&levels, Counter::Memory, |thread, stop| {
+        let client = &clients[thread];
+        let mut held = vec![None; client.len()];
+        for step in 0.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let k = (step * 31 + step / client.len()) % client.len();
+            if let Some(number) = held[k] {
+                assert!(client.read(k).unwrap()[..] == pages.page(number)[..], "page {number} of thread {thread}");
+            }
+            if step % 2 == 0 {
+                let number = step * THREADS + thread;
+                client.write(k, &pages.page(number)).unwrap();
+                held[k] = Some(number);
+            }
+        }
+    });
+    levels.assert_were_reached(Counter::Memory);
+    assert_eq!(levels.all().map(|memcg| memcg.local_events(MemcgEvent::Oom)).sum::<u64>(), 0);
+    drop((clients, levels));
+    case.end();
+}
+
+#[test]
+fn no_page_is_refused_that_fits() {
+    /// What each thread has room for.
+    const SHARE: usize = 300;
+    let case = Case::new("no_page_is_refused_that_fits");
+    let levels = Levels::new(&case.memcg);
+    // Nothing may leave: a limit that is reached is a refusal.
+    set(&case.memcg, "memory.zswap.writeback", 0);
+    let slots = case.zswap.reserve((THREADS * (SHARE + 1)) as u64).unwrap();
+    let pattern = Pattern::new(1000);
+    let probe = case.zswap.store(slots.base(), &case.memcg, N0, &pattern.page(0)).unwrap();
+    let Stored::Compressed { slot_bytes, .. } = probe else { panic!("{probe:?}") };
+    case.zswap.free(slots.base());
+    let share = (SHARE * slot_bytes) as u64;
+    levels.set_max(Counter::Zswap, [&[8 * share], &[4 * share; 2], &[2 * share; 4]]);
+    let slot = |thread: usize, k: usize| slots.get((thread * (SHARE + 1) + k) as u64).unwrap();
+    let store = |thread: usize, k: usize| {
+        case.zswap.store(slot(thread, k), levels.leaf(thread), N0, &pattern.page(k)).map(drop)
+    };
+    run(&levels, Counter::Zswap, |thread, stop| {
+        let mut random = thread as u64 + 1;
+        let mut held = 0;
+        while !stop.load(Ordering::Relaxed) {
+            // Up to the share, most of the time close to it; all of it given back now and then.
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let least = if random >> 60 == 0 { 0 } else { SHARE - (random >> 32) as usize % 20 };
+            (held..SHARE).for_each(|k| store(thread, k).unwrap());
+            (least..SHARE).for_each(|k| assert!(case.zswap.free(slot(thread, k))));
+            held = least;
+        }
+        (held..SHARE).for_each(|k| store(thread, k).unwrap());
+    });
+    // Every limit is filled to the byte, and one page more is refused by the lowest, whoever asks.
+    for memcg in levels.all() {
+        assert_eq!(memcg.current(Counter::Zswap), memcg.max(Counter::Zswap), "{}", memcg.path());
+    }
+    for thread in 0..THREADS {
+        let refused = store(thread, SHARE).unwrap_err();
+        let zswap::Error::Limit { source: hit, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!((hit.memcg(), hit.usage(), hit.limit()), (levels.leaf(thread), 2 * share, 2 * share));
+        // Room for one lets one in.
+        assert!(case.zswap.free(slot(thread, 0)));
+        store(thread, 0).unwrap();
+    }
+    (0..THREADS).for_each(|thread| (0..SHARE).for_each(|k| assert!(case.zswap.free(slot(thread, k)))));
+    drop(levels);
+    case.end();
+}
