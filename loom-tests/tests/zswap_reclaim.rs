@@ -312,11 +312,12 @@ fn failing_write_vs_load(planted: Planted) -> u8 {
     assert_eq!(read, 1);
     // Nothing was there between the free and the store.
     assert!(matches!(shrunk, Shrunk::NoneWritten | Shrunk::NothingToScan), "{shrunk:?}");
+    let failed = zswap.stats().failed_writes;
     assert_eq!(numbers(&zswap, slots), [2]);
     // Nothing of the failed flight is left: the next one lands, once the entry has lost its second chance and the device failed once.
     let tries: Vec<_> = (0..3).map(|_| zswap.shrink_memcg(&zswap.root(), 1)).collect();
     assert!(tries.iter().any(|tried| matches!(tried, Shrunk::Written(_))), "{tries:?}");
-    let failed = zswap.stats().failed_writes;
+    assert_eq!(zswap.stats().failed_writes, 1, "the device failed once");
     empty_and_check(&zswap, slots);
     failed as u8
 }
