@@ -156,6 +156,7 @@ fn writes_that_fail_charge_nothing() {
         assert_eq!(swap(&vm), 0);
         zswap.assert_valid();
     }
+    assert_eq!(zswap.stats().failed_writes, 4, "of either way");
     let never_reserved = zspool::units::Slot(1 << 60);
     assert!(matches!(zswap.store(never_reserved, &vm, N0, &compressible(1, 900)), Err(Error::Swap(_))));
     assert_eq!((swap(&vm), on_device(&zswap)), (0, 0));
