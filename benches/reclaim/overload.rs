@@ -154,7 +154,8 @@ impl<'a> Run<'a> {
         let seen = self.device.take();
         at.clone_from(&round.at);
         let (shrinks, wakes) = (after.shrinks - before.shrinks, after.worker_runs - before.worker_runs);
-        self.zswap.quiesce();
+        // Not to the end of all tidying: on a busy disk that takes longer than the round.
+        let _calm = self.device.hold_punches();
         // A paced device is known without being asked, and slower than any codec.
         let (over_device, over_pipeline, cpu_over) = if self.shape.disk {
             let len = (seen.written() as usize / seen.writes.len().max(1)).next_multiple_of(4096).max(4096);
