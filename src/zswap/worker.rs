@@ -62,7 +62,7 @@ impl Worker {
                 if reasons & (PRESSURE | EXCESS) != 0 {
                     next = next.or(Some(CALM));
                 } else if next.is_none() {
-                    mine.tidy_until(|| mine.kick.is_kicked());
+                    mine.tidy_until(|| mine.kick.is_kicked() || mine.kick.stopped());
                 }
             }
         })
