@@ -185,7 +185,7 @@ struct Pages {
 
 enum Place {
     Resident {
-        page: Page,
+        page: Box<Page>,
         charge: Resident,
         referenced: bool,
     },
@@ -200,7 +200,7 @@ impl Program {
         let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(folder.join("swap"), 64 << 20).build().unwrap();
         let memcg = zswap.root().mkdir("program").unwrap();
         let resident = |number| Place::Resident {
-            page: compressible(number as u64, 100),
+            page: Box::new(compressible(number as u64, 100)),
             charge: memcg.charge_resident(PAGE_SIZE as u64).unwrap(),
             referenced: false,
         };
@@ -233,7 +233,7 @@ impl Program {
         pages.place[number] = Place::Moving;
         drop(pages);
         let stalled = self.memcg.stall();
-        let mut page = Page::zeroed();
+        let mut page = Box::new(Page::zeroed());
         let install = |stored: &[u8; PAGE_SIZE]| {
             page.copy_from_slice(stored);
             Installed::Yes

@@ -16,38 +16,54 @@ const NODE: NodeId = NodeId(0);
 /// may hold locks. Those around `f` are in it; they are always as many.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn instructions(f: impl FnOnce()) -> u64 {
-    let wait = |pid| {
-        let mut status = 0;
-        // SAFETY: the child is ours, and `status` is an int to write to.
-        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-        assert!(libc::WIFSTOPPED(status), "the stepped process ended: {status:#x}");
-        libc::WSTOPSIG(status)
-    };
     // SAFETY: the child makes system calls and runs `f`, which needs none of what other threads may have left locked.
-    unsafe {
-        let pid = libc::fork();
-        assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
-        if pid == 0 {
-            libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
-            libc::raise(libc::SIGSTOP);
-            f();
-            libc::raise(libc::SIGSTOP);
-            libc::_exit(0);
-        }
-        assert_eq!(wait(pid), libc::SIGSTOP);
-        let mut steps = 0;
-        loop {
-            assert_eq!(libc::ptrace(libc::PTRACE_SINGLESTEP, pid, 0, 0), 0, "{}", std::io::Error::last_os_error());
-            match wait(pid) {
-                libc::SIGTRAP => steps += 1,
-                libc::SIGSTOP => break,
-                signal => panic!("the stepped process got signal {signal}"),
-            }
-        }
-        libc::kill(pid, libc::SIGKILL);
-        libc::waitpid(pid, std::ptr::null_mut(), 0);
-        steps
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        ptrace(libc::PTRACE_TRACEME, 0);
+        stop();
+        f();
+        stop();
+        // SAFETY: this process is a copy whose exit handlers are the original's.
+        unsafe { libc::_exit(0) };
     }
+    assert_eq!(signal_of(pid), libc::SIGSTOP);
+    let mut steps = 0;
+    loop {
+        assert_eq!(ptrace(libc::PTRACE_SINGLESTEP, pid), 0, "{}", std::io::Error::last_os_error());
+        match signal_of(pid) {
+            libc::SIGTRAP => steps += 1,
+            libc::SIGSTOP => break,
+            signal => panic!("the stepped process got signal {signal}"),
+        }
+    }
+    ptrace(libc::PTRACE_KILL, pid);
+    // SAFETY: the child is ours, and no status is written.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    steps
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn ptrace(request: libc::c_uint, pid: libc::pid_t) -> libc::c_long {
+    // SAFETY: none of the requests reads or writes memory of ours.
+    unsafe { libc::ptrace(request, pid, 0, 0) }
+}
+
+/// Stop until the parent goes on.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn stop() {
+    // SAFETY: a signal to ourselves, which nobody handles.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+/// The signal that the child has stopped with.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn signal_of(pid: libc::pid_t) -> i32 {
+    let mut status = 0;
+    // SAFETY: the child is ours, and `status` is an int to write to.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert!(libc::WIFSTOPPED(status), "the stepped process ended: {status:#x}");
+    libc::WSTOPSIG(status)
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

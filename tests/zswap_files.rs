@@ -100,3 +100,27 @@ fn a_request_by_its_file_writes_compressed_bytes_and_says_what_it_cannot() {
     assert_eq!(error.to_string(), "nobody serves source=zswap here; no reclaimer is registered");
     drop(tree);
 }
+
+#[test]
+fn loads_that_read_the_device_are_the_owners_stall_time() {
+    let zswap = instance();
+    let tenant = zswap.root().mkdir("tenant").unwrap();
+    let [vm, other] = ["vm", "other"].map(|name| tenant.mkdir(name).unwrap());
+    let slots = zswap.reserve(40).unwrap();
+    fill(&zswap, &vm, slots, 0..20);
+    fill(&zswap, &other, slots, 20..40);
+    check(&zswap, slots, 0..40);
+    let stalled = || [&zswap.root(), &tenant, &vm, &other].map(|memcg| memcg.stall_times().some.total);
+    assert!(stalled().iter().all(|time| time.is_zero()), "what is in the pool is not waited for");
+    while vm.usage() > 0 {
+        let _ = zswap.shrink_memcg(&vm, usize::MAX);
+    }
+    // What a removed memcg left is its parent's stall.
+    vm.offline().unwrap();
+    check(&zswap, slots, 0..20);
+    let [root, tenant_time, vm_time, other_time] = stalled();
+    assert!(!root.is_zero() && root == tenant_time, "{root:?} {tenant_time:?}");
+    assert!(vm_time.is_zero() && other_time.is_zero());
+    let text = tenant.read_file("memory.pressure").unwrap();
+    assert!(text.contains(&format!("total={}\n", tenant_time.as_micros())), "{text}");
+}

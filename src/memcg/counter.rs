@@ -299,17 +299,26 @@ impl Words {
         self.peak.raise(self.usage.load(Ordering::Acquire) & !VERSIONS);
     }
 
-    /// The most bytes there were.
-    pub(super) fn peak(&self) -> u64 {
-        self.raise_peak();
+    /// The most bytes there were, as far as it is noted. Touches no usage, so it may be asked for in a record.
+    pub(super) fn noted_peak(&self) -> u64 {
         self.peak.get() & BYTES
     }
 
-    /// Begin the peak anew from what is charged now. Under the tree lock, of an online group.
-    pub(super) fn reset_peak(&self) {
-        let life = generation(self.usage.load(Ordering::Relaxed));
-        self.peak.set(born(life, 0));
-        // As G4: a charge that is not seen here sees the peak that was set.
+    /// The most bytes there were.
+    pub(super) fn peak(&self) -> u64 {
+        self.raise_peak();
+        self.noted_peak()
+    }
+
+    /// Begin the peak anew and say what it was: under the tree lock, of an online group, between
+    /// [`raise_peak`](Self::raise_peak) and [`settle_peak`](Self::settle_peak).
+    pub(super) fn begin_peak(&self, life: u16) -> u64 {
+        self.peak.replace(born(life, 0)) & BYTES
+    }
+
+    /// Have the peak that was begun be at least what is charged now.
+    pub(super) fn settle_peak(&self) {
+        // As G4: a charge that is not seen here sees the peak that was begun.
         self.peak.raise(self.usage.fetch_add(0, Ordering::AcqRel) & !VERSIONS);
     }
 }
@@ -379,7 +388,8 @@ mod tests {
         words.set_limit(20, 10, Planted::NONE);
         assert!(!reserve(0) && words.excess() == 0, "at the mark");
         assert!(words.give_back(0, 4, true, Planted::NONE));
-        words.reset_peak();
+        assert_eq!(words.begin_peak(0), 10);
+        words.settle_peak();
         assert_eq!(words.peak(), 6);
         assert!(!reserve(0) && reserve(1));
     }

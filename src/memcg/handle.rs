@@ -14,7 +14,7 @@ use super::objcg::Objcg;
 use super::stat::{Bytes4, Stat};
 use super::tree::{Shared, Tree};
 use crate::sync::{Bug, MutexGuard};
-use crate::units::NodeMask;
+use crate::units::{NodeId, NodeMask};
 use std::fmt;
 
 /// A handle on a memcg. Clones are handles on the same one; equal handles are on the same one.
@@ -258,7 +258,7 @@ impl Memcg {
         if self.is_online() { self.words().of(counter).peak() } else { 0 }
     }
 
-    /// Begin the peak anew from what is charged now.
+    /// Begin the peak anew from what is charged now. [Readers](Self::peak_reader) keep theirs.
     ///
     /// # Errors
     /// [`Error::Offline`].
@@ -266,10 +266,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn reset_peak(&self, counter: Counter) -> Result<(), Error> {
-        let _hierarchy = self.online()?;
-        self.shared().recall();
-        self.words().of(counter).reset_peak();
-        Ok(())
+        self.begin_peak(counter, None)
     }
 
     /// [`current`](Self::current) of [`Counter::Zswap`].
@@ -372,8 +369,21 @@ impl Memcg {
         Ok(self.shared().numa_stat(&hierarchy, self.index()))
     }
 
+    /// The same sums on one node, without what lies below it.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn own_bytes(&self, node: NodeId) -> Result<Bytes4, Error> {
+        self.shared().recall();
+        let hierarchy = self.online()?;
+        Ok(self.shared().own_bytes(&hierarchy, self.index(), node))
+    }
+
     /// The tree lock, if the memcg is online.
-    fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
+    pub(super) fn online(&self) -> Result<MutexGuard<'_, Hierarchy>, Error> {
         let hierarchy = self.shared().lock();
         self.shared().check_online(self.words())?;
         Ok(hierarchy)

@@ -59,11 +59,14 @@ impl PeakReader {
 
     /// The most bytes that were charged, since its reset if there was one.
     pub fn read(&self) -> u64 {
-        let before = self.log().with(|log| {
+        let now = self.memcg.peak(self.counter);
+        let words = self.memcg.words().of(self.counter);
+        let noted = self.log().with(|log| {
             let own = log.readers.iter().find(|(number, _)| *number == self.number);
-            own.map_or(log.ever, |&(_, most)| most)
+            // Both in one look: what is not in the one yet is in the other.
+            own.map_or(log.ever, |&(_, most)| most).max(words.noted_peak())
         });
-        before.max(self.memcg.peak(self.counter))
+        noted.max(now)
     }
 
     /// Begin this reader's peak anew from what is charged now. Others' stay what they are.
@@ -74,16 +77,29 @@ impl PeakReader {
     /// # Locks
     /// The tree lock.
     pub fn reset(&self) -> Result<(), Error> {
-        let peak = self.memcg.peak(self.counter);
-        self.log().with(|log| {
+        self.memcg.begin_peak(self.counter, Some(self.number))
+    }
+}
+
+impl Memcg {
+    /// Begin the counter's peak anew, and the reader's. What it was, goes into the values of the others.
+    pub(super) fn begin_peak(&self, counter: Counter, reader: Option<u64>) -> Result<(), Error> {
+        let _hierarchy = self.online()?;
+        self.shared().recall();
+        let words = self.words().of(counter);
+        words.raise_peak();
+        self.shared().peaks(self.index()).0[counter as usize].with(|log| {
+            let peak = words.begin_peak(self.group().generation());
             log.ever = log.ever.max(peak);
             log.readers.iter_mut().for_each(|(_, most)| *most = peak.max(*most));
-            match log.readers.iter_mut().find(|(number, _)| *number == self.number) {
+            let Some(reader) = reader else { return };
+            match log.readers.iter_mut().find(|(number, _)| *number == reader) {
                 Some((_, most)) => *most = 0,
-                None => log.readers.push((self.number, 0)),
+                None => log.readers.push((reader, 0)),
             }
         });
-        self.memcg.reset_peak(self.counter)
+        words.settle_peak();
+        Ok(())
     }
 }
 
@@ -136,5 +152,27 @@ mod tests {
         drop((old, reader));
         let new = tree.root().mkdir("new").unwrap();
         assert_eq!((new.index(), new.peak_reader(Counter::Memory).read()), (index, 0));
+    }
+    #[test]
+    fn a_reader_misses_nothing_while_another_one_resets() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let [all, other] = [0; 2].map(|_| vm.peak_reader(Counter::Memory));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    other.reset().unwrap();
+                }
+            });
+            for bytes in 1..30_000 {
+                drop(vm.charge_resident(bytes).unwrap());
+                let read = all.read();
+                done.store(read != bytes, Ordering::Relaxed); // so that the scope ends
+                assert_eq!(read, bytes, "each is more than ever");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Properties of the whole layer, against a plain model and with real threads.
 //!
-//! 1. After any sequence of operations, usage, sums and paths are those of the model (`sequences_match_a_plain_model`).
+//! 1. After any sequence of operations, usage as each counter, sums, peaks, events and paths are those of the model, and limits of
+//!    each counter refuse what they must and nothing else (`sequences_match_a_plain_model`).
 //! 2. After everything is freed and removed, nothing is left but the root (same test).
 //! 3. Memcgs made and removed reuse indexes and ids (`ten_thousand_memcgs_leave_nothing_behind`).
 //! 4. Limits hold at 0, 1, the exact fit and below usage, and a refusal says who and how much.
@@ -29,14 +30,18 @@ fn bytes(compressed: u64) -> Bytes4 {
 // === 1 and 2 ===
 
 const NODES: usize = 3;
+/// What an object is charged as.
+const OBJECT: &[Counter] = Counter::Zswap.charged();
 
 #[derive(Clone, Debug)]
 enum Op {
     Mkdir { parent: usize, name: u8 },
     Offline { memcg: usize },
-    Limit { memcg: usize, limit: u64 },
+    Limit { memcg: usize, counter: Counter, limit: u64 },
     Writeback { memcg: usize, on: bool },
     Store { memcg: usize, node: u8, len: u64 },
+    Hold { memcg: usize, counter: Counter, len: u64 },
+    Compress { charge: usize, node: u8, part: u64 },
     Move { object: usize, node: u8 },
     Free { object: usize },
 }
@@ -44,28 +49,48 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let nth = 0..64usize;
     let node = 0..NODES as u8;
+    let counter = prop::sample::select(&Counter::ALL[..]);
+    let held = prop::sample::select(&[Counter::Memory, Counter::Swap][..]);
     prop_oneof![
         3 => (nth.clone(), 0..4u8).prop_map(|(parent, name)| Op::Mkdir { parent, name }),
         2 => nth.clone().prop_map(|memcg| Op::Offline { memcg }),
-        1 => (nth.clone(), 0..12_000u64).prop_map(|(memcg, limit)| Op::Limit { memcg, limit }),
+        2 => (nth.clone(), counter, 0..16_000u64).prop_map(|(memcg, counter, limit)| Op::Limit { memcg, counter, limit }),
         1 => (nth.clone(), any::<bool>()).prop_map(|(memcg, on)| Op::Writeback { memcg, on }),
         8 => (nth.clone(), node.clone(), 1..4097u64).prop_map(|(memcg, node, len)| Op::Store { memcg, node, len }),
+        5 => (nth.clone(), held, 1..4097u64).prop_map(|(memcg, counter, len)| Op::Hold { memcg, counter, len }),
+        3 => (nth.clone(), node.clone(), 1..8u64).prop_map(|(charge, node, part)| Op::Compress { charge, node, part }),
         1 => (nth.clone(), node).prop_map(|(object, node)| Op::Move { object, node }),
-        3 => nth.prop_map(|object| Op::Free { object }),
+        4 => nth.prop_map(|object| Op::Free { object }),
     ]
 }
 
 /// The plain model: memcgs by path, objects with the path they are charged to now.
 #[derive(Default)]
 struct Model {
-    memcgs: BTreeMap<String, (u64, bool)>,
+    memcgs: BTreeMap<String, Limits>,
     objects: Vec<Object>,
     refused: BTreeMap<String, u64>,
 }
 
+/// What is set of a memcg, and what was there.
+struct Limits {
+    max: [u64; Counter::COUNT],
+    peak: [u64; Counter::COUNT],
+    hits: u64,
+    writeback: bool,
+}
+
+impl Limits {
+    fn none() -> Self {
+        Limits { max: [NO_LIMIT; 3], peak: [0; 3], hits: 0, writeback: true }
+    }
+}
+
+/// A charge that stands: of an object, or of what is no object.
 struct Object {
     id: ObjcgId,
     at: String,
+    counter: Counter,
     node: u8,
     len: u64,
 }
@@ -86,34 +111,78 @@ impl Model {
         self.memcgs.keys().nth(n % self.memcgs.len()).unwrap().clone()
     }
 
-    fn usage(&self, path: &str) -> u64 {
-        self.objects.iter().filter(|object| within(&object.at, path)).map(|object| object.len).sum()
+    fn usage(&self, path: &str, counter: Counter) -> u64 {
+        let charged = self.objects.iter().filter(|object| within(&object.at, path));
+        charged.filter(|object| object.counter.charged().contains(&counter)).map(|object| object.len).sum()
     }
 
-    fn refuser(&self, path: &str, len: u64) -> Option<String> {
-        // The nearest to the memcg refuses first.
-        let above = self.memcgs.iter().filter(|(ancestor, _)| within(path, ancestor));
-        let over = above.filter(|(ancestor, (limit, _))| self.usage(ancestor) + len > *limit);
-        over.map(|(ancestor, _)| ancestor.clone()).max_by_key(|ancestor| (ancestor != "/", ancestor.len()))
+    /// Who refuses so many bytes: the nearest to the memcg, and there the first of the counters.
+    fn refuser(&self, path: &str, counters: &[Counter], len: u64) -> Option<(String, Counter)> {
+        let mut at = path.to_owned();
+        loop {
+            let over = |&&counter: &&Counter| self.usage(&at, counter) + len > self.memcgs[&at].max[counter as usize];
+            if let Some(&counter) = counters.iter().find(over) {
+                return Some((at, counter));
+            }
+            if at == "/" {
+                return None;
+            }
+            at = parent_of(&at);
+        }
+    }
+
+    /// A charge stands: how much there is by now.
+    fn raise_peaks(&mut self) {
+        let now: Vec<_> =
+            self.memcgs.keys().map(|path| Counter::ALL.map(|counter| self.usage(path, counter))).collect();
+        for (limits, now) in self.memcgs.values_mut().zip(now) {
+            limits.peak.iter_mut().zip(now).for_each(|(peak, now)| *peak = now.max(*peak));
+        }
+    }
+
+    fn check_refusal(&mut self, path: &str, counters: &[Counter], len: u64, hit: &LimitHit) {
+        let (at, counter) = self.refuser(path, counters, len).expect("nobody had a reason to refuse");
+        assert_eq!((hit.memcg().path(), hit.counter()), (at.clone(), counter));
+        assert_eq!((hit.usage(), hit.asked()), (self.usage(&at, counter), len));
+        assert_eq!(hit.limit(), self.memcgs[&at].max[counter as usize]);
+        if counters[0] == Counter::Zswap {
+            *self.refused.entry(path.to_owned()).or_default() += 1;
+        }
+        if counter != Counter::Swap {
+            for (_, limits) in self.memcgs.iter_mut().filter(|(above, _)| within(&at, above)) {
+                limits.hits += 1;
+            }
+        }
+    }
+
+    fn objects_within(&self, path: &str) -> impl Iterator<Item = &Object> {
+        let objects = self.objects.iter().filter(|object| object.counter == Counter::Zswap);
+        objects.filter(move |object| within(&object.at, path))
     }
 
     fn check(&self, tree: &Tree) {
         tree.assert_quiet();
-        for (path, &(limit, _)) in &self.memcgs {
+        for (path, limits) in &self.memcgs {
             let memcg = tree.by_path(path).expect("the model has it");
-            assert_eq!((memcg.path(), memcg.usage(), memcg.zswap_max()), (path.clone(), self.usage(path), limit));
+            assert_eq!(memcg.path(), *path);
+            let usage = Counter::ALL.map(|counter| self.usage(path, counter));
+            assert_eq!(Counter::ALL.map(|counter| memcg.current(counter)), usage, "{path}");
+            assert_eq!(Counter::ALL.map(|counter| memcg.max(counter)), limits.max, "{path}");
+            assert_eq!(Counter::ALL.map(|counter| memcg.peak(counter)), limits.peak, "{path}");
+            assert_eq!(memcg.events(MemcgEvent::Max), limits.hits, "{path}");
             let mut sums = [Bytes4::default(); NODES];
             let mut total = Bytes4::default();
-            for object in self.objects.iter().filter(|object| within(&object.at, path)) {
+            for object in self.objects_within(path) {
                 sums[usize::from(object.node)] += bytes(object.len);
                 total += bytes(object.len);
             }
             assert_eq!(memcg.numa_stat().unwrap(), sums);
             let stat = memcg.stat().unwrap();
             assert_eq!(stat.bytes, total);
+            assert_eq!((stat.resident, stat.places), (usage[1] - usage[0], usage[2]));
             let refused = self.refused.iter().filter(|(at, _)| within(at, path)).map(|(_, n)| n).sum();
             assert_eq!(stat.events(Event::Refused), refused);
-            let allowed = self.memcgs.iter().all(|(ancestor, &(_, on))| on || !within(path, ancestor));
+            let allowed = self.memcgs.iter().all(|(ancestor, above)| above.writeback || !within(path, ancestor));
             assert_eq!(memcg.writeback(), allowed);
             let subtree: Vec<_> = memcg.subtree().iter().map(Memcg::path).collect();
             assert_eq!(subtree.len(), self.memcgs.keys().filter(|other| within(other, path)).count());
@@ -153,7 +222,7 @@ impl Model {
                     Some(_) => assert_eq!(made, Err(Error::Exists { path })),
                     None => {
                         assert_eq!(made.unwrap().path(), path);
-                        self.memcgs.insert(path, (NO_LIMIT, true));
+                        self.memcgs.insert(path, Limits::none());
                     }
                 }
             }
@@ -175,37 +244,70 @@ impl Model {
                     }
                 }
             }
-            Op::Limit { memcg, limit } => {
+            Op::Limit { memcg, counter, limit } => {
                 let path = self.nth(memcg);
-                tree.by_path(&path).unwrap().set_zswap_max(limit).unwrap();
-                self.memcgs.get_mut(&path).unwrap().0 = limit;
+                tree.by_path(&path).unwrap().set_max(counter, limit).unwrap();
+                self.memcgs.get_mut(&path).unwrap().max[counter as usize] = limit;
             }
             Op::Writeback { memcg, on } => {
                 let path = self.nth(memcg);
                 tree.by_path(&path).unwrap().set_writeback(on).unwrap();
-                self.memcgs.get_mut(&path).unwrap().1 = on;
+                self.memcgs.get_mut(&path).unwrap().writeback = on;
             }
             Op::Store { memcg, node, len } => {
                 let path = self.nth(memcg);
                 let objcg = tree.by_path(&path).unwrap().objcg().unwrap();
                 match objcg.try_charge(len) {
                     Ok(()) => {
-                        assert_eq!(self.refuser(&path, len), None);
+                        assert_eq!(self.refuser(&path, OBJECT, len), None);
                         tree.account(objcg.id(), NodeId(node), bytes(len));
-                        self.objects.push(Object { id: objcg.into_id(), at: path, node, len });
+                        let id = objcg.into_id();
+                        self.objects.push(Object { id, at: path, counter: Counter::Zswap, node, len });
+                        self.raise_peaks();
                     }
-                    Err(hit) => {
-                        let refuser = self.refuser(&path, len).expect("nobody had a reason to refuse");
-                        assert_eq!(hit.memcg().path(), refuser);
-                        assert_eq!((hit.usage(), hit.asked()), (self.usage(&refuser), len));
-                        assert_eq!(hit.limit(), self.memcgs[&refuser].0);
-                        *self.refused.entry(path).or_default() += 1;
+                    Err(hit) => self.check_refusal(&path, OBJECT, len, &hit),
+                }
+            }
+            Op::Hold { memcg, counter, len } => {
+                let path = self.nth(memcg);
+                let objcg = tree.by_path(&path).unwrap().objcg().unwrap();
+                match tree.charge(objcg.id(), counter, len) {
+                    Ok(()) => {
+                        assert_eq!(self.refuser(&path, counter.charged(), len), None);
+                        self.objects.push(Object { id: objcg.into_id(), at: path, counter, node: 0, len });
+                        self.raise_peaks();
                     }
+                    Err(hit) => self.check_refusal(&path, counter.charged(), len, &hit),
+                }
+            }
+            Op::Compress { charge, node, part } => {
+                let held = |object: &&mut Object| object.counter == Counter::Memory;
+                let count = self.objects.iter_mut().filter(held).count().max(1);
+                let Some(page) = self.objects.iter_mut().filter(held).nth(charge % count) else { return };
+                let (path, id, prepaid) = (page.at.clone(), page.id, page.len);
+                let memcg = tree.by_path(&path).unwrap();
+                if memcg.objcg().unwrap().id() != id {
+                    return; // its own memcg is gone: who compresses for the parent charges it through the parent's objcg
+                }
+                let len = prepaid.div_ceil(part);
+                match tree.enter_prepaid(&memcg, NodeId(node), bytes(len), None, prepaid) {
+                    Ok(stored) => {
+                        assert_eq!(stored, id);
+                        assert_eq!(self.refuser(&path, &[Counter::Zswap], len), None, "memory.max is not asked");
+                        let page = self.objects.iter_mut().filter(held).nth(charge % count).unwrap();
+                        (page.counter, page.node, page.len) = (Counter::Zswap, node, len);
+                        tree.put(id); // the page's
+                        self.raise_peaks();
+                    }
+                    Err(ChargeError::Limit(hit)) => self.check_refusal(&path, &[Counter::Zswap], len, &hit),
+                    Err(error) => panic!("{error}"),
                 }
             }
             Op::Move { object, node } => {
                 let count = self.objects.len().max(1);
-                if let Some(object) = self.objects.get_mut(object % count) {
+                if let Some(object) = self.objects.get_mut(object % count)
+                    && object.counter == Counter::Zswap
+                {
                     tree.transfer(object.id, NodeId(object.node), NodeId(node), bytes(object.len));
                     object.node = node;
                 }
@@ -228,15 +330,17 @@ impl Model {
         tree.assert_quiet();
         let census = tree.census();
         assert_eq!((census.online, census.groups, census.objcgs), (1, 1, 1));
-        assert_eq!(tree.root().usage(), 0);
+        assert_eq!(Counter::ALL.map(|counter| tree.root().current(counter)), [0; 3]);
         assert_eq!(tree.root().numa_stat().unwrap(), [Bytes4::default(); NODES]);
         assert_eq!(tree.root().stat().unwrap().events(Event::Refused), self.refused.values().sum::<u64>());
     }
 }
 
 fn free(tree: &Tree, object: Object) {
-    tree.unaccount(object.id, NodeId(object.node), bytes(object.len));
-    tree.uncharge(object.id, Counter::Zswap, object.len);
+    if object.counter == Counter::Zswap {
+        tree.unaccount(object.id, NodeId(object.node), bytes(object.len));
+    }
+    tree.uncharge(object.id, object.counter, object.len);
     tree.put(object.id);
 }
 
@@ -246,7 +350,7 @@ proptest! {
     fn sequences_match_a_plain_model(ops in prop::collection::vec(op(), 1..80)) {
         let tree = tree(NODES);
         let mut model = Model::default();
-        model.memcgs.insert("/".to_owned(), (NO_LIMIT, true));
+        model.memcgs.insert("/".to_owned(), Limits::none());
         for op in ops {
             model.apply(&tree, op);
             model.check(&tree);
@@ -438,7 +542,8 @@ fn threads_leave_exact_sums() {
                         let objcg = memcg.objcg().unwrap();
                         if objcg.try_charge(len).is_ok() {
                             tree.account(objcg.id(), NodeId(node), bytes(len));
-                            objects.push(Object { id: objcg.into_id(), at: String::new(), node, len });
+                            let id = objcg.into_id();
+                            objects.push(Object { id, at: String::new(), counter: Counter::Zswap, node, len });
                         } else if let Some(object) = objects.pop() {
                             free(tree, object);
                         }

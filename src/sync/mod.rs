@@ -57,11 +57,18 @@ pub use std::sync::Arc;
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
 
+/// Clusters whose compressibility is remembered at once: 2 bytes each. Under loom one, for the same reason.
+pub const SAMPLED_CLUSTERS: usize = if cfg!(loom) { 1 } else { 4096 };
+
 /// Stocks of charge and counters a memcg tree has unless told otherwise: several for each core. Under loom none: what is modelled is the
 /// shared words, and stocks where a model asks for them.
 pub fn default_stocks() -> usize {
     if cfg!(loom) { 0 } else { (4 * thread::available_parallelism()).clamp(8, 1024) }
 }
+
+/// Whether loads that read a device note the time. Not under loom: what they hold for it has a model of its own, and those of loads
+/// would take hours with it.
+pub const TIMES_LOADS: bool = !cfg!(loom);
 
 /// Bytes of address space to leave to the global allocator and to stacks of threads. Under loom none: a region is memory of the
 /// allocator there, zeroed in every run of a model.

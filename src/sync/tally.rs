@@ -39,6 +39,12 @@ impl Tally {
         self.0.store(n, Ordering::Relaxed);
     }
 
+    /// Begin anew from `n` and return what it was.
+    #[inline]
+    pub fn replace(&self, n: u64) -> u64 {
+        self.0.swap(n, Ordering::Relaxed)
+    }
+
     /// What it is. Exact when nobody counts.
     #[inline]
     pub fn get(&self) -> u64 {

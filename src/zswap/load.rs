@@ -171,12 +171,17 @@ impl Core {
         loop {
             let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
             self.lru.prefetch(owner);
-            let (mut word, mut locked) = (self.slots.word(owner), None);
+            let (mut word, mut locked, mut payer) = (self.slots.word(owner), None, None);
             if word.entry().is_none() {
                 // Words that name no pinned object are only to be trusted under the lock.
                 let guard = self.slots.lock(slot);
                 word = guard.as_ref().map_or(SlotWord::EMPTY, SlotGuard::word);
                 locked = guard.as_ref().map(state);
+                if let (Some(guard), Content::Physical(_), true) =
+                    (&guard, word.content(), may_wait && sync::TIMES_LOADS)
+                {
+                    payer = Some(self.tree.borrow(self.lru.payer(guard.owner())));
+                }
             }
             let read = Read { word, object: None, state: locked };
             match word.content() {
@@ -190,10 +195,15 @@ impl Core {
                 }
                 Content::Physical(_) if !may_wait => return Err(Error::NeedsIo { slot }),
                 Content::Physical(place) => {
+                    let stalled = payer.map(|objcg| self.tree.stall(objcg.id()));
                     let failure = match self.read_place(slot, place, page) {
-                        Ok(()) => return Ok(read),
+                        Ok(()) => {
+                            self.note_swapin(owner);
+                            return Ok(read);
+                        }
                         Err(failure) => failure,
                     };
+                    drop(stalled);
                     // Freed and reused while we read? Then it is no failure.
                     let now = self.slots.lock(slot).map_or(SlotWord::EMPTY, |guard| guard.word());
                     if now.same_content(word) || self.planted.is(Bug::LoadSkipsRevalidation) {
