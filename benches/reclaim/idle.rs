@@ -82,7 +82,7 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
     for round in 0..=rounds {
         let watch = Others::watch();
         let order = noise.shuffled(pages.len());
-        for operation in 0..OPERATIONS.len() {
+        for (operation, turns) in turns.iter_mut().enumerate() {
             for turn in 0..chunks {
                 for (s, (_, subject)) in subjects.iter().enumerate() {
                     let chunk = (turn + s * chunks / subjects.len()) % chunks;
@@ -100,7 +100,7 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
                     }
                     black_box(&out);
                     if round > 0 {
-                        turns[operation][s][chunk].push(start.elapsed().as_nanos() as f64);
+                        turns[s][chunk].push(start.elapsed().as_nanos() as f64);
                     }
                 }
             }
