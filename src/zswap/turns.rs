@@ -11,6 +11,8 @@
 //! - **N3** Nothing outside the memcg that is walked is touched.
 //! - **N4** What stops all of them is found at the first: no device, writeback forbidden for the whole scope, a `memory.swap.max`
 //!   at or above it. A store at such a limit does not pay for the size of the tree.
+//! - **N5** A walk that ended early, for it had seen all there is or was stopped, ends the turn, and what is left of its share is
+//!   lost: a memcg of one entry that cannot go would otherwise be walked 64 times in a row, and who asks give up on all others.
 
 use super::core::Core;
 use super::effort::Room;
@@ -116,12 +118,18 @@ impl<'a> Turns<'a> {
                 }
                 self.why = Unwritable::NothingThere;
             }
-            let walk = self.core.walk(claim.memcg(), &budget(claim.entries()));
+            let budget = budget(claim.entries());
+            let walk = self.core.walk(claim.memcg(), &budget);
             if walk.scanned == 0 {
                 self.pass_by(claim);
                 continue;
             }
-            claim.finish(walk.scanned);
+            let met = walk.bytes >= budget.bytes || budget.until_written && walk.bytes > 0;
+            if met || walk.scanned >= claim.entries() {
+                claim.finish(walk.scanned);
+            } else {
+                claim.skip(); // N5
+            }
             self.candidates = true;
             return match walk {
                 Walk { bytes: bytes @ 1.., .. } => Turn::Written(bytes),
