@@ -8,6 +8,7 @@
 //! The pipeline is what a program would do that throws every page at the device and never wants one back: no pool, no index, no
 //! limits, no checksum, nobody to choose from.
 
+use crate::measure::cpu_of_process;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -39,14 +40,21 @@ pub(crate) fn alone(device: &dyn Device, writes: &[(u64, usize)]) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Bytes a second of `threads` that compress pages into buffers of `len` bytes while another writes them.
-pub(crate) fn pipeline(device: &dyn Device, pages: &[Page], threads: usize, len: usize, time: Duration) -> f64 {
+/// What the pipeline came to.
+pub(crate) struct Flow {
+    pub(crate) bytes_per_second: f64,
+    /// CPU seconds of a page, of all threads.
+    pub(crate) cpu: f64,
+}
+
+/// `threads` that compress pages into buffers of `len` bytes while another writes them.
+pub(crate) fn pipeline(device: &dyn Device, pages: &[Page], threads: usize, len: usize, time: Duration) -> Flow {
     let (full, to_write) = mpsc::channel::<IoBuffer>();
     let (empty, to_fill) = mpsc::channel::<IoBuffer>();
     (0..threads + SPARE).for_each(|_| empty.send(IoBuffer::new(MOST)).expect("it is open"));
     let to_fill = std::sync::Mutex::new(to_fill);
     let next = AtomicUsize::new(0);
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_of_process());
     let mut written = 0;
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -83,5 +91,8 @@ pub(crate) fn pipeline(device: &dyn Device, pages: &[Page], threads: usize, len:
             (offset, written) = (offset + len as u64, written + len);
         }
     });
-    written as f64 / start.elapsed().as_secs_f64()
+    Flow {
+        bytes_per_second: written as f64 / start.elapsed().as_secs_f64(),
+        cpu: (cpu_of_process() - cpu) / next.load(Ordering::Relaxed) as f64,
+    }
 }

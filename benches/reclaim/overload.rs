@@ -11,7 +11,7 @@
 use crate::Scale;
 use crate::device::{Paced, Plain, Watched};
 use crate::floor;
-use crate::measure::{Cell, Histogram, Others, Table, median};
+use crate::measure::{Cell, Histogram, Others, Table, cpu_of_process, median};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zspool::memcg::{Event, Memcg};
@@ -82,6 +82,9 @@ struct Turn {
     /// Time of the device alone for the same writes, and bytes of the pipeline a second, over ours.
     over_device: f64,
     over_pipeline: f64,
+    /// CPU time of a page: ours, in seconds, and the pipeline's over it.
+    cpu: f64,
+    cpu_over: f64,
     punching: Duration,
 }
 
@@ -143,7 +146,9 @@ impl<'a> Run<'a> {
     fn turn(&self, at: &mut Vec<usize>, floor: &Plain, scale: &Scale) -> Turn {
         self.device.take();
         let (before, written, others) = (self.zswap.stats(), self.written(), Others::watch());
+        let cpu = cpu_of_process();
         let round = self.round(scale.round, at);
+        let cpu = (cpu_of_process() - cpu) / round.stores.count() as f64;
         let others = others.cores();
         let (after, written) = (self.zswap.stats(), self.written() - written);
         let seen = self.device.take();
@@ -151,14 +156,14 @@ impl<'a> Run<'a> {
         let (shrinks, wakes) = (after.shrinks - before.shrinks, after.worker_runs - before.worker_runs);
         self.zswap.quiesce();
         // A paced device is known without being asked, and slower than any codec.
-        let (over_device, over_pipeline) = if self.shape.disk {
+        let (over_device, over_pipeline, cpu_over) = if self.shape.disk {
             let len = (seen.written() as usize / seen.writes.len().max(1)).next_multiple_of(4096).max(4096);
             let pipeline = floor::pipeline(floor, self.pages, self.shape.threads, len, scale.round);
             let ours = seen.written() as f64 / round.seconds;
-            (floor::alone(floor, &seen.writes) / round.seconds, ours / pipeline)
+            (floor::alone(floor, &seen.writes) / round.seconds, ours / pipeline.bytes_per_second, pipeline.cpu / cpu)
         } else {
             let alone: f64 = seen.writes.iter().map(|&(_, len)| paced().time(len).as_secs_f64()).sum();
-            (alone / round.seconds, f64::NAN)
+            (alone / round.seconds, f64::NAN, f64::NAN)
         };
         Turn {
             round,
@@ -169,6 +174,8 @@ impl<'a> Run<'a> {
             written,
             over_device,
             over_pipeline,
+            cpu,
+            cpu_over,
             punching: seen.punching,
         }
     }
@@ -215,6 +222,8 @@ impl<'a> Run<'a> {
             Cell::number(middle(&|turn| turn.round.stores.count() as f64 / turn.round.seconds) / 1e3, 1),
             bound(over_device, full && !memcg, |cell| cell.at_least(0.9)),
             if disk { Cell::number(middle(&|turn| turn.over_pipeline), 2) } else { Cell::none() },
+            Cell::number(middle(&|turn| turn.cpu) * 1e6, 1),
+            if disk { Cell::number(middle(&|turn| turn.cpu_over), 2) } else { Cell::none() },
             Cell::number(stores.quantile(0.5) / 1e3, 1),
             bound(Cell::number(stores.quantile(0.99) / 1e6, 2), full, |cell| cell.at_most(20.0)),
             Cell::number(stores.most() / 1e6, 1),
@@ -237,6 +246,8 @@ pub(crate) fn tables(pages: &[Page], scale: &Scale) -> Vec<Table> {
         "1000 stores a second",
         "over the device alone",
         "over codec and device",
+        "CPU of a page, us",
+        "codec's and device's over it",
         "p50, us",
         "p99, ms",
         "longest, ms",

@@ -14,7 +14,7 @@ use super::objcg::Objcg;
 use super::stat::{Bytes4, Stat};
 use super::tree::{Shared, Tree};
 use crate::sync::{Bug, MutexGuard};
-use crate::units::NodeMask;
+use crate::units::{NodeId, NodeMask};
 use std::fmt;
 
 /// A handle on a memcg. Clones are handles on the same one; equal handles are on the same one.
@@ -367,6 +367,19 @@ impl Memcg {
         self.shared().recall();
         let hierarchy = self.online()?;
         Ok(self.shared().numa_stat(&hierarchy, self.index()))
+    }
+
+    /// The same sums on one node, without what lies below it.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn own_bytes(&self, node: NodeId) -> Result<Bytes4, Error> {
+        self.shared().recall();
+        let hierarchy = self.online()?;
+        Ok(self.shared().own_bytes(&hierarchy, self.index(), node))
     }
 
     /// The tree lock, if the memcg is online.

@@ -497,6 +497,13 @@ impl Shared {
         stat
     }
 
+    pub(super) fn own_bytes(&self, hierarchy: &Hierarchy, index: GroupIndex, node: NodeId) -> Bytes4 {
+        hierarchy.objcgs(index).fold(Bytes4::default(), |mut sum, id| {
+            sum += self.objcgs.bytes(id, node);
+            sum
+        })
+    }
+
     pub(super) fn numa_stat(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Vec<Bytes4> {
         let mut sums = vec![Bytes4::default(); self.config.nodes];
         for id in hierarchy.subtree(index).into_iter().flat_map(|at| hierarchy.objcgs(at)) {

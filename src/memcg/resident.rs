@@ -262,6 +262,31 @@ mod tests {
     }
 
     #[test]
+    fn a_charge_goes_on_as_long_as_reclaim_brings_anything() {
+        struct PageByPage(Evict);
+        impl Reclaimer for PageByPage {
+            fn source(&self) -> Source {
+                Source::ANON
+            }
+            fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+                // Another one takes what this one gave, but for a page: the rounds in vain must be in a row.
+                let Reclaimed { bytes, .. } = self.0.reclaim(memcg, &Ask { bytes: 1, ..ask.clone() });
+                Reclaimed { bytes: ask.bytes.min(bytes * 1024), end: End::Met }
+            }
+        }
+        let tree = Tree::new(TreeConfig::default());
+        let pages = Arc::new(Pages::default());
+        let _registration = tree.register(Box::new(PageByPage(Evict(Arc::clone(&pages)))));
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_max(Counter::Memory, 64 * 4096).unwrap();
+        (0..64).for_each(|_| touch(&pages, &vm));
+        let large = vm.charge_resident(40 * 4096).unwrap();
+        assert_eq!((large.memcg().current(Counter::Memory), vm.events(MemcgEvent::Oom)), (64 * 4096, 0));
+        assert_eq!(vm.events(MemcgEvent::Max), 40, "each attempt made room for a page");
+        drop((large, pages.0.lock().unwrap().drain(..)));
+    }
+
+    #[test]
     fn what_cannot_be_reclaimed_is_refused_and_counted() {
         let tree = Tree::new(TreeConfig::default());
         let vm = tree.root().mkdir("vm").unwrap();

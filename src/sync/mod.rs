@@ -57,6 +57,9 @@ pub use std::sync::Arc;
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
 
+/// Clusters whose compressibility is remembered at once: 2 bytes each. Under loom one, for the same reason.
+pub const SAMPLED_CLUSTERS: usize = if cfg!(loom) { 1 } else { 4096 };
+
 /// Stocks of charge and counters a memcg tree has unless told otherwise: several for each core. Under loom none: what is modelled is the
 /// shared words, and stocks where a model asks for them.
 pub fn default_stocks() -> usize {

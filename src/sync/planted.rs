@@ -68,6 +68,8 @@ pub enum Bug {
     PlaceKeepsCharge,
     /// A cancelled flight leaves its charge for a place where it is.
     CancelKeepsCharge,
+    /// Who takes the recent reads of a list looks how many there are and then takes them off.
+    SwapinsTakenInTwoSteps,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
     MallocTrustsFirstMask,
     /// A moved object's bytes are counted on its new node only when nothing keeps it, or its objcg, any more.

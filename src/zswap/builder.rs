@@ -6,8 +6,10 @@ use super::inflight::Inflight;
 use super::proactive;
 use super::reclaim::Helpers;
 use super::reserve::{Asked, Reserved};
+use super::sampling::{Sampler, Sampling};
 use super::stats::Counters;
 use super::submission::Submission;
+use super::swapins::Swapins;
 use super::walk::Form;
 use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
@@ -47,6 +49,7 @@ pub struct Builder {
     contexts: Option<usize>,
     worker: bool,
     policy: Policy,
+    sampling: Option<Sampling>,
     device_geometry: swap::Geometry,
     tree: TreeConfig,
     clock: Clock,
@@ -80,7 +83,9 @@ impl Builder {
                 accept_threshold_percent: 90,
                 new_is_referenced: false,
                 form: Form::Shared,
+                raw_first: true,
             },
+            sampling: Some(Sampling::default()),
             device_geometry: swap::Geometry::default(),
             tree: TreeConfig::default(),
             clock: Clock::coarse(),
@@ -205,6 +210,26 @@ impl Builder {
         self
     }
 
+    /// Where pages do not shrink, give only some to the codec ([`Sampling`]); `None`: all of them. Default: of 2 MiB of a
+    /// guest in which [`after`](Sampling::after) pages in a row did not shrink, one page in [`every`](Sampling::every). A page
+    /// that would have shrunk and was not tried takes a whole page until it is stored again; no limit refuses it for that.
+    ///
+    /// # Panics
+    /// When `after` is 0, `every` below 2, or both together above 255.
+    pub fn sampling(mut self, sampling: Option<Sampling>) -> Self {
+        if let Some(sampling) = sampling {
+            sampling.check();
+        }
+        self.sampling = sampling;
+        self
+    }
+
+    /// Whether cold pages that did not shrink are written back before those that did: they give back the most. Default yes.
+    pub fn incompressible_first(mut self, yes: bool) -> Self {
+        self.policy.raw_first = yes;
+        self
+    }
+
     /// How a walk over a memcg's lists divides its budget. Default [`Form::Shared`].
     pub fn shrink_form(mut self, form: Form) -> Self {
         self.policy.form = form;
@@ -262,6 +287,7 @@ impl Builder {
             planted: self.planted,
         })?;
         let kick = Arc::clone(pool.mailbox());
+        let swapins = Swapins::new(tree.nodes(), self.planted);
         let core = Arc::new(Core {
             tree,
             slots,
@@ -277,6 +303,9 @@ impl Builder {
             cursor: Cursor::new(),
             nodes_cursor: Cursor::new(),
             policy: self.policy,
+            sampler: Sampler::new(self.sampling),
+            swapins,
+            relief_cursor: Cursor::new(),
             counters: Counters::default(),
             kick,
             turnstile: Turnstile::new(self.planted),

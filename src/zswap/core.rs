@@ -4,8 +4,10 @@ use super::cells::SlotCells;
 use super::inflight::Inflight;
 use super::lru::Lru;
 use super::reclaim::Helpers;
+use super::sampling::Sampler;
 use super::stats::Counters;
 use super::submission::Submission;
+use super::swapins::Swapins;
 use super::walk::Form;
 use super::worker::Worker;
 use super::{Builder, Error};
@@ -76,6 +78,10 @@ pub(super) struct Core {
     /// Whose turn it is to make room on some of the nodes.
     pub(super) nodes_cursor: Cursor,
     pub(super) policy: Policy,
+    pub(super) sampler: Sampler,
+    pub(super) swapins: Swapins,
+    /// Whose turn it is to relieve the system.
+    pub(super) relief_cursor: Cursor,
     pub(super) counters: Counters,
     pub(super) kick: Arc<Mailbox>,
     /// Where stores wait for room in the pool; open while there is a worker.
@@ -106,6 +112,8 @@ pub(super) struct Policy {
     pub(super) new_is_referenced: bool,
     /// How a walk divides its budget.
     pub(super) form: Form,
+    /// Whether pages kept as they are have lists of their own, which go first (W-10).
+    pub(super) raw_first: bool,
 }
 
 impl Zswap {

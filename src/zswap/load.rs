@@ -197,7 +197,10 @@ impl Core {
                 Content::Physical(place) => {
                     let stalled = payer.map(|objcg| self.tree.stall(objcg.id()));
                     let failure = match self.read_place(slot, place, page) {
-                        Ok(()) => return Ok(read),
+                        Ok(()) => {
+                            self.note_swapin(owner);
+                            return Ok(read);
+                        }
                         Err(failure) => failure,
                     };
                     drop(stalled);

@@ -129,6 +129,11 @@ impl Lap {
         self.taken = self.taken.wrapping_add(entries as u32);
     }
 
+    /// Whether a warm entry was met.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// How many entries are at the head that the lap has not seen. Every move took away at most one of those that were there
     /// when it began, and those taken off after they were seen are not counted twice.
     fn left(&mut self, list: &List, trusting: bool) -> u32 {
@@ -173,6 +178,21 @@ impl Lru {
     #[inline]
     pub(super) fn mark_referenced(&self, owner: Owner) {
         self.links.mark_referenced(owner);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_referenced(&self, owner: Owner) -> bool {
+        self.links.word(link(owner)).has(REFERENCED)
+    }
+
+    /// The object of the owner's place lay on this node. Under its cluster lock.
+    pub(super) fn set_origin(&self, owner: Owner, node: NodeId) {
+        self.links.set_origin(owner, node);
+    }
+
+    /// Who pays for the owner's place, and the node it came from: a hint, for who does not hold the cluster lock.
+    pub(super) fn origin(&self, owner: Owner) -> Option<(ObjcgId, NodeId)> {
+        self.links.origin(owner)
     }
 
     /// Who pays for the place that the slot's word names (see `places`). Under its cluster lock, off the lists.
@@ -254,6 +274,12 @@ impl Lru {
         let Some(group) = self.groups.get(group.index().index()) else { return 0 };
         let lists = group.lists.lock();
         Which::of(node).into_iter().filter_map(|which| lists.get(which.index())).map(|list| u64::from(list.len())).sum()
+    }
+
+    /// Entries on one list.
+    pub(super) fn list_len(&self, group: GroupRef, which: Which) -> u64 {
+        let Some(group) = self.groups.get(group.index().index()) else { return 0 };
+        group.lists.lock().get(which.index()).map_or(0, |list| u64::from(list.len()))
     }
 
     /// Run `f` under a group's lock if it has no entries.

@@ -18,8 +18,11 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - which pages are worth a compression: `sampling.rs`.
 //! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
+//! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
+//! - what says that it does: `pressure.rs`.
 //! - who is cold: `lru.rs` and below it. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
 
 mod builder;
@@ -31,15 +34,19 @@ mod load;
 mod lru;
 mod nodes;
 mod places;
+mod pressure;
 mod proactive;
 mod reclaim;
 mod release;
 mod relief;
 mod reserve;
+mod sampling;
+mod shrinker;
 mod stats;
 mod store;
 mod submission;
 mod swap_out;
+mod swapins;
 mod turns;
 mod valid;
 mod walk;
@@ -52,7 +59,12 @@ pub use self::core::Zswap;
 pub use builder::{Builder, WRITEBACK_BATCH};
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
+pub use pressure::{PressureError, PressureWatch, Trigger};
+pub use sampling::Sampling;
+pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
 pub use store::Stored;
 pub use swap_out::SwapOutError;
+#[doc(hidden)] // for its model
+pub use swapins::Swapins;
 pub use walk::{Form, Shrunk};

@@ -79,7 +79,7 @@ impl Core {
         let moved = moving.switch();
         let _guard = (!self.planted.is(Bug::RehomeOutsideTheLock)).then_some(guard);
         if moved && from != to {
-            let from = Which { node: from, raw: entry.is_raw() };
+            let from = Which { node: from, ..self.which_list(entry) };
             self.lru.rehome(owner, &self.tree, objcg, from, to);
         }
         moved

@@ -102,6 +102,6 @@ impl Core {
 
     /// The list of its memcg that an entry belongs on.
     pub(super) fn which_list(&self, entry: Entry) -> Which {
-        Which { node: self.pool.home_node(entry.location), raw: entry.is_raw() }
+        Which { node: self.pool.home_node(entry.location), raw: entry.is_raw() && self.policy.raw_first }
     }
 }

@@ -59,6 +59,10 @@ pub struct Stats {
     pub compressed_pages: u64,
     /// Slots with the page as it is in the pool.
     pub incompressible_pages: u64,
+    /// Pages that were given to the codec and did not shrink, so far.
+    pub compressed_in_vain: u64,
+    /// Pages that were stored as they are without asking the codec, so far: those around them did not shrink.
+    pub passed_by: u64,
     /// Slots on the device.
     pub physical_pages: u64,
     /// Pages that went to the device without entering the pool, so far.
@@ -100,6 +104,8 @@ impl Core {
             pattern_pages: c.patterns.get(),
             compressed_pages: c.compressed.get(),
             incompressible_pages: c.incompressible.get(),
+            compressed_in_vain: self.sampler.in_vain.get(),
+            passed_by: self.sampler.passed_by.get(),
             physical_pages: c.physical.get(),
             written_through: c.written_through.get(),
             refused: c.refused.get(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   same-filled ------------------------------------------------> word in the slot
-//!   compress (outside all locks; not smaller: raw)
+//!   compress (outside all locks; not smaller: raw; among others that did not shrink: raw untried, see sampling.rs)
 //!     charge + slot of a size class --- refused? reclaim, again
 //!     fill
 //!     cluster lock { empty the slot (old content out, off the LRU, its flight cancelled)
@@ -19,6 +19,7 @@ use super::core::{Core, Zswap};
 use super::effort::Effort;
 use super::error::Unwritable;
 use super::places::{PlaceCharge, note_refused};
+use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
@@ -45,7 +46,8 @@ pub enum Stored {
         /// Size of the slot they make unusable.
         slot_bytes: usize,
     },
-    /// Stored as it is, because compression did not make it smaller.
+    /// Stored as it is, because compression did not make it smaller, or was not tried where it seldom does
+    /// ([`Sampling`](super::Sampling)).
     Incompressible,
     /// Written to the device without entering the pool: a limit does not admit it.
     WrittenThrough,
@@ -64,10 +66,10 @@ impl Stored {
 
 /// What compression made of a page.
 #[derive(Clone, Copy)]
-struct Payload<'a> {
-    bytes: &'a [u8],
-    codec: u8,
-    pattern: bool,
+pub(super) struct Payload<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) codec: u8,
+    pub(super) pattern: bool,
 }
 
 /// Who is charged for a page.
@@ -79,7 +81,7 @@ pub(super) struct Payer<'a> {
 }
 
 /// Whether a page may enter the pool.
-enum Admission<'a> {
+pub(super) enum Admission<'a> {
     /// Yes: charged and allocated.
     Object(Uncommitted<'a, SlotCells>),
     /// Not even into an empty pool.
@@ -87,7 +89,7 @@ enum Admission<'a> {
 }
 
 /// Which limit refused.
-enum Refusal {
+pub(super) enum Refusal {
     Limit(LimitHit),
     Pool(zsmalloc::Error),
 }
@@ -180,6 +182,13 @@ impl Core {
             let charged = self.store_payload(slot, payer, node, payload, None)?;
             return Ok(charged.map_or(Stored::WrittenThrough, |slot_bytes| Stored::Pattern { slot_bytes }));
         }
+        let mut refused_raw = None;
+        if self.sampler.passes_by(slot) {
+            match self.store_unseen(slot, payer, node, page)? {
+                Unseen::Stored(stored) => return Ok(stored),
+                Unseen::Refused(error) => refused_raw = error,
+            }
+        }
         let codec = self.codecs.by_id(CodecId::new(self.codec.load(Ordering::Relaxed)));
         let codec = codec.expect("the current codec is in the registry");
         let mut context = self.contexts.checkout();
@@ -187,6 +196,11 @@ impl Core {
             Compressed::Bytes(bytes) => Payload { bytes, codec: codec.id().get(), pattern: false },
             Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
         };
+        let shrank = payload.codec != CodecId::RAW.get();
+        self.sampler.learn(slot, shrank);
+        if let (false, Some(error)) = (shrank, refused_raw) {
+            return Err(error); // a whole page was asked for already
+        }
         let payload_bytes = payload.bytes.len();
         let stored = match self.allocate(payer, payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
@@ -217,7 +231,7 @@ impl Core {
     ) -> Result<Option<usize>, Error> {
         match self.admit(payer, node, payload.bytes.len(), refused)? {
             Admission::Object(object) => self.put_object(slot, object, payload).map(Some),
-            Admission::Never(refusal) => self.write_through(slot, payer.memcg, payload, refusal).map(|()| None),
+            Admission::Never(refusal) => self.write_through(slot, payer.memcg, node, payload, refusal).map(|()| None),
         }
     }
 
@@ -236,7 +250,7 @@ impl Core {
     }
 
     /// Fill an object, put it into the slot, and return its slot's size.
-    fn put_object(
+    pub(super) fn put_object(
         &self,
         slot: Slot,
         mut object: Uncommitted<'_, SlotCells>,
@@ -279,7 +293,7 @@ impl Core {
     }
 
     /// Allocate and charge an object, making room where a limit asks for it, which may have `refused` it already.
-    fn admit(
+    pub(super) fn admit(
         &self,
         payer: Payer<'_>,
         node: NodeId,
@@ -336,7 +350,14 @@ impl Core {
     }
 
     /// Write a page that its limit can never admit to the device, through the same kind of batch that writeback uses.
-    fn write_through(&self, slot: Slot, memcg: &Memcg, payload: Payload<'_>, refusal: Refusal) -> Result<(), Error> {
+    fn write_through(
+        &self,
+        slot: Slot,
+        memcg: &Memcg,
+        node: NodeId,
+        payload: Payload<'_>,
+        refusal: Refusal,
+    ) -> Result<(), Error> {
         let refuse = |reason| match refusal {
             Refusal::Limit(source) => Error::Limit { source, reason },
             Refusal::Pool(source @ zsmalloc::Error::NodesFull { .. }) => Error::NodesFull { source, reason },
@@ -373,9 +394,11 @@ impl Core {
             self.tree.count(payer, Event::ZswpWb, 1);
             self.tree.count(payer, Event::ZswpWbBytes, bytes.len() as u64);
             charge.leave_to(owner, &self.lru, place);
+            self.lru.set_origin(owner, node);
             word
         });
         put.inspect_err(|_| area.free(place))?;
+        self.swapins.prepare(memcg.group());
         self.counters.written_through.add(1);
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! The walk: which entries of one memcg are written back, and how far it goes.
 //!
 //! ```text
-//!   raw lists          1 >>>>| up to the first referenced          3  >>>>>>>>| what is left of the budget
-//!   of all nodes
+//!   raw lists          1 >>>>| up to the first referenced, then    3  >>>>>>>>| what is left of the budget
+//!   of all nodes             |>> by the list's share of all entries
 //!   compressed lists                                 2 >>>>>>>>>>>|
 //!   of all nodes       a node's turn to be first moves on with every walk
 //! ```
@@ -12,7 +12,7 @@
 //! - **T2** A referenced entry is cleared and rotated, and may be written by a later walk. One that is being read at this moment
 //!   is warm: it ends its list's part of the walk.
 //! - **T3** Pages kept as they are go first, for they give back the most (W-10), as long as they are cold: those that were
-//!   referenced lose their second chance no sooner than compressed ones have been looked at.
+//!   referenced lose their second chance no sooner than compressed ones do, and no later, for there may be cold ones behind them.
 //! - **T4** A device that has no room or fails, and a `memory.swap.max` that admits no place, end the walk.
 //!
 //! [`Form::PerNode`] divides the budget as the kernel does instead.
@@ -81,6 +81,8 @@ pub(super) struct Walk {
     pub(super) scanned: usize,
     /// The device had no room or failed: no other batch will do better now.
     pub(super) refused: bool,
+    /// An entry that is being read ended the part of a list.
+    pub(super) warm: bool,
     /// A `memory.swap.max`, its own or one above, admits no more places: other memcgs may do better.
     pub(super) at_limit: bool,
 }
@@ -137,7 +139,8 @@ impl Core {
         }
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
         let nodes = budget.nodes;
-        let first = self.counters.shrinks.add(1) as usize % nodes.len().max(1);
+        let turn = self.counters.shrinks.add(1);
+        let first = turn as usize % nodes.len().max(1);
         let in_turn = || nodes.iter().skip(first).chain(nodes.iter().take(first));
         let picked = Vec::with_capacity(budget.entries.min(self.policy.batch));
         let mut walker = Walker { core: self, group: memcg.group(), budget: *budget, walk: Walk::default(), picked };
@@ -145,7 +148,11 @@ impl Core {
             Form::Shared => {
                 let of = |raw| in_turn().map(move |node| Lap::of(Which { node, raw }));
                 let mut raw: Vec<Lap> = of(true).collect();
-                raw.iter_mut().for_each(|lap| walker.go_round(lap, true));
+                let all: u64 = nodes.iter().map(|node| self.lru.len(walker.group, node)).sum();
+                for lap in &mut raw {
+                    walker.go_round(lap, true);
+                    walker.go_on(lap, share(turn, budget.entries, self.lru.list_len(walker.group, lap.which), all));
+                }
                 of(false).for_each(|mut lap| walker.go_round(&mut lap, false));
                 raw.iter_mut().for_each(|lap| walker.go_round(lap, false));
             }
@@ -173,6 +180,14 @@ impl Core {
     }
 }
 
+/// How many entries of a list of `len` a walk with this budget looks at, so that all lists are gone round equally fast: the
+/// fractions add up over turns.
+fn share(turn: u64, entries: usize, len: u64, all: u64) -> usize {
+    let entries = all.min(entries as u64);
+    let until = |turn: u64| u128::from(turn) * u128::from(entries) * u128::from(len) / u128::from(all.max(1));
+    (until(turn + 1) - until(turn)) as usize
+}
+
 impl Walker<'_> {
     fn is_over(&self) -> bool {
         let (budget, walk) = (&self.budget, &self.walk);
@@ -181,6 +196,14 @@ impl Walker<'_> {
             || walk.scanned >= budget.entries
             || walk.bytes >= budget.bytes
             || budget.until_written && walk.bytes > 0
+    }
+
+    /// Go on with a lap by so many entries.
+    fn go_on(&mut self, lap: &mut Lap, entries: usize) {
+        let whole = self.budget.entries;
+        self.budget.entries = whole.min(self.walk.scanned + entries);
+        self.go_round(lap, false);
+        self.budget.entries = whole;
     }
 
     /// Go on with a lap. `cold_only`: up to the first referenced entry.
@@ -196,6 +219,7 @@ impl Walker<'_> {
                 return;
             }
             self.walk.scanned += seen;
+            self.walk.warm |= lap.is_over();
             if self.picked.is_empty() {
                 continue;
             }
@@ -299,5 +323,56 @@ mod tests {
         let batch = core.policy.batch;
         assert_eq!([walk(true), walk(false), walk(false)], [batch, 100 - batch, 0]);
         assert_eq!(core.lru.len(core.tree.root().group(), NodeId(0)), 100);
+    }
+
+    /// An instance with 10 pages of noise, then 90 that shrink.
+    fn of_two_kinds() -> (Zswap, SlotRange) {
+        let builder = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 12).sampling(None).worker(false);
+        let zswap = builder.device(MemoryDevice::new(4 << 20, 4096)).build().unwrap();
+        let slots = zswap.reserve(100).unwrap();
+        for (k, slot) in slots.iter().enumerate() {
+            let mut page = Page::zeroed();
+            let (len, mut x) = (if k < 10 { page.len() } else { 500 }, k as u64 + 1);
+            for byte in &mut page[..len] {
+                x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                *byte = (x >> 56) as u8;
+            }
+            zswap.store(slot, &zswap.root(), NodeId(0), &page).unwrap();
+        }
+        (zswap, slots)
+    }
+
+    #[test]
+    fn no_cold_page_lies_behind_a_referenced_one_for_ever() {
+        let (zswap, slots) = of_two_kinds();
+        let core = &zswap.core;
+        let raw = || zswap.stats().incompressible_pages;
+        let mut page = Page::zeroed();
+        zswap.load(slots.base(), &mut page).unwrap();
+        // Its share of the first walk is one entry, which is that one; and then the nine are cold and go first.
+        assert_eq!(core.walk(&core.tree.root(), &core.budget(10)).written, 9);
+        assert_eq!(raw(), 10);
+        zswap.load(slots.base(), &mut page).unwrap(); // where it is now, the others come first
+        assert_eq!(core.walk(&core.tree.root(), &core.budget(10)).written, 10);
+        assert_eq!(raw(), 1, "nine of those ten");
+        zswap.assert_valid();
+    }
+
+    #[test]
+    fn second_chances_of_both_kinds_last_equally_long() {
+        let (zswap, slots) = of_two_kinds();
+        let core = &zswap.core;
+        let mut page = Page::zeroed();
+        slots.iter().for_each(|slot| zswap.load(slot, &mut page).unwrap());
+        for entries in [7, 13, 30] {
+            let walk = core.walk(&core.tree.root(), &core.budget(entries));
+            assert_eq!((walk.scanned, walk.written), (entries, 0), "half of the hundred have lost theirs");
+        }
+        // Half of the raw ones are at the head of their list still, referenced.
+        let left = Which { node: NodeId(0), raw: true };
+        let mut referenced = 0;
+        core.lru
+            .for_each(core.tree.root().group(), left, |owner| referenced += u64::from(core.lru.is_referenced(owner)));
+        assert!((4..=6).contains(&referenced), "{referenced} of 10");
     }
 }

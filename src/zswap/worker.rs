@@ -28,6 +28,10 @@ const COMPACT_PER_ROUND: u64 = 512 << 10;
 /// After a run in vain, kicks wait so long: every store near the limit sends one.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Holes are punched in the swapfile when nobody kicked for so long: under pressure the next batch fills them again, and they were
+/// a quarter of the worker's time on an idle disk, all of it on a busy one.
+const CALM: Duration = Duration::from_millis(100);
+
 /// Why the worker is kicked: the pool is near its limit, or memcgs are above their marks. (The other reason is
 /// [`UPKEEP`](crate::zsmalloc::UPKEEP).)
 pub(super) const PRESSURE: u32 = 2;
@@ -54,6 +58,9 @@ impl Worker {
                 next = upkeep.tend(&mine.pool, || mine.kick.stopped());
                 if !mine.answer(reasons, &mut relief) {
                     mine.kick.pause(PAUSE);
+                }
+                if reasons & (PRESSURE | EXCESS) != 0 {
+                    next = next.or(Some(CALM));
                 } else if next.is_none() {
                     mine.tidy();
                 }
@@ -184,7 +191,7 @@ impl Core {
                 self.note_worker_gave_up();
             }
         }
-        self.tidy();
+        self.tidy_memory();
         idle || got_done
     }
 
@@ -202,10 +209,15 @@ impl Core {
         Room::Made
     }
 
-    /// Give back what is only kept warm or not yet returned.
-    pub(super) fn tidy(&self) {
+    /// Give back what is only kept warm or not yet returned, in memory.
+    fn tidy_memory(&self) {
         self.pool.maintain();
         self.slots.reap_with(|owners| self.lru.discard(owners));
+    }
+
+    /// The same, and on the device.
+    pub(super) fn tidy(&self) {
+        self.tidy_memory();
         if let Some(area) = &self.area {
             area.maintain();
         }

@@ -98,6 +98,7 @@ impl Core {
     ) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
+        entries.chunk_by(|a, b| a.0 == b.0).for_each(|alike| self.swapins.prepare(alike[0].0));
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
         let Ok(mut batch) = area.begin_at_least(least, least + each * entries.len()) else {
@@ -241,6 +242,7 @@ impl Core {
         let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
         self.off_the_lru(owner, old);
         charge.leave_to(owner, &self.lru, place);
+        self.lru.set_origin(owner, self.pool.home_node(entry.location));
         self.counters.leave(old);
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);

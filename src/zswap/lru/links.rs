@@ -7,7 +7,8 @@
 //!       +--------+------+-----+---+-----+---------------+--------------+    else owner + 1
 //! ```
 //!
-//! Off the lists *prev* is the objcg that pays for the slot's place on a device, or 0.
+//! Off the lists *prev* is the objcg that pays for the slot's place on a device, or 0; the bits above *ref* are then the node that
+//! the place's object lay on.
 //!
 //! - *mark*: an age mark of its list names the entry (see `ages`).
 //! - *new*: it has not been looked at since it was stored, and policy gives it a second chance for that.
@@ -19,7 +20,7 @@
 use crate::memcg::ObjcgId;
 use crate::sync::Table;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::units::Owner;
+use crate::units::{MAX_NODES, NodeId, Owner};
 use std::io;
 use std::ops::Range;
 
@@ -28,6 +29,8 @@ const _: () = assert!(ObjcgId::BITS <= LINK_BITS);
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
 const NEXT_SHIFT: u32 = LINK_BITS;
 const CODEC_SHIFT: u32 = 60;
+/// Of a place, the node: above *ref*, which a late reader may set.
+const ORIGIN_SHIFT: u32 = 58;
 
 /// What `next` says off the lists.
 const OFF: u32 = 0;
@@ -135,6 +138,20 @@ impl Links {
         let word = self.word(link(owner));
         debug_assert!(!word.is_listed(), "S1: an entry on a list has no place");
         ObjcgId::from_raw(word.prev())
+    }
+
+    /// See [`set_payer`](Self::set_payer): the node that the place's object lay on. Under its cluster lock.
+    pub(super) fn set_origin(&self, owner: Owner, node: NodeId) {
+        const { assert!(MAX_NODES <= 1 << (u64::BITS - ORIGIN_SHIFT)) };
+        self.change(link(owner), u64::MAX << ORIGIN_SHIFT, u64::from(node.0) << ORIGIN_SHIFT);
+    }
+
+    /// Who pays for the slot's place and where its object lay, if it names one: it may not at once.
+    pub(super) fn origin(&self, owner: Owner) -> Option<(ObjcgId, NodeId)> {
+        let word = self.word(link(owner));
+        // Off the lists `prev` is an objcg or 0: both change together.
+        let payer = if word.is_listed() { ObjcgId::NONE } else { ObjcgId::from_raw(word.prev()) };
+        (!payer.is_none()).then_some((payer, NodeId((word.0 >> ORIGIN_SHIFT) as u8)))
     }
 
     /// The codec of an entry. Right if the slot word, read again afterwards, still names the object that was pinned before.

@@ -1,0 +1,421 @@
+//! [`PressureWatch`]: a thread that relieves the system when it says that memory is short.
+//!
+//! ```text
+//!   /proc/pressure/memory or a cgroup's memory.pressure        eventfd or pipe of the embedder's
+//!     "some 150000 2000000": stalled 150 ms in 2 s               (balloon, low-memory callback)
+//!               |  POLLPRI, once a window at most                  |  POLLIN
+//!               +------------------------+-------------------------+
+//!                                        v
+//!      poll ---- event ----> relieve(pages) ---+       pages: 256, 512, .. 65,536 while events keep coming
+//!       ^ |                                    |       quiet for two windows: 256 again
+//!       | +-- dropped, or the file is gone: end|
+//!       +--------------------------------------+
+//! ```
+//!
+//! - **E1** Events that come during a relief are answered by one more, and not by one each.
+//! - **E2** A watch that is dropped ends the relief under way at its next memcg, and joins its thread.
+//!
+//! It knows nothing of what is cold; see `shrinker.rs`.
+
+use super::core::{Core, Zswap};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Tally, thread};
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The system's pressure on memory.
+const SYSTEM: &str = "/proc/pressure/memory";
+
+/// How such a file begins.
+const HEADING: &[u8; 11] = b"some avg10=";
+
+/// Pages asked for at the first event: a MiB, which takes a few milliseconds to write.
+const FIRST_PAGES: u64 = 256;
+
+/// Pages asked for at most: 256 MiB, which a disk takes a window or so to write.
+const MOST_PAGES: u64 = 1 << 16;
+
+/// What a pipe holds: read at once, so that it is empty until the next event (E1).
+const PIPE_BYTES: usize = 64 << 10;
+
+/// When the kernel is to say that memory is short: stalled for so long within a window of time.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use zspool::zswap::Trigger;
+///
+/// let trigger = Trigger::some(Duration::from_millis(150), Duration::from_secs(2)).at("/sys/fs/cgroup/vm0/memory.pressure");
+/// assert_eq!(trigger.to_string(), "some 150000 2000000");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    full: bool,
+    stall: Duration,
+    window: Duration,
+    path: PathBuf,
+}
+
+/// Why a watch could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PressureError {
+    /// There is no such file, or it says that PSI is off.
+    #[error(
+        "{} does not tell pressure ({source}): boot the kernel with psi=1 (CONFIG_PSI), or name the memory.pressure of a \
+         cgroup (v2) that exists", .path.display()
+    )]
+    NoPsi {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file is something else; nothing was written to it.
+    #[error(
+        "{} does not begin with \"some avg10=\", as files that tell pressure do: name {SYSTEM} or the memory.pressure of a \
+         cgroup (v2)", .path.display()
+    )]
+    NotPressure {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file may not be written.
+    #[error(
+        "{} may not be written, which sets a trigger ({source}): run this as the owner of the cgroup, mount /proc \
+         writable, or use an event of your own", .path.display()
+    )]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel does not take this trigger.
+    #[error(
+        "{} refuses the trigger \"{trigger}\" ({source}): the window has to be from 0.5 to 10 seconds, a multiple of 2 \
+         seconds without the privilege CAP_SYS_RESOURCE, and the stall longer than 0 and not longer than the window", .path.display()
+    )]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What was written, times in microseconds.
+        trigger: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No thread or no pipe could be had.
+    #[error("the pressure watch could not be started ({0}): raise `ulimit -u` (threads) or `ulimit -n` (open files)")]
+    Resources(io::Error),
+}
+
+/// Watches for pressure and [relieves](Zswap::relieve) an instance, in a thread of its own, until it is dropped. It keeps the
+/// instance's memory for as long: drop it first.
+#[derive(Debug)]
+pub struct PressureWatch {
+    state: Arc<State>,
+    /// Closed to end the thread.
+    stop: Option<PipeWriter>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// What the thread and its owner share.
+#[derive(Debug)]
+struct State {
+    /// The owner wants it to end. Relaxed: the pipe wakes it.
+    stopping: AtomicBool,
+    /// The thread still waits for events. Relaxed: for people.
+    watching: AtomicBool,
+    events: Tally,
+    won: Tally,
+}
+
+/// Says that the thread has ended, also by a panic.
+struct Watching<'a>(&'a AtomicBool);
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Where events come from.
+struct Source {
+    file: File,
+    /// `POLLPRI`: the kernel's triggers, which need no reading. `POLLIN`: bytes.
+    events: libc::c_short,
+    /// Without an event for so long, they have ceased to keep coming.
+    quiet: Duration,
+}
+
+/// What came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    Event,
+    Quiet,
+    /// Time to stop, or there will be no more events.
+    End,
+}
+
+/// How much is asked for: more while events keep coming.
+#[derive(Debug)]
+struct Appetite {
+    pages: u64,
+}
+
+// === impl Trigger ===
+
+impl Trigger {
+    /// At least one task was stalled for `stall` in all within `window`.
+    pub fn some(stall: Duration, window: Duration) -> Self {
+        Trigger { full: false, stall, window, path: SYSTEM.into() }
+    }
+
+    /// All tasks were.
+    pub fn full(stall: Duration, window: Duration) -> Self {
+        Trigger { full: true, ..Self::some(stall, window) }
+    }
+
+    /// Of this file: `memory.pressure` of a cgroup (v2), instead of the system's.
+    pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Set it. The file is to be polled for priority events.
+    fn set(&self) -> Result<File, PressureError> {
+        let Trigger { path, .. } = self;
+        let opened = File::options().read(true).write(true).open(path);
+        let mut file = opened.map_err(|source| PressureError::of_open(path, source))?;
+        // What is written to another file would be lost on it, or its own bytes.
+        let mut start = [0; HEADING.len()];
+        match file.read(&mut start) {
+            Ok(_) if start == *HEADING => {}
+            Ok(_) => return Err(PressureError::NotPressure { path: path.clone() }),
+            Err(source) => return Err(PressureError::of_open(path, source)),
+        }
+        // In one write, or it would be several triggers.
+        let text = format!("{self}\0");
+        match file.write(text.as_bytes()) {
+            Ok(n) if n == text.len() => Ok(file),
+            Ok(_) => Err(PressureError::of_write(self, io::ErrorKind::WriteZero.into())),
+            Err(source) => Err(PressureError::of_write(self, source)),
+        }
+    }
+}
+
+/// Stalled 150 ms in 2 seconds: what low-memory daemons begin with, and the shortest window that needs no privilege.
+impl Default for Trigger {
+    fn default() -> Self {
+        Self::some(Duration::from_millis(150), Duration::from_secs(2))
+    }
+}
+
+/// What is written to the file, times in microseconds.
+impl std::fmt::Display for Trigger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = if self.full { "full" } else { "some" };
+        write!(f, "{kind} {} {}", self.stall.as_micros(), self.window.as_micros())
+    }
+}
+
+impl PressureError {
+    fn of_open(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => PressureError::Denied { path, source },
+            Some(libc::EMFILE | libc::ENFILE) => PressureError::Resources(source),
+            _ => PressureError::NoPsi { path, source },
+        }
+    }
+
+    fn of_write(trigger: &Trigger, source: io::Error) -> Self {
+        let path = trigger.path.clone();
+        match source.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::ENODEV) => PressureError::NoPsi { path, source },
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => PressureError::Denied { path, source },
+            _ => PressureError::Refused { path, trigger: trigger.to_string(), source },
+        }
+    }
+}
+
+// === impl PressureWatch ===
+
+impl PressureWatch {
+    /// Relieve `zswap` whenever the kernel's pressure stall information passes `trigger`.
+    ///
+    /// # Errors
+    /// [`PressureError`], each with what to do.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use zspool::zswap::{PressureWatch, Trigger, Zswap};
+    ///
+    /// let zswap = Zswap::builder().swapfile("/var/tmp/cold.swap", 1 << 30).build()?;
+    /// let watch = PressureWatch::start(&zswap, Trigger::default())?;
+    /// // ... pages come and go ...
+    /// println!("{} bytes were written for {} events", watch.won_bytes(), watch.events());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start(zswap: &Zswap, trigger: Trigger) -> Result<Self, PressureError> {
+        let source = Source { file: trigger.set()?, events: libc::POLLPRI, quiet: 2 * trigger.window };
+        Self::watch(&zswap.core, source)
+    }
+
+    /// Relieve `zswap` whenever there is something to read from an eventfd or a pipe: for triggers of the embedder's own.
+    /// What is read is thrown away; a pipe that was closed ends the watch. Each event within `quiet` of the last asks for
+    /// twice as much.
+    ///
+    /// # Errors
+    /// [`PressureError::Resources`].
+    pub fn on_events(zswap: &Zswap, events: OwnedFd, quiet: Duration) -> Result<Self, PressureError> {
+        Self::watch(&zswap.core, Source { file: events.into(), events: libc::POLLIN, quiet })
+    }
+
+    fn watch(core: &Arc<Core>, mut source: Source) -> Result<Self, PressureError> {
+        let (stop, closed) = io::pipe().map(|(reader, writer)| (writer, reader)).map_err(PressureError::Resources)?;
+        let state = Arc::new(State {
+            stopping: AtomicBool::new(false),
+            watching: AtomicBool::new(true),
+            events: Tally::new(),
+            won: Tally::new(),
+        });
+        let (core, shared) = (Arc::clone(core), Arc::clone(&state));
+        let thread = thread::spawn("zspool-pressure", move || {
+            let _watching = Watching(&shared.watching);
+            let mut appetite = Appetite::new();
+            loop {
+                match source.wait(&closed, appetite.has_grown()) {
+                    Wake::Event => {
+                        let won = core.relieve(appetite.event(), || shared.stopping.load(Ordering::Relaxed));
+                        shared.won.add(won);
+                        shared.events.add(1);
+                    }
+                    Wake::Quiet => appetite = Appetite::new(),
+                    Wake::End => break,
+                }
+            }
+        })
+        .map_err(PressureError::Resources)?;
+        Ok(PressureWatch { state, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Events that were answered.
+    pub fn events(&self) -> u64 {
+        self.state.events.get()
+    }
+
+    /// Payload bytes that left the pool for them.
+    pub fn won_bytes(&self) -> u64 {
+        self.state.won.get()
+    }
+
+    /// Whether it still watches: it ends when the cgroup is removed, or the pipe closed.
+    pub fn is_watching(&self) -> bool {
+        self.state.watching.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for PressureWatch {
+    fn drop(&mut self) {
+        self.state.stopping.store(true, Ordering::Relaxed);
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, that was printed; a second panic while dropping would end the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+// === impl Source, Appetite ===
+
+impl Source {
+    /// Wait for an event; if the last is not long ago, for so long that it is.
+    fn wait(&mut self, closed: &PipeReader, recent: bool) -> Wake {
+        let millis = if recent { i32::try_from(self.quiet.as_millis()).unwrap_or(i32::MAX) } else { -1 };
+        loop {
+            let poll = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
+            let mut fds = [poll(self.file.as_raw_fd(), self.events), poll(closed.as_raw_fd(), 0)];
+            // SAFETY: an array of two, of which the kernel writes `revents`.
+            let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, millis) };
+            let [source, closed] = fds.map(|fd| fd.revents);
+            if ready < 0 {
+                match io::Error::last_os_error().kind() {
+                    io::ErrorKind::Interrupted => continue, // the time begins anew: an appetite ends later
+                    _ => return Wake::End,
+                }
+            }
+            if closed != 0 {
+                return Wake::End;
+            }
+            if ready == 0 {
+                return Wake::Quiet;
+            }
+            if self.events == libc::POLLPRI {
+                // A cgroup that was removed says both.
+                return if source & libc::POLLERR == 0 { Wake::Event } else { Wake::End };
+            }
+            return match self.file.read(&mut [0; PIPE_BYTES]) {
+                Ok(1..) => Wake::Event,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                    continue;
+                }
+                _ => Wake::End,
+            };
+        }
+    }
+}
+
+impl Appetite {
+    fn new() -> Self {
+        Appetite { pages: 0 }
+    }
+
+    /// An event: pages to ask for.
+    fn event(&mut self) -> u64 {
+        self.pages = (2 * self.pages).clamp(FIRST_PAGES, MOST_PAGES);
+        self.pages
+    }
+
+    /// Whether there was an event since the last quiet time.
+    fn has_grown(&self) -> bool {
+        self.pages > 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_is_asked_for_while_events_keep_coming() {
+        let mut appetite = Appetite::new();
+        assert!(!appetite.has_grown());
+        let asked: Vec<_> = (0..12).map(|_| appetite.event()).collect();
+        assert_eq!(asked[..4], [256, 512, 1024, 2048]);
+        assert_eq!(asked[8..], [65_536; 4]);
+        assert!(appetite.has_grown());
+    }
+
+    #[test]
+    fn a_source_tells_events_from_silence_and_both_from_the_end() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let (closed, stop) = io::pipe().unwrap();
+        let file = File::from(OwnedFd::from(reader));
+        let mut source = Source { file, events: libc::POLLIN, quiet: Duration::from_millis(5) };
+        assert_eq!(source.wait(&closed, true), Wake::Quiet);
+        writer.write_all(&[1; 5000]).unwrap();
+        assert_eq!(source.wait(&closed, false), Wake::Event);
+        assert_eq!(source.wait(&closed, true), Wake::Quiet, "several at once are one");
+        writer.write_all(&[1]).unwrap();
+        drop(writer);
+        assert_eq!([source.wait(&closed, false), source.wait(&closed, false)], [Wake::Event, Wake::End]);
+        let (reader, _writer) = io::pipe().unwrap();
+        source.file = File::from(OwnedFd::from(reader));
+        drop(stop);
+        assert_eq!(source.wait(&closed, false), Wake::End);
+    }
+}
