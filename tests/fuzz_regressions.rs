@@ -11,7 +11,7 @@ mod zspool_fuzz;
 use arbitrary::{Arbitrary, Unstructured};
 use std::path::Path;
 use zspool_fuzz::list::List;
-use zspool_fuzz::meddler::Meanwhile;
+use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
 use zspool_fuzz::{Reached, pool_ops, zswap_ops};
 
@@ -171,7 +171,7 @@ fn flights_are_cancelled_before_and_after_the_write() {
 /// A slot is freed while its page is read, and the read fails: then there is nothing that failed.
 #[test]
 fn a_failed_read_of_a_slot_freed_meanwhile_is_no_failure() {
-    use zswap_ops::{How, Op};
+    use zswap_ops::Op;
     let reached = zswap_ops::run(instance(
         0, // every page goes straight to the device
         vec![

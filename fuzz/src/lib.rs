@@ -15,6 +15,7 @@
 //!
 //! A list decides everything: the same one runs the same way, but for the random seed of checksums on the device.
 
+pub mod instance;
 pub mod list;
 pub mod meddler;
 pub mod page;
