@@ -124,7 +124,8 @@ fn no_limit_is_exceeded_and_every_counter_is_the_sum_over_objects() {
         assert_eq!(stat.bytes.compressed, source.memcg.usage());
         written_back += in_file;
     }
-    assert!(written_back >= PAGES, "a third of three times as many: {written_back}");
+    // Of three times as many; those that do not shrink go first, so that fewer make the same room.
+    assert!(written_back >= PAGES * 3 / 4, "{written_back} pages on the device");
     let stats = zswap.stats();
     assert_eq!(stats.physical_pages, written_back);
     let full = fs::metadata(&path).unwrap().blocks() * 512;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use support::*;
-use zspool::memcg::{Counter, Memcg, MemcgEvent};
+use zspool::memcg::{Counter, Event, Memcg, MemcgEvent};
 use zspool::swap::{Device, Fault, FaultyDevice, MemoryDevice, Op, Plan, Request};
 use zspool::units::{NodeId, Page, SlotRange};
 use zspool::zswap::{Builder, Error, Unwritable, Zswap};
@@ -238,6 +238,28 @@ fn a_memcg_near_its_limit_is_written_down_in_the_background() {
     assert!(vms[1].current(Counter::Memory) <= 60_000, "{}", vms[1].current(Counter::Memory));
     assert_eq!(vms[1].events(MemcgEvent::High), before + 1);
     check(&zswap, slots, 3000);
+}
+
+#[test]
+fn under_pressure_every_memcg_gives_the_same_share() {
+    let zswap = base(8 << 20).device(MemoryDevice::new(32 << 20, 4096)).build().unwrap();
+    let vms: Vec<_> = (0..5).map(|k| zswap.root().mkdir(&format!("vm{k}")).unwrap()).collect();
+    let slots = zswap.reserve(5000).unwrap();
+    // Of very different sizes, the smallest 400 entries.
+    let sizes = [400, 500, 1600, 700, 1200];
+    let mut next = 0..;
+    for (vm, &size) in vms.iter().zip(&sizes) {
+        next.by_ref().take(size).for_each(|k| store(&zswap, vm, slots, k).unwrap());
+    }
+    for limit in [3 << 20, 5 << 19, 2 << 20] {
+        zswap.arena().set_limit(limit);
+        store(&zswap, &vms[0], slots, 0).unwrap(); // tells the worker
+        zswap.quiesce();
+        let written: Vec<_> = vms.iter().map(|vm| vm.stat().unwrap().events(Event::ZswpWb)).collect();
+        let (most, least) = (written.iter().max().unwrap(), written.iter().min().unwrap());
+        assert!(*least > 0 && most - least <= 2 * 64, "{written:?} were written");
+    }
+    zswap.assert_valid();
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! | [`atomic`] | atomics; under loom each carries a token (see there) |
 //! | [`Mutex`], [`RwLock`], [`Condvar`] | ranked locks; [`Rank`] is the lock order of the crate |
 //! | [`Mailbox`], [`Alarm`] | waking a background thread |
+//! | [`Convoy`] | common batches of what several threads want done |
 //! | [`Turnstile`] | waiting for what another thread gets done |
 //! | [`TryLock`] | a lock that is tried rather than waited for |
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
@@ -21,6 +22,7 @@
 
 pub mod atomic;
 mod clock;
+mod convoy;
 mod grow_table;
 mod lock;
 mod mailbox;
@@ -36,6 +38,7 @@ mod try_lock;
 mod turnstile;
 
 pub use clock::Clock;
+pub use convoy::Convoy;
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use mailbox::{Alarm, Attendance, Mailbox};

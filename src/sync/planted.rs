@@ -18,8 +18,8 @@ pub enum Bug {
     AlarmSilencedLate,
     /// Who waits at a turnstile waits for the turn after the one under way, whatever his ticket says.
     TurnstileForgetsTicket,
-    /// Who leads a batch does not begin the next one: others join what is at the device.
-    JoinsWhatIsAtTheDevice,
+    /// Who leads a convoy says that its batch is done before it is.
+    ConvoyTellsBeforeWork,
     /// A failed store leaves what the slot held.
     FailedStoreKeepsOlder,
     /// Writeback switches the slot word although the write failed.

@@ -85,11 +85,11 @@ impl Turnstile {
         let mut state = self.state.lock();
         let Ticket(seen) = if self.planted.is(Bug::TurnstileForgetsTicket) { Ticket(state.turns) } else { ticket };
         loop {
-            if !state.open {
-                return Passed::Closed;
-            }
             if state.turns != seen {
                 return Passed::Turned;
+            }
+            if !state.open {
+                return Passed::Closed;
             }
             let left = until.left();
             if left.is_zero() {

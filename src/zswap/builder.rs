@@ -8,7 +8,6 @@ use super::reclaim::Helpers;
 use super::reserve::{Asked, Reserved};
 use super::sampling::{Sampler, Sampling};
 use super::stats::Counters;
-use super::submission::Submission;
 use super::swapins::Swapins;
 use super::walk::Form;
 use super::worker::Worker;
@@ -17,7 +16,7 @@ use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Area, Device, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Clock, Planted, Turnstile};
+use crate::sync::{Arc, Clock, Convoy, Planted, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -299,7 +298,7 @@ impl Builder {
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             area,
             inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
-            submission: Submission::new(self.policy.batch, self.planted),
+            submission: Convoy::new(self.policy.batch, self.planted),
             cursor: Cursor::new(),
             nodes_cursor: Cursor::new(),
             policy: self.policy,

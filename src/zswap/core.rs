@@ -6,7 +6,7 @@ use super::lru::Lru;
 use super::reclaim::Helpers;
 use super::sampling::Sampler;
 use super::stats::Counters;
-use super::submission::Submission;
+use super::submission::Member;
 use super::swapins::Swapins;
 use super::walk::Form;
 use super::worker::Worker;
@@ -16,7 +16,7 @@ use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, Memcg, Registration, Tree};
 use crate::swap::{Area, Slots};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Mailbox, Planted, Turnstile};
+use crate::sync::{Arc, Convoy, Mailbox, Planted, Turnstile};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;
 
@@ -72,7 +72,7 @@ pub(super) struct Core {
     pub(super) area: Option<Area>,
     pub(super) inflight: Inflight,
     /// Where stores at their limits share batches.
-    pub(super) submission: Submission,
+    pub(super) submission: Convoy<Member>,
     /// Whose turn it is to make room in the pool.
     pub(super) cursor: Cursor,
     /// Whose turn it is to make room on some of the nodes.

@@ -23,7 +23,8 @@
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
 //! - what says that it does: `pressure.rs`.
-//! - who is cold: `lru.rs` and below it. Which of them a walk writes: `walk.rs`. When: `reclaim.rs`, `worker.rs`.
+//! - who is cold: `lru.rs`, `walk.rs`. Who makes room, and when: `reclaim.rs` (a store that was refused), `worker.rs` and `relief.rs`
+//!   (ahead of that), `proactive.rs` (by request); memcgs in turn: `turns.rs`; common batches: `submission.rs`.
 
 mod builder;
 mod cells;
