@@ -34,7 +34,7 @@ use super::reached::Reached;
 use arbitrary::Arbitrary;
 use model::Model;
 use std::sync::Arc;
-use text::{Name, Text};
+use text::{Name, Sources, Text, seldom};
 use zspool::sync::Clock;
 use zspool::zswap::{Form, Sampling};
 
@@ -125,6 +125,14 @@ pub enum Op {
     DropBallast {
         which: u8,
     },
+    /// A request without a mistake.
+    Ask {
+        memcg: u8,
+        bytes: u16,
+        sources: Sources,
+        #[arbitrary(with = seldom)]
+        age: Option<u16>,
+    },
     Reclaim {
         memcg: u8,
         text: Text,
@@ -165,6 +173,12 @@ pub enum Op {
     Max {
         memcg: u8,
         counter: u8,
+        bytes: Option<u16>,
+    },
+    /// The same and more, through the file.
+    Limit {
+        memcg: u8,
+        file: u8,
         bytes: Option<u16>,
     },
     High {

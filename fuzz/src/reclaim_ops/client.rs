@@ -34,7 +34,7 @@ pub enum Place {
     /// In memory: charged so, and the group (by the model's number) that it was charged for.
     Memory(Resident, usize),
     /// On its way out.
-    Leaving(usize),
+    Leaving,
     /// The instance has it.
     Stored,
 }
@@ -71,7 +71,7 @@ impl Client {
         let (page, resident, group) = self.with(|state| {
             let held = state.held.get_mut(&slot)?;
             let Place::Memory(_, group) = held.place else { return None };
-            let Place::Memory(resident, _) = std::mem::replace(&mut held.place, Place::Leaving(group)) else {
+            let Place::Memory(resident, _) = std::mem::replace(&mut held.place, Place::Leaving) else {
                 unreachable!("it was just looked at")
             };
             Some((held.page, resident, group))

@@ -10,7 +10,7 @@ use super::super::page::PageOf;
 use super::super::reached::Reached;
 use super::client::{Client, Held, Place, Server, State};
 use super::text::Name;
-use super::{Op, expect};
+use super::{Cancelled, Op, expect};
 use std::sync::Arc;
 use zspool::memcg::{Counter, Memcg, OpenFile, Registration, Resident};
 use zspool::swap::Plan;
@@ -226,6 +226,11 @@ impl Model {
                     drop(self.ballast.swap_remove(at));
                 }
             }
+            Op::Ask { memcg, bytes, sources, age } => {
+                let age = age.map_or(String::new(), |seconds| format!(" age={seconds}"));
+                let text = format!("{bytes} source={}{age}", sources.text());
+                self.reclaim(self.pick(memcg), &text, Cancelled::No);
+            }
             Op::Reclaim { memcg, text, cancel } => self.reclaim(self.pick(memcg), &text.build(), cancel),
             Op::Write { memcg, file, text } => self.write(self.pick(memcg), usize::from(file), &text.build()),
             Op::Read { memcg, file } => self.read(self.pick(memcg), usize::from(file)),
@@ -241,6 +246,12 @@ impl Model {
             Op::Max { memcg, counter, bytes } => {
                 let limit = bytes.map_or(u64::MAX, |bytes| u64::from(bytes) * 4);
                 self.memcg(self.pick(memcg)).set_max(Counter::ALL[usize::from(counter % 3)], limit).unwrap();
+            }
+            Op::Limit { memcg, file, bytes } => {
+                let mut files = (0..expect::FILES.len()).filter(|&file| expect::FILES[file].1 == expect::Kind::Limit);
+                let file = files.nth(usize::from(file % 4)).expect("there are four");
+                let text = bytes.map_or("max".to_owned(), |bytes| bytes.to_string());
+                self.write(self.pick(memcg), file, &text);
             }
             Op::High { memcg, bytes } => {
                 let limit = bytes.map_or(u64::MAX, |bytes| u64::from(bytes) * 4);

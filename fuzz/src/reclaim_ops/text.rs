@@ -88,7 +88,7 @@ pub enum Mistake {
 }
 
 /// One in eight times.
-fn seldom<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> arbitrary::Result<Option<T>> {
+pub fn seldom<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>) -> arbitrary::Result<Option<T>> {
     Ok(if u8::arbitrary(u)? >= 224 { Some(T::arbitrary(u)?) } else { None })
 }
 
@@ -108,7 +108,8 @@ impl Size {
 }
 
 impl Sources {
-    fn text(self) -> String {
+    /// The list.
+    pub fn text(self) -> String {
         match self {
             Sources::Zswap => "zswap".to_owned(),
             Sources::Anon => "anon".to_owned(),

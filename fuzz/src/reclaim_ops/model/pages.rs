@@ -11,16 +11,21 @@ impl Model {
     /// Charge resident bytes; none if that is rightly refused.
     pub(super) fn charge(&mut self, g: usize, bytes: u64) -> Option<Resident> {
         let (memcg, root) = (self.memcg(g), self.memcg(0));
-        let ooms = root.events(MemcgEvent::Oom);
+        let [highs, maxes, ooms] =
+            [memcg.events(MemcgEvent::High), root.events(MemcgEvent::Max), root.events(MemcgEvent::Oom)];
         match memcg.charge_resident(bytes) {
             Ok(resident) => {
                 assert_eq!(resident.bytes(), bytes);
+                let high = memcg.current(Counter::Memory) > memcg.high();
+                assert!(!high || memcg.events(MemcgEvent::High) > highs, "a charge above memory.high is counted");
+                self.reached.note("charges that stay above memory.high", high);
                 Some(resident)
             }
             Err(ResidentError::NoRoom { hit, .. }) => {
                 assert_eq!((hit.counter(), hit.asked()), (Counter::Memory, bytes), "{hit}");
                 assert!(hit.usage() + bytes > hit.limit(), "2: {hit}");
                 assert!(root.events(MemcgEvent::Oom) > ooms, "a charge without room is counted");
+                assert!(root.events(MemcgEvent::Max) > maxes, "a limit that was hit is counted");
                 if self.works() {
                     let (pages, ballast) = self.resident(self.number(hit.memcg()));
                     let left = if self.served.is_some() { ballast } else { pages + ballast };
