@@ -16,9 +16,6 @@ use zspool::memcg::{Ask, End, Memcg, Reclaimed, Reclaimer, Resident, Source};
 use zspool::units::NodeId;
 use zspool::zswap::{Error, Stored};
 
-/// Pages that may be refused in a call: each takes long, and the next is like the last.
-const PATIENCE: usize = 3;
-
 /// A page of a slot.
 #[derive(Debug)]
 pub struct Held {
@@ -116,7 +113,7 @@ impl Reclaimer for Server {
             return Reclaimed { bytes: 0, end: End::NothingToScan };
         }
         let below = memcg.subtree();
-        let (mut tried, mut refused, mut bytes) = (BTreeSet::new(), 0, 0);
+        let (mut tried, mut bytes) = (BTreeSet::new(), 0);
         let end = loop {
             if bytes >= ask.bytes {
                 break End::Met;
@@ -137,10 +134,8 @@ impl Reclaimer for Server {
                     bytes += fewer;
                     self.client.with(|state| state.swapped_out += 1);
                 }
-                _ => refused += 1,
-            }
-            if refused == PATIENCE {
-                break End::Exhausted;
+                // A refusal takes long, and the next would be like it.
+                _ => break End::Exhausted,
             }
             self.client.with(|state| {
                 state.cancel_after = state.cancel_after.and_then(|left| {

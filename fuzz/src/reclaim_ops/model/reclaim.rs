@@ -45,20 +45,22 @@ impl Model {
         let apart = |other: usize| !self.is_below(other, g) && !self.is_below(g, other);
         let others: Vec<usize> = self.online().filter(|&other| apart(other)).collect();
         let before = self.sums(g);
+        // Looked at before, for writeback may be switched off meanwhile.
+        let request = match meaning(Kind::Reclaim, text) {
+            Ok(Meaning::Reclaim(request)) if !self.is_refused(g, &request) => Some(request),
+            _ => None,
+        };
         let theirs: Vec<Sums> = others.iter().map(|&other| self.sums(other)).collect();
         let (file, _) = FILES.iter().find(|(_, kind)| *kind == Kind::Reclaim).expect("there is such a file");
         let result = memcg.open_file(file).and_then(|open| open.write(text, &cancel));
         self.client.with(|state| state.cancel_after = None);
         let after = self.sums(g);
 
-        let request = match meaning(Kind::Reclaim, text) {
-            Ok(Meaning::Reclaim(request)) if !self.is_refused(g, &request) => request,
-            _ => {
-                assert_eq!(result.as_ref().map_err(Error::errno), Err(libc::EINVAL), "3: {text:?}: {result:?}");
-                assert_eq!(before, after, "3: {text:?} is refused, and something was reclaimed");
-                self.reached.add("requests refused", 1);
-                return;
-            }
+        let Some(request) = request else {
+            assert_eq!(result.as_ref().map_err(Error::errno), Err(libc::EINVAL), "3: {text:?}: {result:?}");
+            assert_eq!(before, after, "3: {text:?} is refused, and something was reclaimed");
+            self.reached.add("requests refused", 1);
+            return;
         };
         if self.meddling {
             let errno = result.map_err(|error| error.errno());
