@@ -122,6 +122,7 @@ fn seeds_of_reclaim_reach_what_they_are_for() {
             "requests that took all there was",
             "requests with an age met",
             "rmdirs refused",
+            "runs of the worker that did all there was",
             "shrinks that wrote",
             "stores refused for a memcg's limit",
             "stores refused for full nodes",

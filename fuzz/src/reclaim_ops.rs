@@ -17,6 +17,8 @@
 //! 5. Limits set below the usage are met, where everything could be written; stores are refused only where it could not.
 //! 6. Names are taken or refused as cgroup v2 does; so is `rmdir`; a removed memcg's files say so.
 //! 7. In the end everything is zero.
+//! 8. A run of the worker brings the pool down to its threshold, and compressed bytes below every limit that they count
+//!    against, where everything could be written.
 //!
 //! In the middle of device requests other memcgs are removed, limits set and reclaim begun (see [`meddler`](super::meddler)).
 //! Not covered: threads, real files, the mounted tree.

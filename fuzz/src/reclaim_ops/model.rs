@@ -47,6 +47,8 @@ pub(super) struct Model {
     faulty: bool,
     /// The device may fail now.
     failing: bool,
+    /// The worker may have forgotten memcgs that it could do nothing for.
+    forgot: bool,
     /// Operations are waiting for a request to meddle with, or have meddled with this one.
     meddling: bool,
     reached: Reached,
@@ -72,6 +74,7 @@ impl Model {
             per_node,
             faulty: false,
             failing: false,
+            forgot: false,
             meddling: false,
             reached: Reached::new(),
         }
@@ -131,7 +134,9 @@ impl Model {
             let memcg = &self.groups[g].memcg;
             memcg.own_writeback() && memcg.max(Counter::Swap) == u64::MAX
         };
-        self.roomy && !self.failing && !self.meddling && self.online().all(free)
+        // Pages of the device where a write failed are never used again.
+        let none_bad = || self.instance.zswap.area().is_none_or(|area| area.stats().bad_bytes == 0);
+        self.roomy && !self.failing && !self.meddling && self.online().all(free) && none_bad()
     }
 
     // --- steps ---

@@ -170,6 +170,8 @@ impl Model {
 
     pub(super) fn work(&mut self) {
         let before = self.sums(0);
+        // What was noted while nothing could be written is forgotten, as a worker's thread would not.
+        self.forgot |= !self.works();
         self.instance.zswap.work_once();
         let after = self.sums(0);
         if self.meddling {
@@ -178,5 +180,16 @@ impl Model {
         assert_eq!(after.proactive, before.proactive, "4: the worker is asked by nobody");
         assert_eq!(before.payload - after.payload, after.written - before.written, "4: what left was written");
         self.reached.add("bytes written by the worker", after.written - before.written);
+        if self.works() && !self.forgot {
+            let arena = self.instance.zswap.arena();
+            assert!(arena.backed_bytes() * 10 <= arena.limit() * 9, "8: {} bytes are backed", arena.backed_bytes());
+            for g in self.online() {
+                let memcg = self.memcg(g);
+                let limit = memcg.max(Counter::Zswap).min(memcg.max(Counter::Memory)).min(memcg.high());
+                let now = memcg.current(Counter::Zswap);
+                assert!(now <= limit, "8: the worker left {now} bytes in {}, of {limit}", memcg.path());
+            }
+            self.reached.note("runs of the worker that did all there was", after.written > before.written);
+        }
     }
 }
