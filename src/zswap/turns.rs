@@ -114,7 +114,10 @@ impl<'a> Turns<'a> {
                 self.pass_by(claim);
                 continue;
             }
-            claim.finish(walk.scanned);
+            match walk.at_limit && walk.bytes == 0 {
+                true => claim.skip(), // the next entry of this memcg would be refused a place like this one
+                false => claim.finish(walk.scanned),
+            }
             self.candidates = true;
             return match walk {
                 Walk { bytes: bytes @ 1.., .. } => Turn::Written(bytes),
