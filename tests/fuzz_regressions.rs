@@ -228,3 +228,24 @@ fn a_failed_read_of_a_slot_freed_meanwhile_is_no_failure() {
     ));
     assert_eq!((reached.get("operations done during a request"), reached.get("reads the device failed")), (1, 0));
 }
+
+/// A memcg whose `memory.swap.max` admits no place kept its turn for a whole batch of entries, each refused like the first: 3072
+/// walks, and as many events, for one store.
+#[test]
+fn a_store_refused_for_want_of_swap_does_not_try_every_entry_many_times() {
+    use zspool::memcg::{Counter, MemcgEvent};
+    use zspool::units::{NodeId, Slot};
+    let instance = zspool_fuzz::instance::Instance::new(zspool_fuzz::instance::builder(200, 0, 0), 1 << 20);
+    let vm = instance.zswap.root().mkdir("vm").unwrap();
+    vm.set_zswap_max(60_000).unwrap();
+    vm.set_max(Counter::Swap, 0).unwrap();
+    let store = |k: u8| {
+        let slot: Slot = instance.slot(k);
+        instance.zswap.store(slot, &vm, NodeId(0), &mixed(k | 1).build())
+    };
+    let refused = (0..96).find(|&k| store(k).is_err()).expect("more than there is room for");
+    let before = vm.events(MemcgEvent::SwapMax);
+    assert!(store(refused).is_err());
+    let tries = vm.events(MemcgEvent::SwapMax) - before;
+    assert!((1..=80).contains(&tries), "{tries} entries were refused a place for one store");
+}

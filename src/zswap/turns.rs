@@ -55,7 +55,10 @@ impl From<Turn> for Room {
     fn from(turn: Turn) -> Self {
         match turn {
             Turn::Written(_) => Room::Made,
-            Turn::Refused(why) => Room::Hopeless(why),
+            // What somebody would have to set up, no second look finds.
+            Turn::Refused(why) | Turn::Nothing(why @ (Unwritable::NoDevice | Unwritable::Disabled)) => {
+                Room::Hopeless(why)
+            }
             Turn::NoneWritten(why) | Turn::Nothing(why) => Room::None(why),
         }
     }
@@ -125,7 +128,9 @@ impl<'a> Turns<'a> {
                 continue;
             }
             let met = walk.bytes >= budget.bytes || budget.until_written && walk.bytes > 0;
-            if met || walk.scanned >= claim.entries() {
+            // The next entry of this memcg would be refused a place like this one.
+            let refused = walk.at_limit.is_some() && walk.bytes == 0;
+            if !refused && (met || walk.scanned >= claim.entries()) {
                 claim.finish(walk.scanned);
             } else {
                 claim.skip(); // N5
