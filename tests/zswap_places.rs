@@ -135,6 +135,27 @@ fn at_its_swap_limit_a_memcg_keeps_its_pages_in_the_pool_and_others_go_on() {
 }
 
 #[test]
+fn a_store_that_no_place_can_make_room_for_is_told_of_the_swap_limit() {
+    for scan in [1, 16] {
+        let zswap = base().scan(64, scan).device(device()).build().unwrap();
+        let parent = zswap.root().mkdir("parent").unwrap();
+        let vm = parent.mkdir("vm").unwrap();
+        let slots = zswap.reserve(200).unwrap();
+        fill(&zswap, &vm, slots, 0..100);
+        for (limit, place) in [(&vm, &parent), (&parent, &vm), (&vm, &vm)] {
+            zswap.set_zswap_max(limit, limit.usage()).unwrap();
+            place.set_max(Counter::Swap, swap(place)).unwrap();
+            let refused = zswap.store(slots.get(150).unwrap(), &vm, N0, &compressible(1, 2000)).unwrap_err();
+            assert!(matches!(refused, Error::Limit { reason: Unwritable::SwapMax, .. }), "scan {scan}: {refused}");
+            place.set_max(Counter::Swap, u64::MAX).unwrap();
+            zswap.store(slots.get(150).unwrap(), &vm, N0, &compressible(1, 2000)).unwrap();
+            limit.set_zswap_max(u64::MAX).unwrap();
+            zswap.assert_valid();
+        }
+    }
+}
+
+#[test]
 fn writes_that_fail_charge_nothing() {
     let plan = || Plan::none().at(1, Fault::Errno(libc::EIO)).at(2, Fault::Errno(libc::ENOSPC));
     let device = std::sync::Arc::new(FaultyDevice::new(device(), plan()));
@@ -156,6 +177,7 @@ fn writes_that_fail_charge_nothing() {
         assert_eq!(swap(&vm), 0);
         zswap.assert_valid();
     }
+    assert_eq!(zswap.stats().failed_writes, 4, "of either way");
     let never_reserved = zspool::units::Slot(1 << 60);
     assert!(matches!(zswap.store(never_reserved, &vm, N0, &compressible(1, 900)), Err(Error::Swap(_))));
     assert_eq!((swap(&vm), on_device(&zswap)), (0, 0));

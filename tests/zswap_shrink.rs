@@ -125,7 +125,8 @@ fn one_budget_holds_for_all_nodes_and_they_take_turns_to_be_first() {
         fill(&zswap, &vm, N0, slots, 0..10);
         fill(&zswap, &vm, N1, slots, 10..110);
         for _ in 0..walks_before {
-            assert_eq!(zswap.shrink_memcg(&zswap.root(), 1), Shrunk::NothingToScan);
+            assert_eq!(zswap.shrink_memcg(&vm, 0), Shrunk::NothingToScan);
+            assert_eq!(zswap.shrink_memcg(&zswap.root(), 1), Shrunk::NothingToScan, "whose walks are counted apart");
         }
         assert!(matches!(zswap.shrink_memcg(&vm, 64), Shrunk::Written(_)));
         assert_eq!(left(&vm), expected, "10 and 54, or 64 of the large one");

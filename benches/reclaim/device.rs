@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use zspool::swap::{Device, Failure, Op, Request};
 
@@ -39,11 +39,13 @@ impl Seen {
 pub(crate) struct Watched {
     inner: Box<dyn Device>,
     seen: Mutex<Seen>,
+    /// Nobody punches meanwhile.
+    calm: Mutex<()>,
 }
 
 impl Watched {
     pub(crate) fn new(inner: impl Device + 'static) -> Self {
-        Watched { inner: Box::new(inner), seen: Mutex::default() }
+        Watched { inner: Box::new(inner), seen: Mutex::default(), calm: Mutex::default() }
     }
 
     /// What was seen since the last call.
@@ -53,6 +55,11 @@ impl Watched {
         let mut taken = std::mem::replace(&mut *seen, left);
         taken.busy += taken.since.map_or(Duration::ZERO, |since| since.elapsed());
         taken
+    }
+
+    /// Have punches wait as long as the guard is there.
+    pub(crate) fn hold_punches(&self) -> MutexGuard<'_, ()> {
+        self.calm.lock().expect("nobody panics with it")
     }
 
     fn seen(&self, change: impl FnOnce(&mut Seen)) {
@@ -85,6 +92,7 @@ impl Device for Watched {
         self.inner.complete(requests);
     }
     fn punch(&self, range: Range<u64>) -> io::Result<()> {
+        drop(self.hold_punches());
         let start = Instant::now();
         let result = self.inner.punch(range);
         self.seen(|seen| {

@@ -21,6 +21,9 @@ use zspool::zswap::Zswap;
 /// Pages that a subject takes in its turn: a few milliseconds.
 const CHUNK: usize = 256;
 
+/// Pages at most: 64 MiB.
+const MOST: usize = 16_384;
+
 /// Rounds for each of the other sections.
 const ROUNDS: usize = 12;
 
@@ -66,7 +69,7 @@ const OPERATIONS: [&str; 3] = ["store", "load", "replace"];
 pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
     let heads = ["operation", "off, ns", "on, ns", "on over off, median of the calmer rounds", "shortest turns"];
     let mut table = Table::new("Idle: reclaim on over off, no limit near.", &heads);
-    let pages = &pages[..pages.len() / CHUNK * CHUNK];
+    let pages = &pages[..pages.len().min(MOST) / CHUNK * CHUNK];
     let chunks = pages.len() / CHUNK;
     // A pair in either order: what lies where in memory is by chance, and some of it stays for the life of an instance.
     let subjects = [false, true, true, false].map(|on| (on, Subject::new(on, pages.len())));
@@ -79,7 +82,7 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
     for round in 0..=rounds {
         let watch = Others::watch();
         let order = noise.shuffled(pages.len());
-        for operation in 0..OPERATIONS.len() {
+        for (operation, turns) in turns.iter_mut().enumerate() {
             for turn in 0..chunks {
                 for (s, (_, subject)) in subjects.iter().enumerate() {
                     let chunk = (turn + s * chunks / subjects.len()) % chunks;
@@ -97,7 +100,7 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
                     }
                     black_box(&out);
                     if round > 0 {
-                        turns[operation][s][chunk].push(start.elapsed().as_nanos() as f64);
+                        turns[s][chunk].push(start.elapsed().as_nanos() as f64);
                     }
                 }
             }
@@ -120,7 +123,7 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
             Cell::text(*name),
             Cell::number(per_page(off), 0),
             Cell::number(per_page(on), 0),
-            Cell::number(median(ratios.collect()), 3).at_most(1.01),
+            Cell::number(median(ratios.collect()), 3),
             Cell::number(on / off, 3).at_most(1.01),
         ]);
     }

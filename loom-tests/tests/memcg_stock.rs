@@ -3,6 +3,7 @@
 //! | model | race |
 //! |---|---|
 //! | `refusal_vs_recall` | a charge that fits once a stock is settled, against somebody who is settling it |
+//! | `leave_vs_lower_limit` | an object goes into a stock, against a limit being set below what is left |
 //! | `leave_vs_sweep` | the last object of a removed memcg goes into a stock that is settled, against the id's next life |
 //! | `lives_in_one_stock` | two threads whose objects share a stock, and who asks for the sums |
 #![cfg(loom)]
@@ -33,22 +34,26 @@ fn live(tree: &Tree, memcg: &Memcg, bytes: u64) -> Result<(), ChargeError> {
 
 // === refusal_vs_recall ===
 
+/// A limit that leaves room for a batch in stock, and all of it but a few bytes.
+const LIMIT: u64 = 2 << 20;
+const MOST: u64 = LIMIT - 10;
+
 /// What the other one saw of the usage.
 fn refusal_vs_recall(planted: Planted) -> u64 {
     let tree = tree(planted);
     let tenant = tree.root().mkdir("tenant").unwrap();
-    tenant.set_zswap_max(10).unwrap();
+    tenant.set_zswap_max(LIMIT).unwrap();
     let [a, b] = ["a", "b"].map(|name| tenant.mkdir(name).unwrap());
     live(&tree, &a, 6).unwrap(); // its bytes lie in the stock now
     let other = {
         let tenant = tenant.clone();
         thread::spawn("other", move || tenant.usage()).unwrap()
     };
-    let entered = tree.enter(&b, NODE, compressed(6), None);
+    let entered = tree.enter(&b, NODE, compressed(MOST), None);
     let seen = other.join().unwrap();
-    let id = entered.expect("six of ten bytes fit, wherever the six that nobody uses lie");
-    assert_eq!(tenant.usage(), 6);
-    tree.leave(id, NODE, compressed(6), 6);
+    let id = entered.expect("less than the limit fits, wherever the batch that nobody uses lies");
+    assert_eq!(tenant.usage(), MOST);
+    tree.leave(id, NODE, compressed(MOST), MOST);
     tree.assert_quiet();
     seen
 }
@@ -56,19 +61,51 @@ fn refusal_vs_recall(planted: Planted) -> u64 {
 #[test]
 fn refusal_vs_recall_refuses_nobody() {
     let seen = outcomes(|| refusal_vs_recall(Planted::NONE));
-    assert_eq!(seen, BTreeSet::from([0, 6]), "nobody sees the six that are nobody's");
+    assert_eq!(seen, BTreeSet::from([0, MOST]), "nobody sees the batch that is nobody's");
 }
 
 #[test]
 fn refusal_vs_recall_catches_a_recall_that_does_not_wait() {
     let message = catches(|| outcomes(|| refusal_vs_recall(Planted::bug(Bug::RecallSkipsTaken))));
-    assert!(message.contains("wherever the six"), "{message}");
+    assert!(message.contains("wherever the batch"), "{message}");
 }
 
 #[test]
 fn refusal_vs_recall_catches_a_refusal_without_recall() {
     let message = catches(|| outcomes(|| refusal_vs_recall(Planted::bug(Bug::RefusalSkipsRecall))));
-    assert!(message.contains("wherever the six"), "{message}");
+    assert!(message.contains("wherever the batch"), "{message}");
+}
+
+// === leave_vs_lower_limit ===
+
+/// Whether the limit was asked for the next object all the same.
+fn leave_vs_lower_limit(planted: Planted) -> bool {
+    let tree = tree(planted);
+    let vm = tree.root().mkdir("vm").unwrap();
+    let [kept, going] = [100, 6].map(|bytes| tree.enter(&vm, NODE, compressed(bytes), None).unwrap());
+    let setter = {
+        let vm = vm.clone();
+        thread::spawn("setter", move || vm.set_zswap_max(50).unwrap()).unwrap()
+    };
+    tree.leave(going, NODE, compressed(6), 6);
+    setter.join().unwrap();
+    let refused = tree.enter(&vm, NODE, compressed(6), None).is_err();
+    assert!(refused, "a hundred of fifty bytes are charged: what left is room for nobody");
+    tree.leave(kept, NODE, compressed(100), 100);
+    tree.assert_quiet();
+    refused
+}
+
+#[test]
+fn leave_vs_lower_limit_makes_no_room() {
+    let seen = outcomes(|| leave_vs_lower_limit(Planted::NONE));
+    assert_eq!(seen, BTreeSet::from([true]));
+}
+
+#[test]
+fn leave_vs_lower_limit_catches_a_recall_that_does_not_wait() {
+    let message = catches(|| outcomes(|| leave_vs_lower_limit(Planted::bug(Bug::RecallSkipsTaken))));
+    assert!(message.contains("room for nobody"), "{message}");
 }
 
 // === leave_vs_sweep ===

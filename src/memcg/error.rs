@@ -17,7 +17,9 @@ pub enum Error {
         id: MemcgId,
     },
     /// A name no memcg can have.
-    #[error("{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/', NUL and line break, and not \".\" or \"..\"")]
+    #[error(
+        "{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/', NUL and line break, and not \".\" or \"..\""
+    )]
     BadName {
         /// The name.
         name: String,

@@ -186,8 +186,8 @@ impl Resident {
         Resident { objcg, bytes }
     }
 
-    /// Drop the reference, and leave the bytes charged.
-    fn forget(mut self) {
+    /// Drop the reference, and leave the bytes charged: something else holds them now.
+    pub(crate) fn forget(mut self) {
         self.bytes = 0;
     }
 }

@@ -283,7 +283,11 @@ impl Tree {
         stock.id = id;
         shared.note(stock, node, &changes);
         stock.references += 1;
-        stock.bytes += charged;
+        if stock.bytes == 0 && !shared.is_comfortable(id) {
+            shared.uncharge(id, OBJECT, charged); // S4
+        } else {
+            stock.bytes += charged;
+        }
         if stock.bytes > 2 * BATCH_BYTES {
             shared.return_spare(id, OBJECT, stock.bytes - BATCH_BYTES); // under its lock: S2
             stock.bytes = BATCH_BYTES;

@@ -256,10 +256,20 @@ impl Area {
     /// # Locks
     /// None across the system calls; [`Rank::Device`](crate::sync::Rank::Device) between them.
     pub fn maintain(&self) -> u64 {
+        self.maintain_until(|| false)
+    }
+
+    /// The same, asking before each hole whether there is something better to do: a hole can take milliseconds.
+    ///
+    /// # Locks
+    /// As [`maintain`](Self::maintain); none while `stop` is called.
+    pub fn maintain_until(&self, stop: impl Fn() -> bool) -> u64 {
         assert_no_lock_held("punching holes");
         let mut given_back = 0;
         let mut at = 0;
-        while let Some(run) = self.space.punch_next(at) {
+        while !stop()
+            && let Some(run) = self.space.punch_next(at)
+        {
             at = run.end;
             let page_bytes = self.geometry.page_bytes as u64;
             let bytes = run.len() as u64 * page_bytes;

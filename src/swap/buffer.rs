@@ -6,7 +6,8 @@
 //! ```
 //!
 //! 1. The pool's list was made with room for all its buffers, so taking one and giving it back never allocates.
-//! 2. A buffer is in the list, in a lease, or in a request: `free + lent == count`.
+//! 2. A buffer is in the list, in a lease, or in a request: `free + lent == count`. One that a panic took along with its
+//!    request is made anew.
 //! 3. The lock is held for a push or a pop, never across I/O.
 //!
 //! Areas call this, on the load path too.
@@ -90,7 +91,7 @@ impl BufferPool {
         let mut free = self.free.lock();
         loop {
             if let Some(buffer) = free.pop() {
-                return Lease { pool: self, buffer: Some(buffer) };
+                return Lease { pool: self, len: buffer.len(), buffer: Some(buffer) };
             }
             self.returned.wait(&mut free);
         }
@@ -121,6 +122,7 @@ pub struct Lease<'a> {
     pool: &'a BufferPool,
     /// `None` while a request has it.
     buffer: Option<IoBuffer>,
+    len: usize,
 }
 
 impl Lease<'_> {
@@ -156,9 +158,10 @@ impl DerefMut for Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.pool.give_back(buffer);
-        }
+        // Where a device panicked, the buffer went with its request. Without another, the pool would be empty in the end, and
+        // everybody would wait.
+        let buffer = self.buffer.take().unwrap_or_else(|| IoBuffer::new(self.len));
+        self.pool.give_back(buffer);
     }
 }
 

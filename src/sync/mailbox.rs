@@ -79,6 +79,12 @@ impl Mailbox {
         self.changed.notify_all();
     }
 
+    /// Whether a kick waits, for a thread that does what can wait. A hint: one that comes this moment may be missed.
+    pub fn is_kicked(&self) -> bool {
+        // Relaxed: `wait` sees it in any case.
+        self.kicked.load(Ordering::Relaxed) != 0
+    }
+
     /// Let another thread take the place of one that has ended.
     pub fn reopen(&self) {
         let mut state = self.state.lock();

@@ -27,10 +27,11 @@ mod list;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use self::ages::{Reach, tick};
+use self::ages::{Reach, Tick, tick};
 use self::links::{Links, NEW, REFERENCED, link, owner};
 use self::list::List;
 use crate::memcg::{GroupRef, ObjcgId, Tree};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Bug, Clock, GrowTable, Mutex, MutexGuard, Planted, Rank};
 use crate::units::{NodeId, Owner};
 use std::io;
@@ -71,11 +72,13 @@ impl Which {
 struct Group {
     /// By [`Which::index`].
     lists: Mutex<Box<[List]>>,
+    /// Walks over them. Relaxed: they take turns.
+    walks: AtomicU64,
 }
 
 impl Default for Group {
     fn default() -> Self {
-        Group { lists: Mutex::new(Rank::Lru, Box::default()) }
+        Group { lists: Mutex::new(Rank::Lru, Box::default()), walks: AtomicU64::new(0) }
     }
 }
 
@@ -104,7 +107,7 @@ pub(super) struct Limits {
     pub(super) bytes: u64,
     /// Only entries that have lain so long.
     pub(super) age: Option<Duration>,
-    /// It ends before the first referenced entry.
+    /// It ends before the first entry that has a second chance.
     pub(super) cold_only: bool,
 }
 
@@ -185,6 +188,11 @@ impl Lru {
         self.links.word(link(owner)).has(REFERENCED)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_new(&self, owner: Owner) -> bool {
+        self.links.word(link(owner)).has(NEW)
+    }
+
     /// The object of the owner's place lay on this node. Under its cluster lock.
     pub(super) fn set_origin(&self, owner: Owner, node: NodeId) {
         self.links.set_origin(owner, node);
@@ -229,6 +237,12 @@ impl Lru {
         }
     }
 
+    /// The tick for what is placed. Under the lock of its list: who waited for that since would be placed too early, and taken
+    /// to be older than it is.
+    fn now(&self) -> Tick {
+        tick(self.clock.millis())
+    }
+
     fn make(&self) -> Box<[List]> {
         vec![List::EMPTY; 2 * self.nodes].into()
     }
@@ -238,8 +252,8 @@ impl Lru {
     /// # Locks
     /// The group's.
     pub(super) fn add(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, which: Which) {
-        let now = tick(self.clock.millis());
         let mut lists = self.lock_of(tree, objcg);
+        let now = self.now();
         if lists.is_empty() {
             *lists = self.make();
         }
@@ -262,11 +276,17 @@ impl Lru {
     /// # Locks
     /// The group's.
     pub(super) fn rehome(&self, owner: Owner, tree: &Tree, objcg: ObjcgId, from: Which, to: NodeId) {
-        let now = tick(self.clock.millis());
         let mut lists = self.lock_of(tree, objcg);
+        let now = self.now();
         assert!(self.links.word(link(owner)).is_listed(), "L1: an entry with an object is on a list");
         lists[from.index()].remove(&self.links, link(owner));
         lists[Which { node: to, ..from }.index()].place(&self.links, link(owner), now, 0);
+    }
+
+    /// The number of this walk over the memcg's lists. Each memcg's are counted on their own: where two are walked by turns, with
+    /// one count the one would always come upon even numbers.
+    pub(super) fn next_walk(&self, group: GroupRef) -> u64 {
+        self.groups.get(group.index().index()).map_or(0, |group| group.walks.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Entries of a memcg on one node.
@@ -306,8 +326,8 @@ impl Lru {
         picked: &mut Vec<Owner>,
     ) -> usize {
         let Some(group) = self.groups.get(group.index().index()) else { return 0 };
-        let now = self.clock.millis();
         let mut lists = group.lists.lock();
+        let now = self.clock.millis();
         let Some(list) = lists.get_mut(lap.which.index()) else { return 0 };
         let left = lap.left(list, self.planted.is(Bug::LapCountsOnlyItself));
         let young = match limits.age {
@@ -328,7 +348,7 @@ impl Lru {
         let (mut seen, mut bytes) = (0, 0);
         while seen < limits.entries.min(left as usize) && !lap.over && bytes < limits.bytes {
             let Some(head) = list.head().filter(|&head| Some(head) != young) else { break };
-            if limits.cold_only && self.links.word(head).has(REFERENCED) {
+            if limits.cold_only && self.links.word(head).has(spared) {
                 break;
             }
             // Rotate before the lock is dropped: afterwards the entry may be freed by anyone (ZW-7).

@@ -145,6 +145,21 @@ impl Zswap {
     }
 }
 
+/// A store that has not succeeded. Dropped, it has failed, also by a panic of a codec's or a device's: the slot is emptied.
+struct Failing<'a> {
+    core: &'a Core,
+    slot: Slot,
+}
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        self.core.counters.refused.add(1);
+        if !self.core.planted.is(Bug::FailedStoreKeepsOlder) {
+            self.core.free(self.slot);
+        }
+    }
+}
+
 impl Core {
     /// Store a page, or leave the slot empty.
     pub(super) fn store_or_empty(
@@ -154,12 +169,11 @@ impl Core {
         node: NodeId,
         page: &[u8; PAGE_SIZE],
     ) -> Result<Stored, Error> {
+        let failing = Failing { core: self, slot };
         let stored = self.store(slot, payer, node, page);
-        if stored.is_err() {
-            self.counters.refused.add(1);
-            if !self.planted.is(Bug::FailedStoreKeepsOlder) {
-                self.free(slot);
-            }
+        match stored {
+            Ok(_) => std::mem::forget(failing),
+            Err(_) => drop(failing),
         }
         self.kick_if_high();
         stored
@@ -386,6 +400,7 @@ impl Core {
         let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
         if batch.write().is_err() {
+            self.counters.failed_writes.add(1);
             return Err(refuse(Unwritable::WriteFailed));
         }
         let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");

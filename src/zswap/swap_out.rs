@@ -57,21 +57,20 @@ impl Zswap {
                 }
             };
             let payer = Payer { memcg: &memcg, prepaid: Some(bytes) };
+            // Ours until an object has taken it over: a device that panics does not take it along.
+            let charge = Resident::from_prepaid(objcg, bytes);
             return match self.core.store_or_empty(slot, payer, node, page) {
-                // The object has taken the charge over.
                 Ok(stored @ (Stored::Compressed { .. } | Stored::Incompressible | Stored::Pattern { .. })) => {
+                    charge.forget();
                     Ok(stored)
                 }
-                Ok(stored @ (Stored::SameFilled | Stored::WrittenThrough)) => {
-                    drop(Resident::from_prepaid(objcg, bytes));
-                    Ok(stored)
-                }
+                Ok(stored @ (Stored::SameFilled | Stored::WrittenThrough)) => Ok(stored),
                 Err(Error::Memcg(memcg::Error::Offline { .. })) => {
-                    resident = Resident::from_prepaid(objcg, bytes);
+                    resident = charge;
                     backoff.wait();
                     continue;
                 }
-                Err(error) => Err(Box::new(SwapOutError { error, resident: Resident::from_prepaid(objcg, bytes) })),
+                Err(error) => Err(Box::new(SwapOutError { error, resident: charge })),
             };
         }
     }

@@ -139,7 +139,8 @@ impl Core {
         }
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
         let nodes = budget.nodes;
-        let turn = self.counters.shrinks.add(1);
+        self.counters.shrinks.add(1);
+        let turn = self.lru.next_walk(memcg.group());
         let first = turn as usize % nodes.len().max(1);
         let in_turn = || nodes.iter().skip(first).chain(nodes.iter().take(first));
         let picked = Vec::with_capacity(budget.entries.min(self.policy.batch));
@@ -329,6 +330,11 @@ mod tests {
     fn of_two_kinds() -> (Zswap, SlotRange) {
         let builder = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 12).sampling(None).worker(false);
         let zswap = builder.device(MemoryDevice::new(4 << 20, 4096)).build().unwrap();
+        let slots = store_two_kinds(&zswap);
+        (zswap, slots)
+    }
+
+    fn store_two_kinds(zswap: &Zswap) -> SlotRange {
         let slots = zswap.reserve(100).unwrap();
         for (k, slot) in slots.iter().enumerate() {
             let mut page = Page::zeroed();
@@ -339,7 +345,7 @@ mod tests {
             }
             zswap.store(slot, &zswap.root(), NodeId(0), &page).unwrap();
         }
-        (zswap, slots)
+        slots
     }
 
     #[test]
@@ -374,5 +380,45 @@ mod tests {
         core.lru
             .for_each(core.tree.root().group(), left, |owner| referenced += u64::from(core.lru.is_referenced(owner)));
         assert!((4..=6).contains(&referenced), "{referenced} of 10");
+    }
+
+    #[test]
+    fn pages_that_are_new_keep_their_second_chance_equally_long_too() {
+        let builder = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 12).sampling(None).worker(false);
+        let zswap = builder.device(MemoryDevice::new(4 << 20, 4096)).new_is_referenced(true).build().unwrap();
+        let slots = store_two_kinds(&zswap);
+        let core = &zswap.core;
+        assert_eq!(core.walk(&core.tree.root(), &core.budget(50)).written, 0);
+        zswap.load(slots.get(99).unwrap(), &mut Page::zeroed()).unwrap();
+        // Half of each kind has lost it; of these, the raw ones go first.
+        let new = |raw: bool| {
+            let mut new = 0;
+            let which = Which { node: NodeId(0), raw };
+            core.lru.for_each(core.tree.root().group(), which, |owner| new += u64::from(core.lru.is_new(owner)));
+            new
+        };
+        assert_eq!((new(true), new(false)), (5, 45));
+        zswap.assert_valid();
+    }
+
+    #[test]
+    fn walks_over_two_memcgs_by_turns_take_from_both_nodes_of_each() {
+        let builder = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 12).worker(false);
+        let builder = builder.topology(Topology::simulated(2)).device(MemoryDevice::new(4 << 20, 4096));
+        let zswap = builder.build().unwrap();
+        let (core, slots) = (&zswap.core, zswap.reserve(80).unwrap());
+        let memcgs = ["a", "b"].map(|name| zswap.root().mkdir(name).unwrap());
+        for (k, slot) in slots.iter().enumerate() {
+            let mut page = Page::zeroed();
+            page[..8].copy_from_slice(&(k as u64 + 1).to_ne_bytes());
+            page[100] = 1;
+            zswap.store(slot, &memcgs[k / 40], NodeId((k % 2) as u8), &page).unwrap();
+        }
+        for _ in 0..10 {
+            memcgs.iter().for_each(|memcg| assert_eq!(core.walk(memcg, &core.budget(1)).written, 1));
+        }
+        for memcg in &memcgs {
+            assert_eq!([0, 1].map(|node| core.lru.len(memcg.group(), NodeId(node))), [15, 15], "{}", memcg.path());
+        }
     }
 }

@@ -62,7 +62,7 @@ impl Worker {
                 if reasons & (PRESSURE | EXCESS) != 0 {
                     next = next.or(Some(CALM));
                 } else if next.is_none() {
-                    mine.tidy();
+                    mine.tidy_until(|| mine.kick.is_kicked() || mine.kick.stopped());
                 }
             }
         })
@@ -217,9 +217,14 @@ impl Core {
 
     /// The same, and on the device.
     pub(super) fn tidy(&self) {
+        self.tidy_until(|| false);
+    }
+
+    /// The same; on the device as long as nobody wants us to stop.
+    fn tidy_until(&self, stop: impl Fn() -> bool) {
         self.tidy_memory();
         if let Some(area) = &self.area {
-            area.maintain();
+            area.maintain_until(stop);
         }
     }
 }

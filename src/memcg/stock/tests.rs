@@ -57,6 +57,22 @@ fn a_small_limit_is_used_to_the_last_byte() {
 }
 
 #[test]
+fn what_leaves_a_memcg_above_its_limit_makes_no_room_in_it() {
+    let tree = tree(8);
+    let vm = tree.root().mkdir("vm").unwrap();
+    let ids: Vec<_> = (0..20).map(|_| tree.enter(&vm, NODES[0], object(100), None).unwrap()).collect();
+    vm.set_zswap_max(1000).unwrap();
+    for (gone, id) in ids.into_iter().enumerate() {
+        let left = 2000 - 100 * gone as u64;
+        let entered = tree.enter(&vm, NODES[0], object(1), None);
+        assert_eq!(entered.is_ok(), left < 1000, "with {left} of 1000 charged");
+        entered.into_iter().for_each(|id| tree.leave(id, NODES[0], object(1), 1));
+        tree.leave(id, NODES[0], object(100), 100);
+    }
+    tree.assert_quiet();
+}
+
+#[test]
 fn a_limit_lowered_to_the_usage_stands_at_once() {
     let tree = tree(8);
     let vm = tree.root().mkdir("vm").unwrap();

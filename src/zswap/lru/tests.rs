@@ -147,6 +147,24 @@ fn a_new_entry_is_spared_once_unless_it_has_lain_long() {
 }
 
 #[test]
+fn who_waits_for_a_list_is_placed_when_his_turn_comes() {
+    let rig = Rig::new(64);
+    let root = rig.tree.root();
+    rig.add(&root, 0, COMPRESSED);
+    rig.add(&root, 1, COMPRESSED);
+    std::thread::scope(|scope| {
+        let lists = rig.lru.lock(root.group());
+        let waiter = scope.spawn(|| rig.add(&root, 2, COMPRESSED));
+        std::thread::sleep(Duration::from_millis(20)); // shorter, it shows nothing
+        rig.clock.set(10 * SECOND);
+        drop(lists);
+        waiter.join().unwrap();
+    });
+    rig.clock.set(12 * SECOND);
+    assert_eq!(rig.aged(&root, COMPRESSED, 5 * SECOND), [0, 1]);
+}
+
+#[test]
 fn ages_are_told_to_a_tick_and_to_a_factor_where_there_are_many() {
     let rig = Rig::new(1 << 17);
     let root = rig.tree.root();
