@@ -102,7 +102,7 @@ impl Reclaimer for PageOut {
 /// A page of text: lines that no two pages share.
 fn write(page: &mut Page, k: usize) {
     for (n, line) in page.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        line.copy_from_slice(format!("{:015x}\n", (k << 8 | n / 4).wrapping_mul(0x9e37_79b9)).as_bytes());
+        line.copy_from_slice(format!("{:015x}\n", ((k << 8) | (n / 4)).wrapping_mul(0x9e37_79b9)).as_bytes());
     }
 }
 
