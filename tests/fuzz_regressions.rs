@@ -11,9 +11,9 @@ mod zspool_fuzz;
 use arbitrary::{Arbitrary, Unstructured};
 use std::path::Path;
 use zspool_fuzz::list::List;
-use zspool_fuzz::meddler::Meanwhile;
+use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
-use zspool_fuzz::{Reached, pool_ops, zswap_ops};
+use zspool_fuzz::{Reached, pool_ops, reclaim_ops, zswap_ops};
 
 /// Run every seed of a target, as libFuzzer would.
 fn replay<R: for<'a> Arbitrary<'a>>(target: &str, run: impl Fn(R) -> Reached) -> Reached {
@@ -85,6 +85,50 @@ fn seeds_of_zswap_reach_what_they_are_for() {
             "stores refused for a memcg's limit",
             "stores refused for the pool limit",
             "stores refused for want of memory",
+        ],
+    );
+}
+
+#[test]
+fn seeds_of_reclaim_reach_what_they_are_for() {
+    let reached = replay("reclaim_ops", reclaim_ops::run);
+    assert_reached(
+        &reached,
+        &[
+            "bytes written by the worker",
+            "bytes written on request",
+            "bytes written under pressure",
+            "charges that stay above memory.high",
+            "charges without room",
+            "corrupt blocks found",
+            "files of removed memcgs refused",
+            "limits set and met",
+            "memcgs removed during a request",
+            "memcgs removed with entries",
+            "names refused",
+            "objects left outside of a mask",
+            "operations done during a request",
+            "pages faulted in",
+            "pages on the device at the end",
+            "pages swapped out by hand",
+            "pages swapped out on request",
+            "peaks begun anew",
+            "requests cancelled before",
+            "requests cancelled midway",
+            "requests met",
+            "requests not met",
+            "requests of several sources met",
+            "requests refused",
+            "requests that took all there was",
+            "requests with an age met",
+            "rmdirs refused",
+            "runs of the worker that did all there was",
+            "shrinks that wrote",
+            "stores refused for a memcg's limit",
+            "stores refused for full nodes",
+            "stores refused for the pool limit",
+            "stores refused for want of swap",
+            "texts refused",
         ],
     );
 }
@@ -171,7 +215,7 @@ fn flights_are_cancelled_before_and_after_the_write() {
 /// A slot is freed while its page is read, and the read fails: then there is nothing that failed.
 #[test]
 fn a_failed_read_of_a_slot_freed_meanwhile_is_no_failure() {
-    use zswap_ops::{How, Op};
+    use zswap_ops::Op;
     let reached = zswap_ops::run(instance(
         0, // every page goes straight to the device
         vec![
@@ -183,4 +227,25 @@ fn a_failed_read_of_a_slot_freed_meanwhile_is_no_failure() {
         ],
     ));
     assert_eq!((reached.get("operations done during a request"), reached.get("reads the device failed")), (1, 0));
+}
+
+/// A memcg whose `memory.swap.max` admits no place kept its turn for a whole batch of entries, each refused like the first: 3072
+/// walks, and as many events, for one store.
+#[test]
+fn a_store_refused_for_want_of_swap_does_not_try_every_entry_many_times() {
+    use zspool::memcg::{Counter, MemcgEvent};
+    use zspool::units::{NodeId, Slot};
+    let instance = zspool_fuzz::instance::Instance::new(zspool_fuzz::instance::builder(200, 0, 0), 1 << 20);
+    let vm = instance.zswap.root().mkdir("vm").unwrap();
+    vm.set_zswap_max(60_000).unwrap();
+    vm.set_max(Counter::Swap, 0).unwrap();
+    let store = |k: u8| {
+        let slot: Slot = instance.slot(k);
+        instance.zswap.store(slot, &vm, NodeId(0), &mixed(k | 1).build())
+    };
+    let refused = (0..96).find(|&k| store(k).is_err()).expect("more than there is room for");
+    let before = vm.events(MemcgEvent::SwapMax);
+    assert!(store(refused).is_err());
+    let tries = vm.events(MemcgEvent::SwapMax) - before;
+    assert!((1..=80).contains(&tries), "{tries} entries were refused a place for one store");
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use support::*;
-use zspool::memcg::{Cancel, End, Error, Event, Memcg, ReclaimRequest, Reclaimed, Tree};
+use zspool::memcg::{Cancel, Counter, End, Error, Event, Memcg, MemcgEvent, ReclaimRequest, Reclaimed, Tree};
 use zspool::swap::{Device, MemoryDevice, Op, Request};
 use zspool::sync::Clock;
 use zspool::units::{NodeId, Page, SlotRange};
@@ -145,6 +145,27 @@ fn where_all_is_referenced_it_writes_in_the_second_pass_or_gives_up_after_16_fai
         }
         zswap.assert_valid();
     }
+}
+
+#[test]
+fn a_memcg_of_few_entries_that_cannot_go_costs_one_failure_a_round() {
+    let zswap = base().build().unwrap();
+    let tenant = zswap.root().mkdir("tenant").unwrap();
+    let [few, many] = ["few", "many"].map(|name| tenant.mkdir(name).unwrap());
+    let slots = zswap.reserve(300).unwrap();
+    fill(&zswap, &few, slots, 0..1);
+    fill(&zswap, &many, slots, 1..300);
+    few.set_max(Counter::Swap, 0).unwrap();
+    // Less than a batch of the other, twice: turns go on where they were.
+    for _ in 0..2 {
+        assert_eq!(reclaim(&tenant, "20K source=zswap").unwrap().end, End::Met);
+    }
+    assert_eq!(few.local_events(MemcgEvent::SwapMax), 1);
+    let Err(Error::Again { end: End::Exhausted, .. }) = reclaim(&tenant, "1M source=zswap") else {
+        panic!("one page is left")
+    };
+    assert_eq!((many.usage(), few.stat().unwrap().bytes.original), (0, 4096));
+    zswap.assert_valid();
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use zspool::memcg::Memcg;
-use zspool::swap::{self, BLOCK_BYTES, Device, FaultyDevice, MemoryDevice, Plan, Request};
+use zspool::swap::{self, BLOCK_BYTES, Device, Fault, FaultyDevice, MemoryDevice, Plan, Request};
 use zspool::units::{NodeId, SlotRange};
 use zspool::zswap::{Error, Zswap};
 
@@ -30,6 +30,38 @@ pub const SLOTS: u8 = 96;
 /// A slot from a byte of input.
 pub fn slot(u: &mut Unstructured<'_>) -> arbitrary::Result<u8> {
     Ok(u8::arbitrary(u)? % SLOTS)
+}
+
+/// How the device goes wrong.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum How {
+    Eio,
+    Enospc,
+    Short(u16),
+    Torn(u8),
+    Flip(u16),
+    Misdirect(u32),
+    Lost,
+    Down,
+    Full,
+}
+
+impl How {
+    /// Operation `k` goes wrong so, or all from it on.
+    pub fn plan(self, k: u64) -> Plan {
+        let plan = Plan::none();
+        match self {
+            How::Eio => plan.at(k, Fault::Errno(libc::EIO)),
+            How::Enospc => plan.at(k, Fault::Errno(libc::ENOSPC)),
+            How::Short(bytes) => plan.at(k, Fault::Short { bytes: bytes.into() }),
+            How::Torn(sectors) => plan.at(k, Fault::Torn { sectors: sectors.into() }),
+            How::Flip(bit) => plan.at(k, Fault::Flip { bit: bit.into() }),
+            How::Misdirect(to) => plan.at(k, Fault::Misdirect { to: to.into() }),
+            How::Lost => plan.at(k, Fault::Lost),
+            How::Down => plan.down_from(k, libc::EIO),
+            How::Full => plan.full_from(k),
+        }
+    }
 }
 
 /// An operation done meanwhile.

@@ -17,20 +17,19 @@
 //! With AddressSanitizer, pool memory is poisoned where no live object lies. Not covered: threads (the loom models and tests
 //! have them), the worker, real files.
 
+use super::instance::{self, Instance};
 use super::list::List;
-use super::meddler::{Done, Meanwhile, Meddler, SLOTS, STRIDE, slot};
+use super::meddler::{Done, How, Meanwhile, SLOTS, slot};
 use super::page::PageOf;
 use super::reached::Reached;
 use arbitrary::Arbitrary;
 use std::collections::HashMap;
-use std::sync::Arc;
-use zspool::arena::{self, Topology};
-use zspool::compress::{Codecs, Tagged};
+use zspool::arena;
 use zspool::memcg::{Event, Memcg};
-use zspool::swap::{self, Fault, Plan};
-use zspool::units::{FRAME_SIZE, NodeId, Page, Slot, SlotRange};
+use zspool::swap::{self, Plan};
+use zspool::units::{FRAME_SIZE, NodeId, Page};
 use zspool::zsmalloc;
-use zspool::zswap::{Error, Installed, Shrunk, Stored, Taken, Unwritable, Zswap};
+use zspool::zswap::{Error, Installed, Shrunk, Stored, Taken, Unwritable};
 
 /// An instance, and what is done to it.
 #[derive(Arbitrary, Clone, Debug)]
@@ -148,27 +147,11 @@ pub enum Op {
     Check,
 }
 
-/// How the device goes wrong.
-#[derive(Arbitrary, Clone, Copy, Debug)]
-pub enum How {
-    Eio,
-    Enospc,
-    Short(u16),
-    Torn(u8),
-    Flip(u16),
-    Misdirect(u32),
-    Lost,
-    Down,
-    Full,
-}
-
 /// Memcgs at most.
 const MEMCGS: usize = 6;
 
 struct Model {
-    zswap: Arc<Zswap>,
-    device: Option<Arc<Meddler>>,
-    slots: SlotRange,
+    instance: Instance,
     memcgs: Vec<Memcg>,
     born: usize,
     /// What each slot holds, and its references.
@@ -186,40 +169,11 @@ struct Model {
 
 /// Run the list; panics where the instance differs from the model.
 pub fn run(run: Run) -> Reached {
-    let mut topology = Topology::simulated(1 + usize::from(run.nodes % 3));
-    if topology.len() > 1 && run.capacity > 0 {
-        topology = topology.with_capacity(NodeId(1), u64::from(run.capacity) * FRAME_SIZE as u64);
-    }
-    let mut builder = Zswap::builder()
-        .pool_limit(u64::from(run.pool_frames) * FRAME_SIZE as u64)
-        .slots_in_use(4096)
-        .address_space(16 << 20)
-        .warm_frames(4)
-        .topology(topology)
-        .codecs(Codecs::builtin().with(Tagged).unwrap())
-        .compressing_threads(3) // one is waiting for the device, one meddles with it
-        .new_is_referenced(run.new_is_referenced)
-        .device_geometry(swap::Geometry {
-            batch_pages: 16,
-            write_buffers: 3,
-            read_buffers: 3,
-            ..swap::Geometry::default()
-        })
-        .worker(false);
-    let device = (!run.device.is_multiple_of(9)).then(|| Arc::new(Meddler::new(usize::from(run.device % 9) << 17)));
-    if let Some(device) = &device {
-        builder = builder.device(Arc::clone(device));
-    }
-    let zswap = Arc::new(builder.build().unwrap());
-    let slots = zswap.reserve(u64::from(SLOTS) * STRIDE).unwrap();
-    if let Some(device) = &device {
-        device.attach(&zswap, slots);
-    }
-    let memcgs = vec![zswap.root()];
+    let builder = instance::builder(run.pool_frames, run.nodes, run.capacity).new_is_referenced(run.new_is_referenced);
+    let instance = Instance::new(builder, usize::from(run.device % 9) << 17);
+    let memcgs = vec![instance.zswap.root()];
     let mut model = Model {
-        zswap,
-        device,
-        slots,
+        instance,
         memcgs,
         born: 0,
         held: HashMap::new(),
@@ -236,10 +190,6 @@ pub fn run(run: Run) -> Reached {
 }
 
 impl Model {
-    fn slot(&self, slot: u8) -> Slot {
-        self.slots.get(u64::from(slot) * STRIDE).unwrap()
-    }
-
     fn memcg(&self, n: u8) -> &Memcg {
         &self.memcgs[n as usize % self.memcgs.len()]
     }
@@ -251,7 +201,8 @@ impl Model {
             versions.extend(slot.map(|slot| held.get(&slot).map(|(page, _)| *page)));
         };
         note(&self.held);
-        let (done, cancelled, pending) = self.device.as_ref().map_or_else(Default::default, |device| device.done());
+        let (done, cancelled, pending) =
+            self.instance.device.as_ref().map_or_else(Default::default, |device| device.done());
         self.reached.add("slots freed or replaced during their write", cancelled);
         self.reached.add("operations done during a request", done.len() as u64);
         self.meddling = pending;
@@ -323,13 +274,13 @@ impl Model {
         match error {
             Error::Limit { source, reason } => {
                 self.reached.add("stores refused for a memcg's limit", 1);
-                assert_eq!(*reason == Unwritable::NoDevice, self.device.is_none(), "{error}");
+                assert_eq!(*reason == Unwritable::NoDevice, self.instance.device.is_none(), "{error}");
                 assert!(meddled || source.usage() + source.asked() > source.limit(), "{error}");
                 assert!(!works || matches!(reason, Unwritable::NoDevice | Unwritable::DeviceFull), "{error}");
             }
             Error::PoolFull { reason, .. } => {
                 self.reached.add("stores refused for the pool limit", 1);
-                assert_eq!(*reason == Unwritable::NoDevice, self.device.is_none(), "{error}");
+                assert_eq!(*reason == Unwritable::NoDevice, self.instance.device.is_none(), "{error}");
                 assert!(!works || matches!(reason, Unwritable::NoDevice | Unwritable::DeviceFull), "{error}");
             }
             Error::Pool(zsmalloc::Error::Arena(arena::Error::NoMemory { .. })) => {
@@ -343,13 +294,13 @@ impl Model {
 
     fn store(&mut self, slot: u8, memcg: u8, node: u8, page: PageOf) {
         let memcg = self.memcg(memcg).clone();
-        let node = NodeId(node % self.zswap.tree().nodes() as u8);
-        let result = self.zswap.store(self.slot(slot), &memcg, node, &page.build());
+        let node = NodeId(node % self.instance.zswap.tree().nodes() as u8);
+        let result = self.instance.zswap.store(self.instance.slot(slot), &memcg, node, &page.build());
         let meddled = self.meddling;
         self.catch_up(None);
         match result {
             Ok(stored) => {
-                assert!(stored != Stored::WrittenThrough || self.device.is_some());
+                assert!(stored != Stored::WrittenThrough || self.instance.device.is_some());
                 self.reached.note("pages written through", stored == Stored::WrittenThrough);
                 self.held.insert(slot, (page, 1));
             }
@@ -362,22 +313,26 @@ impl Model {
 
     fn load(&mut self, slot: u8) {
         let mut page = Page::zeroed();
-        let result = self.zswap.load(self.slot(slot), &mut page);
+        let result = self.instance.zswap.load(self.instance.slot(slot), &mut page);
         let versions = self.catch_up(Some(slot));
         self.check_read(slot, &versions, result, &page);
     }
 
     fn free(&mut self, slot: u8) {
-        assert_eq!(self.zswap.free(self.slot(slot)), self.held.remove(&slot).is_some(), "slot {slot}");
+        assert_eq!(
+            self.instance.zswap.free(self.instance.slot(slot)),
+            self.held.remove(&slot).is_some(),
+            "slot {slot}"
+        );
     }
 
     fn step(&mut self, op: Op) {
-        let backed = self.zswap.arena().backed_bytes();
+        let backed = self.instance.zswap.arena().backed_bytes();
         let usage: Vec<(Memcg, u64)> = self.memcgs.iter().map(|memcg| (memcg.clone(), memcg.usage())).collect();
         let meddling = self.meddling;
         self.act(op);
         self.catch_up(None);
-        let arena = self.zswap.arena();
+        let arena = self.instance.zswap.arena();
         assert!(arena.backed_bytes() <= arena.limit().max(backed), "3: the pool limit holds");
         for (memcg, before) in usage {
             // Meddling may have raised it and lowered the limit then.
@@ -399,8 +354,10 @@ impl Model {
             Op::LoadMany { first, n } => (0..n % 16).for_each(|k| self.load((first + k) % SLOTS)),
             Op::TryLoad { slot } => {
                 let mut page = Page::zeroed();
-                match self.zswap.try_load(self.slot(slot), &mut page) {
-                    Err(Error::NeedsIo { .. }) => assert!(self.held.contains_key(&slot) && self.device.is_some()),
+                match self.instance.zswap.try_load(self.instance.slot(slot), &mut page) {
+                    Err(Error::NeedsIo { .. }) => {
+                        assert!(self.held.contains_key(&slot) && self.instance.device.is_some())
+                    }
                     result => {
                         let versions = self.catch_up(Some(slot));
                         self.check_read(slot, &versions, result, &page);
@@ -413,24 +370,27 @@ impl Model {
                     self.free(first.wrapping_add(k.wrapping_mul(step)) % SLOTS);
                 }
             }
-            Op::Dup { slot } => self.dupped(slot, self.zswap.clone().dup(self.slot(slot))),
-            Op::Put { slot } => self.put(slot, self.zswap.clone().put(self.slot(slot))),
+            Op::Dup { slot } => self.dupped(slot, self.instance.zswap.clone().dup(self.instance.slot(slot))),
+            Op::Put { slot } => self.put(slot, self.instance.zswap.clone().put(self.instance.slot(slot))),
             Op::Take { slot, install } => self.take(slot, install),
             Op::Shrink { memcg, nr } => {
-                let shrunk = self.zswap.shrink_memcg(self.memcg(memcg), nr.into());
-                assert!(matches!(shrunk, Shrunk::NothingToScan) || (self.device.is_some() && nr > 0), "{shrunk:?}");
+                let shrunk = self.instance.zswap.shrink_memcg(self.memcg(memcg), nr.into());
+                assert!(
+                    matches!(shrunk, Shrunk::NothingToScan) || (self.instance.device.is_some() && nr > 0),
+                    "{shrunk:?}"
+                );
                 self.reached.note("shrinks that wrote", matches!(shrunk, Shrunk::Written(_)));
                 self.reached.note("shrinks in vain", shrunk == Shrunk::NoneWritten);
             }
             Op::Compact { kib } => {
-                let done = self.zswap.compact(u64::from(kib) << 10);
+                let done = self.instance.zswap.compact(u64::from(kib) << 10);
                 assert_eq!(done.busy, 0, "nobody holds an object");
                 self.reached.add("objects moved by compaction", done.moved_objects);
                 self.reached.add("frames won by compaction", done.frames_freed);
             }
             Op::Limit { memcg, bytes } => self.memcg(memcg).set_zswap_max(u64::from(bytes) * 4).unwrap(),
             Op::NoLimit { memcg } => self.memcg(memcg).set_zswap_max(u64::MAX).unwrap(),
-            Op::PoolLimit { frames } => self.zswap.arena().set_limit(u64::from(frames) * FRAME_SIZE as u64),
+            Op::PoolLimit { frames } => self.instance.zswap.arena().set_limit(u64::from(frames) * FRAME_SIZE as u64),
             Op::Writeback { memcg, on } => {
                 self.switched_off |= !on;
                 self.memcg(memcg).set_writeback(on).unwrap();
@@ -444,21 +404,21 @@ impl Model {
             Op::Offline { memcg } => {
                 let at = memcg as usize % self.memcgs.len();
                 let (usage, is_root) = (self.memcgs[at].usage(), at == 0);
-                let result = self.zswap.offline(&self.memcgs[at]);
+                let result = self.instance.zswap.offline(&self.memcgs[at]);
                 assert!(!(is_root && result.is_ok()), "the root cannot go");
                 if result.is_ok() {
                     self.memcgs.remove(at);
                     self.reached.note("memcgs taken offline with entries", usage > 0);
                 }
             }
-            Op::Codec { tagged } => self.zswap.set_codec(if tagged { "tagged" } else { "lz4" }).unwrap(),
+            Op::Codec { tagged } => self.instance.zswap.set_codec(if tagged { "tagged" } else { "lz4" }).unwrap(),
             Op::FailAt { k, how } => self.fail_at(u64::from(k % 8) + 1, how),
             Op::FailCommits { after } => {
                 self.short_of_memory = true;
-                self.zswap.arena().fail_commits_after(after.map(u64::from));
+                self.instance.zswap.arena().fail_commits_after(after.map(u64::from));
             }
             Op::Meanwhile { ops, late } => {
-                if let Some(device) = &self.device {
+                if let Some(device) = &self.instance.device {
                     let ops: Vec<Meanwhile> = ops.into_iter().flatten().collect();
                     self.meddling = !ops.is_empty();
                     self.switched_off |= ops.iter().any(|op| matches!(op, Meanwhile::Writeback { on: false, .. }));
@@ -466,19 +426,19 @@ impl Model {
                 }
             }
             Op::Heal => {
-                if let Some(device) = &self.device {
+                if let Some(device) = &self.instance.device {
                     device.faulty().replan(Plan::none());
                 }
             }
-            Op::Tidy => self.zswap.quiesce(),
-            Op::Check => self.zswap.assert_valid(),
+            Op::Tidy => self.instance.zswap.quiesce(),
+            Op::Check => self.instance.zswap.assert_valid(),
         }
     }
 
     fn take(&mut self, slot: u8, install: bool) {
         let mut page = Page::zeroed();
         let answer = if install { Installed::Yes } else { Installed::No };
-        let result = self.zswap.take_with(self.slot(slot), |taken| {
+        let result = self.instance.zswap.take_with(self.instance.slot(slot), |taken| {
             page.copy_from_slice(taken);
             answer
         });
@@ -510,37 +470,28 @@ impl Model {
     }
 
     fn fail_at(&mut self, k: u64, how: How) {
-        let Some(device) = &self.device else { return };
-        let plan = Plan::none();
-        self.faulty = true;
-        device.faulty().replan(match how {
-            How::Eio => plan.at(k, Fault::Errno(libc::EIO)),
-            How::Enospc => plan.at(k, Fault::Errno(libc::ENOSPC)),
-            How::Short(bytes) => plan.at(k, Fault::Short { bytes: bytes.into() }),
-            How::Torn(sectors) => plan.at(k, Fault::Torn { sectors: sectors.into() }),
-            How::Flip(bit) => plan.at(k, Fault::Flip { bit: bit.into() }),
-            How::Misdirect(to) => plan.at(k, Fault::Misdirect { to: to.into() }),
-            How::Lost => plan.at(k, Fault::Lost),
-            How::Down => plan.down_from(k, libc::EIO),
-            How::Full => plan.full_from(k),
-        });
+        if let Some(device) = &self.instance.device {
+            self.faulty = true;
+            device.faulty().replan(how.plan(k));
+        }
     }
 
     fn end(mut self) -> Reached {
-        self.zswap.assert_valid();
-        let stats = self.zswap.stats();
-        self.reached.add("pages written back or through", self.zswap.root().stat().unwrap().events(Event::ZswpWb));
+        self.instance.zswap.assert_valid();
+        let stats = self.instance.zswap.stats();
+        self.reached
+            .add("pages written back or through", self.instance.zswap.root().stat().unwrap().events(Event::ZswpWb));
         self.reached.add("batches the device failed", stats.failed_writes);
         self.reached.add("pages on the device at the end", stats.physical_pages);
         self.reached.add("pages of a repeated word in an object", stats.pattern_pages);
         for slot in 0..SLOTS {
             self.free(slot);
         }
-        self.zswap.assert_valid();
-        self.zswap.quiesce();
-        self.zswap.arena().flush();
-        let stats = self.zswap.stats();
-        assert_eq!(self.zswap.root().usage(), 0, "nothing is charged in the end");
+        self.instance.zswap.assert_valid();
+        self.instance.zswap.quiesce();
+        self.instance.zswap.arena().flush();
+        let stats = self.instance.zswap.stats();
+        assert_eq!(self.instance.zswap.root().usage(), 0, "nothing is charged in the end");
         assert_eq!((stats.backed_bytes, stats.slot_table_bytes), (0, 0), "nothing is left in the end");
         assert_eq!(stats.area.map_or(0, |area| area.objects + area.used_bytes), 0, "the device is empty in the end");
         self.reached

@@ -90,7 +90,11 @@ impl Shrinker<'_> {
     /// LRU; then per entry cluster and class. None during the write.
     pub fn scan(&self, memcg: &Memcg, node: NodeId, nr: u64) -> Scanned {
         let walk = self.core.scan(memcg, node, nr, u64::MAX);
-        Scanned { bytes: walk.bytes, entries: walk.scanned as u64, stopped: walk.refused || walk.at_limit || walk.warm }
+        Scanned {
+            bytes: walk.bytes,
+            entries: walk.scanned as u64,
+            stopped: walk.refused || walk.at_limit.is_some() || walk.warm,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Core {
                     bytes: mine.iter().map(|member| member.landed).sum(),
                     device_refused: batch.device_refused,
                     // Another member's, perhaps.
-                    at_limit: batch.at_limit && mine.iter().any(|member| member.landed == 0),
+                    at_limit: batch.at_limit.filter(|_| mine.iter().any(|member| member.landed == 0)),
                 }
             },
         );

@@ -19,7 +19,7 @@
 
 use super::core::{Core, Zswap};
 use super::lru::{Lap, Limits, Look, Which};
-use crate::memcg::{GroupRef, Memcg};
+use crate::memcg::{GroupRef, Memcg, MemcgId};
 use crate::units::{NodeMask, Owner};
 use std::time::Duration;
 
@@ -83,8 +83,8 @@ pub(super) struct Walk {
     pub(super) refused: bool,
     /// An entry that is being read ended the part of a list.
     pub(super) warm: bool,
-    /// A `memory.swap.max`, its own or one above, admits no more places: other memcgs may do better.
-    pub(super) at_limit: bool,
+    /// The `memory.swap.max` of this memcg, itself or one above, admits no more places: those that are not below it may do better.
+    pub(super) at_limit: Option<MemcgId>,
 }
 
 /// A walk under way.
@@ -193,7 +193,7 @@ impl Walker<'_> {
     fn is_over(&self) -> bool {
         let (budget, walk) = (&self.budget, &self.walk);
         walk.refused
-            || walk.at_limit
+            || walk.at_limit.is_some()
             || walk.scanned >= budget.entries
             || walk.bytes >= budget.bytes
             || budget.until_written && walk.bytes > 0
@@ -233,7 +233,7 @@ impl Walker<'_> {
             self.walk.bytes += landed.bytes;
             self.walk.written += landed.entries;
             self.walk.refused |= landed.device_refused;
-            self.walk.at_limit |= landed.at_limit;
+            self.walk.at_limit = self.walk.at_limit.or(landed.at_limit);
         }
     }
 }

@@ -86,6 +86,14 @@ impl Zswap {
         core.tree.on_excess().leave();
     }
 
+    /// One run of the worker of an instance that was made without one, by this thread: for who says when it comes. Whether
+    /// anything was got done, or nothing was to do.
+    #[doc(hidden)]
+    pub fn work_once(&self) -> bool {
+        assert!(self.worker.is_none(), "an instance has one worker");
+        self.core.answer(PRESSURE | EXCESS, &mut Relief::default())
+    }
+
     /// Have [`work`](Self::work) return.
     #[doc(hidden)]
     pub fn stop_work(&self) {

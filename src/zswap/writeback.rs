@@ -19,7 +19,7 @@ use super::error::Unwritable;
 use super::inflight::Record;
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
-use crate::memcg::{Event, GroupRef, Objcg, ObjcgId};
+use crate::memcg::{Event, GroupRef, MemcgId, Objcg, ObjcgId};
 use crate::swap::{Batch, Content, Place, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
@@ -74,8 +74,8 @@ pub(super) struct Landed {
     pub(super) bytes: u64,
     /// The device had no place for them, or failed to write: trying others now is no use.
     pub(super) device_refused: bool,
-    /// A `memory.swap.max` admits no places for some of them.
-    pub(super) at_limit: bool,
+    /// A `memory.swap.max` admits no places for some of them: whose.
+    pub(super) at_limit: Option<MemcgId>,
 }
 
 impl Core {
@@ -109,7 +109,7 @@ impl Core {
             return Landed { device_refused: true, ..Landed::default() };
         };
         let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
-        let (mut launched, mut full) = (0, None);
+        let (mut launched, mut full, mut at_limit) = (0, None, None);
         for (at, &(group, owner)) in entries.iter().enumerate() {
             // Their lengths may be others than when they were picked.
             if launched >= most_bytes {
@@ -124,11 +124,10 @@ impl Core {
                     flights.under_way.push((at, flight));
                 }
                 Launch::PassedOver => {}
-                Launch::AtLimit => full = Some(group),
+                Launch::AtLimit(whose) => (full, at_limit) = (Some(group), Some(whose)),
                 Launch::BatchFull => break,
             }
         }
-        let at_limit = full.is_some();
         if flights.under_way.is_empty() {
             return Landed { at_limit, ..Landed::default() };
         }
@@ -157,13 +156,13 @@ impl Core {
 
         let charge = match PlaceCharge::take(&self.tree, payer, length) {
             Ok(charge) => charge,
-            Err(_) => {
+            Err(hit) => {
                 if self.end(owner, record)
                     && let Some(memcg) = self.tree.get(group)
                 {
                     note_refused(&memcg, true);
                 }
-                return Launch::AtLimit;
+                return Launch::AtLimit(hit.id());
             }
         };
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
@@ -259,7 +258,7 @@ impl Core {
 enum Launch<'a> {
     Off(Flight<'a>),
     PassedOver,
-    /// A `memory.swap.max` admits no place for it.
-    AtLimit,
+    /// The `memory.swap.max` of this memcg admits no place for it.
+    AtLimit(MemcgId),
     BatchFull,
 }
