@@ -53,7 +53,9 @@
 //! }
 //! ```
 //!
-//! `examples/embed.rs` is a small virtual machine that pages its memory out and back.
+//! `examples/embed.rs` is a small virtual machine that pages its memory out and back. `examples/guest_limits.rs` is one whose pages
+//! in memory are charged as well ([`charge_resident`](memcg::Memcg::charge_resident), [`swap_out`](zswap::Zswap::swap_out)), and
+//! leave when `memory.max` or a [request](memcg::Memcg::reclaim) asks a [`Reclaimer`](memcg::Reclaimer) for them.
 //!
 //! # The allocator alone
 //!

@@ -30,6 +30,7 @@
 //! | `peak` | `memory.peak` as each of its readers has it |
 //! | `stall` | time that threads lost waiting: `memory.pressure` |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
+//! | `error` | what all of this refuses, with the numbers of system calls |
 //!
 //! Locks: one, [`Rank::Tree`](crate::sync::Rank::Tree). Charging, accounting and counting references take none. A
 //! memcg's index is recycled when it is removed and its last handle is gone, an objcg's id when its last reference is

@@ -64,7 +64,6 @@ pub struct Ask<'a> {
 
 /// What reclaim came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
 pub struct Reclaimed {
     /// So many bytes.
     pub bytes: u64,
@@ -190,6 +189,7 @@ impl Memcg {
     }
 
     /// [`reclaim`](Self::reclaim) without checks: what could be done.
+    #[must_use]
     pub(super) fn reclaim_up_to(&self, request: &ReclaimRequest, cancel: &Cancel) -> Reclaimed {
         let ordinary = match request.swappiness {
             Some(Swappiness::Weight(0)) => Source::all() - Source::ANON,

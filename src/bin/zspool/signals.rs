@@ -77,6 +77,11 @@ pub(crate) fn wait_for_one(or: impl Fn() -> bool) {
     }
 }
 
+/// Whether Ctrl-C would do something: shells have jobs in the background ignore it.
+pub(crate) fn hears_interrupts() -> bool {
+    current(libc::SIGINT) != libc::SIG_IGN
+}
+
 fn current(signal: i32) -> libc::sighandler_t {
     // SAFETY: the struct is plain numbers and a null pointer, for which zero is a value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

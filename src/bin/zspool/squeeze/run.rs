@@ -321,8 +321,9 @@ impl<'t, T: Target> Run<'t, T> {
         // Where nobody listens they see the files.
         let _ = writeln!(
             io::stderr(),
-            "{pages} pages are held; their memcgs are in {}. Press Ctrl-C, or unmount it, to have them read back.",
-            live.path().display()
+            "{pages} pages are held; their memcgs are in {}. {}, to have them read back.",
+            live.path().display(),
+            if signals::hears_interrupts() { "Press Ctrl-C, or unmount it" } else { "Unmount it" },
         );
         signals::wait_for_one(|| !live.is_mounted());
     }
