@@ -39,7 +39,7 @@ pub enum Error {
         path: String,
     },
     /// The memcg has children.
-    #[error("{path} has {children} children; remove them first")]
+    #[error("{path} still has memcgs below it ({children}); remove them first")]
     HasChildren {
         /// Path of the memcg.
         path: String,

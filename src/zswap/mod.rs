@@ -17,14 +17,15 @@
 //! - [`load`](Zswap::load), [`take_with`](Zswap::take_with), [`free`](Zswap::free): `load.rs`, `release.rs`. No allocator,
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
+//! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
 //! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
 //! - what says that it does: `pressure.rs`.
-//! - who is cold: `lru.rs`, `walk.rs`. Who makes room, and when: `reclaim.rs` (a store that was refused), `worker.rs` and `relief.rs`
-//!   (ahead of that), `proactive.rs` (by request); memcgs in turn: `turns.rs`; common batches: `submission.rs`.
+//! - who is cold: `lru.rs`, `walk.rs`. Who makes room, and when: `reclaim.rs` (a store that was refused; how long it tries:
+//!   `effort.rs`), `worker.rs` and `relief.rs` (ahead of that), `proactive.rs` (by request); memcgs in turn: `turns.rs`; common batches: `submission.rs`.
 
 mod builder;
 mod cells;
