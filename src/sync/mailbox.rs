@@ -115,12 +115,21 @@ impl Mailbox {
 
     /// Wait until no kick is waiting and no run under way, or the thread is gone.
     pub fn wait_until_idle(&self) {
+        self.while_idle(|| ());
+    }
+
+    /// Wait until it has nothing to do, and keep it from doing anything while `f` runs, which must not kick.
+    ///
+    /// # Locks
+    /// [`Rank::Worker`], before all others, also around `f`.
+    pub fn while_idle<R>(&self, f: impl FnOnce() -> R) -> R {
         let mut state = self.state.lock();
         // Not `state.kicked`: a kick that found its reason set is not there before the one who set it is. Relaxed: who has
         // kicked sees that, and it is cleared under the lock.
         while (self.kicked.load(Ordering::Relaxed) != 0 || state.running) && !state.gone {
             self.changed.wait(&mut state);
         }
+        f()
     }
 
     /// For the thread: the last run is over. Wait for a kick, or for `at_most` if there is such a time, and return the

@@ -8,12 +8,19 @@ use crate::units::{Owner, PAGE_SIZE};
 use std::collections::{HashMap, HashSet};
 
 impl Zswap {
-    /// Check every invariant of every layer at a quiet point: no operation may be under way.
+    /// Check every invariant of every layer at a quiet point: no operation may be under way. The worker is waited for, and kept
+    /// from what it would do now and then.
+    ///
+    /// # Locks
+    /// The worker's mailbox, before all others.
     ///
     /// # Panics
     /// With a sentence, when one is broken.
     pub fn assert_valid(&self) {
-        self.core.assert_valid();
+        match self.worker {
+            Some(_) => self.core.kick.while_idle(|| self.core.assert_valid()),
+            None => self.core.assert_valid(),
+        }
     }
 }
 

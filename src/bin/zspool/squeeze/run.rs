@@ -40,6 +40,9 @@ const CHUNK: u64 = 64;
 /// Failures that are described one by one; the others are counted.
 const FAILURES_SHOWN: usize = 10;
 
+/// Readings of all counters, until nothing moved during one.
+const TRIES_TO_READ: usize = 50;
+
 /// A source with its name, its limit if it has one, and how many pages to read of it at most.
 pub(super) struct Planned {
     pub(super) name: String,
@@ -131,13 +134,10 @@ impl<'t, T: Target> Run<'t, T> {
             self.target.settle();
         }
 
-        let pool = self.target.pool();
-        let mut sources: Vec<_> = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
+        let (pool, mut sources, still) = self.read_counters();
         let classes = self.target.classes();
-
         // What others change meanwhile would add up to nothing.
-        let driven = live.is_some() && (self.target.pool() != pool || !self.all_online());
-        if !driven {
+        if still || live.is_none() {
             self.check_sums(&sources, pool);
         }
 
@@ -330,6 +330,21 @@ impl<'t, T: Target> Run<'t, T> {
 
     fn all_online(&self) -> bool {
         self.lanes.iter().all(|lane| self.target.is_online(&lane.group))
+    }
+
+    /// The pool's counters and those of the sources, and whether nothing moved meanwhile: the worker gathers objects now and then
+    /// on its own, so there are some tries.
+    fn read_counters(&self) -> (PoolStats, Vec<SourceReport>, bool) {
+        for _ in 0..TRIES_TO_READ {
+            let pool = self.target.pool();
+            let sources = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
+            if self.target.pool() == pool && self.all_online() {
+                return (pool, sources, true);
+            }
+            self.target.settle();
+        }
+        let sources = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
+        (self.target.pool(), sources, false)
     }
 
     /// Each byte in the pool is some memcg's, and of no two.
