@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,21 +40,7 @@ impl Device for Slow {
         }
         self.inner.submit(requests);
     }
-    fn complete(&self, requests: &mut [Request]) {
-        self.inner.complete(requests);
-    }
-    fn punch(&self, range: Range<u64>) -> io::Result<()> {
-        self.inner.punch(range)
-    }
-    fn len_bytes(&self) -> u64 {
-        self.inner.len_bytes()
-    }
-    fn block_bytes(&self) -> usize {
-        self.inner.block_bytes()
-    }
-    fn name(&self) -> &str {
-        "slow"
-    }
+    rest_of_device!(inner);
 }
 
 fn base(limit: u64) -> Builder {

@@ -2,11 +2,9 @@
 
 mod support;
 
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{io, panic};
 use support::*;
 use zspool::memcg::{Counter, Memcg};
 use zspool::swap::{Device, MemoryDevice, Request};
@@ -30,21 +28,7 @@ impl Device for Panicky {
         }
         self.inner.submit(requests);
     }
-    fn complete(&self, requests: &mut [Request]) {
-        self.inner.complete(requests);
-    }
-    fn punch(&self, range: Range<u64>) -> io::Result<()> {
-        self.inner.punch(range)
-    }
-    fn len_bytes(&self) -> u64 {
-        self.inner.len_bytes()
-    }
-    fn block_bytes(&self) -> usize {
-        self.inner.block_bytes()
-    }
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    rest_of_device!(inner);
 }
 
 impl Panicky {

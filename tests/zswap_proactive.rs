@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -221,21 +220,7 @@ impl Device for CancelsAt {
         }
         self.inner.submit(requests);
     }
-    fn complete(&self, requests: &mut [Request]) {
-        self.inner.complete(requests);
-    }
-    fn punch(&self, range: Range<u64>) -> io::Result<()> {
-        self.inner.punch(range)
-    }
-    fn len_bytes(&self) -> u64 {
-        self.inner.len_bytes()
-    }
-    fn block_bytes(&self) -> usize {
-        self.inner.block_bytes()
-    }
-    fn name(&self) -> &str {
-        "cancels"
-    }
+    rest_of_device!(inner);
 }
 
 #[test]

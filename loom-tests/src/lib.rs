@@ -41,6 +41,25 @@ pub fn catches<T>(explore: impl FnOnce() -> T) -> String {
     }
 }
 
+/// Run both at once, and wait for both. On threads of their own, for the main thread's first switch to another would count as a
+/// preemption.
+///
+/// # Panics
+/// When one of them does.
+#[cfg(loom)]
+pub fn race<T: 'static, A: 'static, B: 'static>(
+    shared: &zspool::sync::Arc<T>,
+    a: impl FnOnce(&T) -> A + 'static,
+    b: impl FnOnce(&T) -> B + 'static,
+) -> (A, B) {
+    use zspool::sync::Arc;
+
+    let (one, two) = (Arc::clone(shared), Arc::clone(shared));
+    let a = loom::thread::spawn(move || a(&one));
+    let b = loom::thread::spawn(move || b(&two));
+    (a.join().unwrap(), b.join().unwrap())
+}
+
 /// Of the thread that runs a model. In words of 8 bytes, other than loom's documentation says.
 #[cfg(loom)]
 const STACK_WORDS: usize = 32 << 10;

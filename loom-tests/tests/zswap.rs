@@ -4,7 +4,7 @@
 //! model says which outcomes it has seen, and has a twin with a planted bug that must fail.
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes, outcomes_of_long};
+use loom_tests::{catches, outcomes, outcomes_of_long, race};
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
 use zspool::memcg::TreeConfig;
@@ -82,18 +82,6 @@ fn empty_and_check(zswap: &Zswap, slots: &[Slot]) {
     zswap.assert_valid();
     assert_eq!(zswap.root().usage(), 0);
     assert_eq!(zswap.stats().area.unwrap().used_bytes, 0, "every place is given back");
-}
-
-/// Run both at once. On threads of their own, for the main thread's first switch to another would count as a preemption.
-fn race<A: 'static, B: 'static>(
-    zswap: &Arc<Zswap>,
-    a: impl FnOnce(&Zswap) -> A + 'static,
-    b: impl FnOnce(&Zswap) -> B + 'static,
-) -> (A, B) {
-    let (one, two) = (Arc::clone(zswap), Arc::clone(zswap));
-    let a = loom::thread::spawn(move || a(&one));
-    let b = loom::thread::spawn(move || b(&two));
-    (a.join().unwrap(), b.join().unwrap())
 }
 
 // === writeback against free and a new store of the slot ===

@@ -13,7 +13,7 @@
 //! | `take_of_a_place_vs_offline` | places and their owners | PlaceKeepsCharge |
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes_of_long};
+use loom_tests::{catches, outcomes_of_long, race};
 use std::collections::BTreeSet;
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
@@ -116,18 +116,6 @@ fn counted(zswap: &Zswap) -> u64 {
     let stat = zswap.root().stat().unwrap();
     assert_eq!(stat.events(Event::ZswpWbBytes), stat.events(Event::ZswpWb) * PAYLOAD);
     stat.events(Event::ZswpWb)
-}
-
-/// Run both at once, on threads of their own.
-fn race<A: 'static, B: 'static>(
-    zswap: &Arc<Zswap>,
-    a: impl FnOnce(&Zswap) -> A + 'static,
-    b: impl FnOnce(&Zswap) -> B + 'static,
-) -> (A, B) {
-    let (one, two) = (Arc::clone(zswap), Arc::clone(zswap));
-    let a = loom::thread::spawn(move || a(&one));
-    let b = loom::thread::spawn(move || b(&two));
-    (a.join().unwrap(), b.join().unwrap())
 }
 
 // === two walks of one entry ===

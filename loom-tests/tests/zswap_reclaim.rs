@@ -12,7 +12,7 @@
 //! Every model says which outcomes it has seen; twins with a planted bug must fail.
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes, outcomes_of_long};
+use loom_tests::{catches, outcomes, outcomes_of_long, race};
 use std::time::Duration;
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
@@ -85,18 +85,6 @@ fn empty_and_check(zswap: &Zswap, slots: SlotRange) {
     zswap.assert_valid();
     assert_eq!(zswap.root().usage(), 0);
     assert_eq!(zswap.stats().area.unwrap().used_bytes, 0, "every place is given back");
-}
-
-/// Run both at once, on threads of their own: the main thread's first switch to another would count as a preemption.
-fn race<A: 'static, B: 'static>(
-    zswap: &Arc<Zswap>,
-    a: impl FnOnce(&Zswap) -> A + 'static,
-    b: impl FnOnce(&Zswap) -> B + 'static,
-) -> (A, B) {
-    let (one, two) = (Arc::clone(zswap), Arc::clone(zswap));
-    let a = loom::thread::spawn(move || a(&one));
-    let b = loom::thread::spawn(move || b(&two));
-    (a.join().unwrap(), b.join().unwrap())
 }
 
 // === a waiter at the turnstile ===

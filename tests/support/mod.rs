@@ -1,7 +1,30 @@
 //! What integration tests share: pages of many kinds, and a way to skip aloud.
-#![allow(dead_code, unreachable_pub)] // each test binary uses a part of this one
+#![allow(dead_code, unreachable_pub, unused_macros)] // each test binary uses a part of this one
 
 use zspool::units::Page;
+
+/// All of `Device` but `submit`, as the device in this field does it: for one that does something before each request.
+macro_rules! rest_of_device {
+    ($inner:ident) => {
+        fn complete(&self, requests: &mut [zspool::swap::Request]) {
+            self.$inner.complete(requests);
+        }
+        fn punch(&self, range: std::ops::Range<u64>) -> std::io::Result<()> {
+            self.$inner.punch(range)
+        }
+        fn len_bytes(&self) -> u64 {
+            self.$inner.len_bytes()
+        }
+        fn block_bytes(&self) -> usize {
+            self.$inner.block_bytes()
+        }
+        fn name(&self) -> &str {
+            self.$inner.name()
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use rest_of_device;
 
 /// A small generator, so that a failing test can be repeated from its seed.
 #[derive(Clone)]
