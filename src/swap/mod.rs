@@ -46,6 +46,6 @@ pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVIC
 pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
 pub use place::Place;
-pub use slots::{SlotGuard, Slots};
+pub use slots::{MAX_REFERENCES, SlotGuard, SlotMemory, Slots};
 pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};
-pub use word::{Content, Entry, MAX_COUNT, SlotWord};
+pub use word::{Content, Entry, SlotWord};

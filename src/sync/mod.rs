@@ -14,6 +14,7 @@
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
+//! | [`ChunkTable`] | one that grows by small chunks, up to an end that is known |
 //! | [`Clock`] | a cheap time; under loom it stands still |
 //! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
@@ -21,6 +22,7 @@
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
 pub mod atomic;
+mod chunk_table;
 mod clock;
 mod convoy;
 mod grow_table;
@@ -37,6 +39,7 @@ pub mod thread;
 mod try_lock;
 mod turnstile;
 
+pub use chunk_table::ChunkTable;
 pub use clock::Clock;
 pub use convoy::Convoy;
 pub use grow_table::GrowTable;
