@@ -94,6 +94,8 @@ pub enum Bug {
     CursorGivesBackToAnyone,
     /// A registration ends while what it registered is being called.
     RegistrationEndsEarly,
+    /// What a late request holds is given back before the device is through with it.
+    LateNotAwaited,
     /// A stall does not hold the memcgs it is counted in.
     StallHoldsNothing,
 }
