@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::*;
-use zspool::swap::{Area, Device, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan};
+use zspool::swap::{Area, Device, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, State};
 use zspool::units::{NodeId, Page};
 use zspool::zswap::{self, Shrunk, Zswap};
 
@@ -163,6 +163,7 @@ fn pages_whose_write_is_late_stay_in_the_pool_and_reads_that_are_late_may_be_tri
     let zswap = builder.device(Arc::clone(&device)).build().unwrap();
     let vm = zswap.root().mkdir("vm").unwrap();
     let slots: Vec<_> = zswap.reserve(200).unwrap().iter().collect();
+    let state = || zswap.devices()[0].state;
     let stores = |k: u64| zswap.store(slots[k as usize], &vm, NodeId(0), &page(k)).unwrap();
     (0..200).for_each(|k| _ = stores(k));
     let loads = |k: u64| {
@@ -177,7 +178,7 @@ fn pages_whose_write_is_late_stay_in_the_pool_and_reads_that_are_late_may_be_tri
     device.replan(Plan::none().hang_from(1));
     assert!(!matches!(zswap.shrink_memcg(&vm, 60), Shrunk::Written(_)));
     assert!(!matches!(zswap.shrink_memcg(&vm, 60), Shrunk::Written(_)), "nor while it hangs");
-    assert_eq!(device.hanging(), 1, "which was not asked again");
+    assert_eq!((device.hanging(), state()), (1, State::Hung), "which was not asked again");
     assert_eq!((zswap.stats().physical_pages, vm.current(zspool::memcg::Counter::Swap)), (physical, swap));
     // Pages in the pool load; those on the device are late, or refused where too many are.
     let mut late = vec![];
@@ -198,6 +199,7 @@ fn pages_whose_write_is_late_stay_in_the_pool_and_reads_that_are_late_may_be_tri
     device.release();
     (0..200).for_each(|k| loads(k).unwrap());
     zswap.quiesce();
+    assert_eq!(state(), State::On);
     let _ = zswap.shrink_memcg(&vm, 200); // all were loaded: they lose their second chance
     assert!(matches!(zswap.shrink_memcg(&vm, 100), Shrunk::Written(_)));
     (0..200).for_each(|k| loads(k).unwrap());
