@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zspool::swap::{
-    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, State, SwapFile,
+    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, State,
+    SwapFile,
 };
 use zspool::sync::Planted;
 use zspool::units::TierMask;
@@ -109,7 +110,7 @@ fn a_device_is_retired_after_failures_in_a_row_and_reinstated() {
     assert_eq!(kept.device, bad);
     let fail = |times: usize| {
         for _ in 0..times {
-            faulty.next(Op::Write, Fault::Error(libc::EIO));
+            faulty.replan(Plan::none().at(1, Fault::Errno(libc::EIO)));
             let error = write(&devices, &Allowed::ALL, 1).unwrap_err();
             assert!(matches!(error, Error::Io { op: Op::Write, .. }) && !error.lacks_room(), "{error}");
         }
@@ -121,7 +122,7 @@ fn a_device_is_retired_after_failures_in_a_row_and_reinstated() {
     assert_eq!(devices.state(bad), State::On);
     // Want of room says nothing about the device.
     for errno in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
-        faulty.next(Op::Write, Fault::Error(errno));
+        faulty.replan(Plan::none().at(1, Fault::Errno(errno)));
         assert!(write(&devices, &Allowed::ALL, 1).unwrap_err().lacks_room());
     }
     assert_eq!(devices.state(bad), State::On);
@@ -165,24 +166,6 @@ fn a_device_leaves_when_it_is_drained_and_empty() {
     }
     assert!(matches!(devices.read(place, 7, |_| ()), Err(Error::NotOn { .. })));
     devices.assert_valid();
-}
-
-#[test]
-fn a_number_that_is_used_again_names_no_earlier_place() {
-    let devices = devices();
-    let mut places = std::collections::HashSet::new();
-    // More devices than numbers, so that each is used twice and more.
-    for round in 0..70u64 {
-        let number = devices.add(memory(MIB)).unwrap();
-        assert_eq!(u64::from(number), round % 32);
-        for slot in 0..3 {
-            let place = write(&devices, &Allowed::ALL, slot).unwrap();
-            assert!(places.insert(place), "{place:?} named an object of an earlier device");
-            devices.free(place);
-        }
-        devices.drain(number).unwrap();
-        devices.remove(number).unwrap();
-    }
 }
 
 #[test]
