@@ -49,12 +49,14 @@ fn a_seat_is_used_or_found_empty() {
 
 #[test]
 fn counting_late_uses_what_was_taken() {
-    catches(|| outcomes(|| use_vs_take(Planted::bug(Bug::SeatCountsLate))));
+    let message = catches(|| outcomes(|| use_vs_take(Planted::bug(Bug::SeatCountsLate))));
+    assert!(message.contains("E1: a seat that is taken has a value"), "{message}");
 }
 
 #[test]
 fn not_waiting_takes_what_is_used() {
-    catches(|| outcomes(|| use_vs_take(Planted::bug(Bug::SeatTakenInUse))));
+    let message = catches(|| outcomes(|| use_vs_take(Planted::bug(Bug::SeatTakenInUse))));
+    assert!(message.contains("Concurrent read and write"), "{message}");
 }
 
 // === a reader by a place that he saw before, against free and removal ===
@@ -91,7 +93,8 @@ fn a_reader_finds_the_object_or_no_device() {
 
 #[test]
 fn a_device_removed_in_use_is_read_after_it_is_gone() {
-    catches(|| outcomes(|| read_vs_remove(Planted::bug(Bug::SeatTakenInUse))));
+    let message = catches(|| outcomes(|| read_vs_remove(Planted::bug(Bug::SeatTakenInUse))));
+    assert!(message.contains("Concurrent read and write"), "{message}");
 }
 
 // === a batch begun against drain and removal ===
