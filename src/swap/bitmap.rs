@@ -1,4 +1,4 @@
-//! [`Bitmap`]: one bit per device page, searched a word at a time.
+//! [`Bitmap`]: one bit per segment, searched a word at a time.
 
 use std::ops::Range;
 
@@ -32,6 +32,11 @@ impl Bitmap {
         } else {
             self.words[at / WORD] &= !mask;
         }
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
     }
 
     /// Number of ones.
