@@ -25,7 +25,7 @@ use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::rmap::Tenant;
 use super::segments::{Purpose, SegmentCounts, Segments};
 use super::{Error, Place};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Planted, Tally, assert_no_lock_held};
 use crate::units::Owner;
 use std::hash::{BuildHasher, Hasher};
@@ -63,8 +63,6 @@ pub struct Area {
     segment_buffers: BufferPool,
     /// Number of the next batch.
     next_batch: AtomicU64,
-    /// Writes that failed since the last one that did not. Relaxed: who counts them looks at this number alone.
-    failed_writes: AtomicU32,
     /// The device said that it cannot punch. Set once.
     unpunchable: AtomicBool,
     // Counters, each exact; nothing is ordered by them.
@@ -179,7 +177,6 @@ impl Area {
             geometry,
             seed,
             next_batch: AtomicU64::new(0),
-            failed_writes: AtomicU32::new(0),
             unpunchable: AtomicBool::new(false),
             written_bytes: Tally::new(),
             cleaned_bytes: Tally::new(),
@@ -248,7 +245,7 @@ impl Area {
         self.begin_for(Purpose::Cleaning, least, most)
     }
 
-    fn begin_for(&self, purpose: Purpose, least: usize, most: usize) -> Result<Batch<'_>, Error> {
+    pub(super) fn begin_for(&self, purpose: Purpose, least: usize, most: usize) -> Result<Batch<'_>, Error> {
         assert_no_lock_held("waiting for a write buffer");
         let most = most.clamp(1, self.geometry.batch_pages);
         let least = least.clamp(1, most);
@@ -364,18 +361,11 @@ impl Area {
         self.segments.set_owner(&place, owner);
     }
 
-    /// Writes that failed since the last one that did not.
-    pub fn failed_writes_in_a_row(&self) -> u32 {
-        self.failed_writes.load(Ordering::Relaxed)
-    }
-
-    /// The device is as good as new for writes: segments that were condemned for failed writes are used again. Returns how many
-    /// were.
+    /// Segments that were condemned for failed writes are used again. Returns how many were.
     ///
     /// # Locks
     /// [`Rank::Device`](crate::sync::Rank::Device).
     pub fn reinstate(&self) -> usize {
-        self.failed_writes.store(0, Ordering::Relaxed);
         self.segments.reinstate()
     }
 
@@ -509,15 +499,10 @@ impl Area {
     }
 
     pub(super) fn count_written(&self, bytes: u64, purpose: Purpose) {
-        self.failed_writes.store(0, Ordering::Relaxed);
         self.written_bytes.add(bytes);
         if purpose == Purpose::Cleaning {
             self.cleaned_bytes.add(bytes);
         }
-    }
-
-    pub(super) fn count_failed_write(&self) {
-        self.failed_writes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_read(&self, bytes: u64) {

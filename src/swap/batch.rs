@@ -171,7 +171,6 @@ impl<'a> Batch<'a> {
                 // A bad place on the disk would fail the next batch too; lack of space says nothing about the place.
                 let bad = failure.cause == Cause::Os(libc::EIO);
                 self.area.segments().give_back_failed(extent, pages, bad);
-                self.area.count_failed_write();
                 Err(self.area.io_error(Op::Write, offset, len, failure))
             }
         }

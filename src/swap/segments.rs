@@ -92,6 +92,18 @@ pub struct SegmentCounts {
     pub late: u64,
 }
 
+impl std::ops::AddAssign for SegmentCounts {
+    fn add_assign(&mut self, more: Self) {
+        let SegmentCounts { all, free, open, full, bad, late } = more;
+        self.all += all;
+        self.free += free;
+        self.open += open;
+        self.full += full;
+        self.bad += bad;
+        self.late += late;
+    }
+}
+
 /// The counters, of one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SegmentsStats {

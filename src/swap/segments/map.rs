@@ -189,6 +189,7 @@ impl Map {
             segment.state = to;
             if empty {
                 segment.flags &= Flags::CONDEMNED;
+                segment.append = 0;
             }
         });
         if empty || self.segments[id].is_condemned() {

@@ -40,6 +40,7 @@ impl Segments {
         let states = sums.punching + sums.held + sums.late + sums.open + sums.full + sums.bad;
         assert_eq!(map.free() + states, map.count as usize, "(1) every segment is in one state");
         assert_eq!(map.objects, objects, "(3) objects are counted");
+        assert_eq!(map.occupied.ones(), listed[Home::AGES.chain()], "(4) no other segment is marked");
         let mut on_lists = [0; 3];
         for home in Lists::all() {
             let mut last = NIL;
