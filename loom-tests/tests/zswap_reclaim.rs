@@ -50,7 +50,7 @@ fn tiny(planted: Planted) -> Builder {
         .slots_in_use(4)
         .scan(1, 1)
         .tree(TreeConfig { objcg_ids: 3, stripes: 1, patience: 4, ..TreeConfig::default() })
-        .device(MemoryDevice::new(4 * 256, 256))
+        .device(MemoryDevice::new(6 * 256, 256))
         .device_geometry(swap::Geometry {
             page_bytes: 256,
             batch_pages: 2,
@@ -281,7 +281,7 @@ fn an_older_page_that_stays_is_seen() {
 // === a write that fails (R-16) ===
 
 fn failing_write_vs_load(planted: Planted) -> u8 {
-    let device = FaultyDevice::new(MemoryDevice::new(4 * 256, 256), Plan::none().at(1, Fault::Errno(5)));
+    let device = FaultyDevice::new(MemoryDevice::new(6 * 256, 256), Plan::none().at(1, Fault::Errno(5)));
     let zswap = Arc::new(tiny(planted).device(device).build().unwrap());
     let slots = zswap.reserve(1).unwrap();
     let slot = slots.base();
