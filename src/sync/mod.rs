@@ -17,6 +17,7 @@
 //! | [`Clock`] | a cheap time; under loom it stands still |
 //! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
+//! | [`Steps`] | fail points of protocols, for unit tests |
 //! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
@@ -31,6 +32,7 @@ mod process;
 mod rank;
 mod record;
 mod region;
+mod steps;
 mod table;
 mod tally;
 pub mod thread;
@@ -47,6 +49,9 @@ pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
+pub use steps::{Step, StepFailed, Steps};
+#[cfg(test)]
+pub use steps::{How, Times};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};

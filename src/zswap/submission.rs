@@ -28,11 +28,17 @@ pub(super) struct Member {
 }
 
 impl Core {
-    /// Write these entries of `group` back, together with what others join meanwhile.
+    /// Write these entries of `group` back, together with what others join meanwhile. Calls `each_landed` as
+    /// [`write_entries`](Self::write_entries) does.
     ///
     /// # Locks
     /// None on entry. Waits for the batch under way, and for its own.
-    pub(super) fn write_back_joined(&self, group: GroupRef, owners: &[Owner]) -> Landed {
+    pub(super) fn write_back_joined(
+        &self,
+        group: GroupRef,
+        owners: &[Owner],
+        mut each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         let member = |&owner| Member { group, owner, landed: 0, batch: Landed::default() };
         let members: Vec<_> = owners.iter().map(member).collect();
         let told = self.submission.join(
@@ -44,6 +50,8 @@ impl Core {
             },
             |mine| {
                 let batch = mine.first().map_or(Landed::default(), |member| member.batch);
+                let landed = mine.iter().enumerate().filter(|(_, member)| member.landed > 0);
+                landed.for_each(|(at, member)| each_landed(at, member.landed));
                 Landed {
                     entries: mine.iter().filter(|member| member.landed > 0).count(),
                     bytes: mine.iter().map(|member| member.landed).sum(),
@@ -53,6 +61,6 @@ impl Core {
                 }
             },
         );
-        told.unwrap_or_else(|| self.write_back(group, owners, u64::MAX, false))
+        told.unwrap_or_else(|| self.write_back(group, owners, u64::MAX, false, each_landed))
     }
 }
