@@ -16,7 +16,7 @@ use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Area, Device, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Clock, Convoy, Planted, Turnstile};
+use crate::sync::{Arc, Clock, Convoy, Planted, Steps, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -312,6 +312,7 @@ impl Builder {
             gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,
+            steps: Steps::default(),
         });
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
         Ok(Zswap { _served: proactive::register(&core), worker, core })

@@ -16,7 +16,7 @@ use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, Memcg, Registration, Tree};
 use crate::swap::{Area, Slots};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Convoy, Mailbox, Planted, Turnstile};
+use crate::sync::{Arc, Convoy, Mailbox, Planted, Steps, Turnstile};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;
 
@@ -93,6 +93,7 @@ pub(super) struct Core {
     /// Why the last batch did not go, as a number; 0 if it went.
     pub(super) trouble: AtomicU8,
     pub(super) planted: Planted,
+    pub(super) steps: Steps,
 }
 
 /// Numbers that steer reclaim.

@@ -18,7 +18,8 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
-//! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - writeback: `writeback.rs`; what is on its way to a device: `flights.rs`, with the records of `inflight.rs`.
+//! - a page that cannot be read back: `lost.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
 //! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
@@ -31,8 +32,10 @@ mod builder;
 mod cells;
 mod effort;
 mod error;
+mod flights;
 mod inflight;
 mod load;
+mod lost;
 mod lru;
 mod nodes;
 mod places;

@@ -82,6 +82,15 @@ impl Held {
 }
 
 impl Core {
+    /// What a slot held until now, whose word was this. Under its cluster lock.
+    pub(super) fn held(&self, owner: Owner, word: SlotWord) -> Held {
+        let payer = match word.content() {
+            Content::Physical(_) => self.lru.take_payer(owner),
+            _ => ObjcgId::NONE,
+        };
+        Held { word, payer }
+    }
+
     /// Return what a slot held. Outside the cluster lock.
     pub(super) fn give_back(&self, owner: Owner, held: Held) {
         match held.word.content() {

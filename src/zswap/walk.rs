@@ -166,7 +166,10 @@ impl Core {
                 for node in in_turn() {
                     let (which, lap) = (Which { node, raw: true }, walker.laps.len());
                     walker.begin(which, true);
-                    walker.go_on(lap, share(turn, budget.entries, self.lru.list_len(walker.group, which), all));
+                    // What is picked has as good as left.
+                    let picked = walker.from.iter().filter(|&&from| from as usize == lap).count();
+                    let left = self.lru.list_len(walker.group, which).saturating_sub(picked as u64);
+                    walker.go_on(lap, share(turn, budget.entries, left, all));
                 }
                 in_turn().for_each(|node| walker.begin(Which { node, raw: false }, false));
                 (0..nodes.len()).for_each(|lap| walker.go_round(lap, false));
@@ -216,7 +219,8 @@ impl Walker<'_> {
 
     /// Whether what is picked is to be written before more is: a batch is full of it, or it would meet the budget.
     fn has_enough(&self) -> bool {
-        let enough = self.picked.len() >= self.core.policy.batch || self.walk.bytes + self.picked_bytes >= self.budget.bytes;
+        let enough =
+            self.picked.len() >= self.core.policy.batch || self.walk.bytes + self.picked_bytes >= self.budget.bytes;
         !self.picked.is_empty() && (enough || self.budget.join)
     }
 

@@ -9,61 +9,21 @@
 //!                        cancelled: free the place.  write failed: clear the bit, the entry stays
 //! ```
 //!
-//! - **W1** A slot has exactly one valid copy the word names; the object is freed only after the word names the place.
-//! - **W2** Emptying or replacing a slot in flight cancels its record under the cluster lock; a cancelled flight never
-//!   switches a word, whatever the slot holds by then (R-12).
+//! - **W1**, **W2**, **W4** Those of flights: `flights.rs`.
 //! - **W3** Bytes count as written back when their word was switched: payload bytes, not slot sizes (T1).
 
 use super::core::Core;
 use super::error::Unwritable;
-use super::inflight::Record;
+use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
-use crate::memcg::{Event, GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Batch, Content, Place, SlotWord};
-use crate::sync::{self, Bug, thread::Backoff};
+use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
+use crate::swap::{Batch, Content, SlotWord};
+use crate::sync::{self, Bug, Step, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
-/// An entry on its way to the device.
-struct Flight<'a> {
-    owner: Owner,
-    record: Record,
-    place: Place,
-    charge: PlaceCharge<'a>,
-    /// Payload bytes on their way.
-    length: usize,
-}
-
-/// The flights of a batch. What has not landed when it is dropped (a device panicked) ends as if the write had failed, so that
-/// no slot stays marked.
-struct Flights<'a> {
-    core: &'a Core,
-    /// Each with its place among the entries that the caller named.
-    under_way: Vec<(usize, Flight<'a>)>,
-    /// Somebody asked for it by name.
-    proactive: bool,
-}
-
-impl Flights<'_> {
-    /// Land them all, and tell of each that left the pool; what did in all.
-    fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> Landed {
-        let mut landed = Landed::default();
-        while let Some((at, flight)) = self.under_way.pop() {
-            if let Some(length) = self.core.land(flight, written, self.proactive) {
-                landed.entries += 1;
-                landed.bytes += length as u64;
-                each(at, length as u64);
-            }
-        }
-        landed
-    }
-}
-
-impl Drop for Flights<'_> {
-    fn drop(&mut self) {
-        self.land(false, |_, _| {});
-    }
-}
+/// The steps of the landing.
+const LANDING: Landing = [Step::EntryLanding, Step::EntrySwitched, Step::EntryFreed];
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,9 +42,16 @@ impl Core {
     /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
     /// Entries that meanwhile left the group, are in flight or are gone are passed over. `proactive`: somebody asked for it by
     /// name.
-    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64, proactive: bool) -> Landed {
+    pub(super) fn write_back(
+        &self,
+        group: GroupRef,
+        owners: &[Owner],
+        most_bytes: u64,
+        proactive: bool,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
-        self.write_entries(&entries, most_bytes, proactive, |_, _| {})
+        self.write_entries(&entries, most_bytes, proactive, each_landed)
     }
 
     /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
@@ -94,7 +61,7 @@ impl Core {
         entries: &[(GroupRef, Owner)],
         most_bytes: u64,
         proactive: bool,
-        each_landed: impl FnMut(usize, u64),
+        mut each_landed: impl FnMut(usize, u64),
     ) -> Landed {
         sync::assert_no_lock_held("writing back");
         let Some(area) = &self.area else { return Landed::default() };
@@ -108,7 +75,7 @@ impl Core {
             }
             return Landed { device_refused: true, ..Landed::default() };
         };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
+        let mut flights = Flights::new(self, entries.len(), LANDING);
         let (mut launched, mut full, mut at_limit) = (0, None, None);
         for (at, &(group, owner)) in entries.iter().enumerate() {
             // Their lengths may be others than when they were picked.
@@ -120,26 +87,39 @@ impl Core {
             }
             match self.launch(group, owner, &mut batch) {
                 Launch::Off(flight) => {
-                    launched += flight.length as u64;
-                    flights.under_way.push((at, flight));
+                    launched += flight.length() as u64;
+                    flights.push(at, flight);
                 }
                 Launch::PassedOver => {}
                 Launch::AtLimit(whose) => (full, at_limit) = (Some(group), Some(whose)),
                 Launch::BatchFull => break,
             }
         }
-        if flights.under_way.is_empty() {
+        if flights.len() == 0 {
             return Landed { at_limit, ..Landed::default() };
         }
+        let mut landed = Landed { at_limit, ..Landed::default() };
+        let each = |at, bytes| {
+            landed.entries += 1;
+            landed.bytes += bytes;
+            each_landed(at, bytes);
+        };
         if self.planted.is(Bug::WritebackSwitchesEarly) {
-            flights.land(true, |_, _| {});
+            flights.land(proactive, each);
+            landed.device_refused = batch.write().is_err();
+            return landed;
         }
         let written = batch.write().is_ok() || self.planted.is(Bug::WritebackIgnoresFailure);
+        self.note_trouble((!written).then_some(Unwritable::WriteFailed));
         if !written {
             self.counters.failed_writes.add(1);
+            return Landed { device_refused: true, ..landed };
         }
-        self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { device_refused: !written, at_limit, ..flights.land(written, each_landed) }
+        flights.arrive();
+        if self.steps.reach(Step::WritebackWritten).is_ok() {
+            flights.land(proactive, each);
+        }
+        landed
     }
 
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch<'_> {
@@ -147,17 +127,19 @@ impl Core {
         let word = guard.word();
         let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
         let Some(payer) = self.owned_by(owner, word, group).filter(|_| is_free) else { return Launch::PassedOver };
-        let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
-        guard.update(|word| word.with_writeback(true));
+        let Some(marked) = Marked::begin(self, &mut guard) else { return Launch::BatchFull };
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
         let length = word.entry().expect("it was just found to belong to the group").length;
         drop(guard);
+        if self.steps.reach(Step::EntryMarked).is_err() {
+            return Launch::PassedOver;
+        }
 
         let charge = match PlaceCharge::take(&self.tree, payer, length) {
             Ok(charge) => charge,
             Err(hit) => {
-                if self.end(owner, record)
+                if marked.end()
                     && let Some(memcg) = self.tree.get(group)
                 {
                     note_refused(&memcg, true);
@@ -165,6 +147,9 @@ impl Core {
                 return Launch::AtLimit(hit.id());
             }
         };
+        if self.steps.reach(Step::EntryCharged).is_err() {
+            return Launch::PassedOver;
+        }
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
         let mut backoff = Backoff::new();
         let place = loop {
@@ -178,13 +163,14 @@ impl Core {
             }
             backoff.wait(); // compaction moved it: the word says where to
         };
-        match place {
-            Some(place) => Launch::Off(Flight { owner, record, place, charge, length }),
-            None => {
-                let cancelled = !self.end(owner, record);
-                if cancelled { Launch::PassedOver } else { Launch::BatchFull }
-            }
+        let Some(place) = place else {
+            return if marked.end() { Launch::BatchFull } else { Launch::PassedOver };
+        };
+        let mut flight = Flight::new(marked, None, place, Toll::Paid(charge), length);
+        if self.steps.reach(Step::EntryCopied).is_err() {
+            flight.abort();
         }
+        Launch::Off(flight)
     }
 
     /// The objcg of the object that the word names, if its memcg is `group` (a memcg at its limit writes back its own entries
@@ -201,57 +187,6 @@ impl Core {
             word = again; // moved while we looked
         }
         None
-    }
-
-    /// End a flight that does not switch its word: clear the bit unless it was cancelled. Whether it was live.
-    fn end(&self, owner: Owner, record: Record) -> bool {
-        let guard = self.slots.lock_owner(owner);
-        let live = self.inflight.finish(record);
-        if live {
-            let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-            guard.update(|word| word.with_writeback(false));
-        }
-        live
-    }
-
-    /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
-    fn land(&self, flight: Flight<'_>, written: bool, proactive: bool) -> Option<usize> {
-        let Flight { owner, record, place, charge, .. } = flight;
-        if !written {
-            self.end(owner, record);
-            return None; // the batch gave its places back
-        }
-        let guard = self.slots.lock_owner(owner);
-        if !self.inflight.finish(record) {
-            drop(guard);
-            self.area().free(place);
-            if self.planted.is(Bug::CancelKeepsCharge) {
-                std::mem::forget(charge);
-            }
-            return None;
-        }
-        let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-        let switched = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        let old = guard.update(|word| switched.with_count(word.count()));
-        let Some(entry) = old.entry() else {
-            // Only under a planted bug: the slot was emptied or replaced, and the flight not told.
-            assert!(self.planted.is(Bug::WritebackIgnoresCancel), "W2: a live flight's slot holds its entry");
-            return None;
-        };
-        let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
-        self.off_the_lru(owner, old);
-        charge.leave_to(owner, &self.lru, place);
-        self.lru.set_origin(owner, self.pool.home_node(entry.location));
-        self.counters.leave(old);
-        self.counters.enter(switched);
-        self.tree.count(objcg, Event::ZswpWb, 1);
-        self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
-        if proactive {
-            self.tree.count(objcg, Event::ZswpWbProactiveBytes, entry.length as u64);
-        }
-        drop(guard);
-        self.pool.free(owner, entry.location, entry.length);
-        Some(entry.length)
     }
 }
 
