@@ -409,7 +409,7 @@ fn a_lost_write_does_not_bring_an_older_page_back() {
                 }
                 Err(other) => panic!("version {version}, {lost} lost: {other}"),
             }
-            assert_eq!(zswap.area().unwrap().stats().objects, u64::from(version != lost));
+            assert_eq!(zswap.device(0).unwrap().stats().objects, u64::from(version != lost));
         }
     }
     assert_eq!(losses, 24, "each lost write is seen");

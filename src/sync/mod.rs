@@ -14,6 +14,7 @@
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
+//! | [`Seat`] | a value that is used without a lock and removed when nobody does |
 //! | [`Clock`] | a cheap time; under loom it stands still |
 //! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
@@ -32,6 +33,7 @@ mod process;
 mod rank;
 mod record;
 mod region;
+mod seat;
 mod steps;
 mod table;
 mod tally;
@@ -49,6 +51,7 @@ pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
+pub use seat::{Seat, Seated};
 pub use steps::{Step, StepFailed, Steps};
 #[cfg(test)]
 pub use steps::{How, Times};
@@ -64,6 +67,9 @@ pub use std::sync::Arc;
 
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
+
+/// Devices an instance can have at once. Under loom, few, for the same reason.
+pub const DEVICES: usize = if cfg!(loom) { 2 } else { 32 };
 
 /// Clusters whose compressibility is remembered at once: 2 bytes each. Under loom one, for the same reason.
 pub const SAMPLED_CLUSTERS: usize = if cfg!(loom) { 1 } else { 4096 };

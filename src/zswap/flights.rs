@@ -167,7 +167,7 @@ impl Drop for Flight<'_> {
     fn drop(&mut self) {
         self.marked.end_now();
         if self.arrived {
-            self.marked.core.area().free(self.to);
+            self.marked.core.devices.free(self.to);
         }
         if self.marked.core.planted.is(Bug::CancelKeepsCharge) && self.arrived {
             std::mem::forget(std::mem::replace(&mut self.toll, Toll::Carried));
@@ -193,7 +193,7 @@ impl<'a> Replaced<'a> {
 impl Drop for Replaced<'_> {
     fn drop(&mut self) {
         match self.held.word.content() {
-            Content::Physical(place) if self.keeps_charge => self.core.area().free(place),
+            Content::Physical(place) if self.keeps_charge => self.core.devices.free(place),
             _ => self.core.give_back(self.owner, self.held),
         }
     }

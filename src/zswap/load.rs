@@ -253,7 +253,7 @@ impl Core {
     ) -> Result<(), Option<Error>> {
         // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
         let mut decoded = [0; PAGE_SIZE];
-        let read = self.area().read(place, slot.0, |object| {
+        let read = self.devices.read(place, slot.0, |object| {
             let flags = BlockFlags::from_bits_retain(object.flags);
             self.decode(slot, object.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)
         });

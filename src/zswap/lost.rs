@@ -66,7 +66,7 @@ impl Core {
         self.counters.enter(lost);
         drop(guard);
         // While the place is not freed, so that nobody writes there again before.
-        self.area().blame(place, &failure);
+        self.devices.blame(place, &failure);
         self.steps.pass(Step::LostSwitched);
         drop(old);
         Some(Error::Lost { slot, loss })
