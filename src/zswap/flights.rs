@@ -152,10 +152,12 @@ impl<'a> Flight<'a> {
             if proactive {
                 core.tree.count(objcg, Event::ZswpWbProactiveBytes, entry.length as u64);
             }
-            core.lru.set_origin(owner, core.pool.home_node(entry.location));
         }
         if let Toll::Paid(charge) = std::mem::replace(&mut self.toll, Toll::Carried) {
             charge.leave_to(owner, &core.lru, self.to);
+        }
+        if let Some(entry) = old.entry() {
+            core.lru.set_origin(owner, core.pool.home_node(entry.location));
         }
         core.counters.leave(old);
         core.counters.enter(switched);

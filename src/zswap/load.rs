@@ -265,7 +265,7 @@ impl Core {
         Ok(())
     }
 
-    fn decode(
+    pub(super) fn decode(
         &self,
         slot: Slot,
         codec: u8,

@@ -30,6 +30,8 @@
 
 mod builder;
 mod cells;
+mod cleaning;
+mod demotion;
 mod effort;
 mod error;
 mod flights;
@@ -41,9 +43,11 @@ mod nodes;
 mod places;
 mod pressure;
 mod proactive;
+mod promotion;
 mod reclaim;
 mod release;
 mod relief;
+mod relocate;
 mod reserve;
 mod sampling;
 mod shrinker;
@@ -52,6 +56,7 @@ mod store;
 mod submission;
 mod swap_out;
 mod swapins;
+mod swapoff;
 mod turns;
 mod valid;
 mod walk;
@@ -62,6 +67,8 @@ mod core;
 
 pub use self::core::Zswap;
 pub use builder::{Builder, WRITEBACK_BATCH};
+pub use cleaning::Cleaned;
+pub use demotion::Demoted;
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
 pub use pressure::{PressureError, PressureWatch, Trigger};
@@ -70,6 +77,7 @@ pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
 pub use store::Stored;
 pub use swap_out::SwapOutError;
+pub use swapoff::{Progress, SwapoffError, SwapoffReport};
 #[doc(hidden)] // for its model
 pub use swapins::Swapins;
 pub use walk::{Form, Shrunk};

@@ -12,7 +12,7 @@
 //! times their payload on the device, and the stores 3.4 times as long.
 
 use super::core::Core;
-use super::writeback::Landed;
+use super::writeback::{Landed, Terms};
 use crate::memcg::GroupRef;
 use crate::units::Owner;
 
@@ -45,7 +45,7 @@ impl Core {
             &members,
             |members| {
                 let entries: Vec<_> = members.iter().map(|member| (member.group, member.owner)).collect();
-                let batch = self.write_entries(&entries, u64::MAX, false, |k, bytes| members[k].landed = bytes);
+                let batch = self.write_entries(&entries, Terms::ALL, |k, bytes| members[k].landed = bytes);
                 members.iter_mut().for_each(|member| member.batch = batch);
             },
             |mine| {
@@ -61,6 +61,6 @@ impl Core {
                 }
             },
         );
-        told.unwrap_or_else(|| self.write_back(group, owners, u64::MAX, false, each_landed))
+        told.unwrap_or_else(|| self.write_back(group, owners, Terms::ALL, each_landed))
     }
 }

@@ -19,6 +19,7 @@
 
 use super::core::{Core, Zswap};
 use super::lru::{Lap, Limits, Look, Which};
+use super::writeback::Terms;
 use crate::memcg::{GroupRef, Memcg, MemcgId};
 use crate::units::{NodeMask, Owner};
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub(super) struct Budget {
     pub(super) until_written: bool,
     /// Somebody asked for it by name: what it writes counts as proactive.
     pub(super) proactive: bool,
+    /// The tiers that entries may go to, as far as their memcgs allow: a bit each.
+    pub(super) tiers: u32,
     /// What it picks joins the batch that stores at their limits fill together.
     pub(super) join: bool,
 }
@@ -131,7 +134,16 @@ impl Core {
     /// So many entries of all nodes, and no other bound.
     pub(super) fn budget(&self, entries: usize) -> Budget {
         let nodes = self.all_nodes();
-        Budget { entries, bytes: u64::MAX, age: None, nodes, until_written: false, proactive: false, join: false }
+        Budget {
+            entries,
+            bytes: u64::MAX,
+            age: None,
+            nodes,
+            until_written: false,
+            proactive: false,
+            tiers: u32::MAX,
+            join: false,
+        }
     }
 
     /// Write back the cold end of one memcg within the budget. It looks at nothing where there is no device, where writeback is
@@ -276,8 +288,9 @@ impl Walker<'_> {
         let landed = if self.budget.join {
             self.core.write_back_joined(self.group, &self.picked, took)
         } else {
-            let most_bytes = self.budget.bytes - self.walk.bytes;
-            self.core.write_back(self.group, &self.picked, most_bytes, self.budget.proactive, took)
+            let Budget { bytes, proactive, tiers, .. } = self.budget;
+            let terms = Terms { most_bytes: bytes - self.walk.bytes, proactive, tiers };
+            self.core.write_back(self.group, &self.picked, terms, took)
         };
         self.walk.bytes += landed.bytes;
         self.walk.written += landed.entries;

@@ -38,93 +38,188 @@ pub(super) struct Landed {
     pub(super) at_limit: Option<MemcgId>,
 }
 
+/// What is to be written, beside which entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// It ends with the entry whose payload meets this.
+    pub(super) most_bytes: u64,
+    /// Somebody asked for it by name.
+    pub(super) proactive: bool,
+    /// The tiers that they may go to, as far as their memcgs allow: a bit each.
+    pub(super) tiers: u32,
+}
+
+impl Terms {
+    /// All, to wherever they may go.
+    pub(super) const ALL: Terms = Terms { most_bytes: u64::MAX, proactive: false, tiers: u32::MAX };
+}
+
+/// Entries that are being written, a batch after another.
+struct Entries<'a, F> {
+    core: &'a Core,
+    entries: &'a [(GroupRef, Owner)],
+    terms: Terms,
+    each_landed: F,
+    /// The first that no batch was offered to.
+    next: usize,
+    /// Payload bytes on their way, or landed.
+    launched: u64,
+    /// Of whom nothing more may be charged.
+    full: Option<GroupRef>,
+    landed: Landed,
+}
+
 impl Core {
-    /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
-    /// Entries that meanwhile left the group, are in flight or are gone are passed over. `proactive`: somebody asked for it by
-    /// name.
+    /// Write these entries of `group` back, as many as devices hold and until their payloads meet the terms. Entries that
+    /// meanwhile left the group, are in flight or are gone are passed over. Calls `each_landed` for those that left the pool, with
+    /// its place in `owners` and its payload bytes.
     pub(super) fn write_back(
         &self,
         group: GroupRef,
         owners: &[Owner],
-        most_bytes: u64,
-        proactive: bool,
+        terms: Terms,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
         let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
-        self.write_entries(&entries, most_bytes, proactive, each_landed)
+        self.write_entries(&entries, terms, each_landed)
     }
 
-    /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
-    /// payload bytes.
+    /// The same for entries of several groups.
     pub(super) fn write_entries(
         &self,
         entries: &[(GroupRef, Owner)],
-        most_bytes: u64,
-        proactive: bool,
-        mut each_landed: impl FnMut(usize, u64),
+        terms: Terms,
+        each_landed: impl FnMut(usize, u64),
     ) -> Landed {
         sync::assert_no_lock_held("writing back");
         if self.devices.is_empty() {
             return Landed::default();
         }
         entries.chunk_by(|a, b| a.0 == b.0).for_each(|alike| self.swapins.prepare(alike[0].0));
-        // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
-        let geometry = self.devices.geometry();
-        let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
-        let Ok(mut batch) = self.devices.begin(&Allowed::ALL, least, least + each * entries.len()) else {
-            self.note_trouble(Some(Unwritable::DeviceFull));
-            if let Some(memcg) = entries.first().and_then(|&(group, _)| self.tree.get(group)) {
-                note_refused(&memcg, false);
-            }
-            return Landed { device_refused: true, ..Landed::default() };
+        let mut writing = Entries {
+            core: self,
+            entries,
+            terms,
+            each_landed,
+            next: 0,
+            launched: 0,
+            full: None,
+            landed: Landed::default(),
         };
-        let mut flights = Flights::new(self, entries.len(), LANDING);
-        let (mut launched, mut full, mut at_limit) = (0, None, None);
-        for (at, &(group, owner)) in entries.iter().enumerate() {
-            // Their lengths may be others than when they were picked.
-            if launched >= most_bytes {
+        while writing.goes_on() {
+            writing.write_some();
+        }
+        writing.landed
+    }
+
+    /// The tiers that a group's pages may go to.
+    fn tiers_of_group(&self, _group: GroupRef) -> u32 {
+        u32::MAX
+    }
+
+    /// The tiers that an objcg's pages may go to.
+    pub(super) fn tiers_of(&self, _objcg: ObjcgId) -> u32 {
+        u32::MAX
+    }
+}
+
+impl<F: FnMut(usize, u64)> Entries<'_, F> {
+    fn goes_on(&self) -> bool {
+        self.next < self.entries.len() && self.launched < self.terms.most_bytes
+    }
+
+    /// Offer the entries from the next one on to one device after another, until one has written some.
+    fn write_some(&mut self) {
+        let (core, first) = (self.core, self.next);
+        let group = self.entries[first].0;
+        let mut allowed = Allowed::tiers(core.tiers_of_group(group) & self.terms.tiers);
+        let mut failed = false;
+        loop {
+            // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
+            let geometry = core.devices.geometry();
+            let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
+            let most = least + each * (self.entries.len() - first);
+            let begun = core.begin_batch(&allowed, least, most).ok();
+            let Some(batch) = begun.filter(|_| core.steps.reach(Step::WritebackBegun).is_ok()) else {
+                return self.refuse(group, failed);
+            };
+            let number = batch.number();
+            (self.next, self.full) = (first, None);
+            if self.write_batch(batch) {
+                return;
+            }
+            failed = true;
+            allowed = allowed.without(number);
+        }
+    }
+
+    /// No device takes entries of this group now: those of others may have other tiers.
+    fn refuse(&mut self, group: GroupRef, failed: bool) {
+        let core = self.core;
+        core.note_trouble(Some(if failed { Unwritable::WriteFailed } else { Unwritable::DeviceFull }));
+        if !failed && let Some(memcg) = core.tree.get(group) {
+            note_refused(&memcg, false);
+        }
+        self.landed.device_refused = true;
+        let tiers = core.tiers_of_group(group);
+        let same = |entry: &&(GroupRef, Owner)| core.tiers_of_group(entry.0) == tiers;
+        self.next += self.entries[self.next..].iter().take_while(same).count().max(1);
+    }
+
+    /// Fill a batch and write it. False when the write failed: then nothing has changed.
+    fn write_batch(&mut self, mut batch: Outgoing<'_>) -> bool {
+        let (core, before, first) = (self.core, self.launched, self.next);
+        let mut flights = Flights::new(core, self.entries.len() - first, LANDING);
+        let mut at_limit = None;
+        while self.goes_on() {
+            let (group, owner) = self.entries[self.next];
+            if core.tiers_of_group(group) >> batch.device().tier() & 1 == 0 {
                 break;
             }
-            if full == Some(group) {
-                continue;
-            }
-            match self.launch(group, owner, &mut batch) {
-                Launch::Off(flight) => {
-                    launched += flight.length() as u64;
-                    flights.push(at, flight);
+            if self.full != Some(group) {
+                match core.launch(group, owner, &mut batch) {
+                    Launch::Off(flight) => {
+                        self.launched += flight.length() as u64;
+                        flights.push(self.next, flight);
+                    }
+                    Launch::PassedOver => {}
+                    Launch::AtLimit(whose) => (self.full, at_limit) = (Some(group), Some(whose)),
+                    Launch::BatchFull if flights.len() > 0 => break,
+                    Launch::BatchFull => {} // as many flights as there may be: others' turn
                 }
-                Launch::PassedOver => {}
-                Launch::AtLimit(whose) => (full, at_limit) = (Some(group), Some(whose)),
-                Launch::BatchFull => break,
             }
+            self.next += 1;
         }
+        self.landed.at_limit = self.landed.at_limit.or(at_limit);
         if flights.len() == 0 {
-            return Landed { at_limit, ..Landed::default() };
+            return true;
         }
-        let mut landed = Landed { at_limit, ..Landed::default() };
+        let (landed, each_landed, proactive) = (&mut self.landed, &mut self.each_landed, self.terms.proactive);
         let each = |at, bytes| {
             landed.entries += 1;
             landed.bytes += bytes;
             each_landed(at, bytes);
         };
-        if self.planted.is(Bug::WritebackSwitchesEarly) {
+        if core.planted.is(Bug::WritebackSwitchesEarly) {
             flights.land(proactive, each);
-            landed.device_refused = batch.write().is_err();
-            return landed;
+            return batch.write().is_ok();
         }
-        let written = batch.write().is_ok() || self.planted.is(Bug::WritebackIgnoresFailure);
-        self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        if !written {
-            self.counters.failed_writes.add(1);
-            return Landed { device_refused: true, ..landed };
+        if batch.write().is_err() && !core.planted.is(Bug::WritebackIgnoresFailure) {
+            core.counters.failed_writes.add(1);
+            drop(flights);
+            self.launched = before;
+            return false;
         }
+        core.note_trouble(None);
         flights.arrive();
-        if self.steps.reach(Step::WritebackWritten).is_ok() {
+        if core.steps.reach(Step::WritebackWritten).is_ok() {
             flights.land(proactive, each);
         }
-        landed
+        true
     }
+}
 
+impl Core {
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Outgoing<'_>) -> Launch<'_> {
         let Some(mut guard) = self.slots.lock_owner(owner) else { return Launch::PassedOver };
         let word = guard.word();
