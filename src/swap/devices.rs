@@ -87,6 +87,12 @@ impl Allowed {
         Allowed { tiers: self.tiers & mask, ..self }
     }
 
+    /// Whether a batch may go to this device, as it is now.
+    pub fn admits(&self, device: &DeviceRef<'_>) -> bool {
+        let bit = |mask: u32, number: u8| mask >> number & 1 == 1;
+        bit(self.tiers, device.tier()) && !bit(self.tried, device.number()) && device.state() == State::On
+    }
+
     /// The same without this device.
     #[must_use]
     pub const fn without(self, number: u8) -> Self {

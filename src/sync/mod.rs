@@ -71,6 +71,10 @@ pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
 /// Devices an instance can have at once. Under loom, few, for the same reason.
 pub const DEVICES: usize = if cfg!(loom) { 2 } else { 32 };
 
+/// Slots that may be on their way to a device at once: as many as a segment of the smallest objects has. Under loom, few, for the
+/// same reason.
+pub const FLIGHTS: usize = if cfg!(loom) { 8 } else { 4096 };
+
 /// Clusters whose compressibility is remembered at once: 2 bytes each. Under loom one, for the same reason.
 pub const SAMPLED_CLUSTERS: usize = if cfg!(loom) { 1 } else { 4096 };
 

@@ -13,7 +13,7 @@
 
 use super::core::{Core, Zswap};
 use super::relocate::{Moved, Mover, Route, To};
-use crate::memcg::{Cancel, GroupRef, Memcg, ObjcgId};
+use crate::memcg::{Cancel, End, GroupRef, Memcg, ObjcgId, Reclaimed};
 use crate::swap::{Allowed, DeviceRef, SegmentId, TierInfo};
 use crate::sync::{self, Step};
 use std::collections::HashSet;
@@ -67,7 +67,8 @@ impl Core {
         };
         let above = tiers.iter().filter_map(|tier| tier.priority).filter(|&other| other > priority).min();
         let Some(above) = above else {
-            return Ok(self.demote_from_pool(memcg, to, bytes, stop));
+            let Reclaimed { bytes, end } = self.write_to(memcg, bytes, None, true, 1 << to, stop);
+            return Ok(Demoted { bytes, cancelled: end == End::Cancelled, ..Demoted::default() });
         };
         let groups: HashSet<GroupRef> = memcg.subtree().iter().map(Memcg::group).collect();
         let whose = |payer: ObjcgId| groups.contains(&self.tree.group_of(payer));

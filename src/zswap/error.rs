@@ -103,6 +103,14 @@ pub enum Error {
     /// No memory to be had from the system, or none on an allowed node.
     #[error(transparent)]
     Arena(#[from] arena::Error),
+    /// No tier of that name has a device.
+    #[error("no device is of the tier {tier:?}: name one of those there are ({there}), or add a device")]
+    NoSuchTier {
+        /// The name given.
+        tier: String,
+        /// Those that have.
+        there: String,
+    },
     /// No such codec.
     #[error(transparent)]
     Codec(#[from] compress::Error),

@@ -19,6 +19,7 @@ use super::turns::{Turn, Turns};
 use super::walk::Budget;
 use crate::memcg::{Ask, End, Memcg, Mover, Reclaimed, Reclaimer, Registration, Source, Unmoved};
 use crate::sync::Arc;
+use std::time::Duration;
 
 /// Serves requests of the tree, as long as it is registered.
 struct Server(Arc<Core>);
@@ -35,35 +36,31 @@ impl Reclaimer for Server {
     }
 
     fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
-        self.0.reclaim(memcg, ask)
+        let stop = || ask.cancel.is_cancelled();
+        self.write_to(memcg, ask.bytes, ask.age, ask.proactive, u32::MAX, &stop)
     }
-}
 
-impl Mover for Server {
-    fn move_home(&self, memcg: &Memcg) -> Result<(), Unmoved> {
-        match self.0.leave_nodes(memcg) {
-            Err(Error::Busy { left_bytes, why, .. }) => Err(Unmoved { bytes: left_bytes, why }),
-            done => {
-                debug_assert!(done.is_ok(), "moving fails for what is left only");
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Core {
-    fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+    /// Write so many payload bytes of what is in the pool to devices of these tiers.
+    pub(super) fn write_to(
+        &self,
+        memcg: &Memcg,
+        most_bytes: u64,
+        age: Option<Duration>,
+        proactive: bool,
+        tiers: u32,
+        stop: &dyn Fn() -> bool,
+    ) -> Reclaimed {
         let mut turns = Turns::of(self, memcg);
         let (mut bytes, mut failures) = (0, 0);
         let end = loop {
-            if bytes >= ask.bytes {
+            if bytes >= most_bytes {
                 break End::Met;
             }
-            if ask.cancel.is_cancelled() {
+            if stop() {
                 break End::Cancelled;
             }
-            let Ask { age, proactive, .. } = *ask;
-            let budget = Budget { bytes: ask.bytes - bytes, age, proactive, ..self.budget(self.policy.batch) };
+            let whole = self.budget(self.policy.batch);
+            let budget = Budget { bytes: most_bytes - bytes, age, proactive, tiers, ..whole };
             match turns.next(&budget) {
                 Turn::Written(some) => (bytes, failures) = (bytes + some, 0),
                 Turn::NoneWritten(_) => failures += 1,

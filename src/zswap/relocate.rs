@@ -23,12 +23,9 @@ use super::promotion::{Promoted, names};
 use super::store::BlockFlags;
 use crate::compress::CodecId;
 use crate::memcg::ObjcgId;
-use crate::swap::{
-    self, Allowed, DeviceRef, Geometry, HEADER_BYTES, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotWord,
-    Tenant,
-};
-use crate::sync::{self, Step};
-use crate::units::{Owner, PAGE_SIZE, Slot};
+use crate::swap::{Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotWord, Tenant};
+use crate::sync::{self, FLIGHTS, Step};
+use crate::units::{PAGE_SIZE, Slot};
 
 const LANDING: Landing = [Step::PlaceLanding, Step::PlaceSwitched, Step::PlaceFreed];
 
@@ -72,8 +69,10 @@ pub(super) struct Moved {
     pub(super) foreign: u64,
     /// and had nowhere to go.
     pub(super) stranded: u64,
-    /// Payload bytes that were moved.
+    /// Payload bytes that were moved,
     pub(super) payload_bytes: u64,
+    /// and that are in the batch that is being filled.
+    pub(super) under_way: u64,
     /// Bytes of the blocks they left.
     pub(super) left_bytes: u64,
     /// Why the pool did not take one, as its limit says.
@@ -247,8 +246,9 @@ impl<'a, 'r> Mover<'a, 'r> {
     fn launch(&mut self, one: &One, opened: &Opened, left: usize) -> Launched {
         let core = self.core;
         loop {
+            let may_convert = self.route.to != To::Same;
             let Some(going) = self.batch_for(one, left) else { return Launched::Nowhere };
-            let whole = self.route.to != To::Same && going.batch.device().whole_pages() && !opened.is_raw();
+            let whole = may_convert && going.batch.device().whole_pages() && !opened.is_raw();
             if !going.batch.fits(if whole { PAGE_SIZE } else { opened.len }) {
                 self.flush();
                 continue;
@@ -297,6 +297,7 @@ impl<'a, 'r> Mover<'a, 'r> {
                 flight.abort();
             }
             going.flights.push(one.place.len_bytes(), flight);
+            self.moved.under_way += opened.len as u64;
             return Launched::Off;
         }
     }
@@ -339,6 +340,7 @@ impl<'a, 'r> Mover<'a, 'r> {
     /// Write what is in the batch, and have it land.
     fn flush(&mut self) {
         let Some(Going { batch, mut flights }) = self.batch.take() else { return };
+        self.moved.under_way = 0;
         if flights.len() == 0 {
             return;
         }
