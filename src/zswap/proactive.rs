@@ -36,6 +36,24 @@ impl Reclaimer for Server {
     }
 
     fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+        self.0.reclaim(memcg, ask)
+    }
+}
+
+impl Mover for Server {
+    fn move_home(&self, memcg: &Memcg) -> Result<(), Unmoved> {
+        match self.0.leave_nodes(memcg) {
+            Err(Error::Busy { left_bytes, why, .. }) => Err(Unmoved { bytes: left_bytes, why }),
+            done => {
+                debug_assert!(done.is_ok(), "moving fails for what is left only");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Core {
+    fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
         let stop = || ask.cancel.is_cancelled();
         self.write_to(memcg, ask.bytes, ask.age, ask.proactive, u32::MAX, &stop)
     }
