@@ -125,7 +125,8 @@ impl Core {
                 continue;
             }
             let below = |tier: &TierInfo| tier.priority.is_some_and(|priority| priority < device.priority());
-            let tiers = self.devices.tiers().iter().filter(|&tier| below(tier)).fold(0, |mask, tier| mask | 1 << tier.index);
+            let tiers =
+                self.devices.tiers().iter().filter(|&tier| below(tier)).fold(0, |mask, tier| mask | 1 << tier.index);
             if tiers == 0 {
                 continue;
             }

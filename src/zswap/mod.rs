@@ -34,6 +34,8 @@ mod cleaning;
 mod demotion;
 mod effort;
 mod error;
+#[cfg(all(test, not(loom)))]
+mod failing_steps;
 mod flights;
 mod inflight;
 mod load;

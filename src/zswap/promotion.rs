@@ -60,8 +60,7 @@ impl Core {
         // Pinned until its word is in place: compaction would find a cell that does not name it yet.
         let published = uncommitted.publish(owner);
         self.lru.set_codec(owner, label.codec, self.policy.new_is_referenced);
-        let entry =
-            Entry { location: published.location(), length: bytes.len(), generation: guard.next_generation() };
+        let entry = Entry { location: published.location(), length: bytes.len(), generation: guard.next_generation() };
         self.lru.add(owner, &self.tree, objcg, self.which_list(entry));
         let pattern = BlockFlags::from_bits_retain(label.flags).contains(BlockFlags::PATTERN);
         let content = if pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };

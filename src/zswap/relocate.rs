@@ -253,7 +253,8 @@ impl<'a, 'r> Mover<'a, 'r> {
                 self.flush();
                 continue;
             }
-            let Some(mut guard) = core.slots.lock_owner(one.tenant.owner).filter(|guard| names(guard, one.place)) else {
+            let Some(mut guard) = core.slots.lock_owner(one.tenant.owner).filter(|guard| names(guard, one.place))
+            else {
                 return Launched::Overtaken;
             };
             if guard.word().writeback() {
@@ -306,7 +307,11 @@ impl<'a, 'r> Mover<'a, 'r> {
     fn batch_for(&mut self, one: &One, left: usize) -> Option<&mut Going<'a>> {
         let core = self.core;
         let tiers = core.tiers_of(ObjcgId::from_raw(one.tenant.payer));
-        if self.batch.as_ref().is_some_and(|going| self.route.to != To::Same && tiers >> going.batch.device().tier() & 1 == 0) {
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|going| self.route.to != To::Same && tiers >> going.batch.device().tier() & 1 == 0)
+        {
             self.flush();
         }
         if self.batch.is_none() {

@@ -74,7 +74,9 @@ pub enum SwapoffError {
         device: u8,
     },
     /// It was called off.
-    #[error("swapoff of device {device} was cancelled with {objects} pages ({bytes} bytes) left on it: call it again to go on")]
+    #[error(
+        "swapoff of device {device} was cancelled with {objects} pages ({bytes} bytes) left on it: call it again to go on"
+    )]
     Cancelled {
         /// The device.
         device: u8,
@@ -101,7 +103,9 @@ pub enum SwapoffError {
         devices: String,
     },
     /// The device does not answer, or there is no memory to ask it with.
-    #[error("{objects} pages ({bytes} bytes) of device {device} could not be read now ({why}): call swapoff again later")]
+    #[error(
+        "{objects} pages ({bytes} bytes) of device {device} could not be read now ({why}): call swapoff again later"
+    )]
     Unreadable {
         /// The device.
         device: u8,
