@@ -154,10 +154,7 @@ impl<'a> Flight<'a> {
             }
         }
         if let Toll::Paid(charge) = std::mem::replace(&mut self.toll, Toll::Carried) {
-            charge.leave_to(owner, &core.lru, self.to);
-        }
-        if let Some(entry) = old.entry() {
-            core.lru.set_origin(owner, core.pool.home_node(entry.location));
+            charge.leave_to(self.to);
         }
         core.counters.leave(old);
         core.counters.enter(switched);
@@ -183,7 +180,7 @@ impl<'a> Replaced<'a> {
     /// The word of `guard`'s slot was `word` until now.
     pub(super) fn new(core: &'a Core, guard: &SlotGuard<'_>, word: SlotWord) -> Self {
         let owner = guard.owner();
-        Replaced { core, owner, held: core.held(owner, word), keeps_charge: false }
+        Replaced { core, owner, held: Held { word }, keeps_charge: false }
     }
 
     /// The word.
@@ -195,7 +192,7 @@ impl<'a> Replaced<'a> {
 impl Drop for Replaced<'_> {
     fn drop(&mut self) {
         match self.held.word.content() {
-            Content::Physical(place) if self.keeps_charge => self.core.devices.free(place),
+            Content::Physical(place) if self.keeps_charge => _ = self.core.devices.free(place),
             _ => self.core.give_back(self.owner, self.held),
         }
     }

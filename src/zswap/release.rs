@@ -78,13 +78,12 @@ impl Core {
     #[must_use = "give it back"]
     pub(super) fn take_out(&self, guard: &mut SlotGuard<'_>) -> Held {
         let old = guard.take();
-        let held = self.held(guard.owner(), old);
         if old.writeback() {
             self.inflight.cancel(guard.owner());
         }
         self.off_the_lru(guard.owner(), old);
         self.counters.leave(old);
-        held
+        Held { word: old }
     }
 
     /// Take the entry of a word that was just taken out off its list. Under the cluster lock, so that the slot's next entry

@@ -18,7 +18,7 @@ use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
 use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Outgoing, SlotWord};
+use crate::swap::{Allowed, Content, Label, Outgoing, SlotWord, Tenant};
 use crate::sync::{self, Bug, Step, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
@@ -249,6 +249,7 @@ impl Core {
             return Launch::PassedOver;
         }
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
+        let tenant = Tenant { owner, payer: charge.objcg().raw() };
         let mut backoff = Backoff::new();
         let place = loop {
             let now = self.slots.word(owner);
@@ -256,8 +257,9 @@ impl Core {
                 break None; // replaced: the record is cancelled
             };
             if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
+                let label = Label { codec, flags, node: self.pool.home_node(entry.location).0 };
                 break object
-                    .with(|bytes| batch.push(slot.0, codec, flags, bytes.len(), |to| to.copy_from_slice(bytes)));
+                    .with(|bytes| batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes)));
             }
             backoff.wait(); // compaction moved it: the word says where to
         };
