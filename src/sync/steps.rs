@@ -112,7 +112,13 @@ impl Step {
 
 /// The step fails as it would if what it does had failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepFailed;
+pub struct StepFailed(pub Step);
+
+impl std::fmt::Display for StepFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a test has step {:?} fail", self.0)
+    }
+}
 
 /// The fail points of one instance.
 #[derive(Clone, Debug, Default)]
@@ -201,7 +207,7 @@ mod armed {
             state.struck += 1;
             drop(state);
             match how {
-                How::Fails => Err(StepFailed),
+                How::Fails => Err(StepFailed(step)),
                 // resume_unwind: without the hook that prints.
                 How::Panics => std::panic::resume_unwind(Box::new(step)),
             }

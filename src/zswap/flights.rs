@@ -19,7 +19,7 @@ use super::inflight::Record;
 use super::places::{Held, PlaceCharge};
 use crate::memcg::Event;
 use crate::swap::{Content, Place, SlotGuard, SlotWord};
-use crate::sync::{Bug, Step};
+use crate::sync::{Bug, Step, StepFailed};
 use crate::units::Owner;
 
 /// A slot with a live record; dropped, its flight ends without having switched its word.
@@ -221,11 +221,14 @@ impl<'a> Flights<'a> {
         self.under_way.iter_mut().for_each(|(_, flight)| flight.arrived = true);
     }
 
-    /// Land those that are there still, the last one first, and tell of each that did with its bytes.
-    pub(super) fn land(mut self, proactive: bool, mut each: impl FnMut(usize, u64)) {
+    /// Land those that are there still, the last one first, and tell of each that did with its bytes. Which step failed, if a
+    /// test has one fail.
+    pub(super) fn land(mut self, proactive: bool, mut each: impl FnMut(usize, u64)) -> Option<StepFailed> {
         let [landing, switched, given_back] = self.steps;
+        let mut failed = None;
         while let Some((at, mut flight)) = self.under_way.pop() {
-            if self.core.steps.reach(landing).is_err() {
+            if let Err(step) = self.core.steps.reach(landing) {
+                failed = Some(step);
                 continue;
             }
             if let Some(replaced) = flight.switch(proactive) {
@@ -235,5 +238,6 @@ impl<'a> Flights<'a> {
                 each(at, flight.length as u64);
             }
         }
+        failed
     }
 }

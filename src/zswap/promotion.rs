@@ -14,7 +14,7 @@ use super::flights::Replaced;
 use super::store::BlockFlags;
 use crate::memcg::{Memcg, ObjcgId};
 use crate::swap::{Content, Entry, ObjectRef, Place, SlotGuard, SlotWord};
-use crate::sync::{self, Step, thread::Backoff};
+use crate::sync::{self, Step, StepFailed, thread::Backoff};
 use crate::units::{NodeId, Owner};
 use crate::zsmalloc;
 
@@ -29,7 +29,7 @@ pub(super) enum Promoted {
     /// A limit, or a lack of memory, keeps it out of the pool.
     Refused(zsmalloc::Error),
     /// A fail point.
-    Failed,
+    Failed(StepFailed),
 }
 
 impl Core {
@@ -46,12 +46,12 @@ impl Core {
             Ok(uncommitted) => uncommitted,
             Err(refused) => return Promoted::Refused(refused),
         };
-        if self.steps.reach(Step::PromotionAllocated).is_err() {
-            return Promoted::Failed;
+        if let Err(failed) = self.steps.reach(Step::PromotionAllocated) {
+            return Promoted::Failed(failed);
         }
         uncommitted.write(bytes).expect("as many bytes as were just asked for");
-        if self.steps.reach(Step::PromotionWritten).is_err() {
-            return Promoted::Failed;
+        if let Err(failed) = self.steps.reach(Step::PromotionWritten) {
+            return Promoted::Failed(failed);
         }
         let objcg = uncommitted.objcg();
         let Some(mut guard) = self.slots.lock_owner(owner).filter(|guard| names(guard, place)) else {

@@ -159,7 +159,8 @@ impl<'a, 'r> Mover<'a, 'r> {
             // One bad sector costs the objects on it, and no others.
             Err(_) => (device.objects_of(id), None),
         };
-        if self.core.steps.reach(Step::SegmentRead).is_err() {
+        if let Err(failed) = self.core.steps.reach(Step::SegmentRead) {
+            self.moved.failed = Some(failed.to_string());
             return;
         }
         let mut opened = Opened::new();
@@ -230,7 +231,10 @@ impl<'a, 'r> Mover<'a, 'r> {
                     return;
                 }
                 Promoted::Overtaken => return self.moved.gone += 1,
-                Promoted::Failed => return self.moved.busy += 1,
+                Promoted::Failed(failed) => {
+                    self.moved.failed = Some(failed.to_string());
+                    return self.moved.busy += 1;
+                }
                 Promoted::Refused(why) => self.moved.refused = Some(why.to_string()),
             }
         }
@@ -270,7 +274,8 @@ impl<'a, 'r> Mover<'a, 'r> {
             };
             let payer = whole.then(|| core.tree.borrow(ObjcgId::from_raw(one.tenant.payer)));
             drop(guard);
-            if core.steps.reach(Step::PlaceMarked).is_err() {
+            if let Err(failed) = core.steps.reach(Step::PlaceMarked) {
+                self.moved.failed = Some(failed.to_string());
                 return Launched::Busy;
             }
             let toll = match payer.map(|payer| PlaceCharge::take(&core.tree, payer, PAGE_SIZE)) {
@@ -294,10 +299,12 @@ impl<'a, 'r> Mover<'a, 'r> {
             let to = going.batch.push(one.slot.0, label, one.tenant, bytes.len(), |to| to.copy_from_slice(bytes));
             let to = to.expect("it was asked whether it fits");
             let mut flight = Flight::new(marked, Some(one.place), to, toll, opened.len);
-            if core.steps.reach(Step::PlaceCopied).is_err() {
+            let failed = core.steps.reach(Step::PlaceCopied).err();
+            if failed.is_some() {
                 flight.abort();
             }
             going.flights.push(one.place.len_bytes(), flight);
+            self.moved.failed = failed.map(|failed| failed.to_string()).or(self.moved.failed.take());
             self.moved.under_way += opened.len as u64;
             return Launched::Off;
         }
@@ -362,15 +369,20 @@ impl<'a, 'r> Mover<'a, 'r> {
             return;
         }
         flights.arrive();
-        if self.core.steps.reach(Step::MoveWritten).is_err() {
+        if let Err(failed) = self.core.steps.reach(Step::MoveWritten) {
+            self.moved.failed = Some(failed.to_string());
             return;
         }
-        let moved = &mut self.moved;
-        flights.land(false, |blocks_bytes, payload| {
+        let (moved, all) = (&mut self.moved, flights.len() as u64);
+        let before = moved.to_places;
+        let failed = flights.land(false, |blocks_bytes, payload| {
             moved.to_places += 1;
             moved.payload_bytes += payload;
             moved.left_bytes += blocks_bytes as u64;
         });
+        // The others were cancelled.
+        moved.gone += all - (moved.to_places - before);
+        moved.failed = failed.map(|failed| failed.to_string()).or(moved.failed.take());
     }
 }
 
