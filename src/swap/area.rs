@@ -20,8 +20,9 @@
 use super::batch::Batch;
 use super::block::{ObjectRef, open};
 use super::buffer::BufferPool;
-use super::device::{Device, Failure, Op, Request};
+use super::device::{Device, Failure, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
+use super::quarantine::Quarantine;
 use super::rmap::Tenant;
 use super::segments::{Purpose, SegmentCounts, Segments};
 use super::{Error, Place};
@@ -61,6 +62,8 @@ pub struct Area {
     read_buffers: BufferPool,
     /// One, for who moves objects; backed when it is first used.
     segment_buffers: BufferPool,
+    /// Requests that the device has not answered in time.
+    quarantine: Quarantine,
     /// Number of the next batch.
     next_batch: AtomicU64,
     /// The device said that it cannot punch. Set once.
@@ -93,8 +96,6 @@ pub struct AreaStats {
     pub bad_bytes: u64,
     /// Bytes of free segments that `maintain` would punch.
     pub punchable_bytes: u64,
-    /// Bytes of segments whose batch's write is late.
-    pub quarantined_bytes: u64,
     /// Segments by what they are.
     pub segments: SegmentCounts,
     /// Bytes of memory for reverse words: 8 for each object in a segment in use, and 8 for each such segment.
@@ -115,6 +116,10 @@ pub struct AreaStats {
     pub punched_bytes: u64,
     /// Bytes whose storage was to be given back and was not, ever: the device cannot, or failed.
     pub unpunched_bytes: u64,
+    /// Bytes of pages that a late write may yet reach.
+    pub quarantined_bytes: u64,
+    /// Requests that the device has not answered in time, ever.
+    pub timeouts: u64,
 }
 
 // === impl Area ===
@@ -136,12 +141,12 @@ impl Area {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_seed(device: Box<dyn Device>, number: u8, geometry: Geometry, seed: u64) -> Result<Self, Error> {
-        Self::planted(device, number, geometry, seed, Planted::NONE)
+        Self::with_planted(device, number, geometry, seed, Planted::NONE)
     }
 
-    /// The same with a bug on purpose: for models.
+    /// The same with a bug, for models.
     #[doc(hidden)]
-    pub fn planted(
+    pub fn with_planted(
         device: Box<dyn Device>,
         number: u8,
         geometry: Geometry,
@@ -172,6 +177,7 @@ impl Area {
             write_buffers: BufferPool::new(geometry.write_buffers, geometry.write_buffer_bytes()),
             read_buffers: BufferPool::new(geometry.read_buffers, geometry.read_buffer_bytes()),
             segment_buffers: BufferPool::new(1, geometry.write_buffer_bytes()),
+            quarantine: Quarantine::new(geometry.write_buffers + geometry.read_buffers + 1, planted),
             device,
             number,
             geometry,
@@ -224,7 +230,8 @@ impl Area {
     /// other batches have.
     ///
     /// # Errors
-    /// [`Error::Full`] when there is no run of `least` pages; it says whether cleaning would help.
+    /// [`Error::Full`] when there is no run of `least` pages: it says whether cleaning would help. [`Error::Hung`] while the device
+    /// does not answer.
     ///
     /// # Locks
     /// As [`begin`](Self::begin).
@@ -249,7 +256,7 @@ impl Area {
         assert_no_lock_held("waiting for a write buffer");
         let most = most.clamp(1, self.geometry.batch_pages);
         let least = least.clamp(1, most);
-        let lease = self.write_buffers.take();
+        let lease = self.write_lease()?;
         let Some(extent) = self.segments.take(least, most, purpose) else {
             let stats = self.stats();
             return Err(Error::Full {
@@ -268,7 +275,8 @@ impl Area {
     /// `f` runs with a read buffer in hand, so it must not read from this area nor touch memory whose faults do.
     ///
     /// # Errors
-    /// [`Error::Io`] when the device fails (counted), [`Error::Corrupt`] when the bytes are not those that were written
+    /// [`Error::Io`] when the device fails (counted), [`Error::TimedOut`] and [`Error::Hung`] when it does not answer, which
+    /// says nothing about the object, [`Error::Corrupt`] when the bytes are not those that were written
     /// there for that slot. A caller that races with frees looks at its slot word again, and calls
     /// [`blame`](Self::blame) if the word is unchanged.
     ///
@@ -283,13 +291,9 @@ impl Area {
         let page_bytes = self.geometry.page_bytes;
         let (offset, len) = ((span.start * page_bytes) as u64, span.len() * page_bytes);
 
-        let mut lease = self.read_buffers.take();
-        let mut request = [Request::new(Op::Read, offset, len, lease.take_buffer())];
-        self.device.submit(&mut request);
-        self.device.complete(&mut request);
-        lease.put_buffer(request[0].take_buffer());
-        if let Err(failure) = request[0].result() {
-            return Err(self.io_error(Op::Read, offset, len, failure));
+        let mut lease = self.read_lease()?;
+        if let Err(failure) = self.run_read(offset, len, &mut lease) {
+            return Err(self.request_error(Op::Read, offset, len, failure));
         }
         self.read_bytes.add(len as u64);
         let start = (place.offset_bytes() - offset) as usize;
@@ -384,6 +388,7 @@ impl Area {
     /// As [`maintain`](Self::maintain); none while `stop` is called.
     pub fn maintain_until(&self, stop: impl Fn() -> bool) -> u64 {
         assert_no_lock_held("punching holes");
+        self.settle();
         let segment_bytes = self.geometry.write_buffer_bytes() as u64;
         let mut given_back = 0;
         while !stop()
@@ -431,7 +436,6 @@ impl Area {
             objects: segments.objects,
             bad_bytes: all(segments.counts.bad),
             punchable_bytes: pages(segments.punchable_pages),
-            quarantined_bytes: all(segments.counts.late),
             segments: segments.counts,
             reverse_bytes: segments.reverse_bytes,
             descriptor_bytes: segments.descriptor_bytes,
@@ -442,6 +446,8 @@ impl Area {
             corrupt: count(&self.corrupt),
             punched_bytes: count(&self.punched_bytes),
             unpunched_bytes: count(&self.unpunched_bytes),
+            quarantined_bytes: all(segments.counts.late),
+            timeouts: self.quarantine.timeouts(),
         }
     }
 
@@ -467,9 +473,12 @@ impl Area {
     /// With a sentence, when an invariant is broken.
     pub fn assert_valid(&self) {
         self.segments.check();
-        assert_eq!(self.write_buffers.free(), self.write_buffers.count(), "every write buffer came back");
-        assert_eq!(self.read_buffers.free(), self.read_buffers.count(), "every read buffer came back");
-        assert_eq!(self.segment_buffers.free(), 1, "nobody moves objects");
+        let pools = [(&self.write_buffers, "write"), (&self.read_buffers, "read"), (&self.segment_buffers, "segment")];
+        for (buffers, kind) in pools {
+            assert_eq!(buffers.free() + buffers.aside(), buffers.count(), "every {kind} buffer came back, or is aside");
+        }
+        let aside: usize = pools.iter().map(|(buffers, _)| buffers.aside()).sum();
+        assert_eq!(aside, self.quarantine.len(), "those of late requests");
     }
 
     /// Call `f` with every live object and who has it, in device order. For checks at quiet points.
@@ -484,6 +493,18 @@ impl Area {
 
     pub(super) fn device(&self) -> &dyn Device {
         &*self.device
+    }
+
+    pub(super) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    pub(super) fn read_buffers(&self) -> &BufferPool {
+        &self.read_buffers
+    }
+
+    pub(super) fn write_buffers(&self) -> &BufferPool {
+        &self.write_buffers
     }
 
     pub(super) fn segment_buffers(&self) -> &BufferPool {

@@ -16,7 +16,7 @@
 use super::area::Area;
 use super::block::{HEADER_BYTES, Label, seal};
 use super::buffer::Lease;
-use super::device::{Cause, Op, Request};
+use super::device::{Cause, Op};
 use super::geometry::{BLOCK_BYTES, Geometry};
 use super::rmap::{Rmap, Tenant};
 use super::segments::{Extent, Purpose};
@@ -137,7 +137,8 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back, and the error is counted. A segment where
-    /// a write failed with an I/O error takes no more batches, and is not used again once it is empty.
+    /// a write failed with an I/O error takes no more batches, and is not used again once it is empty. [`Error::TimedOut`]: the
+    /// same, but that the segment takes no batch before the device is through with the write.
     ///
     /// # Locks
     /// None held across the write; [`Rank::Device`](crate::sync::Rank::Device) after it.
@@ -152,13 +153,13 @@ impl<'a> Batch<'a> {
         self.lease[self.filled * BLOCK_BYTES..len].fill(0);
 
         let offset = self.first_block * BLOCK_BYTES as u64;
-        let mut request = [Request::new(Op::Write, offset, len, self.lease.take_buffer())];
-        self.area.device().submit(&mut request);
-        self.area.device().complete(&mut request);
-        self.lease.put_buffer(request[0].take_buffer());
+        let result = self.area.run_write(offset, len, &mut self.lease, &mut self.extent);
 
-        let extent = self.extent.take().expect("taken here only");
-        match request[0].result() {
+        let Some(extent) = self.extent.take() else {
+            let failure = result.expect_err("the extent is in quarantine because the write is late");
+            return Err(self.area.request_error(Op::Write, offset, len, failure));
+        };
+        match result {
             Ok(()) => {
                 // Whoever frees an object of the segment waits for the lock, so room is made outside it; nobody else adds words
                 // to a segment that this batch has.
@@ -171,7 +172,7 @@ impl<'a> Batch<'a> {
                 // A bad place on the disk would fail the next batch too; lack of space says nothing about the place.
                 let bad = failure.cause == Cause::Os(libc::EIO);
                 self.area.segments().give_back_failed(extent, pages, bad);
-                Err(self.area.io_error(Op::Write, offset, len, failure))
+                Err(self.area.request_error(Op::Write, offset, len, failure))
             }
         }
     }

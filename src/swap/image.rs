@@ -16,7 +16,7 @@
 use super::area::Area;
 use super::block::{Flaw, ObjectRef, open};
 use super::buffer::Lease;
-use super::device::{Op, Request};
+use super::device::Op;
 use super::rmap::{Object, Tenant};
 use super::segments::SegmentId;
 use super::{Error, Place};
@@ -74,18 +74,21 @@ impl SegmentImage<'_, '_> {
 impl Area {
     /// The buffer for [`read_segment`](Self::read_segment). Waits for it: it is for one thread at a time.
     ///
+    /// # Errors
+    /// [`Error::Hung`] while a read of a segment is late.
+    ///
     /// # Locks
     /// [`Rank::Buffers`](crate::sync::Rank::Buffers).
-    pub fn lease_segment(&self) -> Lease<'_> {
+    pub fn lease_segment(&self) -> Result<Lease<'_>, Error> {
         assert_no_lock_held("waiting for the buffer to move objects with");
-        self.segment_buffers().take()
+        self.lease(self.segment_buffers())
     }
 
     /// Read all that lives in a segment in one request. No batch gets its tail while the image lives. `None` when nothing lives
     /// there. Allocates.
     ///
     /// # Errors
-    /// [`Error::Io`] when the device fails (counted). Then [`objects_of`](Self::objects_of) says what there is to be read one by
+    /// [`Error::TimedOut`]: the lease is of no use any more. [`Error::Io`] when the device fails (counted): [`objects_of`](Self::objects_of) says what there is to be read one by
     /// one.
     ///
     /// # Panics
@@ -103,12 +106,8 @@ impl Area {
         let moving = Moving { area: self, id, generation };
         let objects = self.places(id, generation, &objects);
         let (offset, len) = (self.segment_offset(id), pages * self.geometry().page_bytes);
-        let mut request = [Request::new(Op::Read, offset, len, lease.take_buffer())];
-        self.device().submit(&mut request);
-        self.device().complete(&mut request);
-        lease.put_buffer(request[0].take_buffer());
-        if let Err(failure) = request[0].result() {
-            return Err(self.io_error(Op::Read, offset, len, failure));
+        if let Err(failure) = self.run_read(offset, len, lease) {
+            return Err(self.request_error(Op::Read, offset, len, failure));
         }
         self.count_read(len as u64);
         Ok(Some(SegmentImage { moving, lease, objects }))

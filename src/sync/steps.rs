@@ -165,7 +165,9 @@ mod armed {
     /// What an armed step does.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum How {
+        /// It returns an error.
         Fails,
+        /// It panics.
         Panics,
     }
 
@@ -174,6 +176,7 @@ mod armed {
     pub enum Times {
         /// At the n-th time it is reached, counted from 1.
         Once(u64),
+        /// Each time.
         Always,
     }
 

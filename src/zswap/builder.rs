@@ -325,6 +325,7 @@ impl Builder {
             planted: self.planted,
             steps: Steps::default(),
         });
+        core.tell_tiers();
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
         Ok(Zswap { _served: proactive::register(&core), worker, core })
     }

@@ -16,6 +16,7 @@ use super::relocate::{Moved, Mover, Route, To};
 use crate::memcg::{Cancel, End, GroupRef, Memcg, ObjcgId, Reclaimed};
 use crate::swap::{Allowed, DeviceRef, SegmentId, TierInfo};
 use crate::sync::{self, Step};
+use crate::units::TierMask;
 use std::collections::HashSet;
 
 /// What a demotion came to.
@@ -29,55 +30,67 @@ pub struct Demoted {
     pub objects: u64,
     /// Why it ended before there were enough, if a device refused them.
     pub refused: Option<String>,
+    /// There were enough.
+    pub is_met: bool,
     /// It was called off.
     pub cancelled: bool,
 }
 
 impl Zswap {
     /// Move up to `bytes` payload bytes (the last object may bring more) of `memcg` and its descendants to a tier: from the tier
-    /// above it, oldest first, or from the pool if it is the fastest.
+    /// above it, oldest first, or from the pool if it is the fastest. The same as `<bytes> to=<tier>` in `memory.reclaim`, but for
+    /// what it says.
     ///
     /// # Errors
-    /// [`Error::NoSuchTier`](super::Error::NoSuchTier), with those there are.
+    /// [`Error::Memcg`](super::Error::Memcg) for a tier that there never was; it names those there are.
     ///
     /// # Locks
     /// None while reading and writing; then as writeback.
     pub fn demote(&self, memcg: &Memcg, tier: &str, bytes: u64, cancel: &Cancel) -> Result<Demoted, super::Error> {
-        self.core.demote(memcg, tier, bytes, &|| cancel.is_cancelled())
+        let tier = self.core.tree.tier(tier)?;
+        Ok(self.core.demote(memcg, tier, bytes, &|| cancel.is_cancelled()))
+    }
+}
+
+impl From<Demoted> for Reclaimed {
+    fn from(demoted: Demoted) -> Self {
+        let end = match demoted {
+            Demoted { cancelled: true, .. } => End::Cancelled,
+            Demoted { is_met: true, .. } => End::Met,
+            Demoted { refused: Some(_), .. } => End::Exhausted,
+            _ => End::NothingToScan,
+        };
+        Reclaimed { bytes: demoted.bytes, end }
     }
 }
 
 impl Core {
-    /// As [`Zswap::demote`].
-    pub(super) fn demote(
-        &self,
-        memcg: &Memcg,
-        tier: &str,
-        bytes: u64,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Demoted, super::Error> {
+    /// As [`Zswap::demote`], to the tier of this index.
+    pub(super) fn demote(&self, memcg: &Memcg, tier: u8, bytes: u64, stop: &dyn Fn() -> bool) -> Demoted {
         sync::assert_no_lock_held("moving pages to another tier");
-        let tiers = self.devices.tiers();
-        let Some((to, priority)) = tier_of(&tiers, tier) else {
-            let there = tiers.iter().filter(|tier| tier.priority.is_some()).map(|tier| tier.name.as_str());
-            return Err(super::Error::NoSuchTier {
-                tier: tier.to_owned(),
-                there: there.collect::<Vec<_>>().join(", "),
-            });
-        };
+        let (_, tiers) = self.devices.tiers();
+        let priority = |index: u8| tiers.iter().find(|tier| tier.index == index).and_then(|tier| tier.priority);
+        let Some(priority) = priority(tier) else { return Demoted::default() }; // it has no device
         let above = tiers.iter().filter_map(|tier| tier.priority).filter(|&other| other > priority).min();
         let Some(above) = above else {
-            let Reclaimed { bytes, end } = self.write_to(memcg, bytes, None, true, 1 << to, stop);
-            return Ok(Demoted { bytes, cancelled: end == End::Cancelled, ..Demoted::default() });
+            let Reclaimed { bytes, end } = self.write_to(memcg, bytes, None, true, TierMask::only(tier), stop);
+            return Demoted {
+                bytes,
+                is_met: end == End::Met,
+                cancelled: end == End::Cancelled,
+                refused: (end == End::Exhausted).then(|| "nothing more could be written from the pool".to_owned()),
+                ..Demoted::default()
+            };
         };
         let groups: HashSet<GroupRef> = memcg.subtree().iter().map(Memcg::group).collect();
         let whose = |payer: ObjcgId| groups.contains(&self.tree.group_of(payer));
         let mut demoted = Demoted::default();
         for device in self.devices.iter().filter(|device| device.priority() == above) {
-            let route = Route { pool: false, to: To::Others(Allowed::tiers(1 << to)), whose: &whose };
+            let route = Route { pool: false, to: To::Others(Allowed::tiers(TierMask::only(tier))), whose: &whose };
             self.demote_from(&device, route, bytes, stop, &mut demoted);
         }
-        Ok(demoted)
+        demoted.is_met = demoted.bytes >= bytes;
+        demoted
     }
 
     /// Move what was written first off a device, until so many bytes have arrived in all.
@@ -125,9 +138,10 @@ impl Core {
                 continue;
             }
             let below = |tier: &TierInfo| tier.priority.is_some_and(|priority| priority < device.priority());
-            let tiers =
-                self.devices.tiers().iter().filter(|&tier| below(tier)).fold(0, |mask, tier| mask | 1 << tier.index);
-            if tiers == 0 {
+            let (_, tiers) = self.devices.tiers();
+            let below = tiers.iter().filter(|&tier| below(tier));
+            let tiers = below.fold(TierMask::NONE, |mask, tier| mask.with(tier.index, true));
+            if tiers.is_empty() {
                 continue;
             }
             // Blocks are more than payloads, so this is not too much.
@@ -146,10 +160,4 @@ fn next(device: &DeviceRef<'_>, after: &mut Option<SegmentId>) -> Option<Segment
     let id = device.oldest(*after)?;
     *after = Some(id);
     Some(id)
-}
-
-/// Index and priority of a tier that has devices.
-fn tier_of(tiers: &[TierInfo], name: &str) -> Option<(u8, i16)> {
-    let tier = tiers.iter().find(|tier| tier.name == name)?;
-    Some((tier.index, tier.priority?))
 }

@@ -80,7 +80,7 @@ impl<'a> Marked<'a> {
     pub(super) fn begin(core: &'a Core, guard: &mut SlotGuard<'_>) -> Option<Self> {
         let owner = guard.owner();
         let record = core.inflight.begin(owner)?;
-        guard.update(|word| word.with_writeback(true));
+        guard.set_writeback(true);
         Some(Marked { core, owner, record: Some(record) })
     }
 
@@ -95,7 +95,7 @@ impl<'a> Marked<'a> {
         let live = self.core.inflight.finish(record);
         if live {
             let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-            guard.update(|word| word.with_writeback(false));
+            guard.set_writeback(false);
         }
         live
     }
@@ -135,7 +135,7 @@ impl<'a> Flight<'a> {
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
         let switched = SlotWord::new(Content::Physical(self.to)).expect("a place always fits in a word");
-        let old = guard.update(|word| switched.with_count(word.count()));
+        let old = guard.switch(switched);
         self.arrived = false; // it is the slot's
         if old.entry().is_none() && self.from.is_none_or(|from| old.content() != Content::Physical(from)) {
             // The slot was emptied or replaced, and the flight not told.

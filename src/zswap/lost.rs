@@ -57,7 +57,7 @@ impl Core {
         };
         let owner = guard.owner();
         let lost = SlotWord::new(Content::Lost(loss)).expect("a loss always fits in a word");
-        let old = guard.update(|word| lost.with_count(word.count()));
+        let old = guard.switch(lost);
         if old.writeback() {
             self.inflight.cancel(owner); // it was being moved elsewhere
         }

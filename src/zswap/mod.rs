@@ -21,6 +21,7 @@
 //! - writeback: `writeback.rs`; what is on its way to a device: `flights.rs`, with the records of `inflight.rs`.
 //! - a page that cannot be read back: `lost.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
+//! - devices and their tiers, and who may use which: `tiers.rs`.
 //! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
@@ -59,6 +60,7 @@ mod submission;
 mod swap_out;
 mod swapins;
 mod swapoff;
+mod tiers;
 mod turns;
 mod valid;
 mod walk;

@@ -17,8 +17,9 @@ use super::Error;
 use super::core::Core;
 use super::turns::{Turn, Turns};
 use super::walk::Budget;
-use crate::memcg::{Ask, End, Memcg, Mover, Reclaimed, Reclaimer, Registration, Source, Unmoved};
+use crate::memcg::{Ask, End, Memcg, Mover, Reclaimed, Reclaimer, Registration, Source, To, Unmoved};
 use crate::sync::Arc;
+use crate::units::TierMask;
 use std::time::Duration;
 
 /// Serves requests of the tree, as long as it is registered.
@@ -55,7 +56,16 @@ impl Mover for Server {
 impl Core {
     fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
         let stop = || ask.cancel.is_cancelled();
-        self.write_to(memcg, ask.bytes, ask.age, ask.proactive, u32::MAX, &stop)
+        let tiers = match ask.to {
+            // What lies on a device has no age.
+            Some(To { from_pool: false, .. }) if ask.age.is_some() => {
+                return Reclaimed { bytes: 0, end: End::NothingToScan };
+            }
+            Some(To { tier, from_pool: false }) => return self.demote(memcg, tier, ask.bytes, &stop).into(),
+            Some(To { tier, from_pool: true }) => TierMask::only(tier),
+            None => TierMask::ALL,
+        };
+        self.write_to(memcg, ask.bytes, ask.age, ask.proactive, tiers, &stop)
     }
 
     /// Write so many payload bytes of what is in the pool to devices of these tiers.
@@ -65,7 +75,7 @@ impl Core {
         most_bytes: u64,
         age: Option<Duration>,
         proactive: bool,
-        tiers: u32,
+        tiers: TierMask,
         stop: &dyn Fn() -> bool,
     ) -> Reclaimed {
         let mut turns = Turns::of(self, memcg);

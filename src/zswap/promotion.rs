@@ -65,7 +65,7 @@ impl Core {
         let pattern = BlockFlags::from_bits_retain(label.flags).contains(BlockFlags::PATTERN);
         let content = if pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
         let switched = SlotWord::new(content).expect("an entry always fits in a word");
-        let old = guard.update(|word| switched.with_count(word.count()));
+        let old = guard.switch(switched);
         if old.writeback() {
             self.inflight.cancel(owner); // it was on its way to another place
         }

@@ -23,7 +23,9 @@ use super::promotion::{Promoted, names};
 use super::store::BlockFlags;
 use crate::compress::CodecId;
 use crate::memcg::ObjcgId;
-use crate::swap::{Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotWord, Tenant};
+use crate::swap::{
+    self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotWord, Tenant,
+};
 use crate::sync::{self, FLIGHTS, Step};
 use crate::units::{PAGE_SIZE, Slot};
 
@@ -152,12 +154,22 @@ impl<'a, 'r> Mover<'a, 'r> {
 
     /// Move what lives in a segment, until `stop` says so, which is asked before each object.
     pub(super) fn segment(&mut self, device: &DeviceRef<'_>, id: SegmentId, stop: &dyn Fn(&Moved) -> bool) {
-        let mut lease = device.lease_segment();
+        let mut lease = match device.lease_segment() {
+            Ok(lease) => lease,
+            Err(hung) => {
+                self.moved.failed = Some(hung.to_string());
+                return;
+            }
+        };
         let (objects, mut image) = match device.read_segment(id, &mut lease) {
             Ok(None) => return,
             Ok(Some(image)) => (image.objects().to_vec(), Some(image)),
             // One bad sector costs the objects on it, and no others.
-            Err(_) => (device.objects_of(id), None),
+            Err(swap::Error::Io { .. }) => (device.objects_of(id), None),
+            Err(hung) => {
+                self.moved.failed = Some(hung.to_string());
+                return;
+            }
         };
         if let Err(failed) = self.core.steps.reach(Step::SegmentRead) {
             self.moved.failed = Some(failed.to_string());
@@ -313,11 +325,11 @@ impl<'a, 'r> Mover<'a, 'r> {
     /// The batch that is being filled, if it may have this object, or another.
     fn batch_for(&mut self, one: &One, left: usize) -> Option<&mut Going<'a>> {
         let core = self.core;
-        let tiers = core.tiers_of(ObjcgId::from_raw(one.tenant.payer));
+        let tiers = core.tree.allowed_tiers(ObjcgId::from_raw(one.tenant.payer));
         if self
             .batch
             .as_ref()
-            .is_some_and(|going| self.route.to != To::Same && tiers >> going.batch.device().tier() & 1 == 0)
+            .is_some_and(|going| self.route.to != To::Same && !tiers.contains(going.batch.device().tier()))
         {
             self.flush();
         }

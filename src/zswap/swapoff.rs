@@ -211,6 +211,7 @@ impl Core {
             }
         }
         drop(leaving);
+        self.tell_tiers();
         self.steps.pass(Step::SwapoffRemoved);
         Ok(report)
     }

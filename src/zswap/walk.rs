@@ -21,7 +21,7 @@ use super::core::{Core, Zswap};
 use super::lru::{Lap, Limits, Look, Which};
 use super::writeback::Terms;
 use crate::memcg::{GroupRef, Memcg, MemcgId};
-use crate::units::{NodeMask, Owner};
+use crate::units::{NodeMask, Owner, TierMask};
 use std::time::Duration;
 
 /// Entries of each node that a walk of [`Form::PerNode`] looks at (`SWAP_CLUSTER_MAX`).
@@ -67,8 +67,8 @@ pub(super) struct Budget {
     pub(super) until_written: bool,
     /// Somebody asked for it by name: what it writes counts as proactive.
     pub(super) proactive: bool,
-    /// The tiers that entries may go to, as far as their memcgs allow: a bit each.
-    pub(super) tiers: u32,
+    /// The tiers that entries may go to, as far as their memcgs allow.
+    pub(super) tiers: TierMask,
     /// What it picks joins the batch that stores at their limits fill together.
     pub(super) join: bool,
 }
@@ -141,7 +141,7 @@ impl Core {
             nodes,
             until_written: false,
             proactive: false,
-            tiers: u32::MAX,
+            tiers: TierMask::ALL,
             join: false,
         }
     }
@@ -152,7 +152,7 @@ impl Core {
     /// # Locks
     /// As [`Zswap::shrink_memcg`].
     pub(super) fn walk(&self, memcg: &Memcg, budget: &Budget) -> Walk {
-        if self.devices.is_empty() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
+        if !memcg.tree().is(&self.tree) || !memcg.is_online() || !self.may_write_back(memcg) {
             return Walk::default();
         }
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).

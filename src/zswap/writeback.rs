@@ -20,7 +20,7 @@ use super::store::BlockFlags;
 use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
 use crate::swap::{Allowed, Content, Label, Outgoing, SlotWord, Tenant};
 use crate::sync::{self, Bug, Step, thread::Backoff};
-use crate::units::{Owner, PAGE_SIZE};
+use crate::units::{Owner, PAGE_SIZE, TierMask};
 
 /// The steps of the landing.
 const LANDING: Landing = [Step::EntryLanding, Step::EntrySwitched, Step::EntryFreed];
@@ -45,19 +45,20 @@ pub(super) struct Terms {
     pub(super) most_bytes: u64,
     /// Somebody asked for it by name.
     pub(super) proactive: bool,
-    /// The tiers that they may go to, as far as their memcgs allow: a bit each.
-    pub(super) tiers: u32,
+    /// The tiers that they may go to, as far as their memcgs allow.
+    pub(super) tiers: TierMask,
 }
 
 impl Terms {
     /// All, to wherever they may go.
-    pub(super) const ALL: Terms = Terms { most_bytes: u64::MAX, proactive: false, tiers: u32::MAX };
+    pub(super) const ALL: Terms = Terms { most_bytes: u64::MAX, proactive: false, tiers: TierMask::ALL };
 }
 
-/// Entries that are being written, a batch after another.
+/// Entries that may all go to the same devices, on their way there, a batch after another.
 struct Entries<'a, F> {
     core: &'a Core,
     entries: &'a [(GroupRef, Owner)],
+    allowed: Allowed,
     terms: Terms,
     each_landed: F,
     /// The first that no batch was offered to.
@@ -91,35 +92,31 @@ impl Core {
         terms: Terms,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
+        let mut left = terms;
+        self.by_tiers(entries, each_landed, |allowed, entries, each| {
+            let landed = self.write_alike(allowed.within(terms.tiers), entries, left, each);
+            left.most_bytes = left.most_bytes.saturating_sub(landed.bytes);
+            landed
+        })
+    }
+
+    /// The same for entries that may all go to the same devices.
+    fn write_alike(
+        &self,
+        allowed: Allowed,
+        entries: &[(GroupRef, Owner)],
+        terms: Terms,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         sync::assert_no_lock_held("writing back");
         if self.devices.is_empty() {
             return Landed::default();
         }
         entries.chunk_by(|a, b| a.0 == b.0).for_each(|alike| self.swapins.prepare(alike[0].0));
-        let mut writing = Entries {
-            core: self,
-            entries,
-            terms,
-            each_landed,
-            next: 0,
-            launched: 0,
-            full: None,
-            landed: Landed::default(),
-        };
-        while writing.goes_on() {
-            writing.write_some();
-        }
+        let (next, launched, full, landed) = (0, 0, None, Landed::default());
+        let mut writing = Entries { core: self, entries, allowed, terms, each_landed, next, launched, full, landed };
+        while writing.goes_on() && writing.write_some() {}
         writing.landed
-    }
-
-    /// The tiers that a group's pages may go to.
-    fn tiers_of_group(&self, _group: GroupRef) -> u32 {
-        u32::MAX
-    }
-
-    /// The tiers that an objcg's pages may go to.
-    pub(super) fn tiers_of(&self, _objcg: ObjcgId) -> u32 {
-        u32::MAX
     }
 }
 
@@ -128,54 +125,51 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         self.next < self.entries.len() && self.launched < self.terms.most_bytes
     }
 
-    /// Offer the entries from the next one on to one device after another, until one has written some.
-    fn write_some(&mut self) {
-        let (core, first) = (self.core, self.next);
-        let group = self.entries[first].0;
-        let mut allowed = Allowed::tiers(core.tiers_of_group(group) & self.terms.tiers);
-        let mut failed = false;
+    /// Offer the entries from the next one on to one device after another, until one has written some. False when none has.
+    fn write_some(&mut self) -> bool {
+        let (core, first, mut allowed) = (self.core, self.next, self.allowed);
+        let mut failed = None;
         loop {
             // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
             let geometry = core.devices.geometry();
             let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
-            let most = least + each * (self.entries.len() - first);
-            let begun = core.begin_batch(&allowed, least, most).ok();
-            let Some(batch) = begun.filter(|_| core.steps.reach(Step::WritebackBegun).is_ok()) else {
-                return self.refuse(group, failed);
+            let begun = core.begin_batch(&allowed, least, least + each * (self.entries.len() - first));
+            let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
+            let step = core.steps.reach(Step::WritebackBegun);
+            let batch = match begun.and_then(|batch| step.map(|()| batch).map_err(|_| Unwritable::DeviceFull)) {
+                Ok(batch) => batch,
+                Err(why) => {
+                    self.refuse(why, failed.is_some());
+                    return false;
+                }
             };
             let number = batch.number();
             (self.next, self.full) = (first, None);
             if self.write_batch(batch) {
-                return;
+                return true;
             }
-            failed = true;
+            failed = Some(Unwritable::WriteFailed);
             allowed = allowed.without(number);
         }
     }
 
-    /// No device takes entries of this group now: those of others may have other tiers.
-    fn refuse(&mut self, group: GroupRef, failed: bool) {
-        let core = self.core;
-        core.note_trouble(Some(if failed { Unwritable::WriteFailed } else { Unwritable::DeviceFull }));
-        if !failed && let Some(memcg) = core.tree.get(group) {
-            note_refused(&memcg, false);
-        }
-        self.landed.device_refused = true;
-        let tiers = core.tiers_of_group(group);
-        let same = |entry: &&(GroupRef, Owner)| core.tiers_of_group(entry.0) == tiers;
-        self.next += self.entries[self.next..].iter().take_while(same).count().max(1);
+    /// No device takes what is left.
+    fn refuse(&mut self, why: Unwritable, failed: bool) {
+        self.core.note_trouble(Some(why));
+        let memcg = self.core.tree.get(self.entries[self.next].0).filter(|_| !failed);
+        memcg.iter().for_each(|memcg| note_refused(memcg, false));
+        // Others may have tiers where there is room.
+        let restricted = memcg.filter(|_| self.allowed.is_restricted());
+        self.landed.device_refused = restricted.is_none();
+        self.landed.at_limit = self.landed.at_limit.or(restricted.map(|memcg| memcg.id()));
     }
 
     /// Fill a batch and write it. False when the write failed: then nothing has changed.
     fn write_batch(&mut self, mut batch: Outgoing<'_>) -> bool {
-        let (core, before, first) = (self.core, self.launched, self.next);
-        let mut flights = Flights::new(core, self.entries.len() - first, LANDING);
-        let mut at_limit = None;
+        let (core, before) = (self.core, self.launched);
+        let mut flights = Flights::new(core, self.entries.len() - self.next, LANDING);
         while self.goes_on() {
             let (group, owner) = self.entries[self.next];
-            if core.tiers_of_group(group) >> batch.device().tier() & 1 == 0 {
-                break;
-            }
             if self.full != Some(group) {
                 match core.launch(group, owner, &mut batch) {
                     Launch::Off(flight) => {
@@ -183,14 +177,16 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
                         flights.push(self.next, flight);
                     }
                     Launch::PassedOver => {}
-                    Launch::AtLimit(whose) => (self.full, at_limit) = (Some(group), Some(whose)),
+                    Launch::AtLimit(whose) => {
+                        self.full = Some(group);
+                        self.landed.at_limit = self.landed.at_limit.or(Some(whose));
+                    }
                     Launch::BatchFull if flights.len() > 0 => break,
-                    Launch::BatchFull => {} // as many flights as there may be: others' turn
+                    Launch::BatchFull => {} // there are as many flights as there may be
                 }
             }
             self.next += 1;
         }
-        self.landed.at_limit = self.landed.at_limit.or(at_limit);
         if flights.len() == 0 {
             return true;
         }

@@ -111,7 +111,6 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
         objects,
         bad_bytes,
         punchable_bytes,
-        quarantined_bytes,
         segments,
         reverse_bytes,
         descriptor_bytes,
@@ -122,6 +121,8 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
         corrupt,
         punched_bytes,
         unpunched_bytes,
+        quarantined_bytes,
+        timeouts,
     } = more;
     sum.size_bytes += size_bytes;
     sum.used_bytes += used_bytes;
@@ -130,7 +131,6 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
     sum.objects += objects;
     sum.bad_bytes += bad_bytes;
     sum.punchable_bytes += punchable_bytes;
-    sum.quarantined_bytes += quarantined_bytes;
     sum.segments += segments;
     sum.reverse_bytes += reverse_bytes;
     sum.descriptor_bytes += descriptor_bytes;
@@ -141,5 +141,7 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
     sum.corrupt += corrupt;
     sum.punched_bytes += punched_bytes;
     sum.unpunched_bytes += unpunched_bytes;
+    sum.quarantined_bytes += quarantined_bytes;
+    sum.timeouts += timeouts;
     sum
 }
