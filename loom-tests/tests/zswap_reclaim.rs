@@ -17,7 +17,7 @@ use std::time::Duration;
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
 use zspool::memcg::{Memcg, TreeConfig};
-use zspool::swap::{self, Fault, FaultyDevice, MemoryDevice, Plan};
+use zspool::swap::{self, Device, Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::sync::atomic::{AtomicU64, Ordering};
 use zspool::sync::{Arc, Bug, Convoy, Passed, Planted, Turnstile};
 use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
