@@ -165,7 +165,7 @@ impl Devices {
             roster: Mutex::new(Rank::Devices, Roster::default()),
             count: AtomicU32::new(0),
             tiers: AtomicU32::new(0),
-            limit: Limit::none(),
+            limit: Limit::none(planted),
             geometry,
             planted,
         }
@@ -189,7 +189,7 @@ impl Devices {
         let (number, tier) = self.roster.lock().claim(&tier_name, priority)?;
         let attached = options.open().and_then(|(name, device)| {
             let device = Capped::at_most(device, how.max_bytes);
-            let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes);
+            let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes, self.planted);
             let area = Area::new(device, number, self.geometry)?;
             Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, file_system, self.planted))
         });
@@ -214,6 +214,11 @@ impl Devices {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// Batches that can be open at once on all of them.
+    pub fn write_buffers(&self) -> usize {
+        self.count.load(Ordering::Relaxed) as usize * self.geometry.write_buffers
     }
 
     /// The tiers that have devices.
