@@ -69,7 +69,7 @@ mod imp {
         check(unsafe { libc::fstatvfs(file.as_raw_fd(), stat.as_mut_ptr()) })?;
         // SAFETY: zeroes are such a struct, and so is what the call has written.
         let stat = unsafe { stat.assume_init() };
-        Ok((stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64))
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     pub(in super::super) fn expect_random(file: &File) {
