@@ -134,6 +134,17 @@ pub enum Op {
         k: u8,
         how: How,
     },
+    /// A request hangs, or all from it on do.
+    HangAt {
+        device: u8,
+        k: u8,
+        all: bool,
+    },
+    /// What hangs is done late, or fails late.
+    Release {
+        device: u8,
+        failed: bool,
+    },
     Heal {
         device: u8,
     },

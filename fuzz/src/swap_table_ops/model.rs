@@ -8,7 +8,7 @@ use super::{Disk, Op, Run};
 use std::collections::HashMap;
 use std::sync::Arc;
 use zspool::memcg::{Counter, Event, Memcg};
-use zspool::swap::{BLOCK_BYTES, DeviceOptions, Plan, State};
+use zspool::swap::{BLOCK_BYTES, DeviceOptions, Fault, Plan, State};
 use zspool::units::{NodeId, Page, Slot, SlotRange};
 use zspool::zswap::{Error, Installed, Stored, Taken, Zswap};
 
@@ -241,7 +241,7 @@ impl Model {
         if self.devices.len() == DEVICES {
             return;
         }
-        let device = Arc::new(Meddler::new((2 + usize::from(disk.segments % 16)) * SEGMENT_BYTES));
+        let device = Arc::new(Meddler::impatient((2 + usize::from(disk.segments % 16)) * SEGMENT_BYTES));
         device.attach(&self.zswap, self.slots);
         let tier = disk.tier % 3;
         let mut options = DeviceOptions::device(Arc::clone(&device))
@@ -322,6 +322,21 @@ impl Model {
                     self.faulty = true;
                 }
             }
+            Op::HangAt { device, k, all } => {
+                if let Some(attached) = self.attached(device) {
+                    let k = u64::from(k % 8) + 1;
+                    let plan = if all { Plan::none().hang_from(k) } else { Plan::none().at(k, Fault::Hang) };
+                    attached.device.faulty().replan(plan);
+                    self.faulty = true;
+                }
+            }
+            Op::Release { device, failed } => {
+                if let Some(attached) = self.attached(device) {
+                    let faulty = attached.device.faulty();
+                    let released = if failed { faulty.release_failed(libc::EIO) } else { faulty.release() };
+                    self.reached.add("requests that were answered late", released as u64);
+                }
+            }
             Op::Heal { device } => {
                 if let Some(attached) = self.attached(device) {
                     attached.device.faulty().replan(Plan::none());
@@ -346,7 +361,6 @@ impl Model {
 
     /// Everything adds up; everything is freed; nothing is left.
     pub fn end(mut self) -> Reached {
-        self.zswap.assert_valid();
         let stats = self.zswap.stats();
         let events = self.zswap.root().stat().unwrap();
         self.reached.add("pages written back or through", events.events(Event::ZswpWb));
@@ -354,9 +368,15 @@ impl Model {
         self.reached.add("pages on devices at the end", stats.physical_pages);
         let rows = self.zswap.devices();
         assert_eq!(rows.len(), self.devices.len());
+        self.reached.note("devices that hang", rows.iter().any(|row| row.state == State::Hung));
         self.reached.note("tiers in use beside others", rows.iter().filter(|row| row.area.objects > 0).count() > 1);
         self.reached.note("retired devices", rows.iter().any(|row| row.state == State::Retired));
-        self.devices.iter().for_each(|attached| attached.device.faulty().replan(Plan::none()));
+        for attached in &self.devices {
+            attached.device.faulty().replan(Plan::none());
+            attached.device.faulty().release();
+        }
+        self.zswap.quiesce();
+        self.zswap.assert_valid();
         (0..SLOTS).for_each(|slot| self.load(slot));
         (0..SLOTS).for_each(|slot| self.free(slot));
         self.zswap.assert_valid();
