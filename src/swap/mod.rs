@@ -54,6 +54,6 @@ pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
 pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
 pub use place::Place;
-pub use slots::{SlotGuard, Slots};
+pub use slots::{MAX_REFERENCES, SlotGuard, SlotMemory, Slots};
 pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};
-pub use word::{Content, Entry, MAX_COUNT, SlotWord};
+pub use word::{Content, Entry, SlotWord};

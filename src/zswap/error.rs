@@ -80,7 +80,7 @@ pub enum Error {
         why: String,
     },
     /// A slot that has as many references as a slot can have.
-    #[error("slot {} has {} references, which is as many as a slot can have", .slot.0, swap::MAX_COUNT)]
+    #[error("slot {} has {} references, which is as many as a slot can have", .slot.0, swap::MAX_REFERENCES)]
     TooManyReferences {
         /// The slot.
         slot: Slot,

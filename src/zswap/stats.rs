@@ -87,7 +87,7 @@ pub struct Stats {
     pub backed_bytes: u64,
     /// The pool limit in bytes.
     pub limit_bytes: u64,
-    /// Bytes of slot words and LRU links in touched clusters.
+    /// Bytes of slot words, LRU links and counts of references in touched clusters.
     pub slot_table_bytes: u64,
     /// The sum over all devices; `None` where there are none.
     pub area: Option<AreaStats>,
@@ -107,7 +107,7 @@ impl Zswap {
 
 impl Core {
     pub(super) fn stats(&self) -> Stats {
-        let c = &self.counters;
+        let (c, memory) = (&self.counters, self.slots.memory());
         Stats {
             same_filled_pages: c.same_filled.get(),
             pattern_pages: c.patterns.get(),
@@ -126,7 +126,7 @@ impl Core {
             pool: self.pool.stats(),
             backed_bytes: self.arena.backed_bytes(),
             limit_bytes: self.arena.limit(),
-            slot_table_bytes: (self.slots.touched() * crate::sync::CLUSTER_SLOTS * 2 * size_of::<u64>()) as u64,
+            slot_table_bytes: memory.words_bytes + memory.links_bytes() + memory.counts_bytes,
             area: self.devices.sum(),
         }
     }

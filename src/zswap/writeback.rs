@@ -151,7 +151,7 @@ impl Core {
         let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
         let Some(payer) = self.owned_by(owner, word, group).filter(|_| is_free) else { return Launch::PassedOver };
         let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
-        guard.update(|word| word.with_writeback(true));
+        guard.set_writeback(true);
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
         let length = word.entry().expect("it was just found to belong to the group").length;
@@ -212,7 +212,7 @@ impl Core {
         let live = self.inflight.finish(record);
         if live {
             let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-            guard.update(|word| word.with_writeback(false));
+            guard.set_writeback(false);
         }
         live
     }
@@ -235,7 +235,7 @@ impl Core {
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
         let switched = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        let old = guard.update(|word| switched.with_count(word.count()));
+        let old = guard.switch(switched);
         let Some(entry) = old.entry() else {
             // Only under a planted bug: the slot was emptied or replaced, and the flight not told.
             assert!(self.planted.is(Bug::WritebackIgnoresCancel), "W2: a live flight's slot holds its entry");
