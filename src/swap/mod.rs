@@ -46,7 +46,7 @@ pub use batch::{Batch, Written};
 pub use block::{Flaw, HEADER_BYTES, ObjectRef};
 pub use buffer::{BufferPool, IoBuffer, Lease, Starved};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
-pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, MAX_TIERS, Outgoing, State, TierInfo};
+pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, Outgoing, State, TierInfo};
 pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
