@@ -10,7 +10,7 @@
 //! 1. A page comes back identical, or as an error; an error only if a fault was planned, and only for a page that lies on a device.
 //! 2. A page that is reported lost stays lost, until the slot is emptied or stored to.
 //! 3. References are exact, beyond what a word holds; the last one empties the slot.
-//! 4. A failed store leaves no older copy. Limits hold.
+//! 4. A failed store leaves no older copy. Limits hold; nothing is written to a tier that the root forbids.
 //! 5. A device that is taken off is empty and gone; one whose removal was cancelled or failed goes on.
 //! 6. At `Check` and the end every word, reverse word, place and counter agree; in the end everything is zero.
 //!
@@ -123,11 +123,20 @@ pub enum Op {
         memcg: u8,
         on: bool,
     },
+    /// Whether its pages may go to a tier.
+    Tier {
+        memcg: u8,
+        tier: u8,
+        allowed: bool,
+    },
     Rmdir {
         memcg: u8,
     },
     Swapon {
         disk: Disk,
+    },
+    Reinstate {
+        device: u8,
     },
     FailAt {
         device: u8,

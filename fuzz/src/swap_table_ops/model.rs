@@ -103,7 +103,7 @@ impl Model {
                         self.held.insert(slot, Held { page, count: 1, lost: false });
                     }
                     Done::Stored(slot, _, Err(error)) => {
-                        self.check_refusal(&error);
+                        self.check_refusal(&error, true);
                         self.held.remove(&slot);
                     }
                     Done::Dupped(slot, result) => self.dupped(slot, result.map(u64::from)),
@@ -175,11 +175,11 @@ impl Model {
         }
     }
 
-    fn check_refusal(&mut self, error: &Error) {
+    fn check_refusal(&mut self, error: &Error, meddled: bool) {
         match error {
             Error::Limit { .. } => self.reached.add("stores refused for a memcg's limit", 1),
             Error::PoolFull { .. } => self.reached.add("stores refused for the pool limit", 1),
-            Error::Memcg(_) if self.meddling => {}
+            Error::Memcg(_) if meddled => {}
             other => panic!("a store is refused: {other:?}"),
         }
     }
@@ -187,6 +187,7 @@ impl Model {
     fn store(&mut self, slot: u8, memcg: u8, page: PageOf) {
         let memcg = self.memcg(memcg).clone();
         let result = self.zswap.store(self.slot(slot), &memcg, N0, &page.build());
+        let meddled = self.meddling;
         self.catch_up(None);
         match result {
             Ok(stored) => {
@@ -194,7 +195,7 @@ impl Model {
                 self.held.insert(slot, Held { page, count: 1, lost: false });
             }
             Err(error) => {
-                self.check_refusal(&error);
+                self.check_refusal(&error, meddled);
                 self.held.remove(&slot);
             }
         }
@@ -263,8 +264,14 @@ impl Model {
         let swap: Vec<(Memcg, u64)> =
             self.memcgs.iter().map(|memcg| (memcg.clone(), memcg.current(Counter::Swap))).collect();
         let meddling = self.meddling;
+        let forbidden = self.written_to_forbidden_tiers();
         self.act(op);
         self.catch_up(None);
+        for (number, written) in self.written_to_forbidden_tiers() {
+            let before = forbidden.iter().find(|(before, _)| *before == number);
+            let kept = before.is_none_or(|&(_, before)| before == written);
+            assert!(kept, "4: device {number} was written to, and its tier is forbidden");
+        }
         for (memcg, before) in swap {
             let (now, max) = (memcg.current(Counter::Swap), memcg.max(Counter::Swap));
             assert!(now <= max.max(before) || meddling, "4: {} has {now} of {max} on devices", memcg.path());
@@ -309,6 +316,11 @@ impl Model {
                 self.memcg(memcg).set_max(Counter::Swap, bytes).unwrap();
             }
             Op::Writeback { memcg, on } => self.memcg(memcg).set_writeback(on).unwrap(),
+            Op::Tier { memcg, tier, allowed } => {
+                let name = format!("t{}", tier % 3);
+                let known = self.zswap.tree().tiers().iter().any(|tier| tier.name == name);
+                assert_eq!(self.memcg(memcg).set_tier(&name, allowed).is_ok(), known, "{name}");
+            }
             Op::Rmdir { memcg } => {
                 let at = memcg as usize % self.memcgs.len();
                 if at > 0 && self.memcgs[at].offline().is_ok() {
@@ -316,6 +328,14 @@ impl Model {
                 }
             }
             Op::Swapon { disk } => self.swapon(disk),
+            Op::Reinstate { device } => {
+                if let Some(number) = self.attached(device).map(|attached| attached.number) {
+                    let was = self.state(number);
+                    self.zswap.reinstate(number).expect("the device is on");
+                    self.reached.note("devices reinstated", was == State::Retired);
+                    assert_ne!(self.state(number), State::Retired);
+                }
+            }
             Op::FailAt { device, k, how } => {
                 if let Some(attached) = self.attached(device) {
                     attached.device.faulty().replan(how.plan(u64::from(k % 8) + 1));
@@ -352,6 +372,14 @@ impl Model {
             Op::Tidy => self.zswap.quiesce(),
             Op::Check => self.zswap.assert_valid(),
         }
+    }
+
+    /// Bytes that were written so far to devices of tiers that the root forbids.
+    fn written_to_forbidden_tiers(&self) -> Vec<(u8, u64)> {
+        let (tree, allowed) = (self.zswap.tree(), self.memcgs[0].tiers());
+        let forbidden = |tier: &str| !allowed.contains(tree.tier(tier).expect("a device's tier is known"));
+        let rows = self.zswap.devices();
+        rows.iter().filter(|row| forbidden(&row.tier)).map(|row| (row.number, row.area.written_bytes)).collect()
     }
 
     fn state(&self, number: u8) -> State {
