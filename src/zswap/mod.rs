@@ -18,6 +18,7 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
+//! - many slots at once, and slots for clients without numbers of their own: `runs.rs`; what slots cost: `metadata.rs`.
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
 //! - devices and their tiers, and who may use which: `tiers.rs`.
@@ -35,6 +36,7 @@ mod error;
 mod inflight;
 mod load;
 mod lru;
+mod metadata;
 mod nodes;
 mod places;
 mod pressure;
@@ -43,6 +45,7 @@ mod reclaim;
 mod release;
 mod relief;
 mod reserve;
+mod runs;
 mod sampling;
 mod shrinker;
 mod stats;
@@ -63,6 +66,7 @@ pub use self::core::Zswap;
 pub use builder::{Builder, WRITEBACK_BATCH};
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
+pub use metadata::Metadata;
 pub use pressure::{PressureError, PressureWatch, Trigger};
 pub use sampling::Sampling;
 pub use shrinker::{Scanned, Shrinker};

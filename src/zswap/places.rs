@@ -76,6 +76,9 @@ impl Drop for PlaceCharge<'_> {
 // === impl Held ===
 
 impl Held {
+    /// Nothing.
+    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY, payer: ObjcgId::NONE };
+
     pub(super) fn is_empty(&self) -> bool {
         self.word.is_empty()
     }
