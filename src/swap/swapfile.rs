@@ -414,6 +414,14 @@ impl Device for SwapFile {
         PAGE_SIZE
     }
 
+    fn file_system(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|meta| meta.dev())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        syscalls::free_bytes(&self.file)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -41,6 +41,7 @@ pub struct Builder {
     codec: String,
     codecs: Codecs,
     swap: Vec<Swap>,
+    swap_limit: u64,
     direct: bool,
     arena: ArenaConfig,
     geometry: Geometry,
@@ -72,6 +73,7 @@ impl Builder {
             codec: "lz4".to_owned(),
             codecs: Codecs::builtin(),
             swap: Vec::new(),
+            swap_limit: u64::MAX,
             direct: true,
             arena: ArenaConfig::default(),
             geometry: Geometry::default(),
@@ -135,6 +137,12 @@ impl Builder {
     /// Write cold pages to this device too, as its options say.
     pub fn swap(mut self, options: DeviceOptions) -> Self {
         self.swap.push(Swap::Options(options));
+        self
+    }
+
+    /// Bytes in use on all devices together at most. Default: as many as they have.
+    pub fn swap_limit(mut self, bytes: u64) -> Self {
+        self.swap_limit = bytes;
         self
     }
 
@@ -279,6 +287,7 @@ impl Builder {
         self.arena.limit_bytes = self.pool_limit.unwrap_or_else(zsmalloc::default_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
         let devices = Devices::new(self.device_geometry, self.planted);
+        devices.set_limit(self.swap_limit);
         for swap in self.swap {
             devices.add(match swap {
                 Swap::File { path, size } => {

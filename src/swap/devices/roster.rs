@@ -11,6 +11,7 @@
 //! - **D3** A tier's index is its own for good: masks of memcgs name it.
 
 use super::super::Error;
+use super::room::FileSystems;
 use crate::sync::DEVICES;
 use crate::units::{MAX_TIERS, TierMask};
 
@@ -39,6 +40,8 @@ pub(super) struct Roster {
     last: Option<u8>,
     /// Changes so far.
     version: u64,
+    /// Where they lie.
+    pub(super) file_systems: FileSystems,
 }
 
 #[derive(Debug)]
@@ -83,7 +86,13 @@ impl Roster {
             .find(|number| self.claimed & 1 << number == 0)
             .ok_or(Error::TooManyDevices { most: DEVICES })?;
         let index = index.unwrap_or_else(|| {
-            self.tiers.push(Tier { name: name.to_owned(), priority, members: Vec::new(), settled: false, last: u8::MAX });
+            self.tiers.push(Tier {
+                name: name.to_owned(),
+                priority,
+                members: Vec::new(),
+                settled: false,
+                last: u8::MAX,
+            });
             self.tiers.len() - 1
         });
         let tier = &mut self.tiers[index];
@@ -106,6 +115,7 @@ impl Roster {
     pub(super) fn give_up(&mut self, number: u8) {
         self.claimed &= !(1 << number);
         self.version += 1;
+        self.file_systems.leave(number);
         self.tiers.iter_mut().for_each(|tier| tier.members.retain(|&member| member != number));
         while self.tiers.pop_if(|tier| !tier.settled && tier.members.is_empty()).is_some() {}
     }
@@ -126,6 +136,12 @@ impl Roster {
         let next = members.clone().find(after).or_else(|| members.next()).copied()?;
         tier.last = next;
         Some(next)
+    }
+
+    /// The tiers that have members.
+    pub(super) fn occupied(&self) -> TierMask {
+        let bits = self.tiers.iter().zip(0..).filter(|(tier, _)| !tier.members.is_empty());
+        bits.fold(TierMask::NONE, |mask, (_, index)| mask.with(index, true))
     }
 
     /// All claimed numbers.
