@@ -48,7 +48,7 @@ pub struct Disk {
     pub tier: u8,
     /// Failed writes in a row until it is retired, modulo 4; 0: never.
     pub retire_after: u8,
-    /// Bytes in use at most, in segments; 0: all.
+    /// Bytes in use at most: 2 segments and so many; 0: all.
     pub most: u8,
 }
 
@@ -67,6 +67,33 @@ pub enum Op {
         n: u8,
         memcg: u8,
         random: u16,
+    },
+    /// Consecutive slots at once: others than those of the single operations.
+    StoreRun {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+        memcg: u8,
+        page: PageOf,
+    },
+    LoadRun {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+    },
+    FreeRun {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+    },
+    /// A slot of the instance's choice.
+    StoreNew {
+        memcg: u8,
+        page: PageOf,
+    },
+    /// The last reference to such a slot goes.
+    PutNew {
+        which: u8,
     },
     Load {
         #[arbitrary(with = slot)]
