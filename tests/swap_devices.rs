@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zspool::swap::{
-    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, State,
-    SwapFile,
+    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan, State,
+    SwapFile, Tenant,
 };
 use zspool::sync::Planted;
-use zspool::units::TierMask;
+use zspool::units::{Owner, TierMask};
 
 const MIB: usize = 1 << 20;
 
@@ -27,7 +27,11 @@ fn memory(bytes: usize) -> DeviceOptions {
 /// Write one object of a page's length; where it went.
 fn write(devices: &Devices, allowed: &Allowed, slot: u64) -> Result<Place, Error> {
     let mut batch = devices.begin(allowed, 2, 2)?;
-    let place = batch.push(slot, 0, 0, 4000, |bytes| bytes.fill(slot as u8)).expect("two pages hold any object");
+    let place = batch
+        .push(slot, Label::default(), Tenant { owner: Owner(slot as u32), payer: 0 }, 4000, |bytes| {
+            bytes.fill(slot as u8)
+        })
+        .expect("two pages hold any object");
     batch.write()?;
     Ok(place)
 }
@@ -80,7 +84,7 @@ fn what_is_full_is_passed_by_until_there_is_room() {
     assert!(matches!(full, Error::Full { device, .. } if device == fast), "{full}");
     assert!(by_device[&fast].len() >= 100 && by_device[&slow].len() >= 100);
     let of_fast = std::mem::take(by_device.get_mut(&fast).unwrap());
-    of_fast.into_iter().for_each(|place| devices.free(place));
+    of_fast.into_iter().for_each(|place| _ = devices.free(place));
     assert_eq!(write(&devices, &Allowed::ALL, 2).unwrap().device, fast);
     assert!(write(&devices, &Allowed::tiers(tier_of(&devices, "slow")), 2).is_err());
     devices.assert_valid();
@@ -103,7 +107,7 @@ fn what_is_forbidden_or_tried_is_left_out() {
 #[test]
 fn a_device_is_retired_after_failures_in_a_row_and_reinstated() {
     let devices = devices();
-    let faulty = Arc::new(FaultyDevice::new(MemoryDevice::new(MIB, 4096), Plan::none()));
+    let faulty = Arc::new(FaultyDevice::new(MemoryDevice::new(8 * MIB, 4096), Plan::none()));
     let bad = devices.add(DeviceOptions::device(Arc::clone(&faulty)).tier("fast", 1).retire_after(3)).unwrap();
     let good = devices.add(memory(MIB).tier("slow", 0)).unwrap();
     let kept = write(&devices, &Allowed::ALL, 5).unwrap();
@@ -169,6 +173,24 @@ fn a_device_leaves_when_it_is_drained_and_empty() {
 }
 
 #[test]
+fn a_number_that_is_used_again_names_no_earlier_place() {
+    let devices = devices();
+    let mut places = std::collections::HashSet::new();
+    // More devices than numbers, so that each is used twice and more.
+    for round in 0..70u64 {
+        let number = devices.add(memory(MIB)).unwrap();
+        assert_eq!(u64::from(number), round % 32);
+        for slot in 0..3 {
+            let place = write(&devices, &Allowed::ALL, slot).unwrap();
+            assert!(places.insert(place), "{place:?} named an object of an earlier device");
+            devices.free(place);
+        }
+        devices.drain(number).unwrap();
+        devices.remove(number).unwrap();
+    }
+}
+
+#[test]
 fn what_does_not_fit_in_is_refused_with_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("swap");
@@ -185,7 +207,7 @@ fn what_does_not_fit_in_is_refused_with_a_sentence() {
     refuse(memory(MIB).tier("disk", 4), "The tier disk has priority 3, and the new device asks for 4");
     refuse(memory(MIB).tier("nvme", 3), "Priority 3 is that of the tier disk, so the tier nvme cannot have it");
     refuse(memory(MIB).tier("a b", 4), "\"a b\" cannot be the name of a tier");
-    refuse(memory(8192).tier("disk", 3), "is too small: ask for 262144 bytes or more");
+    refuse(memory(8192).tier("disk", 3), "is too small: it needs 524288");
     refuse(DeviceOptions::swapfile(SwapFile::options().path(folder.path()).size(1 << 20)), "is a directory");
     for _ in 1..32 {
         devices.add(memory(MIB)).unwrap();

@@ -16,9 +16,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use support::skip;
-use zspool::swap::{Allowed, DeviceOptions, Devices, Error, Geometry, MemoryDevice, Place, SwapFile};
+use zspool::swap::{Allowed, DeviceOptions, Devices, Error, Geometry, Label, MemoryDevice, Place, SwapFile, Tenant};
 use zspool::sync::Planted;
+use zspool::units::Owner;
 
+const TENANT: Tenant = Tenant { owner: Owner(1), payer: 1 };
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 /// Of the default geometry: what a batch may have, and what cleaning keeps of a limit.
@@ -36,7 +38,7 @@ fn memory(bytes: u64) -> DeviceOptions {
 fn write(devices: &Devices, pages: usize) -> Result<Vec<Place>, Error> {
     let mut batch = devices.begin(&Allowed::ALL, 2, pages)?;
     let mut places = Vec::new();
-    while let Some(place) = batch.push(1, 0, 0, 3000, |bytes| bytes.fill(1)) {
+    while let Some(place) = batch.push(1, Label::default(), TENANT, 3000, |bytes| bytes.fill(1)) {
         places.push(place);
     }
     batch.write()?;

@@ -28,9 +28,10 @@ pub use stats::{DeviceStats, State};
 use self::attached::{Ask, Attached, Label};
 use self::capped::Capped;
 use self::room::Limit;
-use self::roster::Roster;
+use self::roster::{Claim, Roster};
 use super::area::Area;
 use super::block::ObjectRef;
+use super::segments::Purpose;
 use super::{DeviceOptions, Error, Geometry, Place};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
@@ -40,14 +41,17 @@ use std::ops::Deref;
 /// The devices of an instance.
 ///
 /// ```
-/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, MemoryDevice};
+/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, Label, MemoryDevice, Tenant};
 /// use zspool::sync::Planted;
+/// use zspool::units::Owner;
 ///
 /// let devices = Devices::new(Geometry::default(), Planted::NONE);
 /// devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("disk", 0))?;
 /// let fast = devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("nvme", 5))?;
 /// let mut batch = devices.begin(&Allowed::ALL, 1, 64)?;
-/// let place = batch.push(7, 1, 0, 5, |bytes| bytes.copy_from_slice(b"hello")).expect("an empty batch has room");
+/// let tenant = Tenant { owner: Owner(7), payer: 1 };
+/// let hello = |bytes: &mut [u8]| bytes.copy_from_slice(b"hello");
+/// let place = batch.push(7, Label::default(), tenant, 5, hello).expect("an empty batch has room");
 /// batch.write()?;
 /// assert_eq!(place.device, fast);
 /// assert_eq!(devices.read(place, 7, |object| object.bytes.to_vec())?, b"hello");
@@ -165,7 +169,7 @@ impl Devices {
             roster: Mutex::new(Rank::Devices, Roster::default()),
             count: AtomicU32::new(0),
             tiers: AtomicU32::new(0),
-            limit: Limit::none(),
+            limit: Limit::none(planted),
             geometry,
             planted,
         }
@@ -186,11 +190,11 @@ impl Devices {
             return Err(Error::CapTooSmall { size: how.max_bytes, least });
         }
         // Where it does not fit in, its file is not even looked at.
-        let (number, tier) = self.roster.lock().claim(&tier_name, priority)?;
+        let Claim { number, tier, base } = self.roster.lock().claim(&tier_name, priority)?;
         let attached = options.open().and_then(|(name, device)| {
             let device = Capped::at_most(device, how.max_bytes);
-            let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes);
-            let area = Area::new(device, number, self.geometry)?;
+            let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes, self.planted);
+            let area = Area::new(device, number, self.geometry)?.counting_from(base);
             Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, file_system, self.planted))
         });
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());
@@ -204,7 +208,7 @@ impl Devices {
             }
             Ok(false) => unreachable!("D1: the seat of a number that was claimed is empty"),
             Err(error) => {
-                self.roster.lock().give_up(number);
+                self.roster.lock().give_up(number, None);
                 Err(error)
             }
         }
@@ -214,6 +218,11 @@ impl Devices {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// Batches that can be open at once on all of them.
+    pub fn write_buffers(&self) -> usize {
+        self.count.load(Ordering::Relaxed) as usize * self.geometry.write_buffers
     }
 
     /// The tiers that have devices.
@@ -267,7 +276,7 @@ impl Devices {
         while let Some(number) = self.next(&allowed) {
             allowed = allowed.without(number);
             let Some(seated) = self.seats[usize::from(number)].get() else { continue };
-            match Outgoing::begin(seated, &self.limit, &self.ask(least, most)) {
+            match Outgoing::begin(seated, &self.limit, &self.ask(Purpose::Filling, least, most)) {
                 Ok(Some(batch)) => return Ok(batch),
                 Ok(None) => {}
                 Err(error) => _ = first.get_or_insert(error),
@@ -279,15 +288,29 @@ impl Devices {
         }))
     }
 
+    /// A batch on this device, as [`Area::begin_for_cleaning`].
+    ///
+    /// # Errors
+    /// As that; [`Error::NotOn`], [`Error::Shut`].
+    ///
+    /// # Locks
+    /// As [`Area::begin`].
+    pub fn begin_for_cleaning(&self, number: u8, least: usize, most: usize) -> Result<Outgoing<'_>, Error> {
+        let seated = self.seats.get(usize::from(number)).and_then(Seat::get);
+        let seated = seated.ok_or(Error::NotOn { device: number })?;
+        Outgoing::begin(seated, &self.limit, &self.ask(Purpose::Cleaning, least, most))?.ok_or(Error::Shut)
+    }
+
     fn segment_bytes(&self) -> u64 {
         self.geometry.write_buffer_bytes() as u64
     }
 
     /// The bytes of a batch of so many pages, in the bounds that areas have too.
-    fn ask(&self, least: usize, most: usize) -> Ask<'_> {
+    fn ask(&self, purpose: Purpose, least: usize, most: usize) -> Ask<'_> {
         let most = most.clamp(1, self.geometry.batch_pages);
         let bytes = |pages: usize| (pages * self.geometry.page_bytes) as u64;
-        Ask { least: bytes(least.clamp(1, most)), most: bytes(most), devices: self, kept: self.segment_bytes() }
+        let kept = if purpose == Purpose::Cleaning { 0 } else { self.segment_bytes() };
+        Ask { purpose, least: bytes(least.clamp(1, most)), most: bytes(most), devices: self, kept }
     }
 
     /// Bytes in use on all devices together, live or not.
@@ -333,15 +356,28 @@ impl Devices {
         }
     }
 
-    /// As [`Area::free`] of the device of the place.
+    /// As [`Area::free`] of the device of the place. Returns who paid for it.
     ///
     /// # Panics
     /// When the object was freed before, or its device is gone (D5).
     ///
     /// # Locks
     /// [`Rank::Device`].
-    pub fn free(&self, place: Place) {
-        self.get(place.device).expect("D5: the device of an object stays").free(place);
+    #[inline]
+    pub fn free(&self, place: Place) -> u32 {
+        self.get(place.device).expect("D5: the device of an object stays").free(place)
+    }
+
+    /// As [`Area::payer`] of the device of the place.
+    ///
+    /// # Panics
+    /// When no object lives there, or its device is gone (D5).
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
+    #[inline]
+    pub fn payer(&self, place: Place) -> u32 {
+        self.get(place.device).expect("D5: the device of an object stays").payer(place)
     }
 
     /// As [`Area::maintain_until`] of all devices.
@@ -373,12 +409,17 @@ impl Devices {
         }
     }
 
-    /// Write to a device again that was retired.
+    /// Write to a device again that was retired, also where writes failed.
     ///
     /// # Errors
     /// [`Error::NotOn`].
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
     pub fn reinstate(&self, number: u8) -> Result<(), Error> {
-        self.on(number)?.0.reinstate();
+        let device = self.on(number)?;
+        device.reinstate();
+        device.0.reinstate();
         Ok(())
     }
 
@@ -396,9 +437,10 @@ impl Devices {
         assert_eq!(attached.area.stats().objects, 0, "D4: an object came to a device that leaves");
         self.count.fetch_sub(1, Ordering::Relaxed);
         attached.take_back_late(&self.limit, true);
+        let base = attached.area.next_base();
         drop(attached);
         let mut roster = self.roster.lock();
-        roster.give_up(number);
+        roster.give_up(number, Some(base));
         self.tiers.store(roster.occupied().bits(), Ordering::Relaxed);
         Ok(())
     }

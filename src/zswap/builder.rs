@@ -327,7 +327,7 @@ impl Builder {
             counters: Counters::default(),
             kick,
             turnstile: Turnstile::new(self.planted),
-            helpers: Helpers::new(self.device_geometry.write_buffers),
+            helpers: Helpers::default(),
             gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,

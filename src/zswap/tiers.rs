@@ -125,7 +125,7 @@ impl Unwritable {
     pub(super) fn of(error: &swap::Error) -> Self {
         match error {
             swap::Error::NoDevice => Unwritable::NoDevice,
-            swap::Error::Shut => Unwritable::Shut,
+            swap::Error::Shut | swap::Error::Hung { .. } => Unwritable::Shut,
             _ => Unwritable::DeviceFull,
         }
     }

@@ -16,6 +16,7 @@ use super::super::Error;
 use super::super::area::Area;
 use super::super::device::Op;
 use super::super::options::Use;
+use super::super::segments::Purpose;
 use super::room::{FileSystem, Limit, Promise};
 use super::{Devices, State};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -69,6 +70,8 @@ pub(super) struct Promises<'a> {
 
 /// Bytes that a batch asks for.
 pub(super) struct Ask<'a> {
+    /// What it is for.
+    pub(super) purpose: Purpose,
     pub(super) least: u64,
     pub(super) most: u64,
     /// Who knows the bytes in use.

@@ -1,7 +1,7 @@
 //! [`Outgoing`]: a batch, and the device it is for, which stays while the batch does.
 
 use super::super::batch::{Batch, Written};
-use super::super::{Error, Place};
+use super::super::{Error, Label, Place, Tenant};
 use super::DeviceRef;
 use super::attached::{Ask, Attached, Promises, Writer, lacks_room};
 use super::room::Limit;
@@ -26,7 +26,7 @@ impl<'a> Outgoing<'a> {
         let Some(writer) = attached.enter() else { return Ok(None) };
         let (promises, bytes) = attached.promise(limit, ask)?;
         let pages = |bytes: u64| bytes as usize / attached.area.geometry().page_bytes;
-        let batch = attached.area.begin_at_least(pages(ask.least), pages(bytes))?;
+        let batch = attached.area.begin_for(ask.purpose, pages(ask.least), pages(bytes))?;
         attached.batches.add(1);
         Ok(Some(Outgoing { batch, promises, _writer: writer, device: DeviceRef(device) }))
     }
@@ -55,8 +55,15 @@ impl<'a> Outgoing<'a> {
     ///
     /// # Panics
     /// As that.
-    pub fn push(&mut self, slot: u64, codec: u8, flags: u8, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Place> {
-        self.batch.push(slot, codec, flags, len, fill)
+    pub fn push(
+        &mut self,
+        slot: u64,
+        label: Label,
+        tenant: Tenant,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Option<Place> {
+        self.batch.push(slot, label, tenant, len, fill)
     }
 
     /// As [`Batch::write`]. Failures in a row that are the device's retire it.

@@ -18,8 +18,8 @@
 
 use super::super::Error;
 use super::super::device::Device;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Bug, Planted};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -27,8 +27,11 @@ use std::ops::Range;
 const BOOKKEEPING_BYTES: u64 = 64 << 10;
 
 /// Bytes that are promised.
-#[derive(Debug, Default)]
-pub(super) struct Pot(AtomicU64);
+#[derive(Debug)]
+pub(super) struct Pot {
+    promised: AtomicU64,
+    planted: Planted,
+}
 
 /// Bytes promised, until it is dropped.
 #[derive(Debug)]
@@ -61,13 +64,18 @@ pub(super) struct Limit {
 // === impl Pot ===
 
 impl Pot {
+    fn new(planted: Planted) -> Self {
+        Pot { promised: AtomicU64::new(0), planted }
+    }
+
     /// Promise `most` bytes, or fewer, down to `least`: as many as there is `room` for beside what others were promised before.
     /// What room there is is asked after promising (D7).
-    fn promise(&self, least: u64, most: u64, room: impl FnOnce() -> u64) -> Result<Promise<'_>, u64> {
+    fn promise(&self, least: u64, most: u64, room: impl Fn() -> u64) -> Result<Promise<'_>, u64> {
+        let early = self.planted.is(Bug::PromiseLooksFirst).then(|| (self.promised.load(Ordering::Acquire), room()));
         // AcqRel: who comes later has counted us, and asks for the room after that.
-        let others = self.0.fetch_add(most, Ordering::AcqRel);
+        let others = self.promised.fetch_add(most, Ordering::AcqRel);
         let mut promise = Promise { pot: self, bytes: most };
-        let room = room();
+        let (others, room) = early.unwrap_or_else(|| (others, room()));
         let left = room.saturating_sub(others).min(most);
         if left < least {
             return Err(room);
@@ -78,7 +86,7 @@ impl Pot {
 
     /// Take back what was promised.
     fn take_back(&self, bytes: u64) {
-        self.0.fetch_sub(bytes, Ordering::AcqRel);
+        self.promised.fetch_sub(bytes, Ordering::AcqRel);
     }
 }
 
@@ -133,10 +141,16 @@ impl FileSystem {
 
 impl FileSystems {
     /// The file system that this device lies on, if it lies on one, which is to have so many bytes free.
-    pub(super) fn join(&mut self, device: &dyn Device, number: u8, floor: u64) -> Option<Arc<FileSystem>> {
+    pub(super) fn join(
+        &mut self,
+        device: &dyn Device,
+        number: u8,
+        floor: u64,
+        planted: Planted,
+    ) -> Option<Arc<FileSystem>> {
         let id = device.file_system()?;
         let at = self.0.iter().position(|(there, _)| there.id == id).unwrap_or_else(|| {
-            let new = FileSystem { id, floor: AtomicU64::new(0), pot: Pot::default() };
+            let new = FileSystem { id, floor: AtomicU64::new(0), pot: Pot::new(planted) };
             self.0.push((Arc::new(new), BTreeMap::new()));
             self.0.len() - 1
         });
@@ -166,8 +180,8 @@ impl FileSystem {
 
 impl Limit {
     /// None.
-    pub(super) fn none() -> Self {
-        Limit { bytes: AtomicU64::new(u64::MAX), pot: Pot::default() }
+    pub(super) fn none(planted: Planted) -> Self {
+        Limit { bytes: AtomicU64::new(u64::MAX), pot: Pot::new(planted) }
     }
 
     pub(super) fn get(&self) -> u64 {
@@ -209,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_promise_is_cut_down_to_the_room_and_refused_below_what_is_needed() {
-        let pot = Pot::default();
+        let pot = Pot::new(Planted::NONE);
         let one = pot.promise(10, 100, || 150).unwrap();
         assert_eq!(one.bytes, 100);
         let two = pot.promise(10, 100, || 150).unwrap();
@@ -218,12 +232,12 @@ mod tests {
         drop(one);
         assert_eq!(pot.promise(10, 100, || 155).unwrap().bytes, 100);
         pot.take_back(two.keep());
-        assert_eq!(pot.0.load(Ordering::Relaxed), 0);
+        assert_eq!(pot.promised.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn a_limit_keeps_a_part_for_cleaning() {
-        let limit = Limit::none();
+        let limit = Limit::none(Planted::NONE);
         assert_eq!(limit.promise(&|| u64::MAX, 1 << 20, 1..1 << 30).unwrap().1, 1 << 30);
         limit.set(1000);
         assert_eq!(limit.promise(&|| 600, 200, 1..1000).unwrap().1, 200);
