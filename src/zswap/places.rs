@@ -75,7 +75,7 @@ impl Drop for PlaceCharge<'_> {
 
 impl Held {
     /// Nothing.
-    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY, payer: ObjcgId::NONE };
+    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY };
 
     pub(super) fn is_empty(&self) -> bool {
         self.word.is_empty()
