@@ -27,7 +27,7 @@ fn push(batch: &mut Batch<'_>, slot: u64, len: usize) -> Option<Place> {
 
 /// Whether the object reads back as written; `Err` is the error.
 fn check(area: &Area, place: Place, slot: u64, len: usize) -> Result<(), Error> {
-    let object = area.read(place, slot, |object| (object.codec, object.flags, object.bytes.to_vec()))?;
+    let object = area.read(place, slot, |object| (object.label.codec, object.label.flags, object.bytes.to_vec()))?;
     assert_eq!(object, (1, (slot % 3) as u8, payload(slot, len)), "slot {slot} came back as something else");
     Ok(())
 }

@@ -227,6 +227,30 @@ pub enum Error {
         most: u8,
     },
 
+    // --- keys
+    /// No key could be made.
+    #[error(
+        "The key for what goes to swap devices could not be made ({source}): free some memory, or turn encryption off."
+    )]
+    Key {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process is a child of fork, and what it writes would be encrypted with nonces that its parent uses too.
+    #[error(
+        "A child of fork cannot write to its parent's swap devices: make a new instance, with devices of its own, in \
+         the child."
+    )]
+    Forked,
+    /// All nonces of the key are used.
+    #[error(
+        "The key of the swap devices has sealed {sealed} objects, all it may: make a new instance, which has a new key."
+    )]
+    NoncesExhausted {
+        /// Objects that were sealed.
+        sealed: u64,
+    },
+
     // --- using an area
     /// No run of pages is free that would do.
     #[error(
