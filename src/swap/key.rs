@@ -327,7 +327,7 @@ mod tests {
         key.check().unwrap();
     }
 
-    /// Whether `pattern` is anywhere in the stack of this thread, found through the kernel: below the caller too.
+    /// Whether what `pattern` is the complement of is anywhere in the stack of this thread, found through the kernel: below the caller too.
     fn on_the_stack(pattern: &[u8; KEY_BYTES]) -> bool {
         let here = (&raw const pattern) as u64;
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -340,19 +340,30 @@ mod tests {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let mem = std::fs::File::open("/proc/self/mem").unwrap();
         std::os::unix::fs::FileExt::read_exact_at(&mem, &mut bytes, range.start).unwrap();
-        // `pattern` itself is not on the stack: the callers keep it in a box, masked.
+        // Masked: what is looked for must not be on the stack for the search.
         bytes.windows(KEY_BYTES).any(|window| window.iter().zip(pattern).all(|(a, b)| *a == !*b))
+    }
+
+    /// A key made further down the stack than the search of the stack will write to.
+    #[inline(never)]
+    fn made_below() -> Key {
+        let gap = [0u8; 64 << 10];
+        std::hint::black_box(&gap);
+        Key::new(Cipher::Aes256Gcm).unwrap()
     }
 
     #[test]
     fn the_key_is_in_its_page_alone_and_gone_when_it_is_dropped() {
         // AES expands a key into round keys, the first of which are the key itself: it can be looked for.
         std::thread::spawn(|| {
-            let mut key = Key::new(Cipher::Aes256Gcm).unwrap();
+            let at = first_round_key();
+            let mut key = made_below();
             // Masked on the way out: the test must not put on the stack what it looks for.
-            let masked: Box<[u8; KEY_BYTES]> =
-                Box::new(std::array::from_fn(|i| !key.secret[first_round_key(&key) + i]));
+            let masked: Box<[u8; KEY_BYTES]> = Box::new(std::array::from_fn(|i| !key.secret[at + i]));
             assert!(!on_the_stack(&masked), "nothing of the key is left on the stack");
+            let copy: [u8; KEY_BYTES] = key.secret[at..at + KEY_BYTES].try_into().unwrap();
+            std::hint::black_box(&copy);
+            assert!(on_the_stack(&masked), "it would be found if it were there");
             key.destroy();
             assert!(key.secret.iter().all(|&b| b == 0), "the page is wiped");
             std::mem::forget(key);
@@ -362,9 +373,9 @@ mod tests {
     }
 
     /// Where in its page the key schedule begins: where two keys first differ.
-    fn first_round_key(key: &Key) -> usize {
-        let other = Key::new(Cipher::Aes256Gcm).unwrap();
-        (0..size_of::<LessSafeKey>()).find(|&at| key.secret[at] != other.secret[at]).expect("keys differ")
+    fn first_round_key() -> usize {
+        let [one, other] = [0, 1].map(|_| Key::new(Cipher::Aes256Gcm).unwrap());
+        (0..size_of::<LessSafeKey>()).find(|&at| one.secret[at] != other.secret[at]).expect("keys differ")
     }
 
     #[test]
