@@ -518,7 +518,7 @@ fn every_byte_of_a_block_that_changes_in_the_file_is_seen() {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 1 << (at % 8)], at).unwrap();
         match check(&area, place, 2, 300) {
-            Err(Error::Corrupt { slot: 2, flaw: Flaw::Checksum, .. }) => {}
+            Err(Error::Corrupt { slot: 2, flaw: Flaw::Seal, .. }) => {}
             other => panic!("byte {}: {other:?}", at - start),
         }
         file.write_all_at(&byte, at).unwrap();
