@@ -9,6 +9,7 @@
 //!      Space    Batch     BufferPool    Device
 //!    free pages  |        preallocated    |
 //!                block format             +-- SwapFile      a file, O_DIRECT, sparse
+//!                sealed or checked        +-- BlockDevice   a disk
 //!                                         +-- MemoryDevice  tests, models
 //!                                         +-- FaultyDevice  another, with faults on cue
 //! ```
@@ -20,14 +21,17 @@ mod area;
 mod batch;
 mod bitmap;
 mod block;
+mod blockdev;
 mod buffer;
 mod device;
 mod error;
 mod faulty;
+mod fileio;
 mod geometry;
 mod header;
 mod key;
 mod memory;
+mod opening;
 mod place;
 mod seal;
 mod slots;
@@ -39,6 +43,7 @@ mod word;
 pub use area::{Area, AreaStats};
 pub use batch::{Batch, Written};
 pub use block::{Flaw, HEADER_BYTES, Label, ObjectRef};
+pub use blockdev::{BlockDevice, BlockOptions};
 pub use buffer::{BufferPool, IoBuffer, Lease};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
 pub use error::Error;
