@@ -4,6 +4,8 @@
 //! nothing, a repeated word, an object in the pool, or a [`Place`] on a device. Devices know nothing of words:
 //!
 //! ```text
+//!                Devices      up to 32 in tiers, added and removed while others are used
+//!                   |
 //!                 Area
 //!        +---------+----------+-----------+
 //!      Space    Batch     BufferPool    Device
@@ -24,15 +26,20 @@ mod block;
 mod blockdev;
 mod buffer;
 mod device;
+mod devices;
 mod error;
 mod faulty;
 mod fileio;
 mod geometry;
 mod header;
 mod key;
+mod loss;
 mod memory;
 mod opening;
+mod options;
 mod place;
+mod quarantine;
+mod requests;
 mod seal;
 mod slots;
 mod space;
@@ -44,13 +51,16 @@ pub use area::{Area, AreaStats};
 pub use batch::{Batch, Written};
 pub use block::{Flaw, HEADER_BYTES, Label, ObjectRef};
 pub use blockdev::{BlockDevice, BlockOptions};
-pub use buffer::{BufferPool, IoBuffer, Lease};
+pub use buffer::{BufferPool, IoBuffer, Lease, Starved};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
+pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, MAX_TIERS, Outgoing, State, TierInfo};
 pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
 pub use key::{Cipher, Key};
+pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
+pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
 pub use place::Place;
 pub use seal::Protection;
 pub use slots::{SlotGuard, Slots};

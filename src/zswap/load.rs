@@ -209,11 +209,12 @@ impl Core {
                     if now.same_content(word) || self.planted.is(Bug::LoadSkipsRevalidation) {
                         self.counters.failed_loads.add(1);
                         if let Error::Read { source, .. } = &failure {
-                            self.area().blame(place, source);
+                            self.devices.blame(place, source);
                         }
                         return Err(failure);
                     }
                 }
+                Content::Lost(loss) => return Err(Error::Lost { slot, loss }),
                 Content::Empty => return Err(Error::NotStored { slot }),
             }
         }
@@ -248,7 +249,7 @@ impl Core {
     fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
         // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
         let mut decoded = [0; PAGE_SIZE];
-        self.area()
+        self.devices
             .read(place, slot.0, |object| {
                 let flags = BlockFlags::from_bits_retain(object.label.flags);
                 self.decode(slot, object.label.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)

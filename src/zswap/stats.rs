@@ -1,7 +1,7 @@
 //! [`Stats`]: what an instance holds and did, as one value.
 
 use super::core::{Core, Zswap};
-use crate::swap::{AreaStats, Content, SlotWord};
+use crate::swap::{AreaStats, Content, DeviceStats, SlotWord};
 use crate::sync::Tally;
 use crate::zsmalloc;
 
@@ -13,6 +13,7 @@ pub(super) struct Counters {
     pub(super) compressed: Tally,
     pub(super) incompressible: Tally,
     pub(super) physical: Tally,
+    pub(super) lost: Tally,
     pub(super) written_through: Tally,
     pub(super) refused: Tally,
     pub(super) failed_loads: Tally,
@@ -29,6 +30,7 @@ impl Counters {
             Content::Compressed(entry) if entry.is_raw() => &self.incompressible,
             Content::Compressed(_) => &self.compressed,
             Content::Physical(_) => &self.physical,
+            Content::Lost(_) => &self.lost,
         })
     }
 
@@ -65,6 +67,8 @@ pub struct Stats {
     pub passed_by: u64,
     /// Slots on the device.
     pub physical_pages: u64,
+    /// Slots whose page could not be read back.
+    pub lost_pages: u64,
     /// Pages that went to the device without entering the pool, so far.
     pub written_through: u64,
     /// Stores refused so far.
@@ -85,11 +89,16 @@ pub struct Stats {
     pub limit_bytes: u64,
     /// Bytes of slot words and LRU links in touched clusters.
     pub slot_table_bytes: u64,
-    /// The device's.
+    /// The sum over all devices; `None` where there are none.
     pub area: Option<AreaStats>,
 }
 
 impl Zswap {
+    /// The devices, highest priority first.
+    pub fn devices(&self) -> Vec<DeviceStats> {
+        self.core.devices.rows()
+    }
+
     /// What the instance holds and did. Exact at a quiet point.
     pub fn stats(&self) -> Stats {
         self.core.stats()
@@ -107,6 +116,7 @@ impl Core {
             compressed_in_vain: self.sampler.in_vain.get(),
             passed_by: self.sampler.passed_by.get(),
             physical_pages: c.physical.get(),
+            lost_pages: c.lost.get(),
             written_through: c.written_through.get(),
             refused: c.refused.get(),
             failed_loads: c.failed_loads.get(),
@@ -117,7 +127,7 @@ impl Core {
             backed_bytes: self.arena.backed_bytes(),
             limit_bytes: self.arena.limit(),
             slot_table_bytes: (self.slots.touched() * crate::sync::CLUSTER_SLOTS * 2 * size_of::<u64>()) as u64,
-            area: self.area.as_ref().map(|area| area.stats()),
+            area: self.devices.sum(),
         }
     }
 }
