@@ -7,12 +7,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
-use zspool::swap::{Area, BlockDevice, Device, Error, Geometry, Place};
+use zspool::swap::{Area, BlockDevice, Device, Error, Geometry, Label, Place, Tenant};
+use zspool::units::Owner;
 
 mod support;
 
 const MIB: u64 = 1 << 20;
 const LEN: usize = 4000;
+const TENANT: Tenant = Tenant { owner: Owner(1), payer: 2 };
 
 /// A file that is a disk.
 struct Loop {
@@ -84,9 +86,9 @@ fn fill(area: &Area) -> Vec<(u64, Place)> {
     let mut live = Vec::new();
     while let Ok(mut batch) = area.begin(64) {
         let first = live.len();
-        while let Some(place) =
-            batch.push(live.len() as u64, 1, 2, LEN, |bytes| bytes.copy_from_slice(&payload(live.len() as u64)))
-        {
+        while let Some(place) = batch.push(live.len() as u64, Label::default(), TENANT, LEN, |bytes| {
+            bytes.copy_from_slice(&payload(live.len() as u64))
+        }) {
             live.push((live.len() as u64, place));
         }
         assert!(live.len() > first);

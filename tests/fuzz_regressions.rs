@@ -13,7 +13,7 @@ use std::path::Path;
 use zspool_fuzz::list::List;
 use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
-use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swapfile_bytes, zswap_ops};
+use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swap_table_ops, swapfile_bytes, zswap_ops};
 
 /// Run every seed of a target, as libFuzzer would.
 fn replay<R: for<'a> Arbitrary<'a>>(target: &str, run: impl Fn(R) -> Reached) -> Reached {
@@ -109,6 +109,28 @@ fn seeds_of_swapfiles_reach_what_they_are_for() {
             "old blocks told",
             "old images brought back",
             "reads for another slot or generation refused",
+        ],
+    );
+}
+
+#[test]
+fn seeds_of_the_swap_table_reach_what_they_are_for() {
+    let reached = replay("swap_table_ops", swap_table_ops::run);
+    assert_reached(
+        &reached,
+        &[
+            "batches a device failed",
+            "devices beside others",
+            "devices reinstated",
+            "operations done during a request",
+            "pages on devices at the end",
+            "pages written back or through",
+            "pages written through",
+            "retired devices",
+            "slots freed or replaced during their write",
+            "stores refused for a memcg's limit",
+            "stores refused for the pool limit",
+            "tiers in use beside others",
         ],
     );
 }

@@ -26,8 +26,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use zspool::swap::{
-    Area, BLOCK_BYTES, Cipher, Error, Flaw, Geometry, HEADER_BYTES, MemoryDevice, Place, Protection, SwapFile,
+    Area, BLOCK_BYTES, Cipher, Error, Flaw, Geometry, HEADER_BYTES, Label, MemoryDevice, Place, Protection, SwapFile,
+    Tenant,
 };
+use zspool::units::Owner;
 
 /// Bytes of each device.
 const DEVICE_BYTES: usize = 256 << 10;
@@ -219,7 +221,8 @@ impl World {
                 let Some(k) = self.object(object).filter(|&k| self.objects[k].live) else { return };
                 let object = &mut self.objects[k];
                 object.live = false;
-                self.areas[object.device].free(object.place);
+                let payer = self.areas[object.device].free(object.place);
+                assert_eq!(payer, object.mark as u32);
                 self.reached.add("objects freed", 1);
             }
             Op::Flip { object, bit } => {
@@ -286,7 +289,9 @@ impl World {
         for (len, slot) in lens.into_iter().zip(slot..) {
             let (len, mark) = (usize::from(len) % (area.geometry().max_payload + 1), self.next_mark);
             let fill = |bytes: &mut [u8]| bytes.iter_mut().zip(payload(mark, len)).for_each(|(to, from)| *to = from);
-            let Some(place) = batch.push(slot, mark as u8, !mark as u8, len, fill) else { break };
+            let label = Label { codec: mark as u8, flags: !mark as u8, node: mark as u8 % 64 };
+            let tenant = Tenant { owner: Owner(slot as u32), payer: mark as u32 };
+            let Some(place) = batch.push(slot, label, tenant, len, fill) else { break };
             self.next_mark += 1;
             self.objects.push(Object { device, slot, place, len, mark, bytes: vec![], live: true });
         }
@@ -308,9 +313,9 @@ impl World {
         let Object { device, slot, place, len, mark, .. } = self.objects[k];
         let result = self.areas[device].read(place, slot, |object| {
             let right = object.bytes.iter().copied().eq(payload(mark, len));
-            let label = (object.label.codec, object.label.flags);
+            let label = (object.label.codec, object.label.flags, object.label.node);
             assert!(object.bytes.len() + HEADER_BYTES <= place.len_bytes(), "no more than the block holds");
-            right && label == (mark as u8, !mark as u8)
+            right && label == (mark as u8, !mark as u8, mark as u8 % 64)
         });
         match result {
             Ok(right) => {
@@ -371,7 +376,7 @@ impl World {
         for k in 0..self.objects.len() {
             self.read(k);
             if self.objects[k].live {
-                self.areas[self.objects[k].device].free(self.objects[k].place);
+                _ = self.areas[self.objects[k].device].free(self.objects[k].place);
             }
         }
         for area in &self.areas {

@@ -110,7 +110,7 @@ impl Options {
     }
 
     /// Bytes of the file, header included; it takes storage only where something is written. At least 528,384 (the
-    /// header and two batches), at most 1 TiB and the header.
+    /// header and two segments), at most 1 TiB and the header.
     pub fn size(mut self, bytes: u64) -> Self {
         self.size = Some(bytes);
         self

@@ -68,6 +68,12 @@ pub enum Bug {
     PlaceKeepsCharge,
     /// A cancelled flight leaves its charge for a place where it is.
     CancelKeepsCharge,
+    /// A segment that is handed out again has the generation it had.
+    SegmentKeepsGeneration,
+    /// A batch adds its reverse words to those of its segment as they were before it had the lock.
+    CommitTrustsFirstLook,
+    /// A segment that is being punched can be had meanwhile.
+    PunchLeavesFree,
     /// Who takes the recent reads of a list looks how many there are and then takes them off.
     SwapinsTakenInTwoSteps,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.
@@ -104,6 +110,16 @@ pub enum Bug {
     WriterCountsLate,
     /// A stall does not hold the memcgs it is counted in.
     StallHoldsNothing,
+    /// Who finds a cluster in the directory does not look whether its words are still that cluster's.
+    LookupTrustsDirectory,
+    /// Who does not find a cluster in the directory without its lock does not look again with it.
+    LookupTrustsMiss,
+    /// A slot that is emptied leaves its large number of references to the next content.
+    TakeKeepsCount,
+    /// The links of a cluster are given back without looking whether it has an entry by now.
+    TidyTrustsQueue,
+    /// Who allocates a slot does not look whether his cluster is still one for single slots.
+    ClaimTrustsStripe,
 }
 
 /// Which bug, if any, is planted.

@@ -20,7 +20,7 @@ use super::inflight::Record;
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
 use crate::memcg::{Event, GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Outgoing, Place, SlotWord};
+use crate::swap::{Allowed, Content, Label, Outgoing, Place, SlotWord, Tenant};
 use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
@@ -96,6 +96,23 @@ impl Core {
         proactive: bool,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
+        let mut left = most_bytes;
+        self.by_tiers(entries, each_landed, |allowed, entries, each| {
+            let landed = self.write_alike(allowed, entries, left, proactive, each);
+            left = left.saturating_sub(landed.bytes);
+            landed
+        })
+    }
+
+    /// The same for entries that may all go to the same devices.
+    fn write_alike(
+        &self,
+        allowed: &Allowed,
+        entries: &[(GroupRef, Owner)],
+        most_bytes: u64,
+        proactive: bool,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         sync::assert_no_lock_held("writing back");
         if self.devices.is_empty() {
             return Landed::default();
@@ -104,12 +121,13 @@ impl Core {
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let geometry = self.devices.geometry();
         let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
-        let Ok(mut batch) = self.devices.begin(&Allowed::ALL, least, least + each * entries.len()) else {
-            self.note_trouble(Some(Unwritable::DeviceFull));
-            if let Some(memcg) = entries.first().and_then(|&(group, _)| self.tree.get(group)) {
-                note_refused(&memcg, false);
-            }
-            return Landed { device_refused: true, ..Landed::default() };
+        let begun = self.devices.begin(allowed, least, least + each * entries.len());
+        let Ok(mut batch) = begun.inspect_err(|error| self.note_trouble(Some(Unwritable::of(error)))) else {
+            let memcg = entries.first().and_then(|&(group, _)| self.tree.get(group));
+            memcg.iter().for_each(|memcg| note_refused(memcg, false));
+            // Others may have tiers where there is room.
+            let at_limit = memcg.filter(|_| allowed.is_restricted()).map(|memcg| memcg.id());
+            return Landed { device_refused: at_limit.is_none(), at_limit, ..Landed::default() };
         };
         let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
         let (mut launched, mut full, mut at_limit) = (0, None, None);
@@ -151,7 +169,7 @@ impl Core {
         let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
         let Some(payer) = self.owned_by(owner, word, group).filter(|_| is_free) else { return Launch::PassedOver };
         let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
-        guard.update(|word| word.with_writeback(true));
+        guard.set_writeback(true);
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
         let length = word.entry().expect("it was just found to belong to the group").length;
@@ -169,6 +187,7 @@ impl Core {
             }
         };
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
+        let tenant = Tenant { owner, payer: charge.objcg().raw() };
         let mut backoff = Backoff::new();
         let place = loop {
             let now = self.slots.word(owner);
@@ -176,8 +195,9 @@ impl Core {
                 break None; // replaced: the record is cancelled
             };
             if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
+                let label = Label { codec, flags, node: self.pool.home_node(entry.location).0 };
                 break object
-                    .with(|bytes| batch.push(slot.0, codec, flags, bytes.len(), |to| to.copy_from_slice(bytes)));
+                    .with(|bytes| batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes)));
             }
             backoff.wait(); // compaction moved it: the word says where to
         };
@@ -212,7 +232,7 @@ impl Core {
         let live = self.inflight.finish(record);
         if live {
             let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-            guard.update(|word| word.with_writeback(false));
+            guard.set_writeback(false);
         }
         live
     }
@@ -235,7 +255,7 @@ impl Core {
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
         let switched = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        let old = guard.update(|word| switched.with_count(word.count()));
+        let old = guard.switch(switched);
         let Some(entry) = old.entry() else {
             // Only under a planted bug: the slot was emptied or replaced, and the flight not told.
             assert!(self.planted.is(Bug::WritebackIgnoresCancel), "W2: a live flight's slot holds its entry");
@@ -243,8 +263,7 @@ impl Core {
         };
         let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
         self.off_the_lru(owner, old);
-        charge.leave_to(owner, &self.lru, place);
-        self.lru.set_origin(owner, self.pool.home_node(entry.location));
+        charge.leave_to(place);
         self.counters.leave(old);
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
