@@ -18,7 +18,7 @@ use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
 use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Label, Outgoing, SlotWord, Tenant};
+use crate::swap::{Allowed, Content, Geometry, Label, Outgoing, SlotWord, Tenant};
 use crate::sync::{self, Bug, Step, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE, TierMask};
 
@@ -130,10 +130,8 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         let (core, first, mut allowed) = (self.core, self.next, self.allowed);
         let mut failed = None;
         loop {
-            // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
-            let geometry = core.devices.geometry();
-            let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
-            let begun = core.begin_batch(&allowed, least, least + each * (self.entries.len() - first));
+            let (least, most) = self.pages();
+            let begun = core.begin_batch(&allowed, least, most);
             let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
             let step = core.steps.reach(Step::WritebackBegun);
             let batch = match begun.and_then(|batch| step.map(|()| batch).map_err(|_| Unwritable::DeviceFull)) {
@@ -151,6 +149,24 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
             failed = Some(Unwritable::WriteFailed);
             allowed = allowed.without(number);
         }
+    }
+
+    /// Pages of devices for the shortest of the entries that are left, and for all of them, as long as they are now. What is asked
+    /// for beyond that would be a segment of its own where the tail of another will do.
+    fn pages(&self) -> (usize, usize) {
+        let geometry = self.core.devices.geometry();
+        let (mut shortest, mut blocks, mut bytes) = (PAGE_SIZE, 0, self.launched);
+        for &(_, owner) in &self.entries[self.next..] {
+            if bytes >= self.terms.most_bytes || blocks >= geometry.batch_pages * geometry.blocks_per_page() {
+                break;
+            }
+            let length = self.core.slots.word(owner).entry().map_or(0, |entry| entry.length);
+            shortest = if length > 0 { shortest.min(length) } else { shortest };
+            blocks += Geometry::blocks_for(length);
+            bytes += length as u64;
+        }
+        let least = geometry.pages_for(shortest);
+        (least, blocks.div_ceil(geometry.blocks_per_page()).max(least))
     }
 
     /// No device takes what is left.
