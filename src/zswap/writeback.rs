@@ -149,6 +149,7 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
                 return true;
             }
             failed = Some(Unwritable::WriteFailed);
+            self.next = first;
             allowed = allowed.without(number);
         }
     }
