@@ -78,17 +78,6 @@ impl Zswap {
         self.core.load(slot, page, false).map(drop)
     }
 
-    /// Read consecutive slots. Returns how many pages were read: where it is fewer than `pages`, the error is that of the
-    /// first that was not, and later ones were not tried.
-    pub fn load_run(&self, first: Slot, pages: &mut [[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
-        for (k, page) in pages.iter_mut().enumerate() {
-            if let Err(error) = self.load(first + k as u64, page) {
-                return (k, Err(error));
-            }
-        }
-        (pages.len(), Ok(()))
-    }
-
     /// Hand the page of a slot to `install` and [`put`](Self::put) the slot only if it says [`Installed::Yes`] and the slot
     /// still holds that page, which other references keep. So there is never a moment without a copy (the kernel once lost pages here: 25cd241408a2).
     ///

@@ -18,6 +18,7 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
+//! - many slots at once, and slots for clients without numbers of their own: `runs.rs`; what slots cost: `metadata.rs`.
 //! - writeback: `writeback.rs`; what is on its way to a device: `flights.rs`, with the records of `inflight.rs`.
 //! - a page that cannot be read back: `lost.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
@@ -42,6 +43,7 @@ mod inflight;
 mod load;
 mod lost;
 mod lru;
+mod metadata;
 mod nodes;
 mod places;
 mod pressure;
@@ -52,6 +54,7 @@ mod release;
 mod relief;
 mod relocate;
 mod reserve;
+mod runs;
 mod sampling;
 mod shrinker;
 mod stats;
@@ -75,6 +78,7 @@ pub use cleaning::Cleaned;
 pub use demotion::Demoted;
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
+pub use metadata::Metadata;
 pub use pressure::{PressureError, PressureWatch, Trigger};
 pub use sampling::Sampling;
 pub use shrinker::{Scanned, Shrinker};
