@@ -152,29 +152,34 @@ fn load_all(zswap: &Zswap, held: &[(Slot, u64)]) {
     }
 }
 
-/// Store pages straight to the device until it is full, now and then freeing one at random; what lives there then.
+/// Write pages back until nothing more goes, now and then freeing one at random; what lives on the device then.
 fn fill_up(segments: usize) -> (Zswap, Vec<(Slot, u64)>, AreaStats) {
     let (_, builder) = base(segments);
     let zswap = builder.build().unwrap();
     let vm = zswap.root().mkdir("vm").unwrap();
     let slots = zswap.reserve(60_000).unwrap();
     let (mut held, mut random) = (Vec::new(), Random::new(segments as u64));
+    let mut full = false;
     for slot in slots.iter() {
-        // A batch at a time goes to the device; what does not stays in the pool.
         store(&zswap, &vm, slot, slot.0).unwrap();
         held.push((slot, slot.0));
         if random.below(4) == 0 {
             let (gone, _) = held.swap_remove(random.below(held.len() as u64) as usize);
             assert!(zswap.free(gone));
         }
-        if slot.0 % 64 == 0 && !matches!(zswap.shrink_memcg(&vm, 128), Shrunk::Written(_)) && slot.0 > 1000 {
-            break;
+        if slot.0 % 64 == 63 {
+            full = !matches!(zswap.shrink_memcg(&vm, 128), Shrunk::Written(_));
+            if full {
+                break;
+            }
         }
     }
-    zswap.set_zswap_max(&vm, 1).unwrap();
-    let refused = store(&zswap, &vm, slots.get(59_999).unwrap(), 7).unwrap_err();
-    assert!(matches!(refused, Error::Limit { reason: Unwritable::DeviceFull, .. }), "{refused}");
+    assert!(full, "the device takes all of it");
     let stats = area(&zswap);
+    // Who is at a limit is told so.
+    zswap.set_zswap_max(&vm, vm.usage()).unwrap();
+    let refused = store(&zswap, &vm, slots.get(59_999).unwrap(), 50).unwrap_err();
+    assert!(matches!(refused, Error::Limit { reason: Unwritable::DeviceFull, .. }), "{refused}");
     check(&zswap, &held);
     (zswap, held, stats)
 }
