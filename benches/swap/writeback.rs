@@ -1,0 +1,103 @@
+//! How fast pages go to the device, against the same writes and nothing else.
+//!
+//! ```text
+//!   store all | floor | write back all | floor | free all       a round; the floors write the same spans in the same order
+//! ```
+
+use crate::Scale;
+use crate::file::Span;
+use crate::measure::{Cell, Others, Table, cpu_of_thread, median};
+use crate::subject::Subject;
+use std::time::Instant;
+use zspool::units::{PAGE_SIZE, Page};
+
+/// Single pages that a floor writes one by one.
+const SINGLE: usize = 4096;
+
+/// Seconds, and those of them that this thread ran.
+fn timed(work: impl FnOnce()) -> (f64, f64) {
+    let (start, cpu) = (Instant::now(), cpu_of_thread());
+    work();
+    (start.elapsed().as_secs_f64(), cpu_of_thread() - cpu)
+}
+
+#[derive(Default)]
+struct Rounds {
+    /// Time of the floor over ours.
+    ratio: Vec<f64>,
+    /// Pages a second over those of single-page writes.
+    over_single: Vec<f64>,
+    mb_per_second: Vec<f64>,
+    pages_per_second: Vec<f64>,
+    /// Share of our time in the device's hands.
+    in_device: Vec<f64>,
+    /// CPU seconds of a page beyond those of the floor.
+    cpu: Vec<f64>,
+    others: Vec<f64>,
+}
+
+pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
+    let heads = [
+        "encryption",
+        "over the same writes",
+        "pages/s over one page a pwrite",
+        "bytes written of a page / 4096",
+        "objects per write",
+        "KiB per write",
+        "MB/s",
+        "1000 pages/s",
+        "in the device, % of the time",
+        "CPU of a page over the floor's, us",
+        "cores busy for others",
+    ];
+    let mut table = Table::new("Writeback: the pool to the file by one request, one thread.", &heads);
+    let subject = Subject::new(pages, scale);
+    let (plain, mut rounds) = (subject.plain(), Rounds::default());
+    let mut spans: Vec<Span> = vec![];
+    for round in 0..=scale.rounds {
+        subject.store(0..pages.len());
+        let floor = || timed(|| spans.iter().for_each(|&span| plain.write(span)));
+        let others = Others::watch();
+        let before = floor();
+        let mut seen = None;
+        let (seconds, cpu) = timed(|| seen = Some(subject.write_back()));
+        if round == 0 {
+            subject.check(0..pages.len());
+        }
+        let (single, _) = timed(|| (0..SINGLE).for_each(|k| plain.write((k as u64 * 4096, 4096))));
+        let after = floor();
+        let seen = seen.expect("it was written back");
+        if round > 0 {
+            let (floor, floor_cpu) = ((before.0 + after.0) / 2.0, (before.1 + after.1) / 2.0);
+            // The spans are those of the round before, which may have been a few bytes more or less.
+            let alike = seen.written() as f64 / spans.iter().map(|&(_, len)| len as f64).sum::<f64>();
+            let per_second = pages.len() as f64 / seconds;
+            rounds.ratio.push(floor * alike / seconds);
+            rounds.over_single.push(per_second * single / SINGLE as f64);
+            rounds.mb_per_second.push(seen.written() as f64 / seconds / 1e6);
+            rounds.pages_per_second.push(per_second);
+            rounds.in_device.push(seen.writing.as_secs_f64() / seconds);
+            rounds.cpu.push((cpu - floor_cpu * alike) / pages.len() as f64);
+            rounds.others.push(others.cores());
+        }
+        spans = seen.writes;
+        subject.free_all();
+        assert_eq!(subject.zswap.stats().physical_pages, 0);
+    }
+    let written: usize = spans.iter().map(|&(_, len)| len).sum();
+    let per_write = |n: usize| n as f64 / spans.len() as f64;
+    table.row(vec![
+        Cell::text("off"),
+        Cell::number(median(rounds.ratio), 2).at_least(0.9),
+        Cell::number(median(rounds.over_single), 1).at_least(5.0),
+        Cell::number(written as f64 / (pages.len() * PAGE_SIZE) as f64, 3).at_most(0.5),
+        Cell::number(per_write(pages.len()), 1).at_least(64.0),
+        Cell::number(per_write(written) / 1024.0, 1),
+        Cell::number(median(rounds.mb_per_second), 0),
+        Cell::number(median(rounds.pages_per_second) / 1e3, 0),
+        Cell::number(median(rounds.in_device) * 100.0, 0),
+        Cell::number(median(rounds.cpu) * 1e6, 2),
+        Cell::number(median(rounds.others), 2),
+    ]);
+    table.end()
+}
