@@ -6,7 +6,7 @@
 
 use crate::Scale;
 use crate::file::Span;
-use crate::measure::{Cell, Others, Table, cpu_of_thread, median};
+use crate::measure::{Cell, Others, Table, cpu_of_process, median};
 use crate::subject::Subject;
 use std::time::Instant;
 use zspool::units::{PAGE_SIZE, Page};
@@ -14,11 +14,11 @@ use zspool::units::{PAGE_SIZE, Page};
 /// Single pages that a floor writes one by one.
 const SINGLE: usize = 4096;
 
-/// Seconds, and those of them that this thread ran.
+/// Seconds, and those that all threads ran.
 fn timed(work: impl FnOnce()) -> (f64, f64) {
-    let (start, cpu) = (Instant::now(), cpu_of_thread());
+    let (start, cpu) = (Instant::now(), cpu_of_process());
     work();
-    (start.elapsed().as_secs_f64(), cpu_of_thread() - cpu)
+    (start.elapsed().as_secs_f64(), cpu_of_process() - cpu)
 }
 
 #[derive(Default)]
@@ -36,9 +36,17 @@ struct Rounds {
     others: Vec<f64>,
 }
 
+/// What is on trial.
+struct Shape {
+    encryption: bool,
+    /// Threads that ask for all of it at once, whose batches overlap.
+    callers: usize,
+}
+
 pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
     let heads = [
         "encryption",
+        "callers",
         "over the same writes",
         "pages/s over one page a pwrite",
         "bytes written of a page / 4096",
@@ -50,7 +58,17 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
         "CPU of a page over the floor's, us",
         "cores busy for others",
     ];
-    let mut table = Table::new("Writeback: the pool to the file by one request, one thread.", &heads);
+    let mut table =
+        Table::new("Writeback: the pool to the file by request; the floor has one write under way.", &heads);
+    for encryption in [false] {
+        for callers in [1, 2] {
+            table.row(row(&Shape { encryption, callers }, pages, scale));
+        }
+    }
+    table.end()
+}
+
+fn row(shape: &Shape, pages: &[Page], scale: &Scale) -> Vec<Cell> {
     let subject = Subject::new(pages, scale);
     let (plain, mut rounds) = (subject.plain(), Rounds::default());
     let mut spans: Vec<Span> = vec![];
@@ -59,14 +77,16 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
         let floor = || timed(|| spans.iter().for_each(|&span| plain.write(span)));
         let others = Others::watch();
         let before = floor();
-        let mut seen = None;
-        let (seconds, cpu) = timed(|| seen = Some(subject.write_back()));
+        subject.device.take();
+        let (seconds, cpu) = timed(|| {
+            std::thread::scope(|scope| (0..shape.callers).for_each(|_| _ = scope.spawn(|| subject.ask_to_write())));
+        });
+        let seen = subject.device.take();
         if round == 0 {
             subject.check(0..pages.len());
         }
         let (single, _) = timed(|| (0..SINGLE).for_each(|k| plain.write((k as u64 * 4096, 4096))));
         let after = floor();
-        let seen = seen.expect("it was written back");
         if round > 0 {
             let (floor, floor_cpu) = ((before.0 + after.0) / 2.0, (before.1 + after.1) / 2.0);
             // The spans are those of the round before, which may have been a few bytes more or less.
@@ -86,9 +106,11 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
     }
     let written: usize = spans.iter().map(|&(_, len)| len).sum();
     let per_write = |n: usize| n as f64 / spans.len() as f64;
-    table.row(vec![
-        Cell::text("off"),
-        Cell::number(median(rounds.ratio), 2).at_least(0.9),
+    let least = if shape.encryption { 0.5 } else { 0.9 };
+    vec![
+        Cell::text(if shape.encryption { "on" } else { "off" }),
+        Cell::count(shape.callers as u64),
+        Cell::number(median(rounds.ratio), 2).at_least(least),
         Cell::number(median(rounds.over_single), 1).at_least(5.0),
         Cell::number(written as f64 / (pages.len() * PAGE_SIZE) as f64, 3).at_most(0.5),
         Cell::number(per_write(pages.len()), 1).at_least(64.0),
@@ -98,6 +120,5 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
         Cell::number(median(rounds.in_device) * 100.0, 0),
         Cell::number(median(rounds.cpu) * 1e6, 2),
         Cell::number(median(rounds.others), 2),
-    ]);
-    table.end()
+    ]
 }
