@@ -12,8 +12,8 @@ pub(crate) fn open(settings: &Settings) -> Result<Zswap, Trouble> {
     if let Some(bytes) = settings.pool_limit {
         builder = builder.pool_limit(bytes);
     }
-    if let Some((path, size)) = &settings.swapfile {
-        builder = builder.swapfile(path, *size);
+    if let Some(Planned { path, size, .. }) = settings.swapfiles.first() {
+        builder = builder.swapfile(path, size.unwrap_or(0));
     }
     Ok(builder.build()?)
 }
