@@ -410,7 +410,7 @@ fn a_lost_write_does_not_bring_an_older_page_back() {
                 }
                 Err(other) => panic!("version {version}, {lost} lost: {other}"),
             }
-            assert_eq!(zswap.area().unwrap().stats().objects, 1);
+            assert_eq!(zswap.device(0).unwrap().stats().objects, 1);
         }
     }
     assert!(old_blocks >= 12, "only {old_blocks} old blocks were met");

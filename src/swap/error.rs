@@ -227,6 +227,93 @@ pub enum Error {
         most: u8,
     },
 
+    // --- devices and tiers
+    /// There is no device.
+    #[error("There is no swap device: add one.")]
+    NoDevice,
+    /// None of the devices that would be allowed takes writes.
+    #[error(
+        "No swap device that may be used here takes writes: they are being removed, retired after failed writes, hung, or of \
+         tiers that are not allowed; look at the table of devices, then add one, or reinstate one."
+    )]
+    Shut,
+    /// No device has this number.
+    #[error("There is no swap device {device}: it is off already, or never was on; look at the table of devices.")]
+    NotOn {
+        /// The number.
+        device: u8,
+    },
+    /// A device that is still written to was to be removed.
+    #[error("The swap device {device} is still written to: have it drained first, which `swapoff` does.")]
+    NotDraining {
+        /// The device.
+        device: String,
+    },
+    /// A device that is not empty was to be removed.
+    #[error(
+        "The swap device {device} still holds {objects} objects, and {batches} batches are under way to it: move them away \
+         first, which `swapoff` does."
+    )]
+    NotEmpty {
+        /// The device.
+        device: String,
+        /// Objects on it.
+        objects: u64,
+        /// Batches under way.
+        batches: u64,
+    },
+    /// As many devices as places can name.
+    #[error("There are {most} swap devices already, which is as many as there can be: remove one first.")]
+    TooManyDevices {
+        /// How many.
+        most: usize,
+    },
+    /// A name that no tier can have.
+    #[error(
+        "{name:?} cannot be the name of a tier: take 1 to {most} letters, digits, `_`, `-` or `.`, for control files name \
+         tiers in words."
+    )]
+    TierName {
+        /// The name given.
+        name: String,
+        /// Most bytes.
+        most: usize,
+    },
+    /// The tier has another priority.
+    #[error(
+        "The tier {tier} has priority {has}, and the new device asks for {asked}: a tier has one priority, so give the device \
+         {has} or another tier."
+    )]
+    TierPriority {
+        /// The tier.
+        tier: String,
+        /// Its priority.
+        has: i16,
+        /// That of the device.
+        asked: i16,
+    },
+    /// Another tier has the priority.
+    #[error(
+        "Priority {priority} is that of the tier {other}, so the tier {tier} cannot have it: name {other} for a device that is to \
+         share its load, or take another priority."
+    )]
+    TiersClash {
+        /// The new tier.
+        tier: String,
+        /// The one that is there.
+        other: String,
+        /// The priority.
+        priority: i16,
+    },
+    /// As many tiers as a mask has bits for.
+    #[error("There were {most} tiers already, which is as many as an instance can name: {tier} has to be one of them.")]
+    TooManyTiers {
+        /// The name given.
+        tier: String,
+        /// How many.
+        most: usize,
+    },
+
     // --- using an area
     /// No run of pages is free that would do.
     #[error(

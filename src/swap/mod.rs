@@ -4,6 +4,8 @@
 //! nothing, a repeated word, an object in the pool, or a [`Place`] on a device. Devices know nothing of words:
 //!
 //! ```text
+//!                Devices      up to 32 in tiers, added and removed while others are used
+//!                   |
 //!                 Area
 //!        +---------+----------+-----------+
 //!      Space    Batch     BufferPool    Device
@@ -22,11 +24,13 @@ mod bitmap;
 mod block;
 mod buffer;
 mod device;
+mod devices;
 mod error;
 mod faulty;
 mod geometry;
 mod header;
 mod memory;
+mod options;
 mod place;
 mod slots;
 mod space;
@@ -39,10 +43,12 @@ pub use batch::{Batch, Written};
 pub use block::{Flaw, HEADER_BYTES, ObjectRef};
 pub use buffer::{BufferPool, IoBuffer, Lease};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
+pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, MAX_TIERS, Outgoing, State, TierInfo};
 pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
 pub use memory::MemoryDevice;
+pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
 pub use place::Place;
 pub use slots::{SlotGuard, Slots};
 pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};

@@ -14,6 +14,7 @@
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
+//! | [`Seat`] | a value that is used without a lock and removed when nobody does |
 //! | [`Clock`] | a cheap time; under loom it stands still |
 //! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
@@ -31,6 +32,7 @@ mod process;
 mod rank;
 mod record;
 mod region;
+mod seat;
 mod table;
 mod tally;
 pub mod thread;
@@ -47,6 +49,7 @@ pub(crate) use process::process_mutex;
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
+pub use seat::{Seat, Seated};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
@@ -59,6 +62,9 @@ pub use std::sync::Arc;
 
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
+
+/// Devices an instance can have at once. Under loom, few, for the same reason.
+pub const DEVICES: usize = if cfg!(loom) { 2 } else { 32 };
 
 /// Clusters whose compressibility is remembered at once: 2 bytes each. Under loom one, for the same reason.
 pub const SAMPLED_CLUSTERS: usize = if cfg!(loom) { 1 } else { 4096 };

@@ -94,6 +94,12 @@ pub enum Bug {
     CursorGivesBackToAnyone,
     /// A registration ends while what it registered is being called.
     RegistrationEndsEarly,
+    /// Who uses what is in a seat looks whether it is taken and is then counted.
+    SeatCountsLate,
+    /// Who takes what is in a seat does not wait for those who use it.
+    SeatTakenInUse,
+    /// Who begins a batch looks whether the device is being drained and is then counted.
+    WriterCountsLate,
     /// A stall does not hold the memcgs it is counted in.
     StallHoldsNothing,
 }

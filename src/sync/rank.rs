@@ -21,6 +21,8 @@ pub enum Rank {
     Cluster,
     /// The LRU lists of one memcg. Child before parent.
     Lru,
+    /// Which devices there are, in which order, and whose turn it is; never held across I/O.
+    Devices,
     /// Pools of I/O buffers and batches; never held across I/O.
     Buffers,
     /// A device's map of free space.

@@ -14,7 +14,7 @@ use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
-use crate::swap::{self, Area, Device, SwapFile};
+use crate::swap::{self, Device, DeviceOptions, Devices, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
 use crate::sync::{Arc, Clock, Convoy, Planted, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
@@ -40,7 +40,7 @@ pub struct Builder {
     pool_limit: Option<u64>,
     codec: String,
     codecs: Codecs,
-    swap: Option<Swap>,
+    swap: Vec<Swap>,
     direct: bool,
     arena: ArenaConfig,
     geometry: Geometry,
@@ -57,8 +57,12 @@ pub struct Builder {
 
 #[derive(Debug)]
 enum Swap {
-    File { path: PathBuf, size: u64 },
-    Device(Box<dyn Device>),
+    /// A swapfile of so many bytes, opened as the builder says in the end.
+    File {
+        path: PathBuf,
+        size: u64,
+    },
+    Options(DeviceOptions),
 }
 
 impl Builder {
@@ -67,7 +71,7 @@ impl Builder {
             pool_limit: None,
             codec: "lz4".to_owned(),
             codecs: Codecs::builtin(),
-            swap: None,
+            swap: Vec::new(),
             direct: true,
             arena: ArenaConfig::default(),
             geometry: Geometry::default(),
@@ -111,21 +115,26 @@ impl Builder {
     }
 
     /// Write cold pages to a swapfile of at most `size` bytes. It is made if missing, reused if it is an earlier one of ours,
-    /// and refused if it is anything else.
+    /// and refused if it is anything else. As every device without options of its own it is of the tier `swap`, priority 0.
     pub fn swapfile(mut self, path: impl Into<PathBuf>, size: u64) -> Self {
-        self.swap = Some(Swap::File { path: path.into(), size });
+        self.swap.push(Swap::File { path: path.into(), size });
         self
     }
 
-    /// Whether the swapfile bypasses the page cache (default), which would else hold what we saved.
+    /// Whether such a swapfile bypasses the page cache (default), which would else hold what we saved.
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
         self
     }
 
     /// Write cold pages to this device.
-    pub fn device(mut self, device: impl Device + 'static) -> Self {
-        self.swap = Some(Swap::Device(Box::new(device)));
+    pub fn device(self, device: impl Device + 'static) -> Self {
+        self.swap(DeviceOptions::device(device))
+    }
+
+    /// Write cold pages to this device too, as its options say.
+    pub fn swap(mut self, options: DeviceOptions) -> Self {
+        self.swap.push(Swap::Options(options));
         self
     }
 
@@ -269,14 +278,15 @@ impl Builder {
         let codec = self.codecs.by_name(&self.codec)?.id();
         self.arena.limit_bytes = self.pool_limit.unwrap_or_else(zsmalloc::default_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
-        let area = match self.swap {
-            None => None,
-            Some(Swap::File { path, size }) => {
-                let file = SwapFile::options().path(path).size(size).direct(self.direct).open()?;
-                Some(Area::new(Box::new(file), 0, self.device_geometry)?)
-            }
-            Some(Swap::Device(device)) => Some(Area::new(device, 0, self.device_geometry)?),
-        };
+        let devices = Devices::new(self.device_geometry, self.planted);
+        for swap in self.swap {
+            devices.add(match swap {
+                Swap::File { path, size } => {
+                    DeviceOptions::swapfile(SwapFile::options().path(path).size(size).direct(self.direct))
+                }
+                Swap::Options(options) => options,
+            })?;
+        }
         let Reserved { arena, slots, lru, tree, pool } = Reserved::new(&Asked {
             arena: self.arena,
             slots_in_use: self.slots_in_use,
@@ -296,7 +306,7 @@ impl Builder {
             codecs: self.codecs,
             codec: AtomicU8::new(codec.get()),
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
-            area,
+            devices,
             inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
             submission: Convoy::new(self.policy.batch, self.planted),
             cursor: Cursor::new(),

@@ -14,7 +14,7 @@ use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, Memcg, Registration, Tree};
-use crate::swap::{Area, Slots};
+use crate::swap::{DeviceOptions, DeviceRef, Devices, Slots};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
 use crate::sync::{Arc, Convoy, Mailbox, Planted, Turnstile};
 use crate::units::{Slot, SlotRange};
@@ -69,7 +69,7 @@ pub(super) struct Core {
     /// Id of the codec new pages are compressed with. Relaxed: every id in the registry decompresses.
     pub(super) codec: AtomicU8,
     pub(super) contexts: Contexts,
-    pub(super) area: Option<Area>,
+    pub(super) devices: Devices,
     pub(super) inflight: Inflight,
     /// Where stores at their limits share batches.
     pub(super) submission: Convoy<Member>,
@@ -178,15 +178,16 @@ impl Zswap {
         &self.core.pool
     }
 
-    /// The swapfile, if there is one.
-    pub fn area(&self) -> Option<&Area> {
-        self.core.area.as_ref()
+    /// A device, if there is one of this number. While the caller holds it, it cannot be removed.
+    pub fn device(&self, number: u8) -> Option<DeviceRef<'_>> {
+        self.core.devices.get(number)
     }
-}
 
-impl Core {
-    /// The device that a place lies on.
-    pub(super) fn area(&self) -> &Area {
-        self.area.as_ref().expect("where a slot names a place, there is a device")
+    /// Add a device while pages are stored and loaded; it is written to from now on. Its number.
+    ///
+    /// # Errors
+    /// [`Error::Swap`], as [`Devices::add`].
+    pub fn swapon(&self, options: DeviceOptions) -> Result<u8, Error> {
+        Ok(self.core.devices.add(options)?)
     }
 }

@@ -209,7 +209,7 @@ impl Core {
                     if now.same_content(word) || self.planted.is(Bug::LoadSkipsRevalidation) {
                         self.counters.failed_loads.add(1);
                         if let Error::Read { source, .. } = &failure {
-                            self.area().blame(place, source);
+                            self.devices.blame(place, source);
                         }
                         return Err(failure);
                     }
@@ -248,7 +248,7 @@ impl Core {
     fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
         // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
         let mut decoded = [0; PAGE_SIZE];
-        self.area()
+        self.devices
             .read(place, slot.0, |object| {
                 let flags = BlockFlags::from_bits_retain(object.flags);
                 self.decode(slot, object.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)

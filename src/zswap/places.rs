@@ -87,7 +87,7 @@ impl Core {
         match held.word.content() {
             Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
             Content::Physical(place) => {
-                self.area().free(place);
+                self.devices.free(place);
                 if !self.planted.is(Bug::PlaceKeepsCharge) {
                     drop(PlaceCharge { tree: &self.tree, objcg: held.payer, bytes: place.len_bytes() as u64 });
                 }

@@ -93,7 +93,7 @@ impl Core {
     /// A store found no frame: help the worker to make some, or wait until it has. Without a worker, do it all.
     pub(super) fn make_room_in_pool(&self, effort: &mut Effort) -> Room {
         self.kick.kick(PRESSURE);
-        if self.area.is_none() {
+        if self.devices.is_empty() {
             return self.make_frames();
         }
         let Some(ticket) = self.turnstile.ticket() else { return self.make_frames() };

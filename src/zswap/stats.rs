@@ -1,7 +1,7 @@
 //! [`Stats`]: what an instance holds and did, as one value.
 
 use super::core::{Core, Zswap};
-use crate::swap::{AreaStats, Content, SlotWord};
+use crate::swap::{AreaStats, Content, DeviceStats, SlotWord};
 use crate::sync::Tally;
 use crate::zsmalloc;
 
@@ -85,11 +85,16 @@ pub struct Stats {
     pub limit_bytes: u64,
     /// Bytes of slot words and LRU links in touched clusters.
     pub slot_table_bytes: u64,
-    /// The device's.
+    /// The sum over all devices; `None` where there are none.
     pub area: Option<AreaStats>,
 }
 
 impl Zswap {
+    /// The devices, highest priority first.
+    pub fn devices(&self) -> Vec<DeviceStats> {
+        self.core.devices.rows()
+    }
+
     /// What the instance holds and did. Exact at a quiet point.
     pub fn stats(&self) -> Stats {
         self.core.stats()
@@ -117,7 +122,7 @@ impl Core {
             backed_bytes: self.arena.backed_bytes(),
             limit_bytes: self.arena.limit(),
             slot_table_bytes: (self.slots.touched() * crate::sync::CLUSTER_SLOTS * 2 * size_of::<u64>()) as u64,
-            area: self.area.as_ref().map(|area| area.stats()),
+            area: self.devices.sum(),
         }
     }
 }

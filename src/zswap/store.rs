@@ -23,7 +23,7 @@ use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
-use crate::swap::{Content, Entry, SlotWord};
+use crate::swap::{Allowed, Content, Entry, SlotWord};
 use crate::sync::{self, Bug, atomic::Ordering};
 use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::{self, Uncommitted};
@@ -377,7 +377,9 @@ impl Core {
             Refusal::Pool(source @ zsmalloc::Error::NodesFull { .. }) => Error::NodesFull { source, reason },
             Refusal::Pool(source) => Error::PoolFull { source, reason },
         };
-        let Some(area) = &self.area else { return Err(refuse(Unwritable::NoDevice)) };
+        if self.devices.is_empty() {
+            return Err(refuse(Unwritable::NoDevice));
+        }
         if !memcg.writeback() {
             return Err(refuse(Unwritable::Disabled));
         }
@@ -391,8 +393,8 @@ impl Core {
             return Err(refuse(Unwritable::SwapMax));
         };
         let payer = charge.objcg();
-        let pages = area.geometry().pages_for(bytes.len());
-        let Ok(mut batch) = area.begin_at_least(pages, pages) else {
+        let pages = self.devices.geometry().pages_for(bytes.len());
+        let Ok(mut batch) = self.devices.begin(&Allowed::ALL, pages, pages) else {
             note_refused(memcg, false);
             return Err(refuse(Unwritable::DeviceFull));
         };
@@ -412,7 +414,7 @@ impl Core {
             self.lru.set_origin(owner, node);
             word
         });
-        put.inspect_err(|_| area.free(place))?;
+        put.inspect_err(|_| self.devices.free(place))?;
         self.swapins.prepare(memcg.group());
         self.counters.written_through.add(1);
         Ok(())

@@ -100,7 +100,7 @@ impl<'a> Turns<'a> {
     }
 
     fn walk(&mut self, want: usize, budget: impl Fn(usize) -> Budget) -> Turn {
-        if self.core.area.is_none() {
+        if self.core.devices.is_empty() {
             return Turn::Nothing(Unwritable::NoDevice);
         }
         if !self.scope.writeback() {

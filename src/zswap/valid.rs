@@ -45,7 +45,7 @@ impl Core {
                 Content::Compressed(_) => compressed += 1,
                 Content::Physical(place) => {
                     physical += 1;
-                    assert!(places.insert(place.block), "two slots name the block {place:?}");
+                    assert!(places.insert((place.device, place.block)), "two slots name the block {place:?}");
                     let payer = self.lru.payer(owner);
                     assert!(!payer.is_none(), "S1: nobody pays for the place of {slot:?}");
                     *paid.entry(self.tree.group_of(payer)).or_default() += place.len_bytes() as u64;
@@ -64,10 +64,9 @@ impl Core {
             "the gauges count the slots by what they hold"
         );
         assert_eq!(self.pool.stats().objects, entries.len() as u64, "every object of the pool belongs to a slot");
-        if let Some(area) = &self.area {
-            area.assert_valid();
-            assert_eq!(area.stats().objects, physical, "every block on the device belongs to a slot");
-        }
+        self.devices.assert_valid();
+        let objects = self.devices.sum().unwrap_or_default().objects;
+        assert_eq!(objects, physical, "every object on the devices belongs to a slot");
 
         self.assert_places_valid(paid);
         let mut listed = 0;

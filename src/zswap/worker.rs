@@ -231,8 +231,6 @@ impl Core {
     /// The same; on the device as long as nobody wants us to stop.
     fn tidy_until(&self, stop: impl Fn() -> bool) {
         self.tidy_memory();
-        if let Some(area) = &self.area {
-            area.maintain_until(stop);
-        }
+        self.devices.maintain_until(stop);
     }
 }

@@ -20,7 +20,7 @@ use super::inflight::Record;
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
 use crate::memcg::{Event, GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Batch, Content, Place, SlotWord};
+use crate::swap::{Allowed, Content, Outgoing, Place, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
@@ -97,11 +97,14 @@ impl Core {
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
         sync::assert_no_lock_held("writing back");
-        let Some(area) = &self.area else { return Landed::default() };
+        if self.devices.is_empty() {
+            return Landed::default();
+        }
         entries.chunk_by(|a, b| a.0 == b.0).for_each(|alike| self.swapins.prepare(alike[0].0));
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
-        let (least, each) = (area.geometry().pages_for(PAGE_SIZE), PAGE_SIZE / area.geometry().page_bytes);
-        let Ok(mut batch) = area.begin_at_least(least, least + each * entries.len()) else {
+        let geometry = self.devices.geometry();
+        let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
+        let Ok(mut batch) = self.devices.begin(&Allowed::ALL, least, least + each * entries.len()) else {
             self.note_trouble(Some(Unwritable::DeviceFull));
             if let Some(memcg) = entries.first().and_then(|&(group, _)| self.tree.get(group)) {
                 note_refused(&memcg, false);
@@ -142,7 +145,7 @@ impl Core {
         Landed { device_refused: !written, at_limit, ..flights.land(written, each_landed) }
     }
 
-    fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Batch<'_>) -> Launch<'_> {
+    fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Outgoing<'_>) -> Launch<'_> {
         let Some(mut guard) = self.slots.lock_owner(owner) else { return Launch::PassedOver };
         let word = guard.word();
         let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
@@ -224,7 +227,7 @@ impl Core {
         let guard = self.slots.lock_owner(owner);
         if !self.inflight.finish(record) {
             drop(guard);
-            self.area().free(place);
+            self.devices.free(place);
             if self.planted.is(Bug::CancelKeepsCharge) {
                 std::mem::forget(charge);
             }

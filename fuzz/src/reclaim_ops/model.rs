@@ -135,7 +135,7 @@ impl Model {
             memcg.own_writeback() && memcg.max(Counter::Swap) == u64::MAX
         };
         // Pages of the device where a write failed are never used again.
-        let none_bad = || self.instance.zswap.area().is_none_or(|area| area.stats().bad_bytes == 0);
+        let none_bad = || self.instance.zswap.stats().area.is_none_or(|area| area.bad_bytes == 0);
         self.roomy && !self.failing && !self.meddling && self.online().all(free) && none_bad()
     }
 

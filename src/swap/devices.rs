@@ -1,0 +1,355 @@
+//! [`Devices`]: up to 32 areas in tiers, added and removed while others read and write.
+//!
+//! ```text
+//!   begin(allowed) ---> Roster: whose turn? ---> seat n: counted use -> gate: counted writer -> batch     full, shut: the next
+//!   get(n), read, free ------------------------> seat n: counted use                                     no lock, no allocation
+//!   add     claim a number and a tier -> open -> seat n is taken
+//!   drain   gate n is shut; who moves the objects away ...
+//!   remove  ... no writers, no objects -> nobody begins to use seat n; wait for those who do -> off
+//! ```
+//!
+//! - **D5** A place's device is there as long as a slot names it: a device is removed when it holds no object. Who reads by a
+//!   place that he saw in a slot word before finds a device or none, and looks at the word again.
+//! - **D6** A number that comes back goes on with its generations, so that no place is named twice.
+//!
+//! The rules of who may write where come from above as [`Allowed`]; memcgs are not known here.
+
+mod attached;
+mod outgoing;
+mod roster;
+mod stats;
+
+pub use outgoing::Outgoing;
+pub use roster::{MAX_TIERS, TierInfo};
+pub use stats::{DeviceStats, State};
+
+use self::attached::{Attached, Label};
+use self::roster::Roster;
+use super::area::Area;
+use super::block::ObjectRef;
+use super::{DeviceOptions, Error, Geometry, Place};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
+use std::ops::Deref;
+
+/// The devices of an instance.
+///
+/// ```
+/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, MemoryDevice};
+/// use zspool::sync::Planted;
+///
+/// let devices = Devices::new(Geometry::default(), Planted::NONE);
+/// devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("disk", 0))?;
+/// let fast = devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("nvme", 5))?;
+/// let mut batch = devices.begin(&Allowed::ALL, 1, 64)?;
+/// let place = batch.push(7, 1, 0, 5, |bytes| bytes.copy_from_slice(b"hello")).expect("an empty batch has room");
+/// batch.write()?;
+/// assert_eq!(place.device, fast);
+/// assert_eq!(devices.read(place, 7, |object| object.bytes.to_vec())?, b"hello");
+/// devices.free(place);
+/// devices.drain(fast)?;
+/// devices.remove(fast)?;
+/// # Ok::<(), zspool::swap::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Devices {
+    /// By number.
+    seats: Box<[Seat<Attached>]>,
+    roster: Mutex<Roster>,
+    /// Devices that are on. Relaxed: who acts on it looks at the seats.
+    count: AtomicU32,
+    geometry: Geometry,
+    planted: Planted,
+}
+
+/// Which devices a batch may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// A bit per tier.
+    tiers: u32,
+    /// A bit per device that was tried.
+    tried: u32,
+}
+
+impl Allowed {
+    /// All of them.
+    pub const ALL: Allowed = Allowed { tiers: u32::MAX, tried: 0 };
+
+    /// Those of the tiers whose bits are set ([`TierInfo::index`]).
+    #[must_use]
+    pub const fn tiers(mask: u32) -> Self {
+        Allowed { tiers: mask, tried: 0 }
+    }
+
+    /// The same in these tiers only.
+    #[must_use]
+    pub const fn within(self, mask: u32) -> Self {
+        Allowed { tiers: self.tiers & mask, ..self }
+    }
+
+    /// The same without this device.
+    #[must_use]
+    pub const fn without(self, number: u8) -> Self {
+        Allowed { tried: self.tried | 1 << number, ..self }
+    }
+}
+
+/// A device in use: it is there until this is dropped. No lock, no allocation.
+#[derive(Debug)]
+pub struct DeviceRef<'a>(Seated<'a, Attached>);
+
+impl Deref for DeviceRef<'_> {
+    type Target = Area;
+    fn deref(&self) -> &Area {
+        &self.0.area
+    }
+}
+
+impl DeviceRef<'_> {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Index of its tier.
+    pub fn tier(&self) -> u8 {
+        self.0.tier
+    }
+
+    /// Its priority.
+    pub fn priority(&self) -> i16 {
+        self.0.priority
+    }
+
+    /// How it is.
+    pub fn state(&self) -> State {
+        self.0.state()
+    }
+
+    /// Batches that are being filled or written.
+    pub fn writers(&self) -> u64 {
+        self.0.writers()
+    }
+
+    /// Whether pages are to be written as they are.
+    pub fn whole_pages(&self) -> bool {
+        self.0.how.whole_pages
+    }
+
+    /// Percent in use above which bytes are to move to the next tier, and down to which: low, high.
+    pub fn water_marks(&self) -> Option<(u8, u8)> {
+        self.0.how.water
+    }
+}
+
+// === impl Devices ===
+
+impl Devices {
+    /// None yet. All will be divided by this geometry.
+    pub fn new(geometry: Geometry, planted: Planted) -> Self {
+        Devices {
+            seats: (0..DEVICES).map(|_| Seat::new(planted)).collect(),
+            roster: Mutex::new(Rank::Devices, Roster::default()),
+            count: AtomicU32::new(0),
+            geometry,
+            planted,
+        }
+    }
+
+    /// Add a device: it is written to from now on. Its number.
+    ///
+    /// # Errors
+    /// What opening it says; [`Error::TierName`], [`Error::TierPriority`], [`Error::TiersClash`], [`Error::TooManyTiers`],
+    /// [`Error::TooManyDevices`]; what [`Area::new`] says. Nothing is then changed.
+    ///
+    /// # Locks
+    /// [`Rank::Devices`], not while the device is opened.
+    pub fn add(&self, options: DeviceOptions) -> Result<u8, Error> {
+        let (priority, how, tier_name) = (options.priority, options.how, options.tier.clone());
+        // Where it does not fit in, its file is not even looked at.
+        let (number, tier) = self.roster.lock().claim(&tier_name, priority)?;
+        let attached = options.open().and_then(|(name, device)| {
+            let area = Area::new(device, number, self.geometry)?;
+            Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, self.planted))
+        });
+        let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());
+        match put {
+            Ok(true) => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                Ok(number)
+            }
+            Ok(false) => unreachable!("D1: the seat of a number that was claimed is empty"),
+            Err(error) => {
+                self.roster.lock().give_up(number);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether there is no device.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// The sizes of all devices.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The tiers there were so far, by index.
+    ///
+    /// # Locks
+    /// [`Rank::Devices`].
+    pub fn tiers(&self) -> Vec<TierInfo> {
+        self.roster.lock().tiers()
+    }
+
+    /// Use a device. No lock, no allocation: it can be called in handlers of faults.
+    #[inline]
+    pub fn get(&self, number: u8) -> Option<DeviceRef<'_>> {
+        self.seats.get(usize::from(number))?.get().map(DeviceRef)
+    }
+
+    /// All that are on, by number.
+    pub fn iter(&self) -> impl Iterator<Item = DeviceRef<'_>> {
+        self.seats.iter().filter_map(|seat| seat.get().map(DeviceRef))
+    }
+
+    fn on(&self, number: u8) -> Result<DeviceRef<'_>, Error> {
+        self.get(number).ok_or(Error::NotOn { device: number })
+    }
+
+    /// A batch of `least` to `most` pages on an allowed device: of the highest priority, those of one tier in turn, those that
+    /// are full, being drained or retired passed by. Waits for a write buffer, so a thread has one batch at a time.
+    ///
+    /// When its write fails, begin again [`without`](Allowed::without) that device.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`], [`Error::Full`] of the first that was asked, [`Error::Shut`] when none takes writes.
+    ///
+    /// # Locks
+    /// [`Rank::Devices`]; then as [`Area::begin`].
+    pub fn begin(&self, allowed: &Allowed, least: usize, most: usize) -> Result<Outgoing<'_>, Error> {
+        let (mut allowed, mut first) = (*allowed, None);
+        while let Some(number) = self.next(&allowed) {
+            allowed = allowed.without(number);
+            let Some(seated) = self.seats[usize::from(number)].get() else { continue };
+            match Outgoing::begin(seated, least, most) {
+                Ok(Some(batch)) => return Ok(batch),
+                Ok(None) => {}
+                Err(error) => _ = first.get_or_insert(error),
+            }
+        }
+        Err(first.unwrap_or(match self.is_empty() {
+            true => Error::NoDevice,
+            false => Error::Shut,
+        }))
+    }
+
+    fn next(&self, allowed: &Allowed) -> Option<u8> {
+        self.roster.lock().next(allowed.tiers, allowed.tried)
+    }
+
+    /// As [`Area::read`] of the device of the place.
+    ///
+    /// # Errors
+    /// As that, and [`Error::NotOn`] where the device is gone: then no slot names the place any more.
+    ///
+    /// # Locks
+    /// As [`Area::read`].
+    pub fn read<R>(&self, place: Place, slot: u64, f: impl FnOnce(ObjectRef<'_>) -> R) -> Result<R, Error> {
+        self.on(place.device)?.read(place, slot, f)
+    }
+
+    /// As [`Area::blame`] of the device of the place.
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
+    pub fn blame(&self, place: Place, error: &Error) {
+        if let Some(device) = self.get(place.device) {
+            device.blame(place, error);
+        }
+    }
+
+    /// As [`Area::free`] of the device of the place.
+    ///
+    /// # Panics
+    /// When the object was freed before, or its device is gone (D5).
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
+    pub fn free(&self, place: Place) {
+        self.get(place.device).expect("D5: the device of an object stays").free(place);
+    }
+
+    /// As [`Area::maintain_until`] of all devices.
+    ///
+    /// # Locks
+    /// As that.
+    pub fn maintain_until(&self, stop: impl Fn() -> bool) -> u64 {
+        self.iter().map(|device| device.maintain_until(&stop)).sum()
+    }
+
+    /// Write no more to a device; what is on it stays and is read. Batches begun before are finished: see
+    /// [`writers`](DeviceRef::writers).
+    ///
+    /// # Errors
+    /// [`Error::NotOn`].
+    pub fn drain(&self, number: u8) -> Result<(), Error> {
+        self.on(number)?.0.drain();
+        Ok(())
+    }
+
+    /// Write to a device again that was being drained.
+    ///
+    /// # Errors
+    /// [`Error::NotOn`], also when it is being removed.
+    pub fn resume(&self, number: u8) -> Result<(), Error> {
+        match self.on(number)?.0.resume() {
+            true => Ok(()),
+            false => Err(Error::NotOn { device: number }),
+        }
+    }
+
+    /// Write to a device again that was retired.
+    ///
+    /// # Errors
+    /// [`Error::NotOn`].
+    pub fn reinstate(&self, number: u8) -> Result<(), Error> {
+        self.on(number)?.0.reinstate();
+        Ok(())
+    }
+
+    /// Remove a device that was drained and is empty, and close it. Waits for those who use it at this moment; its number is
+    /// used again late, and with other generations.
+    ///
+    /// # Errors
+    /// [`Error::NotOn`], [`Error::NotDraining`], [`Error::NotEmpty`]: it stays as it was.
+    ///
+    /// # Locks
+    /// [`Rank::Devices`], after the waiting.
+    pub fn remove(&self, number: u8) -> Result<(), Error> {
+        self.on(number)?.0.leave()?;
+        let attached = self.seats[usize::from(number)].take().expect("who leaves is alone in that");
+        assert_eq!(attached.area.stats().objects, 0, "D4: an object came to a device that leaves");
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        drop(attached);
+        self.roster.lock().give_up(number);
+        Ok(())
+    }
+
+    /// Check every area, as [`Area::assert_valid`], and that tiers and devices fit together.
+    ///
+    /// # Panics
+    /// With a sentence, when an invariant is broken.
+    pub fn assert_valid(&self) {
+        let on: u32 = self.iter().map(|device| 1 << device.number()).sum();
+        assert_eq!(on, self.roster.lock().claimed(), "D1: the numbers claimed are those of the devices that are on");
+        assert_eq!(on.count_ones(), self.count.load(Ordering::Relaxed), "the devices are counted");
+        for device in self.iter() {
+            device.assert_valid();
+            assert_eq!(device.writers(), 0, "no batch is open");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! [`Roster`]: which devices there are, in which tiers, and whose turn it is.
+//!
+//! ```text
+//!   tiers  index 0 "swap"     priority 0    members 0, 3     last 3     indexes and names stay for good
+//!          index 1 "nvme"     priority 10   members 1        last 1
+//!          index 2 "archive"  -             none
+//! ```
+//!
+//! - **D1** A number is a member of one tier from when it is claimed until it is given up, and two claims never have the same.
+//! - **D2** Tiers with members have different priorities; a tier's members have its priority.
+//! - **D3** A tier's index is its own for good: masks of memcgs name it.
+
+use super::super::Error;
+use crate::sync::DEVICES;
+
+/// Most tiers: bits of a mask, less one.
+pub const MAX_TIERS: usize = 31;
+
+/// Most bytes of a tier's name: it is a word in control files.
+const MAX_NAME: usize = 63;
+
+/// A tier, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TierInfo {
+    /// Its bit in masks: 0 to 30.
+    pub index: u8,
+    /// Its name.
+    pub name: String,
+    /// The priority of its devices; `None` while it has none.
+    pub priority: Option<i16>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    tiers: Vec<Tier>,
+    /// Bit n: number n is claimed.
+    claimed: u32,
+    /// The number that was claimed last: numbers come back late.
+    last: Option<u8>,
+}
+
+#[derive(Debug)]
+struct Tier {
+    name: String,
+    /// Of its members; means nothing without.
+    priority: i16,
+    members: Vec<u8>,
+    /// The member whose turn was last; above all numbers when nobody's was.
+    last: u8,
+}
+
+// === impl Roster ===
+
+impl Roster {
+    /// A number for a device of this tier, and the tier's index.
+    ///
+    /// # Errors
+    /// [`Error::TierName`], [`Error::TierPriority`], [`Error::TiersClash`], [`Error::TooManyTiers`], [`Error::TooManyDevices`].
+    pub(super) fn claim(&mut self, name: &str, priority: i16) -> Result<(u8, u8), Error> {
+        check_name(name)?;
+        if let Some(other) =
+            self.tiers.iter().find(|tier| !tier.members.is_empty() && tier.priority == priority && tier.name != name)
+        {
+            return Err(Error::TiersClash { tier: name.to_owned(), other: other.name.clone(), priority });
+        }
+        let index = self.tiers.iter().position(|tier| tier.name == name);
+        if let Some(tier) = index.map(|index| &self.tiers[index])
+            && !tier.members.is_empty()
+            && tier.priority != priority
+        {
+            return Err(Error::TierPriority { tier: name.to_owned(), has: tier.priority, asked: priority });
+        }
+        if index.is_none() && self.tiers.len() == MAX_TIERS {
+            return Err(Error::TooManyTiers { tier: name.to_owned(), most: MAX_TIERS });
+        }
+        let first = self.last.map_or(0, |last| usize::from(last) + 1);
+        let number = (first..first + DEVICES)
+            .map(|number| (number % DEVICES) as u8)
+            .find(|number| self.claimed & 1 << number == 0)
+            .ok_or(Error::TooManyDevices { most: DEVICES })?;
+        let index = index.unwrap_or_else(|| {
+            self.tiers.push(Tier { name: name.to_owned(), priority, members: Vec::new(), last: u8::MAX });
+            self.tiers.len() - 1
+        });
+        let tier = &mut self.tiers[index];
+        tier.priority = priority;
+        tier.members.push(number);
+        tier.members.sort_unstable();
+        self.claimed |= 1 << number;
+        self.last = Some(number);
+        Ok((number, index as u8))
+    }
+
+    /// The device of this number is gone, or did not come.
+    pub(super) fn give_up(&mut self, number: u8) {
+        self.claimed &= !(1 << number);
+        self.tiers.iter_mut().for_each(|tier| tier.members.retain(|&member| member != number));
+    }
+
+    /// Whose turn it is among the devices of the tiers in the mask, those in `tried` left out: of the highest priority the one
+    /// after the last. It is his turn that is over then, whatever comes of it.
+    pub(super) fn next(&mut self, tiers: u32, tried: u32) -> Option<u8> {
+        let untried = |member: &&u8| tried & 1 << **member == 0;
+        let tier = self
+            .tiers
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, tier)| tiers & 1 << index != 0 && tier.members.iter().any(|member| untried(&member)))
+            .max_by_key(|(_, tier)| tier.priority)?
+            .1;
+        let after = |member: &&u8| **member > tier.last;
+        let mut members = tier.members.iter().filter(untried);
+        let next = members.clone().find(after).or_else(|| members.next()).copied()?;
+        tier.last = next;
+        Some(next)
+    }
+
+    /// All claimed numbers.
+    pub(super) fn claimed(&self) -> u32 {
+        self.claimed
+    }
+
+    /// The tiers there were ever, by index.
+    pub(super) fn tiers(&self) -> Vec<TierInfo> {
+        let info = |(index, tier): (usize, &Tier)| TierInfo {
+            index: index as u8,
+            name: tier.name.clone(),
+            priority: (!tier.members.is_empty()).then_some(tier.priority),
+        };
+        self.tiers.iter().enumerate().map(info).collect()
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(good) {
+        return Ok(());
+    }
+    Err(Error::TierName { name: name.to_owned(), most: MAX_NAME })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const ALL: u32 = u32::MAX;
+
+    #[test]
+    fn higher_priorities_come_first_and_equal_ones_in_turn() {
+        let mut roster = Roster::default();
+        for (tier, priority) in [("slow", -1), ("fast", 5), ("fast", 5), ("slow", -1), ("fast", 5)] {
+            roster.claim(tier, priority).unwrap();
+        }
+        let turns: Vec<_> = (0..7).map(|_| roster.next(ALL, 0).unwrap()).collect();
+        assert_eq!(turns, [1, 2, 4, 1, 2, 4, 1]);
+        assert_eq!(roster.next(ALL, 1 << 2), Some(4), "2 was tried");
+        assert_eq!(roster.next(ALL, 0b10110), Some(0));
+        assert_eq!(roster.next(ALL, 0b10110), Some(3));
+        assert_eq!(roster.next(ALL, 0b11111), None);
+        assert_eq!(roster.next(1, 0), Some(0), "only tier 0 is allowed");
+        assert_eq!(roster.next(0, 0), None);
+    }
+}
