@@ -1,21 +1,60 @@
 //! The store that is squeezed into: this crate's [`Zswap`].
 
-use crate::squeeze::interface::{ClassRow, GroupStats, Live, PoolStats, Settings, Target, Trouble};
+use crate::squeeze::interface::{ClassRow, GroupStats, Live, Moved, PoolStats, Settings, Target, Trouble};
+use crate::tiers::report::{DeviceRow, Metadata, Swap};
+use crate::tiers::spec::{Kind, Planned};
 use std::path::Path;
 use zspool::memcg::{Event, Memcg};
+use zspool::swap::{DeviceOptions, DeviceStats};
 use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
-use zspool::zswap::Zswap;
+use zspool::zswap::{Builder, Zswap};
 
 /// Make the store.
 pub(crate) fn open(settings: &Settings) -> Result<Zswap, Trouble> {
+    Ok(builder(settings).build()?)
+}
+
+/// The same, for those who want to say more.
+pub(crate) fn builder(settings: &Settings) -> Builder {
     let mut builder = Zswap::builder().codec(&settings.codec).compressing_threads(settings.threads);
     if let Some(bytes) = settings.pool_limit {
         builder = builder.pool_limit(bytes);
     }
-    if let Some(Planned { path, size, .. }) = settings.swapfiles.first() {
-        builder = builder.swapfile(path, size.unwrap_or(0));
+    settings.swapfiles.iter().fold(builder, |builder, planned| builder.swap(device(planned)))
+}
+
+fn device(planned: &Planned) -> DeviceOptions {
+    let Planned { path, size, tier, priority, kind } = planned;
+    let options = match kind {
+        Kind::File => DeviceOptions::path(path, size.unwrap_or(0)),
+        Kind::Unnamed | Kind::Block => DeviceOptions::path(path.join("zspool.tmp"), size.unwrap_or(0)),
+    };
+    options.tier(tier, *priority)
+}
+
+/// Have all devices cleaned.
+pub(crate) fn clean(zswap: &Zswap) {
+    zswap.quiesce();
+}
+
+fn row(stats: DeviceStats) -> DeviceRow {
+    let DeviceStats { number, name, tier, priority, state, describe, area, .. } = stats;
+    DeviceRow {
+        number,
+        name,
+        tier,
+        priority,
+        state: state.to_string(),
+        how: describe,
+        size_bytes: area.size_bytes,
+        used_bytes: area.used_bytes,
+        live_bytes: area.live_bytes,
+        objects: area.objects,
+        written_bytes: area.written_bytes,
+        read_bytes: area.read_bytes,
+        bad_bytes: area.bad_bytes,
+        io_errors: area.io_errors,
     }
-    Ok(builder.build()?)
 }
 
 impl Target for Zswap {
@@ -108,6 +147,28 @@ impl Target for Zswap {
             }
         };
         self.pool().classes().0.iter().filter(used).map(row).collect()
+    }
+
+    fn swap(&self) -> Swap {
+        let stats = self.stats();
+        let same_filled_slots = stats.same_filled_pages + stats.pattern_pages;
+        let memory_slots = stats.compressed_pages + stats.incompressible_pages;
+        let slots = same_filled_slots + memory_slots + stats.physical_pages;
+        Swap {
+            devices: self.devices().into_iter().map(row).collect(),
+            slots,
+            virtual_bytes: slots * PAGE_SIZE as u64,
+            same_filled_slots,
+            memory_slots,
+            memory_bytes: stats.pool.payload_bytes,
+            physical_slots: stats.physical_pages,
+            metadata: Metadata { word_bytes: stats.slot_table_bytes, link_bytes: 0, reverse_bytes: 0 },
+        }
+    }
+
+    fn swapoff(&self, number: u8, watch: &(dyn Fn(u64) -> bool + Sync)) -> Moved {
+        let _ = (number, watch);
+        Moved { objects: 0, to_memory: 0, off: Err(Some("not yet".into())) }
     }
 
     #[cfg(feature = "fuse")]
