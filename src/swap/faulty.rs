@@ -129,6 +129,11 @@ impl<D: Device> FaultyDevice<D> {
         self.state.lock().tripped > 0
     }
 
+    /// How many operations went wrong since the plan was set.
+    pub fn faults(&self) -> u64 {
+        self.state.lock().tripped
+    }
+
     /// The device below.
     pub fn inner(&self) -> &D {
         &self.inner

@@ -29,6 +29,7 @@ mod error;
 mod faulty;
 mod geometry;
 mod header;
+mod loss;
 mod memory;
 mod options;
 mod place;
@@ -47,6 +48,7 @@ pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, MAX_TIERS, Outgoing,
 pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
+pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
 pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
 pub use place::Place;

@@ -11,6 +11,7 @@
 //!  2    pattern      | generation 8 |        7      | location 36 |   the page repeats the object's 8 bytes
 //!  3    same-filled  | the repeated word, sign-extended from 56   |   no object, no charge, no LRU
 //!  4    physical     | generation 10 | blocks 7 | block 34 | device 5 |
+//!  5    lost         |   0    | errno 16 | why 3 | device 5        |   the page cannot be read back; see loss.rs
 //! ```
 //!
 //! - *count*: references to the slot ([`dup`](crate::zswap::Zswap::dup)); 1 to 15 where something is stored.
@@ -22,12 +23,13 @@
 //! |---|---|---|---|---|
 //! | compressed, pattern | yes | no | yes | yes |
 //! | same-filled | no | no | no | no |
-//! | physical | no | yes | no | no |
+//! | physical | no | yes | as Swap | no |
+//! | lost | no | no | no | no |
 //!
 //! Words of one cluster change under its lock; only compaction changes the location in a word without it, by
 //! compare-exchange, so every other change is a swap or a compare-exchange too.
 
-use super::Place;
+use super::{Loss, Place};
 use crate::units::{Location, PAGE_SIZE};
 use std::fmt;
 
@@ -47,6 +49,7 @@ const _: () = assert!(COUNT_SHIFT + COUNT_BITS + 1 == PAYLOAD_SHIFT);
 const _: () = assert!(GENERATION_SHIFT + 8 == PAYLOAD_BITS);
 const _: () = assert!(1 << LENGTH_BITS == PAGE_SIZE);
 const _: () = assert!(Place::BITS == PAYLOAD_BITS);
+const _: () = assert!(Loss::BITS <= PAYLOAD_BITS);
 
 /// References a slot can have.
 pub const MAX_COUNT: u8 = (1 << COUNT_BITS) - 1;
@@ -68,6 +71,8 @@ pub enum Content {
     SameFilled(u64),
     /// A block on a device.
     Physical(Place),
+    /// Nothing any more: the page could not be read back. It stays so until the slot is stored again or freed.
+    Lost(Loss),
 }
 
 /// Where an object of a slot is, and how long.
@@ -139,6 +144,7 @@ impl SlotWord {
                 (3, payload >> PAYLOAD_SHIFT)
             }
             Content::Physical(place) => (4, pack(place)),
+            Content::Lost(loss) => (5, loss.pack()),
         };
         debug_assert!(payload >> PAYLOAD_BITS == 0);
         Some(SlotWord(payload << PAYLOAD_SHIFT | 1 << COUNT_SHIFT | tag))
@@ -172,6 +178,7 @@ impl SlotWord {
             2 => Content::Pattern(Entry::from_payload(payload)),
             3 => Content::SameFilled((self.0 as i64 >> PAYLOAD_SHIFT) as u64),
             4 => Content::Physical(unpack(payload)),
+            5 => Content::Lost(Loss::unpack(payload)),
             tag => unreachable!("no slot word has tag {tag}"),
         }
     }
@@ -236,6 +243,7 @@ impl fmt::Debug for SlotWord {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Why;
     use super::*;
     use proptest::prelude::*;
 
@@ -273,6 +281,16 @@ mod tests {
         fn small_words_of_either_sign_fit(word in -(1i64 << 55)..1i64 << 55) {
             let content = Content::SameFilled(word as u64);
             prop_assert_eq!(SlotWord::new(content).unwrap().content(), content);
+        }
+    }
+
+    #[test]
+    fn losses_survive_the_word() {
+        for why in [Why::Io { errno: 5 }, Why::Corrupt, Why::DeviceGone] {
+            let content = Content::Lost(Loss { device: 31, why });
+            let word = SlotWord::new(content).unwrap();
+            assert_eq!((word.content(), word.count(), word.entry()), (content, 1, None));
+            assert!(word.same_content(word.with_count(9)) && !word.is_empty());
         }
     }
 

@@ -33,6 +33,15 @@ pub enum Error {
         /// What the device layer found.
         source: swap::Error,
     },
+    /// The page was on a device and cannot be had any more. The slot says so, without asking the device again, until it is
+    /// stored again or freed.
+    #[error("the page of slot {} is lost: {loss}; store it again or free the slot", .slot.0)]
+    Lost {
+        /// The slot.
+        slot: Slot,
+        /// What became of it, and where.
+        loss: swap::Loss,
+    },
     /// A limit of a memcg is reached and nothing below it could be written back.
     #[error("{source}; nothing there could be written back ({reason})")]
     Limit {

@@ -214,6 +214,7 @@ impl Core {
                         return Err(failure);
                     }
                 }
+                Content::Lost(loss) => return Err(Error::Lost { slot, loss }),
                 Content::Empty => return Err(Error::NotStored { slot }),
             }
         }

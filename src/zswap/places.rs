@@ -92,7 +92,7 @@ impl Core {
                     drop(PlaceCharge { tree: &self.tree, objcg: held.payer, bytes: place.len_bytes() as u64 });
                 }
             }
-            Content::SameFilled(_) | Content::Empty => {}
+            Content::SameFilled(_) | Content::Lost(_) | Content::Empty => {}
         }
     }
 }

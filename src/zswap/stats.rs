@@ -13,6 +13,7 @@ pub(super) struct Counters {
     pub(super) compressed: Tally,
     pub(super) incompressible: Tally,
     pub(super) physical: Tally,
+    pub(super) lost: Tally,
     pub(super) written_through: Tally,
     pub(super) refused: Tally,
     pub(super) failed_loads: Tally,
@@ -29,6 +30,7 @@ impl Counters {
             Content::Compressed(entry) if entry.is_raw() => &self.incompressible,
             Content::Compressed(_) => &self.compressed,
             Content::Physical(_) => &self.physical,
+            Content::Lost(_) => &self.lost,
         })
     }
 
@@ -65,6 +67,8 @@ pub struct Stats {
     pub passed_by: u64,
     /// Slots on the device.
     pub physical_pages: u64,
+    /// Slots whose page could not be read back.
+    pub lost_pages: u64,
     /// Pages that went to the device without entering the pool, so far.
     pub written_through: u64,
     /// Stores refused so far.
@@ -112,6 +116,7 @@ impl Core {
             compressed_in_vain: self.sampler.in_vain.get(),
             passed_by: self.sampler.passed_by.get(),
             physical_pages: c.physical.get(),
+            lost_pages: c.lost.get(),
             written_through: c.written_through.get(),
             refused: c.refused.get(),
             failed_loads: c.failed_loads.get(),

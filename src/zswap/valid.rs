@@ -33,7 +33,7 @@ impl Core {
         assert_eq!(self.inflight.len(), 0, "no flight is under way at a quiet point");
 
         let mut entries: HashMap<Owner, (Which, ObjcgId)> = HashMap::new();
-        let (mut same, mut patterns, mut compressed, mut raw, mut physical) = (0, 0, 0, 0, 0);
+        let (mut same, mut patterns, mut compressed, mut raw, mut physical, mut lost) = (0, 0, 0, 0, 0, 0);
         let (mut places, mut paid) = (HashSet::new(), HashMap::<GroupRef, u64>::new());
         self.slots.for_each(|slot, owner, word| {
             assert!(!word.writeback(), "{slot:?} has its writeback bit set with no flight under way");
@@ -43,6 +43,7 @@ impl Core {
                 Content::Pattern(_) => patterns += 1,
                 Content::Compressed(entry) if entry.is_raw() => raw += 1,
                 Content::Compressed(_) => compressed += 1,
+                Content::Lost(_) => lost += 1,
                 Content::Physical(place) => {
                     physical += 1;
                     assert!(places.insert((place.device, place.block)), "two slots name the block {place:?}");
@@ -59,8 +60,9 @@ impl Core {
         });
         let c = &self.counters;
         assert_eq!(
-            (c.same_filled.get(), c.patterns.get(), c.compressed.get(), c.incompressible.get(), c.physical.get()),
-            (same, patterns, compressed, raw, physical),
+            [&c.same_filled, &c.patterns, &c.compressed, &c.incompressible, &c.physical, &c.lost]
+                .map(|gauge| gauge.get()),
+            [same, patterns, compressed, raw, physical, lost],
             "the gauges count the slots by what they hold"
         );
         assert_eq!(self.pool.stats().objects, entries.len() as u64, "every object of the pool belongs to a slot");

@@ -27,7 +27,7 @@ macro_rules! rest_of_device {
 pub(crate) use rest_of_device;
 
 /// A small generator, so that a failing test can be repeated from its seed.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {

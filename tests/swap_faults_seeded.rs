@@ -1,0 +1,194 @@
+//! Ten thousand faults: rounds of a client on a device that goes wrong by a seeded plan, in every way a device can.
+//!
+//! A round is one instance under plans of one kind: some operations of the device go wrong while the client works; then the device
+//! is well and everything must work. What must hold is in `support/oracle.rs`; the seed of a round that fails is in its title.
+//! `ZSPOOL_FAULTS=n` asks for `n` faults instead.
+
+#![cfg(not(any(loom, miri)))]
+
+#[path = "support/oracle.rs"]
+mod oracle;
+mod support;
+
+use oracle::{Cost, Oracle};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use support::{Random, rest_of_device};
+use zspool::swap::{Device, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Plan, Request};
+use zspool::zswap::Zswap;
+
+/// Faults to be met in all.
+const FAULTS: u64 = 10_000;
+
+/// Which operations go wrong, how, and what that may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    WritesFail,
+    NoRoom,
+    ShortWrites,
+    TornWrites,
+    LostWrites,
+    FlippedWrites,
+    AstrayWrites,
+    ReadsFail,
+    ShortReads,
+    FlippedReads,
+    AstrayReads,
+    Anything,
+    Down,
+}
+
+const TROUBLES: [Trouble; 13] = [
+    Trouble::WritesFail,
+    Trouble::NoRoom,
+    Trouble::ShortWrites,
+    Trouble::TornWrites,
+    Trouble::LostWrites,
+    Trouble::FlippedWrites,
+    Trouble::AstrayWrites,
+    Trouble::ReadsFail,
+    Trouble::ShortReads,
+    Trouble::FlippedReads,
+    Trouble::AstrayReads,
+    Trouble::Anything,
+    Trouble::Down,
+];
+
+impl Trouble {
+    fn fault(self, random: &mut Random) -> Fault {
+        let bits = 8 * 16 * 4096;
+        match self {
+            Trouble::WritesFail | Trouble::ReadsFail | Trouble::Down => Fault::Errno(libc::EIO),
+            Trouble::NoRoom => Fault::Errno([libc::ENOSPC, libc::EDQUOT, libc::EFBIG][random.below(3) as usize]),
+            Trouble::ShortWrites | Trouble::ShortReads => Fault::Short { bytes: random.below(16 * 4096) as usize },
+            Trouble::TornWrites => Fault::Torn { sectors: random.below(32) as usize },
+            Trouble::LostWrites => Fault::Lost,
+            Trouble::FlippedWrites | Trouble::FlippedReads => Fault::Flip { bit: random.below(bits) as usize },
+            Trouble::AstrayWrites | Trouble::AstrayReads => Fault::Misdirect { to: random.below(DEVICE_BYTES as u64) },
+            Trouble::Anything => TROUBLES[random.below(11) as usize].fault(random),
+        }
+    }
+
+    fn of_reads(self) -> bool {
+        use Trouble::*;
+        matches!(self, ReadsFail | ShortReads | FlippedReads | AstrayReads | Anything | Down)
+    }
+
+    fn of_writes(self) -> bool {
+        matches!(self, Trouble::Anything | Trouble::Down) || !self.of_reads()
+    }
+
+    /// What writes that are admitted to have failed cost: nothing. The others may cost what lies on the device.
+    fn cost(self) -> Cost {
+        match self {
+            Trouble::WritesFail | Trouble::NoRoom | Trouble::ShortWrites => Cost::Nothing,
+            _ => Cost::OnDevice(u64::MAX),
+        }
+    }
+
+    fn plan(self, random: &mut Random) -> Plan {
+        match self {
+            Trouble::Down => Plan::none().down_from(1 + random.below(40), libc::EIO),
+            _ => (1..4000).filter(|_| random.below(2) == 0).collect::<Vec<_>>().into_iter().fold(
+                Plan::none(),
+                |plan, k| {
+                    let fault = self.fault(random);
+                    plan.at(k, fault)
+                },
+            ),
+        }
+    }
+}
+
+/// A device of whose writes, or reads and punches, or both, some go wrong.
+#[derive(Debug)]
+struct Split {
+    plain: Arc<MemoryDevice>,
+    faulty: FaultyDevice<Arc<MemoryDevice>>,
+    trouble: Trouble,
+}
+
+impl Device for Split {
+    fn submit(&self, requests: &mut [Request]) {
+        for request in requests {
+            let faulty = if request.op() == Op::Read { self.trouble.of_reads() } else { self.trouble.of_writes() };
+            let one = std::slice::from_mut(request);
+            if faulty { self.faulty.submit(one) } else { self.plain.submit(one) }
+        }
+    }
+    rest_of_device!(faulty);
+}
+
+const DEVICE_BYTES: usize = 96 * 4096;
+const SLOTS: u64 = 96;
+const STEPS: usize = 500;
+
+fn instance(device: Arc<Split>, random: &mut Random) -> Zswap {
+    let geometry = Geometry {
+        batch_pages: [4, 8, 16][random.below(3) as usize],
+        write_buffers: 2,
+        read_buffers: 2,
+        ..Geometry::default()
+    };
+    Zswap::builder()
+        .pool_limit((8 + random.below(16)) * 4096)
+        .warm_frames(2)
+        .slots_in_use(1 << 16)
+        .address_space(16 << 20)
+        .compressing_threads(2)
+        .worker(random.below(2) == 0)
+        .device_geometry(geometry)
+        .device(device)
+        .build()
+        .unwrap()
+}
+
+/// A round; the faults that were met.
+fn round(trouble: Trouble, seed: u64, cost: Cost) -> u64 {
+    let random = &mut Random::new(seed);
+    let plain = Arc::new(MemoryDevice::new(DEVICE_BYTES, 4096));
+    let faulty = FaultyDevice::new(Arc::clone(&plain), Plan::none());
+    let device = Arc::new(Split { plain, faulty, trouble });
+    let threads = 1 + random.below(2);
+    let title = format!("{trouble:?}, seed {seed}, {threads} threads");
+    let zswap = instance(Arc::clone(&device), random);
+    let mut oracle = Oracle::new(title, zswap, threads, SLOTS / threads, seed);
+    oracle.fill();
+    oracle.verify(Cost::Nothing);
+    let mut met = 0;
+    for _ in 0..3 {
+        device.faulty.replan(trouble.plan(random));
+        oracle.churn(STEPS / threads as usize);
+        met += device.faulty.faults();
+        // Well again: what was lost is known by its error, and stays so.
+        device.faulty.replan(Plan::none());
+        oracle.verify(cost);
+        oracle.settle();
+    }
+    oracle.churn(STEPS / threads as usize);
+    oracle.verify(Cost::Nothing);
+    oracle.finish();
+    met
+}
+
+#[test]
+fn ten_thousand_faults_give_no_wrong_byte_and_lose_nothing_that_has_another_copy() {
+    let wanted = std::env::var("ZSPOOL_FAULTS").map_or(FAULTS, |n| n.parse().expect("ZSPOOL_FAULTS is a number"));
+    let (mut met, mut seed) = (BTreeMap::new(), 0);
+    while met.values().sum::<u64>() < wanted {
+        for trouble in TROUBLES {
+            seed += 1;
+            *met.entry(trouble).or_default() += round(trouble, seed, trouble.cost());
+        }
+    }
+    println!("{} faults in {seed} rounds: {met:?}", met.values().sum::<u64>());
+    assert!(met.values().all(|&n| n > 0), "some trouble was never met: {met:?}");
+}
+
+/// What the client looks for: writes that a device claims to have done, held against what may be lost to writes that it admits to
+/// have failed.
+#[test]
+#[should_panic(expected = "nothing may be lost")]
+fn the_client_notices_writes_that_were_not_done() {
+    (1..50).for_each(|seed| _ = round(Trouble::LostWrites, seed, Cost::Nothing));
+}
