@@ -17,12 +17,13 @@
 use super::batch::Batch;
 use super::block::{ObjectRef, open};
 use super::buffer::BufferPool;
-use super::device::{Device, Failure, Op, Request};
+use super::device::{Device, Failure, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
+use super::quarantine::Quarantine;
 use super::space::Space;
 use super::{Error, Place};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use crate::sync::{Tally, assert_no_lock_held};
+use crate::sync::{Planted, Tally, assert_no_lock_held};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 
@@ -51,6 +52,8 @@ pub struct Area {
     space: Space,
     write_buffers: BufferPool,
     read_buffers: BufferPool,
+    /// Requests that the device has not answered in time.
+    quarantine: Quarantine,
     /// Number of the next batch.
     next_batch: AtomicU32,
     /// The device said that it cannot punch. Set once.
@@ -92,6 +95,10 @@ pub struct AreaStats {
     pub punched_bytes: u64,
     /// Bytes whose storage was to be given back and was not, ever: the device cannot, or failed.
     pub unpunched_bytes: u64,
+    /// Bytes of pages that a late write may yet reach.
+    pub quarantined_bytes: u64,
+    /// Requests that the device has not answered in time, ever.
+    pub timeouts: u64,
 }
 
 // === impl Area ===
@@ -113,6 +120,18 @@ impl Area {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_seed(device: Box<dyn Device>, number: u8, geometry: Geometry, seed: u64) -> Result<Self, Error> {
+        Self::with_planted(device, number, geometry, seed, Planted::NONE)
+    }
+
+    /// The same with a bug, for models.
+    #[doc(hidden)]
+    pub fn with_planted(
+        device: Box<dyn Device>,
+        number: u8,
+        geometry: Geometry,
+        seed: u64,
+        planted: Planted,
+    ) -> Result<Self, Error> {
         geometry.check()?;
         let most = (1 << Place::DEVICE_BITS) - 1;
         if number > most {
@@ -133,6 +152,7 @@ impl Area {
             space: Space::new((size / page as u64) as usize, geometry.blocks_per_page()),
             write_buffers: BufferPool::new(geometry.write_buffers, geometry.write_buffer_bytes()),
             read_buffers: BufferPool::new(geometry.read_buffers, geometry.read_buffer_bytes()),
+            quarantine: Quarantine::new(geometry.write_buffers + geometry.read_buffers, planted),
             device,
             number,
             geometry,
@@ -166,7 +186,7 @@ impl Area {
     /// The same with `least` pages at least, so that an object that needs them fits (two hold any).
     ///
     /// # Errors
-    /// [`Error::Full`] when there is no run of `least` free pages.
+    /// [`Error::Full`] when there is no run of `least` free pages, [`Error::Hung`] while the device does not answer.
     ///
     /// # Locks
     /// As [`begin`](Self::begin).
@@ -174,7 +194,7 @@ impl Area {
         assert_no_lock_held("waiting for a write buffer");
         let most = most.clamp(1, self.geometry.batch_pages);
         let least = least.clamp(1, most);
-        let lease = self.write_buffers.take();
+        let lease = self.write_lease()?;
         let Some(extent) = self.space.take(least, most) else {
             let stats = self.space.stats();
             let bytes = |pages: usize| (pages * self.geometry.page_bytes) as u64;
@@ -193,7 +213,8 @@ impl Area {
     /// `f` runs with a read buffer in hand, so it must not read from this area nor touch memory whose faults do.
     ///
     /// # Errors
-    /// [`Error::Io`] when the device fails (counted), [`Error::Corrupt`] when the bytes are not those that were written
+    /// [`Error::Io`] when the device fails (counted), [`Error::TimedOut`] and [`Error::Hung`] when it does not answer, which
+    /// says nothing about the object, [`Error::Corrupt`] when the bytes are not those that were written
     /// there for that slot. A caller that races with frees looks at its slot word again, and calls
     /// [`blame`](Self::blame) if the word is unchanged.
     ///
@@ -208,13 +229,9 @@ impl Area {
         let page_bytes = self.geometry.page_bytes;
         let (offset, len) = ((span.start * page_bytes) as u64, span.len() * page_bytes);
 
-        let mut lease = self.read_buffers.take();
-        let mut request = [Request::new(Op::Read, offset, len, lease.take_buffer())];
-        self.device.submit(&mut request);
-        self.device.complete(&mut request);
-        lease.put_buffer(request[0].take_buffer());
-        if let Err(failure) = request[0].result() {
-            return Err(self.io_error(Op::Read, offset, len, failure));
+        let mut lease = self.read_lease()?;
+        if let Err(failure) = self.run_read(offset, len, &mut lease) {
+            return Err(self.request_error(Op::Read, offset, len, failure));
         }
         self.read_bytes.add(len as u64);
         let start = (place.offset_bytes() - offset) as usize;
@@ -265,6 +282,7 @@ impl Area {
     /// As [`maintain`](Self::maintain); none while `stop` is called.
     pub fn maintain_until(&self, stop: impl Fn() -> bool) -> u64 {
         assert_no_lock_held("punching holes");
+        self.settle();
         let mut given_back = 0;
         let mut at = 0;
         while !stop()
@@ -317,6 +335,8 @@ impl Area {
             corrupt: count(&self.corrupt),
             punched_bytes: count(&self.punched_bytes),
             unpunched_bytes: count(&self.unpunched_bytes),
+            quarantined_bytes: bytes(self.quarantine.pages()),
+            timeouts: self.quarantine.timeouts(),
         }
     }
 
@@ -342,13 +362,31 @@ impl Area {
     /// With a sentence, when an invariant is broken.
     pub fn assert_valid(&self) {
         self.space.assert_valid();
-        assert_eq!(self.write_buffers.free(), self.write_buffers.count(), "every write buffer came back");
-        assert_eq!(self.read_buffers.free(), self.read_buffers.count(), "every read buffer came back");
-        assert_eq!(self.space.stats().held, 0, "no batch is open");
+        for (buffers, kind) in [(&self.write_buffers, "write"), (&self.read_buffers, "read")] {
+            assert_eq!(buffers.free() + buffers.aside(), buffers.count(), "every {kind} buffer came back, or is aside");
+        }
+        assert_eq!(
+            self.write_buffers.aside() + self.read_buffers.aside(),
+            self.quarantine.len(),
+            "those of late requests"
+        );
+        assert_eq!(self.space.stats().held, self.quarantine.pages(), "no batch is open");
     }
 
     pub(super) fn device(&self) -> &dyn Device {
         &*self.device
+    }
+
+    pub(super) fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    pub(super) fn read_buffers(&self) -> &BufferPool {
+        &self.read_buffers
+    }
+
+    pub(super) fn write_buffers(&self) -> &BufferPool {
+        &self.write_buffers
     }
 
     pub(super) fn space(&self) -> &Space {

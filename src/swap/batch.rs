@@ -15,7 +15,7 @@
 use super::area::Area;
 use super::block::{HEADER_BYTES, Label, seal};
 use super::buffer::Lease;
-use super::device::{Cause, Op, Request};
+use super::device::{Cause, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES};
 use super::space::{Contents, Extent};
 use super::{Error, Place};
@@ -117,7 +117,8 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back (one that failed with an I/O
-    /// error is not used again), and the error is counted.
+    /// error is not used again), and the error is counted. [`Error::TimedOut`]: the same, but that its pages are not used
+    /// before the device is through with the write.
     ///
     /// # Locks
     /// None held across the write; [`Rank::Device`](crate::sync::Rank::Device) after it.
@@ -133,13 +134,13 @@ impl<'a> Batch<'a> {
 
         let first = self.extent.as_ref().expect("a batch has its extent until it is written").first;
         let offset = (first * page_bytes) as u64;
-        let mut request = [Request::new(Op::Write, offset, len, self.lease.take_buffer())];
-        self.area.device().submit(&mut request);
-        self.area.device().complete(&mut request);
-        self.lease.put_buffer(request[0].take_buffer());
+        let result = self.area.run_write(offset, len, &mut self.lease, &mut self.extent);
 
-        let extent = self.extent.take().expect("taken here only");
-        match request[0].result() {
+        let Some(extent) = self.extent.take() else {
+            let failure = result.expect_err("the extent is in quarantine because the write is late");
+            return Err(self.area.request_error(Op::Write, offset, len, failure));
+        };
+        match result {
             Ok(()) => {
                 self.area.space().commit(&extent, &self.contents);
                 self.area.count_written(len as u64);
@@ -150,7 +151,7 @@ impl<'a> Batch<'a> {
                 let bad =
                     (failure.cause == Cause::Os(libc::EIO)).then(|| first + failure.done.min(len - 1) / page_bytes);
                 self.area.space().give_back_failed(&extent, pages, bad);
-                Err(self.area.io_error(Op::Write, offset, len, failure))
+                Err(self.area.request_error(Op::Write, offset, len, failure))
             }
         }
     }

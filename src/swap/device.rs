@@ -1,24 +1,29 @@
 //! [`Device`]: what bytes can be written to and read from, in requests that are started and waited for.
 //!
 //! ```text
-//!              submit                complete
+//!              submit              complete, complete_by
 //!   Idle ----------------> InFlight ----------> Done | Failed(failure)
-//!                            |                          ^
-//!                            +--------------------------+   a backend without a queue is through inside submit
+//!                            |  |                       ^   ^
+//!                            |  +---- late: poll -------+   |
+//!                            +------------------------------+   a backend without a queue is through inside submit
 //! ```
 //!
-//! 1. A request owns its buffer from `new` until `take_buffer`; while it is in flight nobody else can reach the bytes.
+//! 1. A request owns its buffer from `new` until `take_buffer`; while it is in flight nobody but the device can reach the
+//!    bytes.
 //! 2. After `complete` every request of the slice is `Done` or `Failed`. `Done` means all bytes.
-//! 3. Requests are whole units ([`Device::block_bytes`]) at multiples of the unit, inside the device; others fail at
+//! 3. After `complete_by` a request may be in flight still: it is late. It may be moved, and goes into
+//!    [quarantine](super::quarantine) with what it holds, where it is polled until it is over.
+//! 4. Requests are whole units ([`Device::block_bytes`]) at multiples of the unit, inside the device; others fail at
 //!    once.
 //!
-//! Only [`Area`](super::Area) and its batches start requests; they hold no lock meanwhile.
+//! Only [`Area`](super::Area) starts requests; it holds no lock meanwhile.
 
 use super::IoBuffer;
-use crate::sync::Arc;
+use crate::sync::{Arc, Deadline};
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +102,8 @@ pub struct Request {
     buffer: Option<IoBuffer>,
     /// How far it is.
     status: Status,
+    /// What the device knows it by while it is in flight.
+    ticket: u64,
 }
 
 impl Request {
@@ -106,7 +113,7 @@ impl Request {
     /// When the buffer is shorter.
     pub fn new(op: Op, offset: u64, len: usize, buffer: IoBuffer) -> Self {
         assert!(len <= buffer.len(), "a request of {len} bytes with a buffer of {}", buffer.len());
-        Request { op, offset, len, buffer: Some(buffer), status: Status::Idle }
+        Request { op, offset, len, buffer: Some(buffer), status: Status::Idle, ticket: 0 }
     }
 
     /// What to do.
@@ -136,6 +143,58 @@ impl Request {
     /// When the buffer was taken out.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer.as_mut().expect("the buffer was taken out")[..self.len]
+    }
+
+    /// What the device knows the request by, which may be moved while it is in flight: whatever
+    /// [`set_ticket`](Self::set_ticket) left.
+    pub fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
+    /// For the device that has the request.
+    pub fn set_ticket(&mut self, ticket: u64) {
+        self.ticket = ticket;
+    }
+
+    /// The buffer itself, for a device whose own thread works on it; it comes back by [`return_buffer`](Self::return_buffer)
+    /// before the request is finished.
+    ///
+    /// # Panics
+    /// When the request is not in flight, or the buffer is out.
+    pub fn lend_buffer(&mut self) -> IoBuffer {
+        assert!(self.status == Status::InFlight, "only a device that has the request takes its buffer");
+        self.buffer.take().expect("the buffer was taken out")
+    }
+
+    /// The end of [`lend_buffer`](Self::lend_buffer).
+    ///
+    /// # Panics
+    /// When the request has its buffer.
+    pub fn return_buffer(&mut self, buffer: IoBuffer) {
+        assert!(self.buffer.replace(buffer).is_none(), "the request has its buffer");
+    }
+
+    /// Whether the device has it.
+    pub fn is_in_flight(&self) -> bool {
+        self.status == Status::InFlight
+    }
+
+    /// Move a request in flight out: what stays behind has failed with [`TimedOut`](io::ErrorKind::TimedOut) and has no buffer.
+    ///
+    /// # Panics
+    /// When it is not in flight.
+    pub(super) fn give_up(&mut self) -> Request {
+        assert!(self.status == Status::InFlight, "a request that is not in flight is given up on");
+        let failed = Status::Failed(Failure { cause: Cause::Kind(io::ErrorKind::TimedOut), done: 0 });
+        let status = std::mem::replace(&mut self.status, failed);
+        Request {
+            op: self.op,
+            offset: self.offset,
+            len: self.len,
+            buffer: self.buffer.take(),
+            status,
+            ticket: self.ticket,
+        }
     }
 
     /// The buffer, of a request that is over (or never started).
@@ -206,6 +265,28 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Wait until every request of the slice is over, starting those still idle.
     fn complete(&self, requests: &mut [Request]);
 
+    /// The same until the deadline: what the device has not done by then stays in flight, and what it had no room to start
+    /// fails with [`TimedOut`](io::ErrorKind::TimedOut). A device without a queue cannot stop waiting, and completes.
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        let _ = deadline;
+        self.complete(requests);
+    }
+
+    /// Look, without waiting, whether a request in flight is over by now, and finish it if so. Called with a lock held.
+    ///
+    /// A device that keeps requests in flight beyond [`submit`](Self::submit) must implement it; one that does not has
+    /// nothing in flight but what a panic of its own left there, and that is over.
+    fn poll(&self, request: &mut Request) {
+        if request.is_in_flight() {
+            request.finish(Err(Failure { cause: Cause::Kind(io::ErrorKind::Interrupted), done: 0 }));
+        }
+    }
+
+    /// How long a request may take before it is given up on ([`complete_by`](Self::complete_by)); `None`: for ever.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
     /// Give the storage behind the bytes back; they read as zeroes afterwards, or as anything at all.
     ///
     /// # Errors
@@ -234,6 +315,15 @@ impl<D: Device + ?Sized> Device for Arc<D> {
     }
     fn complete(&self, requests: &mut [Request]) {
         (**self).complete(requests);
+    }
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        (**self).complete_by(requests, deadline);
+    }
+    fn poll(&self, request: &mut Request) {
+        (**self).poll(request);
+    }
+    fn timeout(&self) -> Option<Duration> {
+        (**self).timeout()
     }
     fn punch(&self, range: Range<u64>) -> io::Result<()> {
         (**self).punch(range)

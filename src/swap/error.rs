@@ -349,6 +349,34 @@ pub enum Error {
         /// The failure.
         source: io::Error,
     },
+    /// The device did not answer in time.
+    #[error(
+        "Device {device} did not {op} {bytes} bytes at {offset} within {seconds} seconds: check the disk; nothing is lost, \
+         try again when it answers."
+    )]
+    TimedOut {
+        /// Number of the device.
+        device: u8,
+        /// What it was to do.
+        op: Op,
+        /// First byte on the device.
+        offset: u64,
+        /// Bytes asked for.
+        bytes: usize,
+        /// Its time-out.
+        seconds: f32,
+    },
+    /// The device has not answered earlier requests, so it was given no more.
+    #[error(
+        "Device {device} has not answered {late} earlier requests, so it is given no more: check the disk; nothing is lost, \
+         try again when it answers."
+    )]
+    Hung {
+        /// Number of the device.
+        device: u8,
+        /// Requests that are late.
+        late: usize,
+    },
     /// The bytes on the device are not those that were written.
     #[error(
         "The object of slot {slot} at {place:?} is not what was written there, for {flaw}: its page is lost; \

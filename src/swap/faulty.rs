@@ -5,14 +5,17 @@
 //! driver can run a scenario with "operation k fails" for k = 1, 2, 3, ... until [`tripped`](FaultyDevice::tripped)
 //! stays false.
 //!
+//! A request may also hang: the device has it, and does not answer, until [`release`](FaultyDevice::release) does it late.
+//!
 //! It allocates where it has to look at what was there before; it is for tests.
 
 use super::IoBuffer;
 use super::device::{Cause, Device, Failure, Op, Request};
-use crate::sync::{Mutex, Rank};
+use crate::sync::{Condvar, Deadline, Mutex, Rank};
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Bytes a disk writes as a whole: where a torn write is cut.
 pub const SECTOR_BYTES: usize = 512;
@@ -44,6 +47,9 @@ pub enum Fault {
     },
     /// It does nothing, and claims success.
     Lost,
+    /// It is not done, and nothing is said of it, before it is [released](FaultyDevice::release). (A punch is not done, and
+    /// claims success.)
+    Hang,
 }
 
 /// Which operations go wrong.
@@ -52,6 +58,7 @@ pub struct Plan {
     faults: BTreeMap<u64, Fault>,
     down: Option<(u64, i32)>,
     full: Option<u64>,
+    hangs: Option<u64>,
 }
 
 impl Plan {
@@ -81,6 +88,13 @@ impl Plan {
         self
     }
 
+    /// Every read and write from operation `k` on hangs, until the next release.
+    #[must_use]
+    pub fn hang_from(mut self, k: u64) -> Self {
+        self.hangs = Some(k);
+        self
+    }
+
     fn fault(&self, k: u64, writes: bool) -> Option<Fault> {
         if let Some((from, errno)) = self.down
             && k >= from
@@ -90,7 +104,7 @@ impl Plan {
         if writes && self.full.is_some_and(|from| k >= from) {
             return Some(Fault::Errno(libc::ENOSPC));
         }
-        self.faults.get(&k).copied()
+        self.faults.get(&k).copied().or_else(|| self.hangs.filter(|&from| k >= from).map(|_| Fault::Hang))
     }
 }
 
@@ -99,6 +113,20 @@ struct State {
     plan: Plan,
     operations: u64,
     tripped: u64,
+    hung: Vec<Hung>,
+    next_ticket: u64,
+}
+
+/// A request that the device has and does not answer; or has answered, and nobody has asked yet.
+#[derive(Debug)]
+struct Hung {
+    ticket: u64,
+    op: Op,
+    offset: u64,
+    len: usize,
+    /// `None` while it is being done.
+    buffer: Option<IoBuffer>,
+    result: Option<Result<(), Failure>>,
 }
 
 /// A device that does what `inner` does, but for the faults of its plan.
@@ -106,17 +134,62 @@ struct State {
 pub struct FaultyDevice<D> {
     inner: D,
     state: Mutex<State>,
+    /// Hung requests were released.
+    released: Condvar,
+    timeout: Option<Duration>,
 }
 
 impl<D: Device> FaultyDevice<D> {
-    /// `inner` with the faults of `plan`.
+    /// `inner` with the faults of `plan`. Requests that hang do so for ever: see [`with_timeout`](Self::with_timeout).
     pub fn new(inner: D, plan: Plan) -> Self {
-        FaultyDevice { inner, state: Mutex::new(Rank::Leaf, State { plan, ..State::default() }) }
+        let state = Mutex::new(Rank::Leaf, State { plan, ..State::default() });
+        FaultyDevice { inner, state, released: Condvar::new(), timeout: None }
     }
 
-    /// Another plan; operations count from 1 again.
+    /// The same where requests are given up on after `timeout`; a time-out of zero needs no time to pass.
+    pub fn with_timeout(inner: D, plan: Plan, timeout: Duration) -> Self {
+        FaultyDevice { timeout: Some(timeout), ..Self::new(inner, plan) }
+    }
+
+    /// Another plan; operations count from 1 again. What hangs does so still.
     pub fn replan(&self, plan: Plan) {
-        *self.state.lock() = State { plan, ..State::default() };
+        let mut state = self.state.lock();
+        (state.plan, state.operations, state.tripped) = (plan, 0, 0);
+    }
+
+    /// Do what hangs, now, in the order in which it came; later requests hang only where the plan names them singly. How many
+    /// there were.
+    pub fn release(&self) -> usize {
+        self.release_as(Ok(()))
+    }
+
+    /// The same, but they fail with this error number and nothing is done.
+    pub fn release_failed(&self, errno: i32) -> usize {
+        self.release_as(Err(Failure { cause: Cause::Os(errno), done: 0 }))
+    }
+
+    fn release_as(&self, verdict: Result<(), Failure>) -> usize {
+        let mut released = 0;
+        loop {
+            let mut state = self.state.lock();
+            state.plan.hangs = None;
+            let next = state.hung.iter_mut().find(|hung| hung.result.is_none() && hung.buffer.is_some());
+            let Some(&mut Hung { ticket, op, offset, len, ref mut buffer, .. }) = next else { break };
+            let mut buffer = buffer.take().expect("just found to be there");
+            drop(state);
+            let result = verdict.and_then(|()| self.plain(op, offset, &mut buffer[..len]));
+            let mut state = self.state.lock();
+            let hung = state.hung.iter_mut().find(|hung| hung.ticket == ticket).expect("it stays until it is over");
+            (hung.buffer, hung.result) = (Some(buffer), Some(result));
+            released += 1;
+        }
+        self.released.notify_all();
+        released
+    }
+
+    /// Requests that hang.
+    pub fn hanging(&self) -> usize {
+        self.state.lock().hung.iter().filter(|hung| hung.result.is_none()).count()
     }
 
     /// Operations since the plan was set.
@@ -177,10 +250,8 @@ impl<D: Device> FaultyDevice<D> {
         }
     }
 
-    fn run(&self, op: Op, offset: u64, bytes: &mut [u8]) -> Result<(), Failure> {
-        let Some(fault) = self.next(op == Op::Write) else {
-            return self.plain(op, offset, bytes);
-        };
+    fn run(&self, fault: Option<Fault>, op: Op, offset: u64, bytes: &mut [u8]) -> Result<(), Failure> {
+        let Some(fault) = fault else { return self.plain(op, offset, bytes) };
         match fault {
             Fault::Errno(errno) => Err(Failure { cause: Cause::Os(errno), done: 0 }),
             Fault::Short { bytes: done } => {
@@ -209,6 +280,45 @@ impl<D: Device> FaultyDevice<D> {
                 self.plain(op, to.min(last) / unit * unit, bytes)
             }
             Fault::Lost => Ok(()),
+            Fault::Hang => unreachable!("a request that hangs is not run"),
+        }
+    }
+
+    fn hang(&self, request: &mut Request) {
+        let mut state = self.state.lock();
+        state.next_ticket += 1;
+        let ticket = state.next_ticket;
+        request.set_ticket(ticket);
+        let (op, offset, len, buffer) = (request.op(), request.offset(), request.len(), Some(request.lend_buffer()));
+        state.hung.push(Hung { ticket, op, offset, len, buffer, result: None });
+    }
+
+    /// Finish the request if it hung and was released. Whether it is over.
+    fn look(state: &mut State, request: &mut Request) -> bool {
+        if !request.is_in_flight() {
+            return true;
+        }
+        let Some(at) = state.hung.iter().position(|hung| hung.ticket == request.ticket()) else {
+            // The device below panicked.
+            request.finish(Err(Failure { cause: Cause::Kind(io::ErrorKind::Interrupted), done: 0 }));
+            return true;
+        };
+        if let Some(result) = state.hung[at].result {
+            request.return_buffer(state.hung.swap_remove(at).buffer.expect("it is back when there is a result"));
+            request.finish(result);
+        }
+        !request.is_in_flight()
+    }
+
+    fn wait(&self, requests: &mut [Request], deadline: Option<Deadline>) {
+        self.submit(requests);
+        let mut state = self.state.lock();
+        while requests.iter_mut().fold(false, |any, request| any | !Self::look(&mut state, request)) {
+            match deadline.map(|deadline| deadline.left()) {
+                None => self.released.wait(&mut state),
+                Some(Duration::ZERO) => return,
+                Some(left) => self.released.wait_timeout(&mut state, left),
+            }
         }
     }
 }
@@ -216,16 +326,34 @@ impl<D: Device> FaultyDevice<D> {
 impl<D: Device> Device for FaultyDevice<D> {
     fn submit(&self, requests: &mut [Request]) {
         for request in requests {
-            if request.start(self) {
-                let (op, offset) = (request.op(), request.offset());
-                let result = self.run(op, offset, request.bytes_mut());
-                request.finish(result);
+            if !request.start(self) {
+                continue;
+            }
+            let (op, offset) = (request.op(), request.offset());
+            match self.next(op == Op::Write) {
+                Some(Fault::Hang) => self.hang(request),
+                fault => {
+                    let result = self.run(fault, op, offset, request.bytes_mut());
+                    request.finish(result);
+                }
             }
         }
     }
 
     fn complete(&self, requests: &mut [Request]) {
-        self.submit(requests);
+        self.wait(requests, None);
+    }
+
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        self.wait(requests, Some(deadline));
+    }
+
+    fn poll(&self, request: &mut Request) {
+        Self::look(&mut self.state.lock(), request);
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {

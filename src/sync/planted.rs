@@ -94,6 +94,8 @@ pub enum Bug {
     CursorGivesBackToAnyone,
     /// A registration ends while what it registered is being called.
     RegistrationEndsEarly,
+    /// What a late request holds is given back before the device is through with it.
+    LateNotAwaited,
     /// Who uses what is in a seat looks whether it is taken and is then counted.
     SeatCountsLate,
     /// Who takes what is in a seat does not wait for those who use it.

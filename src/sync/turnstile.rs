@@ -41,9 +41,13 @@ pub enum Passed {
     Closed,
 }
 
-/// A moment after which there is no waiting any more. Under loom, where time does not pass, it never comes.
+/// A moment after which there is no waiting any more. Under loom, where time does not pass, it never comes unless it has come
+/// from the start.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    /// `None`: it has come.
+    at: Option<Instant>,
+}
 
 // === impl Turnstile ===
 
@@ -103,14 +107,18 @@ impl Turnstile {
 // === impl Deadline ===
 
 impl Deadline {
-    /// The moment after this time from now.
+    /// The moment after this time from now; with no time, it has come.
     pub fn after(time: Duration) -> Self {
-        Deadline(Instant::now() + time)
+        Deadline { at: (!time.is_zero()).then(|| Instant::now() + time) }
     }
 
     /// Time until then.
     pub fn left(&self) -> Duration {
-        if cfg!(loom) { Duration::MAX } else { self.0.saturating_duration_since(Instant::now()) }
+        match self.at {
+            None => Duration::ZERO,
+            Some(_) if cfg!(loom) => Duration::MAX,
+            Some(at) => at.saturating_duration_since(Instant::now()),
+        }
     }
 
     /// Whether it has come.

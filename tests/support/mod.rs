@@ -9,6 +9,15 @@ macro_rules! rest_of_device {
         fn complete(&self, requests: &mut [zspool::swap::Request]) {
             self.$inner.complete(requests);
         }
+        fn complete_by(&self, requests: &mut [zspool::swap::Request], deadline: zspool::sync::Deadline) {
+            self.$inner.complete_by(requests, deadline);
+        }
+        fn poll(&self, request: &mut zspool::swap::Request) {
+            self.$inner.poll(request);
+        }
+        fn timeout(&self) -> Option<std::time::Duration> {
+            self.$inner.timeout()
+        }
         fn punch(&self, range: std::ops::Range<u64>) -> std::io::Result<()> {
             self.$inner.punch(range)
         }

@@ -162,6 +162,7 @@ impl Attached {
         match self.gate.load(Ordering::Acquire) {
             gate if gate & (DRAINING | LEAVING) != 0 => State::Draining,
             gate if gate & RETIRED != 0 => State::Retired,
+            _ if self.area.is_hung() => State::Hung,
             _ => State::On,
         }
     }

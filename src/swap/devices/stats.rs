@@ -116,6 +116,8 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
         corrupt,
         punched_bytes,
         unpunched_bytes,
+        quarantined_bytes,
+        timeouts,
     } = more;
     sum.size_bytes += size_bytes;
     sum.used_bytes += used_bytes;
@@ -129,5 +131,7 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
     sum.corrupt += corrupt;
     sum.punched_bytes += punched_bytes;
     sum.unpunched_bytes += unpunched_bytes;
+    sum.quarantined_bytes += quarantined_bytes;
+    sum.timeouts += timeouts;
     sum
 }
