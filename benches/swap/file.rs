@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use zspool::swap::{Device, IoBuffer, MAX_BATCH_PAGES, Op, Request, SWAPFILE_HEADER_BYTES, SwapFile};
+use zspool::sync::Deadline;
 
 /// Most bytes of a request, and what the floor has in its hand.
 pub(crate) const MOST: usize = MAX_BATCH_PAGES * 4096;
@@ -28,7 +29,7 @@ pub(crate) type Span = (u64, usize);
 pub(crate) struct Seen {
     pub(crate) writes: Vec<Span>,
     pub(crate) reads: Vec<Span>,
-    /// Time spent in the device's hands, by all threads together.
+    /// Time that threads spent in calls of the device for writes.
     pub(crate) writing: Duration,
 }
 
@@ -88,6 +89,15 @@ impl Device for Noted {
     fn complete(&self, requests: &mut [Request]) {
         self.timed(requests, |requests| self.inner.complete(requests));
     }
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        self.timed(requests, |requests| self.inner.complete_by(requests, deadline));
+    }
+    fn poll(&self, request: &mut Request) {
+        self.inner.poll(request);
+    }
+    fn timeout(&self) -> Option<Duration> {
+        self.inner.timeout()
+    }
     fn punch(&self, _range: Range<u64>) -> io::Result<()> {
         Ok(()) // a hole would have to be filled again by the next write, which the floor's never have to
     }
@@ -99,6 +109,9 @@ impl Device for Noted {
     }
     fn name(&self) -> &str {
         self.inner.name()
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
     }
 }
 
