@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zspool::swap::{
-    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, State,
-    SwapFile,
+    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan, State,
+    SwapFile, Tenant,
 };
 use zspool::sync::Planted;
-use zspool::units::TierMask;
+use zspool::units::{Owner, TierMask};
 
 const MIB: usize = 1 << 20;
 
@@ -27,7 +27,11 @@ fn memory(bytes: usize) -> DeviceOptions {
 /// Write one object of a page's length; where it went.
 fn write(devices: &Devices, allowed: &Allowed, slot: u64) -> Result<Place, Error> {
     let mut batch = devices.begin(allowed, 2, 2)?;
-    let place = batch.push(slot, 0, 0, 4000, |bytes| bytes.fill(slot as u8)).expect("two pages hold any object");
+    let place = batch
+        .push(slot, Label::default(), Tenant { owner: Owner(slot as u32), payer: 0 }, 4000, |bytes| {
+            bytes.fill(slot as u8)
+        })
+        .expect("two pages hold any object");
     batch.write()?;
     Ok(place)
 }
@@ -80,7 +84,7 @@ fn what_is_full_is_passed_by_until_there_is_room() {
     assert!(matches!(full, Error::Full { device, .. } if device == fast), "{full}");
     assert!(by_device[&fast].len() >= 100 && by_device[&slow].len() >= 100);
     let of_fast = std::mem::take(by_device.get_mut(&fast).unwrap());
-    of_fast.into_iter().for_each(|place| devices.free(place));
+    of_fast.into_iter().for_each(|place| _ = devices.free(place));
     assert_eq!(write(&devices, &Allowed::ALL, 2).unwrap().device, fast);
     assert!(write(&devices, &Allowed::tiers(tier_of(&devices, "slow")), 2).is_err());
     devices.assert_valid();

@@ -27,6 +27,7 @@ use self::attached::{Attached, Label};
 use self::roster::Roster;
 use super::area::Area;
 use super::block::ObjectRef;
+use super::segments::Purpose;
 use super::{DeviceOptions, Error, Geometry, Place};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
@@ -36,14 +37,17 @@ use std::ops::Deref;
 /// The devices of an instance.
 ///
 /// ```
-/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, MemoryDevice};
+/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, Label, MemoryDevice, Tenant};
 /// use zspool::sync::Planted;
+/// use zspool::units::Owner;
 ///
 /// let devices = Devices::new(Geometry::default(), Planted::NONE);
 /// devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("disk", 0))?;
 /// let fast = devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("nvme", 5))?;
 /// let mut batch = devices.begin(&Allowed::ALL, 1, 64)?;
-/// let place = batch.push(7, 1, 0, 5, |bytes| bytes.copy_from_slice(b"hello")).expect("an empty batch has room");
+/// let tenant = Tenant { owner: Owner(7), payer: 1 };
+/// let hello = |bytes: &mut [u8]| bytes.copy_from_slice(b"hello");
+/// let place = batch.push(7, Label::default(), tenant, 5, hello).expect("an empty batch has room");
 /// batch.write()?;
 /// assert_eq!(place.device, fast);
 /// assert_eq!(devices.read(place, 7, |object| object.bytes.to_vec())?, b"hello");
@@ -242,7 +246,7 @@ impl Devices {
         while let Some(number) = self.next(&allowed) {
             allowed = allowed.without(number);
             let Some(seated) = self.seats[usize::from(number)].get() else { continue };
-            match Outgoing::begin(seated, least, most) {
+            match Outgoing::begin(seated, Purpose::Filling, least, most) {
                 Ok(Some(batch)) => return Ok(batch),
                 Ok(None) => {}
                 Err(error) => _ = first.get_or_insert(error),
@@ -252,6 +256,19 @@ impl Devices {
             true => Error::NoDevice,
             false => Error::Shut,
         }))
+    }
+
+    /// A batch on this device, as [`Area::begin_for_cleaning`].
+    ///
+    /// # Errors
+    /// As that; [`Error::NotOn`], [`Error::Shut`].
+    ///
+    /// # Locks
+    /// As [`Area::begin`].
+    pub fn begin_for_cleaning(&self, number: u8, least: usize, most: usize) -> Result<Outgoing<'_>, Error> {
+        let seated = self.seats.get(usize::from(number)).and_then(Seat::get);
+        let seated = seated.ok_or(Error::NotOn { device: number })?;
+        Outgoing::begin(seated, Purpose::Cleaning, least, most)?.ok_or(Error::Shut)
     }
 
     fn next(&self, allowed: &Allowed) -> Option<u8> {
@@ -279,15 +296,28 @@ impl Devices {
         }
     }
 
-    /// As [`Area::free`] of the device of the place.
+    /// As [`Area::free`] of the device of the place. Returns who paid for it.
     ///
     /// # Panics
     /// When the object was freed before, or its device is gone (D5).
     ///
     /// # Locks
     /// [`Rank::Device`].
-    pub fn free(&self, place: Place) {
-        self.get(place.device).expect("D5: the device of an object stays").free(place);
+    #[inline]
+    pub fn free(&self, place: Place) -> u32 {
+        self.get(place.device).expect("D5: the device of an object stays").free(place)
+    }
+
+    /// As [`Area::payer`] of the device of the place.
+    ///
+    /// # Panics
+    /// When no object lives there, or its device is gone (D5).
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
+    #[inline]
+    pub fn payer(&self, place: Place) -> u32 {
+        self.get(place.device).expect("D5: the device of an object stays").payer(place)
     }
 
     /// As [`Area::maintain_until`] of all devices.
@@ -319,12 +349,17 @@ impl Devices {
         }
     }
 
-    /// Write to a device again that was retired.
+    /// Write to a device again that was retired, also where writes failed.
     ///
     /// # Errors
     /// [`Error::NotOn`].
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
     pub fn reinstate(&self, number: u8) -> Result<(), Error> {
-        self.on(number)?.0.reinstate();
+        let device = self.on(number)?;
+        device.reinstate();
+        device.0.reinstate();
         Ok(())
     }
 

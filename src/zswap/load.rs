@@ -15,10 +15,10 @@ use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::store::BlockFlags;
 use crate::compress::{self, CodecId};
-use crate::memcg::Event;
+use crate::memcg::{Event, ObjcgId};
 use crate::swap::{Content, Place, SlotGuard, SlotWord};
 use crate::sync::{self, Bug, thread::Backoff};
-use crate::units::{Owner, PAGE_SIZE, Slot};
+use crate::units::{NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::ReadGuard;
 
 /// What the closure of [`take_with`](Zswap::take_with) did with the page.
@@ -171,16 +171,17 @@ impl Core {
         loop {
             let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
             self.lru.prefetch(owner);
-            let (mut word, mut locked, mut payer) = (self.slots.word(owner), None, None);
+            let (mut word, mut locked, mut payer) = (self.slots.word(owner), None, ObjcgId::NONE);
+            let mut stalled = None;
             if word.entry().is_none() {
                 // Words that name no pinned object are only to be trusted under the lock.
                 let guard = self.slots.lock(slot);
                 word = guard.as_ref().map_or(SlotWord::EMPTY, SlotGuard::word);
                 locked = guard.as_ref().map(state);
-                if let (Some(guard), Content::Physical(_), true) =
-                    (&guard, word.content(), may_wait && sync::TIMES_LOADS)
-                {
-                    payer = Some(self.tree.borrow(self.lru.payer(guard.owner())));
+                if let (Content::Physical(place), true) = (word.content(), may_wait) {
+                    // The lock keeps the place, and so the payer.
+                    payer = ObjcgId::from_raw(self.devices.payer(place));
+                    stalled = sync::TIMES_LOADS.then(|| self.tree.borrow(payer));
                 }
             }
             let read = Read { word, object: None, state: locked };
@@ -195,10 +196,10 @@ impl Core {
                 }
                 Content::Physical(_) if !may_wait => return Err(Error::NeedsIo { slot }),
                 Content::Physical(place) => {
-                    let stalled = payer.map(|objcg| self.tree.stall(objcg.id()));
+                    let stalled = stalled.map(|objcg| self.tree.stall(objcg.id()));
                     let failure = match self.read_place(slot, place, page) {
-                        Ok(()) => {
-                            self.note_swapin(owner);
+                        Ok(node) => {
+                            self.note_swapin(payer, node);
                             return Ok(read);
                         }
                         Err(failure) => failure,
@@ -246,17 +247,20 @@ impl Core {
         Ok(Attempt::Done(Read { word, object: Some(object), state: None }))
     }
 
-    fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
+    /// Read the page at a place, and say which node it came from.
+    fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<NodeId, Error> {
         // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
         let mut decoded = [0; PAGE_SIZE];
-        self.devices
+        let node = self
+            .devices
             .read(place, slot.0, |object| {
-                let flags = BlockFlags::from_bits_retain(object.flags);
-                self.decode(slot, object.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)
+                let pattern = BlockFlags::from_bits_retain(object.label.flags).contains(BlockFlags::PATTERN);
+                let decoded = self.decode(slot, object.label.codec, pattern, object.bytes, &mut decoded);
+                decoded.map(|()| NodeId(object.label.node))
             })
             .map_err(|source| Error::Read { slot, source })??;
         *page = decoded;
-        Ok(())
+        Ok(node)
     }
 
     fn decode(

@@ -20,7 +20,7 @@ use super::inflight::Record;
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
 use crate::memcg::{Event, GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Outgoing, Place, SlotWord};
+use crate::swap::{Allowed, Content, Label, Outgoing, Place, SlotWord, Tenant};
 use crate::sync::{self, Bug, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE};
 
@@ -187,6 +187,7 @@ impl Core {
             }
         };
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
+        let tenant = Tenant { owner, payer: charge.objcg().raw() };
         let mut backoff = Backoff::new();
         let place = loop {
             let now = self.slots.word(owner);
@@ -194,8 +195,9 @@ impl Core {
                 break None; // replaced: the record is cancelled
             };
             if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
+                let label = Label { codec, flags, node: self.pool.home_node(entry.location).0 };
                 break object
-                    .with(|bytes| batch.push(slot.0, codec, flags, bytes.len(), |to| to.copy_from_slice(bytes)));
+                    .with(|bytes| batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes)));
             }
             backoff.wait(); // compaction moved it: the word says where to
         };
@@ -261,8 +263,7 @@ impl Core {
         };
         let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
         self.off_the_lru(owner, old);
-        charge.leave_to(owner, &self.lru, place);
-        self.lru.set_origin(owner, self.pool.home_node(entry.location));
+        charge.leave_to(place);
         self.counters.leave(old);
         self.counters.enter(switched);
         self.tree.count(objcg, Event::ZswpWb, 1);
