@@ -249,6 +249,7 @@ fn bad_swapfiles_are_refused_with_a_sentence() {
     parse(&with(&a, "sise=16M"), "\"sise\" is nothing a swapfile has");
     parse(&with(&a, "size=16M,size=1M"), "says again");
     parse(&with(&a, "size=x"), "is no size");
+    parse(&with(&a, "size=16M,overwrite"), "is for block devices");
     parse(&with(&a, "priority=high"), "is no priority");
     parse(",size=16M", "names no file");
 }

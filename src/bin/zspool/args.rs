@@ -56,7 +56,7 @@ processes this user may read are taken, largest first. Nothing is stopped but CO
 SIZE is a number of bytes, or one with K, M, G or T behind it (steps of 1024).
 
 A swapfile is made, or reused if it is an earlier one of ours; with `unnamed`, PATH is a folder, and the file has no name
-in it; with `block`, PATH is a block device, and what is on it is lost. Tiers of higher priority are used first; one that
+in it; with `block`, PATH is a block device, which must be empty or ours; with `overwrite` too, what is on it is lost. Tiers of higher priority are used first; one that
 names none comes after those named before it; swapfiles of one tier share the load.
 
 Examples:
@@ -110,7 +110,7 @@ impl Sources {
 /// Where pages go that memory has no room for.
 #[derive(Debug, Args)]
 pub(crate) struct Swapfiles {
-    /// Where pages go that a limit leaves no room for: PATH[,size=SIZE][,tier=NAME][,priority=N][,unnamed|,block]
+    /// Where pages go that a limit leaves no room for: PATH[,size=SIZE][,tier=NAME][,priority=N][,unnamed|,block[,overwrite]]
     #[arg(long, value_name = "PATH[,...]", value_parser = Spec::parse)]
     pub(crate) swapfile: Vec<Spec>,
 

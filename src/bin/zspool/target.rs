@@ -4,37 +4,61 @@ use crate::squeeze::interface::{ClassRow, GroupStats, Live, Moved, PoolStats, Se
 use crate::tiers::report::{DeviceRow, Metadata, Swap};
 use crate::tiers::spec::{Kind, Planned};
 use std::path::Path;
-use zspool::memcg::{Event, Memcg};
-use zspool::swap::{DeviceOptions, DeviceStats};
+use zspool::memcg::{Cancel, Event, Memcg};
+use zspool::swap::{BlockDevice, DeviceOptions, DeviceStats, SwapFile};
 use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
-use zspool::zswap::{Builder, Zswap};
+use zspool::zswap::{Builder, SwapoffError, Zswap};
 
 /// Make the store.
 pub(crate) fn open(settings: &Settings) -> Result<Zswap, Trouble> {
-    Ok(builder(settings).build()?)
+    Ok(builder(settings)?.build()?)
 }
 
-/// The same, for those who want to say more.
-pub(crate) fn builder(settings: &Settings) -> Builder {
+/// The same, for those who want to say more. Block devices are opened here, files when it is built.
+pub(crate) fn builder(settings: &Settings) -> Result<Builder, Trouble> {
     let mut builder = Zswap::builder().codec(&settings.codec).compressing_threads(settings.threads);
     if let Some(bytes) = settings.pool_limit {
         builder = builder.pool_limit(bytes);
     }
-    settings.swapfiles.iter().fold(builder, |builder, planned| builder.swap(device(planned)))
+    builder = builder.encryption(settings.encryption);
+    for planned in &settings.swapfiles {
+        builder = builder.swap(device(planned)?);
+    }
+    Ok(builder)
 }
 
-fn device(planned: &Planned) -> DeviceOptions {
-    let Planned { path, size, tier, priority, kind } = planned;
+fn device(planned: &Planned) -> Result<DeviceOptions, Trouble> {
+    let Planned { path, size, tier, priority, kind, overwrite } = planned;
+    let file = || SwapFile::options().size(size.unwrap_or(0));
     let options = match kind {
-        Kind::File => DeviceOptions::path(path, size.unwrap_or(0)),
-        Kind::Unnamed | Kind::Block => DeviceOptions::path(path.join("zspool.tmp"), size.unwrap_or(0)),
+        Kind::File => DeviceOptions::swapfile(file().path(path)),
+        Kind::Unnamed => DeviceOptions::swapfile(file().unnamed(path)),
+        Kind::Block => {
+            let mut block = BlockDevice::options().path(path).overwrite(*overwrite);
+            if let Some(size) = *size {
+                block = block.size(size);
+            }
+            DeviceOptions::device(block.open()?)
+        }
     };
-    options.tier(tier, *priority)
+    Ok(options.tier(tier, *priority))
 }
 
-/// Have all devices cleaned.
+/// Have all devices cleaned, and the holes punched.
 pub(crate) fn clean(zswap: &Zswap) {
+    let _ = zswap.clean(u64::MAX);
     zswap.quiesce();
+}
+
+fn metadata(zswap: &Zswap) -> Metadata {
+    let slots = zswap.metadata();
+    Metadata {
+        word_bytes: slots.slot_words,
+        link_bytes: slots.links,
+        count_bytes: slots.counts,
+        directory_bytes: slots.directory,
+        reverse_bytes: zswap.stats().area.map_or(0, |area| area.reverse_bytes),
+    }
 }
 
 fn row(stats: DeviceStats) -> DeviceRow {
@@ -162,13 +186,31 @@ impl Target for Zswap {
             memory_slots,
             memory_bytes: stats.pool.payload_bytes,
             physical_slots: stats.physical_pages,
-            metadata: Metadata { word_bytes: stats.slot_table_bytes, link_bytes: 0, reverse_bytes: 0 },
+            metadata: metadata(self),
         }
     }
 
     fn swapoff(&self, number: u8, watch: &(dyn Fn(u64) -> bool + Sync)) -> Moved {
-        let _ = (number, watch);
-        Moved { objects: 0, to_memory: 0, off: Err(Some("not yet".into())) }
+        let (cancel, mut moved) = (Cancel::new(), 0);
+        let result = Zswap::swapoff(self, number, &cancel, |progress| {
+            moved = progress.objects_at_start.saturating_sub(progress.objects_left);
+            if !watch(moved) {
+                cancel.cancel();
+            }
+        });
+        match result {
+            Ok(report) => Moved {
+                objects: report.to_pool + report.to_devices,
+                to_memory: Some(report.to_pool),
+                lost: report.lost,
+                off: Ok(()),
+            },
+            Err(error) => {
+                let cancelled = matches!(error, SwapoffError::Cancelled { .. });
+                let off = Err(if cancelled { None } else { Some(error.into()) });
+                Moved { objects: moved, to_memory: None, lost: 0, off }
+            }
+        }
     }
 
     #[cfg(feature = "fuse")]

@@ -94,8 +94,10 @@ pub(crate) trait Live: Sync {
 pub(crate) struct Moved {
     /// Objects that were moved.
     pub(crate) objects: u64,
-    /// Those of them that went into the pool.
-    pub(crate) to_memory: u64,
+    /// Those of them that went into the pool, where that is known.
+    pub(crate) to_memory: Option<u64>,
+    /// Pages that could not be read back.
+    pub(crate) lost: u64,
     /// Whether the device is off; if not, why, or `None` if it was cancelled.
     pub(crate) off: Result<(), Option<Trouble>>,
 }

@@ -36,7 +36,8 @@ pub(crate) fn swap(args: &Arguments) -> Result<Report, RunError> {
     let encryption = !args.swapfiles.no_encryption;
     let settings =
         Settings { pool_limit: args.pool_limit, codec: args.codec.clone(), swapfiles, encryption, threads: 1 };
-    let zswap = target::builder(&settings).worker(false).build().map_err(|error| RunError::Open(error.into()))?;
+    let zswap =
+        target::builder(&settings).and_then(|builder| Ok(builder.worker(false).build()?)).map_err(RunError::Open)?;
 
     let (mut kept, sources) = Kept::fill(&zswap, taken)?;
     let (stored_pages, written) = (kept.stored(), write_back(&zswap)?);
@@ -77,6 +78,7 @@ fn by_default(pages: u64) -> Vec<Planned> {
         tier: tier.to_owned(),
         priority,
         kind: Kind::Unnamed,
+        overwrite: false,
     });
     planned.into()
 }

@@ -34,7 +34,7 @@ fn drain_one<T: Target>(target: &T, swap: &Swap, number: u8) -> Swapoff {
         }
         !interrupted.load(Relaxed) && signals::stopped().is_none()
     };
-    let Moved { objects, to_memory, off } = target.swapoff(number, &watch);
+    let Moved { objects, to_memory, lost, off } = target.swapoff(number, &watch);
     let seconds = start.elapsed().as_secs_f64();
     drop(progress);
     let left = find(&target.swap()).unwrap_or_default();
@@ -50,6 +50,7 @@ fn drain_one<T: Target>(target: &T, swap: &Swap, number: u8) -> Swapoff {
         moved_objects: objects,
         moved_bytes: before.live_bytes.saturating_sub(left.live_bytes),
         to_memory,
+        lost_objects: lost,
         left_objects: left.objects,
         left_bytes: left.live_bytes,
         seconds,

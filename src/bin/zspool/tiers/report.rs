@@ -34,6 +34,10 @@ pub(crate) struct Metadata {
     pub(crate) word_bytes: u64,
     /// A word for each slot of a cluster that has an object in the pool.
     pub(crate) link_bytes: u64,
+    /// Counts of references that do not fit in the words.
+    pub(crate) count_bytes: u64,
+    /// Which clusters there are, and what is known of each.
+    pub(crate) directory_bytes: u64,
     /// A word for each object on a device, naming its slot.
     pub(crate) reverse_bytes: u64,
 }
@@ -73,8 +77,10 @@ pub(crate) struct Swapoff {
     /// Objects that were moved, and their bytes on the device.
     pub(crate) moved_objects: u64,
     pub(crate) moved_bytes: u64,
-    /// Those of them that went into the pool; the others went to other devices.
-    pub(crate) to_memory: u64,
+    /// Those of them that went into the pool, the others went to other devices; not known of a swapoff that did not end.
+    pub(crate) to_memory: Option<u64>,
+    /// Pages that could not be read back.
+    pub(crate) lost_objects: u64,
     /// What was still there at the end.
     pub(crate) left_objects: u64,
     pub(crate) left_bytes: u64,
@@ -87,7 +93,7 @@ pub(crate) struct Swapoff {
 pub(crate) enum SwapoffEnd {
     /// The device is off.
     Off,
-    /// Somebody pressed Ctrl-C: it is still there, and takes no more writes.
+    /// Somebody pressed Ctrl-C: it is still there, and goes on.
     Cancelled,
     /// It is still there: the reason.
     Failed(String),
@@ -117,6 +123,6 @@ impl Swap {
 
 impl Metadata {
     pub(crate) fn total(&self) -> u64 {
-        self.word_bytes + self.link_bytes + self.reverse_bytes
+        self.word_bytes + self.link_bytes + self.count_bytes + self.directory_bytes + self.reverse_bytes
     }
 }

@@ -54,11 +54,18 @@ pub(crate) fn show(swap: &Swap, f: &mut impl Write) -> fmt::Result {
 
 fn show_metadata(metadata: &Metadata, slots: u64, f: &mut impl Write) -> fmt::Result {
     let per_slot = |bytes: u64| format!("{:.1}", bytes as f64 / slots.max(1) as f64);
-    let Metadata { word_bytes, link_bytes, reverse_bytes } = *metadata;
+    let Metadata { word_bytes, link_bytes, count_bytes, directory_bytes, reverse_bytes } = *metadata;
     write!(f, "metadata   {} bytes a slot: ", per_slot(metadata.total()))?;
-    let parts = [("words", word_bytes), ("links", link_bytes), ("reverse words", reverse_bytes)];
-    let parts = parts.map(|(what, bytes)| format!("{} {what}", per_slot(bytes)));
-    writeln!(f, "{}", parts.join(", "))
+    let parts = [
+        ("words", word_bytes),
+        ("links", link_bytes),
+        ("counts", count_bytes),
+        ("directory", directory_bytes),
+        ("reverse words", reverse_bytes),
+    ];
+    let parts =
+        parts.iter().filter(|(_, bytes)| *bytes > 0).map(|&(what, bytes)| format!("{} {what}", per_slot(bytes)));
+    writeln!(f, "{}", parts.collect::<Vec<_>>().join(", "))
 }
 
 /// A sentence for a swapoff.
@@ -69,16 +76,17 @@ pub(crate) fn show_swapoff(swapoff: &Swapoff, f: &mut impl Write) -> fmt::Result
     if *seconds > 0.0 && *moved_bytes > 0 {
         write!(f, " ({}/s)", bytes((*moved_bytes as f64 / seconds) as u64))?;
     }
-    if *moved_objects > 0 {
+    if let Some(to_memory) = to_memory.filter(|_| *moved_objects > 0) {
         write!(f, ", {to_memory} of them into memory")?;
+    }
+    if swapoff.lost_objects > 0 {
+        write!(f, "; {} could not be read and are lost", swapoff.lost_objects)?;
     }
     match end {
         SwapoffEnd::Off => writeln!(f, "; it is off."),
-        SwapoffEnd::Cancelled => writeln!(
-            f,
-            "; cancelled, with {left_objects} objects of {} left on it, which are read from there; nothing more is written to it.",
-            bytes(*left_bytes)
-        ),
+        SwapoffEnd::Cancelled => {
+            writeln!(f, "; cancelled, with {left_objects} objects of {} left on it, which goes on.", bytes(*left_bytes))
+        }
         SwapoffEnd::Failed(why) => writeln!(
             f,
             "; it is still on, with {left_objects} objects of {} on it: {}.",
@@ -116,7 +124,7 @@ mod tests {
             memory_slots: 300,
             memory_bytes: 300 << 10,
             physical_slots: 600,
-            metadata: Metadata { word_bytes: 8000, link_bytes: 4096, reverse_bytes: 4800 },
+            metadata: Metadata { word_bytes: 8000, link_bytes: 4096, reverse_bytes: 4800, ..Metadata::default() },
         }
     }
 
@@ -151,7 +159,8 @@ mod tests {
                 end,
                 moved_objects: 500,
                 moved_bytes: 1 << 20,
-                to_memory: 20,
+                to_memory: Some(20),
+                lost_objects: 0,
                 left_objects,
                 left_bytes: left_objects << 10,
                 seconds: 0.5,

@@ -1,11 +1,11 @@
 //! [`Spec`]: what follows `--swapfile`, and [`planned`]: what becomes of several of them.
 //!
 //! ```text
-//!   PATH[,size=SIZE][,tier=NAME][,priority=N][,unnamed|,block]
+//!   PATH[,size=SIZE][,tier=NAME][,priority=N][,unnamed|,block[,overwrite]]
 //!
 //!   /fast/swap,size=1G,tier=fast          a file, made or reused
 //!   /var/tmp,size=8G,tier=slow,unnamed    a file without a name in that folder: nobody else can open it
-//!   /dev/vdb,tier=slow,block              a block device; what is on it is lost
+//!   /dev/vdb,tier=slow,block              a block device; one that has anything on it wants `overwrite` as well
 //! ```
 //!
 //! Options are taken off the end while they are known, so a path may have commas in it.
@@ -33,6 +33,8 @@ pub(crate) struct Spec {
     pub(crate) tier: Option<String>,
     pub(crate) priority: Option<i16>,
     pub(crate) kind: Kind,
+    /// A block device is used whatever is on it.
+    pub(crate) overwrite: bool,
 }
 
 /// A swapfile to be added.
@@ -44,6 +46,8 @@ pub(crate) struct Planned {
     pub(crate) tier: String,
     pub(crate) priority: i16,
     pub(crate) kind: Kind,
+    /// A block device is used whatever is on it.
+    pub(crate) overwrite: bool,
 }
 
 /// The tier of those that name none.
@@ -81,8 +85,8 @@ impl Spec {
             return Err(format!("{text:?} names no file: write its path first, as in /var/tmp/swap,size=1G."));
         }
         spec.path = rest.into();
-        if spec.kind == Kind::Block && spec.size.is_some() {
-            return Err("A block device has the size it has: leave its size out.".into());
+        if spec.overwrite && spec.kind != Kind::Block {
+            return Err("`overwrite` is for block devices: add `block`, or leave it out.".into());
         }
         Ok(spec)
     }
@@ -114,6 +118,10 @@ impl Spec {
             None if option == "unnamed" || option == "block" => {
                 once(self.kind != Kind::File)?;
                 self.kind = if option == "block" { Kind::Block } else { Kind::Unnamed };
+            }
+            None if option == "overwrite" => {
+                once(self.overwrite)?;
+                self.overwrite = true;
             }
             Some((word, _)) if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()) => {
                 return Err(format!(
@@ -156,8 +164,9 @@ pub(crate) fn planned(specs: &[Spec], default_size: Option<u64>) -> Result<Vec<P
         if known.is_none() {
             tiers.push((tier.clone(), priority));
         }
-        let size = if spec.kind == Kind::Block { None } else { size };
-        planned.push(Planned { path: path.clone(), size, tier, priority, kind: spec.kind });
+        // A block device has a size of its own.
+        let size = if spec.kind == Kind::Block { spec.size } else { size };
+        planned.push(Planned { path: path.clone(), size, tier, priority, kind: spec.kind, overwrite: spec.overwrite });
     }
     Ok(planned)
 }
@@ -208,11 +217,18 @@ mod tests {
     fn options_come_after_the_path_in_any_order() {
         let path = PathBuf::from("/a/b");
         assert_eq!(spec("/a/b"), Spec { path: path.clone(), ..Spec::default() });
-        let all =
-            Spec { path, size: Some(1 << 30), tier: Some("fast".into()), priority: Some(-3), kind: Kind::Unnamed };
+        let all = Spec {
+            path,
+            size: Some(1 << 30),
+            tier: Some("fast".into()),
+            priority: Some(-3),
+            kind: Kind::Unnamed,
+            overwrite: false,
+        };
         assert_eq!(spec("/a/b,size=1G,tier=fast,priority=-3,unnamed"), all);
         assert_eq!(spec("/a/b,unnamed,priority=-3,tier=fast,size=1G"), all);
-        assert_eq!(spec("/dev/vdb,block").kind, Kind::Block);
+        let block = spec("/dev/vdb,block,overwrite");
+        assert_eq!((block.kind, block.overwrite), (Kind::Block, true));
         assert_eq!(spec("/a,b,tier=x").path, PathBuf::from("/a,b"));
         assert_eq!(spec("/a,size=b,c").path, PathBuf::from("/a,size=b,c"), "only what is at the end is an option");
     }
@@ -229,7 +245,7 @@ mod tests {
             ("/a,priority=x", "is no priority"),
             ("/a,priority=40000", "is no priority"),
             ("/a,sise=1G", "after its path come size="),
-            ("/a,size=1G,block", "leave its size out"),
+            ("/a,size=1G,overwrite", "add `block`"),
         ];
         for (text, part) in wrong {
             let error = Spec::parse(text).expect_err(text);
