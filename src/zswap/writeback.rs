@@ -17,8 +17,9 @@ use super::error::Unwritable;
 use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
+use crate::compress::CodecId;
 use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Geometry, Label, Outgoing, SlotWord, Tenant};
+use crate::swap::{Allowed, Content, Entry, Geometry, Label, Outgoing, SlotWord, Tenant};
 use crate::sync::{self, Bug, Step, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE, TierMask};
 
@@ -147,6 +148,7 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
                 return true;
             }
             failed = Some(Unwritable::WriteFailed);
+            self.next = first;
             allowed = allowed.without(number);
         }
     }
@@ -172,7 +174,7 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
     /// No device takes what is left.
     fn refuse(&mut self, why: Unwritable, failed: bool) {
         self.core.note_trouble(Some(why));
-        let memcg = self.core.tree.get(self.entries[self.next].0).filter(|_| !failed);
+        let memcg = self.core.tree.get(self.entries[self.next].0).filter(|_| !failed && self.launched == 0);
         memcg.iter().for_each(|memcg| note_refused(memcg, false));
         // Others may have tiers where there is room.
         let restricted = memcg.filter(|_| self.allowed.is_restricted());
@@ -246,7 +248,9 @@ impl Core {
             return Launch::PassedOver;
         }
 
-        let charge = match PlaceCharge::take(&self.tree, payer, length) {
+        let is_raw = word.entry().is_some_and(Entry::is_raw);
+        let whole = batch.device().whole_pages() && !is_raw;
+        let charge = match PlaceCharge::take(&self.tree, payer, if whole { PAGE_SIZE } else { length }) {
             Ok(charge) => charge,
             Err(hit) => {
                 if marked.end()
@@ -260,7 +264,8 @@ impl Core {
         if self.steps.reach(Step::EntryCharged).is_err() {
             return Launch::PassedOver;
         }
-        let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
+        let pattern = matches!(word.content(), Content::Pattern(_));
+        let flags = BlockFlags::of(pattern).bits();
         let tenant = Tenant { owner, payer: charge.objcg().raw() };
         let mut backoff = Backoff::new();
         let place = loop {
@@ -270,8 +275,15 @@ impl Core {
             };
             if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
                 let label = Label { codec, flags, node: self.pool.home_node(entry.location).0 };
-                break object
-                    .with(|bytes| batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes)));
+                break object.with(|bytes| {
+                    if !whole {
+                        return batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
+                    }
+                    let (mut page, label) = ([0; PAGE_SIZE], Label { codec: CodecId::RAW.get(), flags: 0, ..label });
+                    // If it cannot be decoded, that is for a load to say.
+                    self.decode(slot, codec, pattern, bytes, &mut page).ok()?;
+                    batch.push(slot.0, label, tenant, PAGE_SIZE, |to| to.copy_from_slice(&page))
+                });
             }
             backoff.wait(); // compaction moved it: the word says where to
         };
