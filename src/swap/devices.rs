@@ -104,6 +104,11 @@ impl Allowed {
         self.tiers != TierMask::ALL
     }
 
+    /// Whether no tier is left.
+    pub fn is_nowhere(self) -> bool {
+        self.tiers.is_empty()
+    }
+
     /// Whether a batch may go to this device, as it is now.
     pub fn admits(&self, device: &DeviceRef<'_>) -> bool {
         let tried = self.tried >> device.number() & 1 == 1;
