@@ -16,7 +16,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use support::skip;
-use zspool::swap::{Allowed, DeviceOptions, Devices, Error, Geometry, Label, MemoryDevice, Place, SwapFile, Tenant};
+use zspool::swap::{
+    Allowed, DeviceOptions, Devices, Error, Geometry, Label, MemoryDevice, Place, Protection, SwapFile, Tenant,
+};
 use zspool::sync::Planted;
 use zspool::units::Owner;
 
@@ -27,7 +29,7 @@ const MIB: u64 = 1 << 20;
 const SEGMENT: u64 = 256 * KIB;
 
 fn devices() -> Devices {
-    Devices::new(Geometry::default(), Planted::NONE)
+    Devices::new(Geometry::default(), Protection::checksum(), Planted::NONE)
 }
 
 fn memory(bytes: u64) -> DeviceOptions {
