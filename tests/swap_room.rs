@@ -16,7 +16,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use support::skip;
-use zspool::swap::{Allowed, DeviceOptions, Devices, Error, Geometry, Label, MemoryDevice, Place, SwapFile, Tenant};
+use zspool::swap::{
+    Allowed, DeviceOptions, Devices, Error, Geometry, Label, MemoryDevice, Place, Protection, SwapFile, Tenant,
+};
 use zspool::sync::Planted;
 use zspool::units::Owner;
 
@@ -27,7 +29,7 @@ const MIB: u64 = 1 << 20;
 const SEGMENT: u64 = 256 * KIB;
 
 fn devices() -> Devices {
-    Devices::new(Geometry::default(), Planted::NONE)
+    Devices::new(Geometry::default(), Protection::checksum(), Planted::NONE)
 }
 
 fn memory(bytes: u64) -> DeviceOptions {
@@ -107,12 +109,12 @@ fn all_devices_have_no_more_in_use_than_the_limit() {
 
 fn free_bytes(folder: &Path) -> u64 {
     let path = CString::new(folder.as_os_str().as_bytes()).unwrap();
-    // SAFETY: zeroes are such a struct, and the call writes to it alone.
-    unsafe {
-        let mut stat = std::mem::zeroed::<libc::statvfs>();
-        assert_eq!(libc::statvfs(path.as_ptr(), &raw mut stat), 0);
-        stat.f_bavail as u64 * stat.f_frsize as u64
-    }
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the path ends with a NUL, and the call writes to the struct alone.
+    assert_eq!(unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) }, 0);
+    // SAFETY: zeroes are such a struct, and so is what the call has written.
+    let stat = unsafe { stat.assume_init() };
+    stat.f_bavail * stat.f_frsize
 }
 
 /// Fill devices on a file system with `threads` threads, and see that what is free never falls below the floor.

@@ -32,7 +32,7 @@ use self::roster::{Claim, Roster};
 use super::area::Area;
 use super::block::ObjectRef;
 use super::segments::Purpose;
-use super::{DeviceOptions, Error, Geometry, Place};
+use super::{DeviceOptions, Error, Geometry, Place, Protection};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
 use crate::units::TierMask;
@@ -41,11 +41,11 @@ use std::ops::Deref;
 /// The devices of an instance.
 ///
 /// ```
-/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, Label, MemoryDevice, Tenant};
+/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, Label, MemoryDevice, Protection, Tenant};
 /// use zspool::sync::Planted;
 /// use zspool::units::Owner;
 ///
-/// let devices = Devices::new(Geometry::default(), Planted::NONE);
+/// let devices = Devices::new(Geometry::default(), Protection::new()?, Planted::NONE);
 /// devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("disk", 0))?;
 /// let fast = devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("nvme", 5))?;
 /// let mut batch = devices.begin(&Allowed::ALL, 1, 64)?;
@@ -72,6 +72,8 @@ pub struct Devices {
     /// Of the bytes in use.
     limit: Limit,
     geometry: Geometry,
+    /// Of all devices: they share the key.
+    protection: Protection,
     planted: Planted,
 }
 
@@ -102,6 +104,17 @@ impl Allowed {
     /// Whether there may be a tier that is left out.
     pub fn is_restricted(self) -> bool {
         self.tiers != TierMask::ALL
+    }
+
+    /// Whether no tier is left.
+    pub fn is_nowhere(self) -> bool {
+        self.tiers.is_empty()
+    }
+
+    /// Whether a batch may go to this device, as it is now.
+    pub fn admits(&self, device: &DeviceRef<'_>) -> bool {
+        let tried = self.tried >> device.number() & 1 == 1;
+        self.tiers.contains(device.tier()) && !tried && device.state() == State::On
     }
 
     /// The same without this device.
@@ -162,8 +175,8 @@ impl DeviceRef<'_> {
 // === impl Devices ===
 
 impl Devices {
-    /// None yet. All will be divided by this geometry.
-    pub fn new(geometry: Geometry, planted: Planted) -> Self {
+    /// None yet. All will be divided by this geometry, and what is on them protected like this.
+    pub fn new(geometry: Geometry, protection: Protection, planted: Planted) -> Self {
         Devices {
             seats: (0..DEVICES).map(|_| Seat::new(planted)).collect(),
             roster: Mutex::new(Rank::Devices, Roster::default()),
@@ -171,6 +184,7 @@ impl Devices {
             tiers: AtomicU32::new(0),
             limit: Limit::none(planted),
             geometry,
+            protection,
             planted,
         }
     }
@@ -194,7 +208,7 @@ impl Devices {
         let attached = options.open().and_then(|(name, device)| {
             let device = Capped::at_most(device, how.max_bytes);
             let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes, self.planted);
-            let area = Area::new(device, number, self.geometry)?.counting_from(base);
+            let area = Area::with_protection(device, number, self.geometry, self.protection.clone())?.counting_from(base);
             Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, file_system, self.planted))
         });
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());

@@ -120,8 +120,8 @@ pub enum Bug {
     TakeKeepsCount,
     /// The links of a cluster are given back without looking whether it has an entry by now.
     TidyTrustsQueue,
-    /// Who allocates a slot does not look whether his cluster is still one for single slots.
-    ClaimTrustsStripe,
+    /// Who allocates a slot drops the lock between finding an empty one and taking it.
+    ClaimInTwoSteps,
 }
 
 /// Which bug, if any, is planted.

@@ -14,9 +14,9 @@ use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
-use crate::swap::{self, Device, DeviceOptions, Devices, SwapFile};
-use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Clock, Convoy, Planted, Turnstile};
+use crate::swap::{self, Device, DeviceOptions, Devices, Protection, SwapFile};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use crate::sync::{Arc, Clock, Convoy, FLIGHTS, Planted, Steps, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -43,6 +43,7 @@ pub struct Builder {
     swap: Vec<Swap>,
     swap_limit: u64,
     direct: bool,
+    encryption: bool,
     arena: ArenaConfig,
     geometry: Geometry,
     slots_in_use: u64,
@@ -75,6 +76,7 @@ impl Builder {
             swap: Vec::new(),
             swap_limit: u64::MAX,
             direct: true,
+            encryption: true,
             arena: ArenaConfig::default(),
             geometry: Geometry::default(),
             slots_in_use: MAX_SLOTS_IN_USE,
@@ -126,6 +128,13 @@ impl Builder {
     /// Whether such a swapfile bypasses the page cache (default), which would else hold what we saved.
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
+        self
+    }
+
+    /// Whether what goes to devices is encrypted (default), with a key that never leaves memory. Without, pages lie there for
+    /// whoever can read the devices, and a checksum finds accidents only.
+    pub fn encryption(mut self, encryption: bool) -> Self {
+        self.encryption = encryption;
         self
     }
 
@@ -286,7 +295,8 @@ impl Builder {
         let codec = self.codecs.by_name(&self.codec)?.id();
         self.arena.limit_bytes = self.pool_limit.unwrap_or_else(zsmalloc::default_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
-        let devices = Devices::new(self.device_geometry, self.planted);
+        let protection = if self.encryption { Protection::new()? } else { Protection::checksum() };
+        let devices = Devices::new(self.device_geometry, protection, self.planted);
         devices.set_limit(self.swap_limit);
         for swap in self.swap {
             devices.add(match swap {
@@ -316,7 +326,8 @@ impl Builder {
             codec: AtomicU8::new(codec.get()),
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             devices,
-            inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
+            inflight: Inflight::new(FLIGHTS.max(BATCHES * self.policy.batch), self.planted),
+            leaving: AtomicU32::new(0),
             submission: Convoy::new(self.policy.batch, self.planted),
             cursor: Cursor::new(),
             nodes_cursor: Cursor::new(),
@@ -331,6 +342,7 @@ impl Builder {
             gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,
+            steps: Steps::default(),
         });
         core.tell_tiers();
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
