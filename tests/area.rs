@@ -1,58 +1,20 @@
-//! An area over devices in memory, healthy and faulty.
+//! An area over a device in memory: objects, batches, segments and holes.
 //!
 //! Properties:
 //! - an object reads back as it was written, or with an error: never as anything else;
-//! - whatever fails, the space in use is that of the objects which live, and no buffer is lost;
-//! - what was written before a fault stays readable after it, unless the fault hit its very bytes.
+//! - whatever is written, freed and dropped, the space in use is that of segments with objects which live.
 
 #![cfg(not(loom))]
 
-use proptest::prelude::*;
-use std::collections::BTreeMap;
+#[path = "support/area.rs"]
+mod support;
+
 use std::sync::Arc;
-use zspool::swap::{
-    Area, BLOCK_BYTES, Batch, Error, Fault, FaultyDevice, Flaw, Geometry, MAX_PAYLOAD, MemoryDevice, Place, Plan,
-};
+use support::{area_of, check, memory, push, tenant, write_one};
+use zspool::swap::{Area, BLOCK_BYTES, Error, Geometry, HEADER_BYTES, Label, MAX_PAYLOAD, MemoryDevice, Tenant};
 
-type Faulty = Arc<FaultyDevice<Arc<MemoryDevice>>>;
-
-/// The bytes of the object of a slot: nothing another slot has, no zeroes at the ends.
-fn payload(slot: u64, len: usize) -> Vec<u8> {
-    (0..len).map(|i| (slot as usize * 131 + i * 7 + i / 256) as u8 | 1).collect()
-}
-
-fn push(batch: &mut Batch<'_>, slot: u64, len: usize) -> Option<Place> {
-    batch.push(slot, 1, (slot % 3) as u8, len, |bytes| bytes.copy_from_slice(&payload(slot, len)))
-}
-
-/// Whether the object reads back as written; `Err` is the error.
-fn check(area: &Area, place: Place, slot: u64, len: usize) -> Result<(), Error> {
-    let object = area.read(place, slot, |object| (object.codec, object.flags, object.bytes.to_vec()))?;
-    assert_eq!(object, (1, (slot % 3) as u8, payload(slot, len)), "slot {slot} came back as something else");
-    Ok(())
-}
-
-fn memory(bytes: usize) -> Arc<MemoryDevice> {
-    Arc::new(MemoryDevice::new(bytes, 4096))
-}
-
-fn area_of(device: &Arc<MemoryDevice>) -> Area {
-    Area::new(Box::new(Arc::clone(device)), 3, Geometry::default()).unwrap()
-}
-
-fn faulty(bytes: usize) -> (Faulty, Area) {
-    let device = Arc::new(FaultyDevice::new(memory(bytes), Plan::none()));
-    let area = Area::new(Box::new(Arc::clone(&device)), 3, Geometry::default()).unwrap();
-    (device, area)
-}
-
-/// Write one object alone.
-fn write_one(area: &Area, slot: u64, len: usize) -> Place {
-    let mut batch = area.begin_at_least(2, 2).unwrap();
-    let place = push(&mut batch, slot, len).unwrap();
-    batch.write().unwrap();
-    place
-}
+/// Payload of an object that takes a page of the device.
+const WHOLE: usize = 4096 - HEADER_BYTES;
 
 #[test]
 fn objects_of_every_length_survive_the_device() {
@@ -73,7 +35,9 @@ fn objects_of_every_length_survive_the_device() {
     let blocks: u64 = places.iter().map(|p| u64::from(p.blocks)).sum();
     let stats = area.stats();
     assert_eq!((stats.objects, stats.live_bytes), (places.len() as u64, blocks * BLOCK_BYTES as u64));
-    places.into_iter().for_each(|place| area.free(place));
+    for (len, place) in places.into_iter().enumerate() {
+        assert_eq!(area.free(place), tenant(len as u64).payer);
+    }
     assert_eq!((area.stats().used_bytes, area.stats().live_bytes, area.stats().objects), (0, 0, 0));
     area.assert_valid();
 }
@@ -82,12 +46,13 @@ fn objects_of_every_length_survive_the_device() {
 fn a_batch_writes_whole_pages_and_gives_the_others_back() {
     let area = area_of(&memory(1 << 20));
     let mut batch = area.begin(64).unwrap();
-    assert_eq!(area.stats().used_bytes, 256 << 10);
-    push(&mut batch, 1, 5000 - 24 - 900).unwrap();
+    push(&mut batch, 1, 4076).unwrap();
     push(&mut batch, 2, 10).unwrap();
     let written = batch.write().unwrap();
     assert_eq!((written.objects, written.payload_bytes, written.device_bytes), (2, 4086, 8192));
     assert_eq!((area.stats().used_bytes, area.stats().written_bytes), (8192, 8192));
+    let segments = area.stats().segments;
+    assert_eq!((segments.all, segments.free, segments.open, segments.full), (4, 3, 1, 0));
     area.assert_valid();
 }
 
@@ -108,11 +73,11 @@ fn a_batch_that_is_dropped_or_empty_takes_no_space() {
 fn an_object_that_does_not_fit_any_more_is_not_filled() {
     let area = area_of(&memory(1 << 20));
     let mut batch = area.begin(1).unwrap();
-    assert!(!batch.fits(4096) && batch.fits(4096 - 24));
-    assert!(batch.push(1, 0, 0, 4096, |_| panic!("it was filled")).is_none());
-    assert!(push(&mut batch, 1, 4096 - 24 - 64).is_some());
-    assert!(push(&mut batch, 2, 41).is_none());
-    assert!(push(&mut batch, 2, 40).is_some());
+    assert!(!batch.fits(4096) && batch.fits(4096 - HEADER_BYTES));
+    assert!(batch.push(1, Label::default(), tenant(1), 4096, |_| panic!("it was filled")).is_none());
+    assert!(push(&mut batch, 1, 4096 - HEADER_BYTES - 64).is_some());
+    assert!(push(&mut batch, 2, 64 - HEADER_BYTES + 1).is_none());
+    assert!(push(&mut batch, 2, 64 - HEADER_BYTES).is_some());
     assert!(push(&mut batch, 3, 0).is_none());
     assert_eq!(batch.write().unwrap().device_bytes, 4096);
     area.assert_valid();
@@ -124,10 +89,10 @@ fn nothing_of_an_earlier_batch_reaches_the_device_again() {
     let geometry = Geometry { write_buffers: 1, ..Geometry::default() };
     let area = Area::new(Box::new(Arc::clone(&device)), 0, geometry).unwrap();
     let mut batch = area.begin(64).unwrap();
-    while batch.push(9, 0, 0, 4000, |bytes| bytes.fill(0xee)).is_some() {}
+    while batch.push(9, Label::default(), tenant(9), 4000, |bytes| bytes.fill(0xee)).is_some() {}
     drop(batch);
     let mut batch = area.begin(64).unwrap();
-    let place = batch.push(1, 0, 0, 1000, |_| ()).unwrap();
+    let place = batch.push(1, Label::default(), tenant(1), 1000, |_| ()).unwrap();
     batch.write().unwrap();
     assert!(area.read(place, 1, |object| object.bytes.iter().all(|&b| b == 0)).unwrap());
     // The header may hold any byte, once; a run of them is old data.
@@ -136,14 +101,24 @@ fn nothing_of_an_earlier_batch_reaches_the_device_again() {
 
 #[test]
 fn a_full_device_refuses_with_its_numbers() {
-    let area = area_of(&memory(256 << 10));
+    let area = area_of(&memory(512 << 10));
     let mut batch = area.begin(64).unwrap();
-    while push(&mut batch, 1, 4000).is_some() {}
-    batch.write().unwrap();
-    match area.begin(1).unwrap_err() {
-        Error::Full { device: 3, wanted: 1, used, size } => assert_eq!((used, size), (256 << 10, 256 << 10)),
-        other => panic!("{other}"),
+    let mut places = Vec::new();
+    while let Some(place) = push(&mut batch, 1, WHOLE) {
+        places.push(place);
     }
+    batch.write().unwrap();
+    let refused = |area: &Area| match area.begin(1).unwrap_err() {
+        Error::Full { device: 3, wanted: 1, live, reclaimable, size } => {
+            assert_eq!((live, size), (area.stats().live_bytes, 512 << 10));
+            reclaimable
+        }
+        other => panic!("{other}"),
+    };
+    assert_eq!(refused(&area), 0, "cleaning would win nothing");
+    area.free(places[7]);
+    area.free(places[60]);
+    assert_eq!(refused(&area), 2 * 4096);
     area.assert_valid();
 }
 
@@ -156,7 +131,7 @@ fn devices_that_do_not_suit_are_refused_with_a_sentence() {
     for (message, word) in [
         (make(1 << 20, 8192, 0, geometry), "8192"),
         (make(1 << 20, 4096, 32, geometry), "0 to 31"),
-        (make(4096, 4096, 0, geometry), "262144"),
+        (make((512 << 10) - 4096, 4096, 0, geometry), "it needs 524288, for its header and two segments"),
         (make(1 << 20, 4096, 0, Geometry { batch_pages: 65, ..geometry }), "batch_pages"),
     ] {
         assert!(message.contains(word) && message.ends_with('.'), "{message}");
@@ -168,7 +143,7 @@ fn a_device_of_two_kib_works() {
     let geometry = Geometry { page_bytes: 256, batch_pages: 2, max_payload: 200, write_buffers: 1, read_buffers: 1 };
     let area = Area::with_seed(Box::new(MemoryDevice::new(2048, 256)), 0, geometry, 1).unwrap();
     let mut places = Vec::new();
-    for slot in 0..4 {
+    for slot in 0..3 {
         let mut batch = area.begin(2).unwrap();
         places.push((push(&mut batch, slot, 200).unwrap(), 200));
         places.push((push(&mut batch, slot + 10, 100).unwrap(), 100));
@@ -181,470 +156,154 @@ fn a_device_of_two_kib_works() {
     area.assert_valid();
 }
 
-// --- corruption
-
 #[test]
-fn every_flipped_bit_of_a_block_is_an_error_and_never_data() {
-    let device = memory(1 << 20);
+fn maintain_punches_free_segments_only() {
+    let device = memory(4 << 20);
     let area = area_of(&device);
-    let mut batch = area.begin(2).unwrap();
-    let before = push(&mut batch, 1, 100).unwrap();
-    let place = push(&mut batch, 2, 300).unwrap();
-    let after = push(&mut batch, 3, 100).unwrap();
-    batch.write().unwrap();
-    let first_bit = place.offset_bytes() as usize * 8;
-    for bit in first_bit..first_bit + place.len_bytes() * 8 {
-        let flip = |image: &mut [u8]| image[bit / 8] ^= 1 << (bit % 8);
-        device.tamper(flip);
-        match check(&area, place, 2, 300) {
-            Err(Error::Corrupt { slot: 2, place: at, flaw: Flaw::Checksum }) if at == place => {}
-            other => panic!("bit {bit}: {other:?}"),
-        }
-        check(&area, before, 1, 100).unwrap();
-        check(&area, after, 3, 100).unwrap();
-        device.tamper(flip);
-    }
-    check(&area, place, 2, 300).unwrap();
-    area.assert_valid();
-}
-
-#[test]
-fn faults_that_claim_success_are_found_when_reading() {
-    let faults = [
-        Fault::Torn { sectors: 0 },
-        Fault::Torn { sectors: 1 },
-        Fault::Torn { sectors: 5 },
-        Fault::Flip { bit: 8 * 700 },
-        Fault::Misdirect { to: 512 << 10 },
-        Fault::Lost,
-    ];
-    for fault in faults {
-        let (device, area) = faulty(1 << 20);
-        device.replan(Plan::none().at(1, fault));
-        let place = write_one(&area, 7, 3000);
-        let error = check(&area, place, 7, 3000).unwrap_err();
-        assert!(matches!(error, Error::Corrupt { slot: 7, flaw: Flaw::Checksum, .. }), "{fault:?}: {error}");
-        // The slot still names it, so its page is not trusted again.
-        area.blame(place, &error);
-        area.free(place);
-        assert_eq!((area.stats().corrupt, area.stats().bad_bytes, area.stats().used_bytes), (1, 4096, 0));
-        area.assert_valid();
-    }
-}
-
-#[test]
-fn a_block_copied_to_another_place_does_not_pass_there() {
-    let device = memory(1 << 20);
-    let area = area_of(&device);
-    let (a, b) = (write_one(&area, 7, 3000), write_one(&area, 7, 3000));
-    device.tamper(|image| {
-        image.copy_within(a.offset_bytes() as usize..a.offset_bytes() as usize + 4096, b.offset_bytes() as usize);
-    });
-    check(&area, a, 7, 3000).unwrap();
-    assert!(matches!(check(&area, b, 7, 3000), Err(Error::Corrupt { flaw: Flaw::Checksum, .. })));
-}
-
-#[test]
-fn the_block_before_a_lost_write_is_told_by_its_generation() {
-    let (device, area) = faulty(256 << 10);
-    let mut wanted = write_one(&area, 7, 3000);
-    let mut flaws = Vec::new();
-    // Until next-fit comes round to the same page, with the same slot and the same bytes.
-    for lost in [false, true] {
-        let first = wanted.block;
-        area.free(wanted);
-        loop {
-            device.replan(if lost { Plan::none().at(1, Fault::Lost) } else { Plan::none() });
-            let place = write_one(&area, 7, 3000);
-            if place.block == first {
-                wanted = place;
-                break;
-            }
-            area.free(place);
-        }
-        flaws.push(check(&area, wanted, 7, 3000).err().map(|e| match e {
-            Error::Corrupt { flaw, .. } => flaw,
-            other => panic!("{other}"),
-        }));
-    }
-    let generation = wanted.generation;
-    assert_eq!(flaws, [None, Some(Flaw::Generation { found: generation - 1 })]);
-}
-
-#[test]
-fn a_block_is_not_given_to_another_slot() {
-    let area = area_of(&memory(1 << 20));
-    let place = write_one(&area, 7, 3000);
-    assert!(matches!(check(&area, place, 8, 3000), Err(Error::Corrupt { flaw: Flaw::Slot { found: 7 }, .. })));
-}
-
-#[test]
-fn another_instance_on_the_same_bytes_reads_nothing_of_the_first() {
-    let device = memory(1 << 20);
-    let place = write_one(&area_of(&device), 7, 3000);
-    let second = area_of(&device);
-    assert!(matches!(check(&second, place, 7, 3000), Err(Error::Corrupt { flaw: Flaw::Checksum, .. })));
-}
-
-// --- failures
-
-#[test]
-fn a_failed_write_gives_every_page_back_and_counts() {
-    for (fault, bad) in [
-        (Fault::Errno(libc::ENOSPC), 0),
-        (Fault::Errno(libc::EFBIG), 0),
-        (Fault::Errno(libc::EIO), 4096),
-        (Fault::Short { bytes: 5000 }, 0),
-    ] {
-        let (device, area) = faulty(1 << 20);
-        let kept = write_one(&area, 1, 2000);
-        device.replan(Plan::none().at(1, fault));
+    let mut segments = Vec::new();
+    for segment in 0..8 {
         let mut batch = area.begin(64).unwrap();
-        for slot in 2..9 {
-            push(&mut batch, slot, 3000).unwrap();
+        let slots = segment * 100..segment * 100 + 60;
+        segments.push(slots.map(|slot| (slot, push(&mut batch, slot, WHOLE).unwrap())).collect::<Vec<_>>());
+        batch.write().unwrap();
+    }
+    for (segment, objects) in segments.iter().enumerate() {
+        for (slot, place) in objects.iter().filter(|(slot, _)| [1, 2, 5].contains(&segment) || slot % 2 == 0) {
+            assert_eq!(area.free(*place), tenant(*slot).payer);
         }
-        let error = batch.write().unwrap_err();
-        match (&error, fault) {
-            (Error::Io { source, done: 0, .. }, Fault::Errno(errno)) => assert_eq!(source.raw_os_error(), Some(errno)),
-            (Error::Io { source, done: 5000, .. }, Fault::Short { .. }) => {
-                assert_eq!(source.kind(), std::io::ErrorKind::WriteZero);
-            }
-            _ => panic!("{error}"),
-        }
-        let stats = area.stats();
-        assert_eq!((stats.used_bytes, stats.objects, stats.io_errors, stats.bad_bytes), (4096, 1, 1, bad), "{fault:?}");
-        area.assert_valid();
-        check(&area, kept, 1, 2000).unwrap();
-        check(&area, write_one(&area, 2, 3000), 2, 3000).unwrap();
     }
-}
-
-#[test]
-fn a_read_that_fails_may_be_tried_again() {
-    let (device, area) = faulty(1 << 20);
-    let place = write_one(&area, 1, 2000);
-    for fault in [Fault::Errno(libc::EIO), Fault::Short { bytes: 100 }] {
-        device.replan(Plan::none().at(1, fault));
-        assert!(matches!(check(&area, place, 1, 2000), Err(Error::Io { .. })));
-        check(&area, place, 1, 2000).unwrap();
-    }
-    assert_eq!((area.stats().io_errors, area.stats().bad_bytes), (2, 0));
-    area.assert_valid();
-}
-
-#[test]
-fn a_panicking_reader_or_writer_returns_its_buffer() {
-    let area = area_of(&memory(1 << 20));
-    let place = write_one(&area, 1, 2000);
-    for _ in 0..40 {
-        let read =
-            std::panic::AssertUnwindSafe(|| area.read::<()>(place, 1, |_| std::panic::resume_unwind(Box::new(()))));
-        assert!(std::panic::catch_unwind(read).is_err());
-        let write = std::panic::AssertUnwindSafe(|| {
-            let mut batch = area.begin(4).unwrap();
-            batch.push(2, 0, 0, 10, |_| std::panic::resume_unwind(Box::new(())));
-        });
-        assert!(std::panic::catch_unwind(write).is_err());
-    }
-    area.assert_valid();
-    check(&area, place, 1, 2000).unwrap();
-}
-
-#[test]
-fn a_device_without_holes_is_carried_on_with_and_counted() {
-    let (device, area) = faulty(1 << 20);
-    let place = write_one(&area, 1, 2000);
-    area.free(place);
-    device.replan(Plan::none().at(1, Fault::Errno(libc::EOPNOTSUPP)));
-    assert_eq!(area.maintain(), 0);
     let stats = area.stats();
-    assert_eq!((stats.unpunched_bytes, stats.punched_bytes, stats.punchable_bytes), (4096, 0, 0));
-    assert!(area.describe().contains("cannot give storage back"), "{}", area.describe());
-    for _ in 0..3 {
-        area.free(write_one(&area, 1, 2000));
-        area.maintain();
+    assert_eq!((stats.segments.free, stats.segments.open + stats.segments.full), (8 + 3, 5));
+    assert_eq!((stats.punchable_bytes, stats.used_bytes), (3 * 60 * 4096, 5 * 60 * 4096));
+    assert_eq!(area.maintain(), stats.punchable_bytes);
+    let image = device.image();
+    for (segment, objects) in segments.iter().enumerate() {
+        let free = [1, 2, 5].contains(&segment);
+        assert_eq!(image[segment << 18..(segment + 1) << 18].iter().all(|&byte| byte == 0), free);
+        for &(slot, place) in objects.iter().filter(|(slot, _)| !free && slot % 2 == 1) {
+            check(&area, place, slot, WHOLE).unwrap();
+        }
     }
-    assert_eq!(area.stats().unpunched_bytes, 4 * 4096);
     area.assert_valid();
 }
 
-#[test]
-fn maintain_punches_free_pages_only() {
-    let device = memory(1 << 20);
-    let area = area_of(&device);
-    let mut batch = area.begin(64).unwrap();
-    let places: Vec<_> = (0..60).map(|slot| push(&mut batch, slot, 4000).unwrap()).collect();
-    batch.write().unwrap();
-    for place in places.iter().step_by(2) {
-        area.free(*place);
-    }
-    let free_before = area.stats().punchable_bytes;
-    assert_eq!(area.maintain(), free_before);
-    for (slot, &place) in places.iter().enumerate().skip(1).step_by(2) {
-        check(&area, place, slot as u64, 4000).unwrap();
-    }
-    let zero_pages = device.image()[..256 << 10].chunks(4096).filter(|page| page.iter().all(|&b| b == 0)).count();
-    assert!(zero_pages * 4096 >= free_before as usize);
-    area.assert_valid();
-}
-
-/// Two batches, reads, frees, holes, a third batch; errors are passed over as a caller would. Returns what should be
-/// live.
-fn scenario(area: &Area) -> BTreeMap<u64, (Place, usize)> {
-    let mut live = BTreeMap::new();
-    let write = |slots: std::ops::Range<u64>, live: &mut BTreeMap<u64, (Place, usize)>| {
-        let Ok(mut batch) = area.begin(16) else { panic!("there is room for all of it") };
-        let mut pending = Vec::new();
-        for slot in slots {
-            let len = 500 + slot as usize * 190;
-            pending.push((slot, push(&mut batch, slot, len).unwrap(), len));
-        }
-        if batch.write().is_ok() {
-            live.extend(pending.into_iter().map(|(slot, place, len)| (slot, (place, len))));
-        }
-    };
-    write(0..8, &mut live);
-    write(8..14, &mut live);
-    for slot in [3, 9, 4, 5, 10, 11] {
-        if let Some(&(place, len)) = live.get(&slot) {
-            match check(area, place, slot, len) {
-                Ok(()) => {}
-                Err(error) => area.blame(place, &error),
-            }
-            area.free(place);
-            live.remove(&slot);
-        }
-    }
-    area.maintain();
-    write(14..20, &mut live);
-    area.maintain();
-    live
-}
-
-/// Blocks of the pages that live objects touch.
-fn touched_bytes(live: &BTreeMap<u64, (Place, usize)>) -> u64 {
-    let mut pages: Vec<u64> = live
-        .values()
-        .flat_map(|(p, _)| p.offset_bytes() / 4096..=(p.offset_bytes() + p.len_bytes() as u64 - 1) / 4096)
-        .collect();
-    pages.sort_unstable();
-    pages.dedup();
-    pages.len() as u64 * 4096
-}
+// --- segments
 
 #[test]
-fn whichever_operation_fails_space_is_exact_and_the_rest_is_readable() {
-    type MakePlan = fn(u64) -> Plan;
-    let plans: [(&str, bool, MakePlan); 6] = [
-        ("EIO once", false, |k| Plan::none().at(k, Fault::Errno(libc::EIO))),
-        ("EIO from there on", false, |k| Plan::none().down_from(k, libc::EIO)),
-        ("full from there on", false, |k| Plan::none().full_from(k)),
-        ("short", false, |k| Plan::none().at(k, Fault::Short { bytes: 4097 })),
-        ("torn", true, |k| Plan::none().at(k, Fault::Torn { sectors: 3 })),
-        ("lost", true, |k| Plan::none().at(k, Fault::Lost)),
-    ];
-    for (name, lies, plan) in plans {
-        let mut k = 1;
-        loop {
-            let (device, area) = faulty(1 << 20);
-            device.replan(plan(k));
-            let live = scenario(&area);
-            let tripped = device.tripped();
-            device.replan(Plan::none());
-
-            area.assert_valid();
-            let stats = area.stats();
-            assert_eq!(stats.used_bytes, touched_bytes(&live), "{name} at {k}");
-            assert_eq!(stats.objects, live.len() as u64, "{name} at {k}");
-            assert_eq!(tripped && !lies, stats.io_errors > 0, "{name} at {k}: every failure is counted");
-            let mut corrupt = 0;
-            for (&slot, &(place, len)) in &live {
-                match check(&area, place, slot, len) {
-                    Ok(()) => {}
-                    Err(Error::Corrupt { .. }) if lies => corrupt += 1,
-                    Err(error) => panic!("{name} at {k}, slot {slot}: {error}"),
-                }
-            }
-            // A second, healthy run succeeds in what is left.
-            let again = scenario(&area);
-            for (slot, (place, len)) in again.into_iter().chain(live) {
-                if corrupt == 0 {
-                    check(&area, place, slot, len).unwrap();
-                }
-                area.free(place);
-            }
-            assert_eq!((area.stats().used_bytes, area.stats().live_bytes), (0, 0), "{name} at {k}");
-            area.assert_valid();
-            if !tripped {
-                break;
-            }
-            k += 1;
-        }
-        assert!(k > 8, "{name}: the scenario has more operations than {k}");
-    }
-}
-
-// --- long runs
-
-#[test]
-fn a_device_filled_and_thinned_at_random_reads_back_whole() {
+fn a_segment_takes_several_batches_and_then_the_next_one_is_begun() {
     let area = area_of(&memory(2 << 20));
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = move |below: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random % below as u64) as usize
-    };
-    let mut live: Vec<(u64, Place, usize)> = Vec::new();
-    let mut slot = 0;
-    let mut times_full = 0;
-    while times_full < 12 {
-        match area.begin_at_least(2, 1 + next(64)) {
-            Ok(mut batch) => {
-                let mut pending = Vec::new();
-                loop {
-                    let len = next(MAX_PAYLOAD + 1);
-                    let Some(place) = push(&mut batch, slot, len) else { break };
-                    pending.push((slot, place, len));
-                    slot += 1;
-                }
-                if next(10) == 0 {
-                    drop(batch);
-                } else {
-                    batch.write().unwrap();
-                    live.extend(pending);
-                }
-            }
-            Err(Error::Full { .. }) => {
-                times_full += 1;
-                for &(slot, place, len) in &live {
-                    check(&area, place, slot, len).unwrap();
-                }
-                for _ in 0..live.len() * 2 / 3 {
-                    area.free(live.swap_remove(next(live.len())).1);
-                }
-                area.maintain();
-                area.assert_valid();
-            }
-            Err(other) => panic!("{other}"),
+    let mut firsts = Vec::new();
+    for slot in 0..5 {
+        let mut batch = area.begin(20).unwrap();
+        firsts.push(push(&mut batch, slot, 100).unwrap().offset_bytes());
+        for more in 1..20 {
+            push(&mut batch, slot + 100 * more, WHOLE).unwrap();
         }
+        batch.write().unwrap();
     }
-    live.into_iter().for_each(|(_, place, _)| area.free(place));
-    assert_eq!(area.stats().used_bytes, 0);
+    assert_eq!(firsts, [0, 80 << 10, 160 << 10, 256 << 10, 336 << 10], "three go into a segment of 64 pages");
+    let segments = area.stats().segments;
+    assert_eq!((segments.open, segments.full, segments.free), (2, 0, 6));
     area.assert_valid();
 }
 
 #[test]
-fn threads_write_read_free_and_maintain_at_once() {
-    let area = area_of(&memory(4 << 20));
-    std::thread::scope(|scope| {
-        for thread in 0..3u64 {
-            let area = &area;
-            scope.spawn(move || {
-                for round in 0..60 {
-                    let mut batch = area.begin(8).unwrap();
-                    let mut places = Vec::new();
-                    for k in 0..6 {
-                        let slot = thread << 32 | round << 8 | k;
-                        let len = 100 + (slot as usize * 37) % 3900;
-                        places.extend(push(&mut batch, slot, len).map(|place| (slot, place, len)));
-                    }
-                    batch.write().unwrap();
-                    for (slot, place, len) in places {
-                        check(area, place, slot, len).unwrap();
-                        area.free(place);
-                    }
-                    if round % 8 == thread {
-                        area.maintain();
-                    }
-                }
-            });
+fn small_entries_find_room_in_short_tails() {
+    let area = area_of(&memory(1 << 20));
+    for slot in 0..3 {
+        let mut batch = area.begin(64).unwrap();
+        for more in 0..63 {
+            push(&mut batch, slot * 100 + more, WHOLE).unwrap();
         }
-    });
-    assert_eq!((area.stats().used_bytes, area.stats().io_errors), (0, 0));
+        batch.write().unwrap();
+    }
+    assert!(matches!(area.begin_at_least(2, 64), Err(Error::Full { wanted: 2, .. })), "tails of one page are left");
+    for slot in 1000..1003 {
+        let mut batch = area.begin_at_least(1, 64).unwrap();
+        let place = push(&mut batch, slot, 1000).unwrap();
+        assert_eq!(place.offset_bytes() % (256 << 10), 252 << 10);
+        batch.write().unwrap();
+    }
+    assert!(matches!(area.begin(1), Err(Error::Full { .. })));
     area.assert_valid();
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Write { most: usize, lens: Vec<usize>, fault: Option<Fault> },
-    Free { which: usize },
-    Read { which: usize, fault: Option<Fault> },
-    Maintain,
+#[test]
+fn batches_have_segments_of_their_own() {
+    let area = area_of(&memory(2 << 20));
+    let (mut a, mut b) = (area.begin(2).unwrap(), area.begin(2).unwrap());
+    let (x, y) = (push(&mut a, 1, 100).unwrap(), push(&mut b, 2, 100).unwrap());
+    assert_ne!(x.offset_bytes() >> 18, y.offset_bytes() >> 18);
+    b.write().unwrap();
+    a.write().unwrap();
+    check(&area, x, 1, 100).unwrap();
+    check(&area, y, 2, 100).unwrap();
+    assert_eq!(area.stats().segments.open, 2);
+    area.assert_valid();
 }
 
-fn fault() -> impl Strategy<Value = Option<Fault>> {
-    prop_oneof![
-        6 => Just(None),
-        1 => Just(Some(Fault::Errno(libc::EIO))),
-        1 => Just(Some(Fault::Errno(libc::ENOSPC))),
-        1 => (0usize..20_000).prop_map(|bytes| Some(Fault::Short { bytes })),
-        1 => (0usize..40).prop_map(|sectors| Some(Fault::Torn { sectors })),
-        1 => any::<u32>().prop_map(|bit| Some(Fault::Flip { bit: bit as usize })),
-        1 => Just(Some(Fault::Lost)),
-    ]
+#[test]
+fn who_finds_all_segments_taken_by_batches_waits_for_one() {
+    let area = area_of(&memory(512 << 10));
+    let mut batch = area.begin(2).unwrap();
+    let place = push(&mut batch, 1, 100).unwrap();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| write_one(&area, 2, 100).offset_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!waiter.is_finished(), "the other segment is kept for cleaning");
+        batch.write().unwrap();
+        assert_eq!(waiter.join().unwrap(), place.offset_bytes() + 4096);
+    });
+    area.assert_valid();
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        3 => (1usize..64, prop::collection::vec(0..=MAX_PAYLOAD, 1..20), fault())
-            .prop_map(|(most, lens, fault)| Step::Write { most, lens, fault }),
-        6 => any::<prop::sample::Index>().prop_map(|i| Step::Free { which: i.index(1 << 16) }),
-        4 => (any::<prop::sample::Index>(), fault())
-            .prop_map(|(i, fault)| Step::Read { which: i.index(1 << 16), fault }),
-        1 => Just(Step::Maintain),
-    ];
-    prop::collection::vec(step, 1..60)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn a_read_gives_what_was_written_or_an_error(steps in steps()) {
-        let (device, area) = faulty(512 << 10);
-        let mut live: Vec<(u64, Place, usize, bool)> = Vec::new();
-        let mut slot = 0;
-        for step in steps {
-            match step {
-                Step::Write { most, lens, fault } => {
-                    device.replan(fault.map_or(Plan::none(), |fault| Plan::none().at(1, fault)));
-                    let Ok(mut batch) = area.begin(most) else { continue };
-                    let mut pending = Vec::new();
-                    for len in lens {
-                        let Some(place) = push(&mut batch, slot, len) else { break };
-                        pending.push((slot, place, len, fault.is_some()));
-                        slot += 1;
-                    }
-                    if batch.write().is_ok() {
-                        live.extend(pending);
-                    }
-                }
-                Step::Free { which } if !live.is_empty() => area.free(live.swap_remove(which % live.len()).1),
-                Step::Read { which, fault } if !live.is_empty() => {
-                    device.replan(fault.map_or(Plan::none(), |fault| Plan::none().at(1, fault)));
-                    let (slot, place, len, doubtful) = live[which % live.len()];
-                    let result = check(&area, place, slot, len);
-                    prop_assert!(result.is_ok() || doubtful || fault.is_some(), "{:?}", result);
-                }
-                Step::Maintain => {
-                    device.replan(Plan::none());
-                    area.maintain();
-                }
-                Step::Free { .. } | Step::Read { .. } => {}
-            }
-            area.assert_valid();
-            let stats = area.stats();
-            let blocks: u64 = live.iter().map(|(_, place, ..)| u64::from(place.blocks)).sum();
-            prop_assert_eq!((stats.objects, stats.live_bytes), (live.len() as u64, blocks * 64));
-        }
-        device.replan(Plan::none());
-        for (slot, place, len, doubtful) in live {
-            let result = check(&area, place, slot, len);
-            prop_assert!(result.is_ok() || doubtful, "{:?}", result);
-            area.free(place);
-        }
-        prop_assert_eq!(area.stats().used_bytes, 0);
+#[test]
+fn a_segment_is_free_with_its_last_object_and_its_places_do_not_come_again() {
+    let area = area_of(&memory(512 << 10));
+    let mut seen = std::collections::HashSet::new();
+    for round in 0..40 {
+        let (a, b) = (write_one(&area, 1, 100), write_one(&area, 2, 100));
+        assert!(seen.insert(a) && seen.insert(b), "round {round}: {a:?} and {b:?}");
+        assert_eq!(a.offset_bytes() + 4096, b.offset_bytes());
+        area.free(b);
+        area.free(a);
+        let stats = area.stats();
+        assert_eq!((stats.used_bytes, stats.segments.free), (0, 2));
     }
+    let base = area.next_base();
+    let later = area_of(&memory(512 << 10)).counting_from(base);
+    assert!(seen.insert(write_one(&later, 1, 100)), "nor with the next device of that number");
+}
+
+#[test]
+#[should_panic(expected = "was freed before: nothing lives there")]
+fn a_place_freed_twice_is_a_panic() {
+    let area = area_of(&memory(1 << 20));
+    let (place, _other) = (write_one(&area, 1, 100), write_one(&area, 2, 100));
+    area.free(place);
+    area.free(place);
+}
+
+#[test]
+#[should_panic(expected = "handed out again")]
+fn a_place_freed_twice_is_a_panic_after_reuse_too() {
+    let area = area_of(&memory(1 << 20));
+    let place = write_one(&area, 1, 100);
+    area.free(place);
+    assert_eq!(write_one(&area, 1, 100).block, place.block);
+    area.free(place);
+}
+
+#[test]
+fn the_reverse_words_say_who_has_an_object_and_who_pays() {
+    let area = area_of(&memory(1 << 20));
+    let (a, b) = (write_one(&area, 1, 100), write_one(&area, 2, 5));
+    assert_eq!((area.tenant(a), area.payer(b)), (Some(tenant(1)), tenant(2).payer));
+    area.set_owner(a, tenant(9).owner);
+    let mut all = Vec::new();
+    area.for_each(|place, tenant| all.push((place, tenant)));
+    assert_eq!(all, [(a, Tenant { owner: tenant(9).owner, ..tenant(1) }), (b, tenant(2))]);
+    assert_eq!(area.free(a), tenant(1).payer);
+    assert_eq!(area.tenant(a), None);
+    area.assert_valid();
 }

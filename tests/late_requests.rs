@@ -6,8 +6,10 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::*;
-use zspool::swap::{Area, Device, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, State};
-use zspool::units::{NodeId, Page};
+use zspool::swap::{
+    Area, Device, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan, State, Tenant,
+};
+use zspool::units::{NodeId, Owner, Page};
 use zspool::zswap::{self, Shrunk, Zswap};
 
 type Hanging = Arc<FaultyDevice<MemoryDevice>>;
@@ -24,13 +26,15 @@ fn area(geometry: Geometry) -> (Hanging, Area) {
     (device, area)
 }
 
+const TENANT: Tenant = Tenant { owner: Owner(0), payer: 1 };
+
 fn byte(slot: u64) -> u8 {
     slot as u8 ^ 0x5a
 }
 
 fn write(area: &Area, slots: impl Iterator<Item = u64>) -> Result<Vec<(u64, Place)>, Error> {
     let mut batch = area.begin(64)?;
-    let push = |slot| (slot, batch.push(slot, 0, 0, 2000, |to| to.fill(byte(slot))).expect("there is room"));
+    let push = |slot| (slot, batch.push(slot, Label::default(), TENANT, 2000, |to| to.fill(byte(slot))).expect("there is room"));
     let places = slots.map(push).collect();
     batch.write().map(|_| places)
 }
@@ -47,7 +51,7 @@ fn pages_of_a_late_write_are_nobody_elses_until_it_is_over() {
     let before = write(&area, 0..20).unwrap();
     // A second batch is open when the first one hangs.
     let mut open = area.begin(64).unwrap();
-    let place = open.push(99, 0, 0, 2000, |to| to.fill(byte(99))).unwrap();
+    let place = open.push(99, Label::default(), TENANT, 2000, |to| to.fill(byte(99))).unwrap();
     device.replan(Plan::none().at(1, Fault::Hang));
     assert!(matches!(write(&area, 20..40), Err(Error::TimedOut { device: 0, op: Op::Write, .. })));
     assert!(area.is_hung());
@@ -58,7 +62,7 @@ fn pages_of_a_late_write_are_nobody_elses_until_it_is_over() {
     area.assert_valid();
     // Everything that was there goes, and comes again, as far as it can without the late pages.
     check(&area, &before);
-    before.iter().for_each(|&(_, place)| area.free(place));
+    before.iter().for_each(|&(_, place)| _ = area.free(place));
     assert_eq!(area.maintain(), 20 * 2048 / 4096 * 4096, "what is late stays dirty and held");
     assert!(area.is_hung());
     assert_eq!(device.release(), 1);
@@ -70,7 +74,7 @@ fn pages_of_a_late_write_are_nobody_elses_until_it_is_over() {
         check(&area, &places);
         check(&area, &new);
         places.extend(&new[..10]);
-        new[10..].iter().for_each(|&(_, place)| area.free(place));
+        new[10..].iter().for_each(|&(_, place)| _ = area.free(place));
     }
     assert!(!area.is_hung());
     assert_eq!(area.stats().quarantined_bytes, 0);
@@ -110,7 +114,7 @@ fn late_reads_leave_the_object_alone_and_the_fifth_of_eight_is_not_begun() {
     area.maintain();
     assert!(!area.is_hung());
     area.assert_valid();
-    places.iter().for_each(|&(_, place)| area.free(place));
+    places.iter().for_each(|&(_, place)| _ = area.free(place));
 }
 
 #[test]
@@ -118,7 +122,7 @@ fn an_area_may_be_closed_while_requests_are_late() {
     let (device, area) = area(Geometry::default());
     let places = write(&area, 0..10).unwrap();
     let mut open = area.begin(64).unwrap();
-    open.push(10, 0, 0, 2000, |to| to.fill(byte(10))).unwrap();
+    open.push(10, Label::default(), TENANT, 2000, |to| to.fill(byte(10))).unwrap();
     device.replan(Plan::none().hang_from(1));
     area.read(places[0].1, 0, |_| ()).unwrap_err();
     assert!(matches!(open.write(), Err(Error::TimedOut { .. })));

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
-use zspool::swap::{Area, Batch, Device, Error, Flaw, Geometry, Place, SWAPFILE_HEADER_BYTES, SwapFile};
+use zspool::swap::{Area, Batch, Device, Error, Flaw, Geometry, Label, Place, SWAPFILE_HEADER_BYTES, SwapFile, Tenant};
+use zspool::units::Owner;
 
 const MIB: u64 = 1 << 20;
 const LEAST: u64 = 4096 + 2 * (256 << 10);
@@ -74,7 +75,9 @@ fn payload(slot: u64, len: usize) -> Vec<u8> {
 }
 
 fn push(batch: &mut Batch<'_>, slot: u64, len: usize) -> Option<Place> {
-    batch.push(slot, 1, 2, len, |bytes| bytes.copy_from_slice(&payload(slot, len)))
+    let tenant = Tenant { owner: Owner(slot as u32), payer: 1 };
+    let label = Label { codec: 1, flags: 2, node: 0 };
+    batch.push(slot, label, tenant, len, |bytes| bytes.copy_from_slice(&payload(slot, len)))
 }
 
 fn check(area: &Area, place: Place, slot: u64, len: usize) -> Result<(), Error> {
@@ -481,7 +484,9 @@ fn a_full_swapfile_reads_back_whole_and_its_holes_give_storage_back() {
         let full = fs::metadata(path).unwrap().blocks() * 512;
         assert!(full >= area.stats().used_bytes, "{full} bytes of storage");
         let (kept, freed) = live.split_at(live.len() / 4);
-        freed.iter().for_each(|&(_, place)| area.free(place));
+        for &(_, place) in freed {
+            area.free(place);
+        }
         assert!(area.maintain() > 2 * MIB);
         if area.stats().unpunched_bytes == 0 {
             let thin = fs::metadata(path).unwrap();

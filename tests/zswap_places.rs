@@ -186,7 +186,7 @@ fn writes_that_fail_charge_nothing() {
 
 #[test]
 fn a_device_without_room_is_counted_and_charges_nothing() {
-    let zswap = base().device(MemoryDevice::new(256 << 10, 4096)).build().unwrap();
+    let zswap = base().device(MemoryDevice::new(512 << 10, 4096)).build().unwrap();
     let vm = zswap.root().mkdir("vm").unwrap();
     let slots = zswap.reserve(600).unwrap();
     for k in 0..200 {

@@ -7,7 +7,8 @@
 use loom::sync::Arc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use zspool::swap::{Area, Error, Geometry, MemoryDevice, Place};
+use zspool::swap::{Area, Error, Geometry, Label, MemoryDevice, Place, Tenant};
+use zspool::units::Owner;
 
 /// Pages of two blocks; an object takes one block.
 const TINY: Geometry = Geometry { page_bytes: 128, batch_pages: 1, max_payload: 8, write_buffers: 1, read_buffers: 1 };
@@ -16,9 +17,11 @@ fn area(pages: usize) -> Arc<Area> {
     Arc::new(Area::with_seed(Box::new(MemoryDevice::new(pages * 128, 128)), 0, TINY, 1).unwrap())
 }
 
+const TENANT: Tenant = Tenant { owner: Owner(0), payer: 1 };
+
 fn write(area: &Area, slot: u64) -> Option<Place> {
     let mut batch = area.begin(1).ok()?;
-    let place = batch.push(slot, 0, 0, 1, |bytes| bytes.fill(slot as u8)).unwrap();
+    let place = batch.push(slot, Label::default(), TENANT, 1, |bytes| bytes.fill(slot as u8)).unwrap();
     batch.write().unwrap();
     Some(place)
 }
@@ -44,7 +47,7 @@ fn model(outcomes: &[&str], f: impl Fn() -> String + Send + Sync + 'static) {
 #[test]
 fn read_vs_free_and_reuse() {
     model(&["flaw", "object"], || {
-        let area = area(1);
+        let area = area(2);
         let old = write(&area, 1).unwrap();
         let reader = {
             let area = Arc::clone(&area);
@@ -70,7 +73,7 @@ fn read_vs_free_and_reuse() {
 fn begin_vs_maintain() {
     // One page, free and dirty: a batch takes it before it is punched, or waits until it is.
     model(&["punched", "written"], || {
-        let area = area(1);
+        let area = area(2);
         area.free(write(&area, 1).unwrap());
         let maintainer = {
             let area = Arc::clone(&area);
@@ -88,14 +91,14 @@ fn begin_vs_maintain() {
 #[test]
 fn two_frees_on_one_page() {
     model(&["free"], || {
-        let area = area(1);
+        let area = area(2);
         let mut batch = area.begin(1).unwrap();
-        let a = batch.push(1, 0, 0, 1, |bytes| bytes.fill(1)).unwrap();
-        let b = batch.push(2, 0, 0, 1, |bytes| bytes.fill(2)).unwrap();
+        let a = batch.push(1, Label::default(), TENANT, 1, |bytes| bytes.fill(1)).unwrap();
+        let b = batch.push(2, Label::default(), TENANT, 1, |bytes| bytes.fill(2)).unwrap();
         batch.write().unwrap();
         let other = {
             let area = Arc::clone(&area);
-            loom::thread::spawn(move || area.free(a))
+            loom::thread::spawn(move || _ = area.free(a))
         };
         assert_eq!(read(&area, b, 2).unwrap(), 2);
         area.free(b);
@@ -109,7 +112,7 @@ fn two_frees_on_one_page() {
 #[test]
 fn two_readers_share_one_buffer() {
     model(&["both"], || {
-        let area = area(1);
+        let area = area(2);
         let place = write(&area, 1).unwrap();
         let other = {
             let area = Arc::clone(&area);

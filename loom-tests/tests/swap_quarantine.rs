@@ -8,8 +8,9 @@ use loom::sync::Arc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
-use zspool::swap::{Area, Error, FaultyDevice, Geometry, MemoryDevice, Place, Plan};
+use zspool::swap::{Area, Error, FaultyDevice, Geometry, Label, MemoryDevice, Place, Plan, Tenant};
 use zspool::sync::{Bug, Planted};
+use zspool::units::Owner;
 
 /// Pages of two blocks; an object takes one block. Two buffers, so that one may be with a late request.
 const TINY: Geometry = Geometry { page_bytes: 128, batch_pages: 1, max_payload: 8, write_buffers: 2, read_buffers: 2 };
@@ -24,9 +25,11 @@ fn area(pages: usize, planted: Planted) -> (Device, Arc<Area>) {
     (device, Arc::new(area))
 }
 
+const TENANT: Tenant = Tenant { owner: Owner(0), payer: 1 };
+
 fn write(area: &Area, slot: u64) -> Result<Place, Error> {
     let mut batch = area.begin(1)?;
-    let place = batch.push(slot, 0, 0, 1, |bytes| bytes.fill(slot as u8)).unwrap();
+    let place = batch.push(slot, Label::default(), TENANT, 1, |bytes| bytes.fill(slot as u8)).unwrap();
     batch.write().map(|_| place)
 }
 
@@ -51,7 +54,7 @@ fn model(outcomes: &[&str], f: impl Fn() -> String + Send + Sync + 'static) {
 /// A write hangs. It is done late, while another thread maintains and a third one writes.
 fn late_write_vs_maintain_and_write(planted: Planted) -> impl Fn() -> String + Send + Sync + 'static {
     move || {
-        let (device, area) = area(1, planted);
+        let (device, area) = area(2, planted);
         device.replan(Plan::none().hang_from(1));
         assert!(matches!(write(&area, 1), Err(Error::TimedOut { .. })));
         device.replan(Plan::none());
@@ -103,7 +106,7 @@ fn late_write_that_is_not_awaited() {
 fn late_read_vs_read_vs_maintain() {
     // Half of the buffers are gone: a read is refused, or finds that the late one is over.
     model(&["hung", "read"], || {
-        let (device, area) = area(1, Planted::NONE);
+        let (device, area) = area(2, Planted::NONE);
         let place = write(&area, 1).unwrap();
         device.replan(Plan::none().hang_from(1));
         assert!(matches!(read(&area, place, 1), Err(Error::TimedOut { .. })));
@@ -136,7 +139,7 @@ fn late_read_vs_read_vs_maintain() {
 #[test]
 fn late_write_vs_the_end_of_the_area() {
     model(&["ended"], || {
-        let (device, area) = area(1, Planted::NONE);
+        let (device, area) = area(2, Planted::NONE);
         device.replan(Plan::none().hang_from(1));
         write(&area, 1).unwrap_err();
         let releaser = {

@@ -1,18 +1,21 @@
-//! [`Area`]: a device with its map of free pages, its buffers and its counters.
+//! [`Area`]: a device with its segments, its buffers and its counters.
 //!
 //! ```text
 //!   begin -> Batch: push, push, ... write -> places        one request, up to 256 KiB
 //!   read(place, slot)  -> verified object, or an error     one request, up to 12 KiB
-//!   free(place)        -> its pages, when nobody else is on them
-//!   maintain()         -> holes where free pages were written
+//!   free(place)        -> who paid; its segment, when nobody else is in it
+//!   read_segment(id)   -> all its objects, to be moved     one request, up to 256 KiB
+//!   maintain()         -> holes where free segments were written
 //! ```
 //!
 //! 1. An object is never taken for another: `read` verifies checksum, slot and generation against the place.
 //! 2. No lock is held across I/O.
 //! 3. `read` and `free` neither allocate nor deallocate; `free` makes no system call but for a contended lock.
+//! 4. Every live object has a reverse word: which slot names its place, or will, and who pays.
 //!
 //! The area does not know what slots mean, nor whether a place is still wanted: a read that races with the free of its
-//! place finds an object or a flaw, and the caller looks at its slot word again before it believes either.
+//! place finds an object or a flaw, and the caller looks at its slot word again before it believes either. A reverse word whose
+//! slot does not name the place belongs to somebody who is about to make it so, or to free the place.
 
 use super::batch::Batch;
 use super::block::{ObjectRef, open};
@@ -20,24 +23,29 @@ use super::buffer::BufferPool;
 use super::device::{Device, Failure, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::quarantine::Quarantine;
-use super::space::Space;
+use super::rmap::Tenant;
+use super::segments::{Purpose, SegmentCounts, Segments};
 use super::{Error, Place};
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Planted, Tally, assert_no_lock_held};
+use crate::units::Owner;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 
 /// A device and what is on it.
 ///
 /// ```
-/// use zspool::swap::{Area, Geometry, MemoryDevice};
+/// use zspool::swap::{Area, Geometry, Label, MemoryDevice, Tenant};
+/// use zspool::units::Owner;
 ///
 /// let area = Area::new(Box::new(MemoryDevice::new(1 << 20, 4096)), 0, Geometry::default())?;
 /// let mut batch = area.begin(64)?;
-/// let place = batch.push(7, 1, 0, 5, |bytes| bytes.copy_from_slice(b"hello")).expect("an empty batch has room");
+/// let tenant = Tenant { owner: Owner(7), payer: 1 };
+/// let hello = |bytes: &mut [u8]| bytes.copy_from_slice(b"hello");
+/// let place = batch.push(7, Label::default(), tenant, 5, hello).expect("an empty batch has room");
 /// batch.write()?;
 /// assert_eq!(area.read(place, 7, |object| object.bytes.to_vec())?, b"hello");
-/// area.free(place);
+/// assert_eq!(area.free(place), 1);
 /// assert_eq!(area.stats().used_bytes, 0);
 /// # Ok::<(), zspool::swap::Error>(())
 /// ```
@@ -49,17 +57,20 @@ pub struct Area {
     geometry: Geometry,
     /// Random per instance: blocks of another never match.
     seed: u64,
-    space: Space,
+    segments: Segments,
     write_buffers: BufferPool,
     read_buffers: BufferPool,
+    /// One, for who moves objects; backed when it is first used.
+    segment_buffers: BufferPool,
     /// Requests that the device has not answered in time.
     quarantine: Quarantine,
     /// Number of the next batch.
-    next_batch: AtomicU32,
+    next_batch: AtomicU64,
     /// The device said that it cannot punch. Set once.
     unpunchable: AtomicBool,
     // Counters, each exact; nothing is ordered by them.
     written_bytes: Tally,
+    cleaned_bytes: Tally,
     read_bytes: Tally,
     io_errors: Tally,
     corrupt: Tally,
@@ -71,20 +82,30 @@ pub struct Area {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AreaStats {
-    /// Bytes of all pages.
+    /// Bytes of all segments.
     pub size_bytes: u64,
-    /// Bytes of pages that objects touch or an open batch holds.
+    /// Bytes of the pages that were written in segments in use: what lives there, and what has died since.
     pub used_bytes: u64,
     /// Bytes of the blocks of live objects, headers and padding included.
     pub live_bytes: u64,
+    /// Of the bytes used, those that cleaning would win.
+    pub reclaimable_bytes: u64,
     /// Live objects.
     pub objects: u64,
-    /// Bytes of pages that are not used again.
+    /// Bytes of segments that are not used again.
     pub bad_bytes: u64,
-    /// Bytes of free pages that `maintain` would punch.
+    /// Bytes of free segments that `maintain` would punch.
     pub punchable_bytes: u64,
+    /// Segments by what they are.
+    pub segments: SegmentCounts,
+    /// Bytes of memory for reverse words: 8 for each object in a segment in use, and 8 for each such segment.
+    pub reverse_bytes: u64,
+    /// Bytes of memory for descriptors: 48 for each segment that was ever used.
+    pub descriptor_bytes: u64,
     /// Bytes written, ever.
     pub written_bytes: u64,
+    /// Of those, bytes written by cleaning, ever.
+    pub cleaned_bytes: u64,
     /// Bytes read, ever.
     pub read_bytes: u64,
     /// Requests and punches that failed, ever.
@@ -108,7 +129,7 @@ impl Area {
     ///
     /// # Errors
     /// [`Error::Geometry`], [`Error::Alignment`], [`Error::DeviceNumber`], [`Error::TooLarge`], [`Error::TooSmall`]
-    /// when the device has no room for a batch.
+    /// when the device has no room for two segments.
     pub fn new(device: Box<dyn Device>, number: u8, geometry: Geometry) -> Result<Self, Error> {
         // Keyed by the system's random numbers, differently at each call.
         let seed = std::hash::RandomState::new().build_hasher().finish();
@@ -141,25 +162,30 @@ impl Area {
         if !page.is_multiple_of(unit) {
             return Err(Error::Alignment { name: device.name().to_owned(), unit, page });
         }
-        let (size, least) = (device.len_bytes(), geometry.write_buffer_bytes() as u64);
-        if size > MAX_DEVICE_BYTES {
-            return Err(Error::TooLarge { size, most: MAX_DEVICE_BYTES });
+        let segment_bytes = geometry.write_buffer_bytes() as u64;
+        let (size, least) = (device.len_bytes(), 2 * segment_bytes);
+        let most = MAX_DEVICE_BYTES.min(segment_bytes * u64::from(u32::MAX - 1));
+        if size > most {
+            return Err(Error::TooLarge { size, most });
         }
         if size < least {
             return Err(Error::TooSmall { size, least });
         }
+        let (count, page_shift) = ((size / segment_bytes) as u32, geometry.blocks_per_page().ilog2());
         Ok(Area {
-            space: Space::new((size / page as u64) as usize, geometry.blocks_per_page()),
+            segments: Segments::new(count, geometry.batch_pages, page_shift, planted),
             write_buffers: BufferPool::new(geometry.write_buffers, geometry.write_buffer_bytes()),
             read_buffers: BufferPool::new(geometry.read_buffers, geometry.read_buffer_bytes()),
-            quarantine: Quarantine::new(geometry.write_buffers + geometry.read_buffers, planted),
+            segment_buffers: BufferPool::new(1, geometry.write_buffer_bytes()),
+            quarantine: Quarantine::new(geometry.write_buffers + geometry.read_buffers + 1, planted),
             device,
             number,
             geometry,
             seed,
-            next_batch: AtomicU32::new(0),
+            next_batch: AtomicU64::new(0),
             unpunchable: AtomicBool::new(false),
             written_bytes: Tally::new(),
+            cleaned_bytes: Tally::new(),
             read_bytes: Tally::new(),
             io_errors: Tally::new(),
             corrupt: Tally::new(),
@@ -168,14 +194,30 @@ impl Area {
         })
     }
 
-    /// A batch with a buffer and a run of up to `most` free pages; shorter where the device is fragmented. Waits for a
-    /// buffer, so a thread has one batch at a time.
+    /// Generations of places go on from `base`, which is the [`next_base`](Self::next_base) of the device that had this number
+    /// before: its places do not come again.
+    #[must_use]
+    pub fn counting_from(self, base: u16) -> Self {
+        self.segments.count_from(base);
+        self
+    }
+
+    /// What the next device of this number counts generations from.
+    ///
+    /// # Locks
+    /// [`Rank::Device`](crate::sync::Rank::Device).
+    pub fn next_base(&self) -> u16 {
+        self.segments.next_base()
+    }
+
+    /// A batch with a buffer and up to `most` pages of a segment; fewer where only shorter tails are left. Waits for a buffer,
+    /// so a thread has one batch at a time.
     ///
     /// A batch of a single page has no room for an object of more than 63 blocks' payload: see
     /// [`begin_at_least`](Self::begin_at_least).
     ///
     /// # Errors
-    /// [`Error::Full`] when no page is free.
+    /// [`Error::Full`] when there is no page.
     ///
     /// # Locks
     /// [`Rank::Buffers`](crate::sync::Rank::Buffers), then [`Rank::Device`](crate::sync::Rank::Device).
@@ -183,29 +225,49 @@ impl Area {
         self.begin_at_least(1, most)
     }
 
-    /// The same with `least` pages at least, so that an object that needs them fits (two hold any).
+    /// The same with `least` pages at least, so that an object that needs them fits (two hold any): the shortest tail of a
+    /// segment that has `most`, else a free segment but the last, else the longest tail. Waits while nothing is left but what
+    /// other batches have.
     ///
     /// # Errors
-    /// [`Error::Full`] when there is no run of `least` free pages, [`Error::Hung`] while the device does not answer.
+    /// [`Error::Full`] when there is no run of `least` pages: it says whether cleaning would help. [`Error::Hung`] while the device
+    /// does not answer.
     ///
     /// # Locks
     /// As [`begin`](Self::begin).
     pub fn begin_at_least(&self, least: usize, most: usize) -> Result<Batch<'_>, Error> {
+        self.begin_for(Purpose::Filling, least, most)
+    }
+
+    /// A batch for objects of this device, that leave a segment so that it becomes free. It may have the last free segment; what
+    /// it leaves of that is for such batches only, until another segment is free. Who cleans writes all that is left of a
+    /// segment in one batch, and one thread at a time does: then there is always room for it.
+    ///
+    /// # Errors
+    /// As [`begin_at_least`](Self::begin_at_least).
+    ///
+    /// # Locks
+    /// As [`begin`](Self::begin).
+    pub fn begin_for_cleaning(&self, least: usize, most: usize) -> Result<Batch<'_>, Error> {
+        self.begin_for(Purpose::Cleaning, least, most)
+    }
+
+    pub(super) fn begin_for(&self, purpose: Purpose, least: usize, most: usize) -> Result<Batch<'_>, Error> {
         assert_no_lock_held("waiting for a write buffer");
         let most = most.clamp(1, self.geometry.batch_pages);
         let least = least.clamp(1, most);
         let lease = self.write_lease()?;
-        let Some(extent) = self.space.take(least, most) else {
-            let stats = self.space.stats();
-            let bytes = |pages: usize| (pages * self.geometry.page_bytes) as u64;
+        let Some(extent) = self.segments.take(least, most, purpose) else {
+            let stats = self.stats();
             return Err(Error::Full {
                 device: self.number,
                 wanted: least,
-                used: bytes(stats.pages - stats.free),
-                size: bytes(stats.pages),
+                live: stats.live_bytes,
+                reclaimable: stats.reclaimable_bytes,
+                size: stats.size_bytes,
             });
         };
-        Ok(Batch::new(self, lease, extent, self.next_batch.fetch_add(1, Ordering::Relaxed)))
+        Ok(Batch::new(self, lease, extent, purpose, self.next_batch.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Read the object of `slot` at `place`, verify it, and hand it to `f`. Waits for a buffer. No allocation.
@@ -235,14 +297,14 @@ impl Area {
         }
         self.read_bytes.add(len as u64);
         let start = (place.offset_bytes() - offset) as usize;
-        match open(&lease[start..start + place.len_bytes()], self.seed, &place, slot) {
+        match open(&mut lease[start..start + place.len_bytes()], self.seed, &place, slot) {
             Ok(object) => Ok(f(object)),
             Err(flaw) => Err(Error::Corrupt { slot, place, flaw }),
         }
     }
 
-    /// A read of `place` failed with `error` and the slot word still names the place: it counts, and the pages are not
-    /// used again once their objects are gone.
+    /// A read of `place` failed with `error` and the slot word still names the place: it counts, and the segment takes no more
+    /// batches, nor is it used again once its objects are gone.
     ///
     /// # Locks
     /// [`Rank::Device`](crate::sync::Rank::Device).
@@ -252,23 +314,67 @@ impl Area {
             Error::Io { op: Op::Read, .. } => {}
             _ => return,
         }
-        self.space.condemn(&place);
+        self.segments.condemn(&place);
     }
 
-    /// The object at `place` is not wanted any more. No allocation, no I/O.
+    /// The object at `place` is not wanted any more. Returns who paid for it. No allocation, no I/O.
     ///
     /// # Panics
     /// When it was freed before.
     ///
     /// # Locks
     /// [`Rank::Device`](crate::sync::Rank::Device).
-    pub fn free(&self, place: Place) {
-        self.span(&place);
-        self.space.release(&place);
+    #[inline]
+    pub fn free(&self, place: Place) -> u32 {
+        self.assert_mine(&place);
+        self.segments.release(&place)
     }
 
-    /// Punch holes where free pages still have storage behind them; returns the bytes given back. Errors are counted,
-    /// and the pages can be used all the same.
+    /// Who pays for the live object at `place`, which stays live meanwhile: the caller holds the cluster lock of the slot that
+    /// names it.
+    ///
+    /// # Panics
+    /// When there is none.
+    ///
+    /// # Locks
+    /// [`Rank::Device`](crate::sync::Rank::Device).
+    #[inline]
+    pub fn payer(&self, place: Place) -> u32 {
+        self.tenant(place).unwrap_or_else(|| panic!("nobody pays for {place:?}, where nothing lives")).payer
+    }
+
+    /// Who has the object at `place`, if one lives there.
+    ///
+    /// # Locks
+    /// [`Rank::Device`](crate::sync::Rank::Device).
+    #[inline]
+    pub fn tenant(&self, place: Place) -> Option<Tenant> {
+        self.assert_mine(&place);
+        self.segments.tenant(&place)
+    }
+
+    /// The slot that is to name the live object at `place` has another dense number than its writer thought.
+    ///
+    /// # Panics
+    /// When there is no such object.
+    ///
+    /// # Locks
+    /// [`Rank::Device`](crate::sync::Rank::Device).
+    pub fn set_owner(&self, place: Place, owner: Owner) {
+        self.assert_mine(&place);
+        self.segments.set_owner(&place, owner);
+    }
+
+    /// Segments that were condemned for failed writes are used again. Returns how many were.
+    ///
+    /// # Locks
+    /// [`Rank::Device`](crate::sync::Rank::Device).
+    pub fn reinstate(&self) -> usize {
+        self.segments.reinstate()
+    }
+
+    /// Punch holes where free segments still have storage behind them, and give back the memory of reverse words that nobody
+    /// needs. Returns the bytes of storage given back. Errors are counted, and the segments can be used all the same.
     ///
     /// # Locks
     /// None across the system calls; [`Rank::Device`](crate::sync::Rank::Device) between them.
@@ -283,19 +389,18 @@ impl Area {
     pub fn maintain_until(&self, stop: impl Fn() -> bool) -> u64 {
         assert_no_lock_held("punching holes");
         self.settle();
+        let segment_bytes = self.geometry.write_buffer_bytes() as u64;
         let mut given_back = 0;
-        let mut at = 0;
         while !stop()
-            && let Some(run) = self.space.punch_next(at)
+            && let Some(hole) = self.segments.punch_next()
         {
-            at = run.end;
-            let page_bytes = self.geometry.page_bytes as u64;
-            let bytes = run.len() as u64 * page_bytes;
+            let bytes = hole.dirty_pages * self.geometry.page_bytes as u64;
+            let range = u64::from(hole.segments.start) * segment_bytes..u64::from(hole.segments.end) * segment_bytes;
             // Relaxed: a maintainer that has not seen the flag yet asks the device once more.
             let result = if self.unpunchable.load(Ordering::Relaxed) {
                 Err(io::ErrorKind::Unsupported.into())
             } else {
-                self.device.punch(run.start as u64 * page_bytes..run.end as u64 * page_bytes)
+                self.device.punch(range)
             };
             match result {
                 Ok(()) => given_back += bytes,
@@ -308,34 +413,40 @@ impl Area {
                     }
                 }
             }
-            self.space.punched(run);
+            self.segments.punched(hole);
         }
         self.punched_bytes.add(given_back);
         given_back
     }
 
-    /// The counters. Those of space are of one instant.
+    /// The counters. Those of segments are of one instant.
     ///
     /// # Locks
     /// [`Rank::Device`](crate::sync::Rank::Device).
     pub fn stats(&self) -> AreaStats {
-        let space = self.space.stats();
-        let bytes = |pages: usize| (pages * self.geometry.page_bytes) as u64;
+        let segments = self.segments.stats();
+        let pages = |pages: u64| pages * self.geometry.page_bytes as u64;
+        let all = |segments: u64| segments * self.geometry.write_buffer_bytes() as u64;
         let count = Tally::get;
         AreaStats {
-            size_bytes: bytes(space.pages),
-            used_bytes: bytes(space.held + space.occupied),
-            live_bytes: space.live_blocks * BLOCK_BYTES as u64,
-            objects: space.objects,
-            bad_bytes: bytes(space.bad),
-            punchable_bytes: bytes(space.unpunched),
+            size_bytes: all(segments.counts.all),
+            used_bytes: pages(segments.used_pages),
+            live_bytes: segments.live_blocks * BLOCK_BYTES as u64,
+            reclaimable_bytes: pages(segments.reclaimable_pages),
+            objects: segments.objects,
+            bad_bytes: all(segments.counts.bad),
+            punchable_bytes: pages(segments.punchable_pages),
+            segments: segments.counts,
+            reverse_bytes: segments.reverse_bytes,
+            descriptor_bytes: segments.descriptor_bytes,
             written_bytes: count(&self.written_bytes),
+            cleaned_bytes: count(&self.cleaned_bytes),
             read_bytes: count(&self.read_bytes),
             io_errors: count(&self.io_errors),
             corrupt: count(&self.corrupt),
             punched_bytes: count(&self.punched_bytes),
             unpunched_bytes: count(&self.unpunched_bytes),
-            quarantined_bytes: bytes(self.quarantine.pages()),
+            quarantined_bytes: all(segments.counts.late),
             timeouts: self.quarantine.timeouts(),
         }
     }
@@ -356,21 +467,28 @@ impl Area {
         &self.geometry
     }
 
-    /// Check the map of space, and that no buffer is lost. Nobody may be reading or holding a batch.
+    /// Check the segments, and that no buffer is lost. Nobody may be reading or holding a batch.
     ///
     /// # Panics
     /// With a sentence, when an invariant is broken.
     pub fn assert_valid(&self) {
-        self.space.assert_valid();
-        for (buffers, kind) in [(&self.write_buffers, "write"), (&self.read_buffers, "read")] {
+        self.segments.check();
+        let pools = [(&self.write_buffers, "write"), (&self.read_buffers, "read"), (&self.segment_buffers, "segment")];
+        for (buffers, kind) in pools {
             assert_eq!(buffers.free() + buffers.aside(), buffers.count(), "every {kind} buffer came back, or is aside");
         }
-        assert_eq!(
-            self.write_buffers.aside() + self.read_buffers.aside(),
-            self.quarantine.len(),
-            "those of late requests"
-        );
-        assert_eq!(self.space.stats().held, self.quarantine.pages(), "no batch is open");
+        let aside: usize = pools.iter().map(|(buffers, _)| buffers.aside()).sum();
+        assert_eq!(aside, self.quarantine.len(), "those of late requests");
+    }
+
+    /// Call `f` with every live object and who has it, in device order. For checks at quiet points.
+    ///
+    /// # Locks
+    /// [`Rank::Device`](crate::sync::Rank::Device), not across `f`.
+    pub fn for_each(&self, mut f: impl FnMut(Place, Tenant)) {
+        self.segments.for_each(|block, blocks, generation, tenant| {
+            f(Place { device: self.number, block, blocks: blocks as u8, generation }, tenant);
+        });
     }
 
     pub(super) fn device(&self) -> &dyn Device {
@@ -389,16 +507,27 @@ impl Area {
         &self.write_buffers
     }
 
-    pub(super) fn space(&self) -> &Space {
-        &self.space
+    pub(super) fn segment_buffers(&self) -> &BufferPool {
+        &self.segment_buffers
+    }
+
+    pub(super) fn segments(&self) -> &Segments {
+        &self.segments
     }
 
     pub(super) fn seed(&self) -> u64 {
         self.seed
     }
 
-    pub(super) fn count_written(&self, bytes: u64) {
+    pub(super) fn count_written(&self, bytes: u64, purpose: Purpose) {
         self.written_bytes.add(bytes);
+        if purpose == Purpose::Cleaning {
+            self.cleaned_bytes.add(bytes);
+        }
+    }
+
+    pub(super) fn count_read(&self, bytes: u64) {
+        self.read_bytes.add(bytes);
     }
 
     /// Count a failed request and put it into words.
@@ -407,14 +536,20 @@ impl Area {
         Error::Io { device: self.number, op, offset, bytes, done: failure.done, source: failure.cause.into() }
     }
 
+    #[inline]
+    fn assert_mine(&self, place: &Place) {
+        assert_eq!(place.device, self.number, "{place:?} is on another device");
+    }
+
     /// The pages of a place of this device.
     fn span(&self, place: &Place) -> std::ops::Range<usize> {
-        assert_eq!(place.device, self.number, "{place:?} is on another device");
+        self.assert_mine(place);
         assert!(
             place.blocks > 0 && place.len_bytes() <= Geometry::blocks_for(self.geometry.max_payload) * BLOCK_BYTES,
             "{place:?} has no length of an object"
         );
-        let span = self.space.pages_of(place);
+        let (first, per_page) = (place.block as usize, self.geometry.blocks_per_page());
+        let span = first / per_page..(first + usize::from(place.blocks) - 1) / per_page + 1;
         assert!((span.end * self.geometry.page_bytes) as u64 <= self.device.len_bytes(), "{place:?} is outside");
         span
     }

@@ -1,4 +1,4 @@
-//! [`Batch`]: objects packed into one run of pages, written in one request.
+//! [`Batch`]: objects packed into one run of pages of a segment, written in one request.
 //!
 //! ```text
 //!   buffer  | object | object     | object | zeroes |            |
@@ -8,16 +8,18 @@
 //!            <--------- written in one request ----> <- given back
 //! ```
 //!
-//! 1. A batch has one write buffer and one extent of held pages, until it is written or dropped.
-//! 2. Its places name objects only once `write` has returned `Ok`; until then they are promises.
-//! 3. Whatever happens, each page of the extent is given back, or touched by the objects that were written.
+//! 1. A batch has one write buffer and the tail of one segment, until it is written or dropped.
+//! 2. Its places name objects only once `write` has returned `Ok`; until then they are promises. Before that, the reverse words
+//!    are installed: whoever sees a place in a slot word finds its reverse word.
+//! 3. Whatever happens, each page of the extent is given back, or lies before the segment's append point.
 
 use super::area::Area;
 use super::block::{HEADER_BYTES, Label, seal};
 use super::buffer::Lease;
 use super::device::{Cause, Op};
-use super::geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES};
-use super::space::{Contents, Extent};
+use super::geometry::{BLOCK_BYTES, Geometry};
+use super::rmap::{Rmap, Tenant};
+use super::segments::{Extent, Purpose};
 use super::{Error, Place};
 use crate::sync::assert_no_lock_held;
 
@@ -29,15 +31,19 @@ pub struct Batch<'a> {
     lease: Lease<'a>,
     /// `None` once its pages went elsewhere.
     extent: Option<Extent>,
-    /// Number of the batch, modulo 2^22.
-    number: u32,
+    purpose: Purpose,
+    /// Number of the batch: for people who look at a damaged file.
+    number: u64,
+    /// The first block of the device that is the batch's.
+    first_block: u64,
     /// Blocks of the extent.
     capacity_blocks: usize,
     /// Blocks filled so far.
     filled: usize,
     /// Payload bytes so far.
     payload: u64,
-    contents: Contents,
+    /// Reverse words of the objects, in order.
+    words: Vec<u64>,
 }
 
 /// What a batch wrote.
@@ -54,22 +60,31 @@ pub struct Written {
 // === impl Batch ===
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(area: &'a Area, lease: Lease<'a>, extent: Extent, number: u32) -> Self {
+    pub(super) fn new(area: &'a Area, lease: Lease<'a>, extent: Extent, purpose: Purpose, number: u64) -> Self {
+        let geometry = area.geometry();
+        let first_page = u64::from(extent.segment) * geometry.batch_pages as u64 + extent.first as u64;
         Batch {
-            capacity_blocks: extent.pages * area.geometry().blocks_per_page(),
+            first_block: first_page * geometry.blocks_per_page() as u64,
+            capacity_blocks: extent.pages * geometry.blocks_per_page(),
             area,
             lease,
             extent: Some(extent),
-            number: number % (1 << (u32::BITS - Place::GENERATION_BITS)),
+            purpose,
+            number,
             filled: 0,
             payload: 0,
-            contents: Contents { touching: [0; MAX_BATCH_PAGES], objects: 0, blocks: 0 },
+            words: Vec::new(),
         }
+    }
+
+    /// The device it goes to.
+    pub fn area(&self) -> &'a Area {
+        self.area
     }
 
     /// Objects in it.
     pub fn objects(&self) -> u64 {
-        self.contents.objects
+        self.words.len() as u64
     }
 
     /// Whether an object with this many payload bytes fits.
@@ -78,53 +93,58 @@ impl<'a> Batch<'a> {
     }
 
     /// Add an object of `len` payload bytes for `slot`; `fill` writes them (they are zeroes before). `None` when it
-    /// does not fit any more, and `fill` was not called.
+    /// does not fit any more; then nothing is called or changed. `tenant` says who has the object, and who pays for its place.
+    ///
+    /// If `fill` panics the object is not in the batch.
     ///
     /// # Panics
-    /// When `len` is above the geometry's `max_payload`.
-    pub fn push(&mut self, slot: u64, codec: u8, flags: u8, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Place> {
-        let geometry = *self.area.geometry();
-        assert!(len <= geometry.max_payload, "an object of {len} bytes, where {} are the most", geometry.max_payload);
+    /// When the object is longer than the geometry's `max_payload`, or a number of the tenant is too large.
+    pub fn push(
+        &mut self,
+        slot: u64,
+        label: Label,
+        tenant: Tenant,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Option<Place> {
+        let geometry = self.area.geometry();
+        assert!(len <= geometry.max_payload, "an object of {len} bytes, where {} is the most", geometry.max_payload);
         if !self.fits(len) {
             return None;
         }
         let extent = self.extent.as_ref().expect("a batch has its extent until it is written");
         let (start, blocks) = (self.filled, Geometry::blocks_for(len));
-        let pages = start / geometry.blocks_per_page()..(start + blocks - 1) / geometry.blocks_per_page() + 1;
         let place = Place {
             device: self.area.number(),
-            block: (extent.first * geometry.blocks_per_page() + start) as u64,
+            block: self.first_block + start as u64,
             blocks: blocks as u8,
-            generation: extent.generations[pages.start],
+            generation: extent.generation,
         };
+        let word = tenant.word(extent.first * geometry.blocks_per_page() + start + blocks - 1);
         let block = &mut self.lease[start * BLOCK_BYTES..(start + blocks) * BLOCK_BYTES];
         // The buffer holds earlier batches: nothing of them may reach the device under another's slot.
         block.fill(0);
         fill(&mut block[HEADER_BYTES..HEADER_BYTES + len]);
-        seal(block, self.area.seed(), &place, Label { slot, codec, flags, batch: self.number }, len);
-        for page in pages {
-            self.contents.touching[page] += 1;
-        }
-        self.contents.objects += 1;
-        self.contents.blocks += blocks as u64;
+        seal(block, self.area.seed(), &place, slot, label, self.number, len);
+        self.words.push(word);
         self.filled += blocks;
         self.payload += len as u64;
         Some(place)
     }
 
     /// Write the pages that have objects, in one request, and give the others back. From `Ok` on every place is an
-    /// object, to be freed by [`Area::free`] on its own. An empty batch writes nothing.
+    /// object with its reverse word, to be freed by [`Area::free`] on its own. An empty batch writes nothing.
     ///
     /// # Errors
-    /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back (one that failed with an I/O
-    /// error is not used again), and the error is counted. [`Error::TimedOut`]: the same, but that its pages are not used
-    /// before the device is through with the write.
+    /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back, and the error is counted. A segment where
+    /// a write failed with an I/O error takes no more batches, and is not used again once it is empty. [`Error::TimedOut`]: the
+    /// same, but that the segment takes no batch before the device is through with the write.
     ///
     /// # Locks
     /// None held across the write; [`Rank::Device`](crate::sync::Rank::Device) after it.
     pub fn write(mut self) -> Result<Written, Error> {
         assert_no_lock_held("writing a batch");
-        if self.filled == 0 {
+        if self.words.is_empty() {
             return Ok(Written::default());
         }
         let page_bytes = self.area.geometry().page_bytes;
@@ -132,8 +152,7 @@ impl<'a> Batch<'a> {
         let len = pages * page_bytes;
         self.lease[self.filled * BLOCK_BYTES..len].fill(0);
 
-        let first = self.extent.as_ref().expect("a batch has its extent until it is written").first;
-        let offset = (first * page_bytes) as u64;
+        let offset = self.first_block * BLOCK_BYTES as u64;
         let result = self.area.run_write(offset, len, &mut self.lease, &mut self.extent);
 
         let Some(extent) = self.extent.take() else {
@@ -142,15 +161,17 @@ impl<'a> Batch<'a> {
         };
         match result {
             Ok(()) => {
-                self.area.space().commit(&extent, &self.contents);
-                self.area.count_written(len as u64);
-                Ok(Written { objects: self.contents.objects, payload_bytes: self.payload, device_bytes: len as u64 })
+                // Whoever frees an object of the segment waits for the lock, so room is made outside it; nobody else adds words
+                // to a segment that this batch has.
+                let room = Rmap::room(extent.objects + self.words.len());
+                self.area.segments().commit(extent, pages, &self.words, self.filled, room);
+                self.area.count_written(len as u64, self.purpose);
+                Ok(Written { objects: self.objects(), payload_bytes: self.payload, device_bytes: len as u64 })
             }
             Err(failure) => {
-                // A bad place on the disk would fail the next batch too; lack of space says nothing about the page.
-                let bad =
-                    (failure.cause == Cause::Os(libc::EIO)).then(|| first + failure.done.min(len - 1) / page_bytes);
-                self.area.space().give_back_failed(&extent, pages, bad);
+                // A bad place on the disk would fail the next batch too; lack of space says nothing about the place.
+                let bad = failure.cause == Cause::Os(libc::EIO);
+                self.area.segments().give_back_failed(extent, pages, bad);
                 Err(self.area.request_error(Op::Write, offset, len, failure))
             }
         }
@@ -160,7 +181,7 @@ impl<'a> Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         if let Some(extent) = self.extent.take() {
-            self.area.space().give_back(&extent);
+            self.area.segments().give_back(extent);
         }
     }
 }

@@ -74,24 +74,25 @@ impl fmt::Display for Flaw {
 /// An object as it was read from a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectRef<'a> {
-    /// The codec its writer named.
-    pub codec: u8,
-    /// The writer's flags.
-    pub flags: u8,
-    /// Number of the batch that wrote it, modulo 2^22: for people who look at a damaged file.
-    pub batch: u32,
+    /// What its writer said about it.
+    pub label: Label,
     /// The payload.
     pub bytes: &'a [u8],
 }
 
-/// What a writer says about an object.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Label {
-    pub(super) slot: u64,
-    pub(super) codec: u8,
-    pub(super) flags: u8,
-    pub(super) batch: u32,
+/// What a writer says about an object, for its readers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Label {
+    /// The codec.
+    pub codec: u8,
+    /// Flags; the devices do not know what they mean.
+    pub flags: u8,
+    /// Number of the node the page came from: below 64.
+    pub node: u8,
 }
+
+/// Bits of the batch's number: for people who look at a damaged file. The node has the six above.
+const BATCH_BITS: u32 = 16;
 
 /// The seed of the block at a place.
 fn seed_at(seed: u64, place: &Place) -> u64 {
@@ -110,11 +111,13 @@ fn seed_at(seed: u64, place: &Place) -> u64 {
 ///
 /// # Panics
 /// When the block is not as long as place and length say.
-pub(super) fn seal(block: &mut [u8], seed: u64, place: &Place, label: Label, len: usize) {
+pub(super) fn seal(block: &mut [u8], seed: u64, place: &Place, slot: u64, label: Label, batch: u64, len: usize) {
     assert!(block.len() == place.len_bytes() && Geometry::blocks_for(len) == usize::from(place.blocks));
     debug_assert!(block[HEADER_BYTES + len..].iter().all(|&b| b == 0), "padding is zero");
-    let sequence = label.batch << Place::GENERATION_BITS | u32::from(place.generation);
-    block[SLOT].copy_from_slice(&label.slot.to_le_bytes());
+    debug_assert!(label.node < 64);
+    let sequence = u32::from(label.node) << BATCH_BITS | batch as u32 & ((1 << BATCH_BITS) - 1);
+    let sequence = sequence << Place::GENERATION_BITS | u32::from(place.generation);
+    block[SLOT].copy_from_slice(&slot.to_le_bytes());
     block[SEQUENCE].copy_from_slice(&sequence.to_le_bytes());
     block[LENGTH].copy_from_slice(&(len as u16).to_le_bytes());
     block[CODEC] = label.codec;
@@ -127,7 +130,7 @@ pub(super) fn seal(block: &mut [u8], seed: u64, place: &Place, label: Label, len
 ///
 /// # Panics
 /// When the block is not as long as the place says.
-pub(super) fn open<'a>(block: &'a [u8], seed: u64, place: &Place, slot: u64) -> Result<ObjectRef<'a>, Flaw> {
+pub(super) fn open<'a>(block: &'a mut [u8], seed: u64, place: &Place, slot: u64) -> Result<ObjectRef<'a>, Flaw> {
     assert_eq!(block.len(), place.len_bytes());
     let checksum = u64::from_le_bytes(block[CHECKSUM].try_into().expect("8 bytes"));
     if checksum != xxh3_64_with_seed(&block[CHECKSUM.end..], seed_at(seed, place)) {
@@ -146,10 +149,9 @@ pub(super) fn open<'a>(block: &'a [u8], seed: u64, place: &Place, slot: u64) -> 
     if Geometry::blocks_for(usize::from(found)) != usize::from(place.blocks) {
         return Err(Flaw::Length { found });
     }
+    let node = (sequence >> (Place::GENERATION_BITS + BATCH_BITS)) as u8;
     Ok(ObjectRef {
-        codec: block[CODEC],
-        flags: block[FLAGS],
-        batch: sequence >> Place::GENERATION_BITS,
+        label: Label { codec: block[CODEC], flags: block[FLAGS], node },
         bytes: &block[HEADER_BYTES..HEADER_BYTES + usize::from(found)],
     })
 }
@@ -167,16 +169,16 @@ mod tests {
         for (i, byte) in block[HEADER_BYTES..HEADER_BYTES + len].iter_mut().enumerate() {
             *byte = (i * 31 + len) as u8;
         }
-        seal(&mut block, SEED, &place, Label { slot, codec: 9, flags: 5, batch: 2 }, len);
+        seal(&mut block, SEED, &place, slot, Label { codec: 9, flags: 5, node: 63 }, 2, len);
         (block, place)
     }
 
     #[test]
     fn every_length_comes_back_as_it_was_written() {
         for len in 0..=MAX_PAYLOAD {
-            let (block, place) = sealed(len, 42, 1023);
-            let object = open(&block, SEED, &place, 42).unwrap();
-            assert_eq!((object.codec, object.flags, object.batch, object.bytes.len()), (9, 5, 2, len));
+            let (mut block, place) = sealed(len, 42, 1023);
+            let object = open(&mut block, SEED, &place, 42).unwrap();
+            assert_eq!((object.label, object.bytes.len()), (Label { codec: 9, flags: 5, node: 63 }, len));
             assert!(object.bytes.iter().enumerate().all(|(i, &b)| b == (i * 31 + len) as u8));
         }
     }
@@ -187,7 +189,7 @@ mod tests {
             let (mut block, place) = sealed(len, 42, 7);
             for bit in 0..block.len() * 8 {
                 block[bit / 8] ^= 1 << (bit % 8);
-                assert_eq!(open(&block, SEED, &place, 42), Err(Flaw::Checksum), "bit {bit} of a block of {len}");
+                assert_eq!(open(&mut block, SEED, &place, 42), Err(Flaw::Checksum), "bit {bit} of a block of {len}");
                 block[bit / 8] ^= 1 << (bit % 8);
             }
         }
@@ -195,31 +197,31 @@ mod tests {
 
     #[test]
     fn a_block_read_at_another_place_or_by_another_instance_does_not_match() {
-        let (block, place) = sealed(500, 42, 7);
+        let (mut block, place) = sealed(500, 42, 7);
         for bit in 0..34 {
             let elsewhere = Place { block: place.block ^ 1 << bit, ..place };
-            assert_eq!(open(&block, SEED, &elsewhere, 42), Err(Flaw::Checksum));
+            assert_eq!(open(&mut block, SEED, &elsewhere, 42), Err(Flaw::Checksum));
         }
         let other_device = Place { device: 4, ..place };
-        assert_eq!(open(&block, SEED, &other_device, 42), Err(Flaw::Checksum));
-        assert_eq!(open(&block, SEED + 1, &place, 42), Err(Flaw::Checksum));
+        assert_eq!(open(&mut block, SEED, &other_device, 42), Err(Flaw::Checksum));
+        assert_eq!(open(&mut block, SEED + 1, &place, 42), Err(Flaw::Checksum));
         let shorter = Place { blocks: place.blocks - 1, ..place };
-        assert_eq!(open(&block[..shorter.len_bytes()], SEED, &shorter, 42), Err(Flaw::Checksum));
+        assert_eq!(open(&mut block[..shorter.len_bytes()], SEED, &shorter, 42), Err(Flaw::Checksum));
     }
 
     #[test]
     fn an_old_block_is_told_by_slot_or_generation() {
-        let (block, place) = sealed(500, 42, 7);
-        assert_eq!(open(&block, SEED, &place, 43), Err(Flaw::Slot { found: 42 }));
+        let (mut block, place) = sealed(500, 42, 7);
+        assert_eq!(open(&mut block, SEED, &place, 43), Err(Flaw::Slot { found: 42 }));
         let later = Place { generation: 8, ..place };
-        assert_eq!(open(&block, SEED, &later, 42), Err(Flaw::Generation { found: 7 }));
+        assert_eq!(open(&mut block, SEED, &later, 42), Err(Flaw::Generation { found: 7 }));
     }
 
     #[test]
     fn a_block_of_zeroes_is_no_object() {
         for blocks in 1..=66 {
             let place = Place { device: 0, block: 0, blocks, generation: 0 };
-            assert_eq!(open(&vec![0; place.len_bytes()], SEED, &place, 0), Err(Flaw::Checksum));
+            assert_eq!(open(&mut vec![0; place.len_bytes()], SEED, &place, 0), Err(Flaw::Checksum));
         }
     }
 
@@ -229,6 +231,6 @@ mod tests {
         block[LENGTH].copy_from_slice(&u16::MAX.to_le_bytes());
         let checksum = xxh3_64_with_seed(&block[CHECKSUM.end..], seed_at(SEED, &place));
         block[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(open(&block, SEED, &place, 42), Err(Flaw::Length { found: u16::MAX }));
+        assert_eq!(open(&mut block, SEED, &place, 42), Err(Flaw::Length { found: u16::MAX }));
     }
 }

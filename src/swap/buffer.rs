@@ -190,6 +190,11 @@ impl Lease<'_> {
         assert!(self.buffer.replace(buffer).is_none(), "the lease has a buffer already");
     }
 
+    /// Whether the buffer is from this pool.
+    pub(super) fn is_from(&self, pool: &BufferPool) -> bool {
+        std::ptr::eq(self.pool, pool)
+    }
+
     /// The request that has the buffer is late: the buffer comes back by [`BufferPool::put_late`], if ever.
     ///
     /// # Panics

@@ -20,29 +20,34 @@ mod roster;
 mod stats;
 
 pub use outgoing::Outgoing;
-pub use roster::{MAX_TIERS, TierInfo};
+pub use roster::TierInfo;
 pub use stats::{DeviceStats, State};
 
 use self::attached::{Attached, Label};
 use self::roster::Roster;
 use super::area::Area;
 use super::block::ObjectRef;
+use super::segments::Purpose;
 use super::{DeviceOptions, Error, Geometry, Place};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
+use crate::units::TierMask;
 use std::ops::Deref;
 
 /// The devices of an instance.
 ///
 /// ```
-/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, MemoryDevice};
+/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, Label, MemoryDevice, Tenant};
 /// use zspool::sync::Planted;
+/// use zspool::units::Owner;
 ///
 /// let devices = Devices::new(Geometry::default(), Planted::NONE);
 /// devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("disk", 0))?;
 /// let fast = devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("nvme", 5))?;
 /// let mut batch = devices.begin(&Allowed::ALL, 1, 64)?;
-/// let place = batch.push(7, 1, 0, 5, |bytes| bytes.copy_from_slice(b"hello")).expect("an empty batch has room");
+/// let tenant = Tenant { owner: Owner(7), payer: 1 };
+/// let hello = |bytes: &mut [u8]| bytes.copy_from_slice(b"hello");
+/// let place = batch.push(7, Label::default(), tenant, 5, hello).expect("an empty batch has room");
 /// batch.write()?;
 /// assert_eq!(place.device, fast);
 /// assert_eq!(devices.read(place, 7, |object| object.bytes.to_vec())?, b"hello");
@@ -65,26 +70,36 @@ pub struct Devices {
 /// Which devices a batch may go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowed {
-    /// A bit per tier.
-    tiers: u32,
+    tiers: TierMask,
     /// A bit per device that was tried.
     tried: u32,
 }
 
 impl Allowed {
     /// All of them.
-    pub const ALL: Allowed = Allowed { tiers: u32::MAX, tried: 0 };
+    pub const ALL: Allowed = Allowed { tiers: TierMask::ALL, tried: 0 };
 
-    /// Those of the tiers whose bits are set ([`TierInfo::index`]).
+    /// Those of these tiers.
     #[must_use]
-    pub const fn tiers(mask: u32) -> Self {
-        Allowed { tiers: mask, tried: 0 }
+    pub const fn tiers(tiers: TierMask) -> Self {
+        Allowed { tiers, tried: 0 }
     }
 
     /// The same in these tiers only.
     #[must_use]
-    pub const fn within(self, mask: u32) -> Self {
-        Allowed { tiers: self.tiers & mask, ..self }
+    pub fn within(self, tiers: TierMask) -> Self {
+        Allowed { tiers: self.tiers & tiers, ..self }
+    }
+
+    /// Whether there may be a tier that is left out.
+    pub fn is_restricted(self) -> bool {
+        self.tiers != TierMask::ALL
+    }
+
+    /// Whether a batch may go to this device, as it is now.
+    pub fn admits(&self, device: &DeviceRef<'_>) -> bool {
+        let tried = self.tried >> device.number() & 1 == 1;
+        self.tiers.contains(device.tier()) && !tried && device.state() == State::On
     }
 
     /// The same without this device.
@@ -175,6 +190,7 @@ impl Devices {
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());
         match put {
             Ok(true) => {
+                self.roster.lock().settle(number);
                 self.count.fetch_add(1, Ordering::Relaxed);
                 Ok(number)
             }
@@ -197,11 +213,12 @@ impl Devices {
         &self.geometry
     }
 
-    /// The tiers there were so far, by index.
+    /// The tiers there were so far, by index; and a number that grows with every change, so that of two answers the newer can be
+    /// told.
     ///
     /// # Locks
     /// [`Rank::Devices`].
-    pub fn tiers(&self) -> Vec<TierInfo> {
+    pub fn tiers(&self) -> (u64, Vec<TierInfo>) {
         self.roster.lock().tiers()
     }
 
@@ -235,7 +252,7 @@ impl Devices {
         while let Some(number) = self.next(&allowed) {
             allowed = allowed.without(number);
             let Some(seated) = self.seats[usize::from(number)].get() else { continue };
-            match Outgoing::begin(seated, least, most) {
+            match Outgoing::begin(seated, Purpose::Filling, least, most) {
                 Ok(Some(batch)) => return Ok(batch),
                 Ok(None) => {}
                 Err(error) => _ = first.get_or_insert(error),
@@ -245,6 +262,19 @@ impl Devices {
             true => Error::NoDevice,
             false => Error::Shut,
         }))
+    }
+
+    /// A batch on this device, as [`Area::begin_for_cleaning`].
+    ///
+    /// # Errors
+    /// As that; [`Error::NotOn`], [`Error::Shut`].
+    ///
+    /// # Locks
+    /// As [`Area::begin`].
+    pub fn begin_for_cleaning(&self, number: u8, least: usize, most: usize) -> Result<Outgoing<'_>, Error> {
+        let seated = self.seats.get(usize::from(number)).and_then(Seat::get);
+        let seated = seated.ok_or(Error::NotOn { device: number })?;
+        Outgoing::begin(seated, Purpose::Cleaning, least, most)?.ok_or(Error::Shut)
     }
 
     fn next(&self, allowed: &Allowed) -> Option<u8> {
@@ -272,15 +302,28 @@ impl Devices {
         }
     }
 
-    /// As [`Area::free`] of the device of the place.
+    /// As [`Area::free`] of the device of the place. Returns who paid for it.
     ///
     /// # Panics
     /// When the object was freed before, or its device is gone (D5).
     ///
     /// # Locks
     /// [`Rank::Device`].
-    pub fn free(&self, place: Place) {
-        self.get(place.device).expect("D5: the device of an object stays").free(place);
+    #[inline]
+    pub fn free(&self, place: Place) -> u32 {
+        self.get(place.device).expect("D5: the device of an object stays").free(place)
+    }
+
+    /// As [`Area::payer`] of the device of the place.
+    ///
+    /// # Panics
+    /// When no object lives there, or its device is gone (D5).
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
+    #[inline]
+    pub fn payer(&self, place: Place) -> u32 {
+        self.get(place.device).expect("D5: the device of an object stays").payer(place)
     }
 
     /// As [`Area::maintain_until`] of all devices.
@@ -312,12 +355,17 @@ impl Devices {
         }
     }
 
-    /// Write to a device again that was retired.
+    /// Write to a device again that was retired, also where writes failed.
     ///
     /// # Errors
     /// [`Error::NotOn`].
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
     pub fn reinstate(&self, number: u8) -> Result<(), Error> {
-        self.on(number)?.0.reinstate();
+        let device = self.on(number)?;
+        device.reinstate();
+        device.0.reinstate();
         Ok(())
     }
 

@@ -49,8 +49,11 @@ pub enum Error {
         /// The option that was not set.
         missing: &'static str,
     },
-    /// Too small to hold two batches.
-    #[error("A swapfile of {size} bytes is too small: ask for {least} bytes or more.")]
+    /// A device smaller than its header and two segments.
+    #[error(
+        "A swap device of {size} bytes is too small: it needs {least}, for its header and two segments, one of which is kept \
+         for cleaning."
+    )]
     TooSmall {
         /// Bytes asked for.
         size: u64,
@@ -315,18 +318,20 @@ pub enum Error {
     },
 
     // --- using an area
-    /// No run of pages is free that would do.
+    /// No run of pages is left that would do.
     #[error(
-        "Device {device} has no run of {wanted} free pages, with {used} of {size} bytes taken: free slots, \
-         wait until pages are loaded back, or add a device."
+        "Device {device} has no run of {wanted} pages left: of its {size} bytes {live} are live, and cleaning would win \
+         {reclaimable}: clean it, free slots, wait until pages are loaded back, or add a device."
     )]
     Full {
         /// Number of the device.
         device: u8,
         /// Fewest pages that would have done.
         wanted: usize,
-        /// Bytes of pages that are not free.
-        used: u64,
+        /// Bytes of live objects.
+        live: u64,
+        /// Bytes that cleaning would win.
+        reclaimable: u64,
         /// Bytes of the device.
         size: u64,
     },

@@ -8,8 +8,8 @@
 //!                   |
 //!                 Area
 //!        +---------+----------+-----------+
-//!      Space    Batch     BufferPool    Device
-//!    free pages  |        preallocated    |
+//!     Segments  Batch     BufferPool    Device
+//!   reverse words |       preallocated    |
 //!                block format             +-- SwapFile      a file, O_DIRECT, sparse
 //!                                         +-- MemoryDevice  tests, models
 //!                                         +-- FaultyDevice  another, with faults on cue
@@ -29,31 +29,36 @@ mod error;
 mod faulty;
 mod geometry;
 mod header;
+mod image;
 mod loss;
 mod memory;
 mod options;
 mod place;
 mod quarantine;
 mod requests;
+mod rmap;
+mod segments;
 mod slots;
-mod space;
 mod swapfile;
 mod syscalls;
 mod word;
 
 pub use area::{Area, AreaStats};
 pub use batch::{Batch, Written};
-pub use block::{Flaw, HEADER_BYTES, ObjectRef};
+pub use block::{Flaw, HEADER_BYTES, Label, ObjectRef};
 pub use buffer::{BufferPool, IoBuffer, Lease, Starved};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
-pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, MAX_TIERS, Outgoing, State, TierInfo};
+pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, Outgoing, State, TierInfo};
 pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
+pub use image::SegmentImage;
 pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
 pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
 pub use place::Place;
+pub use rmap::Tenant;
+pub use segments::{SegmentCounts, SegmentId};
 pub use slots::{MAX_REFERENCES, SlotGuard, SlotMemory, Slots};
 pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};
 pub use word::{Content, Entry, SlotWord};

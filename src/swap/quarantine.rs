@@ -15,7 +15,7 @@
 
 use super::IoBuffer;
 use super::device::{Device, Request};
-use super::space::Extent;
+use super::segments::Extent;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Bug, Mutex, Planted, Rank, Tally};
 
@@ -23,8 +23,19 @@ use crate::sync::{Bug, Mutex, Planted, Rank, Tally};
 #[derive(Debug)]
 pub(super) struct Late {
     pub(super) request: Request,
+    /// Whose buffer it has.
+    pub(super) lender: Lender,
     /// The pages that it may yet write to.
     pub(super) extent: Option<Extent>,
+}
+
+/// The pool of buffers that one is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lender {
+    Reads,
+    Writes,
+    /// Of whole segments, by who moves objects.
+    Moves,
 }
 
 /// The late requests of an area.
@@ -65,11 +76,6 @@ impl Quarantine {
     /// Late requests. 0 says that what they held can be used.
     pub(super) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
-    }
-
-    /// Pages that late writes may yet reach.
-    pub(super) fn pages(&self) -> usize {
-        self.list.lock().iter().filter_map(|late| late.extent.as_ref()).map(|extent| extent.pages).sum()
     }
 
     /// Requests that came to be late, ever.

@@ -18,8 +18,8 @@ use super::Error;
 use super::area::Area;
 use super::buffer::{BufferPool, Lease};
 use super::device::{Cause, Failure, Op, Request};
-use super::quarantine::Late;
-use super::space::Extent;
+use super::quarantine::{Late, Lender};
+use super::segments::Extent;
 use crate::sync::{Deadline, assert_no_lock_held};
 use std::io::ErrorKind;
 
@@ -56,7 +56,7 @@ impl Area {
         }
     }
 
-    fn lease<'a>(&'a self, buffers: &'a BufferPool) -> Result<Lease<'a>, Error> {
+    pub(super) fn lease<'a>(&'a self, buffers: &'a BufferPool) -> Result<Lease<'a>, Error> {
         loop {
             if let Ok(lease) = buffers.take() {
                 return Ok(lease);
@@ -83,12 +83,17 @@ impl Area {
         if !self.is_hung() {
             return false;
         }
-        self.quarantine().settle(self.device(), |Late { mut request, extent }| {
-            let buffers = if request.op() == Op::Read { self.read_buffers() } else { self.write_buffers() };
+        self.quarantine().settle(self.device(), |Late { mut request, lender, extent }| {
+            let buffers = match lender {
+                Lender::Reads => self.read_buffers(),
+                Lender::Writes => self.write_buffers(),
+                Lender::Moves => self.segment_buffers(),
+            };
             buffers.put_late(request.take_buffer());
             if let Some(extent) = extent {
                 // However it ended: nobody was told of a place there.
-                self.space().give_back_failed(&extent, extent.pages, None);
+                let pages = extent.pages;
+                self.segments().give_back_failed(extent, pages, false);
             }
         })
     }
@@ -168,7 +173,16 @@ impl Drop for Running<'_, '_> {
                 // finds the buffer aside.
                 self.area.quarantine().announce();
                 lease.set_aside();
-                self.area.quarantine().put(Late { request: request.give_up(), extent: self.extent.take() });
+                let lender = match request.op() {
+                    Op::Write => Lender::Writes,
+                    Op::Read if lease.is_from(self.area.segment_buffers()) => Lender::Moves,
+                    Op::Read => Lender::Reads,
+                };
+                let extent = self.extent.take();
+                if let Some(extent) = &extent {
+                    self.area.segments().mark_late(extent);
+                }
+                self.area.quarantine().put(Late { request: request.give_up(), lender, extent });
             } else {
                 lease.put_buffer(request.take_buffer());
             }

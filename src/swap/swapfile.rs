@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 
 pub use super::header::SWAPFILE_HEADER_BYTES;
 
-/// Fewest bytes of a swapfile: the header and two batches.
+/// Fewest bytes of a swapfile: the header and two segments.
 const LEAST_BYTES: u64 = SWAPFILE_HEADER_BYTES + 2 * (MAX_BATCH_PAGES * PAGE_SIZE) as u64;
 
 /// Most bytes of a swapfile: the header and what places can name.
@@ -101,7 +101,7 @@ impl Options {
     }
 
     /// Bytes of the file, header included; it takes storage only where something is written. At least 528,384 (the
-    /// header and two batches), at most 1 TiB and the header.
+    /// header and two segments), at most 1 TiB and the header.
     pub fn size(mut self, bytes: u64) -> Self {
         self.size = Some(bytes);
         self

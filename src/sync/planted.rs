@@ -68,6 +68,12 @@ pub enum Bug {
     PlaceKeepsCharge,
     /// A cancelled flight leaves its charge for a place where it is.
     CancelKeepsCharge,
+    /// A segment that is handed out again has the generation it had.
+    SegmentKeepsGeneration,
+    /// A batch adds its reverse words to those of its segment as they were before it had the lock.
+    CommitTrustsFirstLook,
+    /// A segment that is being punched can be had meanwhile.
+    PunchLeavesFree,
     /// Who takes the recent reads of a list looks how many there are and then takes them off.
     SwapinsTakenInTwoSteps,
     /// `malloc` does not ask again, once its frames are backed, whether they lie where they may.

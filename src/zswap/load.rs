@@ -5,7 +5,7 @@
 //!        |  ^                                       |
 //!        |  +------------- moved, freed, replaced --+
 //!        +-- same-filled, on a device, empty: word again under the cluster lock, then
-//!              fill | read, check, decode; a failure counts only if the word is unchanged after it | not stored
+//!              fill | read, check, decode; a failure counts only if the word is unchanged after it (`lost.rs`) | not stored
 //! ```
 //!
 //! No allocator, no lazily made or droppable thread-local, no lock that is held over client memory.
@@ -15,10 +15,10 @@ use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::store::BlockFlags;
 use crate::compress::{self, CodecId};
-use crate::memcg::Event;
+use crate::memcg::{Event, ObjcgId};
 use crate::swap::{Content, Place, SlotGuard, SlotWord};
-use crate::sync::{self, Bug, thread::Backoff};
-use crate::units::{Owner, PAGE_SIZE, Slot};
+use crate::sync::{self, thread::Backoff};
+use crate::units::{NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::ReadGuard;
 
 /// What the closure of [`take_with`](Zswap::take_with) did with the page.
@@ -47,8 +47,8 @@ impl Zswap {
     /// Read the page of a slot into `page`. The slot keeps it, and counts as referenced.
     ///
     /// # Errors
-    /// [`Error::NotStored`]; [`Error::Read`] when the device fails, which leaves the slot as it is; [`Error::Corrupt`]. After an
-    /// error the contents of `page` are unspecified.
+    /// [`Error::NotStored`]; [`Error::Lost`] when the device cannot read it back, now and ever after; [`Error::Read`] when it may
+    /// be read another time; [`Error::Corrupt`]. After an error the contents of `page` are unspecified.
     ///
     /// # Locks
     /// Directory (shared); for pages not in the pool the cluster. None while decoding or reading.
@@ -160,16 +160,17 @@ impl Core {
         loop {
             let owner = self.slots.owner(slot).ok_or(Error::NotStored { slot })?;
             self.lru.prefetch(owner);
-            let (mut word, mut locked, mut payer) = (self.slots.word(owner), None, None);
+            let (mut word, mut locked, mut payer) = (self.slots.word(owner), None, ObjcgId::NONE);
+            let mut stalled = None;
             if word.entry().is_none() {
                 // Words that name no pinned object are only to be trusted under the lock.
                 let guard = self.slots.lock(slot);
                 word = guard.as_ref().map_or(SlotWord::EMPTY, SlotGuard::word);
                 locked = guard.as_ref().map(state);
-                if let (Some(guard), Content::Physical(_), true) =
-                    (&guard, word.content(), may_wait && sync::TIMES_LOADS)
-                {
-                    payer = Some(self.tree.borrow(self.lru.payer(guard.owner())));
+                if let (Content::Physical(place), true) = (word.content(), may_wait) {
+                    // The lock keeps the place, and so the payer.
+                    payer = ObjcgId::from_raw(self.devices.payer(place));
+                    stalled = sync::TIMES_LOADS.then(|| self.tree.borrow(payer));
                 }
             }
             let read = Read { word, object: None, state: locked };
@@ -184,23 +185,17 @@ impl Core {
                 }
                 Content::Physical(_) if !may_wait => return Err(Error::NeedsIo { slot }),
                 Content::Physical(place) => {
-                    let stalled = payer.map(|objcg| self.tree.stall(objcg.id()));
-                    let failure = match self.read_place(slot, place, page) {
-                        Ok(()) => {
-                            self.note_swapin(owner);
+                    let stalled = stalled.map(|objcg| self.tree.stall(objcg.id()));
+                    let failure = match self.read_place(slot, word, place, page) {
+                        Ok(node) => {
+                            self.note_swapin(payer, node);
                             return Ok(read);
                         }
                         Err(failure) => failure,
                     };
                     drop(stalled);
-                    // Freed and reused while we read? Then it is no failure.
-                    let now = self.slots.lock(slot).map_or(SlotWord::EMPTY, |guard| guard.word());
-                    if now.same_content(word) || self.planted.is(Bug::LoadSkipsRevalidation) {
-                        self.counters.failed_loads.add(1);
-                        if let Error::Read { source, .. } = &failure {
-                            self.devices.blame(place, source);
-                        }
-                        return Err(failure);
+                    if let Some(error) = failure {
+                        return Err(error);
                     }
                 }
                 Content::Lost(loss) => return Err(Error::Lost { slot, loss }),
@@ -235,20 +230,33 @@ impl Core {
         Ok(Attempt::Done(Read { word, object: Some(object), state: None }))
     }
 
-    fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
+    /// Read the page at the place that `word` names for `slot`, and say which node it came from.
+    ///
+    /// # Errors
+    /// None where the word has changed meanwhile: then it is no failure.
+    fn read_place(
+        &self,
+        slot: Slot,
+        word: SlotWord,
+        place: Place,
+        page: &mut [u8; PAGE_SIZE],
+    ) -> Result<NodeId, Option<Error>> {
         // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
         let mut decoded = [0; PAGE_SIZE];
-        self.devices
-            .read(place, slot.0, |object| {
-                let flags = BlockFlags::from_bits_retain(object.flags);
-                self.decode(slot, object.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)
-            })
-            .map_err(|source| Error::Read { slot, source })??;
+        let read = self.devices.read(place, slot.0, |object| {
+            let pattern = BlockFlags::from_bits_retain(object.label.flags).contains(BlockFlags::PATTERN);
+            let decoded = self.decode(slot, object.label.codec, pattern, object.bytes, &mut decoded);
+            decoded.map(|()| NodeId(object.label.node))
+        });
+        let node = match read {
+            Ok(decoding) => decoding.map_err(Some)?,
+            Err(failure) => return Err(self.unread(slot, word, place, failure)),
+        };
         *page = decoded;
-        Ok(())
+        Ok(node)
     }
 
-    fn decode(
+    pub(super) fn decode(
         &self,
         slot: Slot,
         codec: u8,

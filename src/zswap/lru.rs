@@ -8,7 +8,7 @@
 //!              compressed   ..
 //! ```
 //!
-//! The words that chain entries, and say who pays for a place on a device, are `links.rs`, one list is `list.rs`, and how long entries have lain is `ages.rs`.
+//! The words that chain entries are `links.rs`, one list is `list.rs`, and how long entries have lain is `ages.rs`.
 //!
 //! - **L1** An entry with an object in the pool is on exactly one list: that of the memcg its objcg points to, of its
 //!   object's home node, and of its kind; others are on none.
@@ -196,33 +196,6 @@ impl Lru {
     #[cfg(test)]
     pub(super) fn is_new(&self, owner: Owner) -> bool {
         self.links.word(link(owner)).has(NEW)
-    }
-
-    /// The object of the owner's place lay on this node. Under its cluster lock.
-    pub(super) fn set_origin(&self, owner: Owner, node: NodeId) {
-        self.links.set_origin(owner, node);
-    }
-
-    /// Who pays for the owner's place, and the node it came from: a hint, for who does not hold the cluster lock.
-    pub(super) fn origin(&self, owner: Owner) -> Option<(ObjcgId, NodeId)> {
-        self.links.origin(owner)
-    }
-
-    /// Who pays for the place that the slot's word names (see `places`). Under its cluster lock, off the lists.
-    pub(super) fn set_payer(&self, owner: Owner, objcg: ObjcgId) {
-        self.links.set_payer(owner, objcg);
-    }
-
-    /// Who pays for the slot's place.
-    pub(super) fn payer(&self, owner: Owner) -> ObjcgId {
-        self.links.payer(owner)
-    }
-
-    /// The same, and nobody does from now on.
-    pub(super) fn take_payer(&self, owner: Owner) -> ObjcgId {
-        let payer = self.payer(owner);
-        self.set_payer(owner, ObjcgId::NONE);
-        payer
     }
 
     // --- lists ---

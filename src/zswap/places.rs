@@ -2,25 +2,24 @@
 //!
 //! ```text
 //!   launch    charge Swap, a reference to the objcg       refused: the entry stays in the pool
-//!   land      link word of the slot: the objcg's id       cancelled, failed: given back
-//!   emptied   out of the link word, under the cluster lock; then uncharged, and the reference dropped
+//!   write     the place's reverse word: the objcg's id
+//!   land      the charge is the place's                   cancelled, failed: given back
+//!   emptied   the place is freed, which says who paid; then uncharged, and the reference dropped
 //! ```
 //!
-//! - **S1** A slot whose word names a place has in its link word the id of an objcg, which is charged the place's bytes as
-//!   [`Counter::Swap`] and of which the slot holds a reference. Other slots' link words name none.
-//! - **S2** What a flight has charged ends with it: in the slot, or given back.
+//! - **S1** The reverse word of a place that a slot's word names has the id of an objcg, which is charged the place's bytes as
+//!   [`Counter::Swap`] and of which the place holds a reference.
+//! - **S2** What a flight has charged ends with it: at the place, once a slot names that, or given back.
 //!
 //! A memcg that goes leaves its places to its parent with its objcgs: nothing is done for a place.
 
 use super::core::Core;
-use super::lru::Lru;
 use crate::memcg::{Counter, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Tree};
 use crate::swap::{BLOCK_BYTES, Content, Geometry, Place, SlotWord};
 use crate::sync::Bug;
 use crate::units::Owner;
-use std::mem::ManuallyDrop;
 
-/// Bytes of a place charged as Swap, and a reference to the objcg that pays; given back on drop unless a slot takes it.
+/// Bytes of a place charged as Swap, and a reference to the objcg that pays; given back on drop unless a place takes it.
 #[derive(Debug)]
 pub(super) struct PlaceCharge<'a> {
     tree: &'a Tree,
@@ -32,8 +31,6 @@ pub(super) struct PlaceCharge<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     pub(super) word: SlotWord,
-    /// Who pays for the place, if it is one.
-    pub(super) payer: ObjcgId,
 }
 
 /// Bytes that an object of so many takes on a device.
@@ -59,10 +56,11 @@ impl<'a> PlaceCharge<'a> {
         self.objcg
     }
 
-    /// Leave it to a slot, under its cluster lock: its word is about to name the place, or does from now on.
-    pub(super) fn leave_to(self, owner: Owner, lru: &Lru, place: Place) {
-        debug_assert_eq!(self.bytes, place.len_bytes() as u64, "S1: the place's bytes are charged");
-        lru.set_payer(owner, ManuallyDrop::new(self).objcg);
+    /// Leave it to the place, whose reverse word names the payer. Under the cluster lock of the slot whose word is about to name
+    /// the place, or does from now on.
+    pub(super) fn leave_to(self, place: Place) {
+        assert_eq!(self.bytes, place.len_bytes() as u64, "S1: the place's bytes are charged");
+        std::mem::forget(self);
     }
 }
 
@@ -77,7 +75,7 @@ impl Drop for PlaceCharge<'_> {
 
 impl Held {
     /// Nothing.
-    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY, payer: ObjcgId::NONE };
+    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY };
 
     pub(super) fn is_empty(&self) -> bool {
         self.word.is_empty()
@@ -90,9 +88,9 @@ impl Core {
         match held.word.content() {
             Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
             Content::Physical(place) => {
-                self.devices.free(place);
+                let objcg = ObjcgId::from_raw(self.devices.free(place));
                 if !self.planted.is(Bug::PlaceKeepsCharge) {
-                    drop(PlaceCharge { tree: &self.tree, objcg: held.payer, bytes: place.len_bytes() as u64 });
+                    drop(PlaceCharge { tree: &self.tree, objcg, bytes: place.len_bytes() as u64 });
                 }
             }
             Content::SameFilled(_) | Content::Lost(_) | Content::Empty => {}
@@ -114,10 +112,10 @@ impl Drop for Core {
         if self.counters.physical.get() == 0 {
             return;
         }
-        self.slots.for_each(|_, owner, word| {
+        self.slots.for_each(|_, _, word| {
             if let Content::Physical(place) = word.content() {
-                let (objcg, bytes) = (self.lru.take_payer(owner), place.len_bytes() as u64);
-                drop(PlaceCharge { tree: &self.tree, objcg, bytes });
+                let objcg = ObjcgId::from_raw(self.devices.payer(place));
+                drop(PlaceCharge { tree: &self.tree, objcg, bytes: place.len_bytes() as u64 });
             }
         });
     }

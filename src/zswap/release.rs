@@ -9,8 +9,7 @@ use super::Error;
 use super::core::{Core, Zswap};
 use super::lru::Which;
 use super::places::Held;
-use crate::memcg::ObjcgId;
-use crate::swap::{Content, Entry, SlotGuard, SlotWord};
+use crate::swap::{Entry, SlotGuard, SlotWord};
 use crate::units::{Owner, Slot};
 
 impl Zswap {
@@ -85,16 +84,12 @@ impl Core {
     #[must_use = "give it back"]
     pub(super) fn take_out(&self, guard: &mut SlotGuard<'_>) -> Held {
         let old = guard.take();
-        let payer = match old.content() {
-            Content::Physical(_) => self.lru.take_payer(guard.owner()),
-            _ => ObjcgId::NONE,
-        };
         if old.writeback() {
             self.inflight.cancel(guard.owner());
         }
         self.off_the_lru(guard.owner(), old);
         self.counters.leave(old);
-        Held { word: old, payer }
+        Held { word: old }
     }
 
     /// Take the entry of a word that was just taken out off its list. Under the cluster lock, so that the slot's next entry

@@ -1,7 +1,7 @@
 //! [`Stats`]: what an instance holds and did, as one value.
 
 use super::core::{Core, Zswap};
-use crate::swap::{AreaStats, Content, DeviceStats, SlotWord};
+use crate::swap::{AreaStats, Content, SlotWord};
 use crate::sync::Tally;
 use crate::zsmalloc;
 
@@ -94,11 +94,6 @@ pub struct Stats {
 }
 
 impl Zswap {
-    /// The devices, highest priority first.
-    pub fn devices(&self) -> Vec<DeviceStats> {
-        self.core.devices.rows()
-    }
-
     /// What the instance holds and did. Exact at a quiet point.
     pub fn stats(&self) -> Stats {
         self.core.stats()

@@ -23,7 +23,7 @@ use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
-use crate::swap::{Allowed, Content, Entry, SlotWord};
+use crate::swap::{Content, Entry, Label, SlotWord, Tenant};
 use crate::sync::{self, Bug, atomic::Ordering};
 use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::{self, Uncommitted};
@@ -376,12 +376,18 @@ impl Core {
         };
         let payer = charge.objcg();
         let pages = self.devices.geometry().pages_for(bytes.len());
-        let Ok(mut batch) = self.devices.begin(&Allowed::ALL, pages, pages) else {
-            note_refused(memcg, false);
-            return Err(refuse(Unwritable::DeviceFull));
+        let begun = self.devices.begin(&self.allowed(memcg.group()), pages, pages);
+        let mut batch = match begun {
+            Ok(batch) => batch,
+            Err(error) => {
+                note_refused(memcg, false);
+                return Err(refuse(Unwritable::of(&error)));
+            }
         };
-        let flags = BlockFlags::of(payload.pattern).bits();
-        let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));
+        let label = Label { codec: payload.codec, flags: BlockFlags::of(payload.pattern).bits(), node: node.0 };
+        // Its number may be another one once it is written: nothing keeps its cluster.
+        let tenant = Tenant { owner: self.slots.lock_or_make(slot)?.owner(), payer: payer.raw() };
+        let place = batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
         if batch.write().is_err() {
             self.counters.failed_writes.add(1);
@@ -392,11 +398,13 @@ impl Core {
             // While the charge has its reference: afterwards the slot may be emptied by anyone.
             self.tree.count(payer, Event::ZswpWb, 1);
             self.tree.count(payer, Event::ZswpWbBytes, bytes.len() as u64);
-            charge.leave_to(owner, &self.lru, place);
-            self.lru.set_origin(owner, node);
+            if owner != tenant.owner {
+                self.devices.get(place.device).expect("D5: it holds the object").set_owner(place, owner);
+            }
+            charge.leave_to(place);
             word
         });
-        put.inspect_err(|_| self.devices.free(place))?;
+        put.inspect_err(|_| _ = self.devices.free(place))?;
         self.swapins.prepare(memcg.group());
         self.counters.written_through.add(1);
         Ok(())

@@ -16,14 +16,14 @@
 //! - **P1** A read that was noted is taken at most once, by whomever; what is taken was noted.
 //! - **P2** Noting neither allocates nor waits: it happens in fault handlers. Words are made by [`prepare`](Swapins::prepare),
 //!   by who writes back or counts; a read of a memcg that nobody has prepared is not noted.
-//! - **P3** Which memcg and node a page on the device belongs to is in its link word (see `places.rs` and `lru/links.rs`): read
-//!   without a lock, so that a page that is replaced meanwhile may be noted for its new owner.
+//! - **P3** Which memcg a page on the device belongs to says who pays for its place, and its block says which node it came from.
+//!   Who pays is looked up before the read, so that a page that is freed meanwhile may be noted for whoever has that objcg by then.
 
 use super::core::Core;
-use crate::memcg::GroupRef;
+use crate::memcg::{GroupRef, ObjcgId};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Bug, GrowTable, Planted};
-use crate::units::{NodeId, Owner};
+use crate::units::NodeId;
 
 const GENERATION_SHIFT: u32 = 48;
 const COUNT: u64 = (1 << GENERATION_SHIFT) - 1;
@@ -90,10 +90,10 @@ impl Swapins {
 }
 
 impl Core {
-    /// The owner's page was read from the device.
-    pub(super) fn note_swapin(&self, owner: Owner) {
-        if let Some((objcg, node)) = self.lru.origin(owner) {
-            self.swapins.note(self.tree.group_of(objcg), node);
+    /// A page was read from a device whose place `payer` paid for, and that came from `node`.
+    pub(super) fn note_swapin(&self, payer: ObjcgId, node: NodeId) {
+        if node.index() < self.swapins.nodes {
+            self.swapins.note(self.tree.group_of(payer), node);
         }
     }
 }

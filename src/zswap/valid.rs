@@ -5,7 +5,7 @@ use super::lru::Which;
 use crate::memcg::{Bytes4, Counter, GroupRef, ObjcgId};
 use crate::swap::Content;
 use crate::units::{Owner, PAGE_SIZE};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 impl Zswap {
     /// Check every invariant of every layer at a quiet point: no operation may be under way. The worker is waited for, and kept
@@ -34,7 +34,7 @@ impl Core {
 
         let mut entries: HashMap<Owner, (Which, ObjcgId)> = HashMap::new();
         let (mut same, mut patterns, mut compressed, mut raw, mut physical, mut lost) = (0, 0, 0, 0, 0, 0);
-        let (mut places, mut paid) = (HashSet::new(), HashMap::<GroupRef, u64>::new());
+        let (mut places, mut paid) = (HashMap::new(), HashMap::<GroupRef, u64>::new());
         self.slots.for_each(|slot, owner, word| {
             assert!(!word.writeback(), "{slot:?} has its writeback bit set with no flight under way");
             match word.content() {
@@ -46,10 +46,8 @@ impl Core {
                 Content::Lost(_) => lost += 1,
                 Content::Physical(place) => {
                     physical += 1;
-                    assert!(places.insert((place.device, place.block)), "two slots name the block {place:?}");
-                    let payer = self.lru.payer(owner);
-                    assert!(!payer.is_none(), "S1: nobody pays for the place of {slot:?}");
-                    *paid.entry(self.tree.group_of(payer)).or_default() += place.len_bytes() as u64;
+                    let other = places.insert((place.device, place.block), (owner, place));
+                    assert!(other.is_none(), "two slots name the block {place:?}");
                 }
             }
             if let Some(entry) = word.entry() {
@@ -67,8 +65,16 @@ impl Core {
         );
         assert_eq!(self.pool.stats().objects, entries.len() as u64, "every object of the pool belongs to a slot");
         self.devices.assert_valid();
-        let objects = self.devices.sum().unwrap_or_default().objects;
-        assert_eq!(objects, physical, "every object on the devices belongs to a slot");
+        for device in self.devices.iter() {
+            device.for_each(|place, tenant| {
+                let named = places.remove(&(place.device, place.block));
+                assert_eq!(named, Some((tenant.owner, place)), "the slot of a reverse word names its place");
+                let payer = ObjcgId::from_raw(tenant.payer);
+                assert!(!payer.is_none(), "S1: nobody pays for {place:?}");
+                *paid.entry(self.tree.group_of(payer)).or_default() += place.len_bytes() as u64;
+            });
+        }
+        assert!(places.is_empty(), "every place that a slot names has a reverse word: {places:?}");
 
         self.assert_places_valid(paid);
         let mut listed = 0;

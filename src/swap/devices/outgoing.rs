@@ -1,7 +1,8 @@
 //! [`Outgoing`]: a batch, and the device it is for, which stays while the batch does.
 
 use super::super::batch::{Batch, Written};
-use super::super::{Error, Place};
+use super::super::segments::Purpose;
+use super::super::{Error, Label, Place, Tenant};
 use super::DeviceRef;
 use super::attached::{Attached, Writer, lacks_room};
 use crate::sync::Seated;
@@ -17,12 +18,17 @@ pub struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// A batch of `least` to `most` pages, if the device takes writes.
-    pub(super) fn begin(device: Seated<'a, Attached>, least: usize, most: usize) -> Result<Option<Self>, Error> {
+    pub(super) fn begin(
+        device: Seated<'a, Attached>,
+        purpose: Purpose,
+        least: usize,
+        most: usize,
+    ) -> Result<Option<Self>, Error> {
         // SAFETY: what borrows from it is dropped before `device` is: on the way out of here, and as fields of `Outgoing`, whose
         // batch nobody gets out of it.
         let attached = unsafe { device.unbound() };
         let Some(writer) = attached.enter() else { return Ok(None) };
-        let batch = attached.area.begin_at_least(least, most)?;
+        let batch = attached.area.begin_for(purpose, least, most)?;
         attached.batches.add(1);
         Ok(Some(Outgoing { batch, _writer: writer, device: DeviceRef(device) }))
     }
@@ -51,8 +57,15 @@ impl<'a> Outgoing<'a> {
     ///
     /// # Panics
     /// As that.
-    pub fn push(&mut self, slot: u64, codec: u8, flags: u8, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Place> {
-        self.batch.push(slot, codec, flags, len, fill)
+    pub fn push(
+        &mut self,
+        slot: u64,
+        label: Label,
+        tenant: Tenant,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Option<Place> {
+        self.batch.push(slot, label, tenant, len, fill)
     }
 
     /// As [`Batch::write`]. Failures in a row that are the device's retire it.

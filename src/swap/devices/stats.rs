@@ -107,10 +107,15 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
         size_bytes,
         used_bytes,
         live_bytes,
+        reclaimable_bytes,
         objects,
         bad_bytes,
         punchable_bytes,
+        segments,
+        reverse_bytes,
+        descriptor_bytes,
         written_bytes,
+        cleaned_bytes,
         read_bytes,
         io_errors,
         corrupt,
@@ -122,10 +127,15 @@ fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
     sum.size_bytes += size_bytes;
     sum.used_bytes += used_bytes;
     sum.live_bytes += live_bytes;
+    sum.reclaimable_bytes += reclaimable_bytes;
     sum.objects += objects;
     sum.bad_bytes += bad_bytes;
     sum.punchable_bytes += punchable_bytes;
+    sum.segments += segments;
+    sum.reverse_bytes += reverse_bytes;
+    sum.descriptor_bytes += descriptor_bytes;
     sum.written_bytes += written_bytes;
+    sum.cleaned_bytes += cleaned_bytes;
     sum.read_bytes += read_bytes;
     sum.io_errors += io_errors;
     sum.corrupt += corrupt;

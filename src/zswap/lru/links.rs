@@ -7,9 +7,8 @@
 //!       +--------+------+-----+---+-----+---------------+--------------+    else owner + 1
 //! ```
 //!
-//! Off the lists the low 24 bits of *prev* are the objcg that pays for the slot's place on a device, or 0; its high four, *new* and
-//! the bit below are then the node that the place's object lay on. The codec stays: a reader that pinned the object before it
-//! went decodes with it.
+//! Off the lists the codec stays: a reader that pinned the object before it went decodes with it. Nothing else of the word means
+//! anything then: a slot whose page lies on a device, or that repeats a word, needs none.
 //!
 //! - *mark*: an age mark of its list names the entry (see `ages`).
 //! - *new*: it has not been looked at since it was stored, and policy gives it a second chance for that.
@@ -18,25 +17,16 @@
 //! Links, mark and new change under the lock of the entry's group, *ref* by anyone, and the codec under the cluster lock of the
 //! entry while it is on no list.
 
-use crate::memcg::ObjcgId;
 use crate::sync::Table;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::units::{MAX_NODES, NodeId, Owner};
+use crate::units::Owner;
 use std::io;
 use std::ops::Range;
 
 const LINK_BITS: u32 = 28;
-const _: () = assert!(ObjcgId::BITS <= LINK_BITS);
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
 const NEXT_SHIFT: u32 = LINK_BITS;
 const CODEC_SHIFT: u32 = 60;
-/// Of a place, the node: four bits above the payer in `prev`, two above *ref*, which a late reader may set.
-const ORIGIN_LOW: u32 = ObjcgId::BITS;
-const ORIGIN_LOW_BITS: u32 = LINK_BITS - ObjcgId::BITS;
-const ORIGIN_HIGH: u32 = 57;
-const ORIGIN: u64 = LINK_MASK & u64::MAX << ORIGIN_LOW | 0b11 << ORIGIN_HIGH;
-const _: () = assert!(MAX_NODES <= 1 << (ORIGIN_LOW_BITS + 2));
-const PAYER: u32 = (1 << ObjcgId::BITS) - 1;
 
 /// What `next` says off the lists.
 const OFF: u32 = 0;
@@ -133,34 +123,6 @@ impl Links {
         word.store(u64::from(codec) << CODEC_SHIFT | if new { NEW } else { 0 }, Ordering::Release);
     }
 
-    /// Who pays for the slot's place. Under its cluster lock. Clears [its origin](Self::set_origin).
-    pub(super) fn set_payer(&self, owner: Owner, objcg: ObjcgId) {
-        let was = self.change(link(owner), LINK_MASK | ORIGIN, objcg.raw().into());
-        debug_assert!(!was.is_listed(), "S1: an entry on a list has no place");
-    }
-
-    /// See [`set_payer`](Self::set_payer). Under its cluster lock.
-    pub(super) fn payer(&self, owner: Owner) -> ObjcgId {
-        let word = self.word(link(owner));
-        debug_assert!(!word.is_listed(), "S1: an entry on a list has no place");
-        ObjcgId::from_raw(word.prev() & PAYER)
-    }
-
-    /// See [`set_payer`](Self::set_payer): the node that the place's object lay on. Under its cluster lock.
-    pub(super) fn set_origin(&self, owner: Owner, node: NodeId) {
-        let (low, high) = (u64::from(node.0) % (1 << ORIGIN_LOW_BITS), u64::from(node.0) >> ORIGIN_LOW_BITS);
-        self.change(link(owner), ORIGIN, low << ORIGIN_LOW | high << ORIGIN_HIGH);
-    }
-
-    /// Who pays for the slot's place and where its object lay, if it names one: it may not at once.
-    pub(super) fn origin(&self, owner: Owner) -> Option<(ObjcgId, NodeId)> {
-        let word = self.word(link(owner));
-        // Off the lists `prev` is an objcg or 0: both change together.
-        let payer = if word.is_listed() { ObjcgId::NONE } else { ObjcgId::from_raw(word.prev() & PAYER) };
-        let (low, high) = (word.prev() >> ORIGIN_LOW, word.0 >> ORIGIN_HIGH & 0b11);
-        (!payer.is_none()).then_some((payer, NodeId(low as u8 | (high as u8) << ORIGIN_LOW_BITS)))
-    }
-
     /// The codec of an entry. Right if the slot word, read again afterwards, still names the object that was pinned before.
     #[inline]
     pub(super) fn codec(&self, owner: Owner) -> u8 {
@@ -188,26 +150,5 @@ impl Links {
     pub(super) fn discard(&self, owners: Range<usize>) {
         // A refusal (locked memory) costs memory only: words off the lists are set before they are used.
         let _ = self.words.discard(owners);
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_place_keeps_its_payer_its_node_and_the_codec_of_late_readers() {
-        let links = Links::new(1).unwrap();
-        let owner = Owner(0);
-        for node in [0, 1, 15, 16, 37, 63] {
-            links.prepare(owner, 9, node % 2 == 0);
-            links.set_payer(owner, ObjcgId::from_raw(ObjcgId::MAX));
-            links.set_origin(owner, NodeId(node));
-            links.mark_referenced(owner);
-            assert_eq!(links.origin(owner), Some((ObjcgId::from_raw(ObjcgId::MAX), NodeId(node))));
-            assert_eq!((links.payer(owner).raw(), links.codec(owner)), (ObjcgId::MAX, 9));
-            links.set_payer(owner, ObjcgId::NONE);
-            assert_eq!((links.origin(owner), links.codec(owner)), (None, 9));
-        }
     }
 }
