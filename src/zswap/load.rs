@@ -78,17 +78,6 @@ impl Zswap {
         self.core.load(slot, page, false).map(drop)
     }
 
-    /// Read consecutive slots. Returns how many pages were read: where it is fewer than `pages`, the error is that of the
-    /// first that was not, and later ones were not tried.
-    pub fn load_run(&self, first: Slot, pages: &mut [[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
-        for (k, page) in pages.iter_mut().enumerate() {
-            if let Err(error) = self.load(first + k as u64, page) {
-                return (k, Err(error));
-            }
-        }
-        (pages.len(), Ok(()))
-    }
-
     /// Hand the page of a slot to `install` and [`put`](Self::put) the slot only if it says [`Installed::Yes`] and the slot
     /// still holds that page, which other references keep. So there is never a moment without a copy (the kernel once lost pages here: 25cd241408a2).
     ///
@@ -130,7 +119,7 @@ impl Zswap {
 }
 
 /// What was read: enough to tell whether the slot still holds it, and not only something that looks the same.
-struct Read<'a> {
+pub(super) struct Read<'a> {
     word: SlotWord,
     /// Keeps the object's place from being used again. `None` for what is not in the pool.
     object: Option<ReadGuard<'a, SlotCells>>,
@@ -165,7 +154,7 @@ enum Attempt<'a> {
 
 impl Core {
     /// Read a page and say what was read.
-    fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], may_wait: bool) -> Result<Read<'_>, Error> {
+    pub(super) fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], may_wait: bool) -> Result<Read<'_>, Error> {
         sync::assert_no_lock_held("loading a page");
         let mut backoff = Backoff::new();
         loop {
@@ -263,7 +252,7 @@ impl Core {
         Ok(node)
     }
 
-    fn decode(
+    pub(super) fn decode(
         &self,
         slot: Slot,
         codec: u8,

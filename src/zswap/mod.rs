@@ -43,6 +43,7 @@ mod reclaim;
 mod release;
 mod relief;
 mod reserve;
+mod runs;
 mod sampling;
 mod shrinker;
 mod stats;
