@@ -50,3 +50,40 @@ fn loading_taking_and_freeing_never_call_the_allocator() {
     zswap.assert_valid();
     assert_eq!(zswap.root().usage(), 0);
 }
+
+#[test]
+fn references_without_end_and_many_slots_at_once_never_call_the_allocator() {
+    let zswap = Zswap::builder()
+        .pool_limit(32 << 20)
+        .slots_in_use(1 << 16)
+        .address_space(256 << 20)
+        .worker(false)
+        .device(MemoryDevice::new(8 << 20, 4096))
+        .build()
+        .unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slots = zswap.reserve(2000).unwrap();
+    let fill = || {
+        for slot in slots.iter() {
+            zswap.store(slot, &vm, NodeId(0), &any_page(slot.0)).unwrap();
+        }
+        assert!(matches!(zswap.shrink_memcg(&vm, 500), Shrunk::Written(_)), "some are on the device");
+    };
+    fill();
+    for slot in slots.iter().step_by(5) {
+        without_allocator(|| {
+            // Into the table of counts and out of it, in a cluster that had none.
+            (2..=40).for_each(|n| assert_eq!(zswap.dup(slot).unwrap(), n));
+            (1..40).rev().for_each(|n| assert_eq!(zswap.put(slot).unwrap(), n));
+            (2..=20).for_each(|n| assert_eq!(zswap.dup(slot).unwrap(), n));
+        });
+    }
+    let many: Vec<_> = slots.iter().step_by(2).collect();
+    assert_eq!(without_allocator(|| zswap.free_many(&many)), 1000);
+    assert_eq!(without_allocator(|| zswap.free_run(slots)), 1000);
+    zswap.assert_valid();
+    fill();
+    assert_eq!(without_allocator(|| zswap.free_run(slots)), 2000);
+    zswap.assert_valid();
+    assert_eq!(zswap.root().usage(), 0);
+}

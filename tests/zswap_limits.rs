@@ -250,15 +250,20 @@ fn a_device_that_fails_at_any_operation_loses_nothing() {
         }
         zswap.assert_valid();
         let mut page = Page::zeroed();
+        let mut lost = 0;
         for slot in slots.iter() {
             match zswap.load(slot, &mut page) {
-                Ok(()) => {}
-                // Once: the slot keeps the page, and the next read succeeds.
-                Err(Error::Read { .. }) => zswap.load(slot, &mut page).unwrap(),
+                Ok(()) => assert!(page[..] == any_page(slot.0)[..], "at operation {k}: slot {slot:?}"),
+                // The one page that was read when the device failed, and it stays so.
+                Err(Error::Lost { .. }) => {
+                    assert!(matches!(zswap.load(slot, &mut page), Err(Error::Lost { .. })));
+                    lost += 1;
+                }
                 Err(other) => panic!("at operation {k}: {other:?}"),
             }
-            assert!(page[..] == any_page(slot.0)[..], "at operation {k}: slot {slot:?}");
         }
+        assert_eq!((lost, zswap.stats().lost_pages), (zswap.stats().failed_loads, lost), "at operation {k}");
+        assert!(lost <= 1, "at operation {k}");
         zswap.assert_valid();
         let tripped = device.tripped();
         device.replan(Plan::none());

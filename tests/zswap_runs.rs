@@ -1,152 +1,172 @@
-//! Runs of pages that lie in the pool, on devices, nowhere; on devices that fail, hang, and are few of buffers.
+//! Many slots at once, and slots that the instance chooses.
+#![cfg(not(loom))]
 
 mod support;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashSet;
 use support::*;
-use zspool::swap::{DeviceOptions, Fault, FaultyDevice, MemoryDevice, Plan};
-use zspool::units::{NodeId, PAGE_SIZE, Page, Slot, SlotRange};
-use zspool::zswap::{Error, Zswap};
+use zspool::swap::{self, MemoryDevice};
+use zspool::units::{NodeId, Page, Slot, SlotRange};
+use zspool::zswap::{Builder, Error, Shrunk, Stored, Zswap};
 
-type Faulty = Arc<FaultyDevice<MemoryDevice>>;
+const N0: NodeId = NodeId(0);
 
-fn page(slot: Slot) -> Page {
-    match slot.0 % 9 {
-        0 => compressible(slot.0, PAGE_SIZE),
-        1 => Page::zeroed(),
-        k => compressible(slot.0, 300 * k as usize),
-    }
+fn small() -> Builder {
+    Zswap::builder()
+        .pool_limit(32 << 20)
+        .address_space(128 << 20)
+        .slots_in_use(1 << 16)
+        .worker(false)
+        .device(MemoryDevice::new(8 << 20, 4096))
 }
 
-/// 256 pages; the even ones are on two devices when it returns, mostly.
-fn instance() -> (Faulty, Zswap, SlotRange) {
-    let device = || FaultyDevice::with_timeout(MemoryDevice::new(4 << 20, 4096), Plan::none(), Duration::ZERO);
-    let faulty = Arc::new(device());
-    let builder = Zswap::builder().slots_in_use(1 << 13).address_space(64 << 20).worker(false).sampling(None);
-    let builder = builder.swap(DeviceOptions::device(Arc::clone(&faulty)).tier("a", 0));
-    let zswap = builder.swap(DeviceOptions::device(device()).tier("a", 0)).build();
-    let zswap = zswap.unwrap_or_else(|error| panic!("{error}"));
-    let slots = zswap.reserve(256).unwrap();
-    let cold = zswap.root().mkdir("cold").unwrap();
-    for slot in slots.iter().filter(|slot| slot.0 % 2 == 0) {
-        zswap.store(slot, &cold, NodeId(0), &page(slot)).unwrap();
-    }
-    while let zspool::zswap::Shrunk::Written(_) = zswap.shrink_memcg(&cold, 32) {}
-    for slot in slots.iter().filter(|slot| slot.0 % 2 == 1) {
-        zswap.store(slot, &zswap.root(), NodeId(0), &page(slot)).unwrap();
-    }
-    assert!(zswap.stats().physical_pages > 100);
-    (faulty, zswap, slots)
+fn read(zswap: &Zswap, slot: Slot) -> Page {
+    let mut page = Page::zeroed();
+    zswap.load(slot, &mut page).unwrap();
+    page
 }
 
-/// Load a run; all that it says it has read is right.
-fn load(zswap: &Zswap, first: Slot, n: usize) -> (usize, Result<(), Error>) {
-    let mut pages = vec![[0xa5; PAGE_SIZE]; n];
-    let (read, result) = zswap.load_run(first, &mut pages);
-    assert!(read == n || result.is_err());
-    for (k, read) in pages[..read].iter().enumerate() {
-        assert!(read[..] == page(first + k as u64)[..], "page {k} of the run");
-    }
-    (read, result)
+fn pages(from: u64, n: u64, make: impl Fn(u64) -> Page) -> Vec<[u8; 4096]> {
+    (from..from + n).map(|k| *make(k)).collect()
 }
 
 #[test]
-fn runs_of_every_length_from_everywhere_are_read_whole() {
-    let (faulty, zswap, slots) = instance();
-    let reads = faulty.operations();
-    for (first, n) in [(0, 256), (1, 1), (0, 2), (3, 64), (3, 65), (100, 128), (255, 1), (0, 0)] {
-        assert!(matches!(load(&zswap, slots.get(first).unwrap(), n), (read, Ok(())) if read == n));
+fn a_run_that_is_refused_leaves_nothing_of_before_it() {
+    let zswap = small().device(MemoryDevice::new(1 << 20, 4096)).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    vm.set_writeback(false).unwrap();
+    let slots = zswap.reserve(64).unwrap();
+    let older = pages(0, 64, |k| compressible(k, 300));
+    assert!(matches!(zswap.store_run(slots.base(), &vm, N0, &older), (64, Ok(()))));
+    let others = zswap.reserve(1).unwrap().base();
+    zswap.store(others, &vm, N0, &compressible(99, 300)).unwrap();
+
+    vm.set_zswap_max(vm.usage() + 8 * 1024).unwrap();
+    let newer = pages(1000, 64, |k| compressible(k, 2000));
+    let (stored, result) = zswap.store_run(slots.base(), &vm, N0, &newer);
+    assert!(matches!(result, Err(Error::Limit { .. })), "{result:?}");
+    assert!((1..64).contains(&stored), "{stored} were stored");
+    for (k, slot) in slots.iter().enumerate() {
+        if k < stored {
+            assert!(read(&zswap, slot)[..] == newer[k][..]);
+        } else {
+            assert!(!zswap.is_stored(slot), "slot {k} holds a page of before the run");
+        }
     }
-    let area = zswap.devices()[0].area;
-    assert!(area.read_bytes > 0 && faulty.operations() > reads);
+    assert!(read(&zswap, others)[..] == compressible(99, 300)[..], "slots that are not of the run are left alone");
     zswap.assert_valid();
 }
 
 #[test]
-fn neighbours_are_read_in_fewer_requests_than_there_are_pages() {
-    let (faulty, zswap, slots) = instance();
-    let objects = zswap.devices().iter().find(|row| row.area.objects > 0).unwrap().area.objects;
-    faulty.replan(Plan::none());
-    load(&zswap, slots.base(), 256).1.unwrap();
-    let together = faulty.operations();
-    faulty.replan(Plan::none());
-    slots.iter().for_each(|slot| zswap.load(slot, &mut Page::zeroed()).unwrap());
-    let singly = faulty.operations();
-    assert!(together * 3 < singly * 2, "{together} requests for about {objects} objects, and {singly} one by one");
-}
-
-#[test]
-fn a_run_ends_at_the_first_page_that_cannot_be_had() {
-    let (_, zswap, slots) = instance();
-    zswap.free(slots.get(70).unwrap());
-    assert!(
-        matches!(load(&zswap, slots.base(), 256), (70, Err(Error::NotStored { slot })) if slot == slots.get(70).unwrap())
-    );
-    assert!(matches!(load(&zswap, slots.get(71).unwrap(), 100), (100, Ok(()))));
-    assert!(matches!(load(&zswap, slots.get(70).unwrap(), 3), (0, Err(Error::NotStored { .. }))));
-}
-
-#[test]
-fn what_fails_together_is_tried_alone() {
-    let (faulty, zswap, slots) = instance();
-    let faults = [
-        Fault::Errno(libc::EIO),
-        Fault::Short { bytes: 100 },
-        Fault::Torn { sectors: 1 },
-        Fault::Lost,
-        Fault::Misdirect { to: 1 << 20 },
-        Fault::Hang,
-    ];
-    for fault in faults {
-        for k in 1..5 {
-            faulty.replan(Plan::none().at(k, fault));
-            assert!(matches!(load(&zswap, slots.base(), 128), (128, Ok(()))), "{fault:?} at {k}");
-            assert!(faulty.tripped());
-            faulty.release();
-        }
+fn runs_mix_pages_of_all_kinds_and_cross_clusters() {
+    let zswap = small().build().unwrap();
+    let slots = zswap.reserve(2048).unwrap();
+    let first = slots.get(490).unwrap();
+    let same = |k: u64| page_of(Kind::SmallPattern, k / 40);
+    let mixed = |k: u64| if k / 10 % 2 == 0 { same(k) } else { any_page(k) };
+    for (round, make) in [&mixed as &dyn Fn(u64) -> Page, &same, &|k| any_page(k + 7), &mixed].into_iter().enumerate() {
+        let run = pages(0, 300, make);
+        assert!(matches!(zswap.store_run(first, &zswap.root(), N0, &run), (300, Ok(()))));
+        let mut back = vec![[0; 4096]; 300];
+        assert!(matches!(zswap.load_run(first, &mut back), (300, Ok(()))));
+        assert!(back == run, "round {round}");
+        zswap.assert_valid();
+        let stats = zswap.stats();
+        let stored = [stats.same_filled_pages, stats.pattern_pages, stats.compressed_pages, stats.incompressible_pages];
+        assert_eq!(stored.iter().sum::<u64>() + stats.physical_pages, 300);
     }
+    let gone = zswap.root().mkdir("gone").unwrap();
+    gone.offline().unwrap();
+    let (stored, result) = zswap.store_run(first, &gone, N0, &pages(0, 300, same));
+    assert!(stored == 0 && matches!(result, Err(Error::Memcg(_))), "{result:?}");
+    assert_eq!(zswap.free_run(SlotRange::new(slots.base(), 2048)), 0, "a refused run empties its slots");
+    let (stored, result) = zswap.store_run(slots.base() + 4096, &zswap.root(), N0, &pages(0, 3, same));
+    assert!(stored == 0 && matches!(result, Err(Error::Swap(swap::Error::NotReserved { .. }))), "{result:?}");
+    zswap.assert_valid();
+}
+
+#[test]
+fn ranges_and_lists_of_slots_are_emptied_whatever_backs_them() {
+    let zswap = small().build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slots = zswap.reserve(1 << 40).unwrap();
+    let far = slots.get(1 << 39).unwrap();
+    let fill = || {
+        for k in 0..1500 {
+            zswap.store(slots.get(k).unwrap(), &vm, N0, &any_page(k)).unwrap();
+        }
+        assert!(matches!(zswap.shrink_memcg(&vm, 400), Shrunk::Written(_)));
+        zswap.store(far, &vm, N0, &any_page(3)).unwrap();
+        for k in (0..1500).step_by(7) {
+            (0..20).for_each(|_| assert!(zswap.dup(slots.get(k).unwrap()).is_ok()));
+        }
+    };
+    fill();
+    let part = SlotRange::new(slots.get(100).unwrap(), 1000);
+    assert_eq!(zswap.free_run(part), 1000);
+    assert_eq!(zswap.free_run(part), 0);
+    zswap.assert_valid();
+    for k in [0, 99, 1100, 1499] {
+        assert!(read(&zswap, slots.get(k).unwrap())[..] == any_page(k)[..], "{k} is outside of the range");
+    }
+    assert_eq!(zswap.free_run(slots), 501, "the whole range, by what is there");
     zswap.quiesce();
     zswap.assert_valid();
-    assert_eq!(zswap.stats().failed_loads, 0);
+    assert_eq!((zswap.metadata().touched_clusters, vm.usage()), (0, 0));
+
+    fill();
+    let mut some: Vec<Slot> = (0..1500).step_by(3).map(|k| slots.get(k).unwrap()).collect();
+    some.extend([far, far, slots.get(9000).unwrap(), slots.get(1).unwrap()]);
+    some.swap(3, 400);
+    assert_eq!(zswap.free_many(&some), 502, "a slot named twice or never stored counts once or not");
+    assert!(zswap.is_stored(slots.get(2).unwrap()) && !zswap.is_stored(far));
+    zswap.assert_valid();
+    assert_eq!(zswap.free_run(slots), 999);
+    zswap.assert_valid();
+    assert_eq!(zswap.root().usage(), 0);
 }
 
 #[test]
-fn a_page_that_fails_alone_too_is_the_error_of_the_run() {
-    let (faulty, zswap, slots) = instance();
-    faulty.replan(Plan::none().down_from(1, libc::EIO));
-    let (read, result) = load(&zswap, slots.base(), 64);
-    assert!(read < 64 && result.is_err(), "{read}");
-    faulty.replan(Plan::none());
+fn slots_the_instance_chooses_are_nobody_elses_until_they_are_put() {
+    let zswap = small().build().unwrap();
+    let root = zswap.root();
+    let mine: Vec<Slot> = (0..1500).map(|k| zswap.store_new(&root, N0, &any_page(k)).unwrap()).collect();
+    assert_eq!(mine.iter().collect::<HashSet<_>>().len(), 1500);
+    assert!(matches!(zswap.shrink_memcg(&root, 300), Shrunk::Written(_)));
+    for (k, &slot) in mine.iter().enumerate() {
+        assert!(read(&zswap, slot)[..] == any_page(k as u64)[..]);
+    }
+    zswap.assert_valid();
+    zswap.dup(mine[0]).unwrap();
+    assert_eq!((zswap.put(mine[0]).unwrap(), zswap.put(mine[1]).unwrap()), (1, 0));
+    assert_eq!(zswap.free_many(&mine[2..1000]), 998);
+    let again: HashSet<Slot> = (0..1000).map(|k| zswap.store_new(&root, N0, &any_page(k)).unwrap()).collect();
+    assert!(!again.contains(&mine[0]) && mine[1000..].iter().all(|slot| !again.contains(slot)));
+    assert!(again.iter().filter(|slot| mine.contains(slot)).count() > 900, "numbers are used again");
+    assert!(read(&zswap, mine[0])[..] == any_page(0)[..]);
+    // A range never meets them.
+    let range = zswap.reserve(5000).unwrap();
+    assert!(again.iter().chain(&mine).all(|&slot| !range.contains(slot)));
     zswap.assert_valid();
 }
 
 #[test]
-fn threads_read_runs_and_pages_while_others_store_and_free() {
-    let (_, zswap, slots) = instance();
-    std::thread::scope(|scope| {
-        for seed in 0..3 {
-            let zswap = &zswap;
-            scope.spawn(move || {
-                let mut random = Random::new(seed);
-                for _ in 0..300 {
-                    let first = random.below(256);
-                    let n = 1 + random.below(256 - first) as usize;
-                    let (read, result) = load(zswap, slots.get(first).unwrap(), n);
-                    assert!(matches!(result, Ok(()) | Err(Error::NotStored { .. })), "{read}: {result:?}");
-                }
-            });
-        }
-        let mut random = Random::new(9);
-        for _ in 0..2000 {
-            let slot = slots.get(random.below(256)).unwrap();
-            zswap.free(slot);
-            zswap.store(slot, &zswap.root(), NodeId(0), &page(slot)).unwrap();
-            if random.below(50) == 0 {
-                let _ = zswap.shrink_memcg(&zswap.root(), 32);
-            }
-        }
-    });
-    (0..256).for_each(|k| zswap.load(slots.get(k).unwrap(), &mut Page::zeroed()).unwrap());
+fn a_page_that_is_refused_takes_no_slot() {
+    let zswap = small().build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    vm.set_writeback(false).unwrap();
+    vm.set_zswap_max(0).unwrap();
+    for k in 0..2000 {
+        assert!(matches!(zswap.store_new(&vm, N0, &compressible(k, 500)), Err(Error::Limit { .. })));
+    }
+    assert!(zswap.metadata().touched_clusters <= 1, "the slot that was claimed is used again");
+    let same = zswap.store_new(&vm, N0, &Page::zeroed()).unwrap();
+    assert!(matches!(zswap.store(same, &vm, N0, &Page::zeroed()), Ok(Stored::SameFilled)));
     zswap.assert_valid();
+    let tiny = Zswap::builder().slots_in_use(1024).address_space(16 << 20).worker(false).build().unwrap();
+    let all: HashSet<Slot> = (0..1024).map(|_| tiny.store_new(&tiny.root(), N0, &Page::zeroed()).unwrap()).collect();
+    assert_eq!(all.len(), 1024);
+    let refused = tiny.store_new(&tiny.root(), N0, &Page::zeroed());
+    assert!(matches!(refused, Err(Error::Swap(swap::Error::TooManySlots { in_use: 1024 }))), "{refused:?}");
+    tiny.assert_valid();
 }

@@ -152,7 +152,7 @@ fn pages_that_went_straight_to_the_device_are_read_for_their_memcg_and_node() {
 
 #[test]
 fn a_read_that_failed_protects_nothing() {
-    let device = FaultyDevice::new(MemoryDevice::new(8 << 20, 4096), Plan::none().at(2, Fault::Errno(libc::EIO)));
+    let device = FaultyDevice::new(MemoryDevice::new(8 << 20, 4096), Plan::none().at(2, Fault::Errno(libc::ENOMEM)));
     let zswap = base().device(device).build().unwrap();
     let root = zswap.root();
     let slots = fill(&zswap, &root, N0, 10);

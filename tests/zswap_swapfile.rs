@@ -79,7 +79,7 @@ fn a_flipped_byte_costs_that_page_and_no_other() {
     for slot in slots.iter() {
         match zswap.load(slot, &mut page) {
             Ok(()) => assert!(page[..] == compressible(slot.0, 1000)[..], "wrong data for {slot:?}"),
-            Err(error @ Error::Read { .. }) => {
+            Err(error @ Error::Lost { .. }) => {
                 assert!(error.to_string().contains(&format!("{}", slot.0)), "{error}");
                 lost.push(slot);
             }

@@ -255,13 +255,13 @@ impl Model {
                 let is_it = |version: &Option<PageOf>| version.is_some_and(|held| held.build()[..] == page[..]);
                 assert!(versions.iter().any(is_it), "slot {slot} came back with another page than {versions:?}");
             }
-            Err(Error::Read { source, .. }) => {
+            Err(Error::Lost { loss, .. }) => {
                 // A failure counts only if the slot still holds the page.
                 let held = versions.last().is_some_and(Option::is_some);
-                assert!(held, "slot {slot} holds nothing any more, and reading it says {source}");
-                assert!(self.faulty, "slot {slot} could not be read without a fault: {source}");
-                self.reached.note("corrupt blocks found", matches!(source, swap::Error::Corrupt { .. }));
-                self.reached.note("reads the device failed", matches!(source, swap::Error::Io { .. }));
+                assert!(held, "slot {slot} holds nothing any more, and reading it says {loss}");
+                assert!(self.faulty, "slot {slot} is lost without a fault: {loss}");
+                self.reached.note("corrupt blocks found", loss.why == swap::Why::Corrupt);
+                self.reached.note("reads the device failed", matches!(loss.why, swap::Why::Io { .. }));
             }
             Err(Error::NotStored { .. }) => assert!(versions.contains(&None), "slot {slot} has lost {versions:?}"),
             Err(other) => panic!("slot {slot} holds {versions:?}, and a load says {other:?}"),

@@ -96,6 +96,12 @@ impl Allowed {
         self.tiers != TierMask::ALL
     }
 
+    /// Whether a batch may go to this device, as it is now.
+    pub fn admits(&self, device: &DeviceRef<'_>) -> bool {
+        let tried = self.tried >> device.number() & 1 == 1;
+        self.tiers.contains(device.tier()) && !tried && device.state() == State::On
+    }
+
     /// The same without this device.
     #[must_use]
     pub const fn without(self, number: u8) -> Self {

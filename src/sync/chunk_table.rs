@@ -72,6 +72,11 @@ impl<T: Default> ChunkTable<T> {
         self.get(index).expect("the chunk was made above")
     }
 
+    /// Where the addresses of its chunks lie.
+    pub fn addresses(&self) -> std::ops::Range<usize> {
+        self.chunks.addresses()
+    }
+
     /// Bytes of memory that `elements` elements from the first on take: their chunks, and pages of addresses of chunks.
     pub fn bytes_of(elements: usize) -> usize {
         let chunks = elements.div_ceil(CHUNK);

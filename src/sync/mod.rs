@@ -19,6 +19,7 @@
 //! | [`Clock`] | a cheap time; under loom it stands still |
 //! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
+//! | [`Steps`] | fail points of protocols, for unit tests |
 //! | `process_mutex` | a lock that the process has once |
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
@@ -35,6 +36,7 @@ mod rank;
 mod record;
 mod region;
 mod seat;
+mod steps;
 mod table;
 mod tally;
 pub mod thread;
@@ -53,6 +55,9 @@ pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
 pub use seat::{Seat, Seated};
+pub use steps::{Step, StepFailed, Steps};
+#[cfg(test)]
+pub use steps::{How, Times};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
@@ -68,6 +73,10 @@ pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
 
 /// Devices an instance can have at once. Under loom, few, for the same reason.
 pub const DEVICES: usize = if cfg!(loom) { 2 } else { 32 };
+
+/// Slots that may be on their way to a device at once: as many as a segment of the smallest objects has. Under loom, few, for the
+/// same reason.
+pub const FLIGHTS: usize = if cfg!(loom) { 8 } else { 4096 };
 
 /// Clusters whose compressibility is remembered at once: 2 bytes each. Under loom one, for the same reason.
 pub const SAMPLED_CLUSTERS: usize = if cfg!(loom) { 1 } else { 4096 };

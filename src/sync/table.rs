@@ -63,6 +63,19 @@ impl<T: Zeroed> Table<T> {
         self.imp.prefetch(index);
     }
 
+    /// Where its elements lie, to look them up in `/proc/self/pagemap`.
+    #[cfg(not(loom))]
+    pub fn addresses(&self) -> Range<usize> {
+        let start = self.imp.get(0) as *const T as usize;
+        start..start + self.capacity * size_of::<T>()
+    }
+
+    /// Under loom, nowhere in particular.
+    #[cfg(loom)]
+    pub fn addresses(&self) -> Range<usize> {
+        0..0
+    }
+
     /// Give back the memory of the whole pages inside `range`, whose elements nobody writes any more. They are, or become,
     /// zero.
     ///

@@ -15,8 +15,8 @@ use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Device, DeviceOptions, Devices, SwapFile};
-use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Clock, Convoy, Planted, Turnstile};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use crate::sync::{Arc, Clock, Convoy, FLIGHTS, Planted, Steps, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
@@ -307,7 +307,8 @@ impl Builder {
             codec: AtomicU8::new(codec.get()),
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             devices,
-            inflight: Inflight::new(BATCHES * self.policy.batch, self.planted),
+            inflight: Inflight::new(FLIGHTS.max(BATCHES * self.policy.batch), self.planted),
+            leaving: AtomicU32::new(0),
             submission: Convoy::new(self.policy.batch, self.planted),
             cursor: Cursor::new(),
             nodes_cursor: Cursor::new(),
@@ -322,6 +323,7 @@ impl Builder {
             gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,
+            steps: Steps::default(),
         });
         core.tell_tiers();
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };

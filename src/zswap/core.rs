@@ -15,8 +15,8 @@ use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, Memcg, Registration, Tree};
 use crate::swap::{Devices, Slots};
-use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Arc, Convoy, Mailbox, Planted, Turnstile};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
+use crate::sync::{Arc, Convoy, Mailbox, Planted, Steps, Turnstile};
 use crate::units::{Slot, SlotRange};
 use crate::zsmalloc::Pool;
 
@@ -71,6 +71,8 @@ pub(super) struct Core {
     pub(super) contexts: Contexts,
     pub(super) devices: Devices,
     pub(super) inflight: Inflight,
+    /// Devices that somebody removes: a bit for each number.
+    pub(super) leaving: AtomicU32,
     /// Where stores at their limits share batches.
     pub(super) submission: Convoy<Member>,
     /// Whose turn it is to make room in the pool.
@@ -93,6 +95,7 @@ pub(super) struct Core {
     /// Why the last batch did not go, as a number; 0 if it went.
     pub(super) trouble: AtomicU8,
     pub(super) planted: Planted,
+    pub(super) steps: Steps,
 }
 
 /// Numbers that steer reclaim.

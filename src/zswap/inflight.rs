@@ -1,4 +1,4 @@
-//! [`Inflight`]: records of the writebacks that have begun and not ended.
+//! [`Inflight`]: records of the flights to a device, from the pool or from another place, that have begun and not ended.
 //!
 //! ```text
 //!            begin (bit set in the word)         finish: was it still live?
@@ -14,7 +14,7 @@
 //! records, in one array; cancelling scans it, and happens only where the bit says so.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Bug, Planted};
+use crate::sync::{Bug, Planted, Tally};
 use crate::units::Owner;
 
 const FREE: u64 = 0;
@@ -28,19 +28,23 @@ pub(super) struct Record(usize);
 pub(super) struct Inflight {
     /// Owner plus one, [`FREE`] or [`CANCELLED`].
     records: Box<[AtomicU64]>,
+    /// Records begun so far: where the next search begins, for those begun long ago are free by now.
+    begun: Tally,
     planted: Planted,
 }
 
 impl Inflight {
     /// Room for so many writebacks at once.
     pub(super) fn new(capacity: usize, planted: Planted) -> Self {
-        Inflight { records: (0..capacity).map(|_| AtomicU64::new(FREE)).collect(), planted }
+        Inflight { records: (0..capacity).map(|_| AtomicU64::new(FREE)).collect(), begun: Tally::new(), planted }
     }
 
     /// Begin a flight; `None` when all records are taken. Under the cluster lock of the owner.
     pub(super) fn begin(&self, owner: Owner) -> Option<Record> {
-        let live = u64::from(owner.0) + 1;
-        (0..self.records.len())
+        let (live, all) = (u64::from(owner.0) + 1, self.records.len());
+        let first = self.begun.add(1) as usize % all;
+        (first..all)
+            .chain(0..first)
             .find(|&i| self.records[i].compare_exchange(FREE, live, Ordering::Relaxed, Ordering::Relaxed).is_ok())
             .map(Record)
     }

@@ -5,7 +5,7 @@
 //!        |  ^                                       |
 //!        |  +------------- moved, freed, replaced --+
 //!        +-- same-filled, on a device, empty: word again under the cluster lock, then
-//!              fill | read, check, decode; a failure counts only if the word is unchanged after it | not stored
+//!              fill | read, check, decode; a failure counts only if the word is unchanged after it (`lost.rs`) | not stored
 //! ```
 //!
 //! No allocator, no lazily made or droppable thread-local, no lock that is held over client memory.
@@ -17,7 +17,7 @@ use super::store::BlockFlags;
 use crate::compress::{self, CodecId};
 use crate::memcg::{Event, ObjcgId};
 use crate::swap::{Content, Place, SlotGuard, SlotWord};
-use crate::sync::{self, Bug, thread::Backoff};
+use crate::sync::{self, thread::Backoff};
 use crate::units::{NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::ReadGuard;
 
@@ -47,8 +47,8 @@ impl Zswap {
     /// Read the page of a slot into `page`. The slot keeps it, and counts as referenced.
     ///
     /// # Errors
-    /// [`Error::NotStored`]; [`Error::Read`] when the device fails, which leaves the slot as it is; [`Error::Corrupt`]. After an
-    /// error the contents of `page` are unspecified.
+    /// [`Error::NotStored`]; [`Error::Lost`] when the device cannot read it back, now and ever after; [`Error::Read`] when it may
+    /// be read another time; [`Error::Corrupt`]. After an error the contents of `page` are unspecified.
     ///
     /// # Locks
     /// Directory (shared); for pages not in the pool the cluster. None while decoding or reading.
@@ -186,7 +186,7 @@ impl Core {
                 Content::Physical(_) if !may_wait => return Err(Error::NeedsIo { slot }),
                 Content::Physical(place) => {
                     let stalled = stalled.map(|objcg| self.tree.stall(objcg.id()));
-                    let failure = match self.read_place(slot, place, page) {
+                    let failure = match self.read_place(slot, word, place, page) {
                         Ok(node) => {
                             self.note_swapin(payer, node);
                             return Ok(read);
@@ -194,14 +194,8 @@ impl Core {
                         Err(failure) => failure,
                     };
                     drop(stalled);
-                    // Freed and reused while we read? Then it is no failure.
-                    let now = self.slots.lock(slot).map_or(SlotWord::EMPTY, |guard| guard.word());
-                    if now.same_content(word) || self.planted.is(Bug::LoadSkipsRevalidation) {
-                        self.counters.failed_loads.add(1);
-                        if let Error::Read { source, .. } = &failure {
-                            self.devices.blame(place, source);
-                        }
-                        return Err(failure);
+                    if let Some(error) = failure {
+                        return Err(error);
                     }
                 }
                 Content::Lost(loss) => return Err(Error::Lost { slot, loss }),
@@ -236,18 +230,28 @@ impl Core {
         Ok(Attempt::Done(Read { word, object: Some(object), state: None }))
     }
 
-    /// Read the page at a place, and say which node it came from.
-    fn read_place(&self, slot: Slot, place: Place, page: &mut [u8; PAGE_SIZE]) -> Result<NodeId, Error> {
+    /// Read the page at the place that `word` names for `slot`, and say which node it came from.
+    ///
+    /// # Errors
+    /// None where the word has changed meanwhile: then it is no failure.
+    fn read_place(
+        &self,
+        slot: Slot,
+        word: SlotWord,
+        place: Place,
+        page: &mut [u8; PAGE_SIZE],
+    ) -> Result<NodeId, Option<Error>> {
         // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
         let mut decoded = [0; PAGE_SIZE];
-        let node = self
-            .devices
-            .read(place, slot.0, |object| {
-                let pattern = BlockFlags::from_bits_retain(object.label.flags).contains(BlockFlags::PATTERN);
-                let decoded = self.decode(slot, object.label.codec, pattern, object.bytes, &mut decoded);
-                decoded.map(|()| NodeId(object.label.node))
-            })
-            .map_err(|source| Error::Read { slot, source })??;
+        let read = self.devices.read(place, slot.0, |object| {
+            let pattern = BlockFlags::from_bits_retain(object.label.flags).contains(BlockFlags::PATTERN);
+            let decoded = self.decode(slot, object.label.codec, pattern, object.bytes, &mut decoded);
+            decoded.map(|()| NodeId(object.label.node))
+        });
+        let node = match read {
+            Ok(decoding) => decoding.map_err(Some)?,
+            Err(failure) => return Err(self.unread(slot, word, place, failure)),
+        };
         *page = decoded;
         Ok(node)
     }

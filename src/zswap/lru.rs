@@ -166,6 +166,11 @@ impl Lru {
         self.links.codec(owner)
     }
 
+    /// Where the words lie in this process.
+    pub(super) fn addresses(&self) -> Range<usize> {
+        self.links.addresses()
+    }
+
     /// Give back the memory of the words of owners that nobody has.
     pub(super) fn discard(&self, owners: Range<usize>) {
         self.links.discard(owners);

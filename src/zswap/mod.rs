@@ -18,7 +18,9 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
-//! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
+//! - many slots at once, and slots for clients without numbers of their own: `runs.rs`; what slots cost: `metadata.rs`.
+//! - writeback: `writeback.rs`; what is on its way to a device: `flights.rs`, with the records of `inflight.rs`.
+//! - a page that cannot be read back: `lost.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
 //! - devices and their tiers, and who may use which: `tiers.rs`.
 //! - places on devices, and who pays for them: `places.rs`.
@@ -30,18 +32,28 @@
 
 mod builder;
 mod cells;
+mod cleaning;
+mod demotion;
 mod effort;
 mod error;
+#[cfg(all(test, not(loom)))]
+mod failing_steps;
+mod flights;
 mod inflight;
 mod load;
+mod load_run;
+mod lost;
 mod lru;
+mod metadata;
 mod nodes;
 mod places;
 mod pressure;
 mod proactive;
+mod promotion;
 mod reclaim;
 mod release;
 mod relief;
+mod relocate;
 mod reserve;
 mod runs;
 mod sampling;
@@ -51,6 +63,7 @@ mod store;
 mod submission;
 mod swap_out;
 mod swapins;
+mod swapoff;
 mod tiers;
 mod turns;
 mod valid;
@@ -62,14 +75,18 @@ mod core;
 
 pub use self::core::Zswap;
 pub use builder::{Builder, WRITEBACK_BATCH};
+pub use cleaning::Cleaned;
+pub use demotion::Demoted;
 pub use error::{Error, Unwritable};
 pub use load::{Installed, Taken};
+pub use metadata::Metadata;
 pub use pressure::{PressureError, PressureWatch, Trigger};
 pub use sampling::Sampling;
 pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
 pub use store::Stored;
 pub use swap_out::SwapOutError;
+pub use swapoff::{Progress, SwapoffError, SwapoffReport};
 #[doc(hidden)] // for its model
 pub use swapins::Swapins;
 pub use walk::{Form, Shrunk};

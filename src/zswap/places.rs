@@ -74,6 +74,9 @@ impl Drop for PlaceCharge<'_> {
 // === impl Held ===
 
 impl Held {
+    /// Nothing.
+    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY };
+
     pub(super) fn is_empty(&self) -> bool {
         self.word.is_empty()
     }

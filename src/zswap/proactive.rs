@@ -17,8 +17,10 @@ use super::Error;
 use super::core::Core;
 use super::turns::{Turn, Turns};
 use super::walk::Budget;
-use crate::memcg::{Ask, End, Memcg, Mover, Reclaimed, Reclaimer, Registration, Source, Unmoved};
+use crate::memcg::{Ask, End, Memcg, Mover, Reclaimed, Reclaimer, Registration, Source, To, Unmoved};
 use crate::sync::Arc;
+use crate::units::TierMask;
+use std::time::Duration;
 
 /// Serves requests of the tree, as long as it is registered.
 struct Server(Arc<Core>);
@@ -53,17 +55,40 @@ impl Mover for Server {
 
 impl Core {
     fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+        let stop = || ask.cancel.is_cancelled();
+        let tiers = match ask.to {
+            // What lies on a device has no age.
+            Some(To { from_pool: false, .. }) if ask.age.is_some() => {
+                return Reclaimed { bytes: 0, end: End::NothingToScan };
+            }
+            Some(To { tier, from_pool: false }) => return self.demote(memcg, tier, ask.bytes, &stop).into(),
+            Some(To { tier, from_pool: true }) => TierMask::only(tier),
+            None => TierMask::ALL,
+        };
+        self.write_to(memcg, ask.bytes, ask.age, ask.proactive, tiers, &stop)
+    }
+
+    /// Write so many payload bytes of what is in the pool to devices of these tiers.
+    pub(super) fn write_to(
+        &self,
+        memcg: &Memcg,
+        most_bytes: u64,
+        age: Option<Duration>,
+        proactive: bool,
+        tiers: TierMask,
+        stop: &dyn Fn() -> bool,
+    ) -> Reclaimed {
         let mut turns = Turns::of(self, memcg);
         let (mut bytes, mut failures) = (0, 0);
         let end = loop {
-            if bytes >= ask.bytes {
+            if bytes >= most_bytes {
                 break End::Met;
             }
-            if ask.cancel.is_cancelled() {
+            if stop() {
                 break End::Cancelled;
             }
-            let Ask { age, proactive, .. } = *ask;
-            let budget = Budget { bytes: ask.bytes - bytes, age, proactive, ..self.budget(self.policy.batch) };
+            let whole = self.budget(self.policy.batch);
+            let budget = Budget { bytes: most_bytes - bytes, age, proactive, tiers, ..whole };
             match turns.next(&budget) {
                 Turn::Written(some) => (bytes, failures) = (bytes + some, 0),
                 Turn::NoneWritten(_) => failures += 1,

@@ -125,24 +125,6 @@ impl Zswap {
     pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
         self.core.store_or_empty(slot, Payer { memcg, prepaid: None }, node, page)
     }
-
-    /// Store up to as many pages as there are in `pages` in consecutive slots; each as [`store`](Self::store) would. Returns
-    /// how many were stored: where it is fewer than `pages`, the error is that of the first that was not, and later ones
-    /// were not tried.
-    pub fn store_run(
-        &self,
-        first: Slot,
-        memcg: &Memcg,
-        node: NodeId,
-        pages: &[[u8; PAGE_SIZE]],
-    ) -> (usize, Result<(), Error>) {
-        for (k, page) in pages.iter().enumerate() {
-            if let Err(error) = self.store(first + k as u64, memcg, node, page) {
-                return (k, Err(error));
-            }
-        }
-        (pages.len(), Ok(()))
-    }
 }
 
 /// A store that has not succeeded. Dropped, it has failed, also by a panic of a codec's or a device's: the slot is emptied.

@@ -12,7 +12,7 @@
 //! times their payload on the device, and the stores 3.4 times as long.
 
 use super::core::Core;
-use super::writeback::Landed;
+use super::writeback::{Landed, Terms};
 use crate::memcg::GroupRef;
 use crate::units::Owner;
 
@@ -28,22 +28,30 @@ pub(super) struct Member {
 }
 
 impl Core {
-    /// Write these entries of `group` back, together with what others join meanwhile.
+    /// Write these entries of `group` back, together with what others join meanwhile. Calls `each_landed` as
+    /// [`write_entries`](Self::write_entries) does.
     ///
     /// # Locks
     /// None on entry. Waits for the batch under way, and for its own.
-    pub(super) fn write_back_joined(&self, group: GroupRef, owners: &[Owner]) -> Landed {
+    pub(super) fn write_back_joined(
+        &self,
+        group: GroupRef,
+        owners: &[Owner],
+        mut each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         let member = |&owner| Member { group, owner, landed: 0, batch: Landed::default() };
         let members: Vec<_> = owners.iter().map(member).collect();
         let told = self.submission.join(
             &members,
             |members| {
                 let entries: Vec<_> = members.iter().map(|member| (member.group, member.owner)).collect();
-                let batch = self.write_entries(&entries, u64::MAX, false, |k, bytes| members[k].landed = bytes);
+                let batch = self.write_entries(&entries, Terms::ALL, |k, bytes| members[k].landed = bytes);
                 members.iter_mut().for_each(|member| member.batch = batch);
             },
             |mine| {
                 let batch = mine.first().map_or(Landed::default(), |member| member.batch);
+                let landed = mine.iter().enumerate().filter(|(_, member)| member.landed > 0);
+                landed.for_each(|(at, member)| each_landed(at, member.landed));
                 Landed {
                     entries: mine.iter().filter(|member| member.landed > 0).count(),
                     bytes: mine.iter().map(|member| member.landed).sum(),
@@ -53,6 +61,6 @@ impl Core {
                 }
             },
         );
-        told.unwrap_or_else(|| self.write_back(group, owners, u64::MAX, false))
+        told.unwrap_or_else(|| self.write_back(group, owners, Terms::ALL, each_landed))
     }
 }

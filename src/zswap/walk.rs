@@ -19,8 +19,9 @@
 
 use super::core::{Core, Zswap};
 use super::lru::{Lap, Limits, Look, Which};
+use super::writeback::Terms;
 use crate::memcg::{GroupRef, Memcg, MemcgId};
-use crate::units::{NodeMask, Owner};
+use crate::units::{NodeMask, Owner, TierMask};
 use std::time::Duration;
 
 /// Entries of each node that a walk of [`Form::PerNode`] looks at (`SWAP_CLUSTER_MAX`).
@@ -66,6 +67,8 @@ pub(super) struct Budget {
     pub(super) until_written: bool,
     /// Somebody asked for it by name: what it writes counts as proactive.
     pub(super) proactive: bool,
+    /// The tiers that entries may go to, as far as their memcgs allow.
+    pub(super) tiers: TierMask,
     /// What it picks joins the batch that stores at their limits fill together.
     pub(super) join: bool,
 }
@@ -93,7 +96,13 @@ struct Walker<'a> {
     group: GroupRef,
     budget: Budget,
     walk: Walk,
+    laps: Vec<Lap>,
+    /// Entries to be written, which several lists may fill: a batch is one write.
     picked: Vec<Owner>,
+    /// For each of them the number of its lap.
+    from: Vec<u32>,
+    /// Their payload bytes.
+    picked_bytes: u64,
 }
 
 impl Zswap {
@@ -125,7 +134,16 @@ impl Core {
     /// So many entries of all nodes, and no other bound.
     pub(super) fn budget(&self, entries: usize) -> Budget {
         let nodes = self.all_nodes();
-        Budget { entries, bytes: u64::MAX, age: None, nodes, until_written: false, proactive: false, join: false }
+        Budget {
+            entries,
+            bytes: u64::MAX,
+            age: None,
+            nodes,
+            until_written: false,
+            proactive: false,
+            tiers: TierMask::ALL,
+            join: false,
+        }
     }
 
     /// Write back the cold end of one memcg within the budget. It looks at nothing where there is no device, where writeback is
@@ -143,28 +161,40 @@ impl Core {
         let turn = self.lru.next_walk(memcg.group());
         let first = turn as usize % nodes.len().max(1);
         let in_turn = || nodes.iter().skip(first).chain(nodes.iter().take(first));
-        let picked = Vec::with_capacity(budget.entries.min(self.policy.batch));
-        let mut walker = Walker { core: self, group: memcg.group(), budget: *budget, walk: Walk::default(), picked };
+        let most = budget.entries.min(self.policy.batch);
+        let mut walker = Walker {
+            core: self,
+            group: memcg.group(),
+            budget: *budget,
+            walk: Walk::default(),
+            laps: Vec::with_capacity(2 * nodes.len()),
+            picked: Vec::with_capacity(most),
+            from: Vec::with_capacity(most),
+            picked_bytes: 0,
+        };
         match self.policy.form {
             Form::Shared => {
-                let of = |raw| in_turn().map(move |node| Lap::of(Which { node, raw }));
-                let mut raw: Vec<Lap> = of(true).collect();
                 let all: u64 = nodes.iter().map(|node| self.lru.len(walker.group, node)).sum();
-                for lap in &mut raw {
-                    walker.go_round(lap, true);
-                    walker.go_on(lap, share(turn, budget.entries, self.lru.list_len(walker.group, lap.which), all));
+                for node in in_turn() {
+                    let (which, lap) = (Which { node, raw: true }, walker.laps.len());
+                    walker.begin(which, true);
+                    // What is picked has as good as left.
+                    let picked = walker.from.iter().filter(|&&from| from as usize == lap).count();
+                    let left = self.lru.list_len(walker.group, which).saturating_sub(picked as u64);
+                    walker.go_on(lap, share(turn, budget.entries, left, all));
                 }
-                of(false).for_each(|mut lap| walker.go_round(&mut lap, false));
-                raw.iter_mut().for_each(|lap| walker.go_round(lap, false));
+                in_turn().for_each(|node| walker.begin(Which { node, raw: false }, false));
+                (0..nodes.len()).for_each(|lap| walker.go_round(lap, false));
             }
             Form::PerNode => {
                 for node in in_turn() {
                     let entries = walker.walk.scanned + PER_NODE;
                     walker.budget = Budget { entries, bytes: u64::MAX, until_written: false, ..*budget };
-                    Which::of(node).into_iter().for_each(|which| walker.go_round(&mut Lap::of(which), false));
+                    Which::of(node).into_iter().for_each(|which| walker.begin(which, false));
                 }
             }
         }
+        walker.write();
         walker.walk
     }
 
@@ -199,8 +229,21 @@ impl Walker<'_> {
             || budget.until_written && walk.bytes > 0
     }
 
+    /// Whether what is picked is to be written before more is: a batch is full of it, or it would meet the budget.
+    fn has_enough(&self) -> bool {
+        let enough =
+            self.picked.len() >= self.core.policy.batch || self.walk.bytes + self.picked_bytes >= self.budget.bytes;
+        !self.picked.is_empty() && (enough || self.budget.join)
+    }
+
+    /// Begin a lap, and go round.
+    fn begin(&mut self, which: Which, cold_only: bool) {
+        self.laps.push(Lap::of(which));
+        self.go_round(self.laps.len() - 1, cold_only);
+    }
+
     /// Go on with a lap by so many entries.
-    fn go_on(&mut self, lap: &mut Lap, entries: usize) {
+    fn go_on(&mut self, lap: usize, entries: usize) {
         let whole = self.budget.entries;
         self.budget.entries = whole.min(self.walk.scanned + entries);
         self.go_round(lap, false);
@@ -208,33 +251,54 @@ impl Walker<'_> {
     }
 
     /// Go on with a lap. `cold_only`: up to the first referenced entry.
-    fn go_round(&mut self, lap: &mut Lap, cold_only: bool) {
-        while !self.is_over() {
-            let Budget { entries, bytes, age, proactive, .. } = self.budget;
-            let entries = (entries - self.walk.scanned).min(self.core.policy.batch);
-            let limits = Limits { entries, bytes: bytes - self.walk.bytes, age, cold_only };
-            self.picked.clear();
-            let look = |owner| self.core.look(owner);
-            let seen = self.core.lru.scan(self.group, lap, &limits, look, &mut self.picked);
+    fn go_round(&mut self, lap: usize, cold_only: bool) {
+        loop {
+            if self.has_enough() {
+                self.write();
+            }
+            if self.is_over() {
+                return;
+            }
+            let Budget { entries, bytes, age, .. } = self.budget;
+            let entries = (entries - self.walk.scanned).min(self.core.policy.batch - self.picked.len());
+            let limits = Limits { entries, bytes: bytes - self.walk.bytes - self.picked_bytes, age, cold_only };
+            let (core, picked_bytes) = (self.core, &mut self.picked_bytes);
+            let look = |owner| {
+                let look = core.look(owner);
+                *picked_bytes += if let Look::Pick(len) = look { len as u64 } else { 0 };
+                look
+            };
+            let seen = core.lru.scan(self.group, &mut self.laps[lap], &limits, look, &mut self.picked);
             if seen == 0 {
                 return;
             }
+            self.from.resize(self.picked.len(), lap as u32);
             self.walk.scanned += seen;
-            self.walk.warm |= lap.is_over();
-            if self.picked.is_empty() {
-                continue;
-            }
-            let landed = if self.budget.join {
-                self.core.write_back_joined(self.group, &self.picked)
-            } else {
-                self.core.write_back(self.group, &self.picked, limits.bytes, proactive)
-            };
-            lap.took(landed.entries);
-            self.walk.bytes += landed.bytes;
-            self.walk.written += landed.entries;
-            self.walk.refused |= landed.device_refused;
-            self.walk.at_limit = self.walk.at_limit.or(landed.at_limit);
+            self.walk.warm |= self.laps[lap].is_over();
         }
+    }
+
+    /// Write what is picked.
+    fn write(&mut self) {
+        if self.picked.is_empty() {
+            return;
+        }
+        let (laps, from) = (&mut self.laps, &self.from);
+        let took = |at: usize, _| laps[from[at] as usize].took(1);
+        let landed = if self.budget.join {
+            self.core.write_back_joined(self.group, &self.picked, took)
+        } else {
+            let Budget { bytes, proactive, tiers, .. } = self.budget;
+            let terms = Terms { most_bytes: bytes - self.walk.bytes, proactive, tiers };
+            self.core.write_back(self.group, &self.picked, terms, took)
+        };
+        self.walk.bytes += landed.bytes;
+        self.walk.written += landed.entries;
+        self.walk.refused |= landed.device_refused;
+        self.walk.at_limit = self.walk.at_limit.or(landed.at_limit);
+        self.picked.clear();
+        self.from.clear();
+        self.picked_bytes = 0;
     }
 }
 

@@ -9,8 +9,8 @@
 //!
 //! It wakes before the limit is reached (half way between threshold and limit), gives up after a number of rounds without
 //! progress, and then lets kicks wait for a moment, so it never spins. Its other work: compaction when too much is wasted and
-//! warm frames when nothing happens (`zsmalloc/upkeep.rs`), memcgs whose limit was lowered, empty clusters, holes in the
-//! swapfile.
+//! warm frames when nothing happens (`zsmalloc/upkeep.rs`), memcgs whose limit was lowered, empty clusters; tiers that are
+//! too full, sparse segments, and holes in swapfiles.
 
 use super::Error;
 use super::core::{Core, Zswap};
@@ -28,7 +28,7 @@ const COMPACT_PER_ROUND: u64 = 512 << 10;
 /// After a run in vain, kicks wait so long: every store near the limit sends one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Holes are punched in the swapfile when nobody kicked for so long: under pressure the next batch fills them again, and they were
+/// Swapfiles are cleaned, and holes punched in them, when nobody kicked for so long: under pressure the next batch fills them again, and they were
 /// a quarter of the worker's time on an idle disk, all of it on a busy one.
 const CALM: Duration = Duration::from_millis(100);
 
@@ -228,9 +228,12 @@ impl Core {
         self.tidy_until(|| false);
     }
 
-    /// The same; on the device as long as nobody wants us to stop.
+    /// The same; on the devices as long as nobody wants us to stop: what is above a high mark goes to the next tier, sparse segments
+    /// are cleaned, and holes are punched where nothing lives.
     fn tidy_until(&self, stop: impl Fn() -> bool) {
         self.tidy_memory();
+        self.level(&stop);
+        let _ = self.clean_until(u64::MAX, &stop);
         self.devices.maintain_until(stop);
     }
 }

@@ -9,61 +9,21 @@
 //!                        cancelled: free the place.  write failed: clear the bit, the entry stays
 //! ```
 //!
-//! - **W1** A slot has exactly one valid copy the word names; the object is freed only after the word names the place.
-//! - **W2** Emptying or replacing a slot in flight cancels its record under the cluster lock; a cancelled flight never
-//!   switches a word, whatever the slot holds by then (R-12).
+//! - **W1**, **W2**, **W4** Those of flights: `flights.rs`.
 //! - **W3** Bytes count as written back when their word was switched: payload bytes, not slot sizes (T1).
 
 use super::core::Core;
 use super::error::Unwritable;
-use super::inflight::Record;
+use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
-use crate::memcg::{Event, GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Label, Outgoing, Place, SlotWord, Tenant};
-use crate::sync::{self, Bug, thread::Backoff};
-use crate::units::{Owner, PAGE_SIZE};
+use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
+use crate::swap::{Allowed, Content, Label, Outgoing, SlotWord, Tenant};
+use crate::sync::{self, Bug, Step, thread::Backoff};
+use crate::units::{Owner, PAGE_SIZE, TierMask};
 
-/// An entry on its way to the device.
-struct Flight<'a> {
-    owner: Owner,
-    record: Record,
-    place: Place,
-    charge: PlaceCharge<'a>,
-    /// Payload bytes on their way.
-    length: usize,
-}
-
-/// The flights of a batch. What has not landed when it is dropped (a device panicked) ends as if the write had failed, so that
-/// no slot stays marked.
-struct Flights<'a> {
-    core: &'a Core,
-    /// Each with its place among the entries that the caller named.
-    under_way: Vec<(usize, Flight<'a>)>,
-    /// Somebody asked for it by name.
-    proactive: bool,
-}
-
-impl Flights<'_> {
-    /// Land them all, and tell of each that left the pool; what did in all.
-    fn land(&mut self, written: bool, mut each: impl FnMut(usize, u64)) -> Landed {
-        let mut landed = Landed::default();
-        while let Some((at, flight)) = self.under_way.pop() {
-            if let Some(length) = self.core.land(flight, written, self.proactive) {
-                landed.entries += 1;
-                landed.bytes += length as u64;
-                each(at, length as u64);
-            }
-        }
-        landed
-    }
-}
-
-impl Drop for Flights<'_> {
-    fn drop(&mut self) {
-        self.land(false, |_, _| {});
-    }
-}
+/// The steps of the landing.
+const LANDING: Landing = [Step::EntryLanding, Step::EntrySwitched, Step::EntryFreed];
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,28 +38,64 @@ pub(super) struct Landed {
     pub(super) at_limit: Option<MemcgId>,
 }
 
+/// What is to be written, beside which entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// It ends with the entry whose payload meets this.
+    pub(super) most_bytes: u64,
+    /// Somebody asked for it by name.
+    pub(super) proactive: bool,
+    /// The tiers that they may go to, as far as their memcgs allow.
+    pub(super) tiers: TierMask,
+}
+
+impl Terms {
+    /// All, to wherever they may go.
+    pub(super) const ALL: Terms = Terms { most_bytes: u64::MAX, proactive: false, tiers: TierMask::ALL };
+}
+
+/// Entries that may all go to the same devices, on their way there, a batch after another.
+struct Entries<'a, F> {
+    core: &'a Core,
+    entries: &'a [(GroupRef, Owner)],
+    allowed: Allowed,
+    terms: Terms,
+    each_landed: F,
+    /// The first that no batch was offered to.
+    next: usize,
+    /// Payload bytes on their way, or landed.
+    launched: u64,
+    /// Of whom nothing more may be charged.
+    full: Option<GroupRef>,
+    landed: Landed,
+}
+
 impl Core {
-    /// Write these entries of `group` back, as many as a batch and the device hold and until their payloads have `most_bytes`.
-    /// Entries that meanwhile left the group, are in flight or are gone are passed over. `proactive`: somebody asked for it by
-    /// name.
-    pub(super) fn write_back(&self, group: GroupRef, owners: &[Owner], most_bytes: u64, proactive: bool) -> Landed {
+    /// Write these entries of `group` back, as many as devices hold and until their payloads meet the terms. Entries that
+    /// meanwhile left the group, are in flight or are gone are passed over. Calls `each_landed` for those that left the pool, with
+    /// its place in `owners` and its payload bytes.
+    pub(super) fn write_back(
+        &self,
+        group: GroupRef,
+        owners: &[Owner],
+        terms: Terms,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         let entries: Vec<_> = owners.iter().map(|&owner| (group, owner)).collect();
-        self.write_entries(&entries, most_bytes, proactive, |_, _| {})
+        self.write_entries(&entries, terms, each_landed)
     }
 
-    /// The same for entries of several groups. Calls `each` for those that left the pool, with its place in `entries` and its
-    /// payload bytes.
+    /// The same for entries of several groups.
     pub(super) fn write_entries(
         &self,
         entries: &[(GroupRef, Owner)],
-        most_bytes: u64,
-        proactive: bool,
+        terms: Terms,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
-        let mut left = most_bytes;
+        let mut left = terms;
         self.by_tiers(entries, each_landed, |allowed, entries, each| {
-            let landed = self.write_alike(allowed, entries, left, proactive, each);
-            left = left.saturating_sub(landed.bytes);
+            let landed = self.write_alike(allowed.within(terms.tiers), entries, left, each);
+            left.most_bytes = left.most_bytes.saturating_sub(landed.bytes);
             landed
         })
     }
@@ -107,10 +103,9 @@ impl Core {
     /// The same for entries that may all go to the same devices.
     fn write_alike(
         &self,
-        allowed: &Allowed,
+        allowed: Allowed,
         entries: &[(GroupRef, Owner)],
-        most_bytes: u64,
-        proactive: bool,
+        terms: Terms,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
         sync::assert_no_lock_held("writing back");
@@ -118,67 +113,129 @@ impl Core {
             return Landed::default();
         }
         entries.chunk_by(|a, b| a.0 == b.0).for_each(|alike| self.swapins.prepare(alike[0].0));
-        // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
-        let geometry = self.devices.geometry();
-        let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
-        let begun = self.devices.begin(allowed, least, least + each * entries.len());
-        let Ok(mut batch) = begun.inspect_err(|error| self.note_trouble(Some(Unwritable::of(error)))) else {
-            let memcg = entries.first().and_then(|&(group, _)| self.tree.get(group));
-            memcg.iter().for_each(|memcg| note_refused(memcg, false));
-            // Others may have tiers where there is room.
-            let at_limit = memcg.filter(|_| allowed.is_restricted()).map(|memcg| memcg.id());
-            return Landed { device_refused: at_limit.is_none(), at_limit, ..Landed::default() };
-        };
-        let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
-        let (mut launched, mut full, mut at_limit) = (0, None, None);
-        for (at, &(group, owner)) in entries.iter().enumerate() {
-            // Their lengths may be others than when they were picked.
-            if launched >= most_bytes {
-                break;
-            }
-            if full == Some(group) {
-                continue;
-            }
-            match self.launch(group, owner, &mut batch) {
-                Launch::Off(flight) => {
-                    launched += flight.length as u64;
-                    flights.under_way.push((at, flight));
-                }
-                Launch::PassedOver => {}
-                Launch::AtLimit(whose) => (full, at_limit) = (Some(group), Some(whose)),
-                Launch::BatchFull => break,
-            }
-        }
-        if flights.under_way.is_empty() {
-            return Landed { at_limit, ..Landed::default() };
-        }
-        if self.planted.is(Bug::WritebackSwitchesEarly) {
-            flights.land(true, |_, _| {});
-        }
-        let written = batch.write().is_ok() || self.planted.is(Bug::WritebackIgnoresFailure);
-        if !written {
-            self.counters.failed_writes.add(1);
-        }
-        self.note_trouble((!written).then_some(Unwritable::WriteFailed));
-        Landed { device_refused: !written, at_limit, ..flights.land(written, each_landed) }
+        let (next, launched, full, landed) = (0, 0, None, Landed::default());
+        let mut writing = Entries { core: self, entries, allowed, terms, each_landed, next, launched, full, landed };
+        while writing.goes_on() && writing.write_some() {}
+        writing.landed
+    }
+}
+
+impl<F: FnMut(usize, u64)> Entries<'_, F> {
+    fn goes_on(&self) -> bool {
+        self.next < self.entries.len() && self.launched < self.terms.most_bytes
     }
 
+    /// Offer the entries from the next one on to one device after another, until one has written some. False when none has.
+    fn write_some(&mut self) -> bool {
+        let (core, first, mut allowed) = (self.core, self.next, self.allowed);
+        let mut failed = None;
+        self.full = None;
+        loop {
+            // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
+            let geometry = core.devices.geometry();
+            let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
+            let begun = core.begin_batch(&allowed, least, least + each * (self.entries.len() - first));
+            let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
+            let step = core.steps.reach(Step::WritebackBegun);
+            let batch = match begun.and_then(|batch| step.map(|()| batch).map_err(|_| Unwritable::DeviceFull)) {
+                Ok(batch) => batch,
+                Err(why) => {
+                    self.refuse(why, failed.is_some());
+                    return false;
+                }
+            };
+            let number = batch.number();
+            if self.write_batch(batch) {
+                return true;
+            }
+            // All over again, also for the refusal if nobody takes them.
+            (self.next, self.full) = (first, None);
+            failed = Some(Unwritable::WriteFailed);
+            allowed = allowed.without(number);
+        }
+    }
+
+    /// No device takes what is left.
+    fn refuse(&mut self, why: Unwritable, failed: bool) {
+        self.core.note_trouble(Some(why));
+        let memcg = self.core.tree.get(self.entries[self.next].0).filter(|_| !failed);
+        memcg.iter().for_each(|memcg| note_refused(memcg, false));
+        // Others may have tiers where there is room.
+        let restricted = memcg.filter(|_| self.allowed.is_restricted());
+        self.landed.device_refused = restricted.is_none();
+        self.landed.at_limit = self.landed.at_limit.or(restricted.map(|memcg| memcg.id()));
+    }
+
+    /// Fill a batch and write it. False when the write failed: then nothing has changed.
+    fn write_batch(&mut self, mut batch: Outgoing<'_>) -> bool {
+        let (core, before) = (self.core, self.launched);
+        let mut flights = Flights::new(core, self.entries.len() - self.next, LANDING);
+        while self.goes_on() {
+            let (group, owner) = self.entries[self.next];
+            if self.full != Some(group) {
+                match core.launch(group, owner, &mut batch) {
+                    Launch::Off(flight) => {
+                        self.launched += flight.length() as u64;
+                        flights.push(self.next, flight);
+                    }
+                    Launch::PassedOver => {}
+                    Launch::AtLimit(whose) => {
+                        self.full = Some(group);
+                        self.landed.at_limit = self.landed.at_limit.or(Some(whose));
+                    }
+                    Launch::BatchFull if flights.len() > 0 => break,
+                    Launch::BatchFull => {} // there are as many flights as there may be
+                }
+            }
+            self.next += 1;
+        }
+        if flights.len() == 0 {
+            return true;
+        }
+        let (landed, each_landed, proactive) = (&mut self.landed, &mut self.each_landed, self.terms.proactive);
+        let each = |at, bytes| {
+            landed.entries += 1;
+            landed.bytes += bytes;
+            each_landed(at, bytes);
+        };
+        if core.planted.is(Bug::WritebackSwitchesEarly) {
+            flights.land(proactive, each);
+            return batch.write().is_ok();
+        }
+        if batch.write().is_err() && !core.planted.is(Bug::WritebackIgnoresFailure) {
+            core.counters.failed_writes.add(1);
+            drop(flights);
+            self.launched = before;
+            return false;
+        }
+        core.note_trouble(None);
+        flights.arrive();
+        if core.steps.reach(Step::WritebackWritten).is_ok() {
+            flights.land(proactive, each);
+        }
+        true
+    }
+}
+
+impl Core {
     fn launch(&self, group: GroupRef, owner: Owner, batch: &mut Outgoing<'_>) -> Launch<'_> {
         let Some(mut guard) = self.slots.lock_owner(owner) else { return Launch::PassedOver };
         let word = guard.word();
         let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
         let Some(payer) = self.owned_by(owner, word, group).filter(|_| is_free) else { return Launch::PassedOver };
-        let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
-        guard.set_writeback(true);
+        let Some(marked) = Marked::begin(self, &mut guard) else { return Launch::BatchFull };
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
         let length = word.entry().expect("it was just found to belong to the group").length;
         drop(guard);
+        if self.steps.reach(Step::EntryMarked).is_err() {
+            return Launch::PassedOver;
+        }
 
         let charge = match PlaceCharge::take(&self.tree, payer, length) {
             Ok(charge) => charge,
             Err(hit) => {
-                if self.end(owner, record)
+                if marked.end()
                     && let Some(memcg) = self.tree.get(group)
                 {
                     note_refused(&memcg, true);
@@ -186,6 +243,9 @@ impl Core {
                 return Launch::AtLimit(hit.id());
             }
         };
+        if self.steps.reach(Step::EntryCharged).is_err() {
+            return Launch::PassedOver;
+        }
         let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
         let tenant = Tenant { owner, payer: charge.objcg().raw() };
         let mut backoff = Backoff::new();
@@ -201,13 +261,14 @@ impl Core {
             }
             backoff.wait(); // compaction moved it: the word says where to
         };
-        match place {
-            Some(place) => Launch::Off(Flight { owner, record, place, charge, length }),
-            None => {
-                let cancelled = !self.end(owner, record);
-                if cancelled { Launch::PassedOver } else { Launch::BatchFull }
-            }
+        let Some(place) = place else {
+            return if marked.end() { Launch::BatchFull } else { Launch::PassedOver };
+        };
+        let mut flight = Flight::new(marked, None, place, Toll::Paid(charge), length);
+        if self.steps.reach(Step::EntryCopied).is_err() {
+            flight.abort();
         }
+        Launch::Off(flight)
     }
 
     /// The objcg of the object that the word names, if its memcg is `group` (a memcg at its limit writes back its own entries
@@ -224,56 +285,6 @@ impl Core {
             word = again; // moved while we looked
         }
         None
-    }
-
-    /// End a flight that does not switch its word: clear the bit unless it was cancelled. Whether it was live.
-    fn end(&self, owner: Owner, record: Record) -> bool {
-        let guard = self.slots.lock_owner(owner);
-        let live = self.inflight.finish(record);
-        if live {
-            let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-            guard.set_writeback(false);
-        }
-        live
-    }
-
-    /// The batch is written, or failed: switch the word unless the flight was cancelled. Payload bytes that left the pool.
-    fn land(&self, flight: Flight<'_>, written: bool, proactive: bool) -> Option<usize> {
-        let Flight { owner, record, place, charge, .. } = flight;
-        if !written {
-            self.end(owner, record);
-            return None; // the batch gave its places back
-        }
-        let guard = self.slots.lock_owner(owner);
-        if !self.inflight.finish(record) {
-            drop(guard);
-            self.devices.free(place);
-            if self.planted.is(Bug::CancelKeepsCharge) {
-                std::mem::forget(charge);
-            }
-            return None;
-        }
-        let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-        let switched = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        let old = guard.switch(switched);
-        let Some(entry) = old.entry() else {
-            // Only under a planted bug: the slot was emptied or replaced, and the flight not told.
-            assert!(self.planted.is(Bug::WritebackIgnoresCancel), "W2: a live flight's slot holds its entry");
-            return None;
-        };
-        let objcg = self.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
-        self.off_the_lru(owner, old);
-        charge.leave_to(place);
-        self.counters.leave(old);
-        self.counters.enter(switched);
-        self.tree.count(objcg, Event::ZswpWb, 1);
-        self.tree.count(objcg, Event::ZswpWbBytes, entry.length as u64);
-        if proactive {
-            self.tree.count(objcg, Event::ZswpWbProactiveBytes, entry.length as u64);
-        }
-        drop(guard);
-        self.pool.free(owner, entry.location, entry.length);
-        Some(entry.length)
     }
 }
 

@@ -357,6 +357,7 @@ impl Model {
             stats.compressed_pages,
             stats.incompressible_pages,
             stats.physical_pages,
+            stats.lost_pages,
         ];
         assert_eq!(slots.iter().sum::<u64>(), count(true), "1: every stored page is in one of {slots:?}");
         let online: Vec<usize> = self.online().collect();

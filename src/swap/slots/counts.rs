@@ -43,6 +43,10 @@ impl Counts {
         self.counts.get(owner.0 as usize).store(references.into(), Ordering::Relaxed);
     }
 
+    pub(super) fn addresses(&self) -> Range<usize> {
+        self.counts.addresses()
+    }
+
     /// Give back the memory of counts that are all 0 and that nobody changes now.
     pub(super) fn discard(&self, owners: Range<usize>) {
         // A refusal (locked memory) costs memory only: they are 0 already.

@@ -148,6 +148,10 @@ impl Directory {
         Locked { directory: self, state: self.state.lock() }
     }
 
+    pub(super) fn addresses(&self) -> Range<usize> {
+        self.entries.addresses()
+    }
+
     /// Bytes of memory of the section in use.
     pub(super) fn bytes(&self) -> usize {
         (size_of::<u32>() << self.level.load(Ordering::Relaxed)).next_multiple_of(crate::units::FRAME_SIZE)

@@ -113,6 +113,7 @@ impl Slots {
             guard.word().is_empty()
         })?;
         cursor.store((offset + 1) as u32, Ordering::Relaxed);
+        guard.next_generation();
         guard.put(word);
         Some(guard.slot())
     }

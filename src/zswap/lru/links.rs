@@ -143,6 +143,10 @@ impl Links {
         self.words.prefetch(owner.0 as usize);
     }
 
+    pub(super) fn addresses(&self) -> Range<usize> {
+        self.words.addresses()
+    }
+
     pub(super) fn discard(&self, owners: Range<usize>) {
         // A refusal (locked memory) costs memory only: words off the lists are set before they are used.
         let _ = self.words.discard(owners);

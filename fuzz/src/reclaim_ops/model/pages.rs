@@ -88,9 +88,9 @@ impl Model {
     fn check_read(&mut self, slot: u8, held: PageOf, result: Result<(), Error>, page: &Page) {
         match result {
             Ok(()) => assert!(held.build()[..] == page[..], "1: slot {slot} came back with another page than {held:?}"),
-            Err(Error::Read { source, .. }) => {
-                assert!(self.faulty, "1: slot {slot} could not be read without a fault: {source}");
-                self.reached.note("corrupt blocks found", matches!(source, swap::Error::Corrupt { .. }));
+            Err(Error::Lost { loss, .. }) => {
+                assert!(self.faulty, "1: slot {slot} is lost without a fault: {loss}");
+                self.reached.note("corrupt blocks found", loss.why == swap::Why::Corrupt);
             }
             Err(other) => panic!("1: slot {slot} holds {held:?}, and a load says {other:?}"),
         }

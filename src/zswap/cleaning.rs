@@ -1,0 +1,117 @@
+//! Cleaning: what lives in sparse segments goes together, so that whole segments become free.
+//!
+//! ```text
+//!   before   [x.x...x] [..x.x..] [xxxxxx.] [x..x...]      . dead
+//!   after    [       ] [       ] [xxxxxx.] [xxxxxxx]      sparsest first; one segment is kept for it
+//! ```
+//!
+//! - **C1** A device is clean when it uses no more than 1.25 times the bytes that live there. The worker cleans when nothing else
+//!   is to be done, and whoever finds no room for a batch cleans a segment before the device counts as full.
+//! - **C2** A segment's objects are written in one batch, sealed anew, and land one by one (`relocate.rs`); those that are on their
+//!   way at that moment are passed over.
+//! - **C3** Who moves objects out of a device has its one buffer for that, so cleaners take turns. Work is bounded by segments: a
+//!   call ends when a segment did not become free.
+
+use super::core::{Core, Zswap};
+use super::relocate::{Moved, Mover, Route, To};
+use crate::swap::{Allowed, AreaStats, DeviceRef, Outgoing, SegmentId};
+use crate::sync::{self, Step};
+
+/// Segments that are cleaned for one batch, at most. Where 19 bytes in 20 live, each gives a twentieth of one.
+const PER_BATCH: usize = 32;
+
+/// What cleaning came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub struct Cleaned {
+    /// Segments whose objects were moved.
+    pub segments: u64,
+    /// Objects that were.
+    pub objects: u64,
+    /// Bytes of their blocks.
+    pub moved_bytes: u64,
+    /// Bytes that the devices use less.
+    pub won_bytes: u64,
+    /// Pages that could not be read back, and are lost.
+    pub lost: u64,
+}
+
+impl Zswap {
+    /// Clean all devices until each uses no more than 1.25 times what lives there, or so many bytes were moved. The worker does it
+    /// by itself when nothing else is to be done.
+    ///
+    /// # Locks
+    /// None while reading and writing; then as writeback.
+    pub fn clean(&self, most_bytes: u64) -> Cleaned {
+        self.core.clean_until(most_bytes, &|| false)
+    }
+}
+
+/// Whether a device uses more than it should (C1).
+pub(super) fn is_sparse(stats: &AreaStats) -> bool {
+    stats.reclaimable_bytes > 0 && stats.used_bytes > stats.live_bytes + stats.live_bytes / 4
+}
+
+impl Core {
+    /// Clean until `stop` says so, which is asked before each segment.
+    pub(super) fn clean_until(&self, most_bytes: u64, stop: &dyn Fn() -> bool) -> Cleaned {
+        sync::assert_no_lock_held("cleaning");
+        let mut cleaned = Cleaned::default();
+        for device in self.devices.iter() {
+            while cleaned.moved_bytes < most_bytes && !stop() && is_sparse(&device.stats()) {
+                if !self.clean_one(&device, &mut cleaned) {
+                    break;
+                }
+            }
+        }
+        cleaned
+    }
+
+    /// Clean the sparsest segment of a device. False when that won nothing.
+    fn clean_one(&self, device: &DeviceRef<'_>, cleaned: &mut Cleaned) -> bool {
+        let Some(id) = device.sparsest() else { return false };
+        if self.steps.reach(Step::CleaningChose).is_err() {
+            return false;
+        }
+        let before = device.stats().used_bytes;
+        let moved = self.clean_segment(device, id);
+        let won = before.saturating_sub(device.stats().used_bytes);
+        cleaned.segments += 1;
+        cleaned.objects += moved.objects();
+        cleaned.moved_bytes += moved.left_bytes;
+        cleaned.won_bytes += won;
+        cleaned.lost += moved.lost;
+        won > 0
+    }
+
+    fn clean_segment(&self, device: &DeviceRef<'_>, id: SegmentId) -> Moved {
+        let mut mover = Mover::new(self, Route { pool: false, to: To::Same, whose: &|_| true });
+        mover.segment(device, id, &|_| false);
+        mover.moved
+    }
+
+    /// A batch on an allowed device; where none has room, devices are cleaned until one has.
+    ///
+    /// # Errors
+    /// As [`Devices::begin`](crate::swap::Devices::begin), when cleaning does not help.
+    pub(super) fn begin_batch(
+        &self,
+        allowed: &Allowed,
+        least: usize,
+        most: usize,
+    ) -> Result<Outgoing<'_>, crate::swap::Error> {
+        let mut cleaned = Cleaned::default();
+        for _ in 0..PER_BATCH {
+            let refused = match self.devices.begin(allowed, least, most) {
+                Ok(batch) => return Ok(batch),
+                Err(refused) => refused,
+            };
+            let mut to_clean = self.devices.iter().filter(|device| allowed.admits(device));
+            if !to_clean.any(|device| device.stats().reclaimable_bytes > 0 && self.clean_one(&device, &mut cleaned)) {
+                return Err(refused);
+            }
+        }
+        self.devices.begin(allowed, least, most)
+    }
+}

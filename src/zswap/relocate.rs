@@ -1,0 +1,407 @@
+//! Relocation: what lives in a segment goes elsewhere. Cleaning, demotion and swapoff are policies over it.
+//!
+//! ```text
+//!   segment, one read     [obj] [obj]  X  [obj] ...          live objects by their reverse words, in device order
+//!   per object            cluster lock { word names the place, not in flight }      else: freed, replaced, or on its way
+//!                         verify                                                    flawed: the page is lost (lost.rs)
+//!      into the pool      promotion.rs                                              refused by a limit: to a device
+//!      to a device        record, writeback bit; copy into a batch; write; land     flights.rs
+//! ```
+//!
+//! - **R1** An object is moved if its slot's word names its place, and by nobody else meanwhile; one that is freed or replaced on the
+//!   way is not brought back.
+//! - **R2** Only verified bytes are copied. What cannot be read becomes lost where it is, and is not copied as if it could.
+//! - **R3** The charge goes along with an object of the same size: it is never charged twice, so that a full limit keeps nobody
+//!   from cleaning up.
+//! - **R4** A reverse word whose slot does not name the place belongs to a flight that has not landed, or has to be freed: it is
+//!   counted as busy, and whoever wants the segment empty looks again.
+
+use super::core::Core;
+use super::flights::{Flight, Flights, Landing, Marked, Toll};
+use super::places::PlaceCharge;
+use super::promotion::{Promoted, names};
+use super::store::BlockFlags;
+use crate::compress::CodecId;
+use crate::memcg::ObjcgId;
+use crate::swap::{
+    self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotWord, Tenant,
+};
+use crate::sync::{self, FLIGHTS, Step};
+use crate::units::{PAGE_SIZE, Slot};
+
+const LANDING: Landing = [Step::PlaceLanding, Step::PlaceSwitched, Step::PlaceFreed];
+
+/// Where objects may go.
+pub(super) struct Route<'r> {
+    /// Into the pool, first of all.
+    pub(super) pool: bool,
+    /// To which devices: tiers are narrowed down to those that each object's payer may use.
+    pub(super) to: To,
+    /// Whose objects: those whose payer this says yes to.
+    pub(super) whose: &'r dyn Fn(ObjcgId) -> bool,
+}
+
+/// To which devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// The one they are on, so that a segment becomes free.
+    Same,
+    /// Others.
+    Others(Allowed),
+    /// None.
+    Nowhere,
+}
+
+/// What came of the objects of segments.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Moved {
+    /// Objects that were looked at.
+    pub(super) touched: u64,
+    /// Of those, how many went to the pool,
+    pub(super) to_pool: u64,
+    /// to a place,
+    pub(super) to_places: u64,
+    /// or could not be read, and are lost;
+    pub(super) lost: u64,
+    /// were freed or replaced by then,
+    pub(super) gone: u64,
+    /// were on their way,
+    pub(super) busy: u64,
+    /// belong to somebody else,
+    pub(super) foreign: u64,
+    /// and had nowhere to go.
+    pub(super) stranded: u64,
+    /// Payload bytes that were moved,
+    pub(super) payload_bytes: u64,
+    /// and that are in the batch that is being filled.
+    pub(super) under_way: u64,
+    /// Bytes of the blocks they left.
+    pub(super) left_bytes: u64,
+    /// Why the pool did not take one, as its limit says.
+    pub(super) refused: Option<String>,
+    /// Why a device did not.
+    pub(super) device_refused: Option<String>,
+    /// A device failed in a way that says nothing about the page.
+    pub(super) failed: Option<String>,
+}
+
+impl Moved {
+    /// Objects that were moved.
+    pub(super) fn objects(&self) -> u64 {
+        self.to_pool + self.to_places
+    }
+
+    fn count(&mut self, from: Place, payload: usize) {
+        self.payload_bytes += payload as u64;
+        self.left_bytes += from.len_bytes() as u64;
+    }
+}
+
+/// Moves objects away, in batches.
+pub(super) struct Mover<'a, 'r> {
+    core: &'a Core,
+    route: Route<'r>,
+    batch: Option<Going<'a>>,
+    pub(super) moved: Moved,
+}
+
+/// A batch that is being filled.
+struct Going<'a> {
+    batch: Outgoing<'a>,
+    flights: Flights<'a>,
+}
+
+/// One object of a segment.
+struct One {
+    place: Place,
+    tenant: Tenant,
+    slot: Slot,
+    word: SlotWord,
+}
+
+/// Bytes of an object that was verified.
+struct Opened {
+    label: Label,
+    len: usize,
+    bytes: [u8; PAGE_SIZE],
+}
+
+impl Opened {
+    fn new() -> Self {
+        Opened { label: Label::default(), len: 0, bytes: [0; PAGE_SIZE] }
+    }
+
+    /// Whether it is the page as it was.
+    fn is_raw(&self) -> bool {
+        self.len == PAGE_SIZE
+    }
+
+    fn take(&mut self, object: &ObjectRef<'_>) {
+        (self.label, self.len) = (object.label, object.bytes.len());
+        self.bytes[..self.len].copy_from_slice(object.bytes);
+    }
+
+    fn as_ref(&self) -> ObjectRef<'_> {
+        ObjectRef { label: self.label, bytes: &self.bytes[..self.len] }
+    }
+}
+
+impl<'a, 'r> Mover<'a, 'r> {
+    pub(super) fn new(core: &'a Core, route: Route<'r>) -> Self {
+        sync::assert_no_lock_held("moving what lives in a segment");
+        Mover { core, route, batch: None, moved: Moved::default() }
+    }
+
+    /// Move what lives in a segment, until `stop` says so, which is asked before each object.
+    pub(super) fn segment(&mut self, device: &DeviceRef<'_>, id: SegmentId, stop: &dyn Fn(&Moved) -> bool) {
+        let mut lease = match device.lease_segment() {
+            Ok(lease) => lease,
+            Err(hung) => {
+                self.moved.failed = Some(hung.to_string());
+                return;
+            }
+        };
+        let (objects, mut image) = match device.read_segment(id, &mut lease) {
+            Ok(None) => return,
+            Ok(Some(image)) => (image.objects().to_vec(), Some(image)),
+            // One bad sector costs the objects on it, and no others.
+            Err(swap::Error::Io { .. }) => (device.objects_of(id), None),
+            Err(hung) => {
+                self.moved.failed = Some(hung.to_string());
+                return;
+            }
+        };
+        if let Err(failed) = self.core.steps.reach(Step::SegmentRead) {
+            self.moved.failed = Some(failed.to_string());
+            return;
+        }
+        let mut opened = Opened::new();
+        for (i, &(place, tenant)) in objects.iter().enumerate() {
+            if stop(&self.moved) {
+                break;
+            }
+            if !(self.route.whose)(ObjcgId::from_raw(tenant.payer)) {
+                self.moved.foreign += 1;
+                continue;
+            }
+            self.moved.touched += 1;
+            let Some(one) = self.look(place, tenant) else { continue };
+            if self.open(&one, image.as_mut().map(|image| (image, i)), &mut opened) {
+                let left = objects[i..].iter().map(|(place, _)| usize::from(place.blocks)).sum();
+                self.send(&one, &opened, left);
+            }
+        }
+        // While the lease is ours: who has it may wait for a write buffer, but nobody waits the other way round.
+        self.flush();
+    }
+
+    /// See whether the slot of a reverse word names the place, and is not on its way.
+    fn look(&mut self, place: Place, tenant: Tenant) -> Option<One> {
+        let guard = self.core.slots.lock_owner(tenant.owner);
+        match guard.filter(|guard| names(guard, place)) {
+            Some(guard) if guard.word().writeback() => self.moved.busy += 1,
+            Some(guard) => return Some(One { place, tenant, slot: guard.slot(), word: guard.word() }),
+            // Freed meanwhile, or not named yet.
+            None if self.core.devices.get(place.device).is_some_and(|device| device.tenant(place).is_some()) => {
+                self.moved.busy += 1;
+            }
+            None => self.moved.gone += 1,
+        }
+        None
+    }
+
+    /// Verify the object. False when that is its end here.
+    fn open(&mut self, one: &One, image: Option<(&mut SegmentImage<'_, '_>, usize)>, opened: &mut Opened) -> bool {
+        if let Some((image, i)) = image
+            && let Ok(object) = image.open(i, one.slot.0)
+        {
+            opened.take(&object);
+            return true;
+        }
+        // Alone: the image may be older than the object, or another's sector may have failed the read.
+        match self.core.devices.read(one.place, one.slot.0, |object| opened.take(&object)) {
+            Ok(()) => return true,
+            Err(failure) => match self.core.unread(one.slot, one.word, one.place, failure) {
+                None => self.moved.gone += 1,
+                Some(super::Error::Lost { .. }) => self.moved.lost += 1,
+                Some(error) => {
+                    self.moved.busy += 1;
+                    self.moved.failed = Some(error.to_string());
+                }
+            },
+        }
+        false
+    }
+
+    /// Send it where it may go. So many blocks are left in its segment, its own included.
+    fn send(&mut self, one: &One, opened: &Opened, left: usize) {
+        if self.route.pool {
+            match self.core.promote(one.tenant.owner, one.place, &opened.as_ref()) {
+                Promoted::Done => {
+                    self.moved.to_pool += 1;
+                    self.moved.count(one.place, opened.len);
+                    return;
+                }
+                Promoted::Overtaken => return self.moved.gone += 1,
+                Promoted::Failed(failed) => {
+                    self.moved.failed = Some(failed.to_string());
+                    return self.moved.busy += 1;
+                }
+                Promoted::Refused(why) => self.moved.refused = Some(why.to_string()),
+            }
+        }
+        match self.launch(one, opened, left) {
+            Launched::Off => {}
+            Launched::Overtaken => self.moved.gone += 1,
+            Launched::Busy => self.moved.busy += 1,
+            Launched::Nowhere => self.moved.stranded += 1,
+        }
+    }
+
+    /// Copy it into a batch.
+    fn launch(&mut self, one: &One, opened: &Opened, left: usize) -> Launched {
+        let core = self.core;
+        loop {
+            let may_convert = self.route.to != To::Same;
+            let Some(going) = self.batch_for(one, left) else { return Launched::Nowhere };
+            let whole = may_convert && going.batch.device().whole_pages() && !opened.is_raw();
+            if !going.batch.fits(if whole { PAGE_SIZE } else { opened.len }) {
+                self.flush();
+                continue;
+            }
+            let Some(mut guard) = core.slots.lock_owner(one.tenant.owner).filter(|guard| names(guard, one.place))
+            else {
+                return Launched::Overtaken;
+            };
+            if guard.word().writeback() {
+                return Launched::Busy;
+            }
+            let Some(marked) = Marked::begin(core, &mut guard) else {
+                drop(guard);
+                if going.flights.len() == 0 {
+                    return Launched::Busy;
+                }
+                self.flush();
+                continue;
+            };
+            let payer = whole.then(|| core.tree.borrow(ObjcgId::from_raw(one.tenant.payer)));
+            drop(guard);
+            if let Err(failed) = core.steps.reach(Step::PlaceMarked) {
+                self.moved.failed = Some(failed.to_string());
+                return Launched::Busy;
+            }
+            let toll = match payer.map(|payer| PlaceCharge::take(&core.tree, payer, PAGE_SIZE)) {
+                None => Toll::Carried,
+                Some(Ok(charge)) => Toll::Paid(charge),
+                Some(Err(hit)) => {
+                    self.moved.device_refused = Some(hit.to_string());
+                    return Launched::Nowhere;
+                }
+            };
+            let mut page = [0; PAGE_SIZE];
+            let (label, bytes) = if whole {
+                let pattern = BlockFlags::from_bits_retain(opened.label.flags).contains(BlockFlags::PATTERN);
+                if core.decode(one.slot, opened.label.codec, pattern, &opened.bytes[..opened.len], &mut page).is_err() {
+                    return Launched::Nowhere; // a load will say what is wrong with it
+                }
+                (Label { codec: CodecId::RAW.get(), flags: 0, ..opened.label }, &page[..])
+            } else {
+                (opened.label, &opened.bytes[..opened.len])
+            };
+            let to = going.batch.push(one.slot.0, label, one.tenant, bytes.len(), |to| to.copy_from_slice(bytes));
+            let to = to.expect("it was asked whether it fits");
+            let mut flight = Flight::new(marked, Some(one.place), to, toll, opened.len);
+            let failed = core.steps.reach(Step::PlaceCopied).err();
+            if failed.is_some() {
+                flight.abort();
+            }
+            going.flights.push(one.place.len_bytes(), flight);
+            self.moved.failed = failed.map(|failed| failed.to_string()).or(self.moved.failed.take());
+            self.moved.under_way += opened.len as u64;
+            return Launched::Off;
+        }
+    }
+
+    /// The batch that is being filled, if it may have this object, or another.
+    fn batch_for(&mut self, one: &One, left: usize) -> Option<&mut Going<'a>> {
+        let core = self.core;
+        let tiers = core.tree.allowed_tiers(ObjcgId::from_raw(one.tenant.payer));
+        if self
+            .batch
+            .as_ref()
+            .is_some_and(|going| self.route.to != To::Same && !tiers.contains(going.batch.device().tier()))
+        {
+            self.flush();
+        }
+        if self.batch.is_none() {
+            let geometry = core.devices.geometry();
+            let begun = match self.route.to {
+                To::Nowhere => return None,
+                To::Same => {
+                    let pages = left.div_ceil(geometry.blocks_per_page()).clamp(1, geometry.batch_pages);
+                    core.devices.begin_for_cleaning(one.place.device, pages, pages)
+                }
+                To::Others(allowed) => {
+                    let allowed = allowed.within(tiers).without(one.place.device);
+                    core.devices.begin(&allowed, geometry.pages_for(PAGE_SIZE), geometry.batch_pages)
+                }
+            };
+            match begun {
+                Ok(batch) if core.steps.reach(Step::MoveBegun).is_ok() => {
+                    let most = batch.device().geometry().batch_pages * geometry.blocks_per_page();
+                    self.batch = Some(Going { batch, flights: Flights::new(core, most.min(FLIGHTS), LANDING) });
+                }
+                Ok(_) => return None,
+                Err(refused) => {
+                    self.moved.device_refused = Some(refused.to_string());
+                    return None;
+                }
+            }
+        }
+        self.batch.as_mut()
+    }
+
+    /// Write what is in the batch, and have it land.
+    fn flush(&mut self) {
+        let Some(Going { batch, mut flights }) = self.batch.take() else { return };
+        self.moved.under_way = 0;
+        if flights.len() == 0 {
+            return;
+        }
+        let number = batch.number();
+        if let Err(error) = batch.write() {
+            self.core.counters.failed_writes.add(1);
+            self.moved.stranded += flights.len() as u64;
+            self.moved.device_refused = Some(error.to_string());
+            if let To::Others(allowed) = &mut self.route.to {
+                *allowed = allowed.without(number);
+            } else {
+                self.route.to = To::Nowhere;
+            }
+            return;
+        }
+        flights.arrive();
+        if let Err(failed) = self.core.steps.reach(Step::MoveWritten) {
+            self.moved.failed = Some(failed.to_string());
+            return;
+        }
+        let (moved, all) = (&mut self.moved, flights.len() as u64);
+        let before = moved.to_places;
+        let failed = flights.land(false, |blocks_bytes, payload| {
+            moved.to_places += 1;
+            moved.payload_bytes += payload;
+            moved.left_bytes += blocks_bytes as u64;
+        });
+        // The others were cancelled.
+        moved.gone += all - (moved.to_places - before);
+        moved.failed = failed.map(|failed| failed.to_string()).or(moved.failed.take());
+    }
+}
+
+/// What became of an object that was to be copied into a batch.
+enum Launched {
+    Off,
+    Overtaken,
+    Busy,
+    Nowhere,
+}
