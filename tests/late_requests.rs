@@ -34,7 +34,9 @@ fn byte(slot: u64) -> u8 {
 
 fn write(area: &Area, slots: impl Iterator<Item = u64>) -> Result<Vec<(u64, Place)>, Error> {
     let mut batch = area.begin_at_least(56, 64)?;
-    let push = |slot| (slot, batch.push(slot, Label::default(), TENANT, 2000, |to| to.fill(byte(slot))).expect("there is room"));
+    let push = |slot| {
+        (slot, batch.push(slot, Label::default(), TENANT, 2000, |to| to.fill(byte(slot))).expect("there is room"))
+    };
     let places = slots.map(push).collect();
     batch.write().map(|_| places)
 }

@@ -22,7 +22,7 @@ use crate::sync;
 use crate::units::{NodeId, PAGE_SIZE, Slot};
 
 /// Pages read together at most: the bits of a word, and about 5 KiB of stack.
-const TOGETHER: usize = 64;
+pub(super) const TOGETHER: usize = 64;
 
 impl Zswap {
     /// Read consecutive slots. Returns how many pages were read, from the first on: where it is fewer than `pages`, the error is
