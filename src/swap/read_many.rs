@@ -57,6 +57,7 @@ impl Area {
     /// [`Rank::Buffers`](crate::sync::Rank::Buffers), not across the reads, nor while `f` runs.
     pub fn read_many(&self, objects: &mut [ReadOne], mut f: impl FnMut(usize, ObjectRef<'_>)) {
         assert_no_lock_held("reading from a device");
+        self.settle();
         objects.sort_unstable_by_key(|object| object.place.block);
         let mut next = 0;
         while next < objects.len() {
@@ -86,7 +87,7 @@ impl Area {
                 for object in &objects[span.objects.clone()] {
                     let start = (object.place.offset_bytes() - offset) as usize;
                     let block = &mut lease[start..start + object.place.len_bytes()];
-                    if let Ok(opened) = open(block, self.seed(), &object.place, object.slot) {
+                    if let Ok(opened) = open(block, self.protection(), &object.place, object.slot) {
                         f(object.key, opened);
                     }
                 }
