@@ -29,6 +29,7 @@ mod error;
 mod faulty;
 mod geometry;
 mod header;
+mod iothread;
 mod loss;
 mod memory;
 mod options;
@@ -39,6 +40,7 @@ mod slots;
 mod space;
 mod swapfile;
 mod syscalls;
+mod uring;
 mod word;
 
 pub use area::{Area, AreaStats};
