@@ -13,7 +13,7 @@ use std::path::Path;
 use zspool_fuzz::list::List;
 use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
-use zspool_fuzz::{Reached, pool_ops, reclaim_ops, zswap_ops};
+use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swap_table_ops, zswap_ops};
 
 /// Run every seed of a target, as libFuzzer would.
 fn replay<R: for<'a> Arbitrary<'a>>(target: &str, run: impl Fn(R) -> Reached) -> Reached {
@@ -85,6 +85,28 @@ fn seeds_of_zswap_reach_what_they_are_for() {
             "stores refused for a memcg's limit",
             "stores refused for the pool limit",
             "stores refused for want of memory",
+        ],
+    );
+}
+
+#[test]
+fn seeds_of_the_swap_table_reach_what_they_are_for() {
+    let reached = replay("swap_table_ops", swap_table_ops::run);
+    assert_reached(
+        &reached,
+        &[
+            "batches a device failed",
+            "devices beside others",
+            "devices reinstated",
+            "operations done during a request",
+            "pages on devices at the end",
+            "pages written back or through",
+            "pages written through",
+            "retired devices",
+            "slots freed or replaced during their write",
+            "stores refused for a memcg's limit",
+            "stores refused for the pool limit",
+            "tiers in use beside others",
         ],
     );
 }

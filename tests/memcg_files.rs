@@ -55,7 +55,8 @@ fn bad_requests_are_einval_with_a_sentence() {
         "1 swappiness=201",
         "1 age=abc",
         "1 age=18446744073709551616",
-        "1 to=ssd",
+        "1 to=",
+        "1 to=ssd source=anon",
     ];
     for text in bad {
         let error = refused(&vm, "memory.reclaim", text);
@@ -67,6 +68,8 @@ fn bad_requests_are_einval_with_a_sentence() {
     let file = refused(&vm, "memory.reclaim", "1 source=file");
     assert_eq!((file.errno(), matches!(file, Error::Unserved { .. })), (libc::EINVAL, true));
     assert!(file.to_string().contains("source=file"));
+    let tier = refused(&vm, "memory.reclaim", "1 to=ssd");
+    assert_eq!((tier.errno(), matches!(tier, Error::NoSuchTier { .. })), (libc::EINVAL, true));
     let both = refused(&vm, "memory.reclaim", "1 source=anon swappiness=0");
     assert_eq!(both, Error::Request(RequestError::SourceAndSwappiness));
     assert_eq!(refused(&vm, "memory.reclaim", "1").errno(), libc::EAGAIN, "there is nothing");
@@ -87,7 +90,7 @@ fn every_file_refuses_what_it_does_not_take_by_errno() {
             Some(_) if name == "cgroup.procs" => assert_eq!(refused(&vm, name, "1").errno(), libc::EOPNOTSUPP),
             Some(_) => assert_eq!(refused(&vm, name, " \n").errno(), libc::EINVAL, "{name}"),
         }
-        if name.ends_with(".max") || name == "memory.high" {
+        if name.ends_with(".max") && name != "memory.swap.tiers.max" || name == "memory.high" {
             for text in ["12Q", "-1", "MAX", "1 2", "0x10", "1.5M", "18446744073709551616", "1T0", "4096\0", "max 1"] {
                 let error = refused(&vm, name, text);
                 assert_eq!(error.errno(), libc::EINVAL, "{name} {text:?}");

@@ -13,6 +13,7 @@ mod support;
 use oracle::{Cost, Oracle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use support::{Random, rest_of_device};
 use zspool::swap::{Device, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Plan, Request};
 use zspool::zswap::Zswap;
@@ -36,9 +37,10 @@ enum Trouble {
     AstrayReads,
     Anything,
     Down,
+    Hangs,
 }
 
-const TROUBLES: [Trouble; 13] = [
+const TROUBLES: [Trouble; 14] = [
     Trouble::WritesFail,
     Trouble::NoRoom,
     Trouble::ShortWrites,
@@ -52,6 +54,7 @@ const TROUBLES: [Trouble; 13] = [
     Trouble::AstrayReads,
     Trouble::Anything,
     Trouble::Down,
+    Trouble::Hangs,
 ];
 
 impl Trouble {
@@ -65,23 +68,25 @@ impl Trouble {
             Trouble::LostWrites => Fault::Lost,
             Trouble::FlippedWrites | Trouble::FlippedReads => Fault::Flip { bit: random.below(bits) as usize },
             Trouble::AstrayWrites | Trouble::AstrayReads => Fault::Misdirect { to: random.below(DEVICE_BYTES as u64) },
+            Trouble::Hangs => Fault::Hang,
             Trouble::Anything => TROUBLES[random.below(11) as usize].fault(random),
         }
     }
 
     fn of_reads(self) -> bool {
         use Trouble::*;
-        matches!(self, ReadsFail | ShortReads | FlippedReads | AstrayReads | Anything | Down)
+        matches!(self, ReadsFail | ShortReads | FlippedReads | AstrayReads | Anything | Down | Hangs)
     }
 
     fn of_writes(self) -> bool {
-        matches!(self, Trouble::Anything | Trouble::Down) || !self.of_reads()
+        matches!(self, Trouble::Anything | Trouble::Down | Trouble::Hangs) || !self.of_reads()
     }
 
-    /// What writes that are admitted to have failed cost: nothing. The others may cost what lies on the device.
+    /// What writes that are admitted to have failed cost, and requests that come late: nothing. The others may cost what lies on
+    /// the device.
     fn cost(self) -> Cost {
         match self {
-            Trouble::WritesFail | Trouble::NoRoom | Trouble::ShortWrites => Cost::Nothing,
+            Trouble::WritesFail | Trouble::NoRoom | Trouble::ShortWrites | Trouble::Hangs => Cost::Nothing,
             _ => Cost::OnDevice(u64::MAX),
         }
     }
@@ -123,6 +128,9 @@ const DEVICE_BYTES: usize = 96 * 4096;
 const SLOTS: u64 = 96;
 const STEPS: usize = 500;
 
+/// The client's work comes in so many parts, between which hung requests are let go.
+const PARTS: usize = 10;
+
 fn instance(device: Arc<Split>, random: &mut Random) -> Zswap {
     let geometry = Geometry {
         batch_pages: [4, 8, 16][random.below(3) as usize],
@@ -147,7 +155,8 @@ fn instance(device: Arc<Split>, random: &mut Random) -> Zswap {
 fn round(trouble: Trouble, seed: u64, cost: Cost) -> u64 {
     let random = &mut Random::new(seed);
     let plain = Arc::new(MemoryDevice::new(DEVICE_BYTES, 4096));
-    let faulty = FaultyDevice::new(Arc::clone(&plain), Plan::none());
+    // Requests that hang are given up at once.
+    let faulty = FaultyDevice::with_timeout(Arc::clone(&plain), Plan::none(), Duration::ZERO);
     let device = Arc::new(Split { plain, faulty, trouble });
     let threads = 1 + random.below(2);
     let title = format!("{trouble:?}, seed {seed}, {threads} threads");
@@ -158,7 +167,12 @@ fn round(trouble: Trouble, seed: u64, cost: Cost) -> u64 {
     let mut met = 0;
     for _ in 0..3 {
         device.faulty.replan(trouble.plan(random));
-        oracle.churn(STEPS / threads as usize);
+        for _ in 0..PARTS {
+            oracle.churn(STEPS / threads as usize / PARTS);
+            // What hangs is done late, and what it held is used again.
+            device.faulty.release();
+            oracle.zswap.quiesce();
+        }
         met += device.faulty.faults();
         // Well again: what was lost is known by its error, and stays so.
         device.faulty.replan(Plan::none());

@@ -113,8 +113,8 @@ pub enum Meanwhile {
 pub enum Done {
     Freed(u8, bool),
     Stored(u8, PageOf, Result<(), Error>),
-    Dupped(u8, Result<u8, Error>),
-    Put(u8, Result<u8, Error>),
+    Dupped(u8, Result<u32, Error>),
+    Put(u8, Result<u32, Error>),
     Offline(Memcg),
 }
 

@@ -155,7 +155,7 @@ struct Model {
     memcgs: Vec<Memcg>,
     born: usize,
     /// What each slot holds, and its references.
-    held: HashMap<u8, (PageOf, u8)>,
+    held: HashMap<u8, (PageOf, u32)>,
     /// A fault was planned: reads may fail from now on, and writes may have failed unseen.
     faulty: bool,
     /// Some commit may have been refused.
@@ -197,7 +197,7 @@ impl Model {
     /// Every page that the slot has held, oldest first, while the log of what was done meanwhile is gone through.
     fn catch_up(&mut self, slot: Option<u8>) -> Vec<Option<PageOf>> {
         let mut versions = Vec::new();
-        let mut note = |held: &HashMap<u8, (PageOf, u8)>| {
+        let mut note = |held: &HashMap<u8, (PageOf, u32)>| {
             versions.extend(slot.map(|slot| held.get(&slot).map(|(page, _)| *page)));
         };
         note(&self.held);
@@ -223,18 +223,18 @@ impl Model {
         versions
     }
 
-    fn dupped(&mut self, slot: u8, result: Result<u8, Error>) {
+    fn dupped(&mut self, slot: u8, result: Result<u32, Error>) {
         match (result, self.held.get_mut(&slot)) {
             (Ok(n), Some((_, count))) => {
                 *count += 1;
                 assert_eq!(n, *count);
             }
-            (Err(Error::TooManyReferences { .. }), Some((_, 15))) | (Err(Error::NotStored { .. }), None) => {}
+            (Err(Error::NotStored { .. }), None) => {}
             other => panic!("dup of slot {slot}: {other:?}"),
         }
     }
 
-    fn put(&mut self, slot: u8, result: Result<u8, Error>) {
+    fn put(&mut self, slot: u8, result: Result<u32, Error>) {
         match (result, self.held.get_mut(&slot)) {
             (Ok(n), Some((_, count))) => {
                 *count -= 1;

@@ -87,6 +87,27 @@ pub enum Error {
         /// What those above allow.
         above: NodeMask,
     },
+    /// No tier has this name.
+    #[error("there is no tier {name:?}{}", match known.as_str() {
+        "" => ", nor any other: add a swap device first".to_owned(),
+        known => format!("; the tiers are {known}"),
+    })]
+    NoSuchTier {
+        /// The name.
+        name: String,
+        /// The names there are, with commas.
+        known: String,
+    },
+    /// A request names a tier that the memcg may not use.
+    #[error(
+        "{path} may not use the tier {tier}: memory.swap.tiers.max is 0 for it there or above; write \"{tier} max\" to it"
+    )]
+    TierForbidden {
+        /// Path of the memcg.
+        path: String,
+        /// The tier.
+        tier: String,
+    },
     /// No file has this name.
     #[error("there is no file {name:?}; there are {known}")]
     NoSuchFile {
@@ -220,6 +241,8 @@ impl Error {
             Error::BadName { .. }
             | Error::Nodes { .. }
             | Error::NoNodeLeft { .. }
+            | Error::NoSuchTier { .. }
+            | Error::TierForbidden { .. }
             | Error::NoValue { .. }
             | Error::BadWord { .. }
             | Error::Request(_)

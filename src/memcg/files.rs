@@ -89,6 +89,7 @@ enum Words {
 }
 
 const SIZE: &str = "a size in bytes as digits with an optional K, M, G or T, or \"max\"";
+const TIER: &str = "a tier and max or 0, such as \"disk 0\"";
 const ANYTHING: &str = "anything, to begin a peak of this reader's own from now on";
 
 const fn reads(name: &'static str, summary: &'static str, read: fn(&Memcg) -> reading::Text) -> File {
@@ -155,6 +156,13 @@ static FILES: &[File] = &[
     peak("memory.swap.peak", "the most that memory.swap.current was", Counter::Swap),
     reads("memory.swap.max", "the bytes on devices there may be; what is there stays", reading::swap_max)
         .takes_size(writing::swap_max),
+    reads("memory.swap.tiers", "the tiers of devices, with their priorities", reading::tiers),
+    reads("memory.swap.tiers.max", "the tiers that its pages may go to, as set here", reading::own_tiers).takes(
+        Words::Text,
+        TIER,
+        writing::tiers,
+    ),
+    reads("memory.swap.tiers.effective", "those that every ancestor allows too", reading::effective_tiers),
     reads("memory.swap.events", "how often a place on a device was refused", reading::swap_events),
     reads("memory.zswap.current", "bytes of compressed pages", reading::zswap_current),
     peak("memory.zswap.peak", "the most that memory.zswap.current was", Counter::Zswap),
@@ -208,7 +216,9 @@ impl Write {
         let take = |word: &str| {
             (self.take)(memcg, word, cancel).map_err(|refused| match refused {
                 Refused::Word(why) => Error::BadWord { file, word: word.to_owned(), why, grammar },
+                Refused::OneOf(word, why) => Error::BadWord { file, word, why, grammar },
                 Refused::Unsupported(why) => Error::Unsupported { file, word: word.to_owned(), why },
+                Refused::Nothing => Error::NoValue { file, grammar },
                 Refused::Memcg(error) => error,
             })
         };

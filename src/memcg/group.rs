@@ -6,6 +6,8 @@
 //!           generation    | handles, plus one while online
 //! flags     bit 0 writeback as set here   bit 1 writeback here and in every ancestor   bit 2 listed (see `roster`)
 //! nodes     a bit per node that objects may lie on: as set here, and that in every ancestor too
+//! tiers     63 .............................. 32 | 31 ............................... 0
+//!           a bit per tier: here and in every ancestor | as set here
 //! ```
 //!
 //! A group's memory is type-stable: its index is recycled, never unmapped, so a slow thread may come by with a
@@ -26,7 +28,7 @@ use super::event::MemcgEvent;
 use super::id::{GroupRef, MemcgId};
 use crate::sync::Tally;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::units::NodeMask;
+use crate::units::{NodeMask, TierMask};
 
 /// Writeback is allowed here, as set by `memory.zswap.writeback`.
 const WRITEBACK: u32 = 1;
@@ -59,6 +61,8 @@ pub(super) struct Group {
     own_nodes: AtomicU64,
     /// Nodes allowed here and in every ancestor; never empty while online. Set under the tree lock.
     nodes: AtomicU64,
+    /// Tiers as set here, and those allowed here and in every ancestor. Set under the tree lock.
+    tiers: AtomicU64,
     /// Next in the stack of groups whose last reference is gone (index + 1); belongs to whoever pushed it.
     pub(super) next_dead: AtomicU32,
     /// 1 from when somebody decides to push the group on the stack of those with excess, until it is taken off.
@@ -82,7 +86,7 @@ impl Group {
         id: MemcgId,
         objcg: u32,
         writeback: bool,
-        nodes: NodeMask,
+        (nodes, tiers): (NodeMask, TierMask),
     ) {
         // The objcg's pointer, stored after these, publishes them to others.
         self.counters.iter().for_each(|words| words.birth(me.generation()));
@@ -95,6 +99,7 @@ impl Group {
         self.flags.store(WRITEBACK | effective, Ordering::Release);
         self.own_nodes.store(u64::MAX, Ordering::Release);
         self.nodes.store(nodes.bits(), Ordering::Release);
+        self.tiers.store(pack(TierMask::ALL, tiers), Ordering::Release);
         self.objcg.store(objcg, Ordering::Release);
         // Release pairs with the acquire in `hold`.
         self.refs.store(born(me.generation(), 2), Ordering::Release);
@@ -236,6 +241,28 @@ impl Group {
         self.nodes.store((parent_allows & self.own_nodes()).bits(), Ordering::Release);
     }
 
+    /// Tiers as set here; all there can be where nothing was set.
+    pub(super) fn own_tiers(&self) -> TierMask {
+        TierMask::from_bits(self.tiers.load(Ordering::Acquire) as u32)
+    }
+
+    /// Tiers allowed here and in every ancestor.
+    #[inline]
+    pub(super) fn tiers(&self) -> TierMask {
+        TierMask::from_bits((self.tiers.load(Ordering::Acquire) >> u32::BITS) as u32)
+    }
+
+    /// Set what this group allows. Under the tree lock; the caller then settles the subtree.
+    pub(super) fn set_own_tiers(&self, tiers: TierMask) {
+        self.tiers.store(pack(tiers, self.tiers()), Ordering::Release);
+    }
+
+    /// Derive the allowed tiers from the parent's. Under the tree lock.
+    pub(super) fn settle_tiers(&self, parent_allows: TierMask) {
+        let own = self.own_tiers();
+        self.tiers.store(pack(own, parent_allows & own), Ordering::Release);
+    }
+
     /// Whether the memcg is in its ancestors' sets.
     #[inline]
     pub(super) fn is_listed(&self) -> bool {
@@ -256,6 +283,11 @@ impl Group {
     }
 }
 
+/// The word of tiers.
+fn pack(own: TierMask, effective: TierMask) -> u64 {
+    u64::from(own.bits()) | u64::from(effective.bits()) << u32::BITS
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::id::GroupIndex;
@@ -264,7 +296,7 @@ mod tests {
     #[test]
     fn a_buried_group_is_held_by_nobody() {
         let group = Group::default();
-        group.birth(GroupRef::ROOT, GroupRef::ROOT, MemcgId(1), 1, true, NodeMask::first(1));
+        group.birth(GroupRef::ROOT, GroupRef::ROOT, MemcgId(1), 1, true, (NodeMask::first(1), TierMask::ALL));
         assert!(!group.release() && group.release());
         assert_eq!(group.bury(), Some(1));
         assert!(!group.hold(0) && !group.hold(1) && !group.hold_any());
@@ -274,7 +306,14 @@ mod tests {
     fn an_index_is_retired_before_its_generation_wraps() {
         let group = Group::default();
         for life in 0..=u16::MAX {
-            group.birth(GroupRef::new(GroupIndex(3), life, 1), GroupRef::ROOT, MemcgId(1), 1, true, NodeMask::first(1));
+            group.birth(
+                GroupRef::new(GroupIndex(3), life, 1),
+                GroupRef::ROOT,
+                MemcgId(1),
+                1,
+                true,
+                (NodeMask::first(1), TierMask::ALL),
+            );
             assert!(!group.release() && group.release());
             assert_eq!(group.bury(), life.checked_add(1));
         }

@@ -16,6 +16,7 @@
 //! - **H5** A group is listed if and only if its id is in its own set and in those of all its ancestors.
 //! - **H6** The effective writeback flag is the AND of the flags from the group to the root.
 //! - **H7** The effective node mask is the AND of the masks from the group to the root, and not empty.
+//! - **H8** The effective mask of tiers is the AND of the masks from the group to the root (`tiers`).
 //! - **Q1** At a quiet point: an online group is charged as Zswap the sum of `compressed` of the objcgs of its subtree, as
 //!   Memory that and what is resident, as Swap the places on devices.
 //!
@@ -31,8 +32,9 @@ use super::group::Group;
 use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 use super::stat::{Bytes4, Event, Stat};
+use super::tiers::Names;
 use super::tree::{Shared, Tree};
-use crate::units::{NodeId, NodeMask};
+use crate::units::{NodeId, NodeMask, TierMask};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -86,6 +88,8 @@ pub(super) struct Hierarchy {
     online: BTreeMap<MemcgId, GroupIndex>,
     /// The next memcg's id.
     next_id: u64,
+    /// Names of the tiers.
+    pub(super) tiers: Names,
 }
 
 /// A memcg on its way out, under the tree lock, before its objcgs point to its parent.
@@ -112,6 +116,7 @@ impl Hierarchy {
             free_objcgs: Vec::new(),
             online: BTreeMap::new(),
             next_id: 1,
+            tiers: Names::default(),
         }
     }
 
@@ -150,6 +155,12 @@ impl Hierarchy {
     /// The group and its ancestors, the root last. Of an online group.
     pub(super) fn ancestry(&self, index: GroupIndex) -> impl Iterator<Item = &Node> {
         std::iter::successors(Some(self.node(index)), |node| (node.me.depth() > 0).then(|| self.node(node.parent)))
+    }
+
+    /// The parent; `None` of the root.
+    pub(super) fn parent_of(&self, index: GroupIndex) -> Option<GroupIndex> {
+        let node = self.node(index);
+        (node.me.depth() > 0).then_some(node.parent)
     }
 
     /// The children, oldest first.
@@ -278,16 +289,18 @@ impl Shared {
         hierarchy.online.insert(id, index);
         hierarchy.link(index, objcg);
         let (mut parent_ref, mut writeback, mut nodes) = (me, true, NodeMask::first(self.config.nodes));
+        let mut tiers = TierMask::ALL;
         if let Some(parent) = parent {
             hierarchy.node_mut(parent).children.insert(name.into(), index);
             parent_ref = hierarchy.node(parent).me;
             writeback = self.group(parent).writeback();
             nodes = self.group(parent).nodes();
+            tiers = self.group(parent).tiers();
         }
         self.objcgs.prepare(objcg);
         let group = self.prepare_group(index);
         // The group first: who reads the objcg's pointer finds the group's words in it.
-        group.birth(me, parent_ref, id, objcg.raw(), writeback, nodes);
+        group.birth(me, parent_ref, id, objcg.raw(), writeback, (nodes, tiers));
         self.objcgs.birth(objcg, me);
         Ok(index)
     }

@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `id` | names of groups and objcgs, and which are recycled |
 //! | `counter` | one counter of a group: usage with generation, limit, mark, peak |
-//! | `group` | one group's words: its three counters, flags, nodes |
+//! | `group` | one group's words: its three counters, flags, nodes, tiers |
 //! | `objcg` | objcgs: pointer, count, counters |
 //! | `charge` | the climb: reserving up to the root, giving back, just refusals |
 //! | `excess` | which memcgs are above their marks, for a worker |
@@ -29,6 +29,7 @@
 //! | `resident` | bytes that upper layers hold in memory, charged with reclaim where a limit is hit |
 //! | `peak` | `memory.peak` as each of its readers has it |
 //! | `stall` | time that threads lost waiting: `memory.pressure` |
+//! | `tiers` | names of tiers of devices, and which of them a memcg may use |
 //! | `stat`, `files`, `size` | sums, the text files of cgroup v2, sizes as text |
 //! | `error` | what all of this refuses, with the numbers of system calls |
 //!
@@ -85,6 +86,7 @@ mod size;
 mod stall;
 mod stat;
 mod stock;
+mod tiers;
 mod tree;
 
 #[cfg(test)]
@@ -102,11 +104,12 @@ pub use hooks::{Mover, Registration, Unmoved};
 pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
 pub use peak::PeakReader;
-pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer};
+pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer, To};
 pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
 pub use resident::{Resident, ResidentError};
 pub use roster::Listing;
 pub use size::{SizeError, parse_size};
 pub use stall::{StallLine, StallTimes, Stalled};
 pub use stat::{Bytes4, Event, Stat};
+pub use tiers::TierName;
 pub use tree::{Keeper, Tree, TreeConfig};

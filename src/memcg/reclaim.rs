@@ -58,8 +58,20 @@ pub struct Ask<'a> {
     pub age: Option<Duration>,
     /// The source was asked for by name, and not as a part of ordinary reclaim.
     pub proactive: bool,
+    /// Where bytes are to go.
+    pub to: Option<To>,
     /// When set, it is time to return.
     pub cancel: &'a Cancel,
+}
+
+/// The tier that a request names. Asked of who serves [`Source::ZSWAP`] alone; bytes count that arrived there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct To {
+    /// Its index.
+    pub tier: u8,
+    /// `source=zswap` was named: only what is in the pool goes, and straight there. Else bytes move down from the tier above,
+    /// or from the pool if there is none above.
+    pub from_pool: bool,
 }
 
 /// What reclaim came to.
@@ -177,7 +189,16 @@ impl Memcg {
     }
 
     fn check_request(&self, request: &ReclaimRequest) -> Result<(), Error> {
-        let Some(named) = request.sources else { return Ok(()) };
+        if let Some(tier) = &request.to
+            && !self.tiers().contains(self.tree().tier(tier)?)
+        {
+            return Err(Error::TierForbidden { path: self.path(), tier: tier.clone() });
+        }
+        let named = match (request.sources, &request.to) {
+            (Some(sources), _) => sources,
+            (None, Some(_)) => Source::ZSWAP,
+            (None, None) => return Ok(()),
+        };
         let unserved = named - self.shared().hooks.served();
         if !unserved.is_empty() {
             return Err(Error::Unserved { sources: unserved, served: self.shared().hooks.served() });
@@ -192,21 +213,30 @@ impl Memcg {
     #[must_use]
     pub(super) fn reclaim_up_to(&self, request: &ReclaimRequest, cancel: &Cancel) -> Reclaimed {
         let ordinary = match request.swappiness {
+            _ if request.to.is_some() => Source::ZSWAP,
             Some(Swappiness::Weight(0)) => Source::all() - Source::ANON,
             _ => Source::all(),
         };
-        self.reclaim_from(request.sources.unwrap_or(ordinary), request.sources.is_some(), request, cancel)
+        let to = request.to.as_deref().map(|tier| self.tree().tier(tier));
+        let Ok(to) = to.transpose() else { return Reclaimed { bytes: 0, end: End::NothingToScan } };
+        let ask = Ask {
+            bytes: request.bytes,
+            age: request.age,
+            proactive: request.sources.is_some() || to.is_some(),
+            to: to.map(|tier| To { tier, from_pool: request.sources.is_some() }),
+            cancel,
+        };
+        self.reclaim_from(request.sources.unwrap_or(ordinary), &ask)
     }
 
-    fn reclaim_from(&self, sources: Source, proactive: bool, request: &ReclaimRequest, cancel: &Cancel) -> Reclaimed {
-        let mut progress = Progress::new(self, sources, request.bytes);
+    fn reclaim_from(&self, sources: Source, ask: &Ask<'_>) -> Reclaimed {
+        let mut progress = Progress::new(self, sources, ask.bytes);
         let (mut failures, mut backoff) = (0, Backoff::new());
         while !progress.is_met() {
-            let Round { moved, busy, candidates } =
-                self.ask_all(sources, proactive, request.age, &mut progress, cancel);
+            let Round { moved, busy, candidates } = self.ask_all(sources, ask, &mut progress);
             let end = match () {
                 () if progress.is_met() => break,
-                () if cancel.is_cancelled() => End::Cancelled,
+                () if ask.cancel.is_cancelled() => End::Cancelled,
                 () if moved => {
                     failures = 0;
                     continue; // what one source gave may be another one's to take
@@ -238,7 +268,7 @@ impl Memcg {
             if above == 0 {
                 return;
             }
-            match self.reclaim_from(sources, false, &ReclaimRequest::new(above), cancel) {
+            match self.reclaim_from(sources, &Ask { bytes: above, age: None, proactive: false, to: None, cancel }) {
                 Reclaimed { end: End::Cancelled, .. } => return,
                 Reclaimed { bytes: 0, .. } => break,
                 Reclaimed { .. } => {}
@@ -250,14 +280,7 @@ impl Memcg {
     }
 
     /// Ask each reclaimer once for what is missing then.
-    fn ask_all(
-        &self,
-        sources: Source,
-        proactive: bool,
-        age: Option<Duration>,
-        progress: &mut Progress<'_>,
-        cancel: &Cancel,
-    ) -> Round {
+    fn ask_all(&self, sources: Source, ask: &Ask<'_>, progress: &mut Progress<'_>) -> Round {
         let mut round = Round::default();
         for (source, _) in SOURCES {
             if !sources.contains(source) {
@@ -266,13 +289,12 @@ impl Memcg {
             let mut after = 0;
             let serves = |hook: &Hook| matches!(hook, &Hook::Reclaimer(serves, _) if serves == source);
             while !progress.is_met()
-                && !cancel.is_cancelled()
+                && !ask.cancel.is_cancelled()
                 && let Some(call) = self.shared().hooks.next(after, serves)
             {
                 after = call.number();
                 let Hook::Reclaimer(_, reclaimer) = call.hook() else { unreachable!("only reclaimers serve") };
-                let ask = Ask { bytes: progress.missing(), age, proactive, cancel };
-                let reclaimed = reclaimer.reclaim(self, &ask);
+                let reclaimed = reclaimer.reclaim(self, &Ask { bytes: progress.missing(), ..ask.clone() });
                 round.moved |= progress.add(reclaimed);
                 round.busy |= reclaimed.end == End::Busy;
                 round.candidates |= reclaimed.end != End::NothingToScan;

@@ -7,11 +7,13 @@
 //!   10M source=zswap           10 MiB of compressed bytes to the device, nothing else
 //!   10M source=zswap age=600   only pages that have lain compressed for ten minutes
 //!   10M source=anon,zswap      pages out of memory, and what that leaves to do as compressed bytes
+//!   10M source=zswap to=disk   10 MiB of compressed bytes out of the pool, to devices of the tier "disk"
+//!   10M to=disk                10 MiB down to that tier from the one above it (from the pool, if there is none above)
 //!   10M swappiness=0           ordinary reclaim that leaves pages in memory alone
 //! ```
 //!
 //! The size comes first, the options in any order, white space between them. `source` and `swappiness` exclude each other, for
-//! one names what the other weighs. `to` is reserved for the choice of a tier.
+//! one names what the other weighs; `to` goes with `source=zswap` or none, for pages in memory go to no tier.
 
 use super::size::{SizeError, parse_size};
 use std::fmt;
@@ -73,11 +75,13 @@ pub struct ReclaimRequest {
     pub swappiness: Option<Swappiness>,
     /// Only what has lain so long.
     pub age: Option<Duration>,
+    /// Name of the tier that bytes are to go to.
+    pub to: Option<String>,
 }
 
 /// What a request takes, for errors and for the table of files.
 pub(super) const GRAMMAR: &str =
-    "\"<size> [source=LIST | swappiness=0..200|max] [age=SECONDS]\", such as \"10M source=zswap\"";
+    "\"<size> [source=LIST | swappiness=0..200|max] [age=SECONDS] [to=TIER]\", such as \"10M source=zswap\"";
 
 const MAX_SWAPPINESS: u8 = 200;
 
@@ -104,7 +108,7 @@ pub enum RequestError {
     #[error("{0}; write {GRAMMAR}")]
     BadSize(#[from] SizeError),
     /// It has a word that is no option.
-    #[error("{word:?} is no option; the options are source=, swappiness= and age=")]
+    #[error("{word:?} is no option; the options are source=, swappiness=, age= and to=")]
     NoOption {
         /// The word.
         word: String,
@@ -116,7 +120,7 @@ pub enum RequestError {
         word: String,
     },
     /// An option that is not known.
-    #[error("{key:?} is no option; the options are source, swappiness and age")]
+    #[error("{key:?} is no option; the options are source, swappiness, age and to")]
     UnknownKey {
         /// What is before the `=`.
         key: String,
@@ -160,10 +164,13 @@ pub enum RequestError {
         /// What is after the `=`.
         value: String,
     },
-    /// The choice of a tier.
-    #[error("to={tier} is reserved for the choice of a tier, and there are no tiers to choose from yet; leave it out")]
-    TierReserved {
-        /// What is after the `=`.
+    /// No tier is named.
+    #[error("to= names no tier; write one of memory.swap.tiers after it, or leave it out")]
+    EmptyTier,
+    /// A tier is named for what goes to none.
+    #[error("to={tier} goes with source=zswap or without source and swappiness: only compressed bytes go to a tier")]
+    TierWithSource {
+        /// The tier.
         tier: String,
     },
 }
@@ -171,13 +178,19 @@ pub enum RequestError {
 impl ReclaimRequest {
     /// Ordinary reclaim of so many bytes.
     pub fn new(bytes: u64) -> Self {
-        ReclaimRequest { bytes, sources: None, swappiness: None, age: None }
+        ReclaimRequest { bytes, sources: None, swappiness: None, age: None, to: None }
     }
 
     /// The same from these sources, and no others.
     #[must_use]
     pub fn from_sources(self, sources: Source) -> Self {
         ReclaimRequest { sources: Some(sources), ..self }
+    }
+
+    /// The same, to this tier.
+    #[must_use]
+    pub fn to_tier(self, name: &str) -> Self {
+        ReclaimRequest { to: Some(name.to_owned()), ..self }
     }
 
     /// The same, only of what has lain so long.
@@ -252,12 +265,15 @@ impl FromStr for ReclaimRequest {
                 "source" => set(&mut request.sources, sources(value)?, "source")?,
                 "swappiness" => set(&mut request.swappiness, swappiness(value)?, "swappiness")?,
                 "age" => set(&mut request.age, age(value)?, "age")?,
-                "to" => return Err(RequestError::TierReserved { tier: value.to_owned() }),
+                "to" if value.is_empty() => return Err(RequestError::EmptyTier),
+                "to" => set(&mut request.to, value.to_owned(), "to")?,
                 _ => return Err(RequestError::UnknownKey { key: key.to_owned() }),
             }
         }
-        match (request.sources, request.swappiness) {
-            (Some(_), Some(_)) => Err(RequestError::SourceAndSwappiness),
+        let plain = request.swappiness.is_none() && request.sources.is_none_or(|sources| sources == Source::ZSWAP);
+        match (request.sources, request.swappiness, &request.to) {
+            (Some(_), Some(_), _) => Err(RequestError::SourceAndSwappiness),
+            (_, _, Some(tier)) if !plain => Err(RequestError::TierWithSource { tier: tier.clone() }),
             _ => Ok(request),
         }
     }
@@ -277,6 +293,9 @@ impl fmt::Display for ReclaimRequest {
         }
         if let Some(age) = self.age {
             write!(f, " age={}", age.as_secs())?;
+        }
+        if let Some(tier) = &self.to {
+            write!(f, " to={tier}")?;
         }
         Ok(())
     }
@@ -317,6 +336,8 @@ mod tests {
             ("10M age=0", plain.clone().aged(Duration::ZERO)),
             ("10M swappiness=200", ReclaimRequest { swappiness: Some(Swappiness::Weight(200)), ..plain.clone() }),
             ("10M swappiness=max", ReclaimRequest { swappiness: Some(Swappiness::Max), ..plain.clone() }),
+            ("10M to=disk", plain.clone().to_tier("disk")),
+            ("10M to=a-b.c source=zswap", plain.clone().from_sources(Source::ZSWAP).to_tier("a-b.c")),
             ("0", ReclaimRequest::new(0)),
             ("18446744073709551615", ReclaimRequest::new(u64::MAX)),
         ] {
@@ -372,8 +393,11 @@ mod tests {
             ("1 age=4294967296", "age=4294967296 is no age"),
             ("1 age=99999999999999999999999", "is no age"),
             ("1 age=1 age=2", "age is there twice"),
-            ("1 to=ssd", "to=ssd is reserved for the choice of a tier"),
-            ("1 source=zswap to=", "to= is reserved"),
+            ("1 source=zswap to=", "to= names no tier"),
+            ("1 to=a to=a", "to is there twice"),
+            ("1 source=anon to=disk", "to=disk goes with source=zswap or without"),
+            ("1 source=zswap,anon to=disk", "to=disk goes with source=zswap or without"),
+            ("1 to=disk swappiness=max", "to=disk goes with source=zswap or without"),
             ("1 \u{a0}source=zswap", "is no option"),
         ] {
             assert!(refused(text).contains(says), "{text:?}: {}", refused(text));

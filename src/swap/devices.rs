@@ -20,7 +20,7 @@ mod roster;
 mod stats;
 
 pub use outgoing::Outgoing;
-pub use roster::{MAX_TIERS, TierInfo};
+pub use roster::TierInfo;
 pub use stats::{DeviceStats, State};
 
 use self::attached::{Attached, Label};
@@ -30,6 +30,7 @@ use super::block::ObjectRef;
 use super::{DeviceOptions, Error, Geometry, Place};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
+use crate::units::TierMask;
 use std::ops::Deref;
 
 /// The devices of an instance.
@@ -65,26 +66,30 @@ pub struct Devices {
 /// Which devices a batch may go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowed {
-    /// A bit per tier.
-    tiers: u32,
+    tiers: TierMask,
     /// A bit per device that was tried.
     tried: u32,
 }
 
 impl Allowed {
     /// All of them.
-    pub const ALL: Allowed = Allowed { tiers: u32::MAX, tried: 0 };
+    pub const ALL: Allowed = Allowed { tiers: TierMask::ALL, tried: 0 };
 
-    /// Those of the tiers whose bits are set ([`TierInfo::index`]).
+    /// Those of these tiers.
     #[must_use]
-    pub const fn tiers(mask: u32) -> Self {
-        Allowed { tiers: mask, tried: 0 }
+    pub const fn tiers(tiers: TierMask) -> Self {
+        Allowed { tiers, tried: 0 }
     }
 
     /// The same in these tiers only.
     #[must_use]
-    pub const fn within(self, mask: u32) -> Self {
-        Allowed { tiers: self.tiers & mask, ..self }
+    pub fn within(self, tiers: TierMask) -> Self {
+        Allowed { tiers: self.tiers & tiers, ..self }
+    }
+
+    /// Whether there may be a tier that is left out.
+    pub fn is_restricted(self) -> bool {
+        self.tiers != TierMask::ALL
     }
 
     /// The same without this device.
@@ -175,6 +180,7 @@ impl Devices {
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());
         match put {
             Ok(true) => {
+                self.roster.lock().settle(number);
                 self.count.fetch_add(1, Ordering::Relaxed);
                 Ok(number)
             }
@@ -197,11 +203,12 @@ impl Devices {
         &self.geometry
     }
 
-    /// The tiers there were so far, by index.
+    /// The tiers there were so far, by index; and a number that grows with every change, so that of two answers the newer can be
+    /// told.
     ///
     /// # Locks
     /// [`Rank::Devices`].
-    pub fn tiers(&self) -> Vec<TierInfo> {
+    pub fn tiers(&self) -> (u64, Vec<TierInfo>) {
         self.roster.lock().tiers()
     }
 

@@ -14,7 +14,8 @@
 //!  5    lost         |   0    | errno 16 | why 3 | device 5        |   the page cannot be read back; see loss.rs
 //! ```
 //!
-//! - *count*: references to the slot ([`dup`](crate::zswap::Zswap::dup)); 1 to 15 where something is stored.
+//! - *count*: references to the slot ([`dup`](crate::zswap::Zswap::dup)); 1 to 14 where something is stored, 15 where it is
+//!   referred to so often that the number stands elsewhere (`slots/counts.rs`).
 //! - *W*: a writeback of the slot is in flight. Pickers skip it; whoever empties or replaces the slot cancels the flight.
 //! - *length* 4096 means stored raw: recorded here, never derived from policy (R-29).
 //! - *generation* tells two contents of one slot apart where a location comes back.
@@ -51,8 +52,8 @@ const _: () = assert!(1 << LENGTH_BITS == PAGE_SIZE);
 const _: () = assert!(Place::BITS == PAYLOAD_BITS);
 const _: () = assert!(Loss::BITS <= PAYLOAD_BITS);
 
-/// References a slot can have.
-pub const MAX_COUNT: u8 = (1 << COUNT_BITS) - 1;
+/// The count of a slot whose number of references stands in the table of counts.
+pub(in crate::swap) const MANY: u8 = (1 << COUNT_BITS) - 1;
 
 /// The word of one slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -192,17 +193,18 @@ impl SlotWord {
         }
     }
 
-    /// References to the slot; 0 where nothing is stored.
+    /// References to the slot up to 14, and 15 for more ([`SlotGuard::references`](super::SlotGuard::references) knows them); 0 where
+    /// nothing is stored.
     #[inline]
     pub const fn count(self) -> u8 {
-        (self.0 >> COUNT_SHIFT) as u8 & MAX_COUNT
+        (self.0 >> COUNT_SHIFT) as u8 & MANY
     }
 
-    /// With another number of references.
+    /// With another count. Only the guard of a slot changes it: what stands in the table of counts belongs to it.
     #[inline]
-    pub const fn with_count(self, count: u8) -> Self {
-        assert!(count <= MAX_COUNT);
-        SlotWord(self.0 & !((MAX_COUNT as u64) << COUNT_SHIFT) | (count as u64) << COUNT_SHIFT)
+    pub(in crate::swap) const fn with_count(self, count: u8) -> Self {
+        assert!(count <= MANY);
+        SlotWord(self.0 & !((MANY as u64) << COUNT_SHIFT) | (count as u64) << COUNT_SHIFT)
     }
 
     /// Whether a writeback is in flight.
@@ -213,7 +215,7 @@ impl SlotWord {
 
     /// With the writeback bit set or clear.
     #[inline]
-    pub const fn with_writeback(self, on: bool) -> Self {
+    pub(in crate::swap) const fn with_writeback(self, on: bool) -> Self {
         SlotWord(if on { self.0 | WRITEBACK } else { self.0 & !WRITEBACK })
     }
 

@@ -14,6 +14,7 @@
 //! | [`Region`] | reserved address space: object bytes; under loom, tracked cells |
 //! | [`Table`] | an array of zero-born atomics over such space, backed where touched |
 //! | [`GrowTable`] | an array that grows by doubling buckets and never moves |
+//! | [`ChunkTable`] | one that grows by small chunks, up to an end that is known |
 //! | [`Seat`] | a value that is used without a lock and removed when nobody does |
 //! | [`Clock`] | a cheap time; under loom it stands still |
 //! | [`Tally`], [`Record`] | statistics that decide nothing, and that models leave out |
@@ -22,6 +23,7 @@
 //! | [`thread`], [`Arc`] | threads and shared ownership |
 
 pub mod atomic;
+mod chunk_table;
 mod clock;
 mod convoy;
 mod grow_table;
@@ -39,6 +41,7 @@ pub mod thread;
 mod try_lock;
 mod turnstile;
 
+pub use chunk_table::ChunkTable;
 pub use clock::Clock;
 pub use convoy::Convoy;
 pub use grow_table::GrowTable;

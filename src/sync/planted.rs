@@ -104,6 +104,16 @@ pub enum Bug {
     WriterCountsLate,
     /// A stall does not hold the memcgs it is counted in.
     StallHoldsNothing,
+    /// Who finds a cluster in the directory does not look whether its words are still that cluster's.
+    LookupTrustsDirectory,
+    /// Who does not find a cluster in the directory without its lock does not look again with it.
+    LookupTrustsMiss,
+    /// A slot that is emptied leaves its large number of references to the next content.
+    TakeKeepsCount,
+    /// The links of a cluster are given back without looking whether it has an entry by now.
+    TidyTrustsQueue,
+    /// Who allocates a slot does not look whether his cluster is still one for single slots.
+    ClaimTrustsStripe,
 }
 
 /// Which bug, if any, is planted.

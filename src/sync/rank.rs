@@ -14,6 +14,8 @@ pub enum Rank {
     Worker,
     /// The memcg tree: children, names, lists of objcgs. Never taken to charge.
     Tree,
+    /// Which cluster single slots are allocated from next.
+    Refill,
     /// Directory of clusters: which virtual cluster has which ordinal.
     Directory,
     /// One cluster of slots: the words of its slots change under it (compaction alone may change a word's

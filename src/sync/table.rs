@@ -20,7 +20,7 @@ macro_rules! zeroed {
         unsafe impl Zeroed for super::atomic::$t {}
     )*};
 }
-zeroed!(AtomicU8 AtomicU16 AtomicU32 AtomicU64);
+zeroed!(AtomicU8 AtomicU16 AtomicU32 AtomicU64 AtomicUsize);
 
 // SAFETY: an array of such values is such a value.
 unsafe impl<T: Zeroed> Zeroed for [T; 16] {}

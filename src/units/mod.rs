@@ -6,6 +6,7 @@
 //! | [`Owner`] | dense number of a handle cell: what an object's entry points back to |
 //! | [`Frame`] | one 4096-byte page of pool memory |
 //! | [`Location`] | where an object starts in pool memory, in 16-byte steps |
+//! | [`TierMask`] | sets of tiers of devices |
 //! | [`NodeId`], [`NodeMask`] | NUMA nodes, and sets of them |
 //!
 //! "Page" alone always means the client's uncompressed page.
@@ -13,10 +14,12 @@
 mod frame;
 mod node;
 mod slot;
+mod tier;
 
 pub use frame::{FRAME_SIZE, Frame, LOCATION_UNIT, Location};
 pub use node::{MAX_NODES, NodeId, NodeListError, NodeMask};
 pub use slot::{MAX_SLOTS_IN_USE, Owner, Slot, SlotRange};
+pub use tier::{MAX_TIERS, TierMask};
 
 /// Size of a client's page in bytes. Other page sizes are refused.
 pub const PAGE_SIZE: usize = 4096;

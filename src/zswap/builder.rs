@@ -323,6 +323,7 @@ impl Builder {
             trouble: AtomicU8::new(0),
             planted: self.planted,
         });
+        core.tell_tiers();
         let worker = if self.worker { Some(Worker::start(&core)?) } else { None };
         Ok(Zswap { _served: proactive::register(&core), worker, core })
     }

@@ -14,7 +14,7 @@ use super::{Builder, Error};
 use crate::arena::Arena;
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, Memcg, Registration, Tree};
-use crate::swap::{DeviceOptions, DeviceRef, Devices, Slots};
+use crate::swap::{Devices, Slots};
 use crate::sync::atomic::{AtomicBool, AtomicU8};
 use crate::sync::{Arc, Convoy, Mailbox, Planted, Turnstile};
 use crate::units::{Slot, SlotRange};
@@ -176,18 +176,5 @@ impl Zswap {
     /// The allocator, for its class table.
     pub fn pool(&self) -> &Pool<SlotCells> {
         &self.core.pool
-    }
-
-    /// A device, if there is one of this number. While the caller holds it, it cannot be removed.
-    pub fn device(&self, number: u8) -> Option<DeviceRef<'_>> {
-        self.core.devices.get(number)
-    }
-
-    /// Add a device while pages are stored and loaded; it is written to from now on. Its number.
-    ///
-    /// # Errors
-    /// [`Error::Swap`], as [`Devices::add`].
-    pub fn swapon(&self, options: DeviceOptions) -> Result<u8, Error> {
-        Ok(self.core.devices.add(options)?)
     }
 }

@@ -80,7 +80,7 @@ pub enum Error {
         why: String,
     },
     /// A slot that has as many references as a slot can have.
-    #[error("slot {} has {} references, which is as many as a slot can have", .slot.0, swap::MAX_COUNT)]
+    #[error("slot {} has {} references, which is as many as a slot can have", .slot.0, swap::MAX_REFERENCES)]
     TooManyReferences {
         /// The slot.
         slot: Slot,
@@ -132,6 +132,8 @@ pub enum Unwritable {
     NoDevice,
     /// The swapfile has no free place.
     DeviceFull,
+    /// No device of the tiers that may be used takes writes.
+    Shut,
     /// `memory.zswap.writeback` is 0 for those who have something there to be written, or for one above them.
     Disabled,
     /// Nothing that could be written back is counted there.
@@ -151,6 +153,10 @@ impl std::fmt::Display for Unwritable {
         f.write_str(match self {
             Unwritable::NoDevice => "there is no swapfile: add one, or raise the limit",
             Unwritable::DeviceFull => "the swapfile is full: make it larger, or raise the limit",
+            Unwritable::Shut => {
+                "no swap device that may be used takes writes: see which are retired, hung or being removed, and what \
+                 memory.swap.tiers.max says, or raise the limit"
+            }
             Unwritable::Disabled => "memory.zswap.writeback is 0: set it to 1, or raise the limit",
             Unwritable::NothingThere => "there is no entry to write: free something, or raise the limit",
             Unwritable::Slow => {

@@ -20,6 +20,7 @@
 //! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
 //! - writeback: `writeback.rs`, with the in-flight records of `inflight.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
+//! - devices and their tiers, and who may use which: `tiers.rs`.
 //! - places on devices, and who pays for them: `places.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
@@ -49,6 +50,7 @@ mod store;
 mod submission;
 mod swap_out;
 mod swapins;
+mod tiers;
 mod turns;
 mod valid;
 mod walk;

@@ -175,6 +175,7 @@ impl Core {
         let number = match trouble {
             Some(Unwritable::DeviceFull) => 1,
             Some(Unwritable::WriteFailed) => 2,
+            Some(Unwritable::Shut) => 3,
             _ => 0,
         };
         // Relaxed: it only words an error.
@@ -186,6 +187,7 @@ impl Core {
         match self.trouble.load(Ordering::Relaxed) {
             1 => Unwritable::DeviceFull,
             2 => Unwritable::WriteFailed,
+            3 => Unwritable::Shut,
             // Another thread's batch went since.
             _ => Unwritable::Busy,
         }

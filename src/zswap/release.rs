@@ -10,14 +10,14 @@ use super::core::{Core, Zswap};
 use super::lru::Which;
 use super::places::Held;
 use crate::memcg::ObjcgId;
-use crate::swap::{Content, Entry, MAX_COUNT, SlotGuard, SlotWord};
+use crate::swap::{Content, Entry, SlotGuard, SlotWord};
 use crate::units::{Owner, Slot};
 
 impl Zswap {
     /// Empty a slot, whatever its number of references. Returns whether it held a page.
     ///
     /// # Locks
-    /// Directory (shared), cluster and LRU; then class and arena, or the device's map.
+    /// Cluster and LRU; then class and arena, or the device's map.
     pub fn free(&self, slot: Slot) -> bool {
         self.core.free(slot)
     }
@@ -25,24 +25,31 @@ impl Zswap {
     /// One more reference to a slot (a fork shares its pages). Returns how many there are.
     ///
     /// # Errors
-    /// [`Error::NotStored`] for an empty slot, [`Error::TooManyReferences`] past 15.
-    pub fn dup(&self, slot: Slot) -> Result<u8, Error> {
+    /// [`Error::NotStored`] for an empty slot, [`Error::TooManyReferences`] past 2^32 - 1.
+    ///
+    /// # Locks
+    /// The cluster.
+    pub fn dup(&self, slot: Slot) -> Result<u32, Error> {
         let mut guard = self.core.slots.lock(slot).ok_or(Error::NotStored { slot })?;
-        match guard.word().count() {
-            0 => Err(Error::NotStored { slot }),
-            MAX_COUNT => Err(Error::TooManyReferences { slot }),
-            count => {
-                guard.update(|word| word.with_count(count + 1));
-                Ok(count + 1)
-            }
+        if guard.word().is_empty() {
+            return Err(Error::NotStored { slot });
         }
+        guard.add_reference().ok_or(Error::TooManyReferences { slot })
+    }
+
+    /// References to a slot; 0 where nothing is stored. A hint where others change them.
+    pub fn references(&self, slot: Slot) -> u32 {
+        self.core.slots.lock(slot).map_or(0, |guard| guard.references())
     }
 
     /// One reference less; the last one empties the slot. Returns how many are left.
     ///
     /// # Errors
     /// [`Error::NotStored`] for an empty slot.
-    pub fn put(&self, slot: Slot) -> Result<u8, Error> {
+    ///
+    /// # Locks
+    /// As [`free`](Self::free).
+    pub fn put(&self, slot: Slot) -> Result<u32, Error> {
         let guard = self.core.slots.lock(slot).ok_or(Error::NotStored { slot })?;
         if guard.word().is_empty() {
             return Err(Error::NotStored { slot });
@@ -62,10 +69,9 @@ impl Core {
     }
 
     /// One reference less to what the slot holds; the last one empties it. Returns how many are left.
-    pub(super) fn put(&self, mut guard: SlotGuard<'_>) -> u8 {
-        let left = guard.word().count() - 1;
+    pub(super) fn put(&self, mut guard: SlotGuard<'_>) -> u32 {
+        let left = guard.drop_reference();
         if left > 0 {
-            guard.update(|word| word.with_count(left));
             return left;
         }
         let owner = guard.owner();

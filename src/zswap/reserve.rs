@@ -80,7 +80,7 @@ impl Reserved {
     fn of_size(asked: &Asked, arena: &ArenaConfig, slots_in_use: u64) -> Result<Self, Error> {
         let Asked { geometry, tree, clock, planted, .. } = asked;
         let planted = *planted;
-        let slots = Arc::new(Slots::new(slots_in_use)?);
+        let slots = Arc::new(Slots::new(slots_in_use, planted)?);
         let owners = slots.capacity();
         let nodes = arena.topology.len();
         let lru = Lru::new(owners, nodes, clock.clone(), planted)

@@ -105,7 +105,7 @@ impl Core {
 
     fn count(&self, memcg: &Memcg, node: NodeId, spared: Option<&mut Spared>) -> u64 {
         self.check_node(node);
-        if self.devices.is_empty() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
+        if !memcg.tree().is(&self.tree) || !memcg.is_online() || !self.may_write_back(memcg) {
             return 0;
         }
         let group = memcg.group();

@@ -1,7 +1,7 @@
 //! [`Stats`]: what an instance holds and did, as one value.
 
 use super::core::{Core, Zswap};
-use crate::swap::{AreaStats, Content, DeviceStats, SlotWord};
+use crate::swap::{AreaStats, Content, SlotWord};
 use crate::sync::Tally;
 use crate::zsmalloc;
 
@@ -87,18 +87,13 @@ pub struct Stats {
     pub backed_bytes: u64,
     /// The pool limit in bytes.
     pub limit_bytes: u64,
-    /// Bytes of slot words and LRU links in touched clusters.
+    /// Bytes of slot words, LRU links and counts of references in touched clusters.
     pub slot_table_bytes: u64,
     /// The sum over all devices; `None` where there are none.
     pub area: Option<AreaStats>,
 }
 
 impl Zswap {
-    /// The devices, highest priority first.
-    pub fn devices(&self) -> Vec<DeviceStats> {
-        self.core.devices.rows()
-    }
-
     /// What the instance holds and did. Exact at a quiet point.
     pub fn stats(&self) -> Stats {
         self.core.stats()
@@ -107,7 +102,7 @@ impl Zswap {
 
 impl Core {
     pub(super) fn stats(&self) -> Stats {
-        let c = &self.counters;
+        let (c, memory) = (&self.counters, self.slots.memory());
         Stats {
             same_filled_pages: c.same_filled.get(),
             pattern_pages: c.patterns.get(),
@@ -126,7 +121,7 @@ impl Core {
             pool: self.pool.stats(),
             backed_bytes: self.arena.backed_bytes(),
             limit_bytes: self.arena.limit(),
-            slot_table_bytes: (self.slots.touched() * crate::sync::CLUSTER_SLOTS * 2 * size_of::<u64>()) as u64,
+            slot_table_bytes: memory.words_bytes + memory.links_bytes() + memory.counts_bytes,
             area: self.devices.sum(),
         }
     }

@@ -23,7 +23,7 @@ use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
 use crate::memcg::{Event, LimitHit, Memcg};
-use crate::swap::{Allowed, Content, Entry, SlotWord};
+use crate::swap::{Content, Entry, SlotWord};
 use crate::sync::{self, Bug, atomic::Ordering};
 use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::{self, Uncommitted};
@@ -394,9 +394,13 @@ impl Core {
         };
         let payer = charge.objcg();
         let pages = self.devices.geometry().pages_for(bytes.len());
-        let Ok(mut batch) = self.devices.begin(&Allowed::ALL, pages, pages) else {
-            note_refused(memcg, false);
-            return Err(refuse(Unwritable::DeviceFull));
+        let begun = self.devices.begin(&self.allowed(memcg.group()), pages, pages);
+        let mut batch = match begun {
+            Ok(batch) => batch,
+            Err(error) => {
+                note_refused(memcg, false);
+                return Err(refuse(Unwritable::of(&error)));
+            }
         };
         let flags = BlockFlags::of(payload.pattern).bits();
         let place = batch.push(slot.0, payload.codec, flags, bytes.len(), |to| to.copy_from_slice(bytes));

@@ -19,6 +19,7 @@ use super::effort::Room;
 use super::error::Unwritable;
 use super::walk::{Budget, Walk};
 use crate::memcg::{Claim, Cursor, Memcg, MemcgId, Rounds};
+use crate::units::TierMask;
 
 /// A walk over a memcg and those below it, for as long as one caller needs.
 pub(super) struct Turns<'a> {
@@ -123,6 +124,7 @@ impl<'a> Turns<'a> {
             }
             let budget = budget(claim.entries());
             let walk = self.core.walk(claim.memcg(), &budget);
+            let restricted = claim.memcg().tiers() != TierMask::ALL;
             if walk.scanned == 0 {
                 self.pass_by(claim);
                 continue;
@@ -141,7 +143,10 @@ impl<'a> Turns<'a> {
                 Walk { refused: true, .. } => Turn::Refused(self.core.trouble()),
                 Walk { at_limit: Some(whose), .. } => {
                     self.full = is_at_or_below(self.scope, whose);
-                    Turn::NoneWritten(Unwritable::SwapMax)
+                    Turn::NoneWritten(match self.core.trouble() {
+                        why @ (Unwritable::DeviceFull | Unwritable::Shut) if restricted => why,
+                        _ => Unwritable::SwapMax,
+                    })
                 }
                 _ => Turn::NoneWritten(Unwritable::Busy),
             };
@@ -154,6 +159,8 @@ impl<'a> Turns<'a> {
         memcg.delist_with(|listing| self.core.lru.if_empty(memcg.group(), || listing.clear()));
         if memcg.is_listed() && !memcg.writeback() {
             self.why = Unwritable::Disabled;
+        } else if memcg.is_listed() && memcg.tiers().is_empty() {
+            self.why = Unwritable::Shut;
         }
         claim.skip();
     }

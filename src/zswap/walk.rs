@@ -134,7 +134,7 @@ impl Core {
     /// # Locks
     /// As [`Zswap::shrink_memcg`].
     pub(super) fn walk(&self, memcg: &Memcg, budget: &Budget) -> Walk {
-        if self.devices.is_empty() || !memcg.tree().is(&self.tree) || !memcg.is_online() || !memcg.writeback() {
+        if !memcg.tree().is(&self.tree) || !memcg.is_online() || !self.may_write_back(memcg) {
             return Walk::default();
         }
         // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).

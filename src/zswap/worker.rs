@@ -220,7 +220,7 @@ impl Core {
     /// Give back what is only kept warm or not yet returned, in memory.
     fn tidy_memory(&self) {
         self.pool.maintain();
-        self.slots.reap_with(|owners| self.lru.discard(owners));
+        self.slots.tidy(|owners| self.lru.discard(owners));
     }
 
     /// The same, and on the device.

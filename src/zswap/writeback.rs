@@ -96,6 +96,23 @@ impl Core {
         proactive: bool,
         each_landed: impl FnMut(usize, u64),
     ) -> Landed {
+        let mut left = most_bytes;
+        self.by_tiers(entries, each_landed, |allowed, entries, each| {
+            let landed = self.write_alike(allowed, entries, left, proactive, each);
+            left = left.saturating_sub(landed.bytes);
+            landed
+        })
+    }
+
+    /// The same for entries that may all go to the same devices.
+    fn write_alike(
+        &self,
+        allowed: &Allowed,
+        entries: &[(GroupRef, Owner)],
+        most_bytes: u64,
+        proactive: bool,
+        each_landed: impl FnMut(usize, u64),
+    ) -> Landed {
         sync::assert_no_lock_held("writing back");
         if self.devices.is_empty() {
             return Landed::default();
@@ -104,12 +121,13 @@ impl Core {
         // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
         let geometry = self.devices.geometry();
         let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
-        let Ok(mut batch) = self.devices.begin(&Allowed::ALL, least, least + each * entries.len()) else {
-            self.note_trouble(Some(Unwritable::DeviceFull));
-            if let Some(memcg) = entries.first().and_then(|&(group, _)| self.tree.get(group)) {
-                note_refused(&memcg, false);
-            }
-            return Landed { device_refused: true, ..Landed::default() };
+        let begun = self.devices.begin(allowed, least, least + each * entries.len());
+        let Ok(mut batch) = begun.inspect_err(|error| self.note_trouble(Some(Unwritable::of(error)))) else {
+            let memcg = entries.first().and_then(|&(group, _)| self.tree.get(group));
+            memcg.iter().for_each(|memcg| note_refused(memcg, false));
+            // Others may have tiers where there is room.
+            let at_limit = memcg.filter(|_| allowed.is_restricted()).map(|memcg| memcg.id());
+            return Landed { device_refused: at_limit.is_none(), at_limit, ..Landed::default() };
         };
         let mut flights = Flights { core: self, under_way: Vec::with_capacity(entries.len()), proactive };
         let (mut launched, mut full, mut at_limit) = (0, None, None);
@@ -151,7 +169,7 @@ impl Core {
         let is_free = !word.writeback() || self.planted.is(Bug::LaunchTwice);
         let Some(payer) = self.owned_by(owner, word, group).filter(|_| is_free) else { return Launch::PassedOver };
         let Some(record) = self.inflight.begin(owner) else { return Launch::BatchFull };
-        guard.update(|word| word.with_writeback(true));
+        guard.set_writeback(true);
         let slot = guard.slot();
         let codec = self.lru.codec(owner);
         let length = word.entry().expect("it was just found to belong to the group").length;
@@ -212,7 +230,7 @@ impl Core {
         let live = self.inflight.finish(record);
         if live {
             let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
-            guard.update(|word| word.with_writeback(false));
+            guard.set_writeback(false);
         }
         live
     }
@@ -235,7 +253,7 @@ impl Core {
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
         let switched = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
-        let old = guard.update(|word| switched.with_count(word.count()));
+        let old = guard.switch(switched);
         let Some(entry) = old.entry() else {
             // Only under a planted bug: the slot was emptied or replaced, and the flight not told.
             assert!(self.planted.is(Bug::WritebackIgnoresCancel), "W2: a live flight's slot holds its entry");

@@ -5,7 +5,8 @@ use super::super::error::Error;
 use super::super::event::MemcgEvent;
 use super::super::handle::Memcg;
 use super::super::stat::{Bytes4, Event};
-use crate::units::PAGE_SIZE;
+use super::super::tiers::TierName;
+use crate::units::{PAGE_SIZE, TierMask};
 
 pub(super) type Text = Result<String, Error>;
 
@@ -96,6 +97,27 @@ pub(super) fn nodes(memcg: &Memcg) -> Text {
 
 pub(super) fn effective_nodes(memcg: &Memcg) -> Text {
     Ok(format!("{}\n", memcg.nodes()))
+}
+
+pub(super) fn tiers(memcg: &Memcg) -> Text {
+    let line = |(tier, _): (TierName, bool)| match tier.priority {
+        Some(priority) => format!("{} {priority}\n", tier.name),
+        None => format!("{} -\n", tier.name),
+    };
+    Ok(memcg.tiers_in(TierMask::ALL).into_iter().map(line).collect())
+}
+
+fn tiers_allowed(memcg: &Memcg, mask: TierMask) -> Text {
+    let line = |(tier, allowed): (TierName, bool)| format!("{} {}\n", tier.name, if allowed { "max" } else { "0" });
+    Ok(memcg.tiers_in(mask).into_iter().map(line).collect())
+}
+
+pub(super) fn own_tiers(memcg: &Memcg) -> Text {
+    tiers_allowed(memcg, memcg.own_tiers())
+}
+
+pub(super) fn effective_tiers(memcg: &Memcg) -> Text {
+    tiers_allowed(memcg, memcg.tiers())
 }
 
 /// The kernel's lines, those that cannot happen here at 0: readers expect them.

@@ -12,6 +12,10 @@ use crate::units::{NodeListError, NodeMask};
 pub(super) enum Refused {
     /// What is wrong with the word.
     Word(String),
+    /// What is wrong with one of several words.
+    OneOf(String, String),
+    /// There is no word.
+    Nothing,
     /// The word is one of cgroup v2's, and means nothing here: why.
     Unsupported(&'static str),
     Memcg(Error),
@@ -72,6 +76,24 @@ pub(super) fn nodes(memcg: &Memcg, word: &str, _: &Cancel) -> Done {
     match memcg.set_nodes(nodes) {
         Err(Error::Nodes { all, .. }) => Err(Refused::Word(format!("there are only the nodes {all}"))),
         done => Ok(done.and_then(|()| memcg.move_home())?),
+    }
+}
+
+/// One tier and its value, as flat-keyed files take them.
+pub(super) fn tiers(memcg: &Memcg, text: &str, _: &Cancel) -> Done {
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    let refuse = |word: &str, why: &str| Err(Refused::OneOf(word.to_owned(), why.to_owned()));
+    let (tier, allowed) = match words[..] {
+        [] => return Err(Refused::Nothing),
+        [tier] => return refuse(tier, "a tier is followed by max or 0"),
+        [tier, "max"] => (tier, true),
+        [tier, "0"] => (tier, false),
+        [_, value] => return refuse(value, "it is neither max nor 0"),
+        [_, _, more, ..] => return refuse(more, "one tier at a time"),
+    };
+    match memcg.set_tier(tier, allowed) {
+        Err(error @ Error::NoSuchTier { .. }) => Err(Refused::OneOf(tier.to_owned(), error.to_string())),
+        done => Ok(done?),
     }
 }
 

@@ -12,9 +12,7 @@
 
 use super::super::Error;
 use crate::sync::DEVICES;
-
-/// Most tiers: bits of a mask, less one.
-pub const MAX_TIERS: usize = 31;
+use crate::units::{MAX_TIERS, TierMask};
 
 /// Most bytes of a tier's name: it is a word in control files.
 const MAX_NAME: usize = 63;
@@ -39,6 +37,8 @@ pub(super) struct Roster {
     claimed: u32,
     /// The number that was claimed last: numbers come back late.
     last: Option<u8>,
+    /// Changes so far.
+    version: u64,
 }
 
 #[derive(Debug)]
@@ -47,6 +47,8 @@ struct Tier {
     /// Of its members; means nothing without.
     priority: i16,
     members: Vec<u8>,
+    /// It has had a device, and so its index for good.
+    settled: bool,
     /// The member whose turn was last; above all numbers when nobody's was.
     last: u8,
 }
@@ -81,7 +83,7 @@ impl Roster {
             .find(|number| self.claimed & 1 << number == 0)
             .ok_or(Error::TooManyDevices { most: DEVICES })?;
         let index = index.unwrap_or_else(|| {
-            self.tiers.push(Tier { name: name.to_owned(), priority, members: Vec::new(), last: u8::MAX });
+            self.tiers.push(Tier { name: name.to_owned(), priority, members: Vec::new(), settled: false, last: u8::MAX });
             self.tiers.len() - 1
         });
         let tier = &mut self.tiers[index];
@@ -90,24 +92,33 @@ impl Roster {
         tier.members.sort_unstable();
         self.claimed |= 1 << number;
         self.last = Some(number);
+        self.version += 1;
         Ok((number, index as u8))
     }
 
-    /// The device of this number is gone, or did not come.
+    /// The device of this number has come.
+    pub(super) fn settle(&mut self, number: u8) {
+        let tier = self.tiers.iter_mut().find(|tier| tier.members.contains(&number));
+        tier.expect("D1: a number that is claimed is a member of a tier").settled = true;
+    }
+
+    /// The device of this number is gone, or did not come: then a tier that was made for it is forgotten, if it can be.
     pub(super) fn give_up(&mut self, number: u8) {
         self.claimed &= !(1 << number);
+        self.version += 1;
         self.tiers.iter_mut().for_each(|tier| tier.members.retain(|&member| member != number));
+        while self.tiers.pop_if(|tier| !tier.settled && tier.members.is_empty()).is_some() {}
     }
 
     /// Whose turn it is among the devices of the tiers in the mask, those in `tried` left out: of the highest priority the one
     /// after the last. It is his turn that is over then, whatever comes of it.
-    pub(super) fn next(&mut self, tiers: u32, tried: u32) -> Option<u8> {
+    pub(super) fn next(&mut self, tiers: TierMask, tried: u32) -> Option<u8> {
         let untried = |member: &&u8| tried & 1 << **member == 0;
         let tier = self
             .tiers
             .iter_mut()
             .enumerate()
-            .filter(|(index, tier)| tiers & 1 << index != 0 && tier.members.iter().any(|member| untried(&member)))
+            .filter(|(index, tier)| tiers.contains(*index as u8) && tier.members.iter().any(|member| untried(&member)))
             .max_by_key(|(_, tier)| tier.priority)?
             .1;
         let after = |member: &&u8| **member > tier.last;
@@ -122,14 +133,14 @@ impl Roster {
         self.claimed
     }
 
-    /// The tiers there were ever, by index.
-    pub(super) fn tiers(&self) -> Vec<TierInfo> {
+    /// The tiers there were ever, by index; and a number that grows with every change.
+    pub(super) fn tiers(&self) -> (u64, Vec<TierInfo>) {
         let info = |(index, tier): (usize, &Tier)| TierInfo {
             index: index as u8,
             name: tier.name.clone(),
             priority: (!tier.members.is_empty()).then_some(tier.priority),
         };
-        self.tiers.iter().enumerate().map(info).collect()
+        (self.version, self.tiers.iter().enumerate().map(info).collect())
     }
 }
 
@@ -145,7 +156,7 @@ fn check_name(name: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    const ALL: u32 = u32::MAX;
+    const ALL: TierMask = TierMask::ALL;
 
     #[test]
     fn higher_priorities_come_first_and_equal_ones_in_turn() {
@@ -159,7 +170,59 @@ mod tests {
         assert_eq!(roster.next(ALL, 0b10110), Some(0));
         assert_eq!(roster.next(ALL, 0b10110), Some(3));
         assert_eq!(roster.next(ALL, 0b11111), None);
-        assert_eq!(roster.next(1, 0), Some(0), "only tier 0 is allowed");
-        assert_eq!(roster.next(0, 0), None);
+        assert_eq!(roster.next(TierMask::only(0), 0), Some(0), "only tier 0 is allowed");
+        assert_eq!(roster.next(TierMask::NONE, 0), None);
+    }
+
+    fn names(roster: &Roster) -> Vec<(String, Option<i16>)> {
+        roster.tiers().1.into_iter().map(|tier| (tier.name, tier.priority)).collect()
+    }
+
+    #[test]
+    fn a_tier_is_a_name_for_one_priority_while_it_has_devices() {
+        let mut roster = Roster::default();
+        let (a, _) = roster.claim("a", 1).unwrap();
+        roster.settle(a);
+        assert!(matches!(roster.claim("a", 2), Err(Error::TierPriority { has: 1, asked: 2, .. })));
+        assert!(matches!(roster.claim("b", 1), Err(Error::TiersClash { priority: 1, .. })));
+        let (b, index) = roster.claim("b", 2).unwrap();
+        assert_eq!(index, 1);
+        // It never came: its tier is forgotten.
+        roster.give_up(b);
+        assert_eq!(names(&roster), [("a".to_owned(), Some(1))]);
+        // This one was there: its name keeps the index, and may come back with another priority.
+        roster.give_up(a);
+        assert_eq!(names(&roster), [("a".to_owned(), None)]);
+        assert_eq!(roster.claim("b", 1).unwrap().1, 1);
+        assert_eq!(roster.claim("a", 2).unwrap().1, 0);
+        assert_eq!(names(&roster), [("a".to_owned(), Some(2)), ("b".to_owned(), Some(1))]);
+    }
+
+    #[test]
+    fn numbers_come_back_late_and_run_out() {
+        let mut roster = Roster::default();
+        let (first, _) = roster.claim("a", 0).unwrap();
+        roster.give_up(first);
+        let numbers: Vec<_> = (0..DEVICES).map(|_| roster.claim("a", 0).unwrap().0).collect();
+        assert_eq!(numbers[..2], [1, 2]);
+        assert_eq!(numbers.last(), Some(&first), "the one given up last comes last");
+        assert!(matches!(roster.claim("a", 0), Err(Error::TooManyDevices { most: 32 })));
+        roster.give_up(7);
+        assert_eq!(roster.claim("a", 0).unwrap().0, 7);
+    }
+
+    #[test]
+    fn names_of_tiers_run_out_and_are_words() {
+        let mut roster = Roster::default();
+        for tier in 0..MAX_TIERS {
+            let (number, _) = roster.claim(&format!("t{tier}"), 0).unwrap();
+            roster.settle(number);
+            roster.give_up(number);
+        }
+        assert!(matches!(roster.claim("one-more", 0), Err(Error::TooManyTiers { most: 31, .. })));
+        roster.claim("t30", 0).unwrap();
+        for bad in ["", "a b", "a\n", "a,b", "a=b", "\u{e4}", &"x".repeat(64)] {
+            assert!(matches!(roster.claim(bad, 1), Err(Error::TierName { .. })), "{bad:?}");
+        }
     }
 }
