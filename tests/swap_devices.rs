@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zspool::swap::{
-    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, State,
+    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Place, Plan, Protection, State,
     SwapFile,
 };
 use zspool::sync::Planted;
@@ -17,7 +17,7 @@ use zspool::units::TierMask;
 const MIB: usize = 1 << 20;
 
 fn devices() -> Devices {
-    Devices::new(Geometry::default(), Planted::NONE)
+    Devices::new(Geometry::default(), Protection::new().unwrap(), Planted::NONE)
 }
 
 fn memory(bytes: usize) -> DeviceOptions {

@@ -386,7 +386,7 @@ fn a_device_that_goes_away_takes_only_its_own_pages() {
 }
 
 /// A slot that is stored again and again comes to lie where it lay before. If that write is lost, what is found there is a whole
-/// block of the same slot, with a checksum that matches: an older page, which must not pass for the new one.
+/// block of the same slot, sealed by the same key: an older page, which must not pass for the new one.
 #[test]
 fn a_lost_write_does_not_bring_an_older_page_back() {
     let mut old_blocks = 0;
@@ -406,7 +406,8 @@ fn a_lost_write_does_not_bring_an_older_page_back() {
                 Ok(()) => assert!(page[..] == compressible(version, 700)[..], "version {version}, {lost} lost"),
                 Err(Error::Read { source: swap::Error::Corrupt { flaw, .. }, .. }) => {
                     assert_eq!(version, lost);
-                    old_blocks += u64::from(matches!(flaw, Flaw::Generation { .. }));
+                    // A seal does not tell; where the device has been written once all through, it is an old block.
+                    old_blocks += u64::from(flaw == Flaw::Seal && version > 8);
                 }
                 Err(other) => panic!("version {version}, {lost} lost: {other}"),
             }

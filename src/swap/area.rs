@@ -7,7 +7,8 @@
 //!   maintain()         -> holes where free pages were written
 //! ```
 //!
-//! 1. An object is never taken for another: `read` verifies checksum, slot and generation against the place.
+//! 1. An object is never taken for another: `read` verifies that it is what was written for the slot at the place, by a
+//!    seal or a checksum (see [`Protection`]).
 //! 2. No lock is held across I/O.
 //! 3. `read` and `free` neither allocate nor deallocate; `free` makes no system call but for a contended lock.
 //!
@@ -21,10 +22,9 @@ use super::device::{Device, Failure, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::quarantine::Quarantine;
 use super::space::Space;
-use super::{Error, Place};
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use super::{Error, Place, Protection};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Planted, Tally, assert_no_lock_held};
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 
 /// A device and what is on it.
@@ -47,15 +47,15 @@ pub struct Area {
     /// The device's number in places.
     number: u8,
     geometry: Geometry,
-    /// Random per instance: blocks of another never match.
-    seed: u64,
+    /// Of the instance: blocks of another never match.
+    protection: Protection,
     space: Space,
     write_buffers: BufferPool,
     read_buffers: BufferPool,
     /// Requests that the device has not answered in time.
     quarantine: Quarantine,
     /// Number of the next batch.
-    next_batch: AtomicU32,
+    next_batch: AtomicU64,
     /// The device said that it cannot punch. Set once.
     unpunchable: AtomicBool,
     // Counters, each exact; nothing is ordered by them.
@@ -104,23 +104,35 @@ pub struct AreaStats {
 // === impl Area ===
 
 impl Area {
-    /// An empty area over all of `device`, whose number in places is `number`. What the device holds is not looked at.
+    /// An empty area over all of `device`, whose number in places is `number`, protected by the default of
+    /// [`Protection::new`]. What the device holds is not looked at.
     ///
     /// # Errors
     /// [`Error::Geometry`], [`Error::Alignment`], [`Error::DeviceNumber`], [`Error::TooLarge`], [`Error::TooSmall`]
-    /// when the device has no room for a batch.
+    /// when the device has no room for a batch; [`Error::Key`].
     pub fn new(device: Box<dyn Device>, number: u8, geometry: Geometry) -> Result<Self, Error> {
-        // Keyed by the system's random numbers, differently at each call.
-        let seed = std::hash::RandomState::new().build_hasher().finish();
-        Self::with_seed(device, number, geometry, seed)
+        Self::with_protection(device, number, geometry, Protection::new()?)
     }
 
-    /// The same with a checksum seed that is not random: for tests that compare images, and models.
+    /// The same with a checksum whose seed is not random: for tests that compare images, and models.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_seed(device: Box<dyn Device>, number: u8, geometry: Geometry, seed: u64) -> Result<Self, Error> {
-        Self::with_planted(device, number, geometry, seed, Planted::NONE)
+        Self::with_protection(device, number, geometry, Protection::Checksum(seed))
+    }
+
+    /// The same with a protection that devices of one instance share.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), but for the key.
+    pub fn with_protection(
+        device: Box<dyn Device>,
+        number: u8,
+        geometry: Geometry,
+        protection: Protection,
+    ) -> Result<Self, Error> {
+        Self::with_planted(device, number, geometry, protection, Planted::NONE)
     }
 
     /// The same with a bug, for models.
@@ -129,7 +141,7 @@ impl Area {
         device: Box<dyn Device>,
         number: u8,
         geometry: Geometry,
-        seed: u64,
+        protection: Protection,
         planted: Planted,
     ) -> Result<Self, Error> {
         geometry.check()?;
@@ -156,8 +168,8 @@ impl Area {
             device,
             number,
             geometry,
-            seed,
-            next_batch: AtomicU32::new(0),
+            protection,
+            next_batch: AtomicU64::new(0),
             unpunchable: AtomicBool::new(false),
             written_bytes: Tally::new(),
             read_bytes: Tally::new(),
@@ -175,7 +187,7 @@ impl Area {
     /// [`begin_at_least`](Self::begin_at_least).
     ///
     /// # Errors
-    /// [`Error::Full`] when no page is free.
+    /// [`Error::Full`] when no page is free; [`Error::Forked`], [`Error::NoncesExhausted`] when nothing may be sealed.
     ///
     /// # Locks
     /// [`Rank::Buffers`](crate::sync::Rank::Buffers), then [`Rank::Device`](crate::sync::Rank::Device).
@@ -192,6 +204,7 @@ impl Area {
     /// As [`begin`](Self::begin).
     pub fn begin_at_least(&self, least: usize, most: usize) -> Result<Batch<'_>, Error> {
         assert_no_lock_held("waiting for a write buffer");
+        self.protection.check()?;
         let most = most.clamp(1, self.geometry.batch_pages);
         let least = least.clamp(1, most);
         let lease = self.write_lease()?;
@@ -235,7 +248,7 @@ impl Area {
         }
         self.read_bytes.add(len as u64);
         let start = (place.offset_bytes() - offset) as usize;
-        match open(&lease[start..start + place.len_bytes()], self.seed, &place, slot) {
+        match open(&mut lease[start..start + place.len_bytes()], &self.protection, &place, slot) {
             Ok(object) => Ok(f(object)),
             Err(flaw) => Err(Error::Corrupt { slot, place, flaw }),
         }
@@ -343,7 +356,7 @@ impl Area {
     /// How the device is used, for people.
     pub fn describe(&self) -> String {
         let holes = if self.unpunchable.load(Ordering::Relaxed) { ", which cannot give storage back" } else { "" };
-        format!("{}{holes}", self.device.describe())
+        format!("{}, {}{holes}", self.device.describe(), self.protection)
     }
 
     /// The device's number in places.
@@ -393,8 +406,9 @@ impl Area {
         &self.space
     }
 
-    pub(super) fn seed(&self) -> u64 {
-        self.seed
+    /// How its objects are protected.
+    pub fn protection(&self) -> &Protection {
+        &self.protection
     }
 
     pub(super) fn count_written(&self, bytes: u64) {

@@ -29,8 +29,8 @@ pub struct Batch<'a> {
     lease: Lease<'a>,
     /// `None` once its pages went elsewhere.
     extent: Option<Extent>,
-    /// Number of the batch, modulo 2^22.
-    number: u32,
+    /// Number of the batch.
+    number: u64,
     /// Blocks of the extent.
     capacity_blocks: usize,
     /// Blocks filled so far.
@@ -54,13 +54,13 @@ pub struct Written {
 // === impl Batch ===
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(area: &'a Area, lease: Lease<'a>, extent: Extent, number: u32) -> Self {
+    pub(super) fn new(area: &'a Area, lease: Lease<'a>, extent: Extent, number: u64) -> Self {
         Batch {
             capacity_blocks: extent.pages * area.geometry().blocks_per_page(),
             area,
             lease,
             extent: Some(extent),
-            number: number % (1 << (u32::BITS - Place::GENERATION_BITS)),
+            number,
             filled: 0,
             payload: 0,
             contents: Contents { touching: [0; MAX_BATCH_PAGES], objects: 0, blocks: 0 },
@@ -101,7 +101,8 @@ impl<'a> Batch<'a> {
         // The buffer holds earlier batches: nothing of them may reach the device under another's slot.
         block.fill(0);
         fill(&mut block[HEADER_BYTES..HEADER_BYTES + len]);
-        seal(block, self.area.seed(), &place, Label { slot, codec, flags, batch: self.number }, len);
+        let label = Label { codec, flags, node: 0 };
+        seal(block, self.area.protection(), &place, slot, label, self.number, len);
         for page in pages {
             self.contents.touching[page] += 1;
         }
@@ -118,7 +119,8 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back (one that failed with an I/O
     /// error is not used again), and the error is counted. [`Error::TimedOut`]: the same, but that its pages are not used
-    /// before the device is through with the write.
+    /// before the device is through with the write. [`Error::Forked`] in a
+    /// child of fork.
     ///
     /// # Locks
     /// None held across the write; [`Rank::Device`](crate::sync::Rank::Device) after it.
@@ -127,6 +129,7 @@ impl<'a> Batch<'a> {
         if self.filled == 0 {
             return Ok(Written::default());
         }
+        self.area.protection().check_process()?;
         let page_bytes = self.area.geometry().page_bytes;
         let pages = (self.filled * BLOCK_BYTES).div_ceil(page_bytes);
         let len = pages * page_bytes;

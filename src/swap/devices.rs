@@ -27,7 +27,7 @@ use self::attached::{Attached, Label};
 use self::roster::Roster;
 use super::area::Area;
 use super::block::ObjectRef;
-use super::{DeviceOptions, Error, Geometry, Place};
+use super::{DeviceOptions, Error, Geometry, Place, Protection};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
 use crate::units::TierMask;
@@ -36,10 +36,10 @@ use std::ops::Deref;
 /// The devices of an instance.
 ///
 /// ```
-/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, MemoryDevice};
+/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, MemoryDevice, Protection};
 /// use zspool::sync::Planted;
 ///
-/// let devices = Devices::new(Geometry::default(), Planted::NONE);
+/// let devices = Devices::new(Geometry::default(), Protection::new()?, Planted::NONE);
 /// devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("disk", 0))?;
 /// let fast = devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("nvme", 5))?;
 /// let mut batch = devices.begin(&Allowed::ALL, 1, 64)?;
@@ -60,6 +60,8 @@ pub struct Devices {
     /// Devices that are on. Relaxed: who acts on it looks at the seats.
     count: AtomicU32,
     geometry: Geometry,
+    /// Of all devices: they share the key.
+    protection: Protection,
     planted: Planted,
 }
 
@@ -150,13 +152,14 @@ impl DeviceRef<'_> {
 // === impl Devices ===
 
 impl Devices {
-    /// None yet. All will be divided by this geometry.
-    pub fn new(geometry: Geometry, planted: Planted) -> Self {
+    /// None yet. All will be divided by this geometry, and what is on them protected like this.
+    pub fn new(geometry: Geometry, protection: Protection, planted: Planted) -> Self {
         Devices {
             seats: (0..DEVICES).map(|_| Seat::new(planted)).collect(),
             roster: Mutex::new(Rank::Devices, Roster::default()),
             count: AtomicU32::new(0),
             geometry,
+            protection,
             planted,
         }
     }
@@ -174,7 +177,7 @@ impl Devices {
         // Where it does not fit in, its file is not even looked at.
         let (number, tier) = self.roster.lock().claim(&tier_name, priority)?;
         let attached = options.open().and_then(|(name, device)| {
-            let area = Area::new(device, number, self.geometry)?;
+            let area = Area::with_protection(device, number, self.geometry, self.protection.clone())?;
             Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, self.planted))
         });
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());

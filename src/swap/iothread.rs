@@ -16,6 +16,7 @@
 
 use super::IoBuffer;
 use super::device::{Cause, Failure, Request};
+use super::queue::OF_THREAD;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, Condvar, Deadline, Mutex, Rank};
 use std::collections::VecDeque;
@@ -76,21 +77,20 @@ impl IoThread {
         IoThread { shared: Arc::new(shared), thread, process: std::process::id() }
     }
 
-    /// Write what was started, until the deadline. What is not done then stays in flight. `false`: there can be no thread, and
-    /// nothing was done.
-    pub(super) fn run(&self, requests: &mut [Request], deadline: Deadline) -> bool {
+    /// Do a write that was started, until the deadline; if it is not done then it stays in flight. `false`: there can be no
+    /// thread, and nothing was done.
+    pub(super) fn run(&self, request: &mut Request, deadline: Deadline) -> bool {
         if std::process::id() != self.process || self.start().is_err() {
             return false;
         }
         let mut state = self.shared.state.lock();
-        for request in requests.iter_mut().filter(|request| request.is_in_flight()) {
-            state.next_ticket += 1;
-            request.set_ticket(state.next_ticket);
-            let (ticket, offset, len) = (state.next_ticket, request.offset(), request.len());
-            state.todo.push_back(Job { ticket, offset, len, buffer: request.lend_buffer() });
-        }
+        state.next_ticket += 1;
+        let ticket = state.next_ticket | OF_THREAD;
+        request.set_ticket(ticket);
+        let (offset, len) = (request.offset(), request.len());
+        state.todo.push_back(Job { ticket, offset, len, buffer: request.lend_buffer() });
         self.shared.todo.notify_one();
-        while requests.iter_mut().fold(false, |any, request| any | !state.take(request)) {
+        while !state.take(request) {
             let left = deadline.left();
             if left.is_zero() {
                 break;

@@ -11,6 +11,7 @@
 //!      Space    Batch     BufferPool    Device
 //!    free pages  |        preallocated    |
 //!                block format             +-- SwapFile      a file, O_DIRECT, sparse
+//!                sealed or checked        +-- BlockDevice   a disk
 //!                                         +-- MemoryDevice  tests, models
 //!                                         +-- FaultyDevice  another, with faults on cue
 //! ```
@@ -22,20 +23,26 @@ mod area;
 mod batch;
 mod bitmap;
 mod block;
+mod blockdev;
 mod buffer;
 mod device;
 mod devices;
 mod error;
 mod faulty;
+mod fileio;
 mod geometry;
 mod header;
 mod iothread;
+mod key;
 mod loss;
 mod memory;
+mod opening;
 mod options;
 mod place;
 mod quarantine;
+mod queue;
 mod requests;
+mod seal;
 mod slots;
 mod space;
 mod swapfile;
@@ -45,17 +52,20 @@ mod word;
 
 pub use area::{Area, AreaStats};
 pub use batch::{Batch, Written};
-pub use block::{Flaw, HEADER_BYTES, ObjectRef};
+pub use block::{Flaw, HEADER_BYTES, Label, ObjectRef};
+pub use blockdev::{BlockDevice, BlockOptions};
 pub use buffer::{BufferPool, IoBuffer, Lease, Starved};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
 pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, Outgoing, State, TierInfo};
 pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
+pub use key::{Cipher, Key};
 pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
 pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
 pub use place::Place;
+pub use seal::Protection;
 pub use slots::{MAX_REFERENCES, SlotGuard, SlotMemory, Slots};
 pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};
 pub use word::{Content, Entry, SlotWord};

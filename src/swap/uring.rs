@@ -73,8 +73,6 @@ mod imp {
     #[derive(Debug)]
     pub(in super::super) struct Rings {
         rings: Box<[TryLock<Option<Ring>>]>,
-        /// Rings made.
-        made: AtomicU32,
         /// The error number with which the kernel refused one; 0 if it did not. Relaxed: who has not seen it asks once more.
         refused: AtomicU32,
         /// Whose rings they are.
@@ -90,16 +88,18 @@ mod imp {
     // === impl Rings ===
 
     impl Rings {
-        /// One ring, to see whether the kernel allows it.
+        /// None yet.
         pub(in super::super) fn new() -> Self {
-            let rings = Rings {
+            Rings {
                 rings: (0..MOST_RINGS).map(|_| TryLock::new(None)).collect(),
-                made: AtomicU32::new(0),
                 refused: AtomicU32::new(0),
                 process: std::process::id(),
-            };
-            drop(rings.check_out());
-            rings
+            }
+        }
+
+        /// Make one, to see whether the kernel allows it.
+        pub(in super::super) fn try_one(&self) {
+            drop(self.check_out());
         }
 
         /// What the kernel said to it, if it refused.
@@ -108,11 +108,6 @@ mod imp {
                 0 => None,
                 errno => Some(io::Error::from_raw_os_error(errno as i32)),
             }
-        }
-
-        /// Rings in use at once, so far.
-        pub(in super::super) fn made(&self) -> u32 {
-            self.made.load(Ordering::Relaxed)
         }
 
         /// Do the requests that `start` starts, on the file from byte `base`, until the deadline. `false`: there is no ring to be
@@ -192,12 +187,12 @@ mod imp {
                     match Ring::new() {
                         Ok(made) => {
                             *ring = Some(made);
-                            self.made.fetch_add(1, Ordering::Relaxed);
                         }
                         Err(error) => {
                             // For want of descriptors or memory it may work another time; but not the first.
                             if at == 0 {
-                                self.refused.store(error.raw_os_error().unwrap_or(libc::ENOSYS) as u32, Ordering::Relaxed);
+                                self.refused
+                                    .store(error.raw_os_error().unwrap_or(libc::ENOSYS) as u32, Ordering::Relaxed);
                             }
                             return None;
                         }
@@ -355,12 +350,10 @@ mod imp {
             Rings
         }
 
+        pub(in super::super) fn try_one(&self) {}
+
         pub(in super::super) fn refusal(&self) -> Option<io::Error> {
             Some(io::ErrorKind::Unsupported.into())
-        }
-
-        pub(in super::super) fn made(&self) -> u32 {
-            0
         }
 
         pub(in super::super) fn run(

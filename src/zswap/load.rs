@@ -251,8 +251,8 @@ impl Core {
         let mut decoded = [0; PAGE_SIZE];
         self.devices
             .read(place, slot.0, |object| {
-                let flags = BlockFlags::from_bits_retain(object.flags);
-                self.decode(slot, object.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)
+                let flags = BlockFlags::from_bits_retain(object.label.flags);
+                self.decode(slot, object.label.codec, flags.contains(BlockFlags::PATTERN), object.bytes, &mut decoded)
             })
             .map_err(|source| Error::Read { slot, source })??;
         *page = decoded;
