@@ -78,17 +78,17 @@ impl Core {
         let mut owners = [Owner(0); TOGETHER];
         {
             let Some(mut guard) = self.slots.lock(first) else { return };
-            for key in 0..n as usize {
+            for (key, owner) in owners[..n as usize].iter_mut().enumerate() {
                 guard.go_to(first + key as u64);
                 let word = guard.word();
                 if let (Content::Physical(place), false) = (word.content(), word.writeback()) {
-                    owners[key] = guard.owner();
+                    *owner = guard.owner();
                     wanted.push(ReadOne { place, slot: guard.slot().0, key });
                 }
             }
         }
         wanted.sort_unstable_by_key(|one| one.place.device);
-        let (mut left, wanted_pages) = (wanted.len() as u64, done.pages);
+        let before = done.pages;
         for of_device in wanted.chunk_by_mut(|a, b| a.place.device == b.place.device) {
             let Some(device) = self.devices.get(of_device[0].place.device) else { continue };
             let mut places = [of_device[0].place; TOGETHER];
@@ -110,7 +110,6 @@ impl Core {
                 break;
             }
         }
-        left -= done.pages - wanted_pages;
-        done.left += left;
+        done.left += wanted.len() as u64 - (done.pages - before);
     }
 }
