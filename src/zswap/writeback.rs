@@ -131,7 +131,8 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         let (core, first, mut allowed) = (self.core, self.next, self.allowed);
         let mut failed = None;
         loop {
-            let begun = core.begin_batch(&allowed, core.devices.geometry().pages_for(PAGE_SIZE), self.pages());
+            let (least, most) = self.pages();
+            let begun = core.begin_batch(&allowed, least, most);
             let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
             let step = core.steps.reach(Step::WritebackBegun);
             let batch = match begun.and_then(|batch| step.map(|()| batch).map_err(|_| Unwritable::DeviceFull)) {
@@ -152,13 +153,22 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         }
     }
 
-    /// Pages that what is left will take, as far as it can be told without locks: a batch of just so many leaves larger tails of
-    /// segments to others.
-    fn pages(&self) -> usize {
+    /// Pages of devices for the shortest of the entries that are left, and for all of them, as long as they are now. What is asked
+    /// for beyond that would be a segment of its own where the tail of another will do.
+    fn pages(&self) -> (usize, usize) {
         let geometry = self.core.devices.geometry();
-        let length = |&(_, owner): &(GroupRef, Owner)| self.core.slots.word(owner).entry().map(|entry| entry.length);
-        let blocks = self.entries[self.next..].iter().filter_map(length).map(Geometry::blocks_for).sum::<usize>();
-        blocks.div_ceil(geometry.blocks_per_page()).max(geometry.pages_for(PAGE_SIZE))
+        let (mut shortest, mut blocks, mut bytes) = (PAGE_SIZE, 0, self.launched);
+        for &(_, owner) in &self.entries[self.next..] {
+            if bytes >= self.terms.most_bytes || blocks >= geometry.batch_pages * geometry.blocks_per_page() {
+                break;
+            }
+            let length = self.core.slots.word(owner).entry().map_or(0, |entry| entry.length);
+            shortest = if length > 0 { shortest.min(length) } else { shortest };
+            blocks += Geometry::blocks_for(length);
+            bytes += length as u64;
+        }
+        let least = geometry.pages_for(shortest);
+        (least, blocks.div_ceil(geometry.blocks_per_page()).max(least))
     }
 
     /// No device takes what is left.
