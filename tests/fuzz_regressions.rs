@@ -13,7 +13,7 @@ use std::path::Path;
 use zspool_fuzz::list::List;
 use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
-use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swap_table_ops, zswap_ops};
+use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swap_table_ops, swapfile_bytes, zswap_ops};
 
 /// Run every seed of a target, as libFuzzer would.
 fn replay<R: for<'a> Arbitrary<'a>>(target: &str, run: impl Fn(R) -> Reached) -> Reached {
@@ -90,6 +90,30 @@ fn seeds_of_zswap_reach_what_they_are_for() {
 }
 
 #[test]
+fn seeds_of_swapfiles_reach_what_they_are_for() {
+    let reached = replay("swapfile_bytes", swapfile_bytes::run);
+    assert_reached(
+        &reached,
+        &[
+            "changed objects refused",
+            "damaged headers refused",
+            "devices full",
+            "files of other versions or sizes refused",
+            "files refused",
+            "files taken",
+            "forged lengths refused",
+            "forged objects read",
+            "objects freed",
+            "objects read back",
+            "objects written",
+            "old blocks told",
+            "old images brought back",
+            "reads for another slot or generation refused",
+        ],
+    );
+}
+
+#[test]
 fn seeds_of_the_swap_table_reach_what_they_are_for() {
     let reached = replay("swap_table_ops", swap_table_ops::run);
     assert_reached(
@@ -98,11 +122,15 @@ fn seeds_of_the_swap_table_reach_what_they_are_for() {
             "batches a device failed",
             "devices beside others",
             "devices reinstated",
+            "devices that hang",
             "operations done during a request",
             "pages on devices at the end",
             "pages written back or through",
             "pages written through",
+            "reads that may be tried again",
+            "requests that were answered late",
             "retired devices",
+            "slots with more references than a word holds",
             "slots freed or replaced during their write",
             "stores refused for a memcg's limit",
             "stores refused for the pool limit",
@@ -187,7 +215,7 @@ fn instance(pool_frames: u8, ops: Vec<zswap_ops::Op>) -> zswap_ops::Run {
 }
 
 fn mixed(seed: u8) -> PageOf {
-    PageOf::Mixed { random: 2000, seed }
+    PageOf::Mixed { random: 1900, seed }
 }
 
 /// The page is read from the device, and meanwhile another is stored in its slot: that one stays.
@@ -229,7 +257,7 @@ fn flights_are_cancelled_before_and_after_the_write() {
             Op::LoadMany { first: 0, n: 8 },
         ]);
         let reached = zswap_ops::run(instance(60, ops));
-        assert_eq!(reached.get("slots freed or replaced during their write"), 2);
+        assert_eq!(reached.get("slots freed or replaced during their write"), 2, "{reached}");
         assert_eq!(reached.get("pages written back or through"), 6);
     }
 }

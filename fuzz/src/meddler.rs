@@ -16,8 +16,10 @@ use arbitrary::{Arbitrary, Unstructured};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 use zspool::memcg::Memcg;
 use zspool::swap::{self, BLOCK_BYTES, Device, Fault, FaultyDevice, MemoryDevice, Plan, Request};
+use zspool::sync::Deadline;
 use zspool::units::{NodeId, SlotRange};
 use zspool::zswap::{Error, Zswap};
 
@@ -26,6 +28,9 @@ pub const STRIDE: u64 = 8;
 
 /// Slots there are: few, so that operations meet.
 pub const SLOTS: u8 = 96;
+
+/// Bytes of a segment of the instances, which have batches of 16 pages.
+pub const SEGMENT_BYTES: u64 = 16 * 4096;
 
 /// A slot from a byte of input.
 pub fn slot(u: &mut Unstructured<'_>) -> arbitrary::Result<u8> {
@@ -140,7 +145,15 @@ struct Queue {
 impl Meddler {
     /// A device of `len` bytes.
     pub fn new(len: usize) -> Self {
-        let faulty = FaultyDevice::new(MemoryDevice::new(len, 4096), Plan::none());
+        Self::over(FaultyDevice::new(MemoryDevice::new(len, 4096), Plan::none()))
+    }
+
+    /// The same, where requests that hang are given up at once.
+    pub fn impatient(len: usize) -> Self {
+        Self::over(FaultyDevice::with_timeout(MemoryDevice::new(len, 4096), Plan::none(), Duration::ZERO))
+    }
+
+    fn over(faulty: FaultyDevice<MemoryDevice>) -> Self {
         Meddler { faulty, queue: Mutex::default(), instance: OnceLock::new() }
     }
 
@@ -175,8 +188,15 @@ impl Meddler {
         let Some((zswap, slots)) = self.instance.get().and_then(|(weak, slots)| Some((weak.upgrade()?, slots))) else {
             return;
         };
+        // A batch that finds all room in the hands of other batches waits for them, and this thread is in the middle of one: what may
+        // write is left out where room is scarce.
+        let need = 2 * zswap.stats().pool.payload_bytes + 3 * SEGMENT_BYTES;
+        let roomy = zswap.devices().iter().all(|row| row.area.segments.free * SEGMENT_BYTES >= need);
         let at = |slot: u8| slots.get(u64::from(slot) * STRIDE).unwrap();
         for op in todo {
+            if !roomy && matches!(op, Meanwhile::Store { .. } | Meanwhile::Limit { .. } | Meanwhile::Shrink { .. }) {
+                continue;
+            }
             let n = |memcg: u8| memcg as usize % memcgs.len();
             let done = match op {
                 Meanwhile::Free { slot } => Some(Done::Freed(slot, zswap.free(at(slot)))),
@@ -246,7 +266,19 @@ impl Device for Meddler {
     }
 
     fn complete(&self, requests: &mut [Request]) {
-        self.submit(requests);
+        self.faulty.complete(requests); // all were started inside submit
+    }
+
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        self.faulty.complete_by(requests, deadline);
+    }
+
+    fn poll(&self, request: &mut Request) {
+        self.faulty.poll(request);
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.faulty.timeout()
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {

@@ -108,6 +108,8 @@ pub enum Bug {
     SeatTakenInUse,
     /// Who begins a batch looks whether the device is being drained and is then counted.
     WriterCountsLate,
+    /// Who promises bytes looks for room first, and then promises.
+    PromiseLooksFirst,
     /// A stall does not hold the memcgs it is counted in.
     StallHoldsNothing,
     /// Who finds a cluster in the directory does not look whether its words are still that cluster's.

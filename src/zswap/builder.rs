@@ -14,7 +14,7 @@ use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
-use crate::swap::{self, Device, DeviceOptions, Devices, SwapFile};
+use crate::swap::{self, Device, DeviceOptions, Devices, Protection, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use crate::sync::{Arc, Clock, Convoy, FLIGHTS, Planted, Steps, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
@@ -41,7 +41,9 @@ pub struct Builder {
     codec: String,
     codecs: Codecs,
     swap: Vec<Swap>,
+    swap_limit: u64,
     direct: bool,
+    encryption: bool,
     arena: ArenaConfig,
     geometry: Geometry,
     slots_in_use: u64,
@@ -72,7 +74,9 @@ impl Builder {
             codec: "lz4".to_owned(),
             codecs: Codecs::builtin(),
             swap: Vec::new(),
+            swap_limit: u64::MAX,
             direct: true,
+            encryption: true,
             arena: ArenaConfig::default(),
             geometry: Geometry::default(),
             slots_in_use: MAX_SLOTS_IN_USE,
@@ -127,6 +131,13 @@ impl Builder {
         self
     }
 
+    /// Whether what goes to devices is encrypted (default), with a key that never leaves memory. Without, pages lie there for
+    /// whoever can read the devices, and a checksum finds accidents only.
+    pub fn encryption(mut self, encryption: bool) -> Self {
+        self.encryption = encryption;
+        self
+    }
+
     /// Write cold pages to this device.
     pub fn device(self, device: impl Device + 'static) -> Self {
         self.swap(DeviceOptions::device(device))
@@ -135,6 +146,12 @@ impl Builder {
     /// Write cold pages to this device too, as its options say.
     pub fn swap(mut self, options: DeviceOptions) -> Self {
         self.swap.push(Swap::Options(options));
+        self
+    }
+
+    /// Bytes in use on all devices together at most. Default: as many as they have.
+    pub fn swap_limit(mut self, bytes: u64) -> Self {
+        self.swap_limit = bytes;
         self
     }
 
@@ -278,7 +295,9 @@ impl Builder {
         let codec = self.codecs.by_name(&self.codec)?.id();
         self.arena.limit_bytes = self.pool_limit.unwrap_or_else(zsmalloc::default_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
-        let devices = Devices::new(self.device_geometry, self.planted);
+        let protection = if self.encryption { Protection::new()? } else { Protection::checksum() };
+        let devices = Devices::new(self.device_geometry, protection, self.planted);
+        devices.set_limit(self.swap_limit);
         for swap in self.swap {
             devices.add(match swap {
                 Swap::File { path, size } => {
@@ -319,7 +338,7 @@ impl Builder {
             counters: Counters::default(),
             kick,
             turnstile: Turnstile::new(self.planted),
-            helpers: Helpers::new(self.device_geometry.write_buffers),
+            helpers: Helpers::default(),
             gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,

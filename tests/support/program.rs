@@ -77,6 +77,11 @@ pub fn squeeze(arguments: &[&str]) -> Ended {
     Running::start(arguments).finish()
 }
 
+/// `zspool swap` with these arguments, to the end.
+pub fn swap(arguments: &[&str]) -> Ended {
+    Running::verb("swap", arguments, |_| {}).finish()
+}
+
 /// A number of a source.
 #[track_caller]
 pub fn of(source: &Value, field: &str) -> u64 {
@@ -103,10 +108,15 @@ impl Running {
 
     /// Start it after a change to how.
     pub fn start_with(arguments: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        Self::verb("squeeze", arguments, change)
+    }
+
+    /// Start another of its commands.
+    pub fn verb(verb: &str, arguments: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         // Files, not pipes: nobody has to read along.
         let [out, err] = [(); 2].map(|()| tempfile::tempfile().unwrap());
         let mut command = Command::new(ZSPOOL);
-        command.arg("squeeze").args(arguments).stdin(Stdio::null());
+        command.arg(verb).args(arguments).stdin(Stdio::null());
         command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
         // What runs the tests may have some signals ignored (nohup, a background job), and the program would respect that.
         let reset = || {

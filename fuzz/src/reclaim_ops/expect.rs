@@ -9,6 +9,7 @@ pub enum Kind {
     Peak,
     Flag,
     Nodes,
+    Tiers,
     Procs,
     Controllers,
 }
@@ -28,6 +29,9 @@ pub const FILES: &[(&str, Kind)] = &[
     ("memory.swap.current", Kind::Nothing),
     ("memory.swap.peak", Kind::Peak),
     ("memory.swap.max", Kind::Limit),
+    ("memory.swap.tiers", Kind::Nothing),
+    ("memory.swap.tiers.max", Kind::Tiers),
+    ("memory.swap.tiers.effective", Kind::Nothing),
     ("memory.swap.events", Kind::Nothing),
     ("memory.zswap.current", Kind::Nothing),
     ("memory.zswap.peak", Kind::Peak),
@@ -41,6 +45,17 @@ pub const FILES: &[(&str, Kind)] = &[
     ("cgroup.events", Kind::Nothing),
     ("cgroup.stat", Kind::Nothing),
 ];
+
+/// Which file the number in an operation means: an index of [`FILES`]. Those of tiers came late; numbers in seeds from before mean
+/// what they meant, but for a few.
+pub fn which_file(file: u8) -> usize {
+    let is_late = |&index: &usize| FILES[index].0.starts_with("memory.swap.tiers");
+    let (late, early): (Vec<_>, Vec<_>) = (0..FILES.len()).partition(is_late);
+    match usize::from(file % 64).checked_sub(64 - late.len()) {
+        Some(which) => late[which],
+        None => early[usize::from(file) % early.len()],
+    }
+}
 
 /// What a text means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +100,11 @@ pub fn meaning(kind: Kind, text: &str) -> Result<Meaning, i32> {
             _ => Err(libc::EINVAL),
         },
         Kind::Nodes => nodes(one()?).map(Meaning::Nodes).ok_or(libc::EINVAL),
+        // The one tier there is.
+        Kind::Tiers => match &words[..] {
+            [tier, value] if tier == b"swap" && [&b"max"[..], b"0"].contains(&value.as_slice()) => Ok(Meaning::Done),
+            _ => Err(libc::EINVAL),
+        },
         Kind::Procs => Err(libc::EOPNOTSUPP),
         Kind::Controllers => match words.iter().find(|word| word.as_slice() != b"+memory") {
             Some(word) if word == b"-memory" => Err(libc::EOPNOTSUPP),

@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::size;
+use crate::tiers::spec::Spec;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ pub(crate) enum Verb {
     /// Show where the bytes of the pool go: size classes, and a picture
     #[command(after_help = AFTER_CLASSES)]
     Classes(Classes),
+    /// Show pages on devices in tiers: written back, read, cleaned, and moved off again
+    #[command(after_help = AFTER_SWAP)]
+    Swap(Swap),
     /// Print the control files that every memcg has: what they say, and what can be written to them
     #[command(after_help = AFTER_FILES)]
     Files,
@@ -40,6 +44,7 @@ Examples:
   zspool squeeze                       compress the memory of the running programs, and compare
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool classes --image a.pages       where the bytes of the pool go
+  zspool swap --image a.pages          the same through swapfiles, with a table of them
   zspool files                         the control files of a memcg
   zspool squeeze --help                everything it can do";
 
@@ -50,12 +55,18 @@ processes this user may read are taken, largest first. Nothing is stopped but CO
 
 SIZE is a number of bytes, or one with K, M, G or T behind it (steps of 1024).
 
+A swapfile is made, or reused if it is an earlier one of ours; with `unnamed`, PATH is a folder, and the file has no name
+in it; with `block`, PATH is a block device, which must be empty or ours; with `overwrite` too, what is on it is lost. Tiers of higher priority are used first; one that
+names none comes after those named before it; swapfiles of one tier share the load.
+
 Examples:
   zspool squeeze                                  memory of the running programs
   zspool squeeze --pid 4711 --classes --json -    one program, as JSON; the table goes to standard error
   zspool squeeze -- python3 -c 'import time; x = list(range(10**6)); time.sleep(60)'
   zspool squeeze --image a.pages --image b.pages --memcg-limit a=8M \\
                  --pool-limit 32M --swapfile /var/tmp/zspool.swap --swap-size 1G
+  zspool squeeze --image a.pages --pool-limit 8M --swapfile /fast/swap,size=16M,tier=fast \\
+                 --swapfile /var/tmp,size=1G,tier=slow,unnamed --swapoff fast
   zspool squeeze --mount /mnt/zspool --hold       and in another shell: cat /mnt/zspool/*/memory.stat
 
 Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made,
@@ -96,6 +107,22 @@ impl Sources {
     }
 }
 
+/// Where pages go that memory has no room for.
+#[derive(Debug, Args)]
+pub(crate) struct Swapfiles {
+    /// Where pages go that a limit leaves no room for: PATH[,size=SIZE][,tier=NAME][,priority=N][,unnamed|,block[,overwrite]]
+    #[arg(long, value_name = "PATH[,...]", value_parser = Spec::parse)]
+    pub(crate) swapfile: Vec<Spec>,
+
+    /// How large a swapfile may become that names no size
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) swap_size: Option<u64>,
+
+    /// Write pages to swapfiles as they are, with a checksum instead of a cipher
+    #[arg(long)]
+    pub(crate) no_encryption: bool,
+}
+
 const AFTER_CLASSES: &str = "\
 Sources are those of `zspool squeeze`. Pages are stored by one thread, and nothing runs in the background, so that the same
 pages give the same picture. Parts of the frames add up to what the pool has backed, to the byte.
@@ -107,6 +134,18 @@ Examples:
   zspool classes --churn=4 --json - -- COMMAND            after replacing each page four times, as JSON
 
 Exit status: as that of `zspool squeeze`.";
+
+const AFTER_SWAP: &str = "\
+Sources and swapfiles are those of `zspool squeeze`. Without a swapfile there are two, of a tier each, without names in the
+folder for temporary files. Everything is stored, written back and read; then each device is taken off, first of the table
+first: what it holds goes to the others, or into memory. Ctrl-C cancels that.
+
+Examples:
+  zspool swap --image a.pages                  two tiers, and what the metadata costs a page
+  zspool swap --image a.pages --free-half      free a random half, and clean the devices
+  zspool swap --swapfile /fast/swap,size=64M,tier=fast --swapfile /slow/swap,size=4G,tier=slow --json - -- COMMAND
+
+Exit status: as that of `zspool squeeze`; 1 as well if a device could not be taken off.";
 
 const AFTER_FILES: &str = "\
 r: can be read, w: can be written. With `zspool squeeze --mount DIR` each memcg is a directory with these files in it.
@@ -126,13 +165,12 @@ pub(crate) struct Squeeze {
     #[arg(long, value_name = "[SOURCE=]SIZE", value_parser = memcg_limit)]
     pub(crate) memcg_limit: Vec<MemcgLimit>,
 
-    /// Where pages go that a limit leaves no room for
-    #[arg(long, value_name = "PATH")]
-    pub(crate) swapfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) swapfiles: Swapfiles,
 
-    /// How large the swapfile may become
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    pub(crate) swap_size: Option<u64>,
+    /// Before pages are read back, move everything off this tier or swapfile; Ctrl-C cancels that and no more
+    #[arg(long, value_name = "TIER|PATH")]
+    pub(crate) swapoff: Vec<String>,
 
     /// How pages are compressed
     #[arg(long, value_name = "NAME", default_value = "lz4")]
@@ -197,6 +235,35 @@ pub(crate) struct Classes {
     pub(crate) seed: u64,
 
     /// Write the numbers as JSON as well; with -, to standard output, and the picture to standard error
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Swap {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+
+    #[command(flatten)]
+    pub(crate) swapfiles: Swapfiles,
+
+    /// Most memory the pool may have, in frames, warm ones included [default: a fifth of the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) pool_limit: Option<u64>,
+
+    /// How pages are compressed
+    #[arg(long, value_name = "NAME", default_value = "lz4")]
+    pub(crate) codec: String,
+
+    /// Free a random half of the pages when all are written, and clean the devices
+    #[arg(long)]
+    pub(crate) free_half: bool,
+
+    /// Decides which pages --free-half takes, and the order of the read-back
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Write the numbers as JSON as well; with -, to standard output, and the text to standard error
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,
 }

@@ -7,6 +7,8 @@
 //! | [`squeeze`] | the main job: in, limited, out again identical |
 //! | [`target`] | the store it goes into |
 //! | [`classes`] | where the bytes of the pool go, as a picture |
+//! | [`swap`], [`tiers`] | pages through devices in tiers; what is shared about those |
+//! | [`kept`] | pages in an instance, and what each was |
 //! | [`files`] | the control files of a memcg, as a table |
 //! | [`report`], [`table`], [`progress`], [`output`] | what is told about it |
 //! | [`signals`] | how it is interrupted |
@@ -17,6 +19,7 @@ compile_error!("the program reads /proc and needs Linux; the library (without th
 mod args;
 mod classes;
 mod files;
+mod kept;
 mod output;
 mod progress;
 mod report;
@@ -24,10 +27,12 @@ mod signals;
 mod size;
 mod source;
 mod squeeze;
+mod swap;
 mod table;
 mod target;
+mod tiers;
 
-use args::{Classes, Cli, Squeeze, Verb};
+use args::{Classes, Cli, Squeeze, Swap, Verb};
 use clap::Parser;
 use output::Output;
 use squeeze::RunError;
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
     let good = match Cli::parse().verb {
         Verb::Squeeze(args) => squeeze(&args),
         Verb::Classes(args) => classes(&args),
+        Verb::Swap(args) => swap(&args),
         Verb::Files => {
             // A reader that has seen enough and closed the pipe is no failure.
             let _ = io::stdout().write_all(files::table().as_bytes());
@@ -91,6 +97,16 @@ fn classes(args: &Classes) -> Result<bool, RunError> {
     let mut text = String::new();
     let terminal = classes::Terminal::find(output.json_on_stdout());
     classes::show(&report, terminal, &mut text).expect("writing to a string does not fail");
+    output.write(&text, &report)?;
+    Ok(report.is_good())
+}
+
+/// Whether all is well.
+fn swap(args: &Swap) -> Result<bool, RunError> {
+    let output = Output::open(args.json.as_deref())?;
+    let report = swap::swap(args).inspect_err(|_| output.abandon())?;
+    let mut text = String::new();
+    swap::show(&report, &mut text).expect("writing to a string does not fail");
     output.write(&text, &report)?;
     Ok(report.is_good())
 }

@@ -6,6 +6,7 @@
 use crate::source::Kind;
 use crate::squeeze::Histogram;
 use crate::squeeze::interface::ClassRow;
+use crate::tiers::report::{Swap, Swapoff};
 use serde::Serialize;
 
 /// What a run found.
@@ -18,6 +19,10 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     pub(crate) sources: Vec<SourceReport>,
     pub(crate) pool: PoolReport,
+    /// Where the slots' pages lie, and the devices.
+    pub(crate) swap: Swap,
+    /// The devices that were to be taken off before the pages were read back, in that order.
+    pub(crate) swapoffs: Vec<Swapoff>,
     pub(crate) process: ProcessReport,
     pub(crate) store_ns: Quantiles,
     pub(crate) load_ns: Quantiles,
@@ -65,7 +70,7 @@ pub(crate) struct PoolReport {
     pub(crate) metadata_bytes: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) objects: u64,
-    /// Storage that the pages on the swapfile take there.
+    /// Storage that the pages on swapfiles take there.
     pub(crate) swapfile_bytes: u64,
     pub(crate) classes: Vec<ClassRow>,
 }

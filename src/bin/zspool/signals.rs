@@ -72,9 +72,16 @@ pub(crate) fn wait_for_one(or: impl Fn() -> bool) {
     while stopped().is_none() && !or() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    if STOP.compare_exchange(libc::SIGINT, 0, Relaxed, Relaxed).is_ok() {
+    take_interrupt();
+}
+
+/// Whether somebody pressed Ctrl-C; it is used up by that, as by [`wait_for_one`].
+pub(crate) fn take_interrupt() -> bool {
+    let taken = STOP.compare_exchange(libc::SIGINT, 0, Relaxed, Relaxed).is_ok();
+    if taken {
         arrange(libc::SIGINT);
     }
+    taken
 }
 
 /// Whether Ctrl-C would do something: shells have jobs in the background ignore it.

@@ -3,17 +3,18 @@
 use crate::report::{Failure, Report, SourceReport};
 use crate::size::{human, human_ns};
 use crate::squeeze::interface::ClassRow;
+use crate::tiers;
 use std::fmt::{self, Write};
 use zspool::units::PAGE_SIZE;
 
 /// Columns of text, aligned when shown: the first to the left, the others to the right.
 #[derive(Default)]
-struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 }
@@ -135,6 +136,12 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
         .map(|(what, ns)| format!("{what}: p50 {}, p99 {}", human_ns(ns.p50), human_ns(ns.p99)));
     let threads = if report.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", report.threads) };
     writeln!(f, "{} ({threads}, {}).", times.join("; "), report.codec)?;
+    if !report.swap.devices.is_empty() {
+        writeln!(f)?;
+        tiers::show::show(&report.swap, f)?;
+        writeln!(f)?;
+    }
+    report.swapoffs.iter().try_for_each(|swapoff| tiers::show::show_swapoff(swapoff, f))?;
     remarks(report, f)?;
     verdict(report, stored, f)
 }
@@ -224,6 +231,7 @@ mod tests {
     use super::*;
     use crate::report::{PoolReport, ProcessReport, Quantiles};
     use crate::source::Kind;
+    use crate::tiers::report::Swap;
 
     fn source(name: &str, scale: u64) -> SourceReport {
         SourceReport {
@@ -273,6 +281,8 @@ mod tests {
                 swapfile_bytes: 3 << 30,
                 classes: vec![class],
             },
+            swap: Swap::default(),
+            swapoffs: vec![],
             process: ProcessReport { rss_growth_bytes: 5 << 30 },
             store_ns: Quantiles { p50: 5900, p99: 12_000 },
             load_ns: Quantiles { p50: 2600, p99: 4100 },

@@ -1,21 +1,84 @@
 //! The store that is squeezed into: this crate's [`Zswap`].
 
-use crate::squeeze::interface::{ClassRow, GroupStats, Live, PoolStats, Settings, Target, Trouble};
+use crate::squeeze::interface::{ClassRow, GroupStats, Live, Moved, PoolStats, Settings, Target, Trouble};
+use crate::tiers::report::{DeviceRow, Metadata, Swap};
+use crate::tiers::spec::{Kind, Planned};
 use std::path::Path;
-use zspool::memcg::{Event, Memcg};
+use zspool::memcg::{Cancel, Event, Memcg};
+use zspool::swap::{BlockDevice, DeviceOptions, DeviceStats, SwapFile};
 use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
-use zspool::zswap::Zswap;
+use zspool::zswap::{Builder, SwapoffError, Zswap};
 
 /// Make the store.
 pub(crate) fn open(settings: &Settings) -> Result<Zswap, Trouble> {
+    Ok(builder(settings)?.build()?)
+}
+
+/// The same, for those who want to say more. Block devices are opened here, files when it is built.
+pub(crate) fn builder(settings: &Settings) -> Result<Builder, Trouble> {
     let mut builder = Zswap::builder().codec(&settings.codec).compressing_threads(settings.threads);
     if let Some(bytes) = settings.pool_limit {
         builder = builder.pool_limit(bytes);
     }
-    if let Some((path, size)) = &settings.swapfile {
-        builder = builder.swapfile(path, *size);
+    builder = builder.encryption(settings.encryption);
+    for planned in &settings.swapfiles {
+        builder = builder.swap(device(planned)?);
     }
-    Ok(builder.build()?)
+    Ok(builder)
+}
+
+fn device(planned: &Planned) -> Result<DeviceOptions, Trouble> {
+    let Planned { path, size, tier, priority, kind, overwrite } = planned;
+    let file = || SwapFile::options().size(size.unwrap_or(0));
+    let options = match kind {
+        Kind::File => DeviceOptions::swapfile(file().path(path)),
+        Kind::Unnamed => DeviceOptions::swapfile(file().unnamed(path)),
+        Kind::Block => {
+            let mut block = BlockDevice::options().path(path).overwrite(*overwrite);
+            if let Some(size) = *size {
+                block = block.size(size);
+            }
+            DeviceOptions::device(block.open()?)
+        }
+    };
+    Ok(options.tier(tier, *priority))
+}
+
+/// Have all devices cleaned, and the holes punched.
+pub(crate) fn clean(zswap: &Zswap) {
+    let _ = zswap.clean(u64::MAX);
+    zswap.quiesce();
+}
+
+fn metadata(zswap: &Zswap) -> Metadata {
+    let slots = zswap.metadata();
+    Metadata {
+        word_bytes: slots.slot_words,
+        link_bytes: slots.links,
+        count_bytes: slots.counts,
+        directory_bytes: slots.directory,
+        reverse_bytes: zswap.stats().area.map_or(0, |area| area.reverse_bytes),
+    }
+}
+
+fn row(stats: DeviceStats) -> DeviceRow {
+    let DeviceStats { number, name, tier, priority, state, describe, area, .. } = stats;
+    DeviceRow {
+        number,
+        name,
+        tier,
+        priority,
+        state: state.to_string(),
+        how: describe,
+        size_bytes: area.size_bytes,
+        used_bytes: area.used_bytes,
+        live_bytes: area.live_bytes,
+        objects: area.objects,
+        written_bytes: area.written_bytes,
+        read_bytes: area.read_bytes,
+        bad_bytes: area.bad_bytes,
+        io_errors: area.io_errors,
+    }
 }
 
 impl Target for Zswap {
@@ -108,6 +171,46 @@ impl Target for Zswap {
             }
         };
         self.pool().classes().0.iter().filter(used).map(row).collect()
+    }
+
+    fn swap(&self) -> Swap {
+        let stats = self.stats();
+        let same_filled_slots = stats.same_filled_pages + stats.pattern_pages;
+        let memory_slots = stats.compressed_pages + stats.incompressible_pages;
+        let slots = same_filled_slots + memory_slots + stats.physical_pages;
+        Swap {
+            devices: self.devices().into_iter().map(row).collect(),
+            slots,
+            virtual_bytes: slots * PAGE_SIZE as u64,
+            same_filled_slots,
+            memory_slots,
+            memory_bytes: stats.pool.payload_bytes,
+            physical_slots: stats.physical_pages,
+            metadata: metadata(self),
+        }
+    }
+
+    fn swapoff(&self, number: u8, watch: &(dyn Fn(u64) -> bool + Sync)) -> Moved {
+        let (cancel, mut moved) = (Cancel::new(), 0);
+        let result = Zswap::swapoff(self, number, &cancel, |progress| {
+            moved = progress.objects_at_start.saturating_sub(progress.objects_left);
+            if !watch(moved) {
+                cancel.cancel();
+            }
+        });
+        match result {
+            Ok(report) => Moved {
+                objects: report.to_pool + report.to_devices,
+                to_memory: Some(report.to_pool),
+                lost: report.lost,
+                off: Ok(()),
+            },
+            Err(error) => {
+                let cancelled = matches!(error, SwapoffError::Cancelled { .. });
+                let off = Err(if cancelled { None } else { Some(error.into()) });
+                Moved { objects: moved, to_memory: None, lost: 0, off }
+            }
+        }
     }
 
     #[cfg(feature = "fuse")]

@@ -1,6 +1,6 @@
 //! [`Report`]: where the bytes went, as JSON has it. Field names are stable.
 
-use crate::source::Kind;
+use crate::kept::SourceLine;
 use crate::squeeze::interface::ClassRow;
 use serde::Serialize;
 use zspool::zswap::Zswap;
@@ -26,17 +26,6 @@ pub(crate) struct Report {
     pub(crate) steps: Vec<Step>,
     /// The size classes in use, after the last step.
     pub(crate) classes: Vec<ClassRow>,
-}
-
-/// A source.
-#[derive(Debug, Serialize)]
-pub(crate) struct SourceLine {
-    pub(crate) name: String,
-    pub(crate) kind: Kind,
-    /// Pages read from it.
-    pub(crate) pages: u64,
-    pub(crate) vanished_pages: u64,
-    pub(crate) note: Option<String>,
 }
 
 /// What was done, and what the pool looked like afterwards.

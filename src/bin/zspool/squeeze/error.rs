@@ -3,6 +3,7 @@
 use super::interface::Trouble;
 use crate::signals::Stopped;
 use crate::source::SourceError;
+use crate::tiers::spec::SpecError;
 use std::io;
 use std::path::PathBuf;
 
@@ -14,10 +15,8 @@ pub(crate) enum RunError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Codec(#[from] zspool::compress::Error),
-    #[error("--swapfile needs --swap-size SIZE beside it, the most the file may grow to.")]
-    SwapfileWithoutSize,
-    #[error("--swap-size needs --swapfile PATH beside it, the file to use.")]
-    SizeWithoutSwapfile,
+    #[error(transparent)]
+    Swapfiles(#[from] SpecError),
     #[error("--memcg-limit names {name:?}, but the sources are: {known}.")]
     UnknownSource { name: String, known: String },
     #[error("There is no memory to remember {pages} pages by (16 bytes each); read fewer with --max-pages.")]

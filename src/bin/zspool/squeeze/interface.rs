@@ -1,8 +1,10 @@
 //! [`Target`]: what the run needs of the compressed store. `target.rs` beside `main.rs` is the store of the crate; the tests of
 //! this folder have a model.
 
+use crate::tiers::report::Swap;
+use crate::tiers::spec::Planned;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use zspool::units::{PAGE_SIZE, Slot, SlotRange};
 
 /// A refusal or failure of the store: what is said about it is all that matters here.
@@ -15,8 +17,10 @@ pub(crate) struct Settings {
     pub(crate) pool_limit: Option<u64>,
     /// The codec for pages, by a name that is known to exist.
     pub(crate) codec: String,
-    /// A swapfile and how many bytes of it may be used.
-    pub(crate) swapfile: Option<(PathBuf, u64)>,
+    /// Swapfiles; the place of each in the list is its number.
+    pub(crate) swapfiles: Vec<Planned>,
+    /// Whether what is written to them is encrypted.
+    pub(crate) encryption: bool,
     /// Threads that will store and load at once.
     pub(crate) threads: usize,
 }
@@ -62,6 +66,13 @@ pub(crate) trait Target: Sync {
     /// The size classes in use, by size.
     fn classes(&self) -> Vec<ClassRow>;
 
+    /// Where the slots' pages lie now, and the devices.
+    fn swap(&self) -> Swap;
+
+    /// Move everything off a device and take it off. `watch` is told every now and then how many objects were moved so far, and
+    /// says whether to go on.
+    fn swapoff(&self, number: u8, watch: &(dyn Fn(u64) -> bool + Sync)) -> Moved;
+
     /// Show the memcgs as files at this empty directory, for others to read and write.
     fn mount(&self, at: &Path) -> Result<Box<dyn Live>, Trouble>;
 }
@@ -76,6 +87,19 @@ pub(crate) trait Live: Sync {
 
     /// Unmount them.
     fn unmount(self: Box<Self>) -> Result<(), Trouble>;
+}
+
+/// What a swapoff came to.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    /// Objects that were moved.
+    pub(crate) objects: u64,
+    /// Those of them that went into the pool, where that is known.
+    pub(crate) to_memory: Option<u64>,
+    /// Pages that could not be read back.
+    pub(crate) lost: u64,
+    /// Whether the device is off; if not, why, or `None` if it was cancelled.
+    pub(crate) off: Result<(), Option<Trouble>>,
 }
 
 /// A memcg's counters.
@@ -105,7 +129,7 @@ pub(crate) struct PoolStats {
     pub(crate) payload_bytes: u64,
     /// Objects in the pool.
     pub(crate) objects: u64,
-    /// Storage of the swapfile that pages take.
+    /// Storage of the swapfiles that pages take.
     pub(crate) swapfile_bytes: u64,
 }
 

@@ -3,12 +3,12 @@
 use super::error::RunError;
 use super::interface::{Live, Settings, Target, Trouble};
 use super::rss;
-use super::run::{Planned, Run};
+use super::run::{Planned, Run, Todo};
 use crate::args::{MemcgLimit, Squeeze};
 use crate::report::Report;
 use crate::source::chosen::{Chosen, Taken};
+use crate::tiers::spec;
 use std::io::Write as _;
-use std::path::PathBuf;
 use zspool::compress::Codecs;
 use zspool::sync::thread;
 
@@ -25,12 +25,19 @@ pub(crate) fn squeeze<T: Target>(
         return Err(RunError::NoFuse);
     }
     let threads = args.threads.unwrap_or_else(thread::available_parallelism);
-    let swapfile = swapfile(args)?;
+    let swapfiles = spec::planned(&args.swapfiles.swapfile, args.swapfiles.swap_size)?;
+    let swapoff = spec::meant(&args.swapoff, &swapfiles)?;
     let chosen = Chosen::open(&args.sources)?;
     check_limits(&args.memcg_limit, chosen.names())?;
 
     let before = rss::anonymous();
-    let settings = Settings { pool_limit: args.pool_limit, codec: args.codec.clone(), swapfile, threads };
+    let settings = Settings {
+        pool_limit: args.pool_limit,
+        codec: args.codec.clone(),
+        swapfiles,
+        encryption: !args.swapfiles.no_encryption,
+        threads,
+    };
     let target = open(&settings).map_err(RunError::Open)?;
     let opening_growth = rss::anonymous().saturating_sub(before);
     let live = args.mount.as_deref().map(|at| target.mount(at)).transpose().map_err(RunError::Mount)?;
@@ -41,21 +48,13 @@ pub(crate) fn squeeze<T: Target>(
         Planned { name, source, memcg_limit, pages }
     });
     let run = Run::new(&target, planned.collect(), args.seed)?;
-    let report = run.squeeze(&args.codec, threads, opening_growth, live.as_deref(), args.hold);
+    let todo = Todo { codec: &args.codec, threads, opening_growth, live: live.as_deref(), hold: args.hold, swapoff };
+    let report = run.squeeze(&todo);
     if let Some(Err(error)) = live.map(Live::unmount) {
         // The report is worth more than an empty directory; where nobody listens, nothing can be done.
         let _ = writeln!(std::io::stderr(), "{error}.");
     }
     report
-}
-
-fn swapfile(args: &Squeeze) -> Result<Option<(PathBuf, u64)>, RunError> {
-    match (&args.swapfile, args.swap_size) {
-        (Some(path), Some(size)) => Ok(Some((path.clone(), size))),
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(RunError::SwapfileWithoutSize),
-        (None, Some(_)) => Err(RunError::SizeWithoutSwapfile),
-    }
 }
 
 /// Refuse limits of sources that there are not.

@@ -1,7 +1,7 @@
 //! [`Run`]: the phases of a squeeze, each with all workers.
 //!
 //! ```text
-//!  sources        hash, store            settle     load, compare        free
+//!  sources        hash, store     settle, swapoff    load, compare        free
 //!  +------+  pages  +---------+                     +---------------+    +------+
 //!  | lane |-------->| workers |--> read counters -->| random order  |--->| all  |--> nothing may be left
 //!  +------+  of 16  +---------+                     +---------------+    +------+
@@ -24,6 +24,8 @@ use crate::progress::Progress;
 use crate::report::{Failure, PoolReport, ProcessReport, Quantiles, Report, SourceReport};
 use crate::signals;
 use crate::source::{Source, SourceError};
+use crate::tiers::drain::drain;
+use crate::tiers::report::{Swap, Swapoff, SwapoffEnd};
 use std::io::{self, Write as _};
 use std::time::Instant;
 use zspool::compress::same_filled;
@@ -49,6 +51,19 @@ pub(super) struct Planned {
     pub(super) source: Box<dyn Source>,
     pub(super) memcg_limit: Option<u64>,
     pub(super) pages: u64,
+}
+
+/// What is to be done with them.
+pub(super) struct Todo<'a> {
+    pub(super) codec: &'a str,
+    pub(super) threads: usize,
+    /// What the store's making added to anonymous memory.
+    pub(super) opening_growth: u64,
+    /// Who looks there may change limits and remove memcgs at any time; with `hold`, they are given the time to.
+    pub(super) live: Option<&'a dyn Live>,
+    pub(super) hold: bool,
+    /// Devices to take off before the pages are read back.
+    pub(super) swapoff: Vec<u8>,
 }
 
 /// What is the same for all phases.
@@ -104,23 +119,16 @@ impl<'t, T: Target> Run<'t, T> {
         Ok(Run { target, lanes, hashes, seed, failures })
     }
 
-    /// All phases. `opening_growth` is what the store's making added to anonymous memory.
-    /// Who looks at `live` may change limits and remove memcgs at any time; with `hold`, they are given the time to.
-    pub(super) fn squeeze(
-        self,
-        codec: &str,
-        threads: usize,
-        opening_growth: u64,
-        live: Option<&dyn Live>,
-        hold: bool,
-    ) -> Result<Report, RunError> {
+    /// All phases.
+    pub(super) fn squeeze(self, todo: &Todo<'_>) -> Result<Report, RunError> {
+        let &Todo { codec, threads, opening_growth, live, hold, ref swapoff } = todo;
         let mut workers: Vec<_> = (0..threads).map(|_| Worker::new()).collect();
         // Each thread's first allocation sets up a heap of its own, which the next phase's threads take over.
         self.in_parallel(&mut workers, |_, worker| drop(std::hint::black_box(worker.pages.to_vec())));
 
         let total = self.hashes.len();
         let started = Instant::now();
-        let progress = Progress::new("storing", total);
+        let progress = Progress::pages("storing", total);
         let before = rss::anonymous();
         self.store_all(&mut workers, &progress)?;
         self.check_not_stopped()?;
@@ -135,15 +143,17 @@ impl<'t, T: Target> Run<'t, T> {
         }
 
         let (pool, mut sources, still) = self.read_counters();
-        let classes = self.target.classes();
+        let (classes, swap) = (self.target.classes(), self.target.swap());
         // What others change meanwhile would add up to nothing.
         if still || live.is_none() {
             self.check_sums(&sources, pool);
         }
 
-        self.load_all(&mut workers, &Progress::new("reading back", total));
+        let swapoffs = self.swapoff(swapoff, &swap);
         self.check_not_stopped()?;
-        self.free_all(&mut workers, &Progress::new("freeing", total));
+        self.load_all(&mut workers, &Progress::pages("reading back", total));
+        self.check_not_stopped()?;
+        self.free_all(&mut workers, &Progress::pages("freeing", total));
         self.check_not_stopped()?;
         self.target.settle();
         self.check_nothing_is_left();
@@ -166,11 +176,28 @@ impl<'t, T: Target> Run<'t, T> {
             seconds: started.elapsed().as_secs_f64(),
             sources,
             pool: PoolReport { frame_bytes, metadata_bytes, payload_bytes, objects, swapfile_bytes, classes },
+            swap,
+            swapoffs,
             process: ProcessReport { rss_growth_bytes: opening_growth + after.saturating_sub(before) },
             store_ns: Quantiles::of(&store_ns),
             load_ns: Quantiles::of(&load_ns),
             failures,
         })
+    }
+
+    /// Take devices off, one after the other. That one could not be is a failure of the run, but if somebody pressed Ctrl-C.
+    fn swapoff(&self, numbers: &[u8], swap: &Swap) -> Vec<Swapoff> {
+        let swapoffs = drain(self.target, swap, numbers);
+        for swapoff in &swapoffs {
+            if let SwapoffEnd::Failed(why) = &swapoff.end {
+                self.fail_as_a_whole(format!(
+                    "{} could not be taken off: {}.",
+                    swapoff.name,
+                    why.trim_end_matches('.')
+                ));
+            }
+        }
+        swapoffs
     }
 
     /// Run `work` once per worker, on a thread each.

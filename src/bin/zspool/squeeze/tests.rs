@@ -1,9 +1,10 @@
 //! The run against a model of the store, one that can refuse, lose and spoil pages on cue.
 
-use super::interface::{ClassRow, GroupStats, Live, PoolStats, Settings, Target, Trouble};
+use super::interface::{ClassRow, GroupStats, Live, Moved, PoolStats, Settings, Target, Trouble};
 use super::{RunError, squeeze};
 use crate::args::{Cli, Verb};
 use crate::report::Report;
+use crate::tiers::report::Swap;
 use clap::Parser;
 use std::collections::HashMap;
 use std::io::Write;
@@ -103,6 +104,12 @@ impl Target for &Model {
     }
     fn is_online(&self, _: &usize) -> bool {
         true
+    }
+    fn swap(&self) -> Swap {
+        Swap::default()
+    }
+    fn swapoff(&self, _: u8, _: &(dyn Fn(u64) -> bool + Sync)) -> Moved {
+        unreachable!("a model has no devices")
     }
     fn mount(&self, _: &Path) -> Result<Box<dyn Live>, Trouble> {
         Err("A model has no files".into())
