@@ -11,34 +11,38 @@
 mod support;
 
 use std::collections::BTreeMap;
-use support::{area_of, check, faulty, memory, push, tenant, write_one};
-use zspool::swap::{Area, Error, Fault, Flaw, Label, Place, Plan};
+use support::{
+    area_of, area_with, check, faulty, faulty_with, flaw, memory, payload, protections, push, tenant, write_one,
+};
+use zspool::swap::{Area, Error, Fault, Flaw, Geometry, Label, Place, Plan, Protection};
 
 // --- corruption
 
 #[test]
 fn every_flipped_bit_of_a_block_is_an_error_and_never_data() {
-    let device = memory(1 << 20);
-    let area = area_of(&device);
-    let mut batch = area.begin(2).unwrap();
-    let before = push(&mut batch, 1, 100).unwrap();
-    let place = push(&mut batch, 2, 300).unwrap();
-    let after = push(&mut batch, 3, 100).unwrap();
-    batch.write().unwrap();
-    let first_bit = place.offset_bytes() as usize * 8;
-    for bit in first_bit..first_bit + place.len_bytes() * 8 {
-        let flip = |image: &mut [u8]| image[bit / 8] ^= 1 << (bit % 8);
-        device.tamper(flip);
-        match check(&area, place, 2, 300) {
-            Err(Error::Corrupt { slot: 2, place: at, flaw: Flaw::Checksum }) if at == place => {}
-            other => panic!("bit {bit}: {other:?}"),
+    for (protection, wrong) in protections() {
+        let device = memory(1 << 20);
+        let area = area_with(&device, &protection);
+        let mut batch = area.begin(2).unwrap();
+        let before = push(&mut batch, 1, 100).unwrap();
+        let place = push(&mut batch, 2, 300).unwrap();
+        let after = push(&mut batch, 3, 100).unwrap();
+        batch.write().unwrap();
+        let first_bit = place.offset_bytes() as usize * 8;
+        for bit in first_bit..first_bit + place.len_bytes() * 8 {
+            let flip = |image: &mut [u8]| image[bit / 8] ^= 1 << (bit % 8);
+            device.tamper(flip);
+            match check(&area, place, 2, 300) {
+                Err(Error::Corrupt { slot: 2, place: at, flaw }) if at == place && flaw == wrong => {}
+                other => panic!("bit {bit}: {other:?}"),
+            }
+            check(&area, before, 1, 100).unwrap();
+            check(&area, after, 3, 100).unwrap();
+            device.tamper(flip);
         }
-        check(&area, before, 1, 100).unwrap();
-        check(&area, after, 3, 100).unwrap();
-        device.tamper(flip);
+        check(&area, place, 2, 300).unwrap();
+        area.assert_valid();
     }
-    check(&area, place, 2, 300).unwrap();
-    area.assert_valid();
 }
 
 #[test]
@@ -51,12 +55,13 @@ fn faults_that_claim_success_are_found_when_reading() {
         Fault::Misdirect { to: 512 << 10 },
         Fault::Lost,
     ];
-    for fault in faults {
-        let (device, area) = faulty(1 << 20);
+    for (fault, (protection, wrong)) in faults.into_iter().flat_map(|f| protections().into_iter().map(move |p| (f, p)))
+    {
+        let (device, area) = faulty_with(1 << 20, &protection);
         device.replan(Plan::none().at(1, fault));
         let place = write_one(&area, 7, 3000);
         let error = check(&area, place, 7, 3000).unwrap_err();
-        assert!(matches!(error, Error::Corrupt { slot: 7, flaw: Flaw::Checksum, .. }), "{fault:?}: {error}");
+        assert!(matches!(error, Error::Corrupt { slot: 7, flaw, .. } if flaw == wrong), "{fault:?}: {error}");
         // The slot still names it, so its page is not trusted again.
         area.blame(place, &error);
         area.free(place);
@@ -66,57 +71,86 @@ fn faults_that_claim_success_are_found_when_reading() {
 }
 
 #[test]
-fn a_block_copied_to_another_place_does_not_pass_there() {
-    let device = memory(1 << 20);
-    let area = area_of(&device);
-    let (a, b) = (write_one(&area, 7, 3000), write_one(&area, 7, 3000));
-    device.tamper(|image| {
-        image.copy_within(a.offset_bytes() as usize..a.offset_bytes() as usize + 4096, b.offset_bytes() as usize);
-    });
-    check(&area, a, 7, 3000).unwrap();
-    assert!(matches!(check(&area, b, 7, 3000), Err(Error::Corrupt { flaw: Flaw::Checksum, .. })));
+fn a_block_copied_to_another_place_or_device_does_not_pass_there() {
+    for (protection, wrong) in protections() {
+        let device = memory(1 << 20);
+        let area = area_with(&device, &protection);
+        let (a, b) = (write_one(&area, 7, 3000), write_one(&area, 7, 3000));
+        device.tamper(|image| {
+            image.copy_within(a.offset_bytes() as usize..a.offset_bytes() as usize + 4096, b.offset_bytes() as usize);
+        });
+        check(&area, a, 7, 3000).unwrap();
+        assert_eq!(flaw(check(&area, b, 7, 3000)), wrong);
+        // The same bytes at the same offset of another device of the instance, which shares the key.
+        let (copy, bytes) = (memory(1 << 20), device.image());
+        copy.tamper(|image| image.copy_from_slice(&bytes));
+        let other = Area::with_protection(Box::new(copy), 4, Geometry::default(), protection.clone()).unwrap();
+        assert_eq!(flaw(check(&other, Place { device: 4, ..a }, 7, 3000)), wrong);
+    }
 }
 
 #[test]
 fn the_block_before_a_lost_write_is_told_by_its_generation() {
-    let (device, area) = faulty(512 << 10);
-    let mut wanted = write_one(&area, 7, 3000);
-    let mut flaws = Vec::new();
-    // Until the same page comes again, for the same slot and the same bytes.
-    for lost in [false, true] {
-        let first = wanted.block;
-        area.free(wanted);
-        loop {
-            device.replan(if lost { Plan::none().at(1, Fault::Lost) } else { Plan::none() });
-            let place = write_one(&area, 7, 3000);
-            if place.block == first {
-                wanted = place;
-                break;
+    for (protection, wrong) in protections() {
+        let (device, area) = faulty_with(512 << 10, &protection);
+        let mut wanted = write_one(&area, 7, 3000);
+        let mut flaws = Vec::new();
+        // Until the same page comes again, for the same slot and the same bytes.
+        for lost in [false, true] {
+            let first = wanted.block;
+            area.free(wanted);
+            loop {
+                device.replan(if lost { Plan::none().at(1, Fault::Lost) } else { Plan::none() });
+                let place = write_one(&area, 7, 3000);
+                if place.block == first {
+                    wanted = place;
+                    break;
+                }
+                area.free(place);
             }
-            area.free(place);
+            flaws.push(check(&area, wanted, 7, 3000).err().map(|error| flaw(Err(error))));
         }
-        flaws.push(check(&area, wanted, 7, 3000).err().map(|e| match e {
-            Error::Corrupt { flaw, .. } => flaw,
-            other => panic!("{other}"),
-        }));
+        let old = Flaw::Generation { found: wanted.generation - 1 };
+        assert_eq!(flaws, [None, Some(if wrong == Flaw::Seal { wrong } else { old })]);
     }
-    let generation = wanted.generation;
-    assert_eq!(flaws, [None, Some(Flaw::Generation { found: generation - 1 })]);
 }
 
 #[test]
 fn a_block_is_not_given_to_another_slot() {
-    let area = area_of(&memory(1 << 20));
-    let place = write_one(&area, 7, 3000);
-    assert!(matches!(check(&area, place, 8, 3000), Err(Error::Corrupt { flaw: Flaw::Slot { found: 7 }, .. })));
+    for (protection, wrong) in protections() {
+        let area = area_with(&memory(1 << 20), &protection);
+        let place = write_one(&area, 7, 3000);
+        let other = Flaw::Slot { found: 7 };
+        assert_eq!(flaw(check(&area, place, 8, 3000)), if wrong == Flaw::Seal { wrong } else { other });
+    }
 }
 
 #[test]
 fn another_instance_on_the_same_bytes_reads_nothing_of_the_first() {
+    for ((first, wrong), (second, _)) in protections().into_iter().zip(protections()) {
+        let device = memory(1 << 20);
+        let place = write_one(&area_with(&device, &first), 7, 3000);
+        assert_eq!(flaw(check(&area_with(&device, &second), place, 7, 3000)), wrong);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri cannot run the cipher")]
+fn nothing_that_was_written_can_be_read_off_an_encrypted_device() {
     let device = memory(1 << 20);
-    let place = write_one(&area_of(&device), 7, 3000);
-    let second = area_of(&device);
-    assert!(matches!(check(&second, place, 7, 3000), Err(Error::Corrupt { flaw: Flaw::Checksum, .. })));
+    let area = area_of(&device);
+    let place = write_one(&area, 7, 3000);
+    let (image, payload) = (device.image(), payload(7, 3000));
+    let seen = |bytes: &[u8]| image.windows(8).any(|window| window == bytes);
+    assert!(!payload.chunks_exact(8).any(seen));
+    check(&area, place, 7, 3000).unwrap();
+    assert!(area.describe().contains("encrypted with "), "{}", area.describe());
+    // It would be seen if it were there.
+    let plain = area_with(&device, &Protection::checksum());
+    write_one(&plain, 7, 3000);
+    let image = device.image();
+    assert!(payload.chunks_exact(8).all(|bytes| image.windows(8).any(|window| window == bytes)));
+    assert!(plain.describe().contains("not encrypted"), "{}", plain.describe());
 }
 
 // --- failures

@@ -13,7 +13,7 @@ use std::path::Path;
 use zspool_fuzz::list::List;
 use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
-use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swap_table_ops, zswap_ops};
+use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swap_table_ops, swapfile_bytes, zswap_ops};
 
 /// Run every seed of a target, as libFuzzer would.
 fn replay<R: for<'a> Arbitrary<'a>>(target: &str, run: impl Fn(R) -> Reached) -> Reached {
@@ -85,6 +85,30 @@ fn seeds_of_zswap_reach_what_they_are_for() {
             "stores refused for a memcg's limit",
             "stores refused for the pool limit",
             "stores refused for want of memory",
+        ],
+    );
+}
+
+#[test]
+fn seeds_of_swapfiles_reach_what_they_are_for() {
+    let reached = replay("swapfile_bytes", swapfile_bytes::run);
+    assert_reached(
+        &reached,
+        &[
+            "changed objects refused",
+            "damaged headers refused",
+            "devices full",
+            "files of other versions or sizes refused",
+            "files refused",
+            "files taken",
+            "forged lengths refused",
+            "forged objects read",
+            "objects freed",
+            "objects read back",
+            "objects written",
+            "old blocks told",
+            "old images brought back",
+            "reads for another slot or generation refused",
         ],
     );
 }
@@ -187,7 +211,7 @@ fn instance(pool_frames: u8, ops: Vec<zswap_ops::Op>) -> zswap_ops::Run {
 }
 
 fn mixed(seed: u8) -> PageOf {
-    PageOf::Mixed { random: 2000, seed }
+    PageOf::Mixed { random: 1900, seed }
 }
 
 /// The page is read from the device, and meanwhile another is stored in its slot: that one stays.

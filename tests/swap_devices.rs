@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zspool::swap::{
-    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan, State,
-    SwapFile, Tenant,
+    Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan,
+    Protection, State, SwapFile, Tenant,
 };
 use zspool::sync::Planted;
 use zspool::units::{Owner, TierMask};
@@ -17,7 +17,7 @@ use zspool::units::{Owner, TierMask};
 const MIB: usize = 1 << 20;
 
 fn devices() -> Devices {
-    Devices::new(Geometry::default(), Planted::NONE)
+    Devices::new(Geometry::default(), Protection::new().unwrap(), Planted::NONE)
 }
 
 fn memory(bytes: usize) -> DeviceOptions {

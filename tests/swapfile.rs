@@ -257,7 +257,7 @@ fn a_relative_path_names_the_same_file_later() {
     let depth = std::env::current_dir().unwrap().components().count() - 1;
     let relative: PathBuf = std::iter::repeat_n("..", depth).collect::<PathBuf>().join(path.strip_prefix("/").unwrap());
     let swapfile = open(&relative, MIB).unwrap();
-    assert!(swapfile.path().is_absolute() && path.exists());
+    assert!(swapfile.path().unwrap().is_absolute() && path.exists());
     drop(swapfile);
     assert!(!path.exists());
     drop(folder);
@@ -336,8 +336,8 @@ fn somebody_elses_file_is_refused_and_left_as_it_was() {
 #[test]
 fn headers_of_other_versions_or_sizes_and_damaged_ones_are_refused() {
     let (_folder, path) = folder();
-    let file = forged(&path, 8, &2u32.to_le_bytes(), true);
-    assert!(matches!(refusal(&path), Error::Version { found: 2, known: 1, .. }));
+    let file = forged(&path, 8, &1u32.to_le_bytes(), true);
+    assert!(matches!(refusal(&path), Error::Version { found: 1, known: 2, .. }));
     file.check();
     fs::remove_file(&path).unwrap();
 
@@ -523,7 +523,7 @@ fn every_byte_of_a_block_that_changes_in_the_file_is_seen() {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 1 << (at % 8)], at).unwrap();
         match check(&area, place, 2, 300) {
-            Err(Error::Corrupt { slot: 2, flaw: Flaw::Checksum, .. }) => {}
+            Err(Error::Corrupt { slot: 2, flaw: Flaw::Seal, .. }) => {}
             other => panic!("byte {}: {other:?}", at - start),
         }
         file.write_all_at(&byte, at).unwrap();
@@ -533,18 +533,111 @@ fn every_byte_of_a_block_that_changes_in_the_file_is_seen() {
 }
 
 #[test]
-fn a_file_cut_down_by_others_is_an_error_for_the_slot() {
+fn a_file_cut_down_by_others_is_an_error_for_its_slots_and_is_told() {
     both_ways(|swapfile, path| {
         let area = area_on(swapfile);
         let (live, _) = fill(&area, &mut 0);
-        fs::OpenOptions::new().write(true).open(path).unwrap().set_len(2 * MIB).unwrap();
+        assert!(!area.describe().contains("cut down"));
+        let cut = |bytes| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(bytes).unwrap();
+        cut(2 * MIB);
         let (slot, place) = live[live.len() - 1];
         match check(&area, place, slot, LEN) {
-            Err(Error::Io { source, done: 0, .. }) => assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof),
+            Err(error @ Error::Io { done: 0, .. }) => {
+                let message = error.to_string();
+                assert!(message.contains("the file ends before") && message.contains("cut it down"), "{message}");
+                let Error::Io { source, .. } = error else { unreachable!() };
+                assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof);
+            }
             other => panic!("{other:?}"),
         }
         check(&area, live[0].1, live[0].0, LEN).unwrap();
+
+        // Writes go on, and make it longer again: what was cut off is not there, and is no page of zeroes.
+        for &(_, place) in &live[live.len() - 256..] {
+            area.free(place);
+        }
+        let (again, _) = fill(&area, &mut 10_000);
+        assert!(!again.is_empty());
+        again.iter().for_each(|&(slot, place)| check(&area, place, slot, LEN).unwrap());
+        assert!(area.describe().contains(&format!("cut down to {} bytes", 2 * MIB)), "{}", area.describe());
+        let lost = &live[live.len() - 300];
+        assert!(matches!(check(&area, lost.1, lost.0, LEN), Err(Error::Corrupt { .. })));
+        check(&area, live[0].1, live[0].0, LEN).unwrap();
+
+        // Without its header the next user would take it for somebody else's.
+        cut(0);
+        assert!(area.maintain() == 0 || !area.describe().is_empty());
+        for &(_, place) in &again {
+            area.free(place);
+        }
+        let (_, _) = fill(&area, &mut 20_000);
+        assert!(area.describe().contains("cut down to 0 bytes"), "{}", area.describe());
+        let copy = path.with_extension("copy");
+        fs::copy(path, &copy).unwrap();
+        drop(open(&copy, MIB).unwrap());
     });
+}
+
+// --- files without a name
+
+/// Names in a folder.
+fn names_in(folder: &Path) -> Vec<String> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_file_without_a_name_is_a_device_that_nobody_sees_and_that_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for direct in [true, false] {
+        let swapfile = SwapFile::options().unnamed(folder.path()).size(4 * MIB).direct(direct).open().unwrap();
+        assert_eq!((swapfile.path(), names_in(folder.path())), (None, vec![]));
+        let described = swapfile.describe();
+        assert!(described.contains("without a name in") && described.contains(folder.path().to_str().unwrap()));
+        let area = area_on(swapfile);
+        let (live, error) = fill(&area, &mut 0);
+        assert!(matches!(error, Error::Full { .. }), "{error}");
+        live.iter().for_each(|&(slot, place)| check(&area, place, slot, LEN).unwrap());
+        drop(area);
+        assert_eq!(names_in(folder.path()), Vec::<String>::new());
+    }
+    // However its process ends.
+    assert!(!run_child("child_dies_with_a_file_without_a_name", folder.path()));
+    assert_eq!(names_in(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn child_dies_with_a_file_without_a_name() {
+    let Some(folder) = child_path() else { return };
+    let area = area_on(SwapFile::options().unnamed(&folder).size(4 * MIB).open().unwrap());
+    assert!(fill(&area, &mut 0).0.len() > 100);
+    // SAFETY: ends this process, at once.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+}
+
+#[test]
+fn a_folder_that_takes_no_file_without_a_name_is_refused_with_the_way_out() {
+    let unnamed = |folder: &Path| SwapFile::options().unnamed(folder).size(MIB).open();
+    // The kernel's own file systems have none.
+    match unnamed(Path::new("/proc")) {
+        Err(error @ Error::NoUnnamed { .. }) => {
+            let message = error.to_string();
+            assert!(message.contains("/proc") && message.contains("`path(..)`") && message.ends_with('.'), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "text").unwrap();
+    for missing in [folder.path().join("none"), file] {
+        match unnamed(&missing) {
+            Err(Error::MissingFolder { folder }) => assert_eq!(folder, missing),
+            other => panic!("{other:?}"),
+        }
+    }
+    let both = SwapFile::options().path("/tmp/swap").unnamed("/tmp").size(MIB).open().unwrap_err();
+    assert!(matches!(both, Error::TwoNames { .. }) && both.to_string().contains("unnamed(..)"), "{both}");
+    assert!(matches!(SwapFile::options().unnamed("/tmp").open(), Err(Error::Incomplete { missing: "size" })));
+    assert!(matches!(SwapFile::options().unnamed("/tmp").size(LEAST - 1).open(), Err(Error::TooSmall { .. })));
 }
 
 #[test]
@@ -638,26 +731,48 @@ fn child_meets_its_file_size_limit() {
     }
 }
 
+/// Bytes of a file that are in the page cache.
+fn cached_bytes(file: &fs::File) -> u64 {
+    // SAFETY: the file keeps its length while it is mapped, and the bytes are not looked at.
+    let map = unsafe { memmap2::Mmap::map(file) }.unwrap();
+    let mut resident = vec![0u8; map.len() / 4096];
+    // SAFETY: the vector has a byte for each page of the mapping.
+    assert_eq!(unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), resident.as_mut_ptr()) }, 0);
+    resident.iter().filter(|&&r| r & 1 == 1).count() as u64 * 4096
+}
+
 #[test]
-fn buffered_writes_and_reads_leave_nothing_in_the_page_cache() {
+fn a_swapfile_has_at_most_a_mib_in_the_page_cache_however_much_is_written_and_read() {
     let (folder, path) = folder();
     if is_tmpfs(folder.path()) {
         println!("skipped: {} is a tmpfs, whose pages are the cache", folder.path().display());
         return;
     }
-    let area = area_on(SwapFile::options().path(&path).size(4 * MIB).direct(false).open().unwrap());
-    let (live, _) = fill(&area, &mut 0);
-    for &(slot, place) in &live {
-        check(&area, place, slot, LEN).unwrap();
+    for direct in [false, true] {
+        let options = SwapFile::options().path(&path).size(66 * MIB).direct(direct);
+        let area = area_on(options.open().unwrap());
+        let file = fs::File::open(&path).unwrap();
+        let (mut live, mut most, mut random) = (Vec::new(), 0, 1u64);
+        while area.stats().written_bytes < 64 * MIB {
+            let mut batch = area.begin(64).unwrap();
+            while let Some(place) = push(&mut batch, live.len() as u64, LEN) {
+                live.push((live.len() as u64, place));
+            }
+            batch.write().unwrap();
+            // Between the writes, reads of pages from anywhere.
+            for _ in 0..8 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (slot, place) = live[(random >> 33) as usize % live.len()];
+                check(&area, place, slot, LEN).unwrap();
+            }
+            most = most.max(cached_bytes(&file));
+        }
+        for &(slot, place) in live.iter().step_by(7) {
+            check(&area, place, slot, LEN).unwrap();
+        }
+        most = most.max(cached_bytes(&file));
+        assert!(most <= MIB, "{most} bytes are cached, direct: {direct}");
     }
-    let file = fs::File::open(&path).unwrap();
-    // SAFETY: the file keeps its length while it is mapped, and the bytes are not looked at.
-    let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
-    let mut resident = vec![0u8; map.len() / 4096];
-    // SAFETY: the vector has a byte for each page of the mapping.
-    assert_eq!(unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), resident.as_mut_ptr()) }, 0);
-    let cached = resident.iter().filter(|&&r| r & 1 == 1).count();
-    assert!(cached * 20 < resident.len(), "{cached} of {} pages are cached", resident.len());
 }
 
 #[test]

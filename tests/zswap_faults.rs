@@ -385,7 +385,7 @@ fn a_device_that_goes_away_takes_only_its_own_pages() {
 }
 
 /// A slot that is stored again and again comes to lie where it lay before. If that write is lost, what is found there is a whole
-/// block of the same slot, with a checksum that matches: an older page, which must not pass for the new one.
+/// block of the same slot, sealed by the same key: an older page, which must not pass for the new one.
 #[test]
 fn a_lost_write_does_not_bring_an_older_page_back() {
     let mut losses = 0;

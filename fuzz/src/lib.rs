@@ -12,10 +12,11 @@
 //! | `pool_ops` | the allocator, with its own handles and with cells of a client's, over memcgs and nodes |
 //! | `zswap_ops` | a whole instance, with a device that fails on cue |
 //! | `reclaim_ops` | a tree with all that reclaims from it: control files as raw texts, limits, pages in memory |
+//! | `swapfile_bytes` | what lies on devices, changed by others between write and read; headers of files |
 //! | `swap_table_ops` | slots with many references over devices in tiers that come, go and fail |
 //! | `meddler` | that device: it also does other operations in the middle of its requests |
 //!
-//! A list decides everything: the same one runs the same way, but for the random seed of checksums on the device.
+//! A list decides everything: the same one runs the same way, but for the random keys of what goes to devices.
 
 pub mod instance;
 pub mod list;
@@ -26,6 +27,7 @@ pub mod reached;
 pub mod reclaim_ops;
 pub mod subject;
 pub mod swap_table_ops;
+pub mod swapfile_bytes;
 pub mod tree;
 pub mod zswap_ops;
 

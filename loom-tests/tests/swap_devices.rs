@@ -5,14 +5,14 @@
 #![cfg(loom)]
 
 use loom_tests::{catches, outcomes, race};
-use zspool::swap::{Allowed, DeviceOptions, Devices, Error, Geometry, MemoryDevice, Place, State};
+use zspool::swap::{Allowed, DeviceOptions, Devices, Error, Geometry, MemoryDevice, Place, Protection, State};
 use zspool::sync::{Arc, Bug, Planted, Seat};
 
 /// Pages of two blocks; an object takes one block.
 const TINY: Geometry = Geometry { page_bytes: 128, batch_pages: 1, max_payload: 8, write_buffers: 1, read_buffers: 1 };
 
 fn devices(planted: Planted) -> Arc<Devices> {
-    let devices = Devices::new(TINY, planted);
+    let devices = Devices::new(TINY, Protection::Checksum(1), planted);
     devices.add(memory()).unwrap();
     Arc::new(devices)
 }

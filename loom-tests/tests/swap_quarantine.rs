@@ -8,7 +8,9 @@ use loom::sync::Arc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
-use zspool::swap::{Area, Error, FaultyDevice, Geometry, Label, MemoryDevice, Place, Plan, Tenant};
+use zspool::swap::{
+    Area, Error, FaultyDevice, Geometry, Label, MemoryDevice, Place, Plan, Protection, Tenant,
+};
 use zspool::sync::{Bug, Planted};
 use zspool::units::Owner;
 
@@ -21,7 +23,7 @@ type Device = Arc<FaultyDevice<MemoryDevice>>;
 fn area(pages: usize, planted: Planted) -> (Device, Arc<Area>) {
     let memory = MemoryDevice::new(pages * 128, 128);
     let device = Arc::new(FaultyDevice::with_timeout(memory, Plan::none(), Duration::ZERO));
-    let area = Area::with_planted(Box::new(Arc::clone(&device)), 0, TINY, 1, planted).unwrap();
+    let area = Area::with_planted(Box::new(Arc::clone(&device)), 0, TINY, Protection::Checksum(1), planted).unwrap();
     (device, Arc::new(area))
 }
 

@@ -8,7 +8,8 @@
 //!   maintain()         -> holes where free segments were written
 //! ```
 //!
-//! 1. An object is never taken for another: `read` verifies checksum, slot and generation against the place.
+//! 1. An object is never taken for another: `read` verifies that it is what was written for the slot at the place, by a
+//!    seal or a checksum (see [`Protection`]).
 //! 2. No lock is held across I/O.
 //! 3. `read` and `free` neither allocate nor deallocate; `free` makes no system call but for a contended lock.
 //! 4. Every live object has a reverse word: which slot names its place, or will, and who pays.
@@ -25,11 +26,10 @@ use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::quarantine::Quarantine;
 use super::rmap::Tenant;
 use super::segments::{Purpose, SegmentCounts, Segments};
-use super::{Error, Place};
+use super::{Error, Place, Protection};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Planted, Tally, assert_no_lock_held};
 use crate::units::Owner;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 
 /// A device and what is on it.
@@ -55,8 +55,8 @@ pub struct Area {
     /// The device's number in places.
     number: u8,
     geometry: Geometry,
-    /// Random per instance: blocks of another never match.
-    seed: u64,
+    /// Of the instance: blocks of another never match.
+    protection: Protection,
     segments: Segments,
     write_buffers: BufferPool,
     read_buffers: BufferPool,
@@ -125,23 +125,35 @@ pub struct AreaStats {
 // === impl Area ===
 
 impl Area {
-    /// An empty area over all of `device`, whose number in places is `number`. What the device holds is not looked at.
+    /// An empty area over all of `device`, whose number in places is `number`, protected by the default of
+    /// [`Protection::new`]. What the device holds is not looked at.
     ///
     /// # Errors
     /// [`Error::Geometry`], [`Error::Alignment`], [`Error::DeviceNumber`], [`Error::TooLarge`], [`Error::TooSmall`]
-    /// when the device has no room for two segments.
+    /// when the device has no room for two segments; [`Error::Key`].
     pub fn new(device: Box<dyn Device>, number: u8, geometry: Geometry) -> Result<Self, Error> {
-        // Keyed by the system's random numbers, differently at each call.
-        let seed = std::hash::RandomState::new().build_hasher().finish();
-        Self::with_seed(device, number, geometry, seed)
+        Self::with_protection(device, number, geometry, Protection::new()?)
     }
 
-    /// The same with a checksum seed that is not random: for tests that compare images, and models.
+    /// The same with a checksum whose seed is not random: for tests that compare images, and models.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_seed(device: Box<dyn Device>, number: u8, geometry: Geometry, seed: u64) -> Result<Self, Error> {
-        Self::with_planted(device, number, geometry, seed, Planted::NONE)
+        Self::with_protection(device, number, geometry, Protection::Checksum(seed))
+    }
+
+    /// The same with a protection that devices of one instance share.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), but for the key.
+    pub fn with_protection(
+        device: Box<dyn Device>,
+        number: u8,
+        geometry: Geometry,
+        protection: Protection,
+    ) -> Result<Self, Error> {
+        Self::with_planted(device, number, geometry, protection, Planted::NONE)
     }
 
     /// The same with a bug, for models.
@@ -150,7 +162,7 @@ impl Area {
         device: Box<dyn Device>,
         number: u8,
         geometry: Geometry,
-        seed: u64,
+        protection: Protection,
         planted: Planted,
     ) -> Result<Self, Error> {
         geometry.check()?;
@@ -181,7 +193,7 @@ impl Area {
             device,
             number,
             geometry,
-            seed,
+            protection,
             next_batch: AtomicU64::new(0),
             unpunchable: AtomicBool::new(false),
             written_bytes: Tally::new(),
@@ -217,7 +229,7 @@ impl Area {
     /// [`begin_at_least`](Self::begin_at_least).
     ///
     /// # Errors
-    /// [`Error::Full`] when there is no page.
+    /// [`Error::Full`] when there is no page; [`Error::Forked`], [`Error::NoncesExhausted`] when nothing may be sealed.
     ///
     /// # Locks
     /// [`Rank::Buffers`](crate::sync::Rank::Buffers), then [`Rank::Device`](crate::sync::Rank::Device).
@@ -254,6 +266,7 @@ impl Area {
 
     pub(super) fn begin_for(&self, purpose: Purpose, least: usize, most: usize) -> Result<Batch<'_>, Error> {
         assert_no_lock_held("waiting for a write buffer");
+        self.protection.check()?;
         let most = most.clamp(1, self.geometry.batch_pages);
         let least = least.clamp(1, most);
         let lease = self.write_lease()?;
@@ -297,7 +310,7 @@ impl Area {
         }
         self.read_bytes.add(len as u64);
         let start = (place.offset_bytes() - offset) as usize;
-        match open(&mut lease[start..start + place.len_bytes()], self.seed, &place, slot) {
+        match open(&mut lease[start..start + place.len_bytes()], &self.protection, &place, slot) {
             Ok(object) => Ok(f(object)),
             Err(flaw) => Err(Error::Corrupt { slot, place, flaw }),
         }
@@ -454,7 +467,7 @@ impl Area {
     /// How the device is used, for people.
     pub fn describe(&self) -> String {
         let holes = if self.unpunchable.load(Ordering::Relaxed) { ", which cannot give storage back" } else { "" };
-        format!("{}{holes}", self.device.describe())
+        format!("{}, {}{holes}", self.device.describe(), self.protection)
     }
 
     /// The device's number in places.
@@ -515,8 +528,9 @@ impl Area {
         &self.segments
     }
 
-    pub(super) fn seed(&self) -> u64 {
-        self.seed
+    /// How its objects are protected.
+    pub fn protection(&self) -> &Protection {
+        &self.protection
     }
 
     pub(super) fn count_written(&self, bytes: u64, purpose: Purpose) {

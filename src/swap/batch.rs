@@ -125,7 +125,7 @@ impl<'a> Batch<'a> {
         // The buffer holds earlier batches: nothing of them may reach the device under another's slot.
         block.fill(0);
         fill(&mut block[HEADER_BYTES..HEADER_BYTES + len]);
-        seal(block, self.area.seed(), &place, slot, label, self.number, len);
+        seal(block, self.area.protection(), &place, slot, label, self.number, len);
         self.words.push(word);
         self.filled += blocks;
         self.payload += len as u64;
@@ -138,7 +138,8 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// [`Error::Io`]: nothing of the batch is an object, all its pages are given back, and the error is counted. A segment where
     /// a write failed with an I/O error takes no more batches, and is not used again once it is empty. [`Error::TimedOut`]: the
-    /// same, but that the segment takes no batch before the device is through with the write.
+    /// same, but that the segment takes no batch before the device is through with the write. [`Error::Forked`] in a
+    /// child of fork.
     ///
     /// # Locks
     /// None held across the write; [`Rank::Device`](crate::sync::Rank::Device) after it.
@@ -147,6 +148,7 @@ impl<'a> Batch<'a> {
         if self.words.is_empty() {
             return Ok(Written::default());
         }
+        self.area.protection().check_process()?;
         let page_bytes = self.area.geometry().page_bytes;
         let pages = (self.filled * BLOCK_BYTES).div_ceil(page_bytes);
         let len = pages * page_bytes;

@@ -28,7 +28,7 @@ use self::roster::Roster;
 use super::area::Area;
 use super::block::ObjectRef;
 use super::segments::Purpose;
-use super::{DeviceOptions, Error, Geometry, Place};
+use super::{DeviceOptions, Error, Geometry, Place, Protection};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
 use crate::units::TierMask;
@@ -37,11 +37,11 @@ use std::ops::Deref;
 /// The devices of an instance.
 ///
 /// ```
-/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, Label, MemoryDevice, Tenant};
+/// use zspool::swap::{Allowed, DeviceOptions, Devices, Geometry, Label, MemoryDevice, Protection, Tenant};
 /// use zspool::sync::Planted;
 /// use zspool::units::Owner;
 ///
-/// let devices = Devices::new(Geometry::default(), Planted::NONE);
+/// let devices = Devices::new(Geometry::default(), Protection::new()?, Planted::NONE);
 /// devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("disk", 0))?;
 /// let fast = devices.add(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096)).tier("nvme", 5))?;
 /// let mut batch = devices.begin(&Allowed::ALL, 1, 64)?;
@@ -64,6 +64,8 @@ pub struct Devices {
     /// Devices that are on. Relaxed: who acts on it looks at the seats.
     count: AtomicU32,
     geometry: Geometry,
+    /// Of all devices: they share the key.
+    protection: Protection,
     planted: Planted,
 }
 
@@ -160,13 +162,14 @@ impl DeviceRef<'_> {
 // === impl Devices ===
 
 impl Devices {
-    /// None yet. All will be divided by this geometry.
-    pub fn new(geometry: Geometry, planted: Planted) -> Self {
+    /// None yet. All will be divided by this geometry, and what is on them protected like this.
+    pub fn new(geometry: Geometry, protection: Protection, planted: Planted) -> Self {
         Devices {
             seats: (0..DEVICES).map(|_| Seat::new(planted)).collect(),
             roster: Mutex::new(Rank::Devices, Roster::default()),
             count: AtomicU32::new(0),
             geometry,
+            protection,
             planted,
         }
     }
@@ -184,7 +187,7 @@ impl Devices {
         // Where it does not fit in, its file is not even looked at.
         let (number, tier) = self.roster.lock().claim(&tier_name, priority)?;
         let attached = options.open().and_then(|(name, device)| {
-            let area = Area::new(device, number, self.geometry)?;
+            let area = Area::with_protection(device, number, self.geometry, self.protection.clone())?;
             Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, self.planted))
         });
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());

@@ -172,6 +172,75 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
     },
+    /// A path, and a wish for no name.
+    #[error(
+        "A swapfile at {path} cannot be one without a name as well: set one of `path(..)` and `unnamed(..)`.",
+        path = .path.display()
+    )]
+    TwoNames {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The folder's file system has no files without a name.
+    #[error(
+        "The file system of {folder} has no files without a name (O_TMPFILE): give a folder on another one, such as ext4, \
+         XFS, Btrfs or tmpfs, or give the file a name with `path(..)`.",
+        folder = .folder.display()
+    )]
+    NoUnnamed {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The options of a block device lack its path.
+    #[error("A block device needs a path: set it with `BlockDevice::options().path(..)`.")]
+    IncompleteBlock,
+    /// Not a block device.
+    #[error(
+        "{path} is {what}, not a block device: give the path of one, or use `SwapFile::options()` for a file.",
+        path = .path.display()
+    )]
+    NotBlock {
+        /// The path given.
+        path: PathBuf,
+        /// What it is, with an article.
+        what: &'static str,
+    },
+    /// A block device that somebody else has.
+    #[error(
+        "{path} is in use: it is mounted, swapped to, part of an array or volume group, or another instance's. End that \
+         use, or give another device.",
+        path = .path.display()
+    )]
+    Busy {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A block device that holds something. It was not written to.
+    #[error(
+        "{path} holds {what}, and was left alone: give another device, or say `.overwrite(true)` if nobody needs what is \
+         on it.",
+        path = .path.display()
+    )]
+    Occupied {
+        /// The path given.
+        path: PathBuf,
+        /// What it holds.
+        what: &'static str,
+    },
+    /// A block device whose sectors are not written page by page.
+    #[error(
+        "{path} has sectors of {sector} bytes, and pages are written in units of {most}: give a device with sectors of \
+         {most} bytes or less, or a file on this one.",
+        path = .path.display()
+    )]
+    Sector {
+        /// The path given.
+        path: PathBuf,
+        /// Bytes of a sector.
+        sector: usize,
+        /// Most bytes that work.
+        most: usize,
+    },
     /// Others kept replacing the file while it was being opened.
     #[error(
         "{path} was replaced {attempts} times while it was being opened: see who does that, or give another path.",
@@ -228,6 +297,30 @@ pub enum Error {
         number: u8,
         /// The highest.
         most: u8,
+    },
+
+    // --- keys
+    /// No key could be made.
+    #[error(
+        "The key for what goes to swap devices could not be made ({source}): free some memory, or turn encryption off."
+    )]
+    Key {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process is a child of fork, and what it writes would be encrypted with nonces that its parent uses too.
+    #[error(
+        "A child of fork cannot write to its parent's swap devices: make a new instance, with devices of its own, in \
+         the child."
+    )]
+    Forked,
+    /// All nonces of the key are used.
+    #[error(
+        "The key of the swap devices has sealed {sealed} objects, all it may: make a new instance, which has a new key."
+    )]
+    NoncesExhausted {
+        /// Objects that were sealed.
+        sealed: u64,
     },
 
     // --- devices and tiers
@@ -337,8 +430,9 @@ pub enum Error {
     },
     /// The device failed.
     #[error(
-        "Device {device} failed to {op} {bytes} bytes at {offset}, after {done} of them ({source}): check \
-         the disk, and the space on its file system."
+        "Device {device} failed to {op} {bytes} bytes at {offset}, after {done} of them ({why}): {advice}.",
+        why = why(source),
+        advice = advice(source)
     )]
     Io {
         /// Number of the device.
@@ -395,4 +489,23 @@ pub enum Error {
         /// What is wrong with it.
         flaw: Flaw,
     },
+}
+
+/// What a device said, in words.
+fn why(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => "the file ends before".to_owned(),
+        _ => source.to_string(),
+    }
+}
+
+/// What to do about it.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            "somebody cut it down while it was in use, and what was there is lost; find out who, and start anew with a \
+             file that nobody else touches"
+        }
+        _ => "check the disk, and the space on its file system",
+    }
 }

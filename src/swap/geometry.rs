@@ -114,7 +114,7 @@ impl Geometry {
                 self.max_payload,
                 self.max_payload <= MAX_PAYLOAD
                     && Self::blocks_for(self.max_payload) * BLOCK_BYTES <= self.write_buffer_bytes(),
-                "at most 4200, and an object of it must fit in a batch",
+                "at most 4192, and an object of it must fit in a batch",
             ),
             ("write_buffers", self.write_buffers, self.write_buffers > 0, "at least 1"),
             ("read_buffers", self.read_buffers, self.read_buffers > 0, "at least 1"),

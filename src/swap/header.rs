@@ -27,7 +27,7 @@ pub const SWAPFILE_HEADER_BYTES: u64 = PAGE_SIZE as u64;
 const MAGIC: [u8; 8] = *b"\x8fzspool\n";
 
 /// Version of the format that this program writes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 const MAGIC_AT: Range<usize> = 0..MAGIC.len();
 const VERSION_AT: Range<usize> = MAGIC_AT.end..MAGIC_AT.end + size_of::<u32>();
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn forged_fields_are_told_apart() {
-        assert_eq!(Header::decode(&forged(VERSION_AT.start, &[2])), Err(Unfit::Version(2)));
+        assert_eq!(Header::decode(&forged(VERSION_AT.start, &[1])), Err(Unfit::Version(1)));
         assert_eq!(Header::decode(&forged(PAGE_AT.start, &[0, 64])), Err(Unfit::Units { page: 16384, block: 64 }));
         assert_eq!(Header::decode(&forged(BLOCK_AT.start, &[0])), Err(Unfit::Units { page: 4096, block: 0 }));
         assert_eq!(Header::decode(&forged(HEADER_AT.start, &[1])), Err(Unfit::Damaged));

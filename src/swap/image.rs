@@ -67,7 +67,7 @@ impl SegmentImage<'_, '_> {
         let place = self.objects[i].0;
         let area = self.moving.area;
         let start = (place.offset_bytes() - area.segment_offset(self.moving.id)) as usize;
-        open(&mut self.lease[start..start + place.len_bytes()], area.seed(), &place, slot)
+        open(&mut self.lease[start..start + place.len_bytes()], area.protection(), &place, slot)
     }
 }
 

@@ -11,6 +11,7 @@
 //!     Segments  Batch     BufferPool    Device
 //!   reverse words |       preallocated    |
 //!                block format             +-- SwapFile      a file, O_DIRECT, sparse
+//!                sealed or checked        +-- BlockDevice   a disk
 //!                                         +-- MemoryDevice  tests, models
 //!                                         +-- FaultyDevice  another, with faults on cue
 //! ```
@@ -22,21 +23,26 @@ mod area;
 mod batch;
 mod bitmap;
 mod block;
+mod blockdev;
 mod buffer;
 mod device;
 mod devices;
 mod error;
 mod faulty;
+mod fileio;
 mod geometry;
 mod header;
 mod image;
+mod key;
 mod loss;
 mod memory;
+mod opening;
 mod options;
 mod place;
 mod quarantine;
 mod requests;
 mod rmap;
+mod seal;
 mod segments;
 mod slots;
 mod swapfile;
@@ -46,6 +52,7 @@ mod word;
 pub use area::{Area, AreaStats};
 pub use batch::{Batch, Written};
 pub use block::{Flaw, HEADER_BYTES, Label, ObjectRef};
+pub use blockdev::{BlockDevice, BlockOptions};
 pub use buffer::{BufferPool, IoBuffer, Lease, Starved};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
 pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, Outgoing, State, TierInfo};
@@ -53,11 +60,13 @@ pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
 pub use image::SegmentImage;
+pub use key::{Cipher, Key};
 pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
 pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
 pub use place::Place;
 pub use rmap::Tenant;
+pub use seal::Protection;
 pub use segments::{SegmentCounts, SegmentId};
 pub use slots::{MAX_REFERENCES, SlotGuard, SlotMemory, Slots};
 pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};

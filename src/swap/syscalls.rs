@@ -6,11 +6,13 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 #[cfg(target_os = "linux")]
 mod imp {
     use super::*;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
 
     fn check(result: libc::c_int) -> io::Result<libc::c_int> {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -28,6 +30,17 @@ mod imp {
         check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
     }
 
+    pub(in super::super) fn unnamed(folder: &Path, mode: u32) -> io::Result<File> {
+        // O_EXCL: nobody can give it a name later.
+        let flags = libc::O_TMPFILE | libc::O_EXCL | libc::O_CLOEXEC;
+        let file = File::options().read(true).write(true).mode(mode).custom_flags(flags).open(folder);
+        file.map_err(|e| match e.raw_os_error() {
+            // What file systems and kernels say that have none.
+            Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL) => io::ErrorKind::Unsupported.into(),
+            _ => e,
+        })
+    }
+
     pub(in super::super) fn punch(file: &File, range: Range<u64>) -> io::Result<()> {
         let (start, len) = offsets(&range);
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -41,6 +54,13 @@ mod imp {
                 other => return other.map(drop),
             }
         }
+    }
+
+    pub(in super::super) fn sector_bytes(file: &File) -> io::Result<usize> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: `file` is open for the whole call, which writes an int to `bytes`.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET as _, &raw mut bytes) })?;
+        usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
     pub(in super::super) fn write_out(file: &File, range: Range<u64>) -> io::Result<()> {
@@ -77,7 +97,15 @@ mod imp {
         if direct { Err(io::Error::from_raw_os_error(libc::EINVAL)) } else { Ok(()) }
     }
 
+    pub(in super::super) fn unnamed(_folder: &Path, _mode: u32) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     pub(in super::super) fn punch(_file: &File, _range: Range<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(in super::super) fn sector_bytes(_file: &File) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -95,9 +123,19 @@ pub(super) fn set_direct(file: &File, direct: bool) -> io::Result<()> {
     imp::set_direct(file, direct)
 }
 
+/// A new file without a name, in a folder. `Unsupported` where there are none.
+pub(super) fn unnamed(folder: &Path, mode: u32) -> io::Result<File> {
+    imp::unnamed(folder, mode)
+}
+
 /// Give the storage of a range back; the file keeps its length. `Unsupported` where that cannot be.
 pub(super) fn punch(file: &File, range: Range<u64>) -> io::Result<()> {
     imp::punch(file, range)
+}
+
+/// Bytes of a sector of a block device.
+pub(super) fn sector_bytes(file: &File) -> io::Result<usize> {
+    imp::sector_bytes(file)
 }
 
 /// Write cached pages of a range to the disk and wait, so that they can be forgotten and that errors are seen.

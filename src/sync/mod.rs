@@ -91,6 +91,10 @@ pub fn default_stocks() -> usize {
 /// would take hours with it.
 pub const TIMES_LOADS: bool = !cfg!(loom);
 
+/// Whether what goes to devices is encrypted unless told otherwise. Not under loom or Miri: the cipher is machine code, which
+/// neither sees into, and its key lies in memory of the kernel's.
+pub const ENCRYPTS: bool = !cfg!(any(loom, miri));
+
 /// Bytes of address space to leave to the global allocator and to stacks of threads. Under loom none: a region is memory of the
 /// allocator there, zeroed in every run of a model.
 pub const HEADROOM: usize = if cfg!(loom) { 0 } else { 16 << 20 };

@@ -14,7 +14,7 @@ use super::worker::Worker;
 use crate::arena::{ArenaConfig, Topology};
 use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
-use crate::swap::{self, Device, DeviceOptions, Devices, SwapFile};
+use crate::swap::{self, Device, DeviceOptions, Devices, Protection, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
 use crate::sync::{Arc, Clock, Convoy, FLIGHTS, Planted, Steps, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
@@ -42,6 +42,7 @@ pub struct Builder {
     codecs: Codecs,
     swap: Vec<Swap>,
     direct: bool,
+    encryption: bool,
     arena: ArenaConfig,
     geometry: Geometry,
     slots_in_use: u64,
@@ -73,6 +74,7 @@ impl Builder {
             codecs: Codecs::builtin(),
             swap: Vec::new(),
             direct: true,
+            encryption: true,
             arena: ArenaConfig::default(),
             geometry: Geometry::default(),
             slots_in_use: MAX_SLOTS_IN_USE,
@@ -124,6 +126,13 @@ impl Builder {
     /// Whether such a swapfile bypasses the page cache (default), which would else hold what we saved.
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
+        self
+    }
+
+    /// Whether what goes to devices is encrypted (default), with a key that never leaves memory. Without, pages lie there for
+    /// whoever can read the devices, and a checksum finds accidents only.
+    pub fn encryption(mut self, encryption: bool) -> Self {
+        self.encryption = encryption;
         self
     }
 
@@ -278,7 +287,8 @@ impl Builder {
         let codec = self.codecs.by_name(&self.codec)?.id();
         self.arena.limit_bytes = self.pool_limit.unwrap_or_else(zsmalloc::default_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
-        let devices = Devices::new(self.device_geometry, self.planted);
+        let protection = if self.encryption { Protection::new()? } else { Protection::checksum() };
+        let devices = Devices::new(self.device_geometry, protection, self.planted);
         for swap in self.swap {
             devices.add(match swap {
                 Swap::File { path, size } => {

@@ -2,7 +2,9 @@
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part of this one
 
 use std::sync::Arc;
-use zspool::swap::{Area, Batch, Error, FaultyDevice, Geometry, Label, MemoryDevice, Place, Plan, Tenant};
+use zspool::swap::{
+    Area, Batch, Cipher, Error, FaultyDevice, Flaw, Geometry, Label, MemoryDevice, Place, Plan, Protection, Tenant,
+};
 use zspool::units::Owner;
 
 pub type Faulty = Arc<FaultyDevice<Arc<MemoryDevice>>>;
@@ -37,13 +39,40 @@ pub fn memory(bytes: usize) -> Arc<MemoryDevice> {
 }
 
 pub fn area_of(device: &Arc<MemoryDevice>) -> Area {
-    Area::new(Box::new(Arc::clone(device)), 3, Geometry::default()).unwrap()
+    area_with(device, &Protection::new().unwrap())
+}
+
+pub fn area_with(device: &Arc<MemoryDevice>, protection: &Protection) -> Area {
+    Area::with_protection(Box::new(Arc::clone(device)), 3, Geometry::default(), protection.clone()).unwrap()
 }
 
 pub fn faulty(bytes: usize) -> (Faulty, Area) {
+    faulty_with(bytes, &Protection::new().unwrap())
+}
+
+pub fn faulty_with(bytes: usize, protection: &Protection) -> (Faulty, Area) {
     let device = Arc::new(FaultyDevice::new(memory(bytes), Plan::none()));
-    let area = Area::new(Box::new(Arc::clone(&device)), 3, Geometry::default()).unwrap();
+    let geometry = Geometry::default();
+    let area = Area::with_protection(Box::new(Arc::clone(&device)), 3, geometry, protection.clone()).unwrap();
     (device, area)
+}
+
+/// Every protection, with the flaw of what is not what was written: a seal tells no more than that, a checksum, where a
+/// whole other block is found, what it is.
+pub fn protections() -> Vec<(Protection, Flaw)> {
+    let mut all = vec![(Protection::checksum(), Flaw::Checksum)];
+    if !cfg!(miri) {
+        all.extend([Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305].map(|c| (Protection::sealed(c).unwrap(), Flaw::Seal)));
+    }
+    all
+}
+
+/// The flaw of a read that must fail for one.
+pub fn flaw(result: Result<(), Error>) -> Flaw {
+    match result {
+        Err(Error::Corrupt { flaw, .. }) => flaw,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Write one object alone.
