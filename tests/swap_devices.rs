@@ -107,7 +107,7 @@ fn what_is_forbidden_or_tried_is_left_out() {
 #[test]
 fn a_device_is_retired_after_failures_in_a_row_and_reinstated() {
     let devices = devices();
-    let faulty = Arc::new(FaultyDevice::new(MemoryDevice::new(MIB, 4096), Plan::none()));
+    let faulty = Arc::new(FaultyDevice::new(MemoryDevice::new(8 * MIB, 4096), Plan::none()));
     let bad = devices.add(DeviceOptions::device(Arc::clone(&faulty)).tier("fast", 1).retire_after(3)).unwrap();
     let good = devices.add(memory(MIB).tier("slow", 0)).unwrap();
     let kept = write(&devices, &Allowed::ALL, 5).unwrap();
@@ -173,6 +173,24 @@ fn a_device_leaves_when_it_is_drained_and_empty() {
 }
 
 #[test]
+fn a_number_that_is_used_again_names_no_earlier_place() {
+    let devices = devices();
+    let mut places = std::collections::HashSet::new();
+    // More devices than numbers, so that each is used twice and more.
+    for round in 0..70u64 {
+        let number = devices.add(memory(MIB)).unwrap();
+        assert_eq!(u64::from(number), round % 32);
+        for slot in 0..3 {
+            let place = write(&devices, &Allowed::ALL, slot).unwrap();
+            assert!(places.insert(place), "{place:?} named an object of an earlier device");
+            devices.free(place);
+        }
+        devices.drain(number).unwrap();
+        devices.remove(number).unwrap();
+    }
+}
+
+#[test]
 fn what_does_not_fit_in_is_refused_with_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("swap");
@@ -189,7 +207,7 @@ fn what_does_not_fit_in_is_refused_with_a_sentence() {
     refuse(memory(MIB).tier("disk", 4), "The tier disk has priority 3, and the new device asks for 4");
     refuse(memory(MIB).tier("nvme", 3), "Priority 3 is that of the tier disk, so the tier nvme cannot have it");
     refuse(memory(MIB).tier("a b", 4), "\"a b\" cannot be the name of a tier");
-    refuse(memory(8192).tier("disk", 3), "is too small: ask for 262144 bytes or more");
+    refuse(memory(8192).tier("disk", 3), "is too small: it needs 524288");
     refuse(DeviceOptions::swapfile(SwapFile::options().path(folder.path()).size(1 << 20)), "is a directory");
     for _ in 1..32 {
         devices.add(memory(MIB)).unwrap();

@@ -390,7 +390,7 @@ fn a_device_that_goes_away_takes_only_its_own_pages() {
 fn a_lost_write_does_not_bring_an_older_page_back() {
     let mut losses = 0;
     for lost in 1..=24 {
-        let device = FaultyDevice::new(MemoryDevice::new(12 * 4096, 4096), Plan::none().at(2 * lost - 1, Fault::Lost));
+        let device = FaultyDevice::new(MemoryDevice::new(16 * 4096, 4096), Plan::none().at(2 * lost - 1, Fault::Lost));
         let geometry = Geometry { batch_pages: 4, write_buffers: 1, read_buffers: 1, ..Geometry::default() };
         let zswap = Zswap::builder().slots_in_use(1 << 16).address_space(64 << 20).pool_limit(1 << 20).worker(false);
         let zswap = zswap.device_geometry(geometry).device(device).build().unwrap();

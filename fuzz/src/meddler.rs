@@ -16,8 +16,10 @@ use arbitrary::{Arbitrary, Unstructured};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 use zspool::memcg::Memcg;
 use zspool::swap::{self, BLOCK_BYTES, Device, Fault, FaultyDevice, MemoryDevice, Plan, Request};
+use zspool::sync::Deadline;
 use zspool::units::{NodeId, SlotRange};
 use zspool::zswap::{Error, Zswap};
 
@@ -140,7 +142,15 @@ struct Queue {
 impl Meddler {
     /// A device of `len` bytes.
     pub fn new(len: usize) -> Self {
-        let faulty = FaultyDevice::new(MemoryDevice::new(len, 4096), Plan::none());
+        Self::over(FaultyDevice::new(MemoryDevice::new(len, 4096), Plan::none()))
+    }
+
+    /// The same, where requests that hang are given up at once.
+    pub fn impatient(len: usize) -> Self {
+        Self::over(FaultyDevice::with_timeout(MemoryDevice::new(len, 4096), Plan::none(), Duration::ZERO))
+    }
+
+    fn over(faulty: FaultyDevice<MemoryDevice>) -> Self {
         Meddler { faulty, queue: Mutex::default(), instance: OnceLock::new() }
     }
 
@@ -246,7 +256,19 @@ impl Device for Meddler {
     }
 
     fn complete(&self, requests: &mut [Request]) {
-        self.submit(requests);
+        self.faulty.complete(requests); // all were started inside submit
+    }
+
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        self.faulty.complete_by(requests, deadline);
+    }
+
+    fn poll(&self, request: &mut Request) {
+        self.faulty.poll(request);
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.faulty.timeout()
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {

@@ -139,3 +139,34 @@ fn a_writer_counted_late_writes_to_a_device_that_leaves() {
     let message = catches(|| outcomes(|| write_vs_remove(Planted::bug(Bug::WriterCountsLate))));
     assert!(message.contains("D4: an object came to a device that leaves"), "{message}");
 }
+
+// === two writers where the limit has room for one ===
+
+fn two_at_the_limit(planted: Planted) -> (bool, bool) {
+    let devices = Arc::new(Devices::new(TINY, planted));
+    devices.add(DeviceOptions::device(MemoryDevice::new(4 * 128, 128))).unwrap();
+    // A page for one batch, and one that is cleaning's.
+    devices.set_limit(2 * 128);
+    let try_to = |devices: &Devices| match write(devices) {
+        Ok(_) => true,
+        Err(Error::SwapLimit { limit: 256, .. }) => false,
+        Err(other) => panic!("{other}"),
+    };
+    let written = race(&devices, try_to, try_to);
+    assert!(devices.used_bytes() <= 128, "more is in use than the limit says");
+    devices.assert_valid();
+    written
+}
+
+#[test]
+fn no_more_is_written_than_the_limit_says() {
+    let seen = outcomes(|| two_at_the_limit(Planted::NONE));
+    // Bytes may count twice for a moment, and then both are refused.
+    assert!(seen.is_superset(&[(false, true), (true, false)].into()) && !seen.contains(&(true, true)), "{seen:?}");
+}
+
+#[test]
+fn looking_before_promising_passes_the_limit() {
+    let message = catches(|| outcomes(|| two_at_the_limit(Planted::bug(Bug::PromiseLooksFirst))));
+    assert!(message.contains("more is in use than the limit says"), "{message}");
+}

@@ -17,7 +17,7 @@ use std::time::Duration;
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
 use zspool::memcg::{Memcg, TreeConfig};
-use zspool::swap::{self, Fault, FaultyDevice, MemoryDevice, Plan};
+use zspool::swap::{self, Device, Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::sync::atomic::{AtomicU64, Ordering};
 use zspool::sync::{Arc, Bug, Convoy, Passed, Planted, Turnstile};
 use zspool::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
@@ -37,6 +37,10 @@ fn page(number: u8) -> Page {
 
 /// An instance whose objects take a frame each; a batch takes two entries.
 fn tiny(planted: Planted) -> Builder {
+    on(MemoryDevice::new(6 * 256, 256), planted)
+}
+
+fn on(device: impl Device + 'static, planted: Planted) -> Builder {
     Zswap::builder()
         .codecs(Codecs::none().with(Tagged).unwrap())
         .codec("tagged")
@@ -50,7 +54,7 @@ fn tiny(planted: Planted) -> Builder {
         .slots_in_use(4)
         .scan(1, 1)
         .tree(TreeConfig { objcg_ids: 3, stripes: 1, patience: 4, ..TreeConfig::default() })
-        .device(MemoryDevice::new(4 * 256, 256))
+        .device(device)
         .device_geometry(swap::Geometry {
             page_bytes: 256,
             batch_pages: 2,
@@ -281,8 +285,8 @@ fn an_older_page_that_stays_is_seen() {
 // === a write that fails (R-16) ===
 
 fn failing_write_vs_load(planted: Planted) -> u8 {
-    let device = FaultyDevice::new(MemoryDevice::new(4 * 256, 256), Plan::none().at(1, Fault::Errno(5)));
-    let zswap = Arc::new(tiny(planted).device(device).build().unwrap());
+    let device = FaultyDevice::new(MemoryDevice::new(6 * 256, 256), Plan::none().at(1, Fault::Errno(5)));
+    let zswap = Arc::new(on(device, planted).build().unwrap());
     let slots = zswap.reserve(1).unwrap();
     let slot = slots.base();
     store(&zswap, &zswap.root(), slot, 1).unwrap();

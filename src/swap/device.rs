@@ -299,6 +299,19 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Bytes of a unit: offsets and lengths are multiples. A power of two.
     fn block_bytes(&self) -> usize;
 
+    /// A number for the file system that storage is taken from, if it is one: what lies on the same one shares its free bytes.
+    fn file_system(&self) -> Option<u64> {
+        None
+    }
+
+    /// Bytes that are free on that file system now.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// A short name for messages.
     fn name(&self) -> &str;
 
@@ -333,6 +346,12 @@ impl<D: Device + ?Sized> Device for Arc<D> {
     }
     fn block_bytes(&self) -> usize {
         (**self).block_bytes()
+    }
+    fn file_system(&self) -> Option<u64> {
+        (**self).file_system()
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        (**self).free_bytes()
     }
     fn name(&self) -> &str {
         (**self).name()

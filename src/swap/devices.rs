@@ -15,7 +15,9 @@
 //! The rules of who may write where come from above as [`Allowed`]; memcgs are not known here.
 
 mod attached;
+mod capped;
 mod outgoing;
+mod room;
 mod roster;
 mod stats;
 
@@ -23,8 +25,10 @@ pub use outgoing::Outgoing;
 pub use roster::TierInfo;
 pub use stats::{DeviceStats, State};
 
-use self::attached::{Attached, Label};
-use self::roster::Roster;
+use self::attached::{Ask, Attached, Label};
+use self::capped::Capped;
+use self::room::Limit;
+use self::roster::{Claim, Roster};
 use super::area::Area;
 use super::block::ObjectRef;
 use super::segments::Purpose;
@@ -63,6 +67,10 @@ pub struct Devices {
     roster: Mutex<Roster>,
     /// Devices that are on. Relaxed: who acts on it looks at the seats.
     count: AtomicU32,
+    /// Bits of the tiers that have devices. Relaxed: likewise.
+    tiers: AtomicU32,
+    /// Of the bytes in use.
+    limit: Limit,
     geometry: Geometry,
     /// Of all devices: they share the key.
     protection: Protection,
@@ -96,6 +104,11 @@ impl Allowed {
     /// Whether there may be a tier that is left out.
     pub fn is_restricted(self) -> bool {
         self.tiers != TierMask::ALL
+    }
+
+    /// Whether no tier is left.
+    pub fn is_nowhere(self) -> bool {
+        self.tiers.is_empty()
     }
 
     /// Whether a batch may go to this device, as it is now.
@@ -168,6 +181,8 @@ impl Devices {
             seats: (0..DEVICES).map(|_| Seat::new(planted)).collect(),
             roster: Mutex::new(Rank::Devices, Roster::default()),
             count: AtomicU32::new(0),
+            tiers: AtomicU32::new(0),
+            limit: Limit::none(planted),
             geometry,
             protection,
             planted,
@@ -184,22 +199,30 @@ impl Devices {
     /// [`Rank::Devices`], not while the device is opened.
     pub fn add(&self, options: DeviceOptions) -> Result<u8, Error> {
         let (priority, how, tier_name) = (options.priority, options.how, options.tier.clone());
+        let least = 2 * self.segment_bytes();
+        if how.max_bytes < least {
+            return Err(Error::CapTooSmall { size: how.max_bytes, least });
+        }
         // Where it does not fit in, its file is not even looked at.
-        let (number, tier) = self.roster.lock().claim(&tier_name, priority)?;
+        let Claim { number, tier, base } = self.roster.lock().claim(&tier_name, priority)?;
         let attached = options.open().and_then(|(name, device)| {
-            let area = Area::with_protection(device, number, self.geometry, self.protection.clone())?;
-            Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, self.planted))
+            let device = Capped::at_most(device, how.max_bytes);
+            let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes, self.planted);
+            let area = Area::with_protection(device, number, self.geometry, self.protection.clone())?.counting_from(base);
+            Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, file_system, self.planted))
         });
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());
         match put {
             Ok(true) => {
-                self.roster.lock().settle(number);
+                let mut roster = self.roster.lock();
+                roster.settle(number);
+                self.tiers.store(roster.occupied().bits(), Ordering::Relaxed);
                 self.count.fetch_add(1, Ordering::Relaxed);
                 Ok(number)
             }
             Ok(false) => unreachable!("D1: the seat of a number that was claimed is empty"),
             Err(error) => {
-                self.roster.lock().give_up(number);
+                self.roster.lock().give_up(number, None);
                 Err(error)
             }
         }
@@ -209,6 +232,17 @@ impl Devices {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// Batches that can be open at once on all of them.
+    pub fn write_buffers(&self) -> usize {
+        self.count.load(Ordering::Relaxed) as usize * self.geometry.write_buffers
+    }
+
+    /// The tiers that have devices.
+    #[inline]
+    pub fn occupied_tiers(&self) -> TierMask {
+        TierMask::from_bits(self.tiers.load(Ordering::Relaxed))
     }
 
     /// The sizes of all devices.
@@ -246,7 +280,8 @@ impl Devices {
     /// When its write fails, begin again [`without`](Allowed::without) that device.
     ///
     /// # Errors
-    /// [`Error::NoDevice`], [`Error::Full`] of the first that was asked, [`Error::Shut`] when none takes writes.
+    /// What the first that was asked says ([`Error::Full`], [`Error::SwapLimit`], [`Error::Floor`], [`Error::Hung`]); else
+    /// [`Error::Shut`] when none takes writes, and [`Error::NoDevice`].
     ///
     /// # Locks
     /// [`Rank::Devices`]; then as [`Area::begin`].
@@ -255,7 +290,7 @@ impl Devices {
         while let Some(number) = self.next(&allowed) {
             allowed = allowed.without(number);
             let Some(seated) = self.seats[usize::from(number)].get() else { continue };
-            match Outgoing::begin(seated, Purpose::Filling, least, most) {
+            match Outgoing::begin(seated, &self.limit, &self.ask(Purpose::Filling, least, most)) {
                 Ok(Some(batch)) => return Ok(batch),
                 Ok(None) => {}
                 Err(error) => _ = first.get_or_insert(error),
@@ -277,7 +312,37 @@ impl Devices {
     pub fn begin_for_cleaning(&self, number: u8, least: usize, most: usize) -> Result<Outgoing<'_>, Error> {
         let seated = self.seats.get(usize::from(number)).and_then(Seat::get);
         let seated = seated.ok_or(Error::NotOn { device: number })?;
-        Outgoing::begin(seated, Purpose::Cleaning, least, most)?.ok_or(Error::Shut)
+        Outgoing::begin(seated, &self.limit, &self.ask(Purpose::Cleaning, least, most))?.ok_or(Error::Shut)
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.geometry.write_buffer_bytes() as u64
+    }
+
+    /// The bytes of a batch of so many pages, in the bounds that areas have too.
+    fn ask(&self, purpose: Purpose, least: usize, most: usize) -> Ask<'_> {
+        let most = most.clamp(1, self.geometry.batch_pages);
+        let bytes = |pages: usize| (pages * self.geometry.page_bytes) as u64;
+        let kept = if purpose == Purpose::Cleaning { 0 } else { self.segment_bytes() };
+        Ask { purpose, least: bytes(least.clamp(1, most)), most: bytes(most), devices: self, kept }
+    }
+
+    /// Bytes in use on all devices together, live or not.
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
+    pub fn used_bytes(&self) -> u64 {
+        self.iter().map(|device| device.stats().used_bytes).sum()
+    }
+
+    /// Bytes in use on all devices together at most; `u64::MAX`: as many as they have.
+    pub fn limit(&self) -> u64 {
+        self.limit.get()
+    }
+
+    /// Set it. What is in use above it stays. Of the limit the bytes of a segment are for cleaning only.
+    pub fn set_limit(&self, bytes: u64) {
+        self.limit.set(bytes);
     }
 
     fn next(&self, allowed: &Allowed) -> Option<u8> {
@@ -385,8 +450,12 @@ impl Devices {
         let attached = self.seats[usize::from(number)].take().expect("who leaves is alone in that");
         assert_eq!(attached.area.stats().objects, 0, "D4: an object came to a device that leaves");
         self.count.fetch_sub(1, Ordering::Relaxed);
+        attached.take_back_late(&self.limit, true);
+        let base = attached.area.next_base();
         drop(attached);
-        self.roster.lock().give_up(number);
+        let mut roster = self.roster.lock();
+        roster.give_up(number, Some(base));
+        self.tiers.store(roster.occupied().bits(), Ordering::Relaxed);
         Ok(())
     }
 

@@ -410,6 +410,39 @@ pub enum Error {
         most: usize,
     },
 
+    /// All devices together have as many bytes in use as they may.
+    #[error(
+        "The swap devices have {used} of the {limit} bytes in use that they may have together: raise the limit, free slots, or wait \
+         until pages are loaded back."
+    )]
+    SwapLimit {
+        /// Bytes in use.
+        used: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The file system of a device has to keep what it has free.
+    #[error(
+        "The file system of the swap device {device} has {free} bytes free, and {floor} are to be left: free some there, lower the \
+         floor, or add a device on another one."
+    )]
+    Floor {
+        /// The device.
+        device: String,
+        /// Bytes free.
+        free: u64,
+        /// Bytes that are to be left.
+        floor: u64,
+    },
+    /// The limit of a device is below what it needs.
+    #[error("A swap device that may use {size} bytes is too small: let it use {least} bytes or more.")]
+    CapTooSmall {
+        /// Bytes that it may use.
+        size: u64,
+        /// Fewest that work.
+        least: u64,
+    },
+
     // --- using an area
     /// No run of pages is left that would do.
     #[error(

@@ -374,6 +374,14 @@ impl<D: Device> Device for FaultyDevice<D> {
         self.inner.block_bytes()
     }
 
+    fn file_system(&self) -> Option<u64> {
+        self.inner.file_system()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.inner.free_bytes()
+    }
+
     fn name(&self) -> &str {
         self.inner.name()
     }

@@ -329,8 +329,7 @@ impl Segments {
     /// [`Rank::Device`].
     pub(super) fn reinstate(&self) -> usize {
         let mut map = self.map.lock();
-        let failed: Vec<u32> =
-            (0..map.fresh).filter(|&id| map.segments[id].flags.contains(Flags::BAD_WRITE)).collect();
+        let failed: Vec<u32> = (0..map.fresh).filter(|&id| map.segments[id].flags.contains(Flags::BAD_WRITE)).collect();
         for &id in &failed {
             map.change(id, |segment| segment.flags.remove(Flags::BAD_WRITE));
             if map.segments[id].state == State::Bad {

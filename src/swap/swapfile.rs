@@ -37,6 +37,7 @@ use std::fs::{File, Permissions, TryLockError};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -307,6 +308,14 @@ impl Device for SwapFile {
 
     fn block_bytes(&self) -> usize {
         PAGE_SIZE
+    }
+
+    fn file_system(&self) -> Option<u64> {
+        self.io.file().metadata().ok().map(|meta| meta.dev())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        syscalls::free_bytes(self.io.file())
     }
 
     fn name(&self) -> &str {

@@ -83,6 +83,15 @@ mod imp {
         let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
     }
 
+    pub(in super::super) fn free_bytes(file: &File) -> io::Result<u64> {
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+        // SAFETY: `file` is open for the whole call, which writes to the struct alone.
+        check(unsafe { libc::fstatvfs(file.as_raw_fd(), stat.as_mut_ptr()) })?;
+        // SAFETY: zeroes are such a struct, and so is what the call has written.
+        let stat = unsafe { stat.assume_init() };
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     pub(in super::super) fn expect_random(file: &File) {
         // SAFETY: as in `forget`. A refusal leaves read-ahead on, no worse.
         let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
@@ -115,6 +124,10 @@ mod imp {
 
     pub(in super::super) fn forget(_file: &File, _range: Range<u64>) {}
 
+    pub(in super::super) fn free_bytes(_file: &File) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     pub(in super::super) fn expect_random(_file: &File) {}
 }
 
@@ -146,6 +159,11 @@ pub(super) fn write_out(file: &File, range: Range<u64>) -> io::Result<()> {
 /// Drop the clean cached pages of a range.
 pub(super) fn forget(file: &File, range: Range<u64>) {
     imp::forget(file, range);
+}
+
+/// Bytes that are free on the file's file system for those without privileges. `Unsupported` where nobody tells.
+pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
+    imp::free_bytes(file)
 }
 
 /// Say that no read tells which comes next.

@@ -108,6 +108,8 @@ pub enum Bug {
     SeatTakenInUse,
     /// Who begins a batch looks whether the device is being drained and is then counted.
     WriterCountsLate,
+    /// Who promises bytes looks for room first, and then promises.
+    PromiseLooksFirst,
     /// A stall does not hold the memcgs it is counted in.
     StallHoldsNothing,
     /// Who finds a cluster in the directory does not look whether its words are still that cluster's.
@@ -118,8 +120,8 @@ pub enum Bug {
     TakeKeepsCount,
     /// The links of a cluster are given back without looking whether it has an entry by now.
     TidyTrustsQueue,
-    /// Who allocates a slot does not look whether his cluster is still one for single slots.
-    ClaimTrustsStripe,
+    /// Who allocates a slot drops the lock between finding an empty one and taking it.
+    ClaimInTwoSteps,
 }
 
 /// Which bug, if any, is planted.

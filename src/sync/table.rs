@@ -12,12 +12,21 @@ use std::ops::Range;
 /// # Safety
 /// All-zero bytes must be a valid value of the type, and it must have no destructor. (Under loom elements are built by
 /// `Default` instead.)
-pub unsafe trait Zeroed: Default {}
+pub unsafe trait Zeroed: Default {
+    /// Make it zero, under loom, where nothing is unmapped. Release: that the kernel unmaps a page is seen by all, with what was
+    /// before it.
+    #[doc(hidden)]
+    fn clear(&self) {}
+}
 
 macro_rules! zeroed {
     ($($t:ident)*) => {$(
         // SAFETY: an atomic integer has the layout of its integer, for which zero is a value.
-        unsafe impl Zeroed for super::atomic::$t {}
+        unsafe impl Zeroed for super::atomic::$t {
+            fn clear(&self) {
+                self.store(0, super::atomic::Ordering::Release);
+            }
+        }
     )*};
 }
 zeroed!(AtomicU8 AtomicU16 AtomicU32 AtomicU64 AtomicUsize);
@@ -175,7 +184,12 @@ mod imp {
 
         pub(super) fn prefetch(&self, _index: usize) {}
 
-        pub(super) fn discard(&self, _range: Range<usize>) -> io::Result<()> {
+        pub(super) fn discard(&self, range: Range<usize>) -> io::Result<()> {
+            for index in range {
+                let element: Option<*const T> = self.elements.lock().unwrap().get(&index).map(|e| &raw const **e);
+                // SAFETY: boxes are never removed before the table is dropped, and a box's contents do not move.
+                element.inspect(|&element| unsafe { &*element }.clear());
+            }
             Ok(())
         }
     }

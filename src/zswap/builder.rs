@@ -41,6 +41,7 @@ pub struct Builder {
     codec: String,
     codecs: Codecs,
     swap: Vec<Swap>,
+    swap_limit: u64,
     direct: bool,
     encryption: bool,
     arena: ArenaConfig,
@@ -73,6 +74,7 @@ impl Builder {
             codec: "lz4".to_owned(),
             codecs: Codecs::builtin(),
             swap: Vec::new(),
+            swap_limit: u64::MAX,
             direct: true,
             encryption: true,
             arena: ArenaConfig::default(),
@@ -144,6 +146,12 @@ impl Builder {
     /// Write cold pages to this device too, as its options say.
     pub fn swap(mut self, options: DeviceOptions) -> Self {
         self.swap.push(Swap::Options(options));
+        self
+    }
+
+    /// Bytes in use on all devices together at most. Default: as many as they have.
+    pub fn swap_limit(mut self, bytes: u64) -> Self {
+        self.swap_limit = bytes;
         self
     }
 
@@ -289,6 +297,7 @@ impl Builder {
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
         let protection = if self.encryption { Protection::new()? } else { Protection::checksum() };
         let devices = Devices::new(self.device_geometry, protection, self.planted);
+        devices.set_limit(self.swap_limit);
         for swap in self.swap {
             devices.add(match swap {
                 Swap::File { path, size } => {
@@ -329,7 +338,7 @@ impl Builder {
             counters: Counters::default(),
             kick,
             turnstile: Turnstile::new(self.planted),
-            helpers: Helpers::new(self.device_geometry.write_buffers),
+            helpers: Helpers::default(),
             gave_up: AtomicBool::new(false),
             trouble: AtomicU8::new(0),
             planted: self.planted,

@@ -27,31 +27,28 @@ use crate::zsmalloc::Compacted;
 /// Bytes compaction may move for a store that waits for a frame.
 const COMPACT_FOR_STORE: u64 = 64 << 10;
 
-/// Stores that help the worker at this moment, and how many may.
-#[derive(Debug)]
+/// Stores that help the worker at this moment.
+#[derive(Debug, Default)]
 pub(super) struct Helpers {
-    places: AtomicUsize,
+    busy: AtomicUsize,
 }
 
 /// One of them.
 struct Helping<'a>(&'a Helpers);
 
 impl Helpers {
-    /// As many as there are write buffers, less the worker's.
-    pub(super) fn new(write_buffers: usize) -> Self {
-        Helpers { places: AtomicUsize::new(write_buffers.saturating_sub(1)) }
-    }
-
-    fn help(&self) -> Option<Helping<'_>> {
-        // Relaxed: a count of places, which orders nothing.
-        let taken = self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |places| places.checked_sub(1));
+    /// Be one of as many as there are write buffers, less the worker's.
+    fn help(&self, write_buffers: usize) -> Option<Helping<'_>> {
+        // Relaxed: a count, which orders nothing.
+        let more = |busy| (busy + 1 < write_buffers).then_some(busy + 1);
+        let taken = self.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.is_ok().then(|| Helping(self))
     }
 }
 
 impl Drop for Helping<'_> {
     fn drop(&mut self) {
-        self.0.places.fetch_add(1, Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -97,7 +94,7 @@ impl Core {
             return self.make_frames();
         }
         let Some(ticket) = self.turnstile.ticket() else { return self.make_frames() };
-        if let Some(_helping) = self.helpers.help() {
+        if let Some(_helping) = self.helpers.help(self.devices.write_buffers()) {
             return self.make_frames();
         }
         if effort.is_late() {

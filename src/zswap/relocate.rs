@@ -343,6 +343,9 @@ impl<'a, 'r> Mover<'a, 'r> {
                 }
                 To::Others(allowed) => {
                     let allowed = allowed.within(tiers).without(one.place.device);
+                    if allowed.is_nowhere() {
+                        return None; // its payer may not go there; others' may
+                    }
                     core.devices.begin(&allowed, geometry.pages_for(PAGE_SIZE), geometry.batch_pages)
                 }
             };

@@ -51,6 +51,12 @@ impl Zswap {
         Ok(self.core.devices.reinstate(number)?)
     }
 
+    /// Bytes in use on all devices together at most (`u64::MAX`: as many as they have). What is above a lower one stays; of the
+    /// limit a segment is for cleaning only.
+    pub fn set_swap_limit(&self, bytes: u64) {
+        self.core.devices.set_limit(bytes);
+    }
+
     /// A device, if there is one of this number. While the caller holds it, it cannot be removed.
     pub fn device(&self, number: u8) -> Option<DeviceRef<'_>> {
         self.core.devices.get(number)
@@ -72,7 +78,12 @@ impl Core {
 
     /// Whether pages of this memcg may be written to any device there is.
     pub(super) fn may_write_back(&self, memcg: &Memcg) -> bool {
-        !self.devices.is_empty() && memcg.writeback() && !memcg.tiers().is_empty()
+        memcg.writeback() && self.has_tier(memcg)
+    }
+
+    /// Whether there is a device of a tier that this memcg may use.
+    pub(super) fn has_tier(&self, memcg: &Memcg) -> bool {
+        !(memcg.tiers() & self.devices.occupied_tiers()).is_empty()
     }
 
     /// The devices that pages of this group may go to.
@@ -114,7 +125,7 @@ impl Unwritable {
     pub(super) fn of(error: &swap::Error) -> Self {
         match error {
             swap::Error::NoDevice => Unwritable::NoDevice,
-            swap::Error::Shut => Unwritable::Shut,
+            swap::Error::Shut | swap::Error::Hung { .. } => Unwritable::Shut,
             _ => Unwritable::DeviceFull,
         }
     }

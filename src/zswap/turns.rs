@@ -159,7 +159,7 @@ impl<'a> Turns<'a> {
         memcg.delist_with(|listing| self.core.lru.if_empty(memcg.group(), || listing.clear()));
         if memcg.is_listed() && !memcg.writeback() {
             self.why = Unwritable::Disabled;
-        } else if memcg.is_listed() && memcg.tiers().is_empty() {
+        } else if memcg.is_listed() && !self.core.has_tier(memcg) {
             self.why = Unwritable::Shut;
         }
         claim.skip();

@@ -17,8 +17,9 @@ use super::error::Unwritable;
 use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::{PlaceCharge, note_refused};
 use super::store::BlockFlags;
+use crate::compress::CodecId;
 use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Label, Outgoing, SlotWord, Tenant};
+use crate::swap::{Allowed, Content, Entry, Geometry, Label, Outgoing, SlotWord, Tenant};
 use crate::sync::{self, Bug, Step, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE, TierMask};
 
@@ -130,10 +131,8 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         let (core, first, mut allowed) = (self.core, self.next, self.allowed);
         let mut failed = None;
         loop {
-            // Room for any one object; and for the others as if their headers cost nothing: what is too much is given back.
-            let geometry = core.devices.geometry();
-            let (least, each) = (geometry.pages_for(PAGE_SIZE), PAGE_SIZE / geometry.page_bytes);
-            let begun = core.begin_batch(&allowed, least, least + each * (self.entries.len() - first));
+            let (least, most) = self.pages();
+            let begun = core.begin_batch(&allowed, least, most);
             let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
             let step = core.steps.reach(Step::WritebackBegun);
             let batch = match begun.and_then(|batch| step.map(|()| batch).map_err(|_| Unwritable::DeviceFull)) {
@@ -149,14 +148,33 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
                 return true;
             }
             failed = Some(Unwritable::WriteFailed);
+            self.next = first;
             allowed = allowed.without(number);
         }
+    }
+
+    /// Pages of devices for the shortest of the entries that are left, and for all of them, as long as they are now. What is asked
+    /// for beyond that would be a segment of its own where the tail of another will do.
+    fn pages(&self) -> (usize, usize) {
+        let geometry = self.core.devices.geometry();
+        let (mut shortest, mut blocks, mut bytes) = (PAGE_SIZE, 0, self.launched);
+        for &(_, owner) in &self.entries[self.next..] {
+            if bytes >= self.terms.most_bytes || blocks >= geometry.batch_pages * geometry.blocks_per_page() {
+                break;
+            }
+            let length = self.core.slots.word(owner).entry().map_or(0, |entry| entry.length);
+            shortest = if length > 0 { shortest.min(length) } else { shortest };
+            blocks += Geometry::blocks_for(length);
+            bytes += length as u64;
+        }
+        let least = geometry.pages_for(shortest);
+        (least, blocks.div_ceil(geometry.blocks_per_page()).max(least))
     }
 
     /// No device takes what is left.
     fn refuse(&mut self, why: Unwritable, failed: bool) {
         self.core.note_trouble(Some(why));
-        let memcg = self.core.tree.get(self.entries[self.next].0).filter(|_| !failed);
+        let memcg = self.core.tree.get(self.entries[self.next].0).filter(|_| !failed && self.launched == 0);
         memcg.iter().for_each(|memcg| note_refused(memcg, false));
         // Others may have tiers where there is room.
         let restricted = memcg.filter(|_| self.allowed.is_restricted());
@@ -230,7 +248,9 @@ impl Core {
             return Launch::PassedOver;
         }
 
-        let charge = match PlaceCharge::take(&self.tree, payer, length) {
+        let is_raw = word.entry().is_some_and(Entry::is_raw);
+        let whole = batch.device().whole_pages() && !is_raw;
+        let charge = match PlaceCharge::take(&self.tree, payer, if whole { PAGE_SIZE } else { length }) {
             Ok(charge) => charge,
             Err(hit) => {
                 if marked.end()
@@ -244,7 +264,8 @@ impl Core {
         if self.steps.reach(Step::EntryCharged).is_err() {
             return Launch::PassedOver;
         }
-        let flags = BlockFlags::of(matches!(word.content(), Content::Pattern(_))).bits();
+        let pattern = matches!(word.content(), Content::Pattern(_));
+        let flags = BlockFlags::of(pattern).bits();
         let tenant = Tenant { owner, payer: charge.objcg().raw() };
         let mut backoff = Backoff::new();
         let place = loop {
@@ -254,8 +275,15 @@ impl Core {
             };
             if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
                 let label = Label { codec, flags, node: self.pool.home_node(entry.location).0 };
-                break object
-                    .with(|bytes| batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes)));
+                break object.with(|bytes| {
+                    if !whole {
+                        return batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
+                    }
+                    let (mut page, label) = ([0; PAGE_SIZE], Label { codec: CodecId::RAW.get(), flags: 0, ..label });
+                    // If it cannot be decoded, that is for a load to say.
+                    self.decode(slot, codec, pattern, bytes, &mut page).ok()?;
+                    batch.push(slot.0, label, tenant, PAGE_SIZE, |to| to.copy_from_slice(&page))
+                });
             }
             backoff.wait(); // compaction moved it: the word says where to
         };

@@ -27,6 +27,12 @@ macro_rules! rest_of_device {
         fn block_bytes(&self) -> usize {
             self.$inner.block_bytes()
         }
+        fn file_system(&self) -> Option<u64> {
+            self.$inner.file_system()
+        }
+        fn free_bytes(&self) -> std::io::Result<u64> {
+            self.$inner.free_bytes()
+        }
         fn name(&self) -> &str {
             self.$inner.name()
         }

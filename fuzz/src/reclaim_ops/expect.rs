@@ -9,6 +9,7 @@ pub enum Kind {
     Peak,
     Flag,
     Nodes,
+    Tiers,
     Procs,
     Controllers,
 }
@@ -28,6 +29,9 @@ pub const FILES: &[(&str, Kind)] = &[
     ("memory.swap.current", Kind::Nothing),
     ("memory.swap.peak", Kind::Peak),
     ("memory.swap.max", Kind::Limit),
+    ("memory.swap.tiers", Kind::Nothing),
+    ("memory.swap.tiers.max", Kind::Tiers),
+    ("memory.swap.tiers.effective", Kind::Nothing),
     ("memory.swap.events", Kind::Nothing),
     ("memory.zswap.current", Kind::Nothing),
     ("memory.zswap.peak", Kind::Peak),
@@ -85,6 +89,11 @@ pub fn meaning(kind: Kind, text: &str) -> Result<Meaning, i32> {
             _ => Err(libc::EINVAL),
         },
         Kind::Nodes => nodes(one()?).map(Meaning::Nodes).ok_or(libc::EINVAL),
+        // The one tier there is.
+        Kind::Tiers => match &words[..] {
+            [tier, value] if tier == b"swap" && [&b"max"[..], b"0"].contains(&value.as_slice()) => Ok(Meaning::Done),
+            _ => Err(libc::EINVAL),
+        },
         Kind::Procs => Err(libc::EOPNOTSUPP),
         Kind::Controllers => match words.iter().find(|word| word.as_slice() != b"+memory") {
             Some(word) if word == b"-memory" => Err(libc::EOPNOTSUPP),

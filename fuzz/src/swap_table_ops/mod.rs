@@ -10,7 +10,7 @@
 //! 1. A page comes back identical, or as an error; an error only if a fault was planned, and only for a page that lies on a device.
 //! 2. A page that is reported lost stays lost, until the slot is emptied or stored to.
 //! 3. References are exact, beyond what a word holds; the last one empties the slot.
-//! 4. A failed store leaves no older copy. Limits hold.
+//! 4. A failed store leaves no older copy. Limits hold; nothing is written to a tier that the root forbids.
 //! 5. A device that is taken off is empty and gone; one whose removal was cancelled or failed goes on.
 //! 6. At `Check` and the end every word, reverse word, place and counter agree; in the end everything is zero.
 //!
@@ -48,7 +48,7 @@ pub struct Disk {
     pub tier: u8,
     /// Failed writes in a row until it is retired, modulo 4; 0: never.
     pub retire_after: u8,
-    /// Bytes in use at most, in segments; 0: all.
+    /// Bytes in use at most: 2 segments and so many; 0: all.
     pub most: u8,
 }
 
@@ -67,6 +67,33 @@ pub enum Op {
         n: u8,
         memcg: u8,
         random: u16,
+    },
+    /// Consecutive slots at once: others than those of the single operations.
+    StoreRun {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+        memcg: u8,
+        page: PageOf,
+    },
+    LoadRun {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+    },
+    FreeRun {
+        #[arbitrary(with = slot)]
+        first: u8,
+        n: u8,
+    },
+    /// A slot of the instance's choice.
+    StoreNew {
+        memcg: u8,
+        page: PageOf,
+    },
+    /// The last reference to such a slot goes.
+    PutNew {
+        which: u8,
     },
     Load {
         #[arbitrary(with = slot)]
@@ -123,16 +150,36 @@ pub enum Op {
         memcg: u8,
         on: bool,
     },
+    /// Whether its pages may go to a tier.
+    Tier {
+        memcg: u8,
+        tier: u8,
+        allowed: bool,
+    },
     Rmdir {
         memcg: u8,
     },
     Swapon {
         disk: Disk,
     },
+    Reinstate {
+        device: u8,
+    },
     FailAt {
         device: u8,
         k: u8,
         how: How,
+    },
+    /// A request hangs, or all from it on do.
+    HangAt {
+        device: u8,
+        k: u8,
+        all: bool,
+    },
+    /// What hangs is done late, or fails late.
+    Release {
+        device: u8,
+        failed: bool,
     },
     Heal {
         device: u8,

@@ -8,7 +8,7 @@ use super::{Disk, Op, Run};
 use std::collections::HashMap;
 use std::sync::Arc;
 use zspool::memcg::{Counter, Event, Memcg};
-use zspool::swap::{BLOCK_BYTES, DeviceOptions, Plan, State};
+use zspool::swap::{BLOCK_BYTES, DeviceOptions, Fault, Plan, State};
 use zspool::units::{NodeId, Page, Slot, SlotRange};
 use zspool::zswap::{Error, Installed, Stored, Taken, Zswap};
 
@@ -19,6 +19,10 @@ const SEGMENT_BYTES: usize = 16 * 4096;
 
 /// Devices at most.
 const DEVICES: usize = 3;
+
+/// Slots for runs, and where they begin in their range.
+const RUN_SLOTS: usize = 128;
+const RUN_AT: usize = 448;
 
 /// What a slot holds.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +46,11 @@ pub struct Model {
     slots: SlotRange,
     memcgs: Vec<Memcg>,
     held: HashMap<u8, Held>,
+    /// Slots for runs, of which those from [`RUN_AT`] on are used: across the end of a cluster.
+    runs: SlotRange,
+    run_held: Vec<Option<Held>>,
+    /// Slots that the instance chose.
+    new_held: Vec<(Slot, Held)>,
     devices: Vec<Attached>,
     /// A fault was planned: pages on devices may be gone from now on, and writes may have failed unseen.
     faulty: bool,
@@ -56,12 +65,16 @@ impl Model {
         let builder = instance::builder(run.pool_frames, 0, 0).new_is_referenced(run.new_is_referenced);
         let zswap = Arc::new(builder.build().unwrap());
         let slots = zswap.reserve(u64::from(SLOTS) * STRIDE).unwrap();
+        let runs = zswap.reserve((RUN_AT + RUN_SLOTS) as u64).unwrap();
         let memcgs = vec![zswap.root(), zswap.root().mkdir("a").unwrap(), zswap.root().mkdir("b").unwrap()];
         let mut model = Model {
             zswap,
             slots,
             memcgs,
             held: HashMap::new(),
+            runs,
+            run_held: vec![None; RUN_SLOTS],
+            new_held: Vec::new(),
             devices: Vec::new(),
             faulty: false,
             meddling: false,
@@ -73,6 +86,10 @@ impl Model {
 
     fn slot(&self, slot: u8) -> Slot {
         self.slots.get(u64::from(slot) * STRIDE).unwrap()
+    }
+
+    fn run_slot(&self, k: usize) -> Slot {
+        self.runs.get((RUN_AT + k) as u64).unwrap()
     }
 
     fn memcg(&self, n: u8) -> &Memcg {
@@ -103,7 +120,7 @@ impl Model {
                         self.held.insert(slot, Held { page, count: 1, lost: false });
                     }
                     Done::Stored(slot, _, Err(error)) => {
-                        self.check_refusal(&error);
+                        self.check_refusal(&error, true);
                         self.held.remove(&slot);
                     }
                     Done::Dupped(slot, result) => self.dupped(slot, result.map(u64::from)),
@@ -147,39 +164,46 @@ impl Model {
 
     /// One of the versions must be what came.
     fn check_read(&mut self, slot: u8, versions: &[Option<Held>], result: Result<(), Error>, page: &Page) {
+        if self.judge(self.slot(slot), versions, result, page) {
+            self.held.get_mut(&slot).expect("what is lost is held").lost = true;
+        }
+    }
+
+    /// The same for any slot: whether it is lost.
+    fn judge(&mut self, slot: Slot, versions: &[Option<Held>], result: Result<(), Error>, page: &Page) -> bool {
         let newest = versions.last().copied().flatten();
         match result {
             Ok(()) => {
                 let is_it = |held: &Option<Held>| held.is_some_and(|held| held.page.build()[..] == page[..]);
-                assert!(versions.iter().any(is_it), "1: slot {slot} came back with another page than {versions:?}");
+                assert!(versions.iter().any(is_it), "1: slot {slot:?} came back with another page than {versions:?}");
                 let is_lost = newest.is_some_and(|held| held.lost) && versions.len() == 1;
-                assert!(!is_lost, "2: slot {slot} was lost, and came back");
+                assert!(!is_lost, "2: slot {slot:?} was lost, and came back");
             }
             Err(error @ (Error::Read { .. } | Error::Lost { .. })) => {
-                assert!(newest.is_some(), "slot {slot} holds nothing any more, and reading it says {error}");
-                assert!(self.faulty, "1: slot {slot} could not be read without a fault: {error}");
-                let again = self.zswap.try_load(self.slot(slot), &mut Page::zeroed());
+                assert!(newest.is_some(), "slot {slot:?} holds nothing any more, and reading it says {error}");
+                assert!(self.faulty, "1: slot {slot:?} could not be read without a fault: {error}");
+                let again = self.zswap.try_load(slot, &mut Page::zeroed());
                 let elsewhere = !matches!(again, Err(Error::NeedsIo { .. } | Error::Lost { .. }));
-                assert!(!elsewhere, "1: slot {slot} lies on no device, and reading it says {error}; then {again:?}");
+                assert!(!elsewhere, "1: slot {slot:?} lies on no device, and reading it says {error}; then {again:?}");
                 if matches!(error, Error::Lost { .. }) {
-                    self.held.get_mut(&slot).expect("it was just found").lost = true;
-                    self.reached.add("pages lost", 1);
-                } else {
-                    self.reached.add("reads that may be tried again", 1);
+                    self.reached.note("pages lost", newest.is_some_and(|held| !held.lost));
+                    return true;
                 }
+                self.reached.add("reads that may be tried again", 1);
             }
             Err(Error::NotStored { .. }) => {
-                assert!(versions.iter().any(Option::is_none), "slot {slot} has lost {versions:?}");
+                assert!(versions.iter().any(Option::is_none), "slot {slot:?} has lost {versions:?}");
             }
-            Err(other) => panic!("slot {slot} holds {versions:?}, and a load says {other:?}"),
+            Err(other) => panic!("slot {slot:?} holds {versions:?}, and a load says {other:?}"),
         }
+        false
     }
 
-    fn check_refusal(&mut self, error: &Error) {
+    fn check_refusal(&mut self, error: &Error, meddled: bool) {
         match error {
             Error::Limit { .. } => self.reached.add("stores refused for a memcg's limit", 1),
             Error::PoolFull { .. } => self.reached.add("stores refused for the pool limit", 1),
-            Error::Memcg(_) if self.meddling => {}
+            Error::Memcg(_) if meddled => {}
             other => panic!("a store is refused: {other:?}"),
         }
     }
@@ -187,6 +211,7 @@ impl Model {
     fn store(&mut self, slot: u8, memcg: u8, page: PageOf) {
         let memcg = self.memcg(memcg).clone();
         let result = self.zswap.store(self.slot(slot), &memcg, N0, &page.build());
+        let meddled = self.meddling;
         self.catch_up(None);
         match result {
             Ok(stored) => {
@@ -194,10 +219,83 @@ impl Model {
                 self.held.insert(slot, Held { page, count: 1, lost: false });
             }
             Err(error) => {
-                self.check_refusal(&error);
+                self.check_refusal(&error, meddled);
                 self.held.remove(&slot);
             }
         }
+    }
+
+    fn store_run(&mut self, first: usize, n: usize, memcg: u8, page: PageOf) {
+        let first = first % (RUN_SLOTS - n + 1);
+        // Alike for patterns, which are stored together; others differ by their seed.
+        let page_of = |k: usize| match page {
+            PageOf::Mixed { random, seed } => PageOf::Mixed { random, seed: seed.wrapping_add(k as u8) },
+            same => same,
+        };
+        let pages: Vec<_> = (0..n).map(|k| *page_of(k).build()).collect();
+        let memcg = self.memcg(memcg).clone();
+        let (done, result) = self.zswap.store_run(self.run_slot(first), &memcg, N0, &pages);
+        let meddled = self.meddling;
+        self.catch_up(None);
+        match result {
+            Ok(()) => assert_eq!(done, n),
+            Err(error) => self.check_refusal(&error, meddled),
+        }
+        for k in 0..n {
+            self.run_held[first + k] = (k < done).then(|| Held { page: page_of(k), count: 1, lost: false });
+        }
+    }
+
+    fn load_run(&mut self, first: usize, n: usize) {
+        let first = first % (RUN_SLOTS - n + 1);
+        let mut pages = vec![[0; 4096]; n];
+        let (done, result) = self.zswap.load_run(self.run_slot(first), &mut pages);
+        self.catch_up(None);
+        let mut page = Page::zeroed();
+        for (k, read) in pages.iter().enumerate().take(done) {
+            page.copy_from_slice(read);
+            self.judge(self.run_slot(first + k), &[self.run_held[first + k]], Ok(()), &page);
+        }
+        if let Err(error) = result {
+            let at = first + done;
+            if self.judge(self.run_slot(at), &[self.run_held[at]], Err(error), &page) {
+                self.run_held[at].as_mut().expect("what is lost is held").lost = true;
+            }
+        }
+    }
+
+    fn free_run(&mut self, first: usize, n: usize) {
+        let first = first % (RUN_SLOTS - n + 1);
+        let range = SlotRange::new(self.run_slot(first), n as u64);
+        let held = self.run_held[first..first + n].iter_mut().filter_map(Option::take).count();
+        assert_eq!(self.zswap.free_run(range), held as u64, "slots freed in a run");
+    }
+
+    fn store_new(&mut self, memcg: u8, page: PageOf) {
+        let memcg = self.memcg(memcg).clone();
+        let result = self.zswap.store_new(&memcg, N0, &page.build());
+        let meddled = self.meddling;
+        self.catch_up(None);
+        match result {
+            Ok(slot) => {
+                assert!(self.new_held.iter().all(|&(other, _)| other != slot), "{slot:?} was given out twice");
+                self.new_held.push((slot, Held { page, count: 1, lost: false }));
+                self.reached.add("slots of the instance's choice", 1);
+            }
+            Err(error) => self.check_refusal(&error, meddled),
+        }
+    }
+
+    fn put_new(&mut self, which: u8) {
+        if self.new_held.is_empty() {
+            return;
+        }
+        let (slot, held) = self.new_held.swap_remove(which as usize % self.new_held.len());
+        let mut page = Page::zeroed();
+        let result = self.zswap.load(slot, &mut page);
+        self.catch_up(None);
+        self.judge(slot, &[Some(held)], result, &page);
+        assert_eq!(self.zswap.put(slot).expect("it holds a page"), 0);
     }
 
     fn load(&mut self, slot: u8) {
@@ -241,14 +339,14 @@ impl Model {
         if self.devices.len() == DEVICES {
             return;
         }
-        let device = Arc::new(Meddler::new((2 + usize::from(disk.segments % 16)) * SEGMENT_BYTES));
+        let device = Arc::new(Meddler::impatient((2 + usize::from(disk.segments % 16)) * SEGMENT_BYTES));
         device.attach(&self.zswap, self.slots);
         let tier = disk.tier % 3;
         let mut options = DeviceOptions::device(Arc::clone(&device))
             .tier(&format!("t{tier}"), 10 - i16::from(tier))
             .retire_after(u32::from(disk.retire_after % 4));
         if disk.most > 0 {
-            options = options.max_bytes(u64::from(disk.most) * SEGMENT_BYTES as u64);
+            options = options.max_bytes((2 + u64::from(disk.most)) * SEGMENT_BYTES as u64);
         }
         let number = self.zswap.swapon(options).expect("a tier has one priority, and there are numbers enough");
         assert!(self.devices.iter().all(|other| other.number != number), "device {number} is on twice");
@@ -263,8 +361,14 @@ impl Model {
         let swap: Vec<(Memcg, u64)> =
             self.memcgs.iter().map(|memcg| (memcg.clone(), memcg.current(Counter::Swap))).collect();
         let meddling = self.meddling;
+        let forbidden = self.written_to_forbidden_tiers();
         self.act(op);
         self.catch_up(None);
+        for (number, written) in self.written_to_forbidden_tiers() {
+            let before = forbidden.iter().find(|(before, _)| *before == number);
+            let kept = before.is_none_or(|&(_, before)| before == written);
+            assert!(kept, "4: device {number} was written to, and its tier is forbidden");
+        }
         for (memcg, before) in swap {
             let (now, max) = (memcg.current(Counter::Swap), memcg.max(Counter::Swap));
             assert!(now <= max.max(before) || meddling, "4: {} has {now} of {max} on devices", memcg.path());
@@ -279,6 +383,11 @@ impl Model {
                     self.store((first + k) % SLOTS, memcg, PageOf::Mixed { random, seed: first + k });
                 }
             }
+            Op::StoreRun { first, n, memcg, page } => self.store_run(first.into(), usize::from(n % 64), memcg, page),
+            Op::LoadRun { first, n } => self.load_run(first.into(), usize::from(n % 64)),
+            Op::FreeRun { first, n } => self.free_run(first.into(), usize::from(n % 64)),
+            Op::StoreNew { memcg, page } => self.store_new(memcg, page),
+            Op::PutNew { which } => self.put_new(which),
             Op::Load { slot } => self.load(slot),
             Op::LoadMany { first, n } => (0..n % 32).for_each(|k| self.load((first + k) % SLOTS)),
             Op::Free { slot } => self.free(slot),
@@ -309,6 +418,11 @@ impl Model {
                 self.memcg(memcg).set_max(Counter::Swap, bytes).unwrap();
             }
             Op::Writeback { memcg, on } => self.memcg(memcg).set_writeback(on).unwrap(),
+            Op::Tier { memcg, tier, allowed } => {
+                let name = format!("t{}", tier % 3);
+                let known = self.zswap.tree().tiers().iter().any(|tier| tier.name == name);
+                assert_eq!(self.memcg(memcg).set_tier(&name, allowed).is_ok(), known, "{name}");
+            }
             Op::Rmdir { memcg } => {
                 let at = memcg as usize % self.memcgs.len();
                 if at > 0 && self.memcgs[at].offline().is_ok() {
@@ -316,10 +430,33 @@ impl Model {
                 }
             }
             Op::Swapon { disk } => self.swapon(disk),
+            Op::Reinstate { device } => {
+                if let Some(number) = self.attached(device).map(|attached| attached.number) {
+                    let was = self.state(number);
+                    self.zswap.reinstate(number).expect("the device is on");
+                    self.reached.note("devices reinstated", was == State::Retired);
+                    assert_ne!(self.state(number), State::Retired);
+                }
+            }
             Op::FailAt { device, k, how } => {
                 if let Some(attached) = self.attached(device) {
                     attached.device.faulty().replan(how.plan(u64::from(k % 8) + 1));
                     self.faulty = true;
+                }
+            }
+            Op::HangAt { device, k, all } => {
+                if let Some(attached) = self.attached(device) {
+                    let k = u64::from(k % 8) + 1;
+                    let plan = if all { Plan::none().hang_from(k) } else { Plan::none().at(k, Fault::Hang) };
+                    attached.device.faulty().replan(plan);
+                    self.faulty = true;
+                }
+            }
+            Op::Release { device, failed } => {
+                if let Some(attached) = self.attached(device) {
+                    let faulty = attached.device.faulty();
+                    let released = if failed { faulty.release_failed(libc::EIO) } else { faulty.release() };
+                    self.reached.add("requests that were answered late", released as u64);
                 }
             }
             Op::Heal { device } => {
@@ -339,6 +476,14 @@ impl Model {
         }
     }
 
+    /// Bytes that were written so far to devices of tiers that the root forbids.
+    fn written_to_forbidden_tiers(&self) -> Vec<(u8, u64)> {
+        let (tree, allowed) = (self.zswap.tree(), self.memcgs[0].tiers());
+        let forbidden = |tier: &str| !allowed.contains(tree.tier(tier).expect("a device's tier is known"));
+        let rows = self.zswap.devices();
+        rows.iter().filter(|row| forbidden(&row.tier)).map(|row| (row.number, row.area.written_bytes)).collect()
+    }
+
     fn state(&self, number: u8) -> State {
         let rows = self.zswap.devices();
         rows.iter().find(|row| row.number == number).expect("the device is on").state
@@ -346,7 +491,6 @@ impl Model {
 
     /// Everything adds up; everything is freed; nothing is left.
     pub fn end(mut self) -> Reached {
-        self.zswap.assert_valid();
         let stats = self.zswap.stats();
         let events = self.zswap.root().stat().unwrap();
         self.reached.add("pages written back or through", events.events(Event::ZswpWb));
@@ -354,11 +498,22 @@ impl Model {
         self.reached.add("pages on devices at the end", stats.physical_pages);
         let rows = self.zswap.devices();
         assert_eq!(rows.len(), self.devices.len());
+        self.reached.note("devices that hang", rows.iter().any(|row| row.state == State::Hung));
         self.reached.note("tiers in use beside others", rows.iter().filter(|row| row.area.objects > 0).count() > 1);
         self.reached.note("retired devices", rows.iter().any(|row| row.state == State::Retired));
-        self.devices.iter().for_each(|attached| attached.device.faulty().replan(Plan::none()));
+        for attached in &self.devices {
+            attached.device.faulty().replan(Plan::none());
+            attached.device.faulty().release();
+        }
+        self.zswap.quiesce();
+        self.zswap.assert_valid();
         (0..SLOTS).for_each(|slot| self.load(slot));
+        self.load_run(0, RUN_SLOTS);
         (0..SLOTS).for_each(|slot| self.free(slot));
+        self.free_run(0, RUN_SLOTS);
+        while !self.new_held.is_empty() {
+            self.put_new(0);
+        }
         self.zswap.assert_valid();
         self.zswap.quiesce();
         self.zswap.arena().flush();

@@ -73,7 +73,7 @@ impl Tree {
             let above = if is_root { NodeMask::first(shared.config.nodes) } else { shared.group(node.parent).nodes() };
             assert_eq!(group.nodes(), above & group.own_nodes(), "H7: the nodes are not the AND of the path");
             assert!(!group.nodes().is_empty(), "H7: a group has no node left");
-            let above = shared.tiers_above(&hierarchy, index);
+            let above = shared.tiers_above(hierarchy, index);
             assert_eq!(group.tiers(), above & group.own_tiers(), "H8: the tiers are not the AND of the path");
             assert_eq!(group.is_listed(), node.listed.contains(&id), "H5: the flag and the group's own set differ");
             for &listed in &node.listed {

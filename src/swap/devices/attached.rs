@@ -16,9 +16,11 @@ use super::super::Error;
 use super::super::area::Area;
 use super::super::device::Op;
 use super::super::options::Use;
-use super::State;
+use super::super::segments::Purpose;
+use super::room::{FileSystem, Limit, Promise};
+use super::{Devices, State};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Bug, Planted, Tally};
+use crate::sync::{Arc, Bug, Planted, Tally};
 
 const DRAINING: u64 = 1 << 63;
 const LEAVING: u64 = 1 << 62;
@@ -36,6 +38,10 @@ pub(super) struct Attached {
     pub(super) tier_name: String,
     pub(super) priority: i16,
     pub(super) how: Use,
+    /// What it takes storage from, if that is known.
+    pub(super) file_system: Option<Arc<FileSystem>>,
+    /// Bytes promised to writes that are late.
+    late: AtomicU64,
     gate: AtomicU64,
     /// Writes that failed since the last that did not.
     failures: AtomicU32,
@@ -55,6 +61,25 @@ impl Drop for Writer<'_> {
     }
 }
 
+/// What was promised for one batch.
+#[derive(Debug)]
+pub(super) struct Promises<'a> {
+    total: Promise<'a>,
+    disk: Option<Promise<'a>>,
+}
+
+/// Bytes that a batch asks for.
+pub(super) struct Ask<'a> {
+    /// What it is for.
+    pub(super) purpose: Purpose,
+    pub(super) least: u64,
+    pub(super) most: u64,
+    /// Who knows the bytes in use.
+    pub(super) devices: &'a Devices,
+    /// Bytes of the limit that are not for this batch.
+    pub(super) kept: u64,
+}
+
 /// What is said of a new device beside its area.
 pub(super) struct Label {
     pub(super) name: String,
@@ -66,7 +91,13 @@ pub(super) struct Label {
 // === impl Attached ===
 
 impl Attached {
-    pub(super) fn new(area: Area, label: Label, how: Use, planted: Planted) -> Self {
+    pub(super) fn new(
+        area: Area,
+        label: Label,
+        how: Use,
+        file_system: Option<Arc<FileSystem>>,
+        planted: Planted,
+    ) -> Self {
         let Label { name, tier, tier_name, priority } = label;
         Attached {
             area,
@@ -75,6 +106,8 @@ impl Attached {
             tier_name,
             priority,
             how,
+            file_system,
+            late: AtomicU64::new(0),
             gate: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             batches: Tally::new(),
@@ -149,6 +182,38 @@ impl Attached {
             Err(_) => {}
         }
         false
+    }
+
+    /// Promise the bytes of a batch, `most` or fewer, down to `least`; how many (`room`).
+    pub(super) fn promise<'a>(&'a self, limit: &'a Limit, ask: &Ask<'_>) -> Result<(Promises<'a>, u64), Error> {
+        self.take_back_late(limit, false);
+        let (mut total, bytes) = limit.promise(&|| ask.devices.used_bytes(), ask.kept, ask.least..ask.most)?;
+        let Some(file_system) = &self.file_system else { return Ok((Promises { total, disk: None }, bytes)) };
+        let (disk, bytes) = file_system.promise(self.area.device(), &self.name, ask.least..bytes)?;
+        total.cut(bytes);
+        Ok((Promises { total, disk: Some(disk) }, bytes))
+    }
+
+    /// A write is late: its bytes may yet come.
+    pub(super) fn keep_late(&self, promises: Promises<'_>) {
+        let bytes = promises.total.keep();
+        if let Some(mut disk) = promises.disk {
+            disk.cut(bytes);
+            disk.keep();
+        }
+        self.late.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Take back what was promised to late writes, when none is any more, or the device goes.
+    pub(super) fn take_back_late(&self, limit: &Limit, goes: bool) {
+        // Relaxed: who sees an old 0 leaves it to the next.
+        if self.late.load(Ordering::Relaxed) > 0 && (goes || !self.area.is_hung()) {
+            let bytes = self.late.swap(0, Ordering::AcqRel);
+            limit.take_back(bytes);
+            if let Some(file_system) = &self.file_system {
+                file_system.take_back(bytes);
+            }
+        }
     }
 
     /// It may be written to again.

@@ -1,36 +1,34 @@
 //! [`Outgoing`]: a batch, and the device it is for, which stays while the batch does.
 
 use super::super::batch::{Batch, Written};
-use super::super::segments::Purpose;
 use super::super::{Error, Label, Place, Tenant};
 use super::DeviceRef;
-use super::attached::{Attached, Writer, lacks_room};
+use super::attached::{Ask, Attached, Promises, Writer, lacks_room};
+use super::room::Limit;
 use crate::sync::Seated;
 
 /// A [`Batch`] on one of the [`Devices`](super::Devices).
 #[derive(Debug)]
 pub struct Outgoing<'a> {
-    // In this order they are dropped: the batch uses the device, the writer counts in it, the seat keeps it.
+    // In this order they are dropped: the batch uses the device, promises and the writer count in it, the seat keeps it.
     batch: Batch<'a>,
+    promises: Promises<'a>,
     _writer: Writer<'a>,
     device: DeviceRef<'a>,
 }
 
 impl<'a> Outgoing<'a> {
     /// A batch of `least` to `most` pages, if the device takes writes.
-    pub(super) fn begin(
-        device: Seated<'a, Attached>,
-        purpose: Purpose,
-        least: usize,
-        most: usize,
-    ) -> Result<Option<Self>, Error> {
+    pub(super) fn begin(device: Seated<'a, Attached>, limit: &'a Limit, ask: &Ask<'_>) -> Result<Option<Self>, Error> {
         // SAFETY: what borrows from it is dropped before `device` is: on the way out of here, and as fields of `Outgoing`, whose
         // batch nobody gets out of it.
         let attached = unsafe { device.unbound() };
         let Some(writer) = attached.enter() else { return Ok(None) };
-        let batch = attached.area.begin_for(purpose, least, most)?;
+        let (promises, bytes) = attached.promise(limit, ask)?;
+        let pages = |bytes: u64| bytes as usize / attached.area.geometry().page_bytes;
+        let batch = attached.area.begin_for(ask.purpose, pages(ask.least), pages(bytes))?;
         attached.batches.add(1);
-        Ok(Some(Outgoing { batch, _writer: writer, device: DeviceRef(device) }))
+        Ok(Some(Outgoing { batch, promises, _writer: writer, device: DeviceRef(device) }))
     }
 
     /// The device it is for.
@@ -76,7 +74,11 @@ impl<'a> Outgoing<'a> {
         // In this order, so that they end in the other.
         let device = self.device;
         let _writer = self._writer;
+        let promises = self.promises;
         let written = self.batch.write();
+        if matches!(written, Err(Error::TimedOut { .. })) {
+            device.0.keep_late(promises);
+        }
         device.0.note_written(written.as_ref().map(|_| ()));
         written
     }

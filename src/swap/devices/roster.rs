@@ -11,6 +11,7 @@
 //! - **D3** A tier's index is its own for good: masks of memcgs name it.
 
 use super::super::Error;
+use super::room::FileSystems;
 use crate::sync::DEVICES;
 use crate::units::{MAX_TIERS, TierMask};
 
@@ -39,6 +40,10 @@ pub(super) struct Roster {
     last: Option<u8>,
     /// Changes so far.
     version: u64,
+    /// What the generations of each number go on from (D6).
+    bases: [u16; DEVICES],
+    /// Where they lie.
+    pub(super) file_systems: FileSystems,
 }
 
 #[derive(Debug)]
@@ -53,14 +58,24 @@ struct Tier {
     last: u8,
 }
 
+/// What a device gets that is to come.
+pub(super) struct Claim {
+    /// Its number.
+    pub(super) number: u8,
+    /// Index of its tier.
+    pub(super) tier: u8,
+    /// What its generations go on from.
+    pub(super) base: u16,
+}
+
 // === impl Roster ===
 
 impl Roster {
-    /// A number for a device of this tier, and the tier's index.
+    /// A number for a device of this tier.
     ///
     /// # Errors
     /// [`Error::TierName`], [`Error::TierPriority`], [`Error::TiersClash`], [`Error::TooManyTiers`], [`Error::TooManyDevices`].
-    pub(super) fn claim(&mut self, name: &str, priority: i16) -> Result<(u8, u8), Error> {
+    pub(super) fn claim(&mut self, name: &str, priority: i16) -> Result<Claim, Error> {
         check_name(name)?;
         if let Some(other) =
             self.tiers.iter().find(|tier| !tier.members.is_empty() && tier.priority == priority && tier.name != name)
@@ -99,7 +114,7 @@ impl Roster {
         self.claimed |= 1 << number;
         self.last = Some(number);
         self.version += 1;
-        Ok((number, index as u8))
+        Ok(Claim { number, tier: index as u8, base: self.bases[usize::from(number)] })
     }
 
     /// The device of this number has come.
@@ -109,9 +124,14 @@ impl Roster {
     }
 
     /// The device of this number is gone, or did not come: then a tier that was made for it is forgotten, if it can be.
-    pub(super) fn give_up(&mut self, number: u8) {
+    /// `base`: what the generations of the next device of this number go on from.
+    pub(super) fn give_up(&mut self, number: u8, base: Option<u16>) {
         self.claimed &= !(1 << number);
+        if let Some(base) = base {
+            self.bases[usize::from(number)] = base;
+        }
         self.version += 1;
+        self.file_systems.leave(number);
         self.tiers.iter_mut().for_each(|tier| tier.members.retain(|&member| member != number));
         while self.tiers.pop_if(|tier| !tier.settled && tier.members.is_empty()).is_some() {}
     }
@@ -132,6 +152,12 @@ impl Roster {
         let next = members.clone().find(after).or_else(|| members.next()).copied()?;
         tier.last = next;
         Some(next)
+    }
+
+    /// The tiers that have members.
+    pub(super) fn occupied(&self) -> TierMask {
+        let bits = self.tiers.iter().zip(0..).filter(|(tier, _)| !tier.members.is_empty());
+        bits.fold(TierMask::NONE, |mask, (_, index)| mask.with(index, true))
     }
 
     /// All claimed numbers.
@@ -187,43 +213,44 @@ mod tests {
     #[test]
     fn a_tier_is_a_name_for_one_priority_while_it_has_devices() {
         let mut roster = Roster::default();
-        let (a, _) = roster.claim("a", 1).unwrap();
+        let a = roster.claim("a", 1).unwrap().number;
         roster.settle(a);
         assert!(matches!(roster.claim("a", 2), Err(Error::TierPriority { has: 1, asked: 2, .. })));
         assert!(matches!(roster.claim("b", 1), Err(Error::TiersClash { priority: 1, .. })));
-        let (b, index) = roster.claim("b", 2).unwrap();
-        assert_eq!(index, 1);
+        let Claim { number: b, tier, base } = roster.claim("b", 2).unwrap();
+        assert_eq!((tier, base), (1, 0));
         // It never came: its tier is forgotten.
-        roster.give_up(b);
+        roster.give_up(b, None);
         assert_eq!(names(&roster), [("a".to_owned(), Some(1))]);
         // This one was there: its name keeps the index, and may come back with another priority.
-        roster.give_up(a);
+        roster.give_up(a, None);
         assert_eq!(names(&roster), [("a".to_owned(), None)]);
-        assert_eq!(roster.claim("b", 1).unwrap().1, 1);
-        assert_eq!(roster.claim("a", 2).unwrap().1, 0);
+        assert_eq!(roster.claim("b", 1).unwrap().tier, 1);
+        assert_eq!(roster.claim("a", 2).unwrap().tier, 0);
         assert_eq!(names(&roster), [("a".to_owned(), Some(2)), ("b".to_owned(), Some(1))]);
     }
 
     #[test]
     fn numbers_come_back_late_and_run_out() {
         let mut roster = Roster::default();
-        let (first, _) = roster.claim("a", 0).unwrap();
-        roster.give_up(first);
-        let numbers: Vec<_> = (0..DEVICES).map(|_| roster.claim("a", 0).unwrap().0).collect();
+        let first = roster.claim("a", 0).unwrap().number;
+        roster.give_up(first, None);
+        let numbers: Vec<_> = (0..DEVICES).map(|_| roster.claim("a", 0).unwrap().number).collect();
         assert_eq!(numbers[..2], [1, 2]);
         assert_eq!(numbers.last(), Some(&first), "the one given up last comes last");
         assert!(matches!(roster.claim("a", 0), Err(Error::TooManyDevices { most: 32 })));
-        roster.give_up(7);
-        assert_eq!(roster.claim("a", 0).unwrap().0, 7);
+        roster.give_up(7, Some(55));
+        let again = roster.claim("a", 0).unwrap();
+        assert_eq!((again.number, again.base), (7, 55));
     }
 
     #[test]
     fn names_of_tiers_run_out_and_are_words() {
         let mut roster = Roster::default();
         for tier in 0..MAX_TIERS {
-            let (number, _) = roster.claim(&format!("t{tier}"), 0).unwrap();
+            let number = roster.claim(&format!("t{tier}"), 0).unwrap().number;
             roster.settle(number);
-            roster.give_up(number);
+            roster.give_up(number, None);
         }
         assert!(matches!(roster.claim("one-more", 0), Err(Error::TooManyTiers { most: 31, .. })));
         roster.claim("t30", 0).unwrap();

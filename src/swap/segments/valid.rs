@@ -20,15 +20,29 @@ impl Segments {
             let segment = &map.segments[id];
             let live: Vec<_> = segment.rmap.objects(sizes.page_shift).collect();
             let blocks: usize = live.iter().map(|object| object.blocks).sum();
-            assert_eq!(usize::from(segment.live_blocks), blocks, "(4) live blocks of segment {id} are those of its words");
+            assert_eq!(
+                usize::from(segment.live_blocks),
+                blocks,
+                "(4) live blocks of segment {id} are those of its words"
+            );
             let end = live.last().map_or(0, |last| last.first + last.blocks);
-            assert!(end <= usize::from(segment.append) << sizes.page_shift, "(2) objects of segment {id} lie before its tail");
-            assert!(segment.append <= segment.dirty || segment.append == 0, "segment {id} was written, so it has storage");
+            assert!(
+                end <= usize::from(segment.append) << sizes.page_shift,
+                "(2) objects of segment {id} lie before its tail"
+            );
+            assert!(
+                segment.append <= segment.dirty || segment.append == 0,
+                "segment {id} was written, so it has storage"
+            );
             assert!(usize::from(segment.dirty) <= sizes.pages, "segment {id} has no more pages than it has");
             let may_be_empty = matches!(segment.state, State::Held | State::Free | State::Punching | State::Bad);
             assert!(blocks > 0 || may_be_empty, "(4) nothing lives in segment {id}, which is used");
             assert!(blocks == 0 || matches!(segment.state, State::Held | State::Used), "(4) segment {id} is used");
-            assert_eq!(map.occupied.get(id as usize), blocks > 0, "(4) segment {id} is marked while something lives there");
+            assert_eq!(
+                map.occupied.get(id as usize),
+                blocks > 0,
+                "(4) segment {id} is marked while something lives there"
+            );
             assert!(segment.state != State::Free || !segment.is_condemned(), "a condemned segment is not free");
             objects += live.len() as u64;
             sums.replace(&Share::default(), &segment.share(sizes));
@@ -54,8 +68,13 @@ impl Segments {
         }
         assert_eq!(on_lists, listed, "every segment is on the lists it belongs on");
         for pages in 1..=sizes.pages {
-            let (tail, any) = (Home::tail(pages), (pages..=sizes.pages).any(|n| map.lists.oldest(Home::tail(n)).is_some()));
-            assert_eq!(map.lists.shortest_tail(pages).is_some(), any, "tails of {pages} pages and more are found, {tail:?}");
+            let (tail, any) =
+                (Home::tail(pages), (pages..=sizes.pages).any(|n| map.lists.oldest(Home::tail(n)).is_some()));
+            assert_eq!(
+                map.lists.shortest_tail(pages).is_some(),
+                any,
+                "tails of {pages} pages and more are found, {tail:?}"
+            );
         }
         assert!(map.reserve == NIL || map.free() == 0, "(6) nothing is kept for cleaning beside a free segment");
     }

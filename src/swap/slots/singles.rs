@@ -100,7 +100,7 @@ impl Slots {
     fn claim_in(&self, cluster: u64, cursor: &AtomicU32, word: SlotWord) -> Option<Slot> {
         let first = cluster * CLUSTER_SLOTS as u64;
         let mut guard = self.lock(Slot(first))?;
-        if !guard.state.has(Flags::SINGLES) && !self.planted.is(Bug::ClaimTrustsStripe) {
+        if !guard.state.has(Flags::SINGLES) {
             return None; // taken back, and made by a client who kept one of its numbers
         }
         if usize::from(guard.state.live) == CLUSTER_SLOTS {
@@ -112,6 +112,11 @@ impl Slots {
             guard.go_to(Slot(first + offset as u64));
             guard.word().is_empty()
         })?;
+        if self.planted.is(Bug::ClaimInTwoSteps) {
+            let slot = guard.slot();
+            drop(guard);
+            guard = self.lock(slot)?;
+        }
         cursor.store((offset + 1) as u32, Ordering::Relaxed);
         guard.next_generation();
         guard.put(word);
