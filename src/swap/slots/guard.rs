@@ -208,8 +208,8 @@ impl<'a> SlotGuard<'a> {
         self.note_idle();
     }
 
-    /// Have the cluster looked at, if it has something to give back.
-    fn note_idle(&mut self) {
+    /// Have the cluster looked at, if it has something to give back: for who had it made and may put nothing into it (S4).
+    pub fn note_idle(&mut self) {
         if self.state.is_idle() && !self.state.has(Flags::IDLE) {
             self.state.flags |= Flags::IDLE;
             push(&self.slots.idle, self.ordinal(), &self.cluster.next_idle);
