@@ -118,7 +118,8 @@ impl DeviceOptions {
         self
     }
 
-    /// Bytes that are always left free on the file system of a swapfile: nothing is written that would leave less. Default 0.
+    /// Bytes that are always left free on the file system of a swapfile: no page is written that would leave less (the header of the
+    /// file is, when it is made). It holds for all devices there. Default 0.
     pub fn min_free_bytes(mut self, bytes: u64) -> Self {
         self.how.min_free_bytes = bytes;
         self
