@@ -29,6 +29,9 @@ pub const STRIDE: u64 = 8;
 /// Slots there are: few, so that operations meet.
 pub const SLOTS: u8 = 96;
 
+/// Bytes of a segment of the instances, which have batches of 16 pages.
+pub const SEGMENT_BYTES: u64 = 16 * 4096;
+
 /// A slot from a byte of input.
 pub fn slot(u: &mut Unstructured<'_>) -> arbitrary::Result<u8> {
     Ok(u8::arbitrary(u)? % SLOTS)
@@ -185,8 +188,15 @@ impl Meddler {
         let Some((zswap, slots)) = self.instance.get().and_then(|(weak, slots)| Some((weak.upgrade()?, slots))) else {
             return;
         };
+        // A batch that finds all room in the hands of other batches waits for them, and this thread is in the middle of one: what may
+        // write is left out where room is scarce.
+        let need = 2 * zswap.stats().pool.payload_bytes + 3 * SEGMENT_BYTES;
+        let roomy = zswap.devices().iter().all(|row| row.area.segments.free * SEGMENT_BYTES >= need);
         let at = |slot: u8| slots.get(u64::from(slot) * STRIDE).unwrap();
         for op in todo {
+            if !roomy && matches!(op, Meanwhile::Store { .. } | Meanwhile::Limit { .. } | Meanwhile::Shrink { .. }) {
+                continue;
+            }
             let n = |memcg: u8| memcg as usize % memcgs.len();
             let done = match op {
                 Meanwhile::Free { slot } => Some(Done::Freed(slot, zswap.free(at(slot)))),

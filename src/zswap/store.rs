@@ -385,8 +385,11 @@ impl Core {
             }
         };
         let label = Label { codec: payload.codec, flags: BlockFlags::of(payload.pattern).bits(), node: node.0 };
-        // Its number may be another one once it is written: nothing keeps its cluster.
-        let tenant = Tenant { owner: self.slots.lock_or_make(slot)?.owner(), payer: payer.raw() };
+        // Its number may be another one once it is written: nothing keeps its cluster, which may be empty still if the write fails.
+        let mut guard = self.slots.lock_or_make(slot)?;
+        let tenant = Tenant { owner: guard.owner(), payer: payer.raw() };
+        guard.note_idle();
+        drop(guard);
         let place = batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
         let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
         if batch.write().is_err() {

@@ -1,7 +1,7 @@
 //! [`Model`]: what every slot holds, which devices there are, and whether one of them was ever told to fail.
 
 use super::super::instance;
-use super::super::meddler::{Done, Meanwhile, Meddler, SLOTS, STRIDE};
+use super::super::meddler::{Done, Meanwhile, Meddler, SEGMENT_BYTES, SLOTS, STRIDE};
 use super::super::page::PageOf;
 use super::super::reached::Reached;
 use super::{Disk, Op, Run};
@@ -13,9 +13,6 @@ use zspool::units::{NodeId, Page, Slot, SlotRange};
 use zspool::zswap::{Error, Installed, Stored, Taken, Zswap};
 
 const N0: NodeId = NodeId(0);
-
-/// Pages of a segment, as the instance has it.
-const SEGMENT_BYTES: usize = 16 * 4096;
 
 /// Devices at most.
 const DEVICES: usize = 3;
@@ -339,14 +336,14 @@ impl Model {
         if self.devices.len() == DEVICES {
             return;
         }
-        let device = Arc::new(Meddler::impatient((2 + usize::from(disk.segments % 16)) * SEGMENT_BYTES));
+        let device = Arc::new(Meddler::impatient((2 + usize::from(disk.segments % 16)) * SEGMENT_BYTES as usize));
         device.attach(&self.zswap, self.slots);
         let tier = disk.tier % 3;
         let mut options = DeviceOptions::device(Arc::clone(&device))
             .tier(&format!("t{tier}"), 10 - i16::from(tier))
             .retire_after(u32::from(disk.retire_after % 4));
         if disk.most > 0 {
-            options = options.max_bytes((2 + u64::from(disk.most)) * SEGMENT_BYTES as u64);
+            options = options.max_bytes((2 + u64::from(disk.most)) * SEGMENT_BYTES);
         }
         let number = self.zswap.swapon(options).expect("a tier has one priority, and there are numbers enough");
         assert!(self.devices.iter().all(|other| other.number != number), "device {number} is on twice");

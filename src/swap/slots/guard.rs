@@ -6,8 +6,8 @@
 use super::cluster::{Cluster, Flags, State, push};
 use super::counts::MAX_REFERENCES;
 use super::{Slots, owner, split};
+use crate::swap::SlotWord;
 use crate::swap::word::MANY;
-use crate::swap::{Content, SlotWord};
 use crate::sync::{Bug, CLUSTER_SLOTS, MutexGuard, atomic::Ordering};
 use crate::units::{Owner, Slot};
 
@@ -20,10 +20,9 @@ pub struct SlotGuard<'a> {
     owner: Owner,
 }
 
-/// Whether a slot with this word needs its link word.
+/// Whether a slot with this word needs its link word: it has an object in the pool.
 pub(super) fn needs_link(word: SlotWord) -> bool {
-    // Of a place, the link says who pays for it.
-    word.entry().is_some() || matches!(word.content(), Content::Physical(_))
+    word.entry().is_some()
 }
 
 impl<'a> SlotGuard<'a> {
@@ -208,8 +207,8 @@ impl<'a> SlotGuard<'a> {
         self.note_idle();
     }
 
-    /// Have the cluster looked at, if it has something to give back.
-    fn note_idle(&mut self) {
+    /// Have the cluster looked at, if it has something to give back: for who had it made and may put nothing into it (S4).
+    pub fn note_idle(&mut self) {
         if self.state.is_idle() && !self.state.has(Flags::IDLE) {
             self.state.flags |= Flags::IDLE;
             push(&self.slots.idle, self.ordinal(), &self.cluster.next_idle);
