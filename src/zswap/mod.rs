@@ -88,7 +88,7 @@ pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
 pub use store::Stored;
 pub use swap_out::SwapOutError;
-pub use swapoff::{Progress, SwapoffError, SwapoffReport};
 #[doc(hidden)] // for its model
 pub use swapins::Swapins;
+pub use swapoff::{Progress, SwapoffError, SwapoffReport};
 pub use walk::{Form, Shrunk};

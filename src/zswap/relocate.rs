@@ -24,9 +24,9 @@ use super::store::BlockFlags;
 use crate::compress::CodecId;
 use crate::memcg::ObjcgId;
 use crate::swap::{
-    self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotWord, Tenant,
+    self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotGuard, SlotWord, Tenant,
 };
-use crate::sync::{self, FLIGHTS, Step};
+use crate::sync::{self, Bug, FLIGHTS, Step};
 use crate::units::{PAGE_SIZE, Slot};
 
 const LANDING: Landing = [Step::PlaceLanding, Step::PlaceSwitched, Step::PlaceFreed];
@@ -198,7 +198,7 @@ impl<'a, 'r> Mover<'a, 'r> {
     /// See whether the slot of a reverse word names the place, and is not on its way.
     fn look(&mut self, place: Place, tenant: Tenant) -> Option<One> {
         let guard = self.core.slots.lock_owner(tenant.owner);
-        match guard.filter(|guard| names(guard, place)) {
+        match guard.filter(|guard| self.is_at(guard, place)) {
             Some(guard) if guard.word().writeback() => self.moved.busy += 1,
             Some(guard) => return Some(One { place, tenant, slot: guard.slot(), word: guard.word() }),
             // Freed meanwhile, or not named yet.
@@ -208,6 +208,11 @@ impl<'a, 'r> Mover<'a, 'r> {
             None => self.moved.gone += 1,
         }
         None
+    }
+
+    /// Whether the slot's word names the place.
+    fn is_at(&self, guard: &SlotGuard<'_>, place: Place) -> bool {
+        names(guard, place) || self.core.planted.is(Bug::MoveTrustsReverseWord) && !guard.word().is_empty()
     }
 
     /// Verify the object. False when that is its end here.
