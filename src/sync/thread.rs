@@ -79,6 +79,21 @@ impl Backoff {
     }
 }
 
+/// Short waits before [`Backoff::wait_for_io`] sleeps between looks.
+#[cfg(not(loom))]
+const SHORT_WAITS: u32 = 64;
+
+impl Backoff {
+    /// The same for a step of another thread that may be waiting for a device: after some short waits it sleeps.
+    pub fn wait_for_io(&mut self) {
+        #[cfg(not(loom))]
+        if self.rounds > SHORT_WAITS {
+            return sleep(std::time::Duration::from_millis(1));
+        }
+        self.wait();
+    }
+}
+
 /// Cores this process may use; 1 where nobody tells.
 pub fn available_parallelism() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
