@@ -39,6 +39,7 @@ pub fn builder(pool_frames: u8, nodes: u8, capacity: u8) -> Builder {
             ..swap::Geometry::default()
         })
         .worker(false)
+        .encryption(false) // the meddler looks for slots in what is written
 }
 
 impl Instance {
