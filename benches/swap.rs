@@ -3,10 +3,13 @@
 //! ```text
 //! writeback   the pool --> file                the same writes alone; one page a pwrite
 //! readback    file --> page, at random         a direct pread of the same span; runs against one by one
+//! swapoff     a device --> pool, other device  by what it holds; beside threads that go on
+//! cleaning    bytes written for a new byte     the best choice of segments there is
 //! metadata    memory of a page on the device, time to free it
 //! ```
 //!
-//! Usage: `cargo bench --bench swap [-- --quick] [-- --writeback | --readback | --metadata] [--dir FOLDER] [--json FILE]`.
+//! Usage: `cargo bench --bench swap [-- --quick] [-- --writeback | --readback | --swapoff | --cleaning | --metadata] [--dir FOLDER]
+//! [--json FILE]`.
 //! Sections can be named together. Pages are made here; with `ZSPOOL_PAGES=FOLDER` those of its `*.pages` files are taken
 //! instead. Files are made in `--dir` (default: cargo's target folder), read and written past the page cache, and removed.
 //!
@@ -16,6 +19,8 @@
 mod inputs;
 mod measure;
 
+#[path = "swap/cleaning.rs"]
+mod cleaning;
 #[path = "swap/file.rs"]
 mod file;
 #[path = "swap/metadata.rs"]
@@ -24,6 +29,8 @@ mod metadata;
 mod readback;
 #[path = "swap/subject.rs"]
 mod subject;
+#[path = "swap/swapoff.rs"]
+mod swapoff;
 #[path = "swap/writeback.rs"]
 mod writeback;
 
@@ -43,7 +50,7 @@ struct Scale {
     dir: PathBuf,
 }
 
-const SECTIONS: [&str; 3] = ["--writeback", "--readback", "--metadata"];
+const SECTIONS: [&str; 5] = ["--writeback", "--readback", "--swapoff", "--cleaning", "--metadata"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -65,6 +72,12 @@ fn main() {
     if wanted("--readback") {
         tables.push(readback::single(&pages, &scale));
         tables.push(readback::run(&pages, &scale));
+    }
+    if wanted("--swapoff") {
+        tables.push(swapoff::table(&pages, &scale));
+    }
+    if wanted("--cleaning") {
+        tables.push(cleaning::table(&pages, &scale));
     }
     if wanted("--metadata") {
         tables.push(metadata::table(&pages, &scale));

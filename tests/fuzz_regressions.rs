@@ -257,7 +257,7 @@ fn flights_are_cancelled_before_and_after_the_write() {
             Op::LoadMany { first: 0, n: 8 },
         ]);
         let reached = zswap_ops::run(instance(60, ops));
-        assert_eq!(reached.get("slots freed or replaced during their write"), 2);
+        assert_eq!(reached.get("slots freed or replaced during their write"), 2, "{reached}");
         assert_eq!(reached.get("pages written back or through"), 6);
     }
 }

@@ -75,7 +75,8 @@ fn pages_of_a_late_write_are_nobody_elses_until_it_is_over() {
         while let Ok(new) = write(&area, 100..200) {
             places.push(new);
         }
-        assert_eq!(places.len(), (4 << 20) / (256 << 10) - 2, "in one a single object lies");
+        let segments = (4 << 20) / (256 << 10);
+        assert!((segments - 2..segments).contains(&places.len()), "in one a single object lies: {}", places.len());
         places.iter().for_each(|places| check(&area, places));
         check(&area, &[(99, place)]);
         places.iter().flatten().for_each(|&(_, place)| _ = area.free(place));

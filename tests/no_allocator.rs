@@ -87,3 +87,36 @@ fn references_without_end_and_many_slots_at_once_never_call_the_allocator() {
     zswap.assert_valid();
     assert_eq!(zswap.root().usage(), 0);
 }
+
+#[test]
+fn reading_a_file_alone_and_together_never_calls_the_allocator() {
+    let folder = tempfile::tempdir().unwrap();
+    let builder = Zswap::builder().slots_in_use(1 << 16).address_space(256 << 20).worker(false);
+    let zswap = builder.swapfile(folder.path().join("swap"), 16 << 20).build().unwrap();
+    let slots = zswap.reserve(2000).unwrap();
+    for slot in slots.iter() {
+        zswap.store(slot, &zswap.root(), NodeId(0), &any_page(slot.0)).unwrap();
+    }
+    while let Shrunk::Written(_) = zswap.shrink_memcg(&zswap.root(), 500) {}
+    let expected: Vec<Page> = slots.iter().map(|slot| any_page(slot.0)).collect();
+    // Several at once, so that rings are made on the way.
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (zswap, expected) = (&zswap, &expected);
+            scope.spawn(move || {
+                let mut page = Page::zeroed();
+                let mut run = vec![[0; zspool::units::PAGE_SIZE]; 64];
+                for first in (thread * 64..2000 - 64).step_by(192) {
+                    let slot = slots.get(first as u64).unwrap();
+                    without_allocator(|| {
+                        assert!(matches!(zswap.load_run(slot, &mut run), (64, Ok(()))));
+                        zswap.load(slot, &mut page).unwrap();
+                    });
+                    assert!(run.iter().zip(&expected[first..]).all(|(read, page)| read[..] == page[..]));
+                    assert!(page[..] == expected[first][..]);
+                }
+            });
+        }
+    });
+    zswap.assert_valid();
+}

@@ -5,8 +5,9 @@
 //! 1. Words: a page per touched cluster and nothing else, so 8 bytes a slot.
 //! 2. Links: a page per touched cluster with an object in the pool, so 8 more; none where all is same-filled, and
 //!    none is left where all objects are gone from the pool.
-//! 3. Directory and descriptors: at most 64 bytes a touched cluster, and what every instance begins with.
-//! 4. [`Metadata`] says the same to the byte.
+//! 3. Reverse words: 8 bytes per object on the device, and 8 per segment in use.
+//! 4. Directory and descriptors: at most 64 bytes a touched cluster, and what every instance begins with.
+//! 5. [`Metadata`] says the same to the byte.
 
 #![cfg(all(target_os = "linux", not(loom)))]
 
@@ -121,7 +122,7 @@ fn write_back_all(zswap: &Zswap, memcg: &Memcg) {
 
 /// Whether a slot with such a page needs its link.
 fn has_link(kind: What) -> bool {
-    kind != What::Same // TODO(segments): places
+    kind == What::Compressed
 }
 
 /// The kernel's and the allocator's word against the instance's.
@@ -187,12 +188,19 @@ fn measure(mix: Mix, share: u64, at_random: bool) {
     assert_eq!(metadata.links, backed(&zswap, "links"), "links: {context}");
     assert_eq!((metadata.counts, backed(&zswap, "counts")), (0, 0), "{context}");
 
+    let on_device = used.iter().filter(|&&k| mix.of(k) == What::OnDevice).count() as u64;
+    let stats = zswap.stats();
+    let segments = stats.area.unwrap().segments;
+    let heads = 8 * (segments.all - segments.free);
+    assert_eq!((stats.physical_pages, metadata.reverse_words), (on_device, 8 * on_device + heads), "{context}");
+
     // And all of it goes with the pages.
     assert_eq!(zswap.free_run(slots), used.len() as u64);
     zswap.quiesce();
     zswap.assert_valid();
     let left = zswap.metadata();
     assert_eq!((left.touched_clusters, left.slot_words, left.links), (1, 4096, 0), "{context}");
+    assert_eq!(left.reverse_words, 0, "{context}");
     assert_eq!((backed(&zswap, "words"), backed(&zswap, "links")), (4096, 0), "{context}");
 }
 

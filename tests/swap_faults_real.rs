@@ -27,6 +27,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use support::{Random, skip};
 use zspool::swap::AreaStats;
+use zspool::swap::{DeviceOptions, SwapFile};
 use zspool::zswap::Zswap;
 
 /// A pool that holds a part of the pages only, with the rest in a swapfile.
@@ -39,6 +40,13 @@ fn instance(path: &Path, size: u64, direct: bool) -> Zswap {
         .direct(direct)
         .build()
         .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same by plain system calls, which can be made to fail: with a time-out io_uring would do what they do.
+fn plain_instance(path: &Path) -> Zswap {
+    let swapfile = SwapFile::options().path(path).size(16 * MIB).timeout(None);
+    let builder = Zswap::builder().pool_limit(MIB).address_space(64 << 20).slots_in_use(1 << 16);
+    builder.swap(DeviceOptions::swapfile(swapfile)).build().unwrap_or_else(|error| panic!("{error}"))
 }
 
 const SLOTS: u64 = 1200;
@@ -230,7 +238,7 @@ fn calls_that_a_filter_refuses_by_offset_cost_what_can_only_be_read_there() {
         let ordeal = move || {
             let folder = tempfile::tempdir().unwrap();
             let title = format!("call {call} refused by offset with {errno}");
-            let zswap = instance(&folder.path().join("swap"), 16 * MIB, true);
+            let zswap = plain_instance(&folder.path().join("swap"));
             let mut oracle = Oracle::new(title, zswap, 1, 2 * SLOTS, 3);
             oracle.fill();
             oracle.churn(STEPS);
@@ -300,7 +308,7 @@ fn calls_that_strace_makes_fail_cost_what_can_only_be_read_there() {
 /// In the child: every so many calls of a thread go wrong, from the beginning to the end.
 fn under_strace((title, _, cost): (&str, &str, Cost)) {
     let folder = tempfile::tempdir().unwrap();
-    let zswap = instance(&folder.path().join("swap"), 16 * MIB, true);
+    let zswap = plain_instance(&folder.path().join("swap"));
     let mut oracle = Oracle::new(title, zswap, 2, SLOTS, 5);
     oracle.fill();
     oracle.churn(STEPS);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use support::*;
 use zspool::memcg::{Counter, Event, Memcg, MemcgEvent};
-use zspool::swap::{Device, Fault, FaultyDevice, MemoryDevice, Op, Plan, Request};
+use zspool::swap::{Device, Fault, FaultyDevice, MemoryDevice, Op, Plan, Request, State};
 use zspool::units::{NodeId, Page, SlotRange};
 use zspool::zswap::{Builder, Error, Unwritable, Zswap};
 
@@ -113,15 +113,18 @@ fn a_device_that_fails_has_stores_refused_by_its_name_until_it_is_back() {
     for k in 0..1000 {
         match store(&zswap, &root, slots, k) {
             Ok(()) => {}
-            Err(Error::PoolFull { reason: Unwritable::WriteFailed, .. }) => refused += 1,
+            // Until it is retired for that.
+            Err(Error::PoolFull { reason: Unwritable::WriteFailed | Unwritable::Shut, .. }) => refused += 1,
             Err(other) => panic!("{other}"),
         }
     }
     assert!(refused > 200, "{refused}");
+    assert_eq!(zswap.devices()[0].state, State::Retired);
     // Nobody waits for a device that fails, nor tries it many times; the worker tries it too.
     let failed = zswap.stats().failed_writes;
     assert!(failed <= 8 * refused, "{failed} writes failed for {refused} stores");
     device.replan(Plan::none());
+    zswap.reinstate(0).unwrap();
     for k in 0..2000 {
         store(&zswap, &root, slots, k).unwrap();
     }

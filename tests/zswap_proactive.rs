@@ -15,13 +15,12 @@ use zspool::zswap::{Builder, Shrunk, Stored, Zswap};
 
 const N0: NodeId = NodeId(0);
 
+fn without_device() -> Builder {
+    Zswap::builder().pool_limit(64 << 20).slots_in_use(1 << 15).address_space(256 << 20).worker(false)
+}
+
 fn base() -> Builder {
-    Zswap::builder()
-        .pool_limit(64 << 20)
-        .slots_in_use(1 << 15)
-        .address_space(256 << 20)
-        .device(MemoryDevice::new(32 << 20, 4096))
-        .worker(false)
+    without_device().device(MemoryDevice::new(32 << 20, 4096))
 }
 
 /// Payload bytes of each page.
@@ -228,7 +227,7 @@ fn a_cancelled_request_ends_with_the_batch_under_way_and_says_what_was_written()
     let cancel = Cancel::new();
     let device =
         CancelsAt { inner: MemoryDevice::new(32 << 20, 4096), cancel: cancel.clone(), left: AtomicU64::new(3) };
-    let zswap = base().device(device).build().unwrap();
+    let zswap = without_device().device(device).build().unwrap();
     let vm = zswap.root().mkdir("vm").unwrap();
     let slots = zswap.reserve(1000).unwrap();
     let payloads = fill(&zswap, &vm, slots, 0..1000);
@@ -269,7 +268,7 @@ fn small_requests_leave_no_child_more_than_a_batch_ahead() {
 #[test]
 fn an_instance_that_is_gone_serves_nobody_and_is_not_kept() {
     let device = Arc::new(MemoryDevice::new(1 << 20, 4096));
-    let zswap = base().device(Arc::clone(&device)).build().unwrap();
+    let zswap = without_device().device(Arc::clone(&device)).build().unwrap();
     let tree: Tree = zswap.tree().clone();
     assert!(matches!(reclaim(&tree.root(), "1 source=zswap"), Err(Error::Again { .. })));
     drop(zswap);

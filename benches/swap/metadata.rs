@@ -11,18 +11,21 @@ use zspool::units::Page;
 const TURN: usize = 256;
 
 pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
-    let heads = ["pages", "free, ns", "slot words and links, bytes a page"];
+    let heads = ["pages", "free, ns", "words", "links", "reverse words", "all, bytes a slot"];
     let mut table = Table::new("Freeing, in random order; memory of the slots that hold them.", &heads);
+    let each = |bytes: u64| Cell::number(bytes as f64 / pages.len() as f64, 2);
     for written in [false, true] {
         let mut times = vec![];
-        let mut bytes = 0.0;
+        let mut bytes = [0; 3];
         for round in 0..scale.rounds {
-            let subject = Subject::new(pages, scale);
+            let subject = Subject::new(pages, scale, true);
             subject.store(0..pages.len());
             if written {
                 subject.write_back();
             }
-            bytes = subject.zswap.stats().slot_table_bytes as f64 / pages.len() as f64;
+            subject.zswap.quiesce();
+            let (slots, area) = (subject.zswap.metadata(), subject.zswap.stats().area);
+            bytes = [slots.slot_words, slots.links, area.expect("there is a device").reverse_bytes];
             for turn in Noise(round as u64).shuffled(pages.len()).chunks_exact(TURN) {
                 let start = Instant::now();
                 for &k in turn {
@@ -34,7 +37,11 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
         table.row(vec![
             Cell::text(if written { "on the device" } else { "in the pool" }),
             Cell::number(median(times) * 1e9, 0),
-            Cell::number(bytes, 1),
+            each(bytes[0]),
+            each(bytes[1]),
+            each(bytes[2]),
+            // Clusters are 512 slots; the last one may be used in part.
+            each(bytes.iter().sum()).at_most(16.1),
         ]);
     }
     table.end()

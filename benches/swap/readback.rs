@@ -65,9 +65,13 @@ impl Reads {
         }
     }
 
-    fn row(self, what: &str, pages_written: f64, bounded: bool) -> Vec<Cell> {
+    fn row(self, encryption: bool, what: &str, pages_written: f64, bounded: bool) -> Vec<Cell> {
         let ratio = Cell::number(median(self.ratios), 3);
-        let mut row = vec![Cell::text(what), if bounded { ratio.at_most(1.15) } else { ratio }];
+        let mut row = vec![
+            Cell::text(if encryption { "on" } else { "off" }),
+            Cell::text(what),
+            if bounded { ratio.at_most(1.15) } else { ratio },
+        ];
         for times in [&self.loads, &self.reads] {
             row.extend([0.5, 0.99].map(|share| Cell::number(times.quantile(share) / 1e3, 1)));
         }
@@ -79,6 +83,7 @@ impl Reads {
 /// One page at a time.
 pub(crate) fn single(pages: &[Page], scale: &Scale) -> Table {
     let heads = [
+        "encryption",
         "meanwhile",
         "load without the codec over pread",
         "load p50, us",
@@ -89,16 +94,23 @@ pub(crate) fn single(pages: &[Page], scale: &Scale) -> Table {
         "1000 pages/s written meanwhile",
     ];
     let mut table = Table::new("Read-back: a written page at random, against a direct read of its span.", &heads);
+    for encryption in [false, true] {
+        rows(&mut table, encryption, pages, scale);
+    }
+    table.end()
+}
+
+fn rows(table: &mut Table, encryption: bool, pages: &[Page], scale: &Scale) {
     // One half is read, the other is for the writer.
     let half = pages.len() / 2;
-    let subject = Subject::new(pages, scale);
+    let subject = Subject::new(pages, scale, encryption);
     let (alone, mut noise) = (compressed(&pages[..half]), Noise(3));
     subject.store(noise.shuffled(half).into_iter());
     subject.write_back();
     subject.check(0..half);
     let mut calm = Reads::default();
     calm.measure(&subject, &alone, 4 * scale.rounds, &mut noise);
-    table.row(calm.row("nothing", 0.0, true));
+    table.row(calm.row(encryption, "nothing", 0.0, true));
 
     let (stop, mut busy, mut written, start) = (AtomicBool::new(false), Reads::default(), 0, Instant::now());
     std::thread::scope(|scope| {
@@ -115,9 +127,13 @@ pub(crate) fn single(pages: &[Page], scale: &Scale) -> Table {
         stop.store(true, Ordering::Relaxed);
         written = writer.join().expect("stores do not panic");
     });
-    table.row(busy.row("stores and writeback without end", written as f64 / start.elapsed().as_secs_f64(), false));
+    table.row(busy.row(
+        encryption,
+        "stores and writeback without end",
+        written as f64 / start.elapsed().as_secs_f64(),
+        false,
+    ));
     subject.check(0..half);
-    table.end()
 }
 
 /// Many at once.
@@ -130,7 +146,7 @@ pub(crate) fn run(pages: &[Page], scale: &Scale) -> Table {
     for (where_, order) in
         [("in order of the slots", (0..runs * RUN).collect()), ("anywhere", noise.shuffled(runs * RUN))]
     {
-        let subject = Subject::new(pages, scale);
+        let subject = Subject::new(pages, scale, true);
         subject.store(order.into_iter());
         subject.write_back();
         let mut back = vec![[0; PAGE_SIZE]; RUN];

@@ -21,11 +21,12 @@ pub(crate) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    pub(crate) fn new(pages: &'a [Page], scale: &Scale) -> Self {
+    pub(crate) fn new(pages: &'a [Page], scale: &Scale, encryption: bool) -> Self {
         let path = scale.dir.join(format!("zspool-swap-bench.{}", std::process::id()));
         // Twice what they take if none of them shrinks.
         let device = Arc::new(Noted::new(&path, (pages.len() * 4096 * 2) as u64 + (64 << 20)));
-        let builder = Zswap::builder().device(Arc::clone(&device)).pool_limit(8 << 30).worker(false);
+        let builder =
+            Zswap::builder().device(Arc::clone(&device)).pool_limit(8 << 30).worker(false).encryption(encryption);
         let zswap = builder.build().expect("an instance");
         let vm = zswap.root().mkdir("vm").expect("a fresh name");
         let slots = zswap.reserve(pages.len() as u64).expect("slots without end");

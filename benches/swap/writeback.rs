@@ -60,7 +60,7 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
     ];
     let mut table =
         Table::new("Writeback: the pool to the file by request; the floor has one write under way.", &heads);
-    for encryption in [false] {
+    for encryption in [false, true] {
         for callers in [1, 2] {
             table.row(row(&Shape { encryption, callers }, pages, scale));
         }
@@ -69,7 +69,7 @@ pub(crate) fn table(pages: &[Page], scale: &Scale) -> Table {
 }
 
 fn row(shape: &Shape, pages: &[Page], scale: &Scale) -> Vec<Cell> {
-    let subject = Subject::new(pages, scale);
+    let subject = Subject::new(pages, scale, shape.encryption);
     let (plain, mut rounds) = (subject.plain(), vec![]);
     let mut spans: Vec<Span> = vec![];
     for round in 0..=2 * scale.rounds {

@@ -16,7 +16,7 @@
 //! | `swap_table_ops` | slots with many references over devices in tiers that come, go and fail |
 //! | `meddler` | that device: it also does other operations in the middle of its requests |
 //!
-//! A list decides everything: the same one runs the same way, but for the random keys of what goes to devices.
+//! A list decides everything: the same one runs the same way, but for random seeds and keys of what goes to devices.
 
 pub mod instance;
 pub mod list;

@@ -556,7 +556,7 @@ impl Area {
     }
 
     /// The pages of a place of this device.
-    fn span(&self, place: &Place) -> std::ops::Range<usize> {
+    pub(super) fn span(&self, place: &Place) -> std::ops::Range<usize> {
         self.assert_mine(place);
         assert!(
             place.blocks > 0 && place.len_bytes() <= Geometry::blocks_for(self.geometry.max_payload) * BLOCK_BYTES,

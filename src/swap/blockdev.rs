@@ -21,7 +21,9 @@ use super::device::{Device, Request};
 use super::fileio::FileIo;
 use super::header::{Header, SWAPFILE_HEADER_BYTES};
 use super::opening::{check_size, kind_of, look, ours, refused, usable};
+use super::queue::{self, Queue};
 use super::{Error, syscalls};
+use crate::sync::Deadline;
 use crate::units::PAGE_SIZE;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
@@ -29,6 +31,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Bytes at the start in which somebody's data would show: Btrfs and ReiserFS have their superblocks at 64 KiB, ZFS a label
 /// up to 256 KiB.
@@ -44,13 +47,14 @@ pub struct BlockOptions {
     path: Option<PathBuf>,
     size: Option<u64>,
     direct: bool,
+    timeout: Option<Duration>,
     overwrite: bool,
 }
 
 /// A disk, a partition or a volume as a device. See the module for what happens to it.
 #[derive(Debug)]
 pub struct BlockDevice {
-    io: FileIo,
+    io: Queue,
     /// The path, links followed, as text.
     name: String,
     /// Bytes of its sectors.
@@ -75,6 +79,14 @@ impl BlockOptions {
     /// Go past the page cache (the default).
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
+        self
+    }
+
+    /// How long a request may take: 30 seconds unless told otherwise; `None`: for ever. Whoever waits for one that takes longer
+    /// is told, its page stays where it is, and nothing is written to the device until it has answered. Reads that io_uring
+    /// does not do have no time-out.
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
         self
     }
 
@@ -114,7 +126,7 @@ impl BlockOptions {
         if !self.overwrite {
             examine(&path, &file, all)?;
         }
-        let io = FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct);
+        let io = Queue::new(FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct), self.timeout);
         io.try_direct();
         let random = || std::hash::RandomState::new().build_hasher().finish();
         let instance = u128::from(random()) << 64 | u128::from(random());
@@ -167,7 +179,7 @@ fn examine(path: &Path, file: &File, all: u64) -> Result<(), Error> {
 impl BlockDevice {
     /// Options without a path, for all of a device and direct I/O.
     pub fn options() -> BlockOptions {
-        BlockOptions { path: None, size: None, direct: true, overwrite: false }
+        BlockOptions { path: None, size: None, direct: true, timeout: Some(queue::TIMEOUT), overwrite: false }
     }
 
     /// Whether requests go past the page cache.
@@ -177,12 +189,23 @@ impl BlockDevice {
 }
 
 impl Device for BlockDevice {
-    fn submit(&self, requests: &mut [Request]) {
-        self.io.run(self, requests);
-    }
+    /// Nothing: they are started together with the waiting for them, in one call.
+    fn submit(&self, _requests: &mut [Request]) {}
 
     fn complete(&self, requests: &mut [Request]) {
-        self.submit(requests);
+        self.io.run(self, requests, None);
+    }
+
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        self.io.run(self, requests, Some(deadline));
+    }
+
+    fn poll(&self, request: &mut Request) {
+        self.io.poll(request);
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.io.timeout()
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {

@@ -132,6 +132,11 @@ impl BufferPool {
         Some(Lease { pool: self, len: buffer.len(), buffer: Some(buffer), aside: false })
     }
 
+    /// A lease without a buffer: to fill an array with.
+    pub(super) fn no_lease(&self) -> Lease<'_> {
+        Lease { pool: self, len: 0, buffer: None, aside: true }
+    }
+
     /// The buffer of a request that was late and is over: the end of [`Lease::set_aside`].
     pub fn put_late(&self, buffer: IoBuffer) {
         self.state.lock().aside -= 1;

@@ -116,6 +116,12 @@ impl Request {
         Request { op, offset, len, buffer: Some(buffer), status: Status::Idle, ticket: 0 }
     }
 
+    /// One that is over, without a buffer: to fill an array with.
+    pub(super) fn nothing() -> Self {
+        let failed = Status::Failed(Failure { cause: Cause::Kind(io::ErrorKind::InvalidInput), done: 0 });
+        Request { op: Op::Read, offset: 0, len: 0, buffer: None, status: failed, ticket: 0 }
+    }
+
     /// What to do.
     pub fn op(&self) -> Op {
         self.op

@@ -13,7 +13,7 @@
 //!    cache is not to hold what was to leave memory.
 //! 3. A request that the system does in parts is gone on with; one that it does not finish says how far it came.
 
-use super::device::{Cause, Device, Failure, Op, Request};
+use super::device::{Cause, Failure, Op, Request};
 use super::syscalls;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::units::PAGE_SIZE;
@@ -75,18 +75,23 @@ impl FileIo {
         }
     }
 
-    /// Do the requests of `device`, whose bytes these are, one after another.
-    pub(super) fn run(&self, device: &impl Device, requests: &mut [Request]) {
-        for request in requests {
-            if request.start(device) {
-                let at = self.base + request.offset();
-                let result = match request.op() {
-                    Op::Read => self.read_all(at, request.bytes_mut()),
-                    Op::Write => self.write_all(at, request.bytes_mut()),
-                };
-                request.finish(result);
-            }
+    /// The file, and the byte of it that is byte 0 of the device.
+    pub(super) fn place(&self) -> (&File, u64) {
+        (&self.file, self.base)
+    }
+
+    /// Do a request that was started, and wait for it.
+    pub(super) fn do_request(&self, request: &mut Request) -> Result<(), Failure> {
+        let at = self.base + request.offset();
+        match request.op() {
+            Op::Read => self.read_all(at, request.bytes_mut()),
+            Op::Write => self.write_all(at, request.bytes_mut()),
         }
+    }
+
+    /// Write at a byte of the device.
+    pub(super) fn write_device(&self, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.write_all(self.base + offset, bytes)
     }
 
     /// Give the storage behind bytes of the device back.

@@ -365,8 +365,9 @@ impl Segments {
         for id in segments.clone() {
             dirty_pages += u64::from(map.segments[id].dirty);
             spent.push(map.change(id, |segment| {
-                if !self.planted.is(Bug::PunchLeavesFree) {
-                    segment.state = State::Punching;
+                match self.planted.is(Bug::PunchLeavesFree) {
+                    true => segment.dirty = 0,
+                    false => segment.state = State::Punching,
                 }
                 std::mem::take(&mut segment.rmap)
             }));

@@ -30,7 +30,9 @@ use super::device::{Device, Op, Request};
 use super::fileio::FileIo;
 use super::header::Header;
 use super::opening::{MODE, check_size, look, names, open_file, ours, refused, usable};
+use super::queue::{self, Queue};
 use super::{Error, syscalls};
+use crate::sync::Deadline;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::{PAGE_SIZE, Page};
 use std::fs::{File, Permissions, TryLockError};
@@ -40,6 +42,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use super::header::SWAPFILE_HEADER_BYTES;
 
@@ -59,13 +62,14 @@ pub struct Options {
     folder: Option<PathBuf>,
     size: Option<u64>,
     direct: bool,
+    timeout: Option<Duration>,
     keep: bool,
 }
 
 /// A file as a device. See the module for what happens to the file.
 #[derive(Debug)]
 pub struct SwapFile {
-    io: FileIo,
+    io: Queue,
     /// Absolute, so that it names the file whatever the working directory becomes. `None`: it has no name.
     path: Option<PathBuf>,
     /// The path as text, for messages.
@@ -124,10 +128,24 @@ impl Options {
         self
     }
 
+    /// How long a request may take: 30 seconds unless told otherwise; `None`: for ever. Whoever waits for one that takes longer
+    /// is told, its page stays where it is, and nothing is written to the device until it has answered. Reads that io_uring
+    /// does not do have no time-out.
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
     /// Keep a file that had to be made, cut down to its header, when the device is dropped.
     pub fn keep(mut self, keep: bool) -> Self {
         self.keep = keep;
         self
+    }
+
+    /// The folder that the file is in, or shall be made in.
+    pub(super) fn folder_of_it(&self) -> Option<PathBuf> {
+        let path = self.path.as_ref().and_then(|path| std::path::absolute(path).ok());
+        self.folder.clone().or_else(|| path?.parent().map(Path::to_owned))
     }
 
     /// Open it: lock it, look at what it is, and make it an empty device.
@@ -184,7 +202,7 @@ impl Options {
     fn swapfile(&self, file: File, path: Option<PathBuf>, name: String, size: u64, origin: Origin) -> SwapFile {
         let random = || std::hash::RandomState::new().build_hasher().finish();
         SwapFile {
-            io: FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct),
+            io: Queue::new(FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct), self.timeout),
             path,
             name,
             origin,
@@ -224,7 +242,7 @@ impl SwapFile {
     /// # Ok::<(), zspool::swap::Error>(())
     /// ```
     pub fn options() -> Options {
-        Options { path: None, folder: None, size: None, direct: true, keep: false }
+        Options { path: None, folder: None, size: None, direct: true, timeout: Some(queue::TIMEOUT), keep: false }
     }
 
     /// The absolute path of a file that has one.
@@ -269,6 +287,14 @@ impl SwapFile {
         Ok(self)
     }
 
+    fn run(&self, requests: &mut [Request], deadline: Option<Deadline>) {
+        // A write makes the file longer again, and what was between would read as zeroes unsaid.
+        if requests.iter().any(|request| request.op() == Op::Write) {
+            self.watch();
+        }
+        self.io.run(self, requests, deadline);
+    }
+
     /// See whether somebody has cut the file down, and keep it recognisable as ours.
     fn watch(&self) {
         let Ok(size) = self.io.file().metadata().map(|meta| meta.len()) else { return };
@@ -285,16 +311,23 @@ impl SwapFile {
 }
 
 impl Device for SwapFile {
-    fn submit(&self, requests: &mut [Request]) {
-        // A write makes the file longer again, and what was between would read as zeroes unsaid.
-        if requests.iter().any(|request| request.op() == Op::Write) {
-            self.watch();
-        }
-        self.io.run(self, requests);
-    }
+    /// Nothing: they are started together with the waiting for them, in one call.
+    fn submit(&self, _requests: &mut [Request]) {}
 
     fn complete(&self, requests: &mut [Request]) {
-        self.submit(requests);
+        self.run(requests, None);
+    }
+
+    fn complete_by(&self, requests: &mut [Request], deadline: Deadline) {
+        self.run(requests, Some(deadline));
+    }
+
+    fn poll(&self, request: &mut Request) {
+        self.io.poll(request);
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.io.timeout()
     }
 
     fn punch(&self, range: Range<u64>) -> io::Result<()> {

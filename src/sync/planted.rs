@@ -64,6 +64,10 @@ pub enum Bug {
     LaunchTrustsPick,
     /// A second flight is launched for an entry that is in flight.
     LaunchTwice,
+    /// Who moves what lives in a segment believes a reverse word, and does not look whether its slot names the place.
+    MoveTrustsReverseWord,
+    /// Who brings a page into the pool does not look again, under the cluster lock, whether its slot still names the place.
+    PromotionSkipsSecondLook,
     /// Freeing a place leaves its owner charged.
     PlaceKeepsCharge,
     /// A cancelled flight leaves its charge for a place where it is.

@@ -46,6 +46,13 @@ impl Zswap {
     pub fn clean(&self, most_bytes: u64) -> Cleaned {
         self.core.clean_until(most_bytes, &|| false)
     }
+
+    /// Move what lives in one segment to others of its device, whether that wins anything or not: for models. Objects moved.
+    #[doc(hidden)]
+    pub fn clean_segment(&self, device: u8, segment: u32) -> u64 {
+        let device = self.core.devices.get(device).expect("the device is on");
+        self.core.clean_segment(&device, SegmentId(segment)).objects()
+    }
 }
 
 /// Whether a device uses more than it should (C1).

@@ -119,7 +119,7 @@ impl Zswap {
 }
 
 /// What was read: enough to tell whether the slot still holds it, and not only something that looks the same.
-struct Read<'a> {
+pub(super) struct Read<'a> {
     word: SlotWord,
     /// Keeps the object's place from being used again. `None` for what is not in the pool.
     object: Option<ReadGuard<'a, SlotCells>>,
@@ -154,7 +154,7 @@ enum Attempt<'a> {
 
 impl Core {
     /// Read a page and say what was read.
-    fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], may_wait: bool) -> Result<Read<'_>, Error> {
+    pub(super) fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], may_wait: bool) -> Result<Read<'_>, Error> {
         sync::assert_no_lock_held("loading a page");
         let mut backoff = Backoff::new();
         loop {

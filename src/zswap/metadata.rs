@@ -6,6 +6,7 @@
 //!   LRU links                          4096 a cluster               8 a slot, if a slot of the cluster has an object
 //!   counts                             4096 a cluster               if one has more than 14 references
 //!   directory and descriptors          at most 64 a cluster
+//!   reverse words                      8 an object on a device, and 8 a segment in use
 //! ```
 //!
 //! The entries and descriptors of objects are the allocator's ([`zsmalloc::Stats`](crate::zsmalloc::Stats)).
@@ -27,12 +28,15 @@ pub struct Metadata {
     pub counts: u64,
     /// The directory of clusters and their descriptors. Descriptors stay as many as there ever were at the same time.
     pub directory: u64,
+    /// Reverse words of the devices' segments: which slot an object belongs to, and who pays for it. One whose object is gone counts
+    /// until its segment is empty or cleaned.
+    pub reverse_words: u64,
 }
 
 impl Metadata {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.slot_words + self.links + self.counts + self.directory
+        self.slot_words + self.links + self.counts + self.directory + self.reverse_words
     }
 }
 
@@ -60,6 +64,7 @@ impl Core {
             links: slots.links_bytes(),
             counts: slots.counts_bytes,
             directory: slots.directory_bytes,
+            reverse_words: self.devices.sum().map_or(0, |devices| devices.reverse_bytes),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! - **R4** A reverse word whose slot does not name the place belongs to a flight that has not landed, or has to be freed: it is
 //!   counted as busy, and whoever wants the segment empty looks again.
 
+use super::WRITEBACK_BATCH;
 use super::core::Core;
 use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::PlaceCharge;
@@ -24,9 +25,9 @@ use super::store::BlockFlags;
 use crate::compress::CodecId;
 use crate::memcg::ObjcgId;
 use crate::swap::{
-    self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotWord, Tenant,
+    self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotGuard, SlotWord, Tenant,
 };
-use crate::sync::{self, FLIGHTS, Step};
+use crate::sync::{self, Bug, Step};
 use crate::units::{PAGE_SIZE, Slot};
 
 const LANDING: Landing = [Step::PlaceLanding, Step::PlaceSwitched, Step::PlaceFreed];
@@ -198,7 +199,7 @@ impl<'a, 'r> Mover<'a, 'r> {
     /// See whether the slot of a reverse word names the place, and is not on its way.
     fn look(&mut self, place: Place, tenant: Tenant) -> Option<One> {
         let guard = self.core.slots.lock_owner(tenant.owner);
-        match guard.filter(|guard| names(guard, place)) {
+        match guard.filter(|guard| self.is_at(guard, place)) {
             Some(guard) if guard.word().writeback() => self.moved.busy += 1,
             Some(guard) => return Some(One { place, tenant, slot: guard.slot(), word: guard.word() }),
             // Freed meanwhile, or not named yet.
@@ -208,6 +209,11 @@ impl<'a, 'r> Mover<'a, 'r> {
             None => self.moved.gone += 1,
         }
         None
+    }
+
+    /// Whether the slot's word names the place.
+    fn is_at(&self, guard: &SlotGuard<'_>, place: Place) -> bool {
+        names(guard, place) || self.core.planted.is(Bug::MoveTrustsReverseWord) && !guard.word().is_empty()
     }
 
     /// Verify the object. False when that is its end here.
@@ -351,8 +357,7 @@ impl<'a, 'r> Mover<'a, 'r> {
             };
             match begun {
                 Ok(batch) if core.steps.reach(Step::MoveBegun).is_ok() => {
-                    let most = batch.device().geometry().batch_pages * geometry.blocks_per_page();
-                    self.batch = Some(Going { batch, flights: Flights::new(core, most.min(FLIGHTS), LANDING) });
+                    self.batch = Some(Going { batch, flights: Flights::new(core, WRITEBACK_BATCH, LANDING) });
                 }
                 Ok(_) => return None,
                 Err(refused) => {

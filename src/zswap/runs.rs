@@ -1,4 +1,4 @@
-//! Many slots at once: `store_run`, `load_run`, `free_run`, `free_many`, and slots for clients without numbers of their own.
+//! Many slots at once: `store_run`, `free_run`, `free_many`, and slots for clients without numbers of their own.
 //!
 //! ```text
 //!   store_run   | new | new | new | refused: empty | empty | empty |        what of an older run lay there is gone (R-11, R-39)
@@ -67,17 +67,6 @@ impl Zswap {
             rest = rest.after(stored as u64);
         }
         (done, Ok(()))
-    }
-
-    /// Read consecutive slots. Returns how many pages were read: where it is fewer than `pages`, the error is that of the
-    /// first that was not, and later ones were not tried.
-    pub fn load_run(&self, first: Slot, pages: &mut [[u8; PAGE_SIZE]]) -> (usize, Result<(), Error>) {
-        for (k, page) in pages.iter_mut().enumerate() {
-            if let Err(error) = self.load(first + k as u64, page) {
-                return (k, Err(error));
-            }
-        }
-        (pages.len(), Ok(()))
     }
 
     /// Empty all slots of a range, whatever their numbers of references. Returns how many held a page. Takes time by slots of

@@ -130,6 +130,7 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
     fn write_some(&mut self) -> bool {
         let (core, first, mut allowed) = (self.core, self.next, self.allowed);
         let mut failed = None;
+        self.full = None;
         loop {
             let (least, most) = self.pages();
             let begun = core.begin_batch(&allowed, least, most);
@@ -143,10 +144,11 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
                 }
             };
             let number = batch.number();
-            (self.next, self.full) = (first, None);
             if self.write_batch(batch) {
                 return true;
             }
+            // All over again, also for the refusal if nobody takes them.
+            (self.next, self.full) = (first, None);
             failed = Some(Unwritable::WriteFailed);
             self.next = first;
             allowed = allowed.without(number);

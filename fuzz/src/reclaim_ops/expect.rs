@@ -46,6 +46,17 @@ pub const FILES: &[(&str, Kind)] = &[
     ("cgroup.stat", Kind::Nothing),
 ];
 
+/// Which file the number in an operation means: an index of [`FILES`]. Those of tiers came late; numbers in seeds from before mean
+/// what they meant, but for a few.
+pub fn which_file(file: u8) -> usize {
+    let is_late = |&index: &usize| FILES[index].0.starts_with("memory.swap.tiers");
+    let (late, early): (Vec<_>, Vec<_>) = (0..FILES.len()).partition(is_late);
+    match usize::from(file % 64).checked_sub(64 - late.len()) {
+        Some(which) => late[which],
+        None => early[usize::from(file) % early.len()],
+    }
+}
+
 /// What a text means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {

@@ -237,17 +237,17 @@ impl Model {
                 self.reclaim(self.pick(memcg), &text, Cancelled::No);
             }
             Op::Reclaim { memcg, text, cancel } => self.reclaim(self.pick(memcg), &text.build(), cancel),
-            Op::Write { memcg, file, text } => self.write(self.pick(memcg), usize::from(file), &text.build()),
-            Op::Read { memcg, file } => self.read(self.pick(memcg), usize::from(file)),
+            Op::Write { memcg, file, text } => self.write(self.pick(memcg), expect::which_file(file), &text.build()),
+            Op::Read { memcg, file } => self.read(self.pick(memcg), expect::which_file(file)),
             Op::NoFile { memcg, name, text } => self.no_file(self.pick(memcg), &name.build(), &text.build()),
-            Op::Open { memcg, file } => self.open(self.pick(memcg), usize::from(file)),
+            Op::Open { memcg, file } => self.open(self.pick(memcg), expect::which_file(file)),
             Op::WriteOpen { which, text } => self.write_open(which, &text.build()),
             Op::Close { which } => {
                 if let Some(at) = pick(which, self.open.len()) {
                     self.open.swap_remove(at);
                 }
             }
-            Op::Removed { which, file, text } => self.removed(which, usize::from(file), &text.build()),
+            Op::Removed { which, file, text } => self.removed(which, expect::which_file(file), &text.build()),
             Op::Max { memcg, counter, bytes } => {
                 let limit = bytes.map_or(u64::MAX, |bytes| u64::from(bytes) * 4);
                 self.memcg(self.pick(memcg)).set_max(Counter::ALL[usize::from(counter % 3)], limit).unwrap();

@@ -6,8 +6,8 @@
 use super::cluster::{Cluster, Flags, State, push};
 use super::counts::MAX_REFERENCES;
 use super::{Slots, owner, split};
+use crate::swap::SlotWord;
 use crate::swap::word::MANY;
-use crate::swap::{Content, SlotWord};
 use crate::sync::{Bug, CLUSTER_SLOTS, MutexGuard, atomic::Ordering};
 use crate::units::{Owner, Slot};
 
@@ -20,10 +20,9 @@ pub struct SlotGuard<'a> {
     owner: Owner,
 }
 
-/// Whether a slot with this word needs its link word.
+/// Whether a slot with this word needs its link word: it has an object in the pool.
 pub(super) fn needs_link(word: SlotWord) -> bool {
-    // Of a place, the link says who pays for it.
-    word.entry().is_some() || matches!(word.content(), Content::Physical(_))
+    word.entry().is_some()
 }
 
 impl<'a> SlotGuard<'a> {

@@ -36,7 +36,7 @@ impl Slots {
     }
 
     /// Take back clusters in which nothing is stored, and of others what none of their slots needs. `discard_links` gives back what
-    /// the caller keeps for slots with an object in the pool or a place on a device, by owner: nobody has these owners, or their
+    /// the caller keeps for slots with an object in the pool, by owner: nobody has these owners, or their
     /// cluster is locked. Returns how many clusters were taken back. Not for signal handlers: it gives memory back.
     ///
     /// # Locks

@@ -94,7 +94,9 @@ fn write_back(zswap: &Zswap) -> Result<Written, RunError> {
         check_not_stopped()?;
         progress.at(zswap.stats().physical_pages);
     }
-    let (seconds, after) = (start.elapsed().as_secs_f64(), Target::swap(zswap));
+    let seconds = start.elapsed().as_secs_f64();
+    zswap.settle(); // links of clusters without an object in the pool are given back
+    let after = Target::swap(zswap);
     Ok(Written {
         pages: after.physical_slots - before.physical_slots,
         bytes: after.written_bytes() - before.written_bytes(),

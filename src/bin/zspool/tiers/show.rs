@@ -70,9 +70,9 @@ fn show_metadata(metadata: &Metadata, slots: u64, f: &mut impl Write) -> fmt::Re
 
 /// A sentence for a swapoff.
 pub(crate) fn show_swapoff(swapoff: &Swapoff, f: &mut impl Write) -> fmt::Result {
-    let Swapoff { name, moved_objects, moved_bytes, to_memory, left_objects, left_bytes, seconds, end, .. } = swapoff;
+    let Swapoff { name, tier, moved_objects, moved_bytes, to_memory, left_objects, left_bytes, seconds, end, .. } = swapoff;
     let took = human_ns((seconds * 1e9) as u64);
-    write!(f, "Swapoff of {name}: {moved_objects} objects of {} moved in {took}", bytes(*moved_bytes))?;
+    write!(f, "Swapoff of {tier} ({name}): {moved_objects} objects of {} moved in {took}", bytes(*moved_bytes))?;
     if *seconds > 0.0 && *moved_bytes > 0 {
         write!(f, " ({}/s)", bytes((*moved_bytes as f64 / seconds) as u64))?;
     }
@@ -169,7 +169,7 @@ mod tests {
             show_swapoff(&swapoff, &mut text).unwrap();
             text
         };
-        let moved = "Swapoff of /fast: 500 objects of 1.0M moved in 500 ms (2.0M/s), 20 of them into memory; ";
+        let moved = "Swapoff of fast (/fast): 500 objects of 1.0M moved in 500 ms (2.0M/s), 20 of them into memory; ";
         assert_eq!(say(SwapoffEnd::Off, 0), format!("{moved}it is off.\n").replace("500 ms", "0.50 s"));
         assert!(say(SwapoffEnd::Cancelled, 3).contains("cancelled, with 3 objects of 3.0K left on it"));
         let failed = say(SwapoffEnd::Failed("there is no room.".into()), 3);
