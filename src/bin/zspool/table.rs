@@ -123,12 +123,11 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
     writeln!(f, "{table}")?;
 
     let pool = &report.pool;
-    let written_back: u64 = report.sources.iter().map(|source| source.written_back_bytes).sum();
     // Short lines: they must fit 80 columns.
     write!(f, "{} of pages are kept in ", human(i128::from(total.stored) * PAGE_SIZE as i128))?;
     write!(f, "{} of frames, {} of metadata", human(pool.frame_bytes.into()), human(pool.metadata_bytes.into()))?;
     if total.written_back > 0 {
-        write!(f, ", {} of swapfile", human(written_back.into()))?;
+        write!(f, ", {} of swapfile", human(pool.swapfile_bytes.into()))?;
     }
     writeln!(f, ".")?;
     writeln!(f, "This process grew by {} of anonymous memory.", human(report.process.rss_growth_bytes.into()))?;
