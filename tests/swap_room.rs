@@ -155,6 +155,10 @@ fn keeps_its_floor(folder: &Path, floor: u64, direct: bool) {
     assert!(refused.load(Relaxed) && !below.load(Relaxed), "less than {floor} bytes were free for a moment");
     let left = free_bytes(folder);
     assert!((floor..floor + MIB).contains(&left), "{left} bytes are free of {before}, and {floor} were to be left");
+    // No file is made for which there is no room.
+    let late = devices.add(file("late").min_free_bytes(left)).unwrap_err();
+    assert!(matches!(late, Error::Floor { floor, .. } if floor == left), "{late}");
+    assert!(!folder.join("late").exists());
     // What was freed and given back can be written again.
     places.into_iter().for_each(|place| _ = devices.free(place));
     devices.maintain_until(|| false);

@@ -32,7 +32,7 @@ use zspool::swap::{
 use zspool::units::Owner;
 
 /// Bytes of each device.
-const DEVICE_BYTES: usize = 256 << 10;
+const DEVICE_BYTES: usize = 64 << 10;
 
 /// The seed of checksums, which the forger knows.
 const SEED: u64 = 0x5eed_0f_a11;

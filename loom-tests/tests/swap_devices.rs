@@ -5,8 +5,13 @@
 #![cfg(loom)]
 
 use loom_tests::{catches, outcomes, race};
-use zspool::swap::{Allowed, DeviceOptions, Devices, Error, Geometry, MemoryDevice, Place, Protection, State};
+use zspool::swap::{
+    Allowed, DeviceOptions, Devices, Error, Geometry, Label, MemoryDevice, Place, Protection, State, Tenant,
+};
 use zspool::sync::{Arc, Bug, Planted, Seat};
+use zspool::units::Owner;
+
+const TENANT: Tenant = Tenant { owner: Owner(0), payer: 1 };
 
 /// Pages of two blocks; an object takes one block.
 const TINY: Geometry = Geometry { page_bytes: 128, batch_pages: 1, max_payload: 8, write_buffers: 1, read_buffers: 1 };
@@ -23,7 +28,7 @@ fn memory() -> DeviceOptions {
 
 fn write(devices: &Devices) -> Result<Place, Error> {
     let mut batch = devices.begin(&Allowed::ALL, 1, 1)?;
-    let place = batch.push(1, 0, 0, 1, |bytes| bytes.fill(7)).unwrap();
+    let place = batch.push(1, Label::default(), TENANT, 1, |bytes| bytes.fill(7)).unwrap();
     batch.write()?;
     Ok(place)
 }
@@ -143,7 +148,7 @@ fn a_writer_counted_late_writes_to_a_device_that_leaves() {
 // === two writers where the limit has room for one ===
 
 fn two_at_the_limit(planted: Planted) -> (bool, bool) {
-    let devices = Arc::new(Devices::new(TINY, planted));
+    let devices = Arc::new(Devices::new(TINY, Protection::Checksum(1), planted));
     devices.add(DeviceOptions::device(MemoryDevice::new(4 * 128, 128))).unwrap();
     // A page for one batch, and one that is cleaning's.
     devices.set_limit(2 * 128);

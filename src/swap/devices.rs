@@ -25,6 +25,8 @@ pub use outgoing::Outgoing;
 pub use roster::TierInfo;
 pub use stats::{DeviceStats, State};
 
+pub(super) use self::room::BOOKKEEPING_BYTES;
+
 use self::attached::{Ask, Attached, Label};
 use self::capped::Capped;
 use self::room::Limit;
@@ -208,7 +210,8 @@ impl Devices {
         let attached = options.open().and_then(|(name, device)| {
             let device = Capped::at_most(device, how.max_bytes);
             let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes, self.planted);
-            let area = Area::with_protection(device, number, self.geometry, self.protection.clone())?.counting_from(base);
+            let area =
+                Area::with_protection(device, number, self.geometry, self.protection.clone())?.counting_from(base);
             Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, file_system, self.planted))
         });
         let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());

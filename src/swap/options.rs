@@ -9,7 +9,10 @@
 
 use super::Error;
 use super::device::Device;
-use super::swapfile::{self, SwapFile};
+use super::devices::BOOKKEEPING_BYTES;
+use super::swapfile::{self, SWAPFILE_HEADER_BYTES, SwapFile};
+use super::syscalls;
+use std::fs::File;
 use std::path::PathBuf;
 
 /// Failed writes in a row after which a device is retired, unless told otherwise: enough to tell a bad spot from a bad disk.
@@ -118,8 +121,8 @@ impl DeviceOptions {
         self
     }
 
-    /// Bytes that are always left free on the file system of a swapfile: no page is written that would leave less (the header of the
-    /// file is, when it is made). It holds for all devices there. Default 0.
+    /// Bytes that are always left free on the file system of a swapfile: nothing is written that would leave less, nor is the file
+    /// made. It holds for all devices there. Default 0.
     pub fn min_free_bytes(mut self, bytes: u64) -> Self {
         self.how.min_free_bytes = bytes;
         self
@@ -151,9 +154,23 @@ impl DeviceOptions {
     /// Open the device; its name and what it is.
     pub(super) fn open(self) -> Result<(String, Box<dyn Device>), Error> {
         let device = match self.backing {
-            Backing::File(options) => Box::new(options.open()?),
+            Backing::File(options) => {
+                check_floor(&options, self.how.min_free_bytes)?;
+                Box::new(options.open()?)
+            }
             Backing::Device(device) => device,
         };
         Ok((self.name.unwrap_or_else(|| device.name().to_owned()), device))
+    }
+}
+
+/// The header of a swapfile is written before anything is known of its file system, so it is asked for first.
+fn check_floor(options: &swapfile::Options, floor: u64) -> Result<(), Error> {
+    let Some(folder) = options.folder_of_it().filter(|_| floor > 0) else { return Ok(()) };
+    // What is wrong with the folder, opening the file says better.
+    let Ok(free) = File::open(&folder).and_then(|folder| syscalls::free_bytes(&folder)) else { return Ok(()) };
+    match free >= floor.saturating_add(SWAPFILE_HEADER_BYTES + BOOKKEEPING_BYTES) {
+        true => Ok(()),
+        false => Err(Error::Floor { device: format!("in {}", folder.display()), free, floor }),
     }
 }

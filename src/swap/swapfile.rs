@@ -142,6 +142,12 @@ impl Options {
         self
     }
 
+    /// The folder that the file is in, or shall be made in.
+    pub(super) fn folder_of_it(&self) -> Option<PathBuf> {
+        let path = self.path.as_ref().and_then(|path| std::path::absolute(path).ok());
+        self.folder.clone().or_else(|| path?.parent().map(Path::to_owned))
+    }
+
     /// Open it: lock it, look at what it is, and make it an empty device.
     ///
     /// # Errors

@@ -5,6 +5,12 @@ pub use loom::thread::{JoinHandle, yield_now};
 #[cfg(not(loom))]
 pub use std::thread::{JoinHandle, scope, sleep, yield_now};
 
+/// Let others go on; under loom time does not pass.
+#[cfg(loom)]
+pub fn sleep(_: std::time::Duration) {
+    yield_now();
+}
+
 /// Start a named thread.
 ///
 /// # Errors
@@ -70,6 +76,21 @@ impl Backoff {
             std::thread::yield_now();
         }
         self.rounds += 1;
+    }
+}
+
+/// Short waits before [`Backoff::wait_for_io`] sleeps between looks.
+#[cfg(not(loom))]
+const SHORT_WAITS: u32 = 64;
+
+impl Backoff {
+    /// The same for a step of another thread that may be waiting for a device: after some short waits it sleeps.
+    pub fn wait_for_io(&mut self) {
+        #[cfg(not(loom))]
+        if self.rounds > SHORT_WAITS {
+            return sleep(std::time::Duration::from_millis(1));
+        }
+        self.wait();
     }
 }
 

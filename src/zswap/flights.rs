@@ -204,7 +204,7 @@ impl Drop for Replaced<'_> {
 // === impl Flights ===
 
 impl<'a> Flights<'a> {
-    /// None yet, of `capacity` at most.
+    /// None yet; there is room for so many.
     pub(super) fn new(core: &'a Core, capacity: usize, steps: Landing) -> Self {
         Flights { core, under_way: Vec::with_capacity(capacity), steps }
     }

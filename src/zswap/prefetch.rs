@@ -5,6 +5,10 @@
 //!                                                                                         refused by a limit: the end
 //! ```
 //!
+//! It is for clients who know what comes next; nothing reads ahead by itself. Measured with pages of Python, written in order of
+//! their slots, and each taken once: to prefetch the next 8 pages (16 KiB of the device) or 32 (64 KiB) at each page that had to
+//! be read makes going through in order 2.4 and 3.1 times faster, and going at random 1.8 and 1.9 times slower.
+//!
 //! Nothing is decompressed, and nothing is written back to make room: a page that was on a device was colder than what is in the
 //! pool. A page that cannot be read is left where it is, and whoever loads it is told.
 

@@ -16,6 +16,7 @@
 //! - **R4** A reverse word whose slot does not name the place belongs to a flight that has not landed, or has to be freed: it is
 //!   counted as busy, and whoever wants the segment empty looks again.
 
+use super::WRITEBACK_BATCH;
 use super::core::Core;
 use super::flights::{Flight, Flights, Landing, Marked, Toll};
 use super::places::PlaceCharge;
@@ -26,7 +27,7 @@ use crate::memcg::ObjcgId;
 use crate::swap::{
     self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotGuard, SlotWord, Tenant,
 };
-use crate::sync::{self, Bug, FLIGHTS, Step};
+use crate::sync::{self, Bug, Step};
 use crate::units::{PAGE_SIZE, Slot};
 
 const LANDING: Landing = [Step::PlaceLanding, Step::PlaceSwitched, Step::PlaceFreed];
@@ -356,8 +357,7 @@ impl<'a, 'r> Mover<'a, 'r> {
             };
             match begun {
                 Ok(batch) if core.steps.reach(Step::MoveBegun).is_ok() => {
-                    let most = batch.device().geometry().batch_pages * geometry.blocks_per_page();
-                    self.batch = Some(Going { batch, flights: Flights::new(core, most.min(FLIGHTS), LANDING) });
+                    self.batch = Some(Going { batch, flights: Flights::new(core, WRITEBACK_BATCH, LANDING) });
                 }
                 Ok(_) => return None,
                 Err(refused) => {

@@ -376,26 +376,35 @@ impl Core {
         };
         let payer = charge.objcg();
         let pages = self.devices.geometry().pages_for(bytes.len());
-        let begun = self.devices.begin(&self.allowed(memcg.group()), pages, pages);
-        let mut batch = match begun {
-            Ok(batch) => batch,
-            Err(error) => {
-                note_refused(memcg, false);
-                return Err(refuse(Unwritable::of(&error)));
-            }
-        };
         let label = Label { codec: payload.codec, flags: BlockFlags::of(payload.pattern).bits(), node: node.0 };
-        // Its number may be another one once it is written: nothing keeps its cluster, which may be empty still if the write fails.
-        let mut guard = self.slots.lock_or_make(slot)?;
-        let tenant = Tenant { owner: guard.owner(), payer: payer.raw() };
-        guard.note_idle();
-        drop(guard);
-        let place = batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
-        let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
-        if batch.write().is_err() {
+        let (mut allowed, mut failed) = (self.allowed(memcg.group()), None);
+        let (place, tenant) = loop {
+            let mut batch = match self.begin_batch(&allowed, pages, pages) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    if failed.is_none() {
+                        note_refused(memcg, false);
+                    }
+                    return Err(refuse(failed.unwrap_or(Unwritable::of(&error))));
+                }
+            };
+            // Its number may be another one once it is written: nothing keeps its cluster, which may be empty still if the write
+            // fails.
+            let mut guard = self.slots.lock_or_make(slot)?;
+            let tenant = Tenant { owner: guard.owner(), payer: payer.raw() };
+            guard.note_idle();
+            drop(guard);
+            let place = batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
+            let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
+            let number = batch.number();
+            if batch.write().is_ok() {
+                break (place, tenant);
+            }
+            // The next tier may do better.
             self.counters.failed_writes.add(1);
-            return Err(refuse(Unwritable::WriteFailed));
-        }
+            failed = Some(Unwritable::WriteFailed);
+            allowed = allowed.without(number);
+        };
         let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
         let put = self.replace(slot, |owner, _| {
             // While the charge has its reference: afterwards the slot may be emptied by anyone.

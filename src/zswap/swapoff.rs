@@ -207,7 +207,7 @@ impl Core {
             }
             // What is left belongs to flights that land in a moment, or came while the device was gone over.
             if pass.objects() == 0 {
-                backoff.wait();
+                backoff.wait_for_io();
             }
         }
         drop(leaving);

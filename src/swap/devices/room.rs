@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// What a batch may take for the file system's own bookkeeping: tree blocks of extents.
-const BOOKKEEPING_BYTES: u64 = 64 << 10;
+pub(in super::super) const BOOKKEEPING_BYTES: u64 = 64 << 10;
 
 /// Bytes that are promised.
 #[derive(Debug)]
