@@ -95,11 +95,11 @@ pub struct Oracle {
 }
 
 /// What was lost stays so.
-const STICKY: bool = false;
+const STICKY: bool = true;
 
 /// Whether the error says that the page is gone for good.
 fn is_final(error: &Error) -> bool {
-    matches!(error, Error::Read { source: zspool::swap::Error::Corrupt { .. }, .. })
+    matches!(error, Error::Lost { .. })
 }
 
 // === impl Client ===
