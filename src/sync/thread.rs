@@ -5,12 +5,6 @@ pub use loom::thread::{JoinHandle, yield_now};
 #[cfg(not(loom))]
 pub use std::thread::{JoinHandle, scope, sleep, yield_now};
 
-/// Let others go on; under loom time does not pass.
-#[cfg(loom)]
-pub fn sleep(_: std::time::Duration) {
-    yield_now();
-}
-
 /// Start a named thread.
 ///
 /// # Errors

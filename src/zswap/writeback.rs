@@ -133,7 +133,14 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         self.full = None;
         loop {
             let (least, most) = self.pages();
-            let begun = core.begin_batch(&allowed, least, most);
+            let begun = core.begin_batch(&allowed, least, most).and_then(|batch| match batch.device().whole_pages() {
+                false => Ok(batch),
+                true => {
+                    drop(batch);
+                    let (least, most) = self.whole_pages();
+                    core.begin_batch(&allowed, least, most)
+                }
+            });
             let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
             let step = core.steps.reach(Step::WritebackBegun);
             let batch = match begun.and_then(|batch| step.map(|()| batch).map_err(|_| Unwritable::DeviceFull)) {
@@ -150,7 +157,6 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
             // All over again, also for the refusal if nobody takes them.
             (self.next, self.full) = (first, None);
             failed = Some(Unwritable::WriteFailed);
-            self.next = first;
             allowed = allowed.without(number);
         }
     }
@@ -171,6 +177,13 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         }
         let least = geometry.pages_for(shortest);
         (least, blocks.div_ceil(geometry.blocks_per_page()).max(least))
+    }
+
+    /// The same for a device that wants pages as they are.
+    fn whole_pages(&self) -> (usize, usize) {
+        let geometry = self.core.devices.geometry();
+        let blocks = (self.entries.len() - self.next) * Geometry::blocks_for(PAGE_SIZE);
+        (geometry.pages_for(PAGE_SIZE), blocks.div_ceil(geometry.blocks_per_page()))
     }
 
     /// No device takes what is left.
