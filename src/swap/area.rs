@@ -391,7 +391,8 @@ impl Area {
     }
 
     /// Punch holes where free segments still have storage behind them, and give back the memory of reverse words that nobody
-    /// needs. Returns the bytes of storage given back. Errors are counted, and the segments can be used all the same.
+    /// needs. Returns the bytes of storage given back. Errors are counted, and the segments can be used all the same. While the
+    /// device [hangs](Self::is_hung) nothing is done.
     ///
     /// # Locks
     /// None across the system calls; [`Rank::Device`](crate::sync::Rank::Device) between them.
@@ -408,7 +409,9 @@ impl Area {
         self.settle();
         let segment_bytes = self.geometry.write_buffer_bytes() as u64;
         let mut given_back = 0;
+        // Who punches waits for the writes that are under way, and cannot give up: not while one is late.
         while !stop()
+            && !self.is_hung()
             && let Some(hole) = self.segments.punch_next()
         {
             let bytes = hole.dirty_pages * self.geometry.page_bytes as u64;

@@ -98,7 +98,13 @@ impl Roster {
             .find(|number| self.claimed & 1 << number == 0)
             .ok_or(Error::TooManyDevices { most: DEVICES })?;
         let index = index.unwrap_or_else(|| {
-            self.tiers.push(Tier { name: name.to_owned(), priority, members: Vec::new(), settled: false, last: u8::MAX });
+            self.tiers.push(Tier {
+                name: name.to_owned(),
+                priority,
+                members: Vec::new(),
+                settled: false,
+                last: u8::MAX,
+            });
             self.tiers.len() - 1
         });
         let tier = &mut self.tiers[index];
