@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use zspool::swap::{
     Allowed, DeviceOptions, Devices, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan,
-    Protection, State, SwapFile, Tenant,
+    Protection, ReadOne, State, SwapFile, Tenant,
 };
 use zspool::sync::Planted;
 use zspool::units::{Owner, TierMask};
@@ -216,5 +216,49 @@ fn what_does_not_fit_in_is_refused_with_a_sentence() {
     let rows = devices.rows();
     assert_eq!((rows.len(), rows[0].name.as_str(), rows[0].tier.as_str()), (32, path.to_str().unwrap(), "disk"));
     assert_eq!(rows[0].state.to_string(), "on");
+    devices.assert_valid();
+}
+
+#[test]
+fn who_comes_late_with_a_place_of_a_larger_device_is_told_that_it_is_gone() {
+    let devices = devices();
+    let large = devices.add(memory(8 * MIB)).unwrap();
+    let mut places: Vec<_> = (0..200).map(|k| write(&devices, &Allowed::ALL, k).unwrap()).collect();
+    let last = *places.iter().max_by_key(|place| place.block).unwrap();
+    places.drain(..).for_each(|place| _ = devices.free(place));
+    devices.drain(large).unwrap();
+    devices.remove(large).unwrap();
+    // Another one has the number once all others were used.
+    let small = loop {
+        let number = devices.add(memory(MIB / 2)).unwrap();
+        if number == large {
+            break number;
+        }
+        devices.drain(number).unwrap();
+        devices.remove(number).unwrap();
+    };
+    assert!(last.offset_bytes() > (MIB / 2) as u64);
+    assert!(matches!(devices.read(last, 5, |_| ()), Err(Error::NotOn { device }) if device == small));
+    let mut wanted = [ReadOne { place: last, slot: 5, key: 0 }; 2];
+    devices.get(small).unwrap().read_many(&mut wanted, |_, _| panic!("nothing is there"));
+    devices.assert_valid();
+}
+
+#[test]
+fn a_limit_that_was_lowered_below_what_is_in_use_does_not_keep_from_cleaning() {
+    let devices = devices();
+    let number = devices.add(memory(8 * MIB)).unwrap();
+    let places: Vec<_> = (0..400).map(|k| write(&devices, &Allowed::ALL, k).unwrap()).collect();
+    let used = devices.used_bytes();
+    for place in places.iter().enumerate().filter(|(k, _)| k % 4 > 0).map(|(_, place)| *place) {
+        devices.free(place);
+    }
+    assert_eq!(devices.used_bytes(), used, "something lives in every segment");
+    devices.set_limit(used / 2);
+    assert!(matches!(devices.begin(&Allowed::ALL, 1, 64), Err(Error::SwapLimit { .. })));
+    let one = devices.begin_for_cleaning(number, 32, 32).unwrap();
+    let other = devices.begin_for_cleaning(number, 64, 64).map(drop);
+    assert!(matches!(other, Err(Error::SwapLimit { .. })), "a segment's worth at a time: {other:?}");
+    drop(one);
     devices.assert_valid();
 }

@@ -290,7 +290,8 @@ impl Area {
     /// # Errors
     /// [`Error::Io`] when the device fails (counted), [`Error::TimedOut`] and [`Error::Hung`] when it does not answer, which
     /// says nothing about the object, [`Error::Corrupt`] when the bytes are not those that were written
-    /// there for that slot. A caller that races with frees looks at its slot word again, and calls
+    /// there for that slot; [`Error::NotOn`] when the device ends before the place: it is one of a larger device that had this
+    /// number before. A caller that races with frees looks at its slot word again, and calls
     /// [`blame`](Self::blame) if the word is unchanged.
     ///
     /// # Panics
@@ -300,6 +301,9 @@ impl Area {
     /// [`Rank::Buffers`](crate::sync::Rank::Buffers), not across the read.
     pub fn read<R>(&self, place: Place, slot: u64, f: impl FnOnce(ObjectRef<'_>) -> R) -> Result<R, Error> {
         assert_no_lock_held("reading from a device");
+        if !self.reaches(&place) {
+            return Err(Error::NotOn { device: place.device });
+        }
         let span = self.span(&place);
         let page_bytes = self.geometry.page_bytes;
         let (offset, len) = ((span.start * page_bytes) as u64, span.len() * page_bytes);
@@ -387,7 +391,8 @@ impl Area {
     }
 
     /// Punch holes where free segments still have storage behind them, and give back the memory of reverse words that nobody
-    /// needs. Returns the bytes of storage given back. Errors are counted, and the segments can be used all the same.
+    /// needs. Returns the bytes of storage given back. Errors are counted, and the segments can be used all the same. While the
+    /// device [hangs](Self::is_hung) nothing is done.
     ///
     /// # Locks
     /// None across the system calls; [`Rank::Device`](crate::sync::Rank::Device) between them.
@@ -404,7 +409,9 @@ impl Area {
         self.settle();
         let segment_bytes = self.geometry.write_buffer_bytes() as u64;
         let mut given_back = 0;
+        // Who punches waits for the writes that are under way, and cannot give up: not while one is late.
         while !stop()
+            && !self.is_hung()
             && let Some(hole) = self.segments.punch_next()
         {
             let bytes = hole.dirty_pages * self.geometry.page_bytes as u64;
@@ -555,7 +562,7 @@ impl Area {
         assert_eq!(place.device, self.number, "{place:?} is on another device");
     }
 
-    /// The pages of a place of this device.
+    /// The pages of a place of this device, or of another of its number that was larger.
     pub(super) fn span(&self, place: &Place) -> std::ops::Range<usize> {
         self.assert_mine(place);
         assert!(
@@ -563,8 +570,11 @@ impl Area {
             "{place:?} has no length of an object"
         );
         let (first, per_page) = (place.block as usize, self.geometry.blocks_per_page());
-        let span = first / per_page..(first + usize::from(place.blocks) - 1) / per_page + 1;
-        assert!((span.end * self.geometry.page_bytes) as u64 <= self.device.len_bytes(), "{place:?} is outside");
-        span
+        first / per_page..(first + usize::from(place.blocks) - 1) / per_page + 1
+    }
+
+    /// Whether the pages of a place are all on the device.
+    pub(super) fn reaches(&self, place: &Place) -> bool {
+        (self.span(place).end * self.geometry.page_bytes) as u64 <= self.device.len_bytes()
     }
 }

@@ -125,7 +125,8 @@ impl BufferPool {
     /// [`Rank::Buffers`].
     pub fn take_spare(&self) -> Option<Lease<'_>> {
         let mut state = self.state.lock();
-        if state.free.len() * 2 <= self.count {
+        // The last one is for them even where it is the only one.
+        if state.free.len() * 2 <= self.count || state.free.len() == 1 {
             return None;
         }
         let buffer = state.free.pop()?;
@@ -322,5 +323,6 @@ mod tests {
         assert!(pool.take().is_ok(), "for who holds no other");
         drop(spare);
         assert!(pool.take_spare().is_some());
+        assert!(BufferPool::new(1, 4096).take_spare().is_none(), "the only one is no spare one");
     }
 }

@@ -326,8 +326,11 @@ impl Devices {
     fn ask(&self, purpose: Purpose, least: usize, most: usize) -> Ask<'_> {
         let most = most.clamp(1, self.geometry.batch_pages);
         let bytes = |pages: usize| (pages * self.geometry.page_bytes) as u64;
-        let kept = if purpose == Purpose::Cleaning { 0 } else { self.segment_bytes() };
-        Ask { purpose, least: bytes(least.clamp(1, most)), most: bytes(most), devices: self, kept }
+        let kept_beyond = match purpose {
+            Purpose::Filling => (self.segment_bytes(), 0),
+            Purpose::Cleaning => (0, self.segment_bytes()),
+        };
+        Ask { purpose, least: bytes(least.clamp(1, most)), most: bytes(most), devices: self, kept_beyond }
     }
 
     /// Bytes in use on all devices together, live or not.

@@ -60,12 +60,13 @@ impl Area {
         self.settle();
         objects.sort_unstable_by_key(|object| object.place.block);
         let mut next = 0;
-        while next < objects.len() {
+        // Behind the end of the device, places of a larger one that had its number before.
+        while objects.get(next).is_some_and(|object| self.reaches(&object.place)) {
             let mut spans: [Span; GROUP] = std::array::from_fn(|_| Span::default());
             let mut leases: [Lease<'_>; GROUP] = std::array::from_fn(|_| self.read_buffers().no_lease());
             let mut requests: [Request; GROUP] = std::array::from_fn(|_| Request::nothing());
             let mut n = 0;
-            while n < GROUP && next < objects.len() {
+            while n < GROUP && objects.get(next).is_some_and(|object| self.reaches(&object.place)) {
                 let Some(lease) = self.read_buffers().take_spare() else { break };
                 let span = self.gather(objects, next, lease.len() / self.geometry().page_bytes);
                 next = span.objects.end;
@@ -102,7 +103,10 @@ impl Area {
         while let Some(object) = objects.get(end) {
             let more = self.span(&object.place);
             // The same place twice opens once: sealed blocks are decrypted where they lie.
-            if more.end > span.start + pages || object.place.block == objects[end - 1].place.block {
+            if more.end > span.start + pages
+                || !self.reaches(&object.place)
+                || object.place.block == objects[end - 1].place.block
+            {
                 break;
             }
             span.end = span.end.max(more.end);

@@ -109,7 +109,10 @@ impl Turnstile {
 impl Deadline {
     /// The moment after this time from now; with no time, it has come.
     pub fn after(time: Duration) -> Self {
-        Deadline { at: (!time.is_zero()).then(|| Instant::now() + time) }
+        // As good as never, where the clock does not count as far.
+        const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+        let at = |now: Instant| now.checked_add(time).unwrap_or_else(|| now + FAR);
+        Deadline { at: (!time.is_zero()).then(|| at(Instant::now())) }
     }
 
     /// Time until then.
@@ -151,6 +154,12 @@ mod tests {
         assert_eq!(stile.wait(ticket, Duration::from_millis(5)), Passed::TimedOut);
         assert_eq!(stile.wait(ticket, Duration::ZERO), Passed::TimedOut);
         assert!(began.elapsed() >= Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_deadline_may_be_further_away_than_clocks_count() {
+        let deadline = Deadline::after(Duration::MAX);
+        assert!(!deadline.passed() && deadline.left() > Duration::from_secs(365 * 24 * 3600));
     }
 
     #[test]

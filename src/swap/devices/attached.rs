@@ -76,8 +76,8 @@ pub(super) struct Ask<'a> {
     pub(super) most: u64,
     /// Who knows the bytes in use.
     pub(super) devices: &'a Devices,
-    /// Bytes of the limit that are not for this batch.
-    pub(super) kept: u64,
+    /// Bytes of the limit that are not for this batch, and bytes beyond a lowered one that are (D8).
+    pub(super) kept_beyond: (u64, u64),
 }
 
 /// What is said of a new device beside its area.
@@ -187,7 +187,7 @@ impl Attached {
     /// Promise the bytes of a batch, `most` or fewer, down to `least`; how many (`room`).
     pub(super) fn promise<'a>(&'a self, limit: &'a Limit, ask: &Ask<'_>) -> Result<(Promises<'a>, u64), Error> {
         self.take_back_late(limit, false);
-        let (mut total, bytes) = limit.promise(&|| ask.devices.used_bytes(), ask.kept, ask.least..ask.most)?;
+        let (mut total, bytes) = limit.promise(&|| ask.devices.used_bytes(), ask.kept_beyond, ask.least..ask.most)?;
         let Some(file_system) = &self.file_system else { return Ok((Promises { total, disk: None }, bytes)) };
         let (disk, bytes) = file_system.promise(self.area.device(), &self.name, ask.least..bytes)?;
         total.cut(bytes);

@@ -10,7 +10,7 @@
 //! - **D7** Bytes are promised before anybody looks, and taken back after they were written. So of two who look, the later one has
 //!   counted the other, and what both write stays within. For a moment bytes count twice, never not at all.
 //! - **D8** Of the limit one segment is left to cleaning, which gives back more than it takes, so that a device at the limit can be
-//!   cleaned.
+//!   cleaned. Where more is in use than the limit admits, because it was lowered, cleaning may have one segment beyond.
 //!
 //! A floor holds for all devices on its file system: what one must leave, another must not take. Others who write there are not
 //! stopped by it. Whether bytes that are written have storage already is not asked: near the floor they may be refused all the
@@ -199,17 +199,20 @@ impl Limit {
     }
 
     /// Promise bytes that may be used beside what `used` says; how many of `range`. `kept`: bytes of the limit that are not for
-    /// this purpose (D8).
+    /// this purpose; `beyond`: bytes that are for it where the limit was lowered below what is in use (D8).
     pub(super) fn promise(
         &self,
         used: &dyn Fn() -> u64,
-        kept: u64,
+        (kept, beyond): (u64, u64),
         range: Range<u64>,
     ) -> Result<(Promise<'_>, u64), Error> {
         let limit = self.get();
         let room = || match limit {
             u64::MAX => u64::MAX,
-            _ => limit.saturating_sub(kept).saturating_sub(used()),
+            _ => match used() {
+                used if used > limit => beyond,
+                used => limit.saturating_sub(kept).saturating_sub(used),
+            },
         };
         let promise = self.pot.promise(range.start, range.end, room);
         let promise = promise.map_err(|_| Error::SwapLimit { used: used(), limit })?;
@@ -239,10 +242,12 @@ mod tests {
     #[test]
     fn a_limit_keeps_a_part_for_cleaning() {
         let limit = Limit::none(Planted::NONE);
-        assert_eq!(limit.promise(&|| u64::MAX, 1 << 20, 1..1 << 30).unwrap().1, 1 << 30);
+        assert_eq!(limit.promise(&|| u64::MAX, (1 << 20, 0), 1..1 << 30).unwrap().1, 1 << 30);
         limit.set(1000);
-        assert_eq!(limit.promise(&|| 600, 200, 1..1000).unwrap().1, 200);
-        assert!(matches!(limit.promise(&|| 800, 200, 1..1000), Err(Error::SwapLimit { used: 800, limit: 1000 })));
-        assert_eq!(limit.promise(&|| 800, 0, 1..1000).unwrap().1, 200);
+        assert_eq!(limit.promise(&|| 600, (200, 0), 1..1000).unwrap().1, 200);
+        assert!(matches!(limit.promise(&|| 800, (200, 0), 1..1000), Err(Error::SwapLimit { used: 800, limit: 1000 })));
+        assert_eq!(limit.promise(&|| 800, (0, 200), 1..1000).unwrap().1, 200);
+        assert!(limit.promise(&|| 1000, (0, 200), 1..1000).is_err(), "it holds for cleaning too");
+        assert_eq!(limit.promise(&|| 1001, (0, 200), 1..1000).unwrap().1, 200, "unless it was lowered");
     }
 }

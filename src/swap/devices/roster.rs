@@ -98,7 +98,13 @@ impl Roster {
             .find(|number| self.claimed & 1 << number == 0)
             .ok_or(Error::TooManyDevices { most: DEVICES })?;
         let index = index.unwrap_or_else(|| {
-            self.tiers.push(Tier { name: name.to_owned(), priority, members: Vec::new(), settled: false, last: u8::MAX });
+            self.tiers.push(Tier {
+                name: name.to_owned(),
+                priority,
+                members: Vec::new(),
+                settled: false,
+                last: u8::MAX,
+            });
             self.tiers.len() - 1
         });
         let tier = &mut self.tiers[index];
@@ -115,6 +121,7 @@ impl Roster {
     pub(super) fn settle(&mut self, number: u8) {
         let tier = self.tiers.iter_mut().find(|tier| tier.members.contains(&number));
         tier.expect("D1: a number that is claimed is a member of a tier").settled = true;
+        self.version += 1;
     }
 
     /// The device of this number is gone, or did not come: then a tier that was made for it is forgotten, if it can be.
@@ -159,14 +166,16 @@ impl Roster {
         self.claimed
     }
 
-    /// The tiers there were ever, by index; and a number that grows with every change.
+    /// The tiers there were ever, by index; and a number that grows with every change. Without those at the end that are forgotten
+    /// if their first device does not come: another one would have their index then.
     pub(super) fn tiers(&self) -> (u64, Vec<TierInfo>) {
         let info = |(index, tier): (usize, &Tier)| TierInfo {
             index: index as u8,
             name: tier.name.clone(),
             priority: (!tier.members.is_empty()).then_some(tier.priority),
         };
-        (self.version, self.tiers.iter().enumerate().map(info).collect())
+        let told = self.tiers.iter().rposition(|tier| tier.settled).map_or(0, |last| last + 1);
+        (self.version, self.tiers[..told].iter().enumerate().map(info).collect())
     }
 }
 
@@ -219,9 +228,34 @@ mod tests {
         // This one was there: its name keeps the index, and may come back with another priority.
         roster.give_up(a, None);
         assert_eq!(names(&roster), [("a".to_owned(), None)]);
-        assert_eq!(roster.claim("b", 1).unwrap().tier, 1);
-        assert_eq!(roster.claim("a", 2).unwrap().tier, 0);
+        let b = roster.claim("b", 1).unwrap();
+        roster.settle(b.number);
+        assert_eq!((b.tier, roster.claim("a", 2).unwrap().tier), (1, 0));
         assert_eq!(names(&roster), [("a".to_owned(), Some(2)), ("b".to_owned(), Some(1))]);
+    }
+
+    #[test]
+    fn a_tier_that_may_be_forgotten_yet_is_not_told_of() {
+        let mut roster = Roster::default();
+        let a = roster.claim("a", 1).unwrap().number;
+        roster.settle(a);
+        let (before, _) = roster.tiers();
+        // Its device is being opened.
+        let b = roster.claim("b", 2).unwrap().number;
+        assert_eq!(names(&roster), [("a".to_owned(), Some(1))]);
+        roster.give_up(b, None);
+        let b = roster.claim("b", 2).unwrap().number;
+        let (claimed, _) = roster.tiers();
+        roster.settle(b);
+        let (settled, tiers) = roster.tiers();
+        assert!(before < claimed && claimed < settled && tiers.len() == 2, "{before} {claimed} {settled}");
+        // One that another came after keeps its index whatever becomes of it.
+        let (c, d) = (roster.claim("c", 3).unwrap().number, roster.claim("d", 4).unwrap().number);
+        roster.settle(d);
+        let told = roster.tiers().1;
+        roster.give_up(c, None);
+        assert_eq!(roster.tiers().1.len(), told.len());
+        assert_eq!(roster.claim("c", 3).unwrap().tier, 2);
     }
 
     #[test]

@@ -113,6 +113,8 @@ impl Map {
             if self.reserve != NIL
                 && let reserve = &self.segments[self.reserve]
                 && reserve.state == State::Used
+                // Who moves its objects to its own tail wins nothing, and nothing is kept for cleaning any more.
+                && !reserve.flags.contains(Flags::MOVING)
                 && reserve.tail(&self.sizes) >= least
             {
                 return Choice::Segment(self.reserve);

@@ -84,6 +84,22 @@ fn what_cleaning_leaves_of_the_last_free_segment_is_kept_for_cleaning() {
 }
 
 #[test]
+fn what_leaves_the_segment_that_is_kept_for_cleaning_does_not_go_to_its_own_tail() {
+    let segments = segments(3);
+    let (_a, _b) = (filled(&segments), filled(&segments));
+    let extent = segments.take(2, 2, Purpose::Cleaning).unwrap();
+    let kept = commit(&segments, extent, &[8, 8], 100);
+    segments.release(&kept[0].0);
+    let id = segments.sparsest().unwrap();
+    assert_eq!(id, SegmentId(2), "there is no other");
+    let (_, generation, _) = segments.move_out(id).unwrap();
+    assert!(segments.take(1, 1, Purpose::Cleaning).is_none(), "that would win nothing, and use up what is kept");
+    segments.moved(id, generation);
+    assert_eq!(segments.take(1, 1, Purpose::Cleaning).map(|e| (e.segment, e.first)), Some((2, 2)));
+    segments.check();
+}
+
+#[test]
 fn segments_being_punched_are_not_handed_out_but_waited_for() {
     let segments = segments(3);
     filled(&segments).iter().for_each(|place| _ = segments.release(place));
