@@ -277,7 +277,7 @@ const INJECTED: [(&str, &str, Cost); 10] = [
     ("reads that fail", "pread64:error=EIO:when=30+40", Cost::OnDevice(u64::MAX)),
     ("reads interrupted", "pread64:error=EINTR:when=30+2", Cost::Nothing),
     ("reads that claim a page", "pread64:retval=4096:when=30+40", Cost::OnDevice(u64::MAX)),
-    ("punches that fail", "fallocate:error=EIO:when=2+2", Cost::Nothing),
+    ("punches that fail", "fallocate:error=EIO:when=1+1", Cost::Nothing),
 ];
 
 #[test]
@@ -299,7 +299,7 @@ fn calls_that_strace_makes_fail_cost_what_can_only_be_read_there() {
         print!("{}", run_child(NAME, &which.to_string(), &arguments));
         let injected = std::fs::read_to_string(&log).unwrap().matches("(INJECTED)").count();
         println!("{title}: {injected} calls made to fail");
-        assert!(injected > 4, "{title}: {injected} faults");
+        assert!(injected > 0, "{title}: no fault was met");
         total += injected;
     }
     println!("{total} calls made to fail in all");
