@@ -235,7 +235,8 @@ impl Core {
             }
             if pass.stranded > 0 && pass.objects() == 0 {
                 let said = |why: Option<String>| why.unwrap_or_else(|| "there is none".to_owned());
-                let (pool, devices) = (said(pass.refused), said(pass.device_refused));
+                let others = self.devices.rows().iter().any(|other| other.number != number);
+                let (pool, devices) = (said(pass.refused), said(pass.device_refused.filter(|_| others)));
                 return Err(SwapoffError::NoRoom { device: number, objects, bytes, pool, devices });
             }
             // What is left belongs to flights that land in a moment, or came while the device was gone over.
