@@ -239,6 +239,7 @@ fn bad_swapfiles_are_refused_with_a_sentence() {
     let with = |path: &str, rest: &str| format!("{path},{rest}");
     refused(&["--swapfile", &a], &["has no size", ",size=SIZE"]);
     refused(&["--swap-size", "16M"], &["--swap-size needs --swapfile PATH"]);
+    refused(&["--swapoff", "fast"], &["--swapoff needs --swapfile PATH"]);
     refused(&["--swapfile", &a, "--swapfile", &a, "--swap-size", "16M"], &["twice", "its own path"]);
     refused(&["--swapfile", &with(&a, "size=16M"), "--swapoff", "fast"], &["--swapoff names \"fast\"", "swap, ", &a]);
     refused(
