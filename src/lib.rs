@@ -57,6 +57,37 @@
 //! in memory are charged as well ([`charge_resident`](memcg::Memcg::charge_resident), [`swap_out`](zswap::Zswap::swap_out)), and
 //! leave when `memory.max` or a [request](memcg::Memcg::reclaim) asks a [`Reclaimer`](memcg::Reclaimer) for them.
 //!
+//! # Swap in tiers
+//!
+//! What is colder than the pool has room for goes to devices: [`swapon`](zswap::Zswap::swapon) adds one while others are used,
+//! [`swapoff`](zswap::Zswap::swapoff) moves what lives on it elsewhere and removes it.
+//!
+//! ```
+//! use zspool::memcg::Cancel;
+//! use zspool::swap::DeviceOptions;
+//! use zspool::zswap::Zswap;
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! let zswap = Zswap::builder().pool_limit(64 << 20).build()?; // what is written is encrypted: .encryption(false) for a checksum
+//! let (fast, slow) = (folder.join("fast.swap"), folder.join("slow.swap"));
+//! let fast = zswap.swapon(DeviceOptions::path(fast, 16 << 20).tier("fast", 10).water_marks(60, 80))?;
+//! zswap.swapon(DeviceOptions::path(slow, 256 << 20).tier("slow", 0).min_free_bytes(1 << 20))?;
+//!
+//! let archive = zswap.root().mkdir("archive")?;
+//! archive.write_file("memory.swap.tiers.max", "fast 0")?; // its pages go to the slow one only
+//! for device in zswap.devices() {
+//!     println!("{} of tier {}: {} of {} bytes live", device.name, device.tier, device.area.live_bytes, device.area.size_bytes);
+//! }
+//! zswap.swapoff(fast, &Cancel::new(), |done| println!("{} objects to go", done.objects_left))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Files without a name ([`SwapFile::options`](swap::SwapFile::options)`().unnamed(folder)`) and disks
+//! ([`BlockDevice`](swap::BlockDevice)) are devices too. `examples/swapoff.rs` takes one off beside four threads. [`prefetch`](zswap::Zswap::prefetch) brings a range back before it is asked
+//! for; [`metadata`](zswap::Zswap::metadata) says what slots cost. A client without page numbers of its own gets slots from
+//! [`store_new`](zswap::Zswap::store_new).
+//!
 //! # The allocator alone
 //!
 //! For caches and databases that compress by themselves: objects of 1 to 4096 bytes, in memory that has a limit.

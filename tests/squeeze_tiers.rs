@@ -97,7 +97,8 @@ fn without_room_elsewhere_a_swapfile_stays_and_its_pages_too() {
     arguments.extend(["--swapoff", "swap"]);
     let ended = squeeze(&arguments);
     let report = ended.assert_code(1).report();
-    assert!(report["swapoffs"][0]["end"]["failed"].is_string(), "{}", report["swapoffs"]);
+    let why = report["swapoffs"][0]["end"]["failed"].as_str().unwrap();
+    assert!(why.contains("no other device does (there is none)") && why.contains("raise the limit"), "{why}");
     assert!(of(&report["swapoffs"][0], "left_objects") > 3000);
     assert_eq!((sum(&report, "stored_pages"), sum(&report, "mismatched_pages")), (4000, 0));
     ended.assert_said(&["it is still on, with", "could not be taken off", "All 4000 stored pages came back identical"]);
@@ -238,6 +239,7 @@ fn bad_swapfiles_are_refused_with_a_sentence() {
     let with = |path: &str, rest: &str| format!("{path},{rest}");
     refused(&["--swapfile", &a], &["has no size", ",size=SIZE"]);
     refused(&["--swap-size", "16M"], &["--swap-size needs --swapfile PATH"]);
+    refused(&["--swapoff", "fast"], &["--swapoff needs --swapfile PATH"]);
     refused(&["--swapfile", &a, "--swapfile", &a, "--swap-size", "16M"], &["twice", "its own path"]);
     refused(&["--swapfile", &with(&a, "size=16M"), "--swapoff", "fast"], &["--swapoff names \"fast\"", "swap, ", &a]);
     refused(

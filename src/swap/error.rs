@@ -196,7 +196,7 @@ pub enum Error {
     IncompleteBlock,
     /// Not a block device.
     #[error(
-        "{path} is {what}, not a block device: give the path of one, or use `SwapFile::options()` for a file.",
+        "{path} is {what}, not a block device: give the path of one, or use a swapfile instead.",
         path = .path.display()
     )]
     NotBlock {
@@ -217,8 +217,8 @@ pub enum Error {
     },
     /// A block device that holds something. It was not written to.
     #[error(
-        "{path} holds {what}, and was left alone: give another device, or say `.overwrite(true)` if nobody needs what is \
-         on it.",
+        "{path} holds {what}, and was left alone: give another device, or say `overwrite` if nobody needs what is on \
+         it.",
         path = .path.display()
     )]
     Occupied {

@@ -20,6 +20,9 @@
 //! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
 //! - many slots at once, and slots for clients without numbers of their own: `runs.rs`; what slots cost: `metadata.rs`.
 //! - writeback: `writeback.rs`; what is on its way to a device: `flights.rs`, with the records of `inflight.rs`.
+//! - what lives on a device and is moved: `relocate.rs`, for segments that are sparse ([`clean`](Zswap::clean), `cleaning.rs`), tiers
+//!   that are full ([`demote`](Zswap::demote), `demotion.rs`) and devices that leave ([`swapoff`](Zswap::swapoff), `swapoff.rs`).
+//! - back into the pool without being asked for: [`prefetch`](Zswap::prefetch), with `promotion.rs`; many at once: `load_run.rs`.
 //! - a page that cannot be read back: `lost.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
 //! - devices and their tiers, and who may use which: `tiers.rs`.

@@ -131,6 +131,39 @@ impl Zswap {
     ///
     /// # Locks
     /// None while reading and writing; else those of a store, a load and a writeback.
+    ///
+    /// # Examples
+    /// Two devices, and the faster one is taken off. A handler of Ctrl-C would have a clone of `cancel`, and cancel it.
+    /// ```
+    /// use zspool::memcg::Cancel;
+    /// use zspool::swap::{DeviceOptions, MemoryDevice};
+    /// use zspool::units::{NodeId, Page};
+    /// use zspool::zswap::{SwapoffError, Zswap};
+    ///
+    /// let zswap = Zswap::builder().build()?;
+    /// let (fast, slow) = (MemoryDevice::new(1 << 20, 4096), MemoryDevice::new(8 << 20, 4096));
+    /// let fast = zswap.swapon(DeviceOptions::device(fast).tier("fast", 10))?;
+    /// zswap.swapon(DeviceOptions::device(slow).tier("slow", 0))?; // or DeviceOptions::path("/var/tmp/slow.swap", 1 << 30)
+    ///
+    /// let slots = zswap.reserve(16)?;
+    /// let mut page = Page::zeroed();
+    /// for (k, slot) in slots.iter().enumerate() {
+    ///     page[k] = 1;
+    ///     zswap.store(slot, &zswap.root(), NodeId(0), &page)?;
+    /// }
+    /// zswap.shrink_memcg(&zswap.root(), 16); // to the device of the highest priority
+    /// assert_eq!(zswap.devices()[0].area.objects, 16);
+    ///
+    /// let cancel = Cancel::new();
+    /// let report = match zswap.swapoff(fast, &cancel, |done| eprintln!("{} to go", done.objects_left)) {
+    ///     Ok(report) => report,
+    ///     Err(SwapoffError::Cancelled { .. }) => return Ok(()), // the device is on; the next call goes on with what is left
+    ///     Err(other) => return Err(other.into()),
+    /// };
+    /// assert_eq!((report.touched, report.to_pool), (16, 16)); // those that lived there, and no other slot
+    /// assert!(zswap.devices().iter().all(|device| device.tier == "slow"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn swapoff(
         &self,
         device: u8,
@@ -202,7 +235,8 @@ impl Core {
             }
             if pass.stranded > 0 && pass.objects() == 0 {
                 let said = |why: Option<String>| why.unwrap_or_else(|| "there is none".to_owned());
-                let (pool, devices) = (said(pass.refused), said(pass.device_refused));
+                let others = self.devices.rows().iter().any(|other| other.number != number);
+                let (pool, devices) = (said(pass.refused), said(pass.device_refused.filter(|_| others)));
                 return Err(SwapoffError::NoRoom { device: number, objects, bytes, pool, devices });
             }
             // What is left belongs to flights that land in a moment, or came while the device was gone over.

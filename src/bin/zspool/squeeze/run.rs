@@ -189,12 +189,8 @@ impl<'t, T: Target> Run<'t, T> {
     fn swapoff(&self, numbers: &[u8], swap: &Swap) -> Vec<Swapoff> {
         let swapoffs = drain(self.target, swap, numbers);
         for swapoff in &swapoffs {
-            if let SwapoffEnd::Failed(why) = &swapoff.end {
-                self.fail_as_a_whole(format!(
-                    "{} could not be taken off: {}.",
-                    swapoff.name,
-                    why.trim_end_matches('.')
-                ));
+            if let SwapoffEnd::Failed(_) = &swapoff.end {
+                self.fail_as_a_whole(format!("{} could not be taken off, for the reason above.", swapoff.name));
             }
         }
         swapoffs

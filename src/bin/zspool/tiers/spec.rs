@@ -62,6 +62,8 @@ pub(crate) enum SpecError {
     NoFile,
     #[error("--swapfile names {} twice: each is a device of its own, so give every one its own path.", .0.display())]
     Twice(PathBuf),
+    #[error("--swapoff needs --swapfile PATH beside it: there is nothing to be taken off.")]
+    NothingOn,
     #[error("--swapoff names {name:?}, but the tiers and swapfiles are: {known}.")]
     UnknownTier { name: String, known: String },
 }
@@ -190,6 +192,9 @@ fn same(a: &Path, b: &Path) -> bool {
 /// # Errors
 /// When it means none.
 pub(crate) fn meant(names: &[String], planned: &[Planned]) -> Result<Vec<u8>, SpecError> {
+    if planned.is_empty() && !names.is_empty() {
+        return Err(SpecError::NothingOn);
+    }
     let mut indexes = vec![];
     for name in names {
         let is_meant = |one: &&Planned| one.tier == *name || same(&one.path, Path::new(name));
