@@ -571,6 +571,7 @@ impl Model {
         for attached in &self.devices {
             attached.device.faulty().replan(Plan::none());
             attached.device.faulty().release();
+            attached.device.meanwhile(Vec::new(), Vec::new(), false);
         }
         self.zswap.quiesce();
         self.zswap.assert_valid();
