@@ -132,7 +132,7 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         let mut failed = None;
         self.full = None;
         loop {
-            let (least, most) = self.pages();
+            let (least, most) = self.pages(&allowed);
             let begun = core.begin_batch(&allowed, least, most);
             let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
             let step = core.steps.reach(Step::WritebackBegun);
@@ -150,23 +150,25 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
             // All over again, also for the refusal if nobody takes them.
             (self.next, self.full) = (first, None);
             failed = Some(Unwritable::WriteFailed);
-            self.next = first;
             allowed = allowed.without(number);
         }
     }
 
     /// Pages of devices for the shortest of the entries that are left, and for all of them, as long as they are now. What is asked
     /// for beyond that would be a segment of its own where the tail of another will do.
-    fn pages(&self) -> (usize, usize) {
+    fn pages(&self, allowed: &Allowed) -> (usize, usize) {
         let geometry = self.core.devices.geometry();
+        let whole = self.core.devices.iter().any(|device| device.whole_pages() && allowed.admits(&device));
         let (mut shortest, mut blocks, mut bytes) = (PAGE_SIZE, 0, self.launched);
         for &(_, owner) in &self.entries[self.next..] {
             if bytes >= self.terms.most_bytes || blocks >= geometry.batch_pages * geometry.blocks_per_page() {
                 break;
             }
             let length = self.core.slots.word(owner).entry().map_or(0, |entry| entry.length);
-            shortest = if length > 0 { shortest.min(length) } else { shortest };
-            blocks += Geometry::blocks_for(length);
+            // What a device gets as it is has to fit there.
+            let there = if whole && length > 0 { PAGE_SIZE } else { length };
+            shortest = if there > 0 { shortest.min(there) } else { shortest };
+            blocks += Geometry::blocks_for(there);
             bytes += length as u64;
         }
         let least = geometry.pages_for(shortest);
