@@ -217,6 +217,26 @@ fn a_device_that_wants_whole_pages_gets_them() {
 }
 
 #[test]
+fn a_page_that_its_limit_never_admits_is_written_whole_where_that_is_asked_for() {
+    let zswap = base().build().unwrap();
+    let number = zswap.swapon(memory(MIB).whole_pages(true)).unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    zswap.set_zswap_max(&vm, 0).unwrap();
+    vm.set_max(Counter::Swap, 3 * 65 * 64).unwrap();
+    let slots = fill(&zswap, &vm, 3);
+    assert_eq!((live(&zswap, number), vm.current(Counter::Swap)), (3 * 65 * 64, 3 * 65 * 64));
+    check(&zswap, slots);
+    // Where the limit has room for it as it was compressed only, it is refused.
+    vm.set_max(Counter::Swap, 3 * 65 * 64 + 4000).unwrap();
+    let slot = zswap.reserve(1).unwrap().base();
+    zswap.store(slot, &vm, N0, &page(1)).unwrap_err();
+    assert_eq!(vm.current(Counter::Swap), 3 * 65 * 64);
+    slots.iter().for_each(|slot| assert!(zswap.free(slot)));
+    assert_eq!(vm.current(Counter::Swap), 0);
+    zswap.assert_valid();
+}
+
+#[test]
 fn what_lies_behind_segments_of_others_goes_down_too() {
     let zswap = base().build().unwrap();
     zswap.swapon(memory(MIB).tier("fast", 10)).unwrap();

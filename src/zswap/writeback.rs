@@ -158,7 +158,7 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
     /// for beyond that would be a segment of its own where the tail of another will do.
     fn pages(&self, allowed: &Allowed) -> (usize, usize) {
         let geometry = self.core.devices.geometry();
-        let whole = self.core.devices.iter().any(|device| device.whole_pages() && allowed.admits(&device));
+        let whole = self.core.wants_whole_pages(allowed);
         let (mut shortest, mut blocks, mut bytes) = (PAGE_SIZE, 0, self.launched);
         for &(_, owner) in &self.entries[self.next..] {
             if bytes >= self.terms.most_bytes || blocks >= geometry.batch_pages * geometry.blocks_per_page() {
