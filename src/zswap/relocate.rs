@@ -15,6 +15,8 @@
 //!   from cleaning up.
 //! - **R4** A reverse word whose slot does not name the place belongs to a flight that has not landed, or has to be freed: it is
 //!   counted as busy, and whoever wants the segment empty looks again.
+//! - **R5** Where others have no room they are cleaned, between two looks at a segment: who holds the lease of one device does not
+//!   wait for another's. A tier that has none all the same is left out; a segment of which nothing may go is not read.
 
 use super::WRITEBACK_BATCH;
 use super::core::Core;
@@ -243,10 +245,13 @@ impl<'a, 'r> Mover<'a, 'r> {
             return;
         }
         let mut opened = Opened::new();
+        let mut left: usize = objects.iter().map(|(place, _)| usize::from(place.blocks)).sum();
         for (i, &(place, tenant)) in objects.iter().enumerate() {
             if stop(&self.moved) {
                 break;
             }
+            let and_behind = left;
+            left -= usize::from(place.blocks);
             if !(self.route.whose)(ObjcgId::from_raw(tenant.payer)) {
                 self.moved.foreign += 1;
                 continue;
@@ -254,8 +259,7 @@ impl<'a, 'r> Mover<'a, 'r> {
             self.moved.touched += 1;
             let Some(one) = self.look(place, tenant) else { continue };
             if self.open(&one, image.as_mut().map(|image| (image, i)), &mut opened) {
-                let left = objects[i..].iter().map(|(place, _)| usize::from(place.blocks)).sum();
-                self.send(&one, &opened, left);
+                self.send(&one, &opened, and_behind);
             }
         }
         // While the lease is ours: who has it may wait for a write buffer, but nobody waits the other way round.
