@@ -215,3 +215,154 @@ fn a_device_that_wants_whole_pages_gets_them() {
     slots.iter().for_each(|slot| assert!(zswap.free(slot)));
     zswap.assert_valid();
 }
+
+#[test]
+fn a_page_that_its_limit_never_admits_is_written_whole_where_that_is_asked_for() {
+    let zswap = base().build().unwrap();
+    let number = zswap.swapon(memory(MIB).whole_pages(true)).unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    zswap.set_zswap_max(&vm, 0).unwrap();
+    vm.set_max(Counter::Swap, 3 * 65 * 64).unwrap();
+    let slots = fill(&zswap, &vm, 3);
+    assert_eq!((live(&zswap, number), vm.current(Counter::Swap)), (3 * 65 * 64, 3 * 65 * 64));
+    check(&zswap, slots);
+    // Where the limit has room for it as it was compressed only, it is refused.
+    vm.set_max(Counter::Swap, 3 * 65 * 64 + 4000).unwrap();
+    let slot = zswap.reserve(1).unwrap().base();
+    zswap.store(slot, &vm, N0, &page(1)).unwrap_err();
+    assert_eq!(vm.current(Counter::Swap), 3 * 65 * 64);
+    slots.iter().for_each(|slot| assert!(zswap.free(slot)));
+    assert_eq!(vm.current(Counter::Swap), 0);
+    zswap.assert_valid();
+}
+
+#[test]
+fn what_lies_behind_segments_of_others_goes_down_too() {
+    let zswap = base().build().unwrap();
+    zswap.swapon(memory(MIB).tier("fast", 10)).unwrap();
+    let slow = zswap.swapon(memory(8 * MIB).tier("slow", 0)).unwrap();
+    let [a, b] = ["a", "b"].map(|name| zswap.root().mkdir(name).unwrap());
+    // Six segments of a, then six of b, of sixteen.
+    let of_a = fill(&zswap, &a, 300);
+    write_back_all(&zswap, &a);
+    let of_b = fill(&zswap, &b, 300);
+    write_back_all(&zswap, &b);
+    let demoted = zswap.demote(&b, "slow", u64::MAX, &Cancel::new()).unwrap();
+    assert_eq!((demoted.objects, zswap.device(slow).unwrap().stats().objects), (300, 300), "{demoted:?}");
+    check(&zswap, of_a);
+    check(&zswap, of_b);
+}
+
+#[test]
+fn a_device_is_brought_down_to_its_low_mark_and_no_further() {
+    // Payloads of 8 bytes in blocks of 64.
+    let zswap = base().build().unwrap();
+    let fast = zswap.swapon(memory(256 << 10).tier("fast", 10).water_marks(40, 60)).unwrap();
+    let slow = zswap.swapon(memory(8 * MIB).tier("slow", 0)).unwrap();
+    let slots = zswap.reserve(2900).unwrap();
+    for slot in slots.iter() {
+        let mut page = Page::zeroed();
+        let word = (slot.0 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63 | 1;
+        page.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&word.to_ne_bytes()));
+        zswap.store(slot, &zswap.root(), N0, &page).unwrap();
+    }
+    write_back_all(&zswap, &zswap.root());
+    let size = zswap.device(fast).unwrap().stats().size_bytes;
+    assert!(live(&zswap, fast) > size / 100 * 60 && live(&zswap, slow) == 0, "{}", live(&zswap, fast));
+    zswap.quiesce();
+    let left = live(&zswap, fast);
+    assert!(left <= size / 100 * 40 && left >= size / 100 * 39, "{left} of {size}");
+    zswap.assert_valid();
+}
+
+#[test]
+fn what_may_go_nowhere_is_not_read_again_and_again_and_keeps_nobody() {
+    let zswap = base().build().unwrap();
+    let fast = zswap.swapon(memory(MIB).tier("fast", 10).water_marks(40, 60)).unwrap();
+    let middle = zswap.swapon(memory(128 << 10).tier("middle", 5)).unwrap();
+    let slow = zswap.swapon(memory(8 * MIB).tier("slow", 0)).unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(|name| zswap.root().mkdir(name).unwrap());
+    let forbid = |memcg: &Memcg, tiers: &[&str]| {
+        tiers.iter().for_each(|tier| memcg.write_file("memory.swap.tiers.max", &format!("{tier} 0")).unwrap());
+    };
+    forbid(&c, &["fast", "slow"]);
+    let of_c = fill(&zswap, &c, 150);
+    write_back_all(&zswap, &c);
+    assert!(zswap.device(middle).unwrap().stats().segments.free <= 1, "the middle one is full");
+    // The oldest pages may only go there.
+    forbid(&a, &["slow"]);
+    let of_a = fill(&zswap, &a, 150);
+    write_back_all(&zswap, &a);
+    let of_b = fill(&zswap, &b, 550);
+    write_back_all(&zswap, &b);
+    let all = zswap.device(fast).unwrap().stats().objects;
+    assert!(live(&zswap, fast) > MIB as u64 / 100 * 60 && live(&zswap, slow) < MIB as u64 / 10);
+    zswap.quiesce();
+    assert!(live(&zswap, fast) <= MIB as u64 / 100 * 40, "{}", live(&zswap, fast));
+    assert!(zswap.device(fast).unwrap().stats().objects < all);
+    // And now nothing of what is there may go.
+    forbid(&b, &["slow", "middle"]);
+    let more = fill(&zswap, &b, 300);
+    write_back_all(&zswap, &b);
+    let before = zswap.device(fast).unwrap().stats();
+    assert!(before.live_bytes > MIB as u64 / 100 * 60);
+    (0..3).for_each(|_| zswap.quiesce());
+    let read = zswap.device(fast).unwrap().stats().read_bytes - before.read_bytes;
+    assert!(read <= 4 * 64 << 10, "{read} bytes were read: only the oldest segments have pages of a");
+    for slots in [of_a, of_b, of_c, more] {
+        check(&zswap, slots);
+    }
+}
+
+#[test]
+fn a_page_that_is_on_its_way_is_not_lost_with_the_place_it_left() {
+    use zspool::swap::Fault;
+    let faulty = || Arc::new(FaultyDevice::new(MemoryDevice::new(8 * MIB, 4096), Plan::none()));
+    let (from, to) = (faulty(), faulty());
+    let zswap = base().build().unwrap();
+    zswap.swapon(DeviceOptions::device(Arc::clone(&from)).tier("fast", 10)).unwrap();
+    zswap.swapon(DeviceOptions::device(Arc::clone(&to)).tier("slow", 0)).unwrap();
+    let slots = fill(&zswap, &zswap.root(), 20);
+    write_back_all(&zswap, &zswap.root());
+    to.replan(Plan::none().at(1, Fault::Hang));
+    std::thread::scope(|scope| {
+        let demoted = scope.spawn(|| zswap.demote(&zswap.root(), "slow", u64::MAX, &Cancel::new()).unwrap());
+        while to.hanging() == 0 {
+            std::thread::yield_now();
+        }
+        // They were read, and are being written; where they were read from breaks.
+        from.replan(Plan::none().down_from(1, libc::EIO));
+        let mut loads: Vec<_> = Vec::new();
+        for slot in slots.iter().take(3) {
+            let zswap = &zswap;
+            loads.push(scope.spawn(move || {
+                let mut back = Page::zeroed();
+                zswap.load(slot, &mut back).map(|()| back[..] == page(slot.0)[..])
+            }));
+        }
+        while from.operations() < 3 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(to.release(), 1);
+        assert_eq!(demoted.join().unwrap().objects, 20);
+        loads.into_iter().for_each(|load| assert!(load.join().unwrap().unwrap()));
+    });
+    assert_eq!(zswap.stats().lost_pages, 0);
+    check(&zswap, slots);
+}
+
+#[test]
+fn a_device_with_tails_too_short_for_a_whole_page_is_cleaned() {
+    let zswap = base().build().unwrap();
+    let number = zswap.swapon(memory(512 << 10).whole_pages(true)).unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    // Fourteen take 15 of the 16 pages of a segment; the eighth segment is kept for cleaning.
+    let slots = fill(&zswap, &vm, 7 * 14);
+    (0..7).for_each(|_| assert!(matches!(zswap.shrink_memcg(&vm, 14), Shrunk::Written(_))));
+    assert_eq!(zswap.device(number).unwrap().stats().objects, 7 * 14);
+    slots.iter().step_by(2).for_each(|slot| assert!(zswap.free(slot)));
+    let more = fill(&zswap, &vm, 30);
+    assert!(matches!(zswap.shrink_memcg(&vm, 14), Shrunk::Written(_)), "{:?}", zswap.device(number).unwrap().stats());
+    check(&zswap, more);
+}

@@ -256,6 +256,36 @@ fn a_refusal_that_says_nothing_about_the_page_loses_nothing() {
     check(&zswap, slots);
 }
 
+#[test]
+fn a_device_of_which_half_is_dead_is_cleaned_for_what_has_to_leave_another() {
+    for demotes in [false, true] {
+        let zswap = base().build().unwrap();
+        let vm = zswap.root().mkdir("vm").unwrap();
+        let two = zswap.swapon(memory(MIB).tier("slow", 0)).unwrap();
+        let store = |n: u64| {
+            let slots = zswap.reserve(n).unwrap();
+            slots.iter().for_each(|slot| _ = zswap.store(slot, &vm, N0, &page(slot.0)).unwrap());
+            while matches!(zswap.shrink_memcg(&vm, 64), Shrunk::Written(_)) {}
+            slots
+        };
+        let there = store(700);
+        there.iter().step_by(2).for_each(|slot| assert!(zswap.free(slot)));
+        let one = zswap.swapon(memory(8 * MIB).tier("fast", 1)).unwrap();
+        let slots = store(250);
+        let stats = zswap.device(two).unwrap().stats();
+        assert!(stats.segments.free <= 3 && stats.reclaimable_bytes > 300_000, "{stats:?}");
+        zswap.set_zswap_max(&vm, 0).unwrap();
+        if demotes {
+            let demoted = zswap.demote(&vm, "slow", u64::MAX, &Cancel::new()).unwrap();
+            assert_eq!(demoted.objects, 250, "{demoted:?}");
+        } else {
+            let report = swapoff(&zswap, one).unwrap();
+            assert_eq!((report.touched, report.to_devices), (250, 250), "{report:?}");
+        }
+        check(&zswap, slots);
+    }
+}
+
 // === under load ===
 
 /// Threads that store, load, dup and free pages of their own slots, each checked, until told to stop. Returns operations done.

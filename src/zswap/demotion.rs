@@ -14,7 +14,7 @@
 use super::core::{Core, Zswap};
 use super::relocate::{Moved, Mover, Route, To};
 use crate::memcg::{Cancel, End, GroupRef, Memcg, ObjcgId, Reclaimed};
-use crate::swap::{Allowed, DeviceRef, SegmentId, TierInfo};
+use crate::swap::{Allowed, DeviceRef, TierInfo};
 use crate::sync::{self, Step};
 use crate::units::TierMask;
 use std::collections::HashSet;
@@ -87,30 +87,31 @@ impl Core {
         let mut demoted = Demoted::default();
         for device in self.devices.iter().filter(|device| device.priority() == above) {
             let route = Route { pool: false, to: To::Others(Allowed::tiers(TierMask::only(tier))), whose: &whose };
-            self.demote_from(&device, route, bytes, stop, &mut demoted);
+            let left = bytes.saturating_sub(demoted.bytes);
+            self.demote_from(&device, route, left, Moved::payload_sent, stop, &mut demoted);
         }
         demoted.is_met = demoted.bytes >= bytes;
         demoted
     }
 
-    /// Move what was written first off a device, until so many bytes have arrived in all.
+    /// Move what was written first off a device, until so many bytes have gone by this measure.
     fn demote_from(
         &self,
         device: &DeviceRef<'_>,
         route: Route<'_>,
         bytes: u64,
+        sent: fn(&Moved) -> u64,
         stop: &dyn Fn() -> bool,
         demoted: &mut Demoted,
     ) {
-        let before = demoted.bytes;
         let mut mover = Mover::new(self, route);
-        let mut after = None;
+        let mut next = device.oldest(None);
         // Segments that are filled meanwhile come last: it ends.
         let mut segments = device.stats().segments.all;
-        while before + mover.moved.payload_bytes < bytes
+        while sent(&mover.moved) < bytes
             && segments > 0
-            && mover.moved.device_refused.is_none()
-            && let Some(id) = next(device, &mut after)
+            && !mover.is_nowhere()
+            && let Some(id) = next
         {
             segments -= 1;
             if stop() {
@@ -120,7 +121,9 @@ impl Core {
             if self.steps.reach(Step::DemotionChose).is_err() {
                 break;
             }
-            mover.segment(device, id, &|moved: &Moved| before + moved.payload_bytes + moved.under_way >= bytes);
+            // While there is something in this one: after an empty one the first of all would be next.
+            next = device.oldest(Some(id)).filter(|&next| next != id);
+            mover.segment(device, id, &|moved: &Moved| sent(moved) >= bytes);
         }
         demoted.bytes += mover.moved.payload_bytes;
         demoted.objects += mover.moved.objects();
@@ -144,20 +147,12 @@ impl Core {
             if tiers.is_empty() {
                 continue;
             }
-            // Blocks are more than payloads, so this is not too much.
             let bytes = stats.live_bytes - percent(low);
             let route = Route { pool: false, to: To::Others(Allowed::tiers(tiers)), whose: &|_| true };
             let mut demoted = Demoted::default();
-            self.demote_from(&device, route, bytes, stop, &mut demoted);
+            self.demote_from(&device, route, bytes, Moved::blocks_sent, stop, &mut demoted);
             moved |= demoted.objects > 0;
         }
         moved
     }
-}
-
-/// The next segment in order of filling.
-fn next(device: &DeviceRef<'_>, after: &mut Option<SegmentId>) -> Option<SegmentId> {
-    let id = device.oldest(*after)?;
-    *after = Some(id);
-    Some(id)
 }

@@ -55,10 +55,11 @@ impl Inflight {
             return;
         }
         let live = u64::from(owner.0) + 1;
-        let found = self
-            .records
-            .iter()
-            .any(|record| record.compare_exchange(live, CANCELLED, Ordering::Relaxed, Ordering::Relaxed).is_ok());
+        // Looked at first: it is one among thousands, and the lock is held.
+        let is_it = |record: &AtomicU64| record.load(Ordering::Relaxed) == live;
+        let cancel =
+            |record: &AtomicU64| record.compare_exchange(live, CANCELLED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let found = self.records.iter().any(|record| is_it(record) && cancel(record));
         debug_assert!(found, "I1: a word with the writeback bit has a live record");
     }
 

@@ -11,14 +11,16 @@
 //!   are not what was written. That it had no time, or the system no memory, says nothing about the page: that is an
 //!   [`Error::Read`] and the slot stays as it is.
 //! - **X2** Only if the slot's word, looked at after the read, is the one that named the place.
-//! - **X3** It is for ever: a lost page does not come back with the device's mood. Loads answer from the word, without I/O; storing to
+//! - **X3** Not while the slot is on its way to another place: its bytes were verified when it set out, so there is a copy in a
+//!   batch, and what becomes of that is waited for.
+//! - **X4** It is for ever: a lost page does not come back with the device's mood. Loads answer from the word, without I/O; storing to
 //!   the slot, or freeing it, ends it; references are counted as before.
 
 use super::Error;
 use super::core::Core;
 use super::flights::Replaced;
 use crate::swap::{self, Content, Loss, Place, SlotWord, Why};
-use crate::sync::{Bug, Step};
+use crate::sync::{Bug, Step, thread::Backoff};
 use crate::units::Slot;
 use std::io;
 
@@ -42,25 +44,29 @@ pub(super) fn loss(place: Place, failure: &swap::Error) -> Option<Loss> {
 
 impl Core {
     /// A read of the place that `word` named for `slot` failed: its error, or `None` when the slot does not hold that any more. No
-    /// allocation.
+    /// allocation. Waits for a flight of the slot, so its caller has none of it.
     ///
     /// # Locks
     /// Cluster, then the device's.
     pub(super) fn unread(&self, slot: Slot, word: SlotWord, place: Place, failure: swap::Error) -> Option<Error> {
-        let Some(mut guard) = self.slots.lock(slot).filter(|guard| guard.word().same_content(word)) else {
-            // Under the planted bug nobody looked.
-            return self.planted.is(Bug::LoadSkipsRevalidation).then_some(Error::Read { slot, source: failure });
+        let mut backoff = Backoff::new();
+        let mut guard = loop {
+            let Some(guard) = self.slots.lock(slot).filter(|guard| guard.word().same_content(word)) else {
+                // Under the planted bug nobody looked.
+                return self.planted.is(Bug::LoadSkipsRevalidation).then_some(Error::Read { slot, source: failure });
+            };
+            if !guard.word().writeback() || loss(place, &failure).is_none() {
+                break guard;
+            }
+            drop(guard);
+            backoff.wait_for_io(); // X3
         };
         self.counters.failed_loads.add(1);
         let Some(loss) = loss(place, &failure) else {
             return Some(Error::Read { slot, source: failure });
         };
-        let owner = guard.owner();
         let lost = SlotWord::new(Content::Lost(loss)).expect("a loss always fits in a word");
         let old = guard.switch(lost);
-        if old.writeback() {
-            self.inflight.cancel(owner); // it was being moved elsewhere
-        }
         let old = Replaced::new(self, &guard, old);
         self.counters.leave(old.word());
         self.counters.enter(lost);

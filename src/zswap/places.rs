@@ -56,6 +56,11 @@ impl<'a> PlaceCharge<'a> {
         self.objcg
     }
 
+    /// How much.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Leave it to the place, whose reverse word names the payer. Under the cluster lock of the slot whose word is about to name
     /// the place, or does from now on.
     pub(super) fn leave_to(self, place: Place) {

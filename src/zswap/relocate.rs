@@ -15,6 +15,8 @@
 //!   from cleaning up.
 //! - **R4** A reverse word whose slot does not name the place belongs to a flight that has not landed, or has to be freed: it is
 //!   counted as busy, and whoever wants the segment empty looks again.
+//! - **R5** Where others have no room they are cleaned, between two looks at a segment: who holds the lease of one device does not
+//!   wait for another's. A tier that has none all the same is left out; a segment of which nothing may go is not read.
 
 use super::WRITEBACK_BATCH;
 use super::core::Core;
@@ -28,7 +30,7 @@ use crate::swap::{
     self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotGuard, SlotWord, Tenant,
 };
 use crate::sync::{self, Bug, Step};
-use crate::units::{PAGE_SIZE, Slot};
+use crate::units::{PAGE_SIZE, Slot, TierMask};
 
 const LANDING: Landing = [Step::PlaceLanding, Step::PlaceSwitched, Step::PlaceFreed];
 
@@ -75,9 +77,11 @@ pub(super) struct Moved {
     /// Payload bytes that were moved,
     pub(super) payload_bytes: u64,
     /// and that are in the batch that is being filled.
-    pub(super) under_way: u64,
-    /// Bytes of the blocks they left.
+    under_way: u64,
+    /// Bytes of the blocks they left,
     pub(super) left_bytes: u64,
+    /// and that those in that batch will leave.
+    leaving_bytes: u64,
     /// Why the pool did not take one, as its limit says.
     pub(super) refused: Option<String>,
     /// Why a device did not.
@@ -92,6 +96,16 @@ impl Moved {
         self.to_pool + self.to_places
     }
 
+    /// Payload bytes that were moved, or are about to be.
+    pub(super) fn payload_sent(&self) -> u64 {
+        self.payload_bytes + self.under_way
+    }
+
+    /// Bytes of the blocks that were left, or are about to be.
+    pub(super) fn blocks_sent(&self) -> u64 {
+        self.left_bytes + self.leaving_bytes
+    }
+
     fn count(&mut self, from: Place, payload: usize) {
         self.payload_bytes += payload as u64;
         self.left_bytes += from.len_bytes() as u64;
@@ -102,6 +116,10 @@ impl Moved {
 pub(super) struct Mover<'a, 'r> {
     core: &'a Core,
     route: Route<'r>,
+    /// Tiers that have not refused a batch so far.
+    roomy: TierMask,
+    /// Tiers that have, in this segment.
+    refused: TierMask,
     batch: Option<Going<'a>>,
     pub(super) moved: Moved,
 }
@@ -150,11 +168,61 @@ impl Opened {
 impl<'a, 'r> Mover<'a, 'r> {
     pub(super) fn new(core: &'a Core, route: Route<'r>) -> Self {
         sync::assert_no_lock_held("moving what lives in a segment");
-        Mover { core, route, batch: None, moved: Moved::default() }
+        Mover { core, route, roomy: TierMask::ALL, refused: TierMask::NONE, batch: None, moved: Moved::default() }
     }
 
-    /// Move what lives in a segment, until `stop` says so, which is asked before each object.
+    /// Move what lives in a segment, until `stop` says so, which is asked before each object. Devices that have no room for it
+    /// are cleaned.
     pub(super) fn segment(&mut self, device: &DeviceRef<'_>, id: SegmentId, stop: &dyn Fn(&Moved) -> bool) {
+        if !self.has_candidates(device, id) {
+            return; // nor is it read
+        }
+        let mut made_room = false;
+        loop {
+            let (objects, stranded) = (self.moved.objects(), self.moved.stranded);
+            self.segment_once(device, id, stop);
+            let refused = std::mem::replace(&mut self.refused, TierMask::NONE);
+            let in_vain = made_room && self.moved.objects() == objects;
+            let To::Others(allowed) = self.route.to else { return };
+            if refused.is_empty() || in_vain || stop(&self.moved) {
+                return;
+            }
+            // Without the lease: who cleans those devices may be about to move objects to this one.
+            let (geometry, to) = (self.core.devices.geometry(), allowed.within(refused).without(device.number()));
+            match self.core.begin_batch(&to, geometry.pages_for(PAGE_SIZE), geometry.batch_pages) {
+                Ok(batch) => drop(batch),
+                Err(_) => return,
+            }
+            made_room = true;
+            // Those are looked at as if for the first time.
+            self.moved.touched -= self.moved.stranded - stranded;
+            self.moved.stranded = stranded;
+            self.moved.device_refused = None;
+            self.roomy = TierMask::from_bits(self.roomy.bits() | refused.bits());
+        }
+    }
+
+    /// Whether no object may go anywhere any more.
+    pub(super) fn is_nowhere(&self) -> bool {
+        match self.route.to {
+            _ if self.route.pool => false,
+            To::Same => false,
+            To::Others(allowed) => allowed.within(self.roomy).is_nowhere(),
+            To::Nowhere => true,
+        }
+    }
+
+    /// Whether there may be an object that is to go, and may go somewhere.
+    fn has_candidates(&self, device: &DeviceRef<'_>, id: SegmentId) -> bool {
+        let To::Others(allowed) = self.route.to else { return true };
+        let may_go = |payer: ObjcgId| {
+            let tiers = self.core.tree.allowed_tiers(payer) & self.roomy;
+            (self.route.whose)(payer) && !allowed.within(tiers).is_nowhere()
+        };
+        self.route.pool || device.objects_of(id).iter().any(|(_, tenant)| may_go(ObjcgId::from_raw(tenant.payer)))
+    }
+
+    fn segment_once(&mut self, device: &DeviceRef<'_>, id: SegmentId, stop: &dyn Fn(&Moved) -> bool) {
         let mut lease = match device.lease_segment() {
             Ok(lease) => lease,
             Err(hung) => {
@@ -177,10 +245,13 @@ impl<'a, 'r> Mover<'a, 'r> {
             return;
         }
         let mut opened = Opened::new();
+        let mut left: usize = objects.iter().map(|(place, _)| usize::from(place.blocks)).sum();
         for (i, &(place, tenant)) in objects.iter().enumerate() {
             if stop(&self.moved) {
                 break;
             }
+            let and_behind = left;
+            left -= usize::from(place.blocks);
             if !(self.route.whose)(ObjcgId::from_raw(tenant.payer)) {
                 self.moved.foreign += 1;
                 continue;
@@ -188,8 +259,7 @@ impl<'a, 'r> Mover<'a, 'r> {
             self.moved.touched += 1;
             let Some(one) = self.look(place, tenant) else { continue };
             if self.open(&one, image.as_mut().map(|image| (image, i)), &mut opened) {
-                let left = objects[i..].iter().map(|(place, _)| usize::from(place.blocks)).sum();
-                self.send(&one, &opened, left);
+                self.send(&one, &opened, and_behind);
             }
         }
         // While the lease is ours: who has it may wait for a write buffer, but nobody waits the other way round.
@@ -324,6 +394,7 @@ impl<'a, 'r> Mover<'a, 'r> {
             going.flights.push(one.place.len_bytes(), flight);
             self.moved.failed = failed.map(|failed| failed.to_string()).or(self.moved.failed.take());
             self.moved.under_way += opened.len as u64;
+            self.moved.leaving_bytes += one.place.len_bytes() as u64;
             return Launched::Off;
         }
     }
@@ -348,7 +419,7 @@ impl<'a, 'r> Mover<'a, 'r> {
                     core.devices.begin_for_cleaning(one.place.device, pages, pages)
                 }
                 To::Others(allowed) => {
-                    let allowed = allowed.within(tiers).without(one.place.device);
+                    let allowed = allowed.within(tiers & self.roomy).without(one.place.device);
                     if allowed.is_nowhere() {
                         return None; // its payer may not go there; others' may
                     }
@@ -362,6 +433,15 @@ impl<'a, 'r> Mover<'a, 'r> {
                 Ok(_) => return None,
                 Err(refused) => {
                     self.moved.device_refused = Some(refused.to_string());
+                    match self.route.to {
+                        // The rest of a segment does not make it free, and takes up what is kept for one.
+                        To::Same => self.route.to = To::Nowhere,
+                        _ => {
+                            let tiers = tiers & self.roomy;
+                            self.roomy = TierMask::from_bits(self.roomy.bits() & !tiers.bits());
+                            self.refused = TierMask::from_bits(self.refused.bits() | tiers.bits());
+                        }
+                    }
                     return None;
                 }
             }
@@ -372,7 +452,7 @@ impl<'a, 'r> Mover<'a, 'r> {
     /// Write what is in the batch, and have it land.
     fn flush(&mut self) {
         let Some(Going { batch, mut flights }) = self.batch.take() else { return };
-        self.moved.under_way = 0;
+        (self.moved.under_way, self.moved.leaving_bytes) = (0, 0);
         if flights.len() == 0 {
             return;
         }

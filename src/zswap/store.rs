@@ -18,7 +18,7 @@ use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::effort::Effort;
 use super::error::Unwritable;
-use super::places::{PlaceCharge, note_refused};
+use super::places::{PlaceCharge, note_refused, place_bytes};
 use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
@@ -370,15 +370,15 @@ impl Core {
         let mut bytes = [0; PAGE_SIZE];
         let bytes = &mut bytes[..payload.bytes.len()];
         bytes.copy_from_slice(payload.bytes);
-        let Ok(charge) = PlaceCharge::take(&self.tree, memcg.objcg()?, bytes.len()) else {
+        let Ok(mut charge) = PlaceCharge::take(&self.tree, memcg.objcg()?, bytes.len()) else {
             note_refused(memcg, true);
             return Err(refuse(Unwritable::SwapMax));
         };
-        let payer = charge.objcg();
-        let pages = self.devices.geometry().pages_for(bytes.len());
-        let label = Label { codec: payload.codec, flags: BlockFlags::of(payload.pattern).bits(), node: node.0 };
+        let packed = Label { codec: payload.codec, flags: BlockFlags::of(payload.pattern).bits(), node: node.0 };
         let (mut allowed, mut failed) = (self.allowed(memcg.group()), None);
         let (place, tenant) = loop {
+            let most = if self.wants_whole_pages(&allowed) { PAGE_SIZE } else { bytes.len() };
+            let pages = self.devices.geometry().pages_for(most);
             let mut batch = match self.begin_batch(&allowed, pages, pages) {
                 Ok(batch) => batch,
                 Err(error) => {
@@ -388,6 +388,25 @@ impl Core {
                     return Err(refuse(failed.unwrap_or(Unwritable::of(&error))));
                 }
             };
+            let mut page = [0; PAGE_SIZE];
+            let (label, bytes) = if batch.device().whole_pages() && bytes.len() < PAGE_SIZE {
+                self.decode(slot, payload.codec, payload.pattern, bytes, &mut page)?;
+                (Label { codec: CodecId::RAW.get(), flags: 0, ..packed }, &page[..])
+            } else {
+                (packed, &bytes[..])
+            };
+            if charge.bytes() != place_bytes(bytes.len()) {
+                // Not both at once: there may be room for one only.
+                drop(charge);
+                charge = match PlaceCharge::take(&self.tree, memcg.objcg()?, bytes.len()) {
+                    Ok(charge) => charge,
+                    Err(_) => {
+                        note_refused(memcg, true);
+                        return Err(refuse(Unwritable::SwapMax));
+                    }
+                };
+            }
+            let payer = charge.objcg();
             // Its number may be another one once it is written: nothing keeps its cluster, which may be empty still if the write
             // fails.
             let mut guard = self.slots.lock_or_make(slot)?;
@@ -408,6 +427,7 @@ impl Core {
         let word = SlotWord::new(Content::Physical(place)).expect("a place always fits in a word");
         let put = self.replace(slot, |owner, _| {
             // While the charge has its reference: afterwards the slot may be emptied by anyone.
+            let payer = charge.objcg();
             self.tree.count(payer, Event::ZswpWb, 1);
             self.tree.count(payer, Event::ZswpWbBytes, bytes.len() as u64);
             if owner != tenant.owner {

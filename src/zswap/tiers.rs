@@ -86,6 +86,11 @@ impl Core {
         !(memcg.tiers() & self.devices.occupied_tiers()).is_empty()
     }
 
+    /// Whether one of these devices wants pages as they are.
+    pub(super) fn wants_whole_pages(&self, allowed: &Allowed) -> bool {
+        self.devices.iter().any(|device| device.whole_pages() && allowed.admits(&device))
+    }
+
     /// The devices that pages of this group may go to.
     pub(super) fn allowed(&self, group: GroupRef) -> Allowed {
         Allowed::tiers(self.tree.group_tiers(group))
@@ -105,7 +110,11 @@ impl Core {
             return write(&Allowed::tiers(first), entries, &mut each);
         }
         let mut different: Vec<TierMask> = Vec::new();
-        masks.iter().for_each(|mask| if !different.contains(mask) { different.push(*mask) });
+        masks.iter().for_each(|mask| {
+            if !different.contains(mask) {
+                different.push(*mask)
+            }
+        });
         different.into_iter().fold(Landed::default(), |sum, mask| {
             let alike: Vec<_> = (0..entries.len()).filter(|&at| masks[at] == mask).collect();
             let some: Vec<_> = alike.iter().map(|&at| entries[at]).collect();

@@ -132,15 +132,8 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
         let mut failed = None;
         self.full = None;
         loop {
-            let (least, most) = self.pages();
-            let begun = core.begin_batch(&allowed, least, most).and_then(|batch| match batch.device().whole_pages() {
-                false => Ok(batch),
-                true => {
-                    drop(batch);
-                    let (least, most) = self.whole_pages();
-                    core.begin_batch(&allowed, least, most)
-                }
-            });
+            let (least, most) = self.pages(&allowed);
+            let begun = core.begin_batch(&allowed, least, most);
             let begun = begun.map_err(|error| failed.unwrap_or(Unwritable::of(&error)));
             let step = core.steps.reach(Step::WritebackBegun);
             let batch = match begun.and_then(|batch| step.map(|()| batch).map_err(|_| Unwritable::DeviceFull)) {
@@ -163,27 +156,23 @@ impl<F: FnMut(usize, u64)> Entries<'_, F> {
 
     /// Pages of devices for the shortest of the entries that are left, and for all of them, as long as they are now. What is asked
     /// for beyond that would be a segment of its own where the tail of another will do.
-    fn pages(&self) -> (usize, usize) {
+    fn pages(&self, allowed: &Allowed) -> (usize, usize) {
         let geometry = self.core.devices.geometry();
+        let whole = self.core.wants_whole_pages(allowed);
         let (mut shortest, mut blocks, mut bytes) = (PAGE_SIZE, 0, self.launched);
         for &(_, owner) in &self.entries[self.next..] {
             if bytes >= self.terms.most_bytes || blocks >= geometry.batch_pages * geometry.blocks_per_page() {
                 break;
             }
             let length = self.core.slots.word(owner).entry().map_or(0, |entry| entry.length);
-            shortest = if length > 0 { shortest.min(length) } else { shortest };
-            blocks += Geometry::blocks_for(length);
+            // What a device gets as it is has to fit there.
+            let there = if whole && length > 0 { PAGE_SIZE } else { length };
+            shortest = if there > 0 { shortest.min(there) } else { shortest };
+            blocks += Geometry::blocks_for(there);
             bytes += length as u64;
         }
         let least = geometry.pages_for(shortest);
         (least, blocks.div_ceil(geometry.blocks_per_page()).max(least))
-    }
-
-    /// The same for a device that wants pages as they are.
-    fn whole_pages(&self) -> (usize, usize) {
-        let geometry = self.core.devices.geometry();
-        let blocks = (self.entries.len() - self.next) * Geometry::blocks_for(PAGE_SIZE);
-        (geometry.pages_for(PAGE_SIZE), blocks.div_ceil(geometry.blocks_per_page()))
     }
 
     /// No device takes what is left.
