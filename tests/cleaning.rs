@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 use support::*;
 use zspool::memcg::{Counter, Memcg};
-use zspool::swap::{AreaStats, Fault, FaultyDevice, MemoryDevice, Plan};
+use zspool::swap::{AreaStats, Fault, FaultyDevice, MemoryDevice, Plan, State};
 use zspool::units::{NodeId, Page, Slot};
 use zspool::zswap::{Builder, Error, Shrunk, Unwritable, Zswap};
 
@@ -57,6 +57,27 @@ fn half_freed(builder: Builder, pages: u64) -> (Zswap, Vec<(Slot, u64)>) {
     let mut random = Random::new(pages);
     held.retain(|&(slot, _)| random.below(2) == 0 || !zswap.free(slot));
     (zswap, held)
+}
+
+#[test]
+fn a_device_that_takes_no_writes_is_not_read_to_be_cleaned() {
+    let (device, builder) = base(40);
+    let (zswap, held) = half_freed(builder, 4000);
+    assert!(area(&zswap).used_bytes > area(&zswap).live_bytes * 3 / 2);
+    let [slot] = [zswap.reserve(1).unwrap().base()];
+    store(&zswap, &zswap.root(), slot, 1).unwrap();
+    device.replan((1..=8).fold(Plan::none(), |plan, k| plan.at(k, Fault::Errno(libc::EIO))));
+    for _ in 0..8 {
+        assert_ne!(zswap.shrink_memcg(&zswap.root(), 1), Shrunk::Written(1));
+    }
+    assert_eq!(zswap.devices()[0].state, State::Retired);
+    let operations = device.operations();
+    let cleaned = zswap.clean(u64::MAX);
+    assert_eq!((cleaned.segments, device.operations()), (0, operations), "it would be read each time, in vain");
+    check(&zswap, &held);
+    zswap.reinstate(0).unwrap();
+    assert!(zswap.clean(u64::MAX).won_bytes > 0);
+    check(&zswap, &held);
 }
 
 #[test]

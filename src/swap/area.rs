@@ -116,7 +116,7 @@ pub struct AreaStats {
     pub punched_bytes: u64,
     /// Bytes whose storage was to be given back and was not, ever: the device cannot, or failed.
     pub unpunched_bytes: u64,
-    /// Bytes of pages that a late write may yet reach.
+    /// Bytes of segments that a late write may yet reach.
     pub quarantined_bytes: u64,
     /// Requests that the device has not answered in time, ever.
     pub timeouts: u64,

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   block  64 bytes                what a place counts in; objects start at any block
-//!   page   64 blocks               what is free or in use, and what is written as a whole
-//!   batch  up to 64 pages          what is written in one request
+//!   page   64 blocks               what is written as a whole
+//!   batch  up to 64 pages          what is written in one request; as many pages as it can have are a segment, which is
+//!                                  what is free or in use
 //!
 //!   | page 0                | page 1                | page 2                |
 //!   +-------+---------+-----+-----+-------+---------+-------+---------------+

@@ -17,7 +17,7 @@
 //! 4. A forked process has none of this: what it would queue, its parent would find.
 //!
 //! Where the kernel refuses (old, forbidden by `io_uring_disabled` or a filter of system calls) there are no rings, and
-//! [`Rings::describe`] says so. One thing at a time costs as much as `pread`; this is for several, and for time-outs.
+//! [`Rings::refusal`] says why. One thing at a time costs as much as `pread`; this is for several, and for time-outs.
 
 use super::device::Request;
 use crate::sync::Deadline;

@@ -14,7 +14,7 @@
 
 use super::core::{Core, Zswap};
 use super::relocate::{Moved, Mover, Route, To};
-use crate::swap::{Allowed, AreaStats, DeviceRef, Outgoing, SegmentId};
+use crate::swap::{Allowed, AreaStats, DeviceRef, Outgoing, SegmentId, State};
 use crate::sync::{self, Step};
 
 /// Segments that are cleaned for one batch, at most. Where 19 bytes in 20 live, each gives a twentieth of one.
@@ -65,7 +65,8 @@ impl Core {
     pub(super) fn clean_until(&self, most_bytes: u64, stop: &dyn Fn() -> bool) -> Cleaned {
         sync::assert_no_lock_held("cleaning");
         let mut cleaned = Cleaned::default();
-        for device in self.devices.iter() {
+        // One that takes no writes would be read, again and again, for objects that have nowhere to go.
+        for device in self.devices.iter().filter(|device| device.state() == State::On) {
             while cleaned.moved_bytes < most_bytes && !stop() && is_sparse(&device.stats()) {
                 if !self.clean_one(&device, &mut cleaned) {
                     break;

@@ -168,20 +168,19 @@ impl Attached {
         self.gate.load(Ordering::Acquire) & WRITERS
     }
 
-    /// A batch was written, or was not. Whether the device was retired for it.
-    pub(super) fn note_written(&self, result: Result<(), &Error>) -> bool {
+    /// A batch was written, or was not; after too many in a row that were not, nothing is written any more.
+    pub(super) fn note_written(&self, result: Result<(), &Error>) {
         // Relaxed: a count that decides when, not whether.
         match result {
             Ok(()) => self.failures.store(0, Ordering::Relaxed),
             Err(error) if is_failure(error) => {
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
                 if self.how.retire_after > 0 && failures >= self.how.retire_after {
-                    return self.gate.fetch_or(RETIRED, Ordering::AcqRel) & RETIRED == 0;
+                    self.gate.fetch_or(RETIRED, Ordering::AcqRel);
                 }
             }
             Err(_) => {}
         }
-        false
     }
 
     /// Promise the bytes of a batch, `most` or fewer, down to `least`; how many (`room`).

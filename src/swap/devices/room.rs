@@ -1,4 +1,4 @@
-//! [`Limits`]: bytes that may be in use on all devices together, and bytes that their file systems keep free.
+//! [`Limit`]: bytes that may be in use on all devices together; [`FileSystem`]: bytes that theirs keep free.
 //!
 //! ```text
 //!   begin   promise the bytes of the batch -> look: used + all promised <= limit?   free - all promised >= floor?
