@@ -193,7 +193,10 @@ fn options_with_values_that_make_no_sense() {
         (&["--pool-limit", "99999999T"], "is too large a size"),
         (&["--memcg-limit", "=5"], "There is no source's name"),
         (&["--memcg-limit", "nobody=5M"], "--memcg-limit names \"nobody\", but the sources are:"),
-        (&["--swapfile", "/nonexistent/x"], "--swapfile needs --swap-size SIZE"),
+        (
+            &["--swapfile", "/nonexistent/x"],
+            "/nonexistent/x has no size: write /nonexistent/x,size=SIZE, or give --swap-size SIZE",
+        ),
         (&["--swap-size", "1M"], "--swap-size needs --swapfile PATH"),
         (&["--max-pages", "0"], "Zero pages would leave nothing to do"),
         (&["--after", "-1"], "unexpected argument"),
