@@ -305,6 +305,12 @@ impl Oracle {
         self.each(|zswap, client| (0..client.slots.len()).for_each(|k| client.store(zswap, k)));
     }
 
+    /// Empty two slots of three, and have storage of devices given back.
+    pub fn thin_out(&mut self) {
+        self.each(|zswap, client| (0..client.slots.len()).filter(|k| k % 3 > 0).for_each(|k| client.free(zswap, k)));
+        self.zswap.quiesce();
+    }
+
     /// So many operations in each thread.
     pub fn churn(&mut self, steps: usize) {
         self.each(|zswap, client| (0..steps).for_each(|_| client.step(zswap)));
