@@ -116,7 +116,7 @@ fn a_newer_page_is_never_lost_to_the_cleaning_of_the_older() {
 }
 
 #[test]
-fn a_reverse_word_that_is_believed_is_seen() {
+fn a_slot_that_is_marked_without_another_look_is_seen() {
     let message =
         catches(|| outcomes_of_long(|| cleaning_vs_free_and_restore(Planted::bug(Bug::MoveTrustsReverseWord))));
     assert!(!message.is_empty(), "{message}");
