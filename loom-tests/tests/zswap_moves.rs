@@ -116,19 +116,17 @@ fn a_newer_page_is_never_lost_to_the_cleaning_of_the_older() {
 }
 
 #[test]
-fn a_reverse_word_that_is_believed_is_seen() {
+fn a_slot_that_is_marked_without_another_look_is_seen() {
     let message =
         catches(|| outcomes_of_long(|| cleaning_vs_free_and_restore(Planted::bug(Bug::MoveTrustsReverseWord))));
-    assert!(!message.is_empty(), "{message}");
-    println!("{message}");
+    assert!(message.contains("newer page"), "{message}");
 }
 
 #[test]
 fn a_move_that_ignores_its_cancelling_is_seen() {
     let message =
         catches(|| outcomes_of_long(|| cleaning_vs_free_and_restore(Planted::bug(Bug::WritebackIgnoresCancel))));
-    assert!(!message.is_empty(), "{message}");
-    println!("{message}");
+    assert!(message.contains("newer page"), "{message}");
 }
 
 // === cleaning against a load (R-38) ===
@@ -219,6 +217,5 @@ fn references_go_along_and_the_last_one_ends_the_move() {
 #[test]
 fn a_demotion_that_ignores_its_cancelling_is_seen() {
     let message = catches(|| outcomes_of_long(|| demotion_vs_references(Planted::bug(Bug::WritebackIgnoresCancel))));
-    assert!(!message.is_empty(), "{message}");
-    println!("{message}");
+    assert!(message.contains("last reference"), "{message}");
 }

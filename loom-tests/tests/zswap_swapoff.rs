@@ -103,8 +103,7 @@ fn a_newer_page_is_never_lost_to_the_removal_of_the_older_ones_device() {
 fn a_promotion_that_does_not_look_again_is_seen() {
     let message =
         catches(|| outcomes_of_long(|| swapoff_vs_free_and_restore(Planted::bug(Bug::PromotionSkipsSecondLook))));
-    assert!(!message.is_empty(), "{message}");
-    println!("{message}");
+    assert!(message.contains("newer page"), "{message}");
 }
 
 // === against a load ===
@@ -130,8 +129,7 @@ fn a_page_is_loadable_at_every_moment_of_the_removal() {
 #[test]
 fn a_device_closed_under_a_load_is_seen() {
     let message = catches(|| outcomes_of_long(|| swapoff_vs_load(Planted::bug(Bug::SeatTakenInUse))));
-    assert!(!message.is_empty(), "{message}");
-    println!("{message}");
+    assert!(message.contains("currently reading from cell"), "{message}");
 }
 
 // === against a writeback to it (R-34) ===
@@ -155,6 +153,5 @@ fn what_is_written_at_the_last_moment_is_moved_too() {
 #[test]
 fn a_batch_that_begins_while_the_device_leaves_is_seen() {
     let message = catches(|| outcomes_of_long(|| swapoff_vs_writeback(Planted::bug(Bug::WriterCountsLate))));
-    assert!(!message.is_empty(), "{message}");
-    println!("{message}");
+    assert!(message.contains("D4"), "{message}");
 }

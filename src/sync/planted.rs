@@ -64,7 +64,7 @@ pub enum Bug {
     LaunchTrustsPick,
     /// A second flight is launched for an entry that is in flight.
     LaunchTwice,
-    /// Who moves what lives in a segment believes a reverse word, and does not look whether its slot names the place.
+    /// Who moves what lives in a segment does not look again, when it marks a slot, whether that still names the place.
     MoveTrustsReverseWord,
     /// Who brings a page into the pool does not look again, under the cluster lock, whether its slot still names the place.
     PromotionSkipsSecondLook,

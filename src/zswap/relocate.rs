@@ -269,7 +269,7 @@ impl<'a, 'r> Mover<'a, 'r> {
     /// See whether the slot of a reverse word names the place, and is not on its way.
     fn look(&mut self, place: Place, tenant: Tenant) -> Option<One> {
         let guard = self.core.slots.lock_owner(tenant.owner);
-        match guard.filter(|guard| self.is_at(guard, place)) {
+        match guard.filter(|guard| names(guard, place)) {
             Some(guard) if guard.word().writeback() => self.moved.busy += 1,
             Some(guard) => return Some(One { place, tenant, slot: guard.slot(), word: guard.word() }),
             // Freed meanwhile, or not named yet.
@@ -279,11 +279,6 @@ impl<'a, 'r> Mover<'a, 'r> {
             None => self.moved.gone += 1,
         }
         None
-    }
-
-    /// Whether the slot's word names the place.
-    fn is_at(&self, guard: &SlotGuard<'_>, place: Place) -> bool {
-        names(guard, place) || self.core.planted.is(Bug::MoveTrustsReverseWord) && !guard.word().is_empty()
     }
 
     /// Verify the object. False when that is its end here.
@@ -345,8 +340,9 @@ impl<'a, 'r> Mover<'a, 'r> {
                 self.flush();
                 continue;
             }
-            let Some(mut guard) = core.slots.lock_owner(one.tenant.owner).filter(|guard| names(guard, one.place))
-            else {
+            let trusting = core.planted.is(Bug::MoveTrustsReverseWord);
+            let at_place = |guard: &SlotGuard<'_>| names(guard, one.place) || trusting && !guard.word().is_empty();
+            let Some(mut guard) = core.slots.lock_owner(one.tenant.owner).filter(at_place) else {
                 return Launched::Overtaken;
             };
             if guard.word().writeback() {
