@@ -20,7 +20,7 @@
 use super::device::{Device, Request};
 use super::fileio::FileIo;
 use super::header::{Header, SWAPFILE_HEADER_BYTES};
-use super::opening::{check_size, kind_of, look, ours, refused, usable};
+use super::opening::{check_size, kind_of, look, once_released, ours, refused, usable};
 use super::queue::{self, Queue};
 use super::{Error, syscalls};
 use crate::sync::Deadline;
@@ -109,7 +109,8 @@ impl BlockOptions {
         let mut options = File::options();
         // O_NONBLOCK: opening does not wait for a medium, or for who may have taken the device's place.
         options.read(true).write(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC | libc::O_NONBLOCK);
-        let mut file = options.open(&path).map_err(|e| match e.raw_os_error() {
+        let is_taken = |refusal: &io::Error| refusal.raw_os_error() == Some(libc::EBUSY);
+        let mut file = once_released(|| options.open(&path), is_taken).map_err(|e| match e.raw_os_error() {
             Some(libc::EBUSY) => Error::Busy { path: path.clone() },
             _ => refused(&path, "to open", e),
         })?;

@@ -5,11 +5,13 @@
 use super::Error;
 use super::geometry::{BLOCK_BYTES, MAX_BATCH_PAGES, MAX_DEVICE_BYTES};
 use super::header::{Header, SWAPFILE_HEADER_BYTES, Unfit, VERSION};
+use crate::sync::thread;
 use crate::units::PAGE_SIZE;
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 /// Fewest bytes of a swap device: the header and two segments.
 pub(super) const LEAST_BYTES: u64 = SWAPFILE_HEADER_BYTES + 2 * (MAX_BATCH_PAGES * PAGE_SIZE) as u64;
@@ -135,4 +137,23 @@ pub(super) fn ours(path: &Path, first: &[u8], foreign: impl FnOnce() -> Error) -
             Err(Error::Units { path, found_page, found_block, page: PAGE_SIZE as u32, block: BLOCK_BYTES as u32 })
         }
     }
+}
+
+/// How long a lock may outlive its owner, in steps of [`STEP`]: the kernel takes the rings of a killed process down after the process
+/// is gone, and they hold the file. On a busy machine 300 ms were seen.
+const PATIENCE_STEPS: u32 = 100;
+const STEP: Duration = Duration::from_millis(10);
+
+/// `take`, again and again while `is_taken` says of its refusal that somebody else has the file, for as long as a dead owner may.
+pub(super) fn once_released<T, E>(
+    mut take: impl FnMut() -> Result<T, E>,
+    is_taken: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    for _ in 0..PATIENCE_STEPS {
+        match take() {
+            Err(refusal) if is_taken(&refusal) => thread::sleep(STEP),
+            result => return result,
+        }
+    }
+    take()
 }

@@ -29,7 +29,7 @@
 use super::device::{Device, Op, Request};
 use super::fileio::FileIo;
 use super::header::Header;
-use super::opening::{MODE, check_size, look, names, open_file, ours, refused, usable};
+use super::opening::{MODE, check_size, look, names, once_released, open_file, ours, refused, usable};
 use super::queue::{self, Queue};
 use super::{Error, syscalls};
 use crate::sync::Deadline;
@@ -172,7 +172,7 @@ impl Options {
         for _ in 0..ATTEMPTS {
             let Some((file, created)) = open_file(&path)? else { continue };
             // Nothing that is seen of an unlocked file is sure to last, so the lock comes before the look.
-            match file.try_lock() {
+            match once_released(|| file.try_lock(), |refusal| matches!(refusal, TryLockError::WouldBlock)) {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(Error::Locked { path }),
                 Err(TryLockError::Error(source)) => return Err(refused(&path, "to lock", source)),
