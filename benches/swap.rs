@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Usage: `cargo bench --bench swap [-- --quick] [-- --writeback | --readback | --swapoff | --cleaning | --metadata] [--dir FOLDER]
-//! [--json FILE]`.
+//! [--json FILE] [--rounds N]`.
 //! Sections can be named together. Pages are made here; with `ZSPOOL_PAGES=FOLDER` those of its `*.pages` files are taken
 //! instead. Files are made in `--dir` (default: cargo's target folder), read and written past the page cache, and removed.
 //!
@@ -57,12 +57,16 @@ fn main() {
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let value = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;
-        Some(arguments.get(at + 1).unwrap_or_else(|| panic!("{name} wants a path after it")))
+        Some(arguments.get(at + 1).unwrap_or_else(|| panic!("{name} wants something after it")))
     };
     let dir = value("--dir").map_or(env!("CARGO_TARGET_TMPDIR"), String::as_str).into();
     // `cargo bench` says `--bench`; whoever runs this otherwise (a test of all targets) wants to see that it works.
     let quick = has("--quick") || !has("--bench");
-    let scale = if quick { Scale { pages: 2048, rounds: 2, dir } } else { Scale { pages: 16_384, rounds: 15, dir } };
+    let mut scale =
+        if quick { Scale { pages: 2048, rounds: 2, dir } } else { Scale { pages: 16_384, rounds: 15, dir } };
+    if let Some(rounds) = value("--rounds") {
+        scale.rounds = rounds.parse().unwrap_or_else(|_| panic!("--rounds wants a number, not {rounds:?}"));
+    }
     let wanted = |section: &str| has(section) || !SECTIONS.iter().any(|section| has(section));
     let pages = pages(&scale);
     let mut tables: Vec<Table> = vec![];

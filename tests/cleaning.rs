@@ -20,7 +20,7 @@ fn base(segments: usize) -> (Arc<FaultyDevice<MemoryDevice>>, Builder) {
 
 /// Pages of 200 to 3000 bytes; every 50th does not shrink.
 fn page(number: u64) -> Page {
-    if number % 50 == 0 {
+    if number.is_multiple_of(50) {
         page_of(Kind::Random, number)
     } else {
         compressible(number, 200 + number as usize * 37 % 2800)
@@ -131,7 +131,7 @@ fn pages_are_loaded_freed_and_replaced_while_their_segments_are_cleaned() {
             let (slot, _) = mine[k];
             match round % 3 {
                 0 => assert!(zswap.free(slot)),
-                _ => drop(zswap.load(slot, &mut Page::zeroed()).unwrap()),
+                _ => zswap.load(slot, &mut Page::zeroed()).unwrap(),
             }
             store(&zswap, &zswap.root(), slot, 1_000_000 + round).unwrap();
             mine[k].1 = 1_000_000 + round;

@@ -122,18 +122,30 @@ fn seeds_of_the_swap_table_reach_what_they_are_for() {
             "batches a device failed",
             "devices beside others",
             "devices reinstated",
+            "devices taken off",
             "devices that hang",
+            "objects moved by cleaning",
+            "objects moved by swapoff",
+            "objects moved by swapoff to other devices",
+            "objects moved to another tier",
             "operations done during a request",
+            "pages lost",
             "pages on devices at the end",
             "pages written back or through",
             "pages written through",
             "reads that may be tried again",
             "requests that were answered late",
+            "requests to a tier that were met",
             "retired devices",
-            "slots with more references than a word holds",
+            "segments cleaned",
             "slots freed or replaced during their write",
+            "slots of the instance's choice",
+            "slots with more references than a word holds",
             "stores refused for a memcg's limit",
             "stores refused for the pool limit",
+            "swapoffs cancelled",
+            "swapoffs that a fault stopped",
+            "swapoffs without room",
             "tiers in use beside others",
         ],
     );
@@ -298,4 +310,24 @@ fn a_store_refused_for_want_of_swap_does_not_try_every_entry_many_times() {
     assert!(store(refused).is_err());
     let tries = vm.events(MemcgEvent::SwapMax) - before;
     assert!((1..=80).contains(&tries), "{tries} entries were refused a place for one store");
+}
+
+/// A page that goes straight to a device has its cluster made before it is written. The write failed, so the cluster held nothing, and
+/// was on no list of those that are taken back.
+#[test]
+fn a_cluster_made_for_a_write_that_failed_is_taken_back() {
+    use swap_table_ops::{Disk, Op, Run};
+    let none = Disk { segments: 0, tier: 0, retire_after: 0, most: 0 };
+    let page = PageOf::Mixed { random: 3000, seed: 1 };
+    let ops = vec![
+        Op::Limit { memcg: 1, bytes: Some(0) },
+        Op::FailAt { device: 0, k: 0, how: How::Eio },
+        Op::Store { slot: 70, memcg: 1, page },
+        Op::Check,
+    ];
+    let disk = Disk { segments: 4, ..none };
+    let run =
+        Run { pool_frames: 64, devices: [disk, none], new_is_referenced: false, encryption: true, ops: List(ops) };
+    let reached = swap_table_ops::run(run);
+    assert_eq!(reached.get("batches a device failed"), 1, "{reached}");
 }

@@ -89,7 +89,7 @@ impl Mix {
     fn of(self, k: u64) -> What {
         match self {
             Mix::All(kind) => kind,
-            Mix::HalfAndHalf if k % 2 == 0 => What::Compressed,
+            Mix::HalfAndHalf if k.is_multiple_of(2) => What::Compressed,
             Mix::HalfAndHalf => What::OnDevice,
         }
     }

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Random, rest_of_device};
-use zspool::swap::{Device, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Plan, Request};
+use zspool::memcg::Cancel;
+use zspool::swap::{Device, DeviceOptions, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Plan, Request};
 use zspool::zswap::Zswap;
 
 /// Faults to be met in all.
@@ -124,31 +125,38 @@ impl Device for Split {
     rest_of_device!(faulty);
 }
 
-const DEVICE_BYTES: usize = 96 * 4096;
+const DEVICE_BYTES: usize = 384 * 4096;
 const SLOTS: u64 = 96;
 const STEPS: usize = 500;
 
 /// The client's work comes in so many parts, between which hung requests are let go.
 const PARTS: usize = 10;
 
+/// An instance with the device, and in every third round a healthy one of a lower tier.
 fn instance(device: Arc<Split>, random: &mut Random) -> Zswap {
+    let faulty = DeviceOptions::device(device).tier("faulty", 1).retire_after(8 * random.below(2) as u32);
+    let spare = MemoryDevice::new(DEVICE_BYTES, 4096);
     let geometry = Geometry {
         batch_pages: [4, 8, 16][random.below(3) as usize],
         write_buffers: 2,
         read_buffers: 2,
         ..Geometry::default()
     };
-    Zswap::builder()
+    let builder = Zswap::builder()
         .pool_limit((8 + random.below(16)) * 4096)
         .warm_frames(2)
         .slots_in_use(1 << 16)
         .address_space(16 << 20)
         .compressing_threads(2)
+        .scan(8, 2) // small batches: more of them
         .worker(random.below(2) == 0)
         .device_geometry(geometry)
-        .device(device)
-        .build()
-        .unwrap()
+        .swap(faulty);
+    let builder = match random.below(3) {
+        0 => builder.swap(DeviceOptions::device(spare).tier("spare", 0)),
+        _ => builder,
+    };
+    builder.build().unwrap()
 }
 
 /// A round; the faults that were met.
@@ -170,14 +178,29 @@ fn round(trouble: Trouble, seed: u64, cost: Cost) -> u64 {
         for _ in 0..PARTS {
             oracle.churn(STEPS / threads as usize / PARTS);
             // What hangs is done late, and what it held is used again.
-            device.faulty.release();
-            oracle.zswap.quiesce();
+            if device.faulty.release() > 0 {
+                oracle.zswap.quiesce();
+            }
         }
         met += device.faulty.faults();
         // Well again: what was lost is known by its error, and stays so.
         device.faulty.replan(Plan::none());
+        if trouble == Trouble::Hangs {
+            oracle.zswap.quiesce(); // whatever the worker has begun hangs by now
+            device.faulty.release();
+            oracle.zswap.quiesce();
+        }
         oracle.verify(cost);
         oracle.settle();
+    }
+    // Now and then the device is taken off for another one.
+    if random.below(4) == 0 {
+        let fresh = DeviceOptions::device(MemoryDevice::new(2 * DEVICE_BYTES, 4096)).tier("fresh", 2);
+        oracle.zswap.swapon(fresh).expect("a new tier");
+        let number = oracle.zswap.devices().iter().find(|row| row.tier == "faulty").expect("it is on").number;
+        let report = oracle.zswap.swapoff(number, &Cancel::new(), |_| {}).expect("there is room on the other one");
+        assert_eq!(report.lost, 0, "{}: {report:?}", oracle.title);
+        oracle.verify(Cost::Nothing);
     }
     oracle.churn(STEPS / threads as usize);
     oracle.verify(Cost::Nothing);

@@ -611,7 +611,7 @@ fn child_dies_with_a_file_without_a_name() {
     let area = area_on(SwapFile::options().unnamed(&folder).size(4 * MIB).open().unwrap());
     assert!(fill(&area, &mut 0).0.len() > 100);
     // SAFETY: ends this process, at once.
-    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    unsafe { libc::raise(libc::SIGKILL) };
 }
 
 #[test]

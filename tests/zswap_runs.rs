@@ -63,7 +63,7 @@ fn runs_mix_pages_of_all_kinds_and_cross_clusters() {
     let slots = zswap.reserve(2048).unwrap();
     let first = slots.get(490).unwrap();
     let same = |k: u64| page_of(Kind::SmallPattern, k / 40);
-    let mixed = |k: u64| if k / 10 % 2 == 0 { same(k) } else { any_page(k) };
+    let mixed = |k: u64| if (k / 10).is_multiple_of(2) { same(k) } else { any_page(k) };
     for (round, make) in [&mixed as &dyn Fn(u64) -> Page, &same, &|k| any_page(k + 7), &mixed].into_iter().enumerate() {
         let run = pages(0, 300, make);
         assert!(matches!(zswap.store_run(first, &zswap.root(), N0, &run), (300, Ok(()))));

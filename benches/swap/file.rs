@@ -129,7 +129,7 @@ impl Plain {
         let file = open(libc::O_DIRECT).or_else(|_| open(0));
         let file = file.unwrap_or_else(|error| panic!("{} cannot be opened: {error}", path.display()));
         let mut buffer = IoBuffer::new(MOST);
-        buffer.iter_mut().enumerate().for_each(|(k, byte)| *byte = (k * 31 >> 3) as u8);
+        buffer.iter_mut().enumerate().for_each(|(k, byte)| *byte = ((k * 31) >> 3) as u8);
         Plain { file, buffer, path: path.to_owned() }
     }
 

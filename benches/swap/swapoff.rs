@@ -102,8 +102,8 @@ fn round(shape: &Shape, pages: &[Page], scale: &Scale) -> Round {
     let vm = zswap.root().mkdir("vm").expect("a fresh name");
     let held = pages.len() / shape.one_in;
     let slots = zswap.reserve(held as u64).expect("slots without end");
-    for k in 0..held {
-        zswap.store(slots.base() + k as u64, &vm, NodeId(0), &pages[k]).expect("there is room");
+    for (k, page) in pages[..held].iter().enumerate() {
+        zswap.store(slots.base() + k as u64, &vm, NodeId(0), page).expect("there is room");
     }
     let _ = vm.write_file("memory.reclaim", "1T source=zswap");
     assert_eq!(zswap.stats().physical_pages, held as u64);
@@ -118,13 +118,10 @@ fn round(shape: &Shape, pages: &[Page], scale: &Scale) -> Round {
     let (stop, others) = (AtomicBool::new(false), Others::watch());
     let (mut seconds, mut report, mut operations) = (0.0, None, 0);
     std::thread::scope(|scope| {
-        let work = |thread: usize| {
-            let mine = (thread * held / THREADS, (thread + 1) * held / THREADS);
-            (0..shape.threads).contains(&thread).then(|| Client { zswap: &zswap, pages, slots, mine })
-        };
         let threads: Vec<_> = (0..shape.threads)
-            .filter_map(work)
-            .map(|client| {
+            .map(|thread| {
+                let mine = (thread * held / THREADS, (thread + 1) * held / THREADS);
+                let client = Client { zswap: &zswap, pages, slots, mine };
                 let (stop, vm) = (&stop, &vm);
                 scope.spawn(move || client.work(vm, stop))
             })
@@ -139,9 +136,9 @@ fn round(shape: &Shape, pages: &[Page], scale: &Scale) -> Round {
     assert!(zswap.devices().iter().all(|device| device.number != leaving), "it is off");
     if shape.threads == 0 {
         let mut back = Page::zeroed();
-        for k in 0..held {
+        for (k, page) in pages[..held].iter().enumerate() {
             zswap.load(slots.base() + k as u64, &mut back).expect("it was moved");
-            assert!(back[..] == pages[k][..], "page {k} came back different");
+            assert!(back[..] == page[..], "page {k} came back different");
         }
     }
     Round { seconds, report: report.expect("it was run"), operations, others }

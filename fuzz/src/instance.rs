@@ -41,6 +41,7 @@ pub fn builder(pool_frames: u8, nodes: u8, capacity: u8) -> Builder {
         // The device looks into what is written, to see whose it is, and lists run alike; `swapfile_bytes` has the encrypted form.
         .encryption(false)
         .worker(false)
+        .encryption(false) // the meddler looks for slots in what is written
 }
 
 impl Instance {

@@ -188,13 +188,20 @@ impl Meddler {
         let Some((zswap, slots)) = self.instance.get().and_then(|(weak, slots)| Some((weak.upgrade()?, slots))) else {
             return;
         };
-        // A batch that finds all room in the hands of other batches waits for them, and this thread is in the middle of one: what may
-        // write is left out where room is scarce.
-        let need = 2 * zswap.stats().pool.payload_bytes + 3 * SEGMENT_BYTES;
-        let roomy = zswap.devices().iter().all(|row| row.area.segments.free * SEGMENT_BYTES >= need);
+        // A batch that finds all room in the hands of other batches waits for them, and who cleans waits for other cleaners; this
+        // thread may be in the middle of either. What may write is left out where room is scarce or something could be cleaned.
+        let roomy = || {
+            let need = 2 * zswap.stats().pool.payload_bytes + 3 * SEGMENT_BYTES;
+            let mut rows = zswap.devices().into_iter().map(|row| row.area);
+            rows.all(|area| area.segments.free * SEGMENT_BYTES >= need && area.reclaimable_bytes == 0)
+        };
         let at = |slot: u8| slots.get(u64::from(slot) * STRIDE).unwrap();
         for op in todo {
-            if !roomy && matches!(op, Meanwhile::Store { .. } | Meanwhile::Limit { .. } | Meanwhile::Shrink { .. }) {
+            let writes = matches!(
+                op,
+                Meanwhile::Store { .. } | Meanwhile::Limit { .. } | Meanwhile::Shrink { .. } | Meanwhile::Reap
+            );
+            if writes && !roomy() {
                 continue;
             }
             let n = |memcg: u8| memcg as usize % memcgs.len();

@@ -35,7 +35,7 @@ use zspool::units::Owner;
 const DEVICE_BYTES: usize = 64 << 10;
 
 /// The seed of checksums, which the forger knows.
-const SEED: u64 = 0x5eed_0f_a11;
+const SEED: u64 = 0x0005_eed0_fa11;
 
 /// Two devices, and what is done to them.
 #[derive(Arbitrary, Clone, Debug)]

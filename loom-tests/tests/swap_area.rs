@@ -7,7 +7,7 @@
 use loom::sync::Arc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use zspool::swap::{Area, Error, Geometry, Label, MemoryDevice, Place, SegmentId, Tenant};
+use zspool::swap::{Area, Error, Geometry, Label, MemoryDevice, Place, Protection, SegmentId, Tenant};
 use zspool::sync::{Bug, Planted};
 use zspool::units::Owner;
 
@@ -17,13 +17,13 @@ const TINY: Geometry = Geometry { page_bytes: 128, batch_pages: 1, max_payload: 
 /// An area of segments of one page each.
 fn area(segments: usize, planted: Planted) -> Arc<Area> {
     let device = MemoryDevice::new(segments * 128, 128);
-    Arc::new(Area::with_planted(Box::new(device), 0, TINY, 1, planted).unwrap())
+    Arc::new(Area::with_planted(Box::new(device), 0, TINY, Protection::Checksum(1), planted).unwrap())
 }
 
 /// Two segments of two pages.
 fn two_pages(planted: Planted) -> Arc<Area> {
     let (device, geometry) = (MemoryDevice::new(4 * 128, 128), Geometry { batch_pages: 2, write_buffers: 2, ..TINY });
-    Arc::new(Area::with_planted(Box::new(device), 0, geometry, 1, planted).unwrap())
+    Arc::new(Area::with_planted(Box::new(device), 0, geometry, Protection::Checksum(1), planted).unwrap())
 }
 
 const TENANT: Tenant = Tenant { owner: Owner(0), payer: 1 };

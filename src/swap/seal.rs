@@ -89,3 +89,40 @@ impl fmt::Display for Protection {
         }
     }
 }
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::super::key::NONCES;
+    use super::super::{Area, Geometry, Label, MemoryDevice, Place, Tenant};
+    use super::*;
+    use crate::units::Owner;
+
+    #[test]
+    fn when_nonces_run_out_batches_are_refused_on_all_devices_and_what_is_there_is_read() {
+        let key = Key::new(Cipher::fastest()).unwrap().used(NONCES - 2);
+        let protection = Protection::Sealed(Arc::new(key));
+        let [one, other] = [0, 1].map(|number| {
+            let device = Box::new(MemoryDevice::new(1 << 20, 4096));
+            Area::with_protection(device, number, Geometry::default(), protection.clone()).unwrap()
+        });
+        let (mut first, mut second) = (one.begin(1).unwrap(), other.begin(1).unwrap());
+        let tenant = Tenant { owner: Owner(1), payer: 1 };
+        let places: Vec<Place> = (0..4)
+            .map(|slot| {
+                let batch = if slot % 2 == 0 { &mut first } else { &mut second };
+                batch.push(slot, Label::default(), tenant, 5, |bytes| bytes.copy_from_slice(b"hello")).unwrap()
+            })
+            .collect();
+        for area in [&one, &other] {
+            assert!(matches!(area.begin(1), Err(Error::NoncesExhausted { sealed: NONCES })));
+        }
+        first.write().unwrap();
+        second.write().unwrap();
+        for (slot, &place) in places.iter().enumerate() {
+            let area = if slot % 2 == 0 { &one } else { &other };
+            assert_eq!(area.read(place, slot as u64, |object| object.bytes.to_vec()).unwrap(), b"hello");
+            _ = area.free(place);
+        }
+        one.assert_valid();
+    }
+}

@@ -51,7 +51,7 @@ fn make(number: u64) -> Page {
         x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         *byte = (x >> 56) as u8;
     }
-    if number % 7 == 0 {
+    if number.is_multiple_of(7) {
         let word: [u8; 8] = page[..8].try_into().unwrap();
         page.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&word));
     }

@@ -134,7 +134,10 @@ impl Unwritable {
     pub(super) fn of(error: &swap::Error) -> Self {
         match error {
             swap::Error::NoDevice => Unwritable::NoDevice,
-            swap::Error::Shut | swap::Error::Hung { .. } => Unwritable::Shut,
+            swap::Error::Shut
+            | swap::Error::Hung { .. }
+            | swap::Error::Forked
+            | swap::Error::NoncesExhausted { .. } => Unwritable::Shut,
             _ => Unwritable::DeviceFull,
         }
     }

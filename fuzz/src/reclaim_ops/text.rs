@@ -222,9 +222,7 @@ impl Name {
         match self {
             Name::Short(n) => format!("m{}", n % 8),
             Name::Raw(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Name::File(n) => {
-                super::expect::FILES[super::expect::which_file(n)].0.to_owned()
-            }
+            Name::File(n) => super::expect::FILES[super::expect::which_file(n)].0.to_owned(),
             Name::Long(n) => "n".repeat(250 + usize::from(n % 10)),
             Name::Dots(n) => ".".repeat(usize::from(n % 4)),
         }

@@ -23,6 +23,7 @@ use super::list::List;
 use super::meddler::{How, Meanwhile, slot};
 use super::page::PageOf;
 use super::reached::Reached;
+use super::reclaim_ops::text::seldom;
 use arbitrary::Arbitrary;
 use model::Model;
 
@@ -35,6 +36,8 @@ pub struct Run {
     pub devices: [Disk; 2],
     /// A page just stored is passed over once.
     pub new_is_referenced: bool,
+    /// What lies on devices is sealed.
+    pub encryption: bool,
     /// What is done.
     pub ops: List<Op>,
 }
@@ -161,6 +164,27 @@ pub enum Op {
     },
     Swapon {
         disk: Disk,
+    },
+    /// Cancelled after so many segments.
+    Swapoff {
+        device: u8,
+        #[arbitrary(with = seldom)]
+        cancel: Option<u8>,
+    },
+    Clean {
+        kib: u8,
+    },
+    Demote {
+        memcg: u8,
+        tier: u8,
+        kib: u8,
+    },
+    /// The same through `memory.reclaim`.
+    ReclaimTo {
+        memcg: u8,
+        tier: u8,
+        kib: u8,
+        zswap: bool,
     },
     Reinstate {
         device: u8,

@@ -7,10 +7,10 @@ use super::super::reached::Reached;
 use super::{Disk, Op, Run};
 use std::collections::HashMap;
 use std::sync::Arc;
-use zspool::memcg::{Counter, Event, Memcg};
+use zspool::memcg::{Cancel, Counter, Event, Memcg};
 use zspool::swap::{BLOCK_BYTES, DeviceOptions, Fault, Plan, State};
 use zspool::units::{NodeId, Page, Slot, SlotRange};
-use zspool::zswap::{Error, Installed, Stored, Taken, Zswap};
+use zspool::zswap::{Error, Installed, Stored, SwapoffError, Taken, Zswap};
 
 const N0: NodeId = NodeId(0);
 
@@ -59,7 +59,9 @@ pub struct Model {
 impl Model {
     /// The instance that the run describes.
     pub fn new(run: &Run) -> Self {
-        let builder = instance::builder(run.pool_frames, 0, 0).new_is_referenced(run.new_is_referenced);
+        let builder = instance::builder(run.pool_frames, 0, 0)
+            .new_is_referenced(run.new_is_referenced)
+            .encryption(run.encryption);
         let zswap = Arc::new(builder.build().unwrap());
         let slots = zswap.reserve(u64::from(SLOTS) * STRIDE).unwrap();
         let runs = zswap.reserve((RUN_AT + RUN_SLOTS) as u64).unwrap();
@@ -351,6 +353,49 @@ impl Model {
         self.reached.note("devices beside others", self.devices.len() > 1);
     }
 
+    fn swapoff(&mut self, device: u8, after: Option<u8>) {
+        let Some(number) = self.attached(device).map(|attached| attached.number) else { return };
+        let (cancel, mut calls) = (Cancel::new(), 0);
+        let before = self.zswap.devices().iter().find(|row| row.number == number).expect("it is on").area.objects;
+        let undisturbed = !self.faulty && !self.meddling;
+        let result = self.zswap.swapoff(number, &cancel, |progress| {
+            assert_eq!(progress.device, number);
+            if after == Some(calls) {
+                cancel.cancel();
+            }
+            calls = calls.saturating_add(1);
+        });
+        self.catch_up(None);
+        let left = self.zswap.devices().iter().find(|row| row.number == number).map(|row| row.area.objects);
+        match result {
+            Ok(report) => {
+                assert_eq!(left, None, "5: device {number} is gone");
+                assert!(report.lost == 0 || self.faulty, "1: swapoff lost pages without a fault: {report:?}");
+                if undisturbed {
+                    let moved = report.to_pool + report.to_devices;
+                    assert_eq!((moved, report.touched), (before, before), "5: {report:?}");
+                }
+                self.devices.retain(|attached| attached.number != number);
+                self.reached.add("devices taken off", 1);
+                self.reached.add("objects moved by swapoff", report.to_pool + report.to_devices);
+                self.reached.add("objects moved by swapoff to other devices", report.to_devices);
+                return;
+            }
+            Err(SwapoffError::Cancelled { .. }) => {
+                assert!(after.is_some(), "5: nobody cancelled it");
+                self.reached.add("swapoffs cancelled", 1);
+            }
+            Err(SwapoffError::NoRoom { .. }) => self.reached.add("swapoffs without room", 1),
+            Err(error @ (SwapoffError::Unreadable { .. } | SwapoffError::Device(_))) => {
+                assert!(self.faulty, "5: swapoff without a fault: {error}");
+                self.reached.add("swapoffs that a fault stopped", 1);
+            }
+            Err(error) => panic!("5: swapoff: {error}"),
+        }
+        assert!(left.is_some_and(|left| left > 0 || self.faulty), "5: device {number} is on, and has {left:?} objects");
+        assert_ne!(self.state(number), State::Draining, "5: device {number} is used again");
+    }
+
     // === operations ===
 
     /// Do it, and look at the limits.
@@ -358,13 +403,13 @@ impl Model {
         let swap: Vec<(Memcg, u64)> =
             self.memcgs.iter().map(|memcg| (memcg.clone(), memcg.current(Counter::Swap))).collect();
         let meddling = self.meddling;
-        let forbidden = self.written_to_forbidden_tiers();
+        let forbidden = self.objects_on_forbidden_tiers();
         self.act(op);
         self.catch_up(None);
-        for (number, written) in self.written_to_forbidden_tiers() {
+        for (number, now) in self.objects_on_forbidden_tiers() {
             let before = forbidden.iter().find(|(before, _)| *before == number);
-            let kept = before.is_none_or(|&(_, before)| before == written);
-            assert!(kept, "4: device {number} was written to, and its tier is forbidden");
+            let kept = before.is_none_or(|&(_, before)| now <= before);
+            assert!(kept, "4: device {number} has {now} objects, more than {before:?}, and its tier is forbidden");
         }
         for (memcg, before) in swap {
             let (now, max) = (memcg.current(Counter::Swap), memcg.max(Counter::Swap));
@@ -427,6 +472,31 @@ impl Model {
                 }
             }
             Op::Swapon { disk } => self.swapon(disk),
+            Op::Swapoff { device, cancel } => self.swapoff(device, cancel),
+            Op::Clean { kib } => {
+                let cleaned = self.zswap.clean(u64::from(kib) << 10);
+                assert!(cleaned.lost == 0 || self.faulty, "1: cleaning lost pages without a fault: {cleaned:?}");
+                self.reached.add("segments cleaned", cleaned.segments);
+                self.reached.add("objects moved by cleaning", cleaned.objects);
+            }
+            Op::Demote { memcg, tier, kib } => {
+                let name = format!("t{}", tier % 3);
+                let known = self.zswap.tree().tiers().iter().any(|tier| tier.name == name);
+                let memcg = self.memcg(memcg).clone();
+                match self.zswap.demote(&memcg, &name, u64::from(kib) << 10, &Cancel::new()) {
+                    Ok(demoted) => {
+                        assert!(known);
+                        self.reached.add("objects moved to another tier", demoted.objects);
+                    }
+                    Err(error) => assert!(!known || self.meddling, "{error}"),
+                }
+            }
+            Op::ReclaimTo { memcg, tier, kib, zswap } => {
+                let source = if zswap { " source=zswap" } else { "" };
+                let text = format!("{kib}K{source} to=t{}", tier % 3);
+                let met = self.memcg(memcg).clone().write_file("memory.reclaim", &text).is_ok();
+                self.reached.note("requests to a tier that were met", met && kib > 0);
+            }
             Op::Reinstate { device } => {
                 if let Some(number) = self.attached(device).map(|attached| attached.number) {
                     let was = self.state(number);
@@ -473,12 +543,12 @@ impl Model {
         }
     }
 
-    /// Bytes that were written so far to devices of tiers that the root forbids.
-    fn written_to_forbidden_tiers(&self) -> Vec<(u8, u64)> {
+    /// Objects on devices of tiers that the root forbids. (Cleaning writes there, and brings none.)
+    fn objects_on_forbidden_tiers(&self) -> Vec<(u8, u64)> {
         let (tree, allowed) = (self.zswap.tree(), self.memcgs[0].tiers());
         let forbidden = |tier: &str| !allowed.contains(tree.tier(tier).expect("a device's tier is known"));
         let rows = self.zswap.devices();
-        rows.iter().filter(|row| forbidden(&row.tier)).map(|row| (row.number, row.area.written_bytes)).collect()
+        rows.iter().filter(|row| forbidden(&row.tier)).map(|row| (row.number, row.area.objects)).collect()
     }
 
     fn state(&self, number: u8) -> State {

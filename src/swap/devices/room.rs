@@ -123,13 +123,14 @@ impl FileSystem {
         let floor = self.floor.load(Ordering::Acquire);
         // Without a floor there is nothing to ask; promised all the same, for who sets one.
         let free = || if floor == 0 { u64::MAX } else { device.free_bytes().unwrap_or(0).saturating_sub(floor) };
-        let with = |bytes: u64| bytes.saturating_add(BOOKKEEPING_BYTES);
+        // Twice: while ext4 allocates blocks it has them both as taken and as claimed, and says so to who asks.
+        let with = |bytes: u64| 2 * bytes + BOOKKEEPING_BYTES;
         let promise = self.pot.promise(with(range.start), with(range.end), free).map_err(|above| Error::Floor {
             device: name.to_owned(),
             free: above.saturating_add(floor),
             floor,
         })?;
-        let bytes = promise.bytes - BOOKKEEPING_BYTES;
+        let bytes = (promise.bytes - BOOKKEEPING_BYTES) / 2;
         Ok((promise, bytes))
     }
 

@@ -25,9 +25,8 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
     }
     let Written { pages, bytes: written, seconds } = report.written;
     write!(f, "Wrote {pages} of them as {} in {}", bytes(written), took(seconds))?;
-    if pages > 0 {
-        let (each, rate) = (written / pages, (written as f64 / seconds) as u64);
-        write!(f, ": {each} bytes a page, {}/s", bytes(rate))?;
+    if let Some(each) = written.checked_div(pages) {
+        write!(f, ": {each} bytes a page, {}/s", bytes((written as f64 / seconds) as u64))?;
     }
     let secrecy = if report.encryption { "encrypted" } else { "not encrypted" };
     writeln!(f, ", {}, {secrecy}.\n", report.codec)?;
