@@ -308,7 +308,7 @@ fn what_may_go_nowhere_is_not_read_again_and_again_and_keeps_nobody() {
     assert!(before.live_bytes > MIB as u64 / 100 * 60);
     (0..3).for_each(|_| zswap.quiesce());
     let read = zswap.device(fast).unwrap().stats().read_bytes - before.read_bytes;
-    assert!(read <= 4 * (64 << 10), "{read} bytes were read: only the oldest segments have pages of a");
+    assert!(read <= 256 << 10, "{read} bytes were read: only the oldest segments have pages of a");
     for slots in [of_a, of_b, of_c, more] {
         check(&zswap, slots);
     }
