@@ -79,7 +79,8 @@
 //! for device in zswap.devices() {
 //!     println!("{} of tier {}: {} of {} bytes live", device.name, device.tier, device.area.live_bytes, device.area.size_bytes);
 //! }
-//! zswap.swapoff(fast, &Cancel::new(), |done| println!("{} objects to go", done.objects_left))?;
+//! let report = zswap.swapoff(fast, &Cancel::new(), |done| println!("{} objects to go", done.objects_left))?;
+//! println!("{} went into memory, {} to other devices", report.to_pool, report.to_devices);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

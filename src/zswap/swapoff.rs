@@ -151,7 +151,7 @@ impl Zswap {
     ///     page[k] = 1;
     ///     zswap.store(slot, &zswap.root(), NodeId(0), &page)?;
     /// }
-    /// zswap.shrink_memcg(&zswap.root(), 16); // to the device of the highest priority
+    /// let _written = zswap.shrink_memcg(&zswap.root(), 16); // to the device of the highest priority
     /// assert_eq!(zswap.devices()[0].area.objects, 16);
     ///
     /// let cancel = Cancel::new();
