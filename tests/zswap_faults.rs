@@ -46,7 +46,11 @@ impl Device for Logged {
     fn submit(&self, requests: &mut [Request]) {
         for request in requests.iter() {
             let range = request.offset()..request.offset() + request.len() as u64;
-            self.log.lock().unwrap().push(if request.op() == Op::Read { Seen::Read(range) } else { Seen::Write(range) });
+            self.log.lock().unwrap().push(if request.op() == Op::Read {
+                Seen::Read(range)
+            } else {
+                Seen::Write(range)
+            });
         }
         self.inner.submit(requests);
     }
@@ -287,7 +291,13 @@ impl Run {
         assert_eq!((stats.pool.objects, stats.pool.payload_bytes, stats.backed_bytes), (0, 0, 0), "{}", self.title);
         assert_eq!((area.used_bytes, area.live_bytes, area.objects), (0, 0, 0), "{}", self.title);
         assert!(area.bad_bytes <= bad * 4096, "{}: {} bytes are given up", self.title, area.bad_bytes);
-        let gauges = [stats.same_filled_pages, stats.pattern_pages, stats.compressed_pages, stats.physical_pages, stats.lost_pages];
+        let gauges = [
+            stats.same_filled_pages,
+            stats.pattern_pages,
+            stats.compressed_pages,
+            stats.physical_pages,
+            stats.lost_pages,
+        ];
         assert_eq!(gauges, [0; 5], "{}", self.title);
         for memcg in &self.memcgs {
             assert_eq!(memcg.usage(), 0, "{}", self.title);

@@ -8,9 +8,7 @@ use loom::sync::Arc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
-use zspool::swap::{
-    Area, Error, FaultyDevice, Geometry, Label, MemoryDevice, Place, Plan, Protection, Tenant,
-};
+use zspool::swap::{Area, Error, FaultyDevice, Geometry, Label, MemoryDevice, Place, Plan, Protection, Tenant};
 use zspool::sync::{Bug, Planted};
 use zspool::units::Owner;
 

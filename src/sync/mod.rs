@@ -55,9 +55,9 @@ pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
 pub use seat::{Seat, Seated};
-pub use steps::{Step, StepFailed, Steps};
 #[cfg(test)]
 pub use steps::{How, Times};
+pub use steps::{Step, StepFailed, Steps};
 pub use table::{Table, Zeroed};
 pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};

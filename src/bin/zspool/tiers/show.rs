@@ -70,7 +70,8 @@ fn show_metadata(metadata: &Metadata, slots: u64, f: &mut impl Write) -> fmt::Re
 
 /// A sentence for a swapoff.
 pub(crate) fn show_swapoff(swapoff: &Swapoff, f: &mut impl Write) -> fmt::Result {
-    let Swapoff { name, tier, moved_objects, moved_bytes, to_memory, left_objects, left_bytes, seconds, end, .. } = swapoff;
+    let Swapoff { name, tier, moved_objects, moved_bytes, to_memory, left_objects, left_bytes, seconds, end, .. } =
+        swapoff;
     let took = human_ns((seconds * 1e9) as u64);
     write!(f, "Swapoff of {tier} ({name}): {moved_objects} objects of {} moved in {took}", bytes(*moved_bytes))?;
     if *seconds > 0.0 && *moved_bytes > 0 {
