@@ -136,7 +136,9 @@ fn a_disk_that_holds_anything_is_left_alone_unless_it_may_be_overwritten() {
         let Some(disk) = Loop::new(test, 4 * MIB, &[]) else { return };
         disk.write(at, b"somebody's data");
         match disk.refusal() {
-            error @ Error::Occupied { .. } => assert!(error.to_string().contains("say `overwrite` if nobody"), "{error}"),
+            error @ Error::Occupied { .. } => {
+                assert!(error.to_string().contains("say `overwrite` if nobody"), "{error}")
+            }
             other => panic!("{at}: {other}"),
         }
         let device = BlockDevice::options().path(&disk.node).overwrite(true).open().unwrap();
