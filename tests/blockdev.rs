@@ -228,7 +228,7 @@ fn what_is_no_block_device_is_refused_with_the_way_out() {
         match BlockDevice::options().path(path).open() {
             Err(error @ Error::NotBlock { .. }) => {
                 let message = error.to_string();
-                assert!(message.contains(word) && message.contains("SwapFile"), "{message}");
+                assert!(message.contains(word) && message.contains("use a swapfile instead"), "{message}");
             }
             other => panic!("{other:?}"),
         }
