@@ -28,6 +28,12 @@ where
     Ok(loom::thread::spawn(f))
 }
 
+/// Time does not pass: others may go first.
+#[cfg(loom)]
+pub fn sleep(_time: std::time::Duration) {
+    yield_now();
+}
+
 /// A number that tends to be the same for one thread and to differ between threads, to spread them over shards: from the
 /// address of the stack, for thread-locals are not allowed where this is used. Under loom always 0, for a model must take the
 /// same way each time.
