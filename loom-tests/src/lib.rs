@@ -1,5 +1,11 @@
 //! Helpers of the models in `tests/`.
 
+#[cfg(loom)]
+mod tiny;
+
+#[cfg(loom)]
+pub use tiny::{Page, builder, page};
+
 /// Explore every interleaving of `model` (within the bounds of the environment) and return the set of its outcomes.
 ///
 /// A model that does not assert that set proves little: one schedule explored over and over passes as well.

@@ -4,53 +4,17 @@
 //! model says which outcomes it has seen, and has a twin with a planted bug that must fail.
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes, outcomes_of_long, race};
-use zspool::arena::Topology;
-use zspool::compress::{Codecs, Tagged};
-use zspool::memcg::TreeConfig;
-use zspool::swap::{self, MemoryDevice};
+use loom_tests::{builder, catches, outcomes, outcomes_of_long, page, race};
+use zspool::swap::MemoryDevice;
 use zspool::sync::{Arc, Bug, Planted};
-use zspool::units::{NodeId, PAGE_SIZE, Slot};
-use zspool::zsmalloc::Geometry;
+use zspool::units::{NodeId, Slot};
 use zspool::zswap::{Error, Shrunk, Zswap};
 
 const N0: NodeId = NodeId(0);
 
-type Page = Box<[u8; PAGE_SIZE]>;
-
-/// A page that is not same-filled and that the stub codec makes two bytes of.
-fn page(number: u8) -> Page {
-    let mut page = Box::new([0; PAGE_SIZE]);
-    page[0] = number;
-    page
-}
-
 /// An instance with room for `device_pages` pages on the device; a batch takes two.
 fn tiny(planted: Planted, device_pages: usize) -> Zswap {
-    Zswap::builder()
-        .codecs(Codecs::none().with(Tagged).unwrap())
-        .codec("tagged")
-        .compressing_threads(2)
-        .pool_limit(1 << 20)
-        .topology(Topology::simulated(1))
-        .address_space(4 * 2 * 4096)
-        .geometry(Geometry::new(1024, 1024, 2).unwrap())
-        .warm_frames(0)
-        .slots_in_use(4)
-        .scan(1, 1)
-        .tree(TreeConfig { objcg_ids: 3, stripes: 1, patience: 4, ..TreeConfig::default() })
-        .device(MemoryDevice::new(device_pages * 256, 256))
-        .device_geometry(swap::Geometry {
-            page_bytes: 256,
-            batch_pages: 2,
-            max_payload: 64,
-            write_buffers: 1,
-            read_buffers: 1,
-        })
-        .worker(false)
-        .planted(planted)
-        .build()
-        .unwrap()
+    builder(planted).device(MemoryDevice::new(device_pages * 256, 256)).build().unwrap()
 }
 
 fn one_slot(zswap: &Zswap, number: u8) -> Slot {

@@ -4,53 +4,18 @@
 //! twin with a planted bug that must fail.
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes_of_long, race};
-use zspool::arena::Topology;
-use zspool::compress::{Codecs, Tagged};
-use zspool::memcg::{Cancel, Counter, TreeConfig};
-use zspool::swap::{self, MemoryDevice};
+use loom_tests::{builder, catches, outcomes_of_long, page, race};
+use zspool::memcg::{Cancel, Counter};
+use zspool::swap::MemoryDevice;
 use zspool::sync::{Arc, Bug, Planted};
-use zspool::units::{NodeId, PAGE_SIZE, Slot};
-use zspool::zsmalloc::Geometry;
+use zspool::units::{NodeId, Slot};
 use zspool::zswap::{Shrunk, Zswap};
 
 const N0: NodeId = NodeId(0);
 
-type Page = Box<[u8; PAGE_SIZE]>;
-
-/// A page that is not same-filled and that the stub codec makes two bytes of.
-fn page(number: u8) -> Page {
-    let mut page = Box::new([0; PAGE_SIZE]);
-    page[0] = number;
-    page
-}
-
 /// An instance with a device of two segments and a page in the pool, or on the device.
 fn tiny(planted: Planted, on_device: bool) -> (Arc<Zswap>, Slot) {
-    let zswap = Zswap::builder()
-        .codecs(Codecs::none().with(Tagged).unwrap())
-        .codec("tagged")
-        .compressing_threads(2)
-        .pool_limit(1 << 20)
-        .topology(Topology::simulated(1))
-        .address_space(4 * 2 * 4096)
-        .geometry(Geometry::new(1024, 1024, 2).unwrap())
-        .warm_frames(0)
-        .slots_in_use(4)
-        .scan(1, 1)
-        .tree(TreeConfig { objcg_ids: 3, stripes: 1, patience: 4, ..TreeConfig::default() })
-        .device(MemoryDevice::new(2 * 2 * 256, 256))
-        .device_geometry(swap::Geometry {
-            page_bytes: 256,
-            batch_pages: 2,
-            max_payload: 64,
-            write_buffers: 1,
-            read_buffers: 1,
-        })
-        .worker(false)
-        .planted(planted)
-        .build()
-        .unwrap();
+    let zswap = builder(planted).device(MemoryDevice::new(2 * 2 * 256, 256)).build().unwrap();
     let slot = zswap.reserve(1).unwrap().base();
     zswap.store(slot, &zswap.root(), N0, &page(1)).unwrap();
     if on_device {

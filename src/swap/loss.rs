@@ -33,8 +33,6 @@ pub enum Why {
     },
     /// What was read is not what was written: a check failed.
     Corrupt,
-    /// The device went away with it.
-    DeviceGone,
 }
 
 impl Loss {
@@ -46,7 +44,6 @@ impl Loss {
         let (why, errno) = match self.why {
             Why::Io { errno } => (0, errno),
             Why::Corrupt => (1, 0),
-            Why::DeviceGone => (2, 0),
         };
         debug_assert!(self.device < 1 << Place::DEVICE_BITS);
         u64::from(self.device) | why << Place::DEVICE_BITS | u64::from(errno) << (Place::DEVICE_BITS + WHY_BITS)
@@ -58,7 +55,6 @@ impl Loss {
         let why = match bits >> Place::DEVICE_BITS & ((1 << WHY_BITS) - 1) {
             0 => Why::Io { errno },
             1 => Why::Corrupt,
-            2 => Why::DeviceGone,
             why => unreachable!("no page is lost for reason {why}"),
         };
         Loss { device, why }
@@ -75,7 +71,6 @@ impl fmt::Display for Loss {
                 write!(f, "device {device} could not read it ({error})")
             }
             Why::Corrupt => write!(f, "device {device} returned other bytes than were written"),
-            Why::DeviceGone => write!(f, "device {device} was taken away with it"),
         }
     }
 }
@@ -88,7 +83,7 @@ mod tests {
     fn losses_survive_packing_and_say_what_happened() {
         for device in [0, 7, 31] {
             for errno in [0, 5, u16::MAX] {
-                for why in [Why::Io { errno }, Why::Corrupt, Why::DeviceGone] {
+                for why in [Why::Io { errno }, Why::Corrupt] {
                     let loss = Loss { device, why };
                     assert!(loss.pack() >> Loss::BITS == 0);
                     assert_eq!(Loss::unpack(loss.pack()), loss);

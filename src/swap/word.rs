@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn losses_survive_the_word() {
-        for why in [Why::Io { errno: 5 }, Why::Corrupt, Why::DeviceGone] {
+        for why in [Why::Io { errno: 5 }, Why::Corrupt] {
             let content = Content::Lost(Loss { device: 31, why });
             let word = SlotWord::new(content).unwrap();
             assert_eq!((word.content(), word.count(), word.entry()), (content, 1, None));

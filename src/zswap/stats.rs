@@ -73,7 +73,7 @@ pub struct Stats {
     pub written_through: u64,
     /// Stores refused so far.
     pub refused: u64,
-    /// Loads that failed so far.
+    /// Reads of a page from its device that failed so far, by loads and by those that move pages.
     pub failed_loads: u64,
     /// Batches the device failed to write so far.
     pub failed_writes: u64,
