@@ -138,6 +138,8 @@ pub mod arena;
 #[cfg(feature = "fuse")]
 pub mod cgroupfs;
 pub mod compress;
+#[cfg(all(feature = "guest", target_os = "linux"))]
+pub mod guest;
 pub mod memcg;
 pub mod swap;
 pub mod sync;

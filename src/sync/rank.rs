@@ -10,6 +10,9 @@ use std::cell::Cell;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Rank {
+    /// Guest memory: lists of VMs and of regions, the queue of staged runs. Never held while the kernel is asked for anything, while
+    /// a page is compressed or read, or while guest memory is touched.
+    Guest,
     /// The worker's mailbox: requests and the stop flag.
     Worker,
     /// The memcg tree: children, names, lists of objcgs. Never taken to charge.

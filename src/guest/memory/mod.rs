@@ -1,0 +1,1 @@
+//! What a caller registers, and what the kernel does for each kind of memory.

@@ -1,0 +1,1 @@
+//! The states of pages, and everything that changes them.
