@@ -1,1 +1,4 @@
 //! What a caller registers, and what the kernel does for each kind of memory.
+
+#[doc(hidden)]
+pub mod backing;
