@@ -541,9 +541,9 @@ mod tests {
         }
         assert_eq!(refuse("memory.zswap.max", " \n"), format!("nothing was written to memory.zswap.max; {grammar}"));
         assert!(refuse("memory.zswap.writeback", "yes").contains("\"yes\": it is neither 0 nor 1; write 0 "));
-        let read_only = "memory.stat can only be read; the files to write are memory.peak, memory.max, memory.high, ";
+        let read_only = "memory.stat can only be read; the files to write are memory.peak, memory.max, memory.low, ";
         assert!(refuse("memory.stat", "1").starts_with(read_only));
-        assert!(refuse("memory.low", "1").contains("no file \"memory.low\"; there are memory.current, "));
+        assert!(refuse("memory.oom.group", "1").contains("no file \"memory.oom.group\"; there are memory.current, "));
         let write_only = vm.read_file("memory.reclaim").unwrap_err();
         assert_eq!(write_only.to_string(), format!("memory.reclaim can only be written; write {}", request::GRAMMAR));
         assert_eq!(vm.zswap_max(), NO_LIMIT);

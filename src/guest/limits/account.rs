@@ -132,10 +132,12 @@ impl Account {
         self.memcg.note(event);
     }
 
-    /// Whether the VM is below what is protected of it, `memory.low` and `memory.min`, when `scope` is reclaimed from.
-    pub(super) fn is_protected(&self, scope: &Memcg) -> (bool, bool) {
+    /// Bytes that the VM has above what is protected of it when `scope` is reclaimed from: above its effective `memory.low`, and above its
+    /// effective `memory.min`.
+    pub(super) fn spare(&self, scope: &Memcg) -> (u64, u64) {
         let protection = self.memcg.protection(scope);
-        (protection.usage <= protection.low.max(protection.min), protection.usage <= protection.min)
+        let above = |protected| protection.usage.saturating_sub(protected);
+        (above(protection.low.max(protection.min)), above(protection.min))
     }
 }
 
@@ -212,6 +214,10 @@ impl Account {
                 Verdict::Poison if why == Why::Fault => return Charged::Poison,
                 Verdict::Serve | Verdict::Again | Verdict::Poison => return self.overshoot_by(bytes),
             }
+            match self.climb(bytes) {
+                Ok(()) => return Charged::Within,
+                Err(still) => hit = still,
+            }
         }
     }
 
@@ -283,6 +289,9 @@ impl Account {
 
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("memcg", &self.memcg.id()).field("overshoot", &self.overshoot.get()).finish_non_exhaustive()
+        f.debug_struct("Account")
+            .field("memcg", &self.memcg.id())
+            .field("overshoot", &self.overshoot.get())
+            .finish_non_exhaustive()
     }
 }

@@ -16,6 +16,7 @@ use crate::memcg::{
     Ask, Cancel, Counter, End, Error, Memcg, MemcgEvent, ReclaimRequest, Reclaimed, Reclaimer, Source, Swappiness,
 };
 use crate::sync::Arc;
+use crate::units::PAGE_SIZE;
 
 /// Pages that are compressed between looks at whether to stop, and before those who wait are told.
 const BATCH: u32 = 16;
@@ -50,14 +51,18 @@ impl Limits {
             let Some(pick) = self.roster().pick(&Wanted { scope, looks: u32::MAX, gives: &gives }) else { break };
             let mut fresh = 0;
             if pick.counts.staged <= ahead {
-                fresh = self.stage(pick.vm(), RUN, ALL_WORDS).pages;
+                let want = pick.spare.min(u64::from(RUN)) as u32;
+                fresh = self.stage(pick.vm(), want, ALL_WORDS).pages;
                 pick.finish(fresh);
             }
             let kept = if fresh > 0 || pick.counts.staged > ahead { ahead } else { 0 };
-            let mut over = pick.vm().counts().staged.saturating_sub(kept).min(u64::from(RUN)) as u32;
+            let mut over = pick.vm().counts().staged.saturating_sub(kept).min(pick.spare).min(u64::from(RUN)) as u32;
             let (mut gone, mut refused) = (0, fresh == 0 && over == 0);
             while over > 0 && won + gone < bytes && !stop() {
-                let compressed = pick.vm().compress_staged(over.min(BATCH), Effort::Background);
+                // No more than may be needed: a page brings at most what it was charged.
+                let missing = (bytes - won - gone).div_ceil(PAGE_SIZE as u64);
+                let batch = over.min(BATCH).min(missing.try_into().unwrap_or(BATCH));
+                let compressed = pick.vm().compress_staged(batch, Effort::Background);
                 some |= compressed.pages + compressed.back + compressed.refused > 0;
                 gone += compressed.bytes;
                 over = over.saturating_sub(compressed.pages + compressed.back);
@@ -159,7 +164,7 @@ impl Limits {
             let (account, counts) = (vm.account(), vm.counts());
             let is_near = self.tree().would_pass_mark(account.objcg(), Counter::Memory, NEAR);
             let free = counts.resident.saturating_sub(counts.staged + counts.pinned);
-            if is_near && counts.staged < ahead && free > 0 && !stop() && !account.is_protected(&self.tree().root()).0 {
+            if is_near && counts.staged < ahead && free > 0 && !stop() && account.spare(&self.tree().root()).0 > 0 {
                 // A small VM keeps most of its pages in place.
                 let want = (ahead - counts.staged).min(counts.resident / 8 + 1).min(free) as u32;
                 let staged = self.stage(vm, want, ALL_WORDS);

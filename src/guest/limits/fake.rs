@@ -83,7 +83,9 @@ impl FakeVm {
         let mut treatment = None;
         match at {
             At::Place => return Some(false),
-            At::Staged => treatment = Some(self.account.came_back(CameFrom::Staged, self.page(page).look.stamp, resident)),
+            At::Staged => {
+                treatment = Some(self.account.came_back(CameFrom::Staged, self.page(page).look.stamp, resident))
+            }
             At::Nowhere | At::Stored(_) => {
                 if self.account.charge(1, Why::Fault) == Charged::Poison {
                     return None;
@@ -97,7 +99,8 @@ impl FakeVm {
         }
         let mut state = self.state.lock().unwrap();
         let treatment = treatment.unwrap_or_default();
-        let look = Look { takeable: true, referenced: treatment.referenced, ban: treatment.ban, stamp: self.account.stamp() };
+        let look =
+            Look { takeable: true, referenced: treatment.referenced, ban: treatment.ban, stamp: self.account.stamp() };
         state.queue.retain(|&staged| staged != page);
         state.pages[page] = Page { at: At::Place, look, ..state.pages[page] };
         Some(true)

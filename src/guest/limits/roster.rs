@@ -14,6 +14,7 @@ use super::evictable::{Counts, Evictable};
 use crate::memcg::{Memcg, MemcgEvent};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, GrowTable, Mutex, Planted, Rank, Seat, Seated, Tally};
+use crate::units::PAGE_SIZE;
 
 /// VMs that are looked at for one pick in a fault; a thread of its own looks at all.
 pub(super) const FAULT_LOOKS: u32 = 64;
@@ -47,6 +48,8 @@ pub(super) struct Pick<'a> {
     pub(super) counts: Counts,
     /// Resident pages of all that were looked at.
     pub(super) all: u64,
+    /// Pages that may go before it is down to what is protected of it.
+    pub(super) spare: u64,
 }
 
 /// Which VMs may be picked.
@@ -111,10 +114,10 @@ impl Roster {
     /// Who is next. Takes no lock and allocates nothing, but for the tree lock where some memcg is protected.
     pub(super) fn pick(&self, wanted: &Wanted<'_>) -> Option<Pick<'_>> {
         let protects = wanted.scope.tree().protects();
-        let mut best = self.look(wanted, &|vm| !protects || !vm.account().is_protected(wanted.scope).0);
+        let mut best = self.look(wanted, &|vm| if protects { vm.account().spare(wanted.scope).0 } else { u64::MAX });
         if best.is_none() && protects {
             // Below their `memory.low` all of them: then that is breached, as in the kernel. `memory.min` never is.
-            best = self.look(wanted, &|vm| !vm.account().is_protected(wanted.scope).1);
+            best = self.look(wanted, &|vm| vm.account().spare(wanted.scope).1);
             if let Some(best) = &best {
                 best.vm().account().note(MemcgEvent::Low);
             }
@@ -123,7 +126,7 @@ impl Roster {
         best
     }
 
-    fn look(&self, wanted: &Wanted<'_>, may: &dyn Fn(&dyn Evictable) -> bool) -> Option<Pick<'_>> {
+    fn look(&self, wanted: &Wanted<'_>, spare: &dyn Fn(&dyn Evictable) -> u64) -> Option<Pick<'_>> {
         let used = self.used.load(Ordering::Acquire);
         let looks = wanted.looks.min(used);
         let first = if looks < used { self.looked.fetch_add(looks, Ordering::Relaxed) } else { 0 };
@@ -136,12 +139,16 @@ impl Roster {
             }
             let counts = vm.counts();
             all += counts.resident;
-            if !(wanted.gives)(place, &**vm, &counts) || !may(&**vm) {
+            if !(wanted.gives)(place, &**vm, &counts) {
+                continue;
+            }
+            let spare = spare(&**vm);
+            if spare == 0 {
                 continue;
             }
             let finish = vm.account().pace().finish();
             if best.as_ref().is_none_or(|best| finish < best.vm().account().pace().finish()) {
-                best = Some(Pick { vm, place, counts, all: 0 });
+                best = Some(Pick { vm, place, counts, all: 0, spare: spare.div_ceil(PAGE_SIZE as u64) });
             }
         }
         best.map(|best| Pick { all, ..best })

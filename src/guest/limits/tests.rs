@@ -29,15 +29,15 @@ fn a_fault_at_the_limit_compresses_a_page_or_two_and_no_more() {
     let limits = limits(&tree, StagedFifo, 64);
     let memcg = tree.root().mkdir("vm").unwrap();
     memcg.set_max(Counter::Memory, 100 * 4096).unwrap();
-    let (vm, _here) = FakeVm::join(&limits, &memcg, &[400]);
-    for page in 0..400 {
-        let before = stored(&vm, 0..400);
+    let (vm, _here) = FakeVm::join(&limits, &memcg, &[300]);
+    for page in 0..300 {
+        let before = stored(&vm, 0..300);
         assert_eq!(vm.touch(page), Some(true));
         assert!(current(&memcg) <= 100 * 4096);
-        assert!(stored(&vm, 0..400) - before <= 2, "at page {page}");
+        assert!(stored(&vm, 0..300) - before <= 2, "at page {page}");
     }
     let counts = vm.counts();
-    assert_eq!(current(&memcg), counts.resident * 4096 + stored(&vm, 0..400) as u64 * SLOT);
+    assert_eq!(current(&memcg), counts.resident * 4096 + stored(&vm, 0..300) as u64 * SLOT);
     assert_eq!((memcg.overshoot(), memcg.events(MemcgEvent::Oom)), (0, 0));
     assert_eq!(stored(&vm, 0..100), 100, "first come, first gone");
     tree.assert_valid();
@@ -49,8 +49,8 @@ fn what_was_staged_and_is_touched_stays() {
     let limits = limits(&tree, StagedFifo, 64);
     let memcg = tree.root().mkdir("vm").unwrap();
     memcg.set_max(Counter::Memory, 200 * 4096).unwrap();
-    let (vm, _here) = FakeVm::join(&limits, &memcg, &[1000]);
-    for page in 8..1000 {
+    let (vm, _here) = FakeVm::join(&limits, &memcg, &[600]);
+    for page in 8..600 {
         vm.touch(page);
         for hot in 0..8 {
             vm.touch(hot); // from staging at worst: it is never long enough there to be compressed
@@ -145,8 +145,8 @@ fn of_a_group_the_idle_vm_gives_and_the_busy_ones_keep() {
     for (vm, _) in &vms {
         (0..512).for_each(|page| _ = vm.touch(page));
     }
-    group.set_max(Counter::Memory, 4 * 512 * 4096 * 3 / 4 + 128 * SLOT).unwrap();
     let _anon = tree.register(Box::new(Anon(Arc::clone(&limits))));
+    group.write_file("memory.max", "6500K").unwrap(); // of 8192
     // A round over all that is hot, which is everything but VM 0's, again and again; a page of new memory now and then.
     let mut faults = [0; 4];
     let mut random = 1u64;
@@ -154,7 +154,7 @@ fn of_a_group_the_idle_vm_gives_and_the_busy_ones_keep() {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let (vm, page) = (1 + (random >> 33) as usize % 3, (random >> 40) as usize % 512);
         faults[vm] += usize::from(vms[vm].0.touch(page).unwrap() && step > 20_000);
-        assert!(step < 100 || current(&group) <= group.max(Counter::Memory), "{}", current(&group));
+        assert!(current(&group) <= group.max(Counter::Memory), "{}", current(&group));
     }
     let resident: Vec<_> = vms.iter().map(|(vm, _)| vm.counts().resident).collect();
     assert!(resident[0] < 100, "the idle one has shrunk: {resident:?}");
@@ -200,14 +200,14 @@ fn what_is_protected_goes_last_or_never() {
     let evict = |pages: u64| limits.evict(&group, pages * (4096 - SLOT), &|| false).bytes / (4096 - SLOT);
     // All that is above: 100 pages of a, and of b and c what brings them to 60 and 50, at three quarters of a page each.
     let all = 100 + (40 * 4096u64).div_ceil(4096 - SLOT) + (50 * 4096u64).div_ceil(4096 - SLOT);
-    let won = evict(all - 4);
-    assert_eq!(won, all - 4);
+    let won = evict(all - 8);
+    assert!(won >= all - 8, "{won}");
     assert_eq!(b.events(MemcgEvent::Low), 0);
-    assert!(current(&b) >= 60 * 4096 - 16 * 3072 && current(&c) >= 50 * 4096 - 16 * 3072, "{} {}", current(&b), current(&c));
+    assert!(current(&b) >= 59 * 4096 && current(&c) >= 49 * 4096, "{} {}", current(&b), current(&c));
     assert!(evict(1000) > 20, "then what is low goes");
     assert!(b.events(MemcgEvent::Low) > 0);
     assert_eq!((vms[0].0.counts().resident, vms[1].0.counts().resident), (0, 0));
-    assert!(current(&c) >= 50 * 4096 - 16 * 3072 && c.events(MemcgEvent::Low) == 0, "min is kept");
+    assert!(current(&c) >= 49 * 4096 && c.events(MemcgEvent::Low) == 0, "min is kept");
     assert!(limits.evict(&c, 10 * (4096 - SLOT), &|| false).bytes > 0, "it is not protected from itself");
 }
 
@@ -218,8 +218,8 @@ fn the_evictor_keeps_below_the_mark_and_has_pages_staged() {
     let evictor = Evictor::start(Arc::clone(&limits)).unwrap();
     let memcg = tree.root().mkdir("vm").unwrap();
     memcg.set_max(Counter::Memory, 1000 * 4096).unwrap();
-    let (vm, _here) = FakeVm::join(&limits, &memcg, &[4000]);
-    for page in 0..4000 {
+    let (vm, _here) = FakeVm::join(&limits, &memcg, &[3000]);
+    for page in 0..3000 {
         vm.touch(page);
         assert!(current(&memcg) <= 1000 * 4096);
         if page % 8 == 7 {
