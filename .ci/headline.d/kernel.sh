@@ -1,6 +1,7 @@
 # The kernel's side; sourced by .ci/headline: a memory cgroup of version 1 or 2, whichever has the memory controller here, and a
 # zram device that nobody else uses. `undo` takes back all of it, and ends a guest that still runs; it may be called again.
-cgroup='' cgroup_version='' zram='' page_cluster='' guest_job='' guest_pid_file='' perf_job=''
+cgroup='' cgroup_version='' zram='' page_cluster='' zswap='' guest_job='' guest_pid_file='' perf_job=''
+zswap_switch=/sys/module/zswap/parameters/enabled
 
 kernel_side() { # makes both; 1 and a sentence where they cannot be had
   [ "$(id -u)" = 0 ] || { not_run "the kernel's zram in a memory cgroup wants root"; return 1; }
@@ -10,12 +11,20 @@ kernel_side() { # makes both; 1 and a sentence where they cannot be had
   make_cgroup || return 1
   zram=$(cat /sys/class/zram-control/hot_add) || { zram=''; not_run "the kernel made no zram device"; return 1; }
   for _ in 1 2 3 4 5 6 7 8 9 10; do [ -b "/dev/zram$zram" ] && break; sleep 0.1; done
-  [ -b "/dev/zram$zram" ] || mknod "/dev/zram$zram" b $(tr : ' ' <"/sys/block/zram$zram/dev")
+  if [ ! -b "/dev/zram$zram" ]; then
+    local major minor
+    IFS=: read -r major minor <"/sys/block/zram$zram/dev"
+    mknod "/dev/zram$zram" b "$major" "$minor"
+  fi
   echo lz4 2>/dev/null >"/sys/block/zram$zram/comp_algorithm" || { not_run "the kernel's zram has no lz4"; return 1; }
   echo $((guest_bytes * 2)) >"/sys/block/zram$zram/disksize"
   mkswap "/dev/zram$zram" >/dev/null
   page_cluster=$(cat /proc/sys/vm/page-cluster)
   echo 0 >/proc/sys/vm/page-cluster # no read-ahead: best for zram
+  if [ -w $zswap_switch ]; then # it would take the pages before zram sees them
+    zswap=$(cat $zswap_switch)
+    echo N >$zswap_switch
+  fi
   swapon -p 32767 "/dev/zram$zram"
 }
 
@@ -30,7 +39,10 @@ make_cgroup() { # an empty one without a limit
     not_run "no memory controller, of cgroup v1 or v2, is mounted"; return 1
   fi
   cgroup=$base/zspool-headline-$$
-  mkdir "$cgroup" && [ -w "$(cgroup_limit_file)" ] || { cgroup=''; not_run "no memory cgroup could be made in $base"; return 1; }
+  if ! mkdir "$cgroup"; then
+    cgroup=''
+    not_run "no memory cgroup could be made in $base"; return 1
+  fi
 }
 cgroup_limit_file() { [ "$cgroup_version" = 1 ] && echo "$cgroup/memory.limit_in_bytes" || echo "$cgroup/memory.max"; }
 cgroup_usage_file() { [ "$cgroup_version" = 1 ] && echo "$cgroup/memory.usage_in_bytes" || echo "$cgroup/memory.current"; }
@@ -43,6 +55,8 @@ cgroup_ooms() { # how many processes the limit has ended
 undo_kernel_side() {
   [ -z "$page_cluster" ] || echo "$page_cluster" >/proc/sys/vm/page-cluster
   page_cluster=''
+  [ -z "$zswap" ] || echo "$zswap" >$zswap_switch
+  zswap=''
   if [ -n "$zram" ]; then
     swapoff "/dev/zram$zram" 2>/dev/null || true # not on yet, where the making stopped half way
     echo 1 >"/sys/block/zram$zram/reset" || true
