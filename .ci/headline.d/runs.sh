@@ -9,7 +9,7 @@ number() { # FILE NAME: the first number of that name in a JSON text, or nothing
 one_run() {
   local run=$1 key attempt
   key=$(key_of "$run")
-  [ "$(value "$run" key)" = "$key" ] && { echo "=== $run: $(value "$run" wall) s, from an earlier call"; return; }
+  [[ $(value "$run" key) = "$key" && $(value "$run" ended) =~ ^(well|killed)$ ]] && { echo "=== $run: $(value "$run" wall) s, from an earlier call"; return; }
   for attempt in 1 2; do
     echo "=== $run"
     attempt_run "$run" "$key"
@@ -65,6 +65,7 @@ attempt_run() { # run, key
   undo_kernel_side
   rm -f "$to/swap"
   sed -n 's/^/    /p' "$to/result" | grep -E 'ended|wall|user|system|peak' | tr '\n' ' '; echo
+  [ "$(value "$run" ended)" = well ] || tail -n 5 "$to/errors" "$to/console"
 }
 
 # Four times a second, a line: seconds, resident, staged, compressed, held, device, anonymous, swapped, charged, minor, major, step
