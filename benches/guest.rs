@@ -7,7 +7,7 @@
 //!   round 2:  the same; medians over the samples of all rounds, and their ratio to the kernel's
 //! ```
 //!
-//! Usage: `cargo bench --features guest --bench guest [-- --quick] [--rounds N] [--core N] [--no-limit] [--json FILE]`. The kernel's half takes
+//! Usage: `cargo bench --features guest --bench guest [-- --quick] [--rounds N] [--core N] [--no-limit | --work] [--json FILE]`. The kernel's half takes
 //! root: a zram device of the bench's own making is swap meanwhile, a memory cgroup is made for the rows at a limit, and both
 //! are gone afterwards, however this ends. Without root there are ours and the floors. Pages are made here; with
 //! `ZSPOOL_PAGES=FILE`, or a folder of `*.pages` files of which the first is taken, those are, without the pages that
@@ -40,6 +40,8 @@ mod samples;
 mod swapper;
 #[path = "guest/turns.rs"]
 mod turns;
+#[path = "guest/work.rs"]
+mod work;
 
 use clock::Clock;
 use inputs::{Input, Noise};
@@ -89,6 +91,10 @@ fn main() {
     let clock = Clock::new();
     println!("{} pages of {}, none of them same-filled; times by {}.\n", input.len(), source.name(), clock.name());
     let others = Others::watch();
+    if has("--work") {
+        own_work(&clock, &input, scale);
+        return;
+    }
     let mut tables = vec![floors(&clock, &input)];
     // Room for both halves of a turn, and for the cgroup's.
     let swap = kernel::KernelSwap::new(input.len() * 2 + scale.limit_pages * 2);
@@ -96,6 +102,7 @@ fn main() {
         Ok(swap) => println!("The kernel swaps to {}.\n", swap.name()),
         Err(error) => println!("Without the kernel's half: {error}.\n"),
     }
+    tables.push(own_work(&clock, &input, scale));
     let bench = Bench { clock: &clock, input: &input, core, stamp: 0, noise: Noise(3) };
     tables.push(costs(bench, swap.is_ok(), scale));
     if !has("--no-limit") {
@@ -145,6 +152,27 @@ fn floors(clock: &Clock, input: &[zspool::units::Page]) -> Table {
         }
         (Err(error), _) | (_, Err(error)) => println!("\nNo floors of userfaultfd: {error}"),
     }
+    table.end()
+}
+
+/// What the store adds to the codec.
+fn own_work(clock: &Clock, input: &[zspool::units::Page], scale: Scale) -> Table {
+    let mut work = work::measure(clock, input, scale.rounds);
+    let mut table = Table::new("**The store's own work**, ns", &["", "median", "mean", "p99"]);
+    let mut row = |name: &str, samples: &mut Samples| {
+        let cells = [samples.median(), samples.mean(), samples.quantile(0.99)].map(|ns| Cell::number(ns, 0));
+        table.row([Cell::text(name)].into_iter().chain(cells).collect());
+    };
+    row("decoded from a log", &mut work.log);
+    row("try_load", &mut work.load);
+    row("put", &mut work.put);
+    row("compressed into a log", &mut work.append);
+    row("swap_out", &mut work.swap_out);
+    let own = work.load.median() + work.put.median() - work.log.median();
+    let mut row =
+        |name: &str, ns: f64| table.row(vec![Cell::text(name), Cell::number(ns, 0), Cell::none(), Cell::none()]);
+    row("try_load and put less the log", own);
+    row("swap_out less the log", work.swap_out.median() - work.append.median());
     table.end()
 }
 

@@ -20,19 +20,31 @@ use zspool::compress::{Codec, Compressed, Context, Lz4};
 use zspool::units::{PAGE_SIZE, Page};
 
 /// Pages compressed one behind the other.
-struct Log {
+pub(crate) struct Log {
     bytes: Vec<u8>,
     /// Where page k begins and how long it is: raw pages are as long as a page.
     objects: Vec<(u32, u32)>,
 }
 
 impl Log {
-    fn put(&mut self, k: usize, bytes: &[u8]) {
+    pub(crate) fn new(pages: usize) -> Self {
+        let mut bytes = vec![1; pages * PAGE_SIZE]; // touched, so that no fault of ours is measured
+        bytes.clear();
+        Log { bytes, objects: vec![(0, 0); pages] }
+    }
+
+    /// Append a page, compressed if it shrinks.
+    pub(crate) fn compress(&mut self, context: &mut Context, k: usize, page: &[u8; PAGE_SIZE]) {
+        let bytes = match Lz4.compress(context, page) {
+            Compressed::Bytes(bytes) => bytes,
+            Compressed::Incompressible => page,
+        };
         self.objects[k] = (self.bytes.len() as u32, bytes.len() as u32);
         self.bytes.extend_from_slice(bytes);
     }
 
-    fn take(&self, k: usize, to: &mut [u8; PAGE_SIZE]) {
+    /// Copy a page out.
+    pub(crate) fn take(&self, k: usize, to: &mut [u8; PAGE_SIZE]) {
         let (start, len) = self.objects[k];
         let bytes = &self.bytes[start as usize..][..len as usize];
         match <&[u8; PAGE_SIZE]>::try_from(bytes) {
@@ -88,9 +100,7 @@ impl Bare {
         let shadow = Mapping::new(RUN);
         raw.register(&mapping);
         raw.register(&shadow);
-        let mut bytes = vec![1; input.len() * (PAGE_SIZE + 64)]; // touched, so that no fault of ours is measured
-        bytes.clear();
-        let log = UnsafeCell::new(Log { bytes, objects: vec![(0, 0); input.len()] });
+        let log = UnsafeCell::new(Log::new(input.len()));
         let bounce = UnsafeCell::new([1; PAGE_SIZE]);
         let shared = Box::new(Shared { raw, mapping, shadow, log, bounce });
         Ok(Bare { shared, context: UnsafeCell::new(Context::new()), handler: UnsafeCell::new(None) })
@@ -127,10 +137,7 @@ impl Swapper for Bare {
         for k in 0..pages {
             // SAFETY: a page that was just moved there.
             let page = unsafe { &*shadow.page(k).cast::<[u8; PAGE_SIZE]>() };
-            match Lz4.compress(context, page) {
-                Compressed::Bytes(bytes) => log.put(first + k, bytes),
-                Compressed::Incompressible => log.put(first + k, page),
-            }
+            log.compress(context, first + k, page);
         }
         shadow.advise(0, pages, libc::MADV_DONTNEED).expect("our own pages");
     }
@@ -193,16 +200,8 @@ pub(crate) fn mov(clock: &Clock, input: &[Page]) -> Result<Samples, String> {
 /// LZ4 of each page, there (from memory that is cold) and back (from an object that is cold to a page in L1).
 pub(crate) fn lz4(clock: &Clock, input: &[Page], order: &[usize]) -> (Samples, Samples) {
     let mut context = Context::new();
-    let mut log = Log { bytes: Vec::with_capacity(input.len() * PAGE_SIZE), objects: vec![(0, 0); input.len()] };
-    let mut there = Samples::default();
-    for &k in order {
-        let mut compressed = Compressed::Incompressible;
-        there.push(clock.time(|| compressed = Lz4.compress(&mut context, &input[k])));
-        match compressed {
-            Compressed::Bytes(bytes) => log.put(k, bytes),
-            Compressed::Incompressible => log.put(k, &input[k].0),
-        }
-    }
+    let mut log = Log::new(input.len());
+    let there = order.iter().map(|&k| clock.time(|| log.compress(&mut context, k, &input[k]))).collect();
     let mut page = Page::zeroed();
     let back = order.iter().rev().map(|&k| clock.time(|| log.take(k, &mut page))).collect();
     (there, back)
