@@ -92,7 +92,7 @@ fn main() {
     println!("{} pages of {}, none of them same-filled; times by {}.\n", input.len(), source.name(), clock.name());
     let others = Others::watch();
     if has("--work") {
-        own_work(&clock, &input, scale);
+        own_work(&clock, &input, scale, number("--copies").unwrap_or(1));
         return;
     }
     let mut tables = vec![floors(&clock, &input)];
@@ -102,7 +102,7 @@ fn main() {
         Ok(swap) => println!("The kernel swaps to {}.\n", swap.name()),
         Err(error) => println!("Without the kernel's half: {error}.\n"),
     }
-    tables.push(own_work(&clock, &input, scale));
+    tables.push(own_work(&clock, &input, scale, number("--copies").unwrap_or(1)));
     let bench = Bench { clock: &clock, input: &input, core, stamp: 0, noise: Noise(3) };
     tables.push(costs(bench, swap.is_ok(), scale));
     if !has("--no-limit") {
@@ -156,8 +156,8 @@ fn floors(clock: &Clock, input: &[zspool::units::Page]) -> Table {
 }
 
 /// What the store adds to the codec.
-fn own_work(clock: &Clock, input: &[zspool::units::Page], scale: Scale) -> Table {
-    let mut work = work::measure(clock, input, scale.rounds);
+fn own_work(clock: &Clock, input: &[zspool::units::Page], scale: Scale, copies: usize) -> Table {
+    let mut work = work::measure(clock, input, scale.rounds, copies);
     let mut table = Table::new("**The store's own work**, ns", &["", "median", "mean", "p99"]);
     let mut row = |name: &str, samples: &mut Samples| {
         let cells = [samples.median(), samples.mean(), samples.quantile(0.99)].map(|ns| Cell::number(ns, 0));

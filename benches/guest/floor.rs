@@ -23,7 +23,7 @@ use zspool::units::{PAGE_SIZE, Page};
 pub(crate) struct Log {
     bytes: Vec<u8>,
     /// Where page k begins and how long it is: raw pages are as long as a page.
-    objects: Vec<(u32, u32)>,
+    objects: Vec<(usize, usize)>,
 }
 
 impl Log {
@@ -39,14 +39,14 @@ impl Log {
             Compressed::Bytes(bytes) => bytes,
             Compressed::Incompressible => page,
         };
-        self.objects[k] = (self.bytes.len() as u32, bytes.len() as u32);
+        self.objects[k] = (self.bytes.len(), bytes.len());
         self.bytes.extend_from_slice(bytes);
     }
 
     /// Copy a page out.
     pub(crate) fn take(&self, k: usize, to: &mut [u8; PAGE_SIZE]) {
         let (start, len) = self.objects[k];
-        let bytes = &self.bytes[start as usize..][..len as usize];
+        let bytes = &self.bytes[start..][..len];
         match <&[u8; PAGE_SIZE]>::try_from(bytes) {
             Ok(raw) => *to = *raw,
             Err(_) => Lz4.decompress(bytes, to).expect("what was compressed a moment ago"),

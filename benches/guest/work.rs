@@ -29,46 +29,48 @@ pub(crate) struct Work {
     pub(crate) append: Samples,
 }
 
-pub(crate) fn measure(clock: &Clock, input: &[Page], rounds: usize) -> Work {
+/// Each page `copies` times: what is looked up is then as cold as in a large machine.
+pub(crate) fn measure(clock: &Clock, input: &[Page], rounds: usize, copies: usize) -> Work {
     let zswap = Zswap::builder().build().expect("an instance without a device");
     let group = zswap.root().mkdir("group").expect("a fresh name");
     group.set_max(zspool::memcg::Counter::Memory, 64 << 30).expect("it is online");
     let vm = group.mkdir("vm").expect("a fresh name");
-    let slots = zswap.reserve(input.len() as u64).expect("slots without end");
+    let slots = zswap.reserve((input.len() * copies) as u64).expect("slots without end");
     let mut context = Context::new();
-    let (mut work, mut noise, mut page) = (Work::default(), Noise(11), Page::zeroed());
+    let (mut work, mut noise, mut to) = (Work::default(), Noise(11), Page::zeroed());
+    let page = |k: usize| &input[k % input.len()];
     for _ in 0..rounds {
-        let mut log = Log::new(input.len());
+        let mut log = Log::new(input.len() * copies);
         // Each page once by one of the two: a page compressed a moment ago is quicker the second time.
-        for k in noise.shuffled(input.len()) {
+        for k in noise.shuffled(input.len() * copies) {
             if noise.below(2) == 0 {
-                work.append.push(clock.time(|| log.compress(&mut context, k, &input[k])));
+                work.append.push(clock.time(|| log.compress(&mut context, k, page(k))));
                 continue;
             }
             let mut resident = Some(vm.charge_resident(4096).expect("no limit is near"));
             work.swap_out.push(clock.time(|| {
                 let resident = resident.take().expect("once");
-                _ = zswap.swap_out(slots.base() + k as u64, resident, NodeId(0), &input[k]).expect("the pool has room");
+                _ = zswap.swap_out(slots.base() + k as u64, resident, NodeId(0), page(k)).expect("the pool has room");
             }));
         }
-        for k in 0..input.len() {
+        for k in 0..input.len() * copies {
             let slot = slots.base() + k as u64;
             match zswap.is_stored(slot) {
-                true => log.compress(&mut context, k, &input[k]),
-                false => _ = zswap.store(slot, &vm, NodeId(0), &input[k]).expect("the pool has room"),
+                true => log.compress(&mut context, k, page(k)),
+                false => _ = zswap.store(slot, &vm, NodeId(0), page(k)).expect("the pool has room"),
             }
         }
-        for k in noise.shuffled(input.len()) {
+        for k in noise.shuffled(input.len() * copies) {
             let slot = slots.base() + k as u64;
             if noise.below(2) == 0 {
-                work.log.push(clock.time(|| log.take(k, &mut page)));
-                assert!(page.0 == input[k].0);
+                work.log.push(clock.time(|| log.take(k, &mut to)));
+                assert!(to.0 == page(k).0);
                 zswap.free(slot);
                 continue;
             }
-            work.load.push(clock.time(|| zswap.try_load(slot, &mut page).expect("it was stored")));
+            work.load.push(clock.time(|| zswap.try_load(slot, &mut to).expect("it was stored")));
             work.put.push(clock.time(|| _ = zswap.put(slot).expect("it was stored")));
-            assert!(page.0 == input[k].0);
+            assert!(to.0 == page(k).0);
         }
     }
     work
