@@ -50,7 +50,7 @@ pub struct ContextGuard<'a> {
 // === impl Contexts ===
 
 impl Contexts {
-    /// A set of `count` contexts; as many threads can compress at once. About 13 KiB each once LZ4 has used it.
+    /// A set of `count` contexts; as many threads can compress at once. About 21 KiB each once LZ4 has used it.
     ///
     /// # Panics
     /// When `count` is 0.

@@ -1,27 +1,24 @@
-//! LZ4: an encoder of our own for pages (`encoder.rs`), and lz4_flex's decoder with its unsafe fast path.
+//! LZ4, by lz4_flex with its unsafe fast path.
 //!
-//! Measured over 47,241 pages of three real programs (python, node, java), ns per page in random order, medians in one process, pages in
-//! turns, the machine shared:
+//! Measured over 10,859 pages of three real programs, ns per page, medians in one process (`benches/codec.rs` has the first
+//! and the last column):
 //!
-//! | compress | python | node | java | bytes |
-//! |---|---:|---:|---:|---:|
-//! | the encoder for pages (what is used) | 5929 | 4447 | 4257 | 72.71 M |
-//! | lz4_flex, a large table kept in the context | 6590 | 4787 | 4647 | 72.51 M |
-//! | the former, matches also extended backwards | 6139 | 4537 | 4377 | 72.46 M |
-//! | only words of 6 bytes, not even half of the positions learned | 5539 | 4046 | 4016 | 73.58 M |
+//! | | compress | decompress | bytes |
+//! |---|---:|---:|---:|
+//! | fast path, a context's large table (what is used) | 4500 | 1610 | 18.86 M |
+//! | fast path, a context's small table | 4730 | | 19.09 M |
+//! | fast path, a small table allocated per call | 4750 | | 19.09 M |
+//! | features `safe-encode`, `safe-decode`, large table | 5060 | 1710 | 18.86 M |
+//! | memcpy, for scale | 145 | | |
 //!
-//! The last two are unchecked prototypes. Decoding, an earlier measurement: lz4_flex's fast path 1610 ns, with its feature `safe-decode` 1710; a
-//! decoder of our own for pages won 2 to 6 percent, which is not worth its unsafe code.
+//! The large table has 4096 entries as well, but of 32 bits, and hashes five bytes instead of four.
 //!
-//! lz4_flex's fast path still checks every length and offset against both buffers. Property tests feed it garbage between guard bytes, and
-//! Miri and the fuzz targets run it too.
-
-mod encoder;
+//! The fast path still checks every length and offset against both buffers; `safe-*` only replaces pointers by slices. The
+//! property tests below feed it garbage between guard bytes, and Miri and the fuzz targets run it too.
 
 use super::{Codec, CodecId, Compressed, Context, Corrupt};
 use crate::units::PAGE_SIZE;
-use encoder::Positions;
-use lz4_flex::block;
+use lz4_flex::block::{self, CompressTable};
 
 const NAME: &str = "lz4";
 
@@ -44,11 +41,9 @@ impl Codec for Lz4 {
     }
 
     fn compress<'c>(&self, context: &'c mut Context, page: &[u8; PAGE_SIZE]) -> Compressed<'c> {
-        let (positions, output) = context.tables(Self::ID, Positions::new);
-        match encoder::compress(page, output, positions) {
-            Some(len) => Compressed::from_output(output, len),
-            None => Compressed::Incompressible,
-        }
+        let (table, output) = context.tables(Self::ID, CompressTable::large);
+        let len = block::compress_into_with_table(page, output, table).expect("the buffer has room for the worst case");
+        Compressed::from_output(output, len)
     }
 
     #[inline]
