@@ -11,7 +11,9 @@
 
 use super::error::Error;
 use super::limits::policy::{Policy, StagedFifo};
-use super::limits::{Account, Anon, Evictee, Evictor, Limits, LimitsConfig, Membership, OnOvershoot, Overshoot, Tenant, Verdict};
+use super::limits::{
+    Account, Anon, Evictee, Evictor, Limits, LimitsConfig, Membership, OnOvershoot, Overshoot, Tenant, Verdict,
+};
 use super::pages::Shared;
 use super::pages::ports::Purse;
 use super::vm::{Parts, Vm, VmOptions, WeakVm};
@@ -158,7 +160,12 @@ impl Engine {
             if !memcg.children().is_empty() {
                 continue; // the sums have other VMs' bytes in them
             }
-            assert_eq!(stat.resident, *memory, "memcg {}: bytes charged as resident, and bytes its VMs have", memcg.path());
+            assert_eq!(
+                stat.resident,
+                *memory,
+                "memcg {}: bytes charged as resident, and bytes its VMs have",
+                memcg.path()
+            );
             assert_eq!(stat.bytes.compressed, *compressed, "memcg {}: bytes compressed", memcg.path());
         }
         self.inner.zswap.assert_valid();
@@ -225,8 +232,7 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let EngineBuilder { zswap, policy, on_overshoot, staged_ahead, evictor, clock } = self;
         let tree = zswap.tree().clone();
-        let limits =
-            Arc::new(Limits::new(tree.clone(), LimitsConfig { policy, on_overshoot, staged_ahead, clock }));
+        let limits = Arc::new(Limits::new(tree.clone(), LimitsConfig { policy, on_overshoot, staged_ahead, clock }));
         let evictor = evictor.then(|| Evictor::start(Arc::clone(&limits)));
         let evictor = evictor.transpose().map_err(|source| Error::NoThread { what: "the evictor", source })?;
         let anon = tree.register(Box::new(Anon(Arc::clone(&limits))));

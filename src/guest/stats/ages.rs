@@ -29,7 +29,10 @@ impl Ages {
     /// The classes, youngest first: up to which age (`None`: any), bytes in memory, bytes out of it (as pages, uncompressed).
     pub fn classes(&self) -> impl Iterator<Item = (Option<Duration>, u64, u64)> {
         let end = |end| (end != u64::MAX).then(|| Duration::from_secs(end));
-        ENDS.into_iter().zip(self.resident).zip(self.stored).map(move |((at, resident), stored)| (end(at), resident, stored))
+        ENDS.into_iter()
+            .zip(self.resident)
+            .zip(self.stored)
+            .map(move |((at, resident), stored)| (end(at), resident, stored))
     }
 
     /// All bytes in memory, and all out of it.
@@ -49,8 +52,12 @@ mod tests {
             ages.add(true, age.map(Duration::from_secs), bytes);
         }
         ages.add(false, None, 64);
-        let resident: Vec<_> = ages.classes().map(|(end, resident, _)| (end.map(|end| end.as_secs()), resident)).collect();
-        assert_eq!(resident, [(Some(10), 3), (Some(60), 4), (Some(300), 0), (Some(1200), 0), (Some(3600), 8), (None, 48)]);
+        let resident: Vec<_> =
+            ages.classes().map(|(end, resident, _)| (end.map(|end| end.as_secs()), resident)).collect();
+        assert_eq!(
+            resident,
+            [(Some(10), 3), (Some(60), 4), (Some(300), 0), (Some(1200), 0), (Some(3600), 8), (None, 48)]
+        );
         assert_eq!(ages.totals(), (63, 64));
     }
 }

@@ -8,8 +8,7 @@ use crate::guest::pages::ports::{Count, Gauge};
 use crate::sync::Tally;
 use crate::units::PAGE_SIZE;
 
-const GAUGES: [Gauge; 6] =
-    [Gauge::Resident, Gauge::Staged, Gauge::Stored, Gauge::Poisoned, Gauge::Kept, Gauge::Pinned];
+const GAUGES: [Gauge; 6] = [Gauge::Resident, Gauge::Staged, Gauge::Stored, Gauge::Poisoned, Gauge::Kept, Gauge::Pinned];
 
 const COUNTS: [Count; 9] = [
     Count::Busy,
@@ -117,7 +116,10 @@ mod tests {
         let stats = meter.snapshot();
         assert_eq!((stats.resident, stats.staged, stats.poisoned), (9 * 4096, 10 * 4096, 12 * 4096));
         assert_eq!((stats.kept, stats.pinned, meter.pages(Gauge::Stored)), (13 * 4096, 14 * 4096, 11));
-        assert_eq!((stats.busy, stats.again, stats.vanished, stats.taken_out, stats.put_away), (100, 101, 102, 103, 104));
+        assert_eq!(
+            (stats.busy, stats.again, stats.vanished, stats.taken_out, stats.put_away),
+            (100, 101, 102, 103, 104)
+        );
         assert_eq!((stats.refused, stats.put_away_clean, stats.wasted, stats.around), (105, 106, 107, 108));
         assert_eq!((stats.faults_of(FaultKind::Device).count(), stats.all_faults()), (3, 36 - 7));
         assert_eq!(stats.fault_nanos().count(), 36);
