@@ -51,7 +51,7 @@ pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
-pub(crate) use process::process_mutex;
+pub(crate) use process::{process_mutex, process_static};
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
@@ -64,10 +64,13 @@ pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
 pub use turnstile::{Deadline, Passed, Ticket, Turnstile};
 
+/// As loom's: it has none.
+#[cfg(loom)]
+pub use std::sync::Weak;
 #[cfg(loom)]
 pub use loom::sync::Arc;
 #[cfg(not(loom))]
-pub use std::sync::Arc;
+pub use std::sync::{Arc, Weak};
 
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
