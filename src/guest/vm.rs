@@ -6,7 +6,8 @@ use super::memory::Memory;
 use super::memory::backer::{Backer, WANTED};
 use super::pages::ports::{Observer, Purse};
 use super::pages::{Pages, Shared};
-use super::region::{Evicted, Region};
+use super::region::Region;
+use super::{Evicted, FaultAround};
 use super::registry::Announced;
 use super::uffd::{Ask, Descriptor, Features};
 use crate::memcg::Memcg;
@@ -14,17 +15,6 @@ use crate::sync::{Arc, Planted, Weak};
 use crate::units::PAGE_SIZE;
 use crate::zswap::Zswap;
 use std::ops::Range;
-
-/// How many neighbours that went out together come back with a page that is touched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultAround {
-    /// None.
-    Off,
-    /// So many at most, by copy.
-    Pages(u32),
-    /// 16, and 64 where pages are touched in order.
-    Adaptive,
-}
 
 /// Threads that serve faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,7 +158,14 @@ impl Vm {
                 instead: "use one of the two: noting writes leaves no way to hold the first one off",
             });
         }
-        let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
+        let shared = Arc::new(Shared::new(
+            Box::new(zswap.clone()),
+            purse,
+            observer,
+            options.kept_bytes,
+            options.fault_around,
+            Planted::NONE,
+        )?);
         let ask = Ask {
             user_mode_only: !options.kernel_faults,
             features: Features::SIGBUS,

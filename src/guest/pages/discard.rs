@@ -13,6 +13,7 @@ use super::ports::Gauge;
 use super::word::{Bits, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::{Obstacle, Staging};
+use crate::sync::Bug;
 use std::ops::Range;
 
 /// Who throws pages away.
@@ -56,6 +57,12 @@ impl Pages {
                 State::Resident if seen.pins() > 0 => return Err(Error::Pinned { page: at }),
                 State::Resident => continue, // by now
                 State::Absent => {}
+                State::Stored if self.shared().planted.is(Bug::DiscardOwnsLate) => {
+                    self.shared().store.give_back(self.slot(at));
+                    if self.word(at).discard(seen).is_ok() {
+                        Owned::one(self, at, seen).end_front(1, End::silent(State::Absent));
+                    }
+                }
                 _ if self.word(at).discard(seen).is_err() => continue,
                 _ => {
                     self.discard_out(Owned::one(self, at, seen), By::Us)?;
@@ -145,6 +152,9 @@ impl Pages {
                 }
                 self.forget_copy(page, was, false);
                 shared.observer.change(Gauge::Staged, -1);
+                if shared.planted.is(Bug::DiscardEndsShadow) {
+                    self.word(page).shadow_gone();
+                }
             }
             State::Stored => {
                 shared.store.give_back(self.slot(page));
