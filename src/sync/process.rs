@@ -16,3 +16,33 @@ macro_rules! process_mutex {
 }
 
 pub(crate) use process_mutex;
+
+/// A static made of atomics, at compile time. Under loom each run of a model has its own.
+macro_rules! process_static {
+    ($(#[$doc:meta])* static $name:ident: $t:ty = $value:expr;) => {
+        #[cfg(not(loom))]
+        $(#[$doc])*
+        static $name: $t = $value;
+        #[cfg(loom)]
+        loom::lazy_static! {
+            $(#[$doc])*
+            static ref $name: $t = $value;
+        }
+    };
+}
+
+pub(crate) use process_static;
+
+/// A constructor that statics use: `const`, but under loom, which makes its atomics inside models.
+macro_rules! early_new {
+    ($(#[$doc:meta])* $vis:vis fn new() -> Self $body:block) => {
+        #[cfg(not(loom))]
+        $(#[$doc])*
+        $vis const fn new() -> Self $body
+        #[cfg(loom)]
+        $(#[$doc])*
+        $vis fn new() -> Self $body
+    };
+}
+
+pub(crate) use early_new;

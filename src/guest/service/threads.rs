@@ -1,0 +1,177 @@
+//! Handler threads: each waits in a read of the descriptor, and serves what it has read.
+//!
+//! ```text
+//!   vCPU touches a page that is out --> kernel queues the fault --> [read] handler 0, pinned to core 0
+//!     (or a system call, KVM, vhost)                                [read] handler 1, pinned to core 1
+//!
+//!   stop:  rings the bell: a page of its own that is registered and not there. Each handler is woken by a fault of it, and ends.
+//! ```
+//!
+//! 1. All signals are blocked in handlers: no handler of the program's runs there, and might touch guest memory.
+//! 2. A handler that panics goes on as a new one would: with what it has read, at the event where it was. One that panics again and again ends the
+//!    process, with a sentence: its faults would wait for ever.
+//! 3. Handlers hold the desk, never a VM: so the last VM is dropped by somebody who can wait for them.
+
+use super::last_words;
+use super::reader::{Idle, Reader};
+use super::watchdog::{OnStuck, Watch, Watchdog};
+use super::{Bell, Desk, Panics, signals};
+use crate::guest::Error;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, thread};
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// Threads that serve faults.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ThreadOptions {
+    /// How many; 0 means one. One serves some 100,000 faults a second; more are worth it where faults wait for devices, or where
+    /// each vCPU has its own core and handler.
+    pub count: usize,
+    /// The cores they run on, in turn: the cores of the vCPUs. Waking a thread on another core takes longer than serving the fault.
+    pub cores: Option<Vec<usize>>,
+    /// How long a handler may be at one fault before that is told.
+    pub watchdog: Option<Duration>,
+    /// Whom it is told; nobody: standard error.
+    pub(crate) on_stuck: Option<OnStuck>,
+}
+
+/// Running handlers. Dropped, they have ended.
+pub(crate) struct Handlers {
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<()>>,
+    watchdog: Option<Watchdog>,
+}
+
+struct Shared {
+    desk: Arc<dyn Desk>,
+    bell: Bell,
+    stop: AtomicBool,
+    panics: Panics,
+}
+
+// === impl ThreadOptions ===
+
+impl Default for ThreadOptions {
+    fn default() -> Self {
+        Self::new(1)
+    }
+}
+
+impl ThreadOptions {
+    /// So many, on any core, unwatched.
+    pub fn new(count: usize) -> Self {
+        ThreadOptions { count, cores: None, watchdog: None, on_stuck: None }
+    }
+
+    /// Pin them to these cores, in turn.
+    pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
+        self.cores = Some(cores.into());
+        self
+    }
+
+    /// Say on standard error which page a handler is at, and why, when it has been there for so long.
+    pub fn watchdog(mut self, limit: Duration) -> Self {
+        self.watchdog = Some(limit);
+        self
+    }
+
+    /// Tell this of it instead. It runs on the watchdog's thread.
+    pub fn on_stuck(mut self, tell: impl Fn(&super::Stuck) + Send + Sync + 'static) -> Self {
+        self.on_stuck = Some(std::sync::Arc::new(tell));
+        self
+    }
+}
+
+impl fmt::Debug for ThreadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadOptions")
+            .field("count", &self.count)
+            .field("cores", &self.cores)
+            .field("watchdog", &self.watchdog)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Handlers ===
+
+impl Handlers {
+    /// Start them.
+    ///
+    /// # Errors
+    /// When the system refuses a thread, a core, or the bell's page.
+    pub(crate) fn start(desk: Arc<dyn Desk>, options: &ThreadOptions) -> Result<Handlers, Error> {
+        let count = options.count.max(1);
+        let bell = Bell::new(desk.descriptor(), count)?;
+        let shared = Arc::new(Shared { desk, bell, stop: AtomicBool::new(false), panics: Panics::new() });
+        let watches: Vec<Arc<Watch>> = (0..count).map(|_| Arc::new(Watch::default())).collect();
+        let mut handlers = Handlers { shared: Arc::clone(&shared), threads: Vec::new(), watchdog: None };
+        for (n, watch) in watches.iter().enumerate() {
+            let (shared, watch) = (Arc::clone(&shared), Arc::clone(watch));
+            let spawned = signals::blocked(|| thread::spawn("zspool-fault", move || shared.handle(count, watch)));
+            let spawned = spawned.map_err(|source| Error::Service { doing: "start a handler thread", source })?;
+            if let Some(cores) = options.cores.as_ref().filter(|cores| !cores.is_empty()) {
+                pin(&spawned, cores[n % cores.len()]).map_err(|source| Error::Service { doing: "pin a handler to its core", source })?;
+            }
+            handlers.threads.push(spawned); // dropped on the next error, those that run are ended
+        }
+        if let Some(limit) = options.watchdog {
+            let desk = Arc::clone(&shared.desk);
+            handlers.watchdog = Some(Watchdog::start(desk, watches, limit, options.on_stuck.clone())?);
+        }
+        Ok(handlers)
+    }
+
+    /// How many times a handler panicked and was replaced.
+    pub(crate) fn panics(&self) -> u64 {
+        self.shared.panics.all()
+    }
+
+    /// Let go of threads that a fork has left behind in the parent: in the child there are none.
+    pub(crate) fn forget(mut self) {
+        self.threads.clear();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Handlers {
+    fn drop(&mut self) {
+        self.watchdog = None;
+        self.shared.stop.store(true, Ordering::Release);
+        for (n, thread) in self.threads.drain(..).enumerate() {
+            self.shared.bell.ring(n);
+            // It is any of them that ends for this ring: in the end all have.
+            let _ = thread;
+        }
+    }
+}
+
+impl Shared {
+    /// A handler, until it is stopped.
+    fn handle(&self, readers: usize, watch: Arc<Watch>) {
+        watch.is_mine();
+        let mut reader = Reader::new(readers, watch);
+        let mut rung = false;
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| self.rounds(&mut reader, &mut rung))) {
+                Ok(Ok(())) => return,
+                Ok(Err(errno)) => last_words::end(format_args!(
+                    "faults cannot be read from the userfaultfd descriptor any more ({errno}; was it closed?): every thread that touches a \
+                     page that is out would wait for ever, so the process ends"
+                )),
+                Err(_payload) => {
+                    if let Some(times) = self.panics.too_many() {
+                        last_words::end(format_args!(
+                            "a handler of page faults panicked {times} times in a row at {:#x}, and so would another in its place: the \
+                             process ends, for its threads would wait for ever",
+                            reader.address()
+                        ));
+                    }
+                }
+            }
+        }
+    }
+}
