@@ -1,0 +1,189 @@
+//! [`Backing`]: what the kernel does for the pages of one region, whatever kind of memory it is.
+//!
+//! ```text
+//!                 take_out                    drop_staged
+//!     guest range ---------->  staged bytes  ------------->  (frames go back)
+//!         ^  ^    <----------                                     |
+//!         |  |     put_back                                       |
+//!         |  +------- install, install_zero, move_in  <-----------+  (from wherever the bytes were kept)
+//!         +---------- protect, unprotect, poison, discard, wake
+//! ```
+//!
+//! | | staged bytes lie | [`Staging`] |
+//! |---|---|---|
+//! | anonymous memory, by MOVE | at the same index of the shadow range | `Apart` |
+//! | anonymous memory, by write protection | in the guest range, write-protected | `InPlace` |
+//! | memfd | in the page cache, read through a second view | `InPlace` |
+//!
+//! What a caller keeps to:
+//! - **B1** No call but [`present`](Backing::present), [`wake`](Backing::wake) and [`unshare`](Backing::unshare) without owning the
+//!   words of all pages it names.
+//! - **B2** Where staging is `Apart`, the shadow place of a page is empty unless the page is Leaving, Staged, Compressing or its
+//!   SHADOW flag is set. [`take_out`](Backing::take_out) of a page with SHADOW would throw the compressor's bytes away.
+//! - **B3** Where staging is `InPlace`, the staged page *is* the guest's page. So (a) a fault on a Compressing page is served by
+//!   [`put_back`](Backing::put_back), as one on a Staged page, and the page needs no new charge; (b) a compressor that lost its page
+//!   must not call [`drop_staged`](Backing::drop_staged): it would throw the guest's page away; (c) one that did not lose it goes
+//!   Compressing -> Leaving (owned, so that a write fault waits), `drop_staged`, and only then -> Stored. SHADOW is never set.
+//!
+//! No call allocates, and all but [`present`](Backing::present) may be made in a signal handler.
+
+use std::io;
+use std::ops::Range;
+
+/// What the kernel can do for the pages of one region. Pages are numbered from the start of the region.
+pub trait Backing: Send + Sync {
+    /// Take `pages` pages out of the guest range, from `first` on: the guest's next access to one of them faults. Their words are Leaving.
+    ///
+    /// Pages before the obstacle are staged, the others are where they were; one with an obstacle stays in the guest range (`Busy`:
+    /// pinned, shared after a fork, or its protection differs) or is not there (`Hole`).
+    fn take_out(&self, first: u32, pages: u32) -> TakenOut;
+
+    /// Bring staged pages back into the guest range, and wake who waits for them.
+    ///
+    /// # Errors
+    /// The obstacle; pages before it are back. `There`: the guest range has a page in that place, and the staged one stays.
+    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+
+    /// Where the bytes of a page lie that is Staged or Compressing. Nobody writes them.
+    fn staged(&self, page: u32) -> *const [u8; 4096];
+
+    /// Give the frames of staged pages back; the guest's next access faults as on a page that is not there.
+    ///
+    /// # Errors
+    /// The obstacle: some of the frames may still be held.
+    fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+
+    /// Install copies of `pages` pages that lie one after the other at `from`, write-protected where asked, and wake who waits.
+    ///
+    /// `There` is an obstacle: it was installed meanwhile, and stays as it is.
+    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed;
+
+    /// Install pages that read as zero, and wake who waits.
+    fn install_zero(&self, first: u32, pages: u32) -> Installed;
+
+    /// Install pages whose bytes `fill` writes, called with the page's number in ascending order, and wake who waits. Where `fill` says false, the
+    /// page and those after it are left out, without an obstacle.
+    ///
+    /// `fill` gets frames that may hold anything and must write all 4096 bytes.
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+        install_one_by_one(self, first, pages, fill)
+    }
+
+    /// Let pages be written again, and wake who waits.
+    ///
+    /// # Errors
+    /// The obstacle.
+    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+
+    /// Have the next write to each page fault (with asynchronous write protection: be noted).
+    ///
+    /// # Errors
+    /// The obstacle.
+    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+
+    /// Have every access to pages that are not there end in SIGBUS, and wake who waits.
+    ///
+    /// # Errors
+    /// The obstacle; `Failed(ENOSYS)` or `Failed(EINVAL)` where the kernel cannot.
+    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+
+    /// Wake who waits for the pages, to fault again. Needs no word.
+    fn wake(&self, first: u32, pages: u32);
+
+    /// Drop what the guest range has: the next access faults as on a page that is not there. Staged pages are not touched where
+    /// staging is `Apart`.
+    ///
+    /// # Errors
+    /// The obstacle.
+    fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+
+    /// Tell `each` which runs of pages hold something, in ascending order. Needs no word: what moves meanwhile may be told either way.
+    ///
+    /// # Errors
+    /// When the kernel's answer cannot be had.
+    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()>;
+
+    /// Unregister the range from the descriptor, and wake everybody who waits. What is not there reads as zero from now on.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn release(&self) -> io::Result<()>;
+
+    /// Where staged bytes lie: see B3.
+    fn staging(&self) -> Staging {
+        Staging::Apart
+    }
+
+    /// After a fork whose child has ended: make pages that [`take_out`](Self::take_out) calls `Busy` the process's own again, and say how
+    /// many were looked at and can be tried again. To be called owning no word: it may fault like a write of the guest's.
+    fn unshare(&self, first: u32, pages: u32) -> u32 {
+        let _ = (first, pages);
+        0
+    }
+}
+
+/// Install pages one by one from a bounce page on the stack: [`Backing::move_in`] of those who know no better way.
+pub fn install_one_by_one<B: Backing + ?Sized>(
+    backing: &B,
+    first: u32,
+    pages: u32,
+    fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool,
+) -> Installed {
+    let mut bounce = [0u8; 4096];
+    for done in 0..pages {
+        if !fill(first + done, &raw mut bounce) {
+            return Installed { pages: done, obstacle: None };
+        }
+        let one = backing.install(first + done, &raw const bounce, 1, false);
+        if one.pages == 0 {
+            return Installed { pages: done, obstacle: one.obstacle };
+        }
+    }
+    Installed { pages, obstacle: None }
+}
+
+/// Where the bytes of staged pages lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Staging {
+    /// In memory of ours: the guest's page and the staged one are two.
+    Apart,
+    /// In the guest's own page.
+    InPlace,
+}
+
+/// What [`Backing::take_out`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct TakenOut {
+    /// Pages that are staged now, from the first on.
+    pub moved: u32,
+    /// What is the matter with the page after them; `None` when all are staged.
+    pub obstacle: Option<Obstacle>,
+}
+
+/// What [`Backing::install`] and its like did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct Installed {
+    /// Pages installed, from the first on.
+    pub pages: u32,
+    /// What is the matter with the page after them.
+    pub obstacle: Option<Obstacle>,
+}
+
+/// Why the kernel did not do it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Obstacle {
+    /// EBUSY: somebody else holds the page.
+    Busy,
+    /// ENOENT: there is no page.
+    Hole,
+    /// EEXIST: there is a page already.
+    There,
+    /// EAGAIN: the mapping is changing. Read the descriptor's events, then try again.
+    Again,
+    /// The range or the process is gone.
+    Gone,
+    /// Something else, by its number.
+    Failed(i32),
+}
