@@ -1,1 +1,142 @@
 //! Who serves faults: the faulting thread, threads of ours, or a loop of the embedder.
+//!
+//! ```text
+//!                    a thread touches a page that is out
+//!                     |                               |
+//!       InThread:  SIGBUS in it               an event of the descriptor
+//!                     |                               |  read by
+//!                     |                     Threads: handlers of ours     External: Vm::service()
+//!                  sigbus.rs                  threads.rs, watchdog.rs          |
+//!                     |                               +------- reader.rs ------+
+//!                     |                                      |           |
+//!                     +------> Pages::fault <----- faults ---+           +--- changes of mappings: gate.rs, changes.rs, fork.rs
+//! ```
+//!
+//! | | serves | costs | needs |
+//! |---|---|---|---|
+//! | [`InThread`](crate::guest::Service::InThread) | the program's own loads and stores | least: no other thread runs | SIGBUS of the process; no permission |
+//! | [`Threads`](crate::guest::Service::Threads) | system calls, KVM and vhost too, where permitted | two switches of threads more | a permission for the kernel's accesses |
+//! | [`External`](crate::guest::Service::External) | the same | the loop's own | the same |
+//!
+//! 1. Nobody holds a lock while a page is loaded, decompressed or installed.
+//! 2. A handler that panics is replaced; the word's guard has given the page back, and the fault is served again. Where nobody can serve, the
+//!    process ends with a sentence: a thread that waits for ever helps nobody, and a page is never made up.
+
+mod access;
+mod actions;
+mod bell;
+pub(crate) mod gate;
+pub(crate) mod last_words;
+mod panics;
+pub(crate) mod reader;
+pub mod sigbus;
+pub(crate) mod signals;
+mod stacks;
+pub(crate) mod threads;
+mod watchdog;
+
+pub use stacks::AlternateStack;
+pub use threads::ThreadOptions;
+pub use watchdog::Stuck;
+
+pub(crate) use bell::Bell;
+pub(crate) use panics::Panics;
+
+use crate::guest::pages::{Access, Served, Waiting};
+use crate::guest::registry::{self, Found};
+use crate::guest::uffd::{Descriptor, Fault};
+use crate::sync::Arc;
+use gate::Gate;
+use last_words::LastWords;
+use std::ops::Range;
+
+/// What became of a fault, as its thread sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The access can be made again, at once or when the page's owner wakes it.
+    Served,
+    /// The mapping is changing: events first, then this again.
+    Again,
+    /// The page cannot be had.
+    Poisoned,
+    /// Of no region.
+    Stranger,
+}
+
+/// What the kernel says about mappings.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Pages are dropped by `madvise`: they are to read as zeroes.
+    Removed(Range<usize>),
+    /// A range was unmapped.
+    Unmapped(Range<usize>),
+    /// A range was moved by `mremap`, with its pages and its registration.
+    Moved {
+        /// From this address.
+        from: usize,
+        /// To this one.
+        to: usize,
+        /// So many bytes.
+        bytes: usize,
+    },
+    /// The process forked: this serves the child's memory.
+    Forked(Descriptor),
+}
+
+/// Whose descriptor a reader reads: what it needs of a VM.
+pub(crate) trait Desk: Send + Sync {
+    /// The descriptor.
+    fn descriptor(&self) -> &Arc<Descriptor>;
+    /// The gate, where mappings change behind our back or several threads read.
+    fn gate(&self) -> Option<&Gate>;
+    /// Serve a fault.
+    fn answer(&self, fault: Fault) -> Answer;
+    /// Have words follow a change.
+    fn follow(&self, change: &mut Option<Change>);
+    /// A fault of an address that no region has. False: again later.
+    fn stranger(&self, address: usize) -> bool;
+    /// A thread was given SIGBUS for a page that cannot be had.
+    fn poisoned(&self, address: usize) {
+        poisoned(address, "the thread that touches it is given SIGBUS").say();
+    }
+    /// A reader has something parked, or no longer: reads must not wait meanwhile.
+    fn set_parking(&self, parking: bool);
+    /// Where a page is, in words.
+    fn state(&self, address: usize) -> &'static str;
+}
+
+/// Serve the fault of whatever is at an address of this process.
+pub(crate) fn answer(address: usize, access: Access, waiting: Waiting) -> Answer {
+    match registry::find(address) {
+        Found::Page(pages, page) => match pages.fault(page, access, waiting) {
+            Served::Installed(_) | Served::Left => Answer::Served,
+            Served::Again => Answer::Again,
+            Served::Poisoned => Answer::Poisoned,
+            // Not registered with the kernel any more: whatever is there now is not ours.
+            Served::Gone => Answer::Stranger,
+            Served::Failed(errno) => failed(address, errno),
+        },
+        Found::Transit => Answer::Again,
+        Found::Nothing => Answer::Stranger,
+    }
+}
+
+/// The kernel would not install a page. What passes (no memory for a frame) is tried again; the rest is a defect, and going on would
+/// hang the thread.
+fn failed(address: usize, errno: i32) -> Answer {
+    match errno {
+        libc::ENOMEM | libc::EINTR | libc::EAGAIN | libc::EBUSY => Answer::Again,
+        errno => last_words::end(format_args!(
+            "the kernel refuses to install the page at {address:#x} ({}): its thread would wait for ever, so the process ends",
+            crate::guest::uffd::Errno(errno)
+        )),
+    }
+}
+
+/// What is said about a page that cannot be had.
+pub(crate) fn poisoned(address: usize, consequence: &str) -> LastWords {
+    LastWords::new(format_args!(
+        "the page at {address:#x} cannot be read back (its copy is damaged, or its device failed), and {consequence}; make_resident() on \
+         it says more, and tries again"
+    ))
+}

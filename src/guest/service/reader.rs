@@ -17,7 +17,7 @@
 
 use super::gate::{CLOSED, Closed, Gate};
 use super::watchdog::{Phase, Watch};
-use super::{Answer, Change, Desk};
+use super::{Answer, Bell, Change, Desk};
 use crate::guest::uffd::{Errno, Event, Fault, MOST_EVENTS};
 use crate::sync::Arc;
 use std::os::fd::AsRawFd;
@@ -56,6 +56,8 @@ pub(crate) struct Reader {
     pause: Duration,
     /// The last read found nothing, though reads wait: another reader has something parked.
     empty: bool,
+    bell: Option<Arc<Bell>>,
+    rung: bool,
     watch: Arc<Watch>,
     /// At most so many a read: where several read, each should leave something to the others.
     most: usize,
@@ -77,9 +79,22 @@ impl Reader {
             retrying: 0,
             pause: Duration::ZERO,
             empty: false,
+            bell: None,
+            rung: false,
             watch,
             most: if readers > 1 { 4 } else { MOST_EVENTS },
         }
+    }
+
+    /// Have it end when this rings.
+    pub(crate) fn with_bell(mut self, bell: &Arc<Bell>) -> Self {
+        self.bell = Some(Arc::clone(bell));
+        self
+    }
+
+    /// Whether it is to end: its bell has rung, and it owes nobody anything.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.rung && self.parked_len == 0 && self.faults == self.read
     }
 
     /// Whether something that was read waits to be tried again.
@@ -172,16 +187,18 @@ impl Reader {
         while self.changes < self.read {
             let place = self.changes;
             self.watch.busy(Phase::Following, 0);
-            match &mut self.events[place] {
-                Event::Remove(range) => desk.follow(Change::Removed(range.clone())),
-                Event::Unmap(range) => desk.follow(Change::Unmapped(range.clone())),
-                Event::Remap { from, to, bytes } => desk.follow(Change::Moved { from: *from, to: *to, bytes: *bytes }),
-                event @ Event::Fork(_) => {
-                    if let Event::Fork(child) = std::mem::take(event) {
-                        desk.follow(Change::Forked(child));
-                    }
-                }
-                Event::Fault(_) | Event::None | Event::Unknown(_) => {}
+            let mut change = match &mut self.events[place] {
+                Event::Remove(range) => Some(Change::Removed(range.clone())),
+                Event::Unmap(range) => Some(Change::Unmapped(range.clone())),
+                Event::Remap { from, to, bytes } => Some(Change::Moved { from: *from, to: *to, bytes: *bytes }),
+                Event::Fork(_) => match std::mem::take(&mut self.events[place]) {
+                    Event::Fork(child) => Some(Change::Forked(child)),
+                    _ => None,
+                },
+                Event::Fault(_) | Event::None | Event::Unknown(_) => None,
+            };
+            if change.is_some() {
+                desk.follow(&mut change);
             }
             // Only now: after a panic it is followed again, closed still.
             self.changes += 1;
@@ -220,7 +237,13 @@ impl Reader {
     }
 
     /// Serve one. False where the kernel says that it must be asked again later.
-    fn answered(&self, desk: &dyn Desk, fault: Fault) -> bool {
+    fn answered(&mut self, desk: &dyn Desk, fault: Fault) -> bool {
+        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_at(fault.address)) {
+            // One ring for each reader: the next is for another.
+            if self.rung { bell.leave(fault.address) } else { bell.answer(fault.address) }
+            self.rung = true;
+            return true;
+        }
         if desk.gate().is_some_and(|gate| !gate.is_open(fault.address..fault.address + 1)) {
             return false; // another reader is following a change there
         }

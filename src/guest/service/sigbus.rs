@@ -21,13 +21,12 @@
 
 use super::access::access;
 use super::actions::{self, Previous};
-use super::last_words::{self, LastWords};
+use super::last_words;
 use super::stacks::Reserve;
 use super::{Answer, Panics};
 use crate::guest::Error;
 use crate::guest::pages::{Access, Waiting};
-use crate::guest::registry;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::yield_now;
 use crate::sync::{Rank, process_mutex, process_static};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -174,8 +173,7 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
 
 /// Serve one fault.
 fn fault(address: usize, access: Access) -> Outcome {
-    let Some(region) = registry::find(address) else { return Outcome::NotOurs };
-    match region.answer(address, access, Waiting::Wait) {
+    match super::answer(address, access, Waiting::Wait) {
         Answer::Served => PANICS.none(),
         // The kernel is at the mapping this moment: the access is made again, and with it the fault.
         Answer::Again => yield_now(),

@@ -17,10 +17,10 @@ use super::reader::{Idle, Reader};
 use super::watchdog::{OnStuck, Watch, Watchdog};
 use super::{Bell, Desk, Panics, signals};
 use crate::guest::Error;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::guest::uffd::Errno;
 use crate::sync::{Arc, thread};
-use std::fmt;
-use std::io;
+use std::os::unix::thread::JoinHandleExt;
+use std::{fmt, io, mem};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -48,8 +48,7 @@ pub(crate) struct Handlers {
 
 struct Shared {
     desk: Arc<dyn Desk>,
-    bell: Bell,
-    stop: AtomicBool,
+    bell: Arc<Bell>,
     panics: Panics,
 }
 
@@ -105,8 +104,8 @@ impl Handlers {
     /// When the system refuses a thread, a core, or the bell's page.
     pub(crate) fn start(desk: Arc<dyn Desk>, options: &ThreadOptions) -> Result<Handlers, Error> {
         let count = options.count.max(1);
-        let bell = Bell::new(desk.descriptor(), count)?;
-        let shared = Arc::new(Shared { desk, bell, stop: AtomicBool::new(false), panics: Panics::new() });
+        let bell = Arc::new(Bell::new(desk.descriptor(), count)?);
+        let shared = Arc::new(Shared { desk, bell, panics: Panics::new() });
         let watches: Vec<Arc<Watch>> = (0..count).map(|_| Arc::new(Watch::default())).collect();
         let mut handlers = Handlers { shared: Arc::clone(&shared), threads: Vec::new(), watchdog: None };
         for (n, watch) in watches.iter().enumerate() {
@@ -140,11 +139,10 @@ impl Handlers {
 impl Drop for Handlers {
     fn drop(&mut self) {
         self.watchdog = None;
-        self.shared.stop.store(true, Ordering::Release);
-        for (n, thread) in self.threads.drain(..).enumerate() {
-            self.shared.bell.ring(n);
-            // It is any of them that ends for this ring: in the end all have.
-            let _ = thread;
+        // Each ring ends one of them, whichever reads it.
+        (0..self.threads.len()).for_each(|ring| self.shared.bell.ring(ring));
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // it catches what panics
         }
     }
 }
@@ -153,10 +151,9 @@ impl Shared {
     /// A handler, until it is stopped.
     fn handle(&self, readers: usize, watch: Arc<Watch>) {
         watch.is_mine();
-        let mut reader = Reader::new(readers, watch);
-        let mut rung = false;
+        let mut reader = Reader::new(readers, Arc::clone(&watch)).with_bell(&self.bell);
         loop {
-            match catch_unwind(AssertUnwindSafe(|| self.rounds(&mut reader, &mut rung))) {
+            match catch_unwind(AssertUnwindSafe(|| self.rounds(&mut reader))) {
                 Ok(Ok(())) => return,
                 Ok(Err(errno)) => last_words::end(format_args!(
                     "faults cannot be read from the userfaultfd descriptor any more ({errno}; was it closed?): every thread that touches a \
@@ -167,11 +164,37 @@ impl Shared {
                         last_words::end(format_args!(
                             "a handler of page faults panicked {times} times in a row at {:#x}, and so would another in its place: the \
                              process ends, for its threads would wait for ever",
-                            reader.address()
+                            watch.address()
                         ));
                     }
                 }
             }
         }
+    }
+
+    /// Serve until it is to end.
+    fn rounds(&self, reader: &mut Reader) -> Result<(), Errno> {
+        let idle = if self.desk.gate().is_some() { Idle::Poll } else { Idle::Read };
+        while !reader.is_to_end() {
+            reader.round(&*self.desk, idle)?;
+            self.panics.none();
+        }
+        Ok(())
+    }
+}
+
+/// Have a thread run on one core.
+fn pin(thread: &thread::JoinHandle<()>, core: usize) -> io::Result<()> {
+    // SAFETY: all zeroes are good values: no core.
+    let mut cores: libc::cpu_set_t = unsafe { mem::zeroed() };
+    if core >= 8 * mem::size_of::<libc::cpu_set_t>() {
+        return Err(io::Error::other(format!("there is no core {core}")));
+    }
+    // SAFETY: the set is ours, and the core in it.
+    unsafe { libc::CPU_SET(core, &mut cores) };
+    // SAFETY: the thread is there until it is joined; the set is ours.
+    match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), mem::size_of_val(&cores), &cores) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }

@@ -78,6 +78,11 @@ impl Watch {
         self.step.store((self.step.load(Ordering::Relaxed) + 1) | 1, Ordering::Release);
     }
 
+    /// What it is at, or was last.
+    pub(crate) fn address(&self) -> usize {
+        self.address.load(Ordering::Relaxed)
+    }
+
     /// It is through.
     #[inline]
     pub(crate) fn idle(&self) {
