@@ -47,8 +47,10 @@ use crate::guest::registry::{self, Found};
 use crate::guest::uffd::{Descriptor, Fault};
 use crate::sync::Arc;
 use gate::Gate;
+use reader::Parking;
 use last_words::LastWords;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 
 /// What became of a fault, as its thread sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +101,8 @@ pub(crate) trait Desk: Send + Sync {
     fn poisoned(&self, address: usize) {
         poisoned(address, "the thread that touches it is given SIGBUS").say();
     }
-    /// A reader has something parked, or no longer: reads must not wait meanwhile.
-    fn set_parking(&self, parking: bool);
+    /// How many of its readers have something parked.
+    fn parking(&self) -> &Parking;
     /// Where a page is, in words.
     fn state(&self, address: usize) -> &'static str;
 }
@@ -140,3 +142,18 @@ pub(crate) fn poisoned(address: usize, consequence: &str) -> LastWords {
          it says more, and tries again"
     ))
 }
+
+/// Have reads of the descriptor wait, or not.
+fn set_nonblocking(descriptor: &Descriptor, yes: bool) {
+    let fd = descriptor.as_raw_fd();
+    // SAFETY: asks for flags.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    let wanted = if yes { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
+    if flags >= 0 && wanted != flags {
+        // SAFETY: sets flags.
+        unsafe { libc::fcntl(fd, libc::F_SETFL, wanted) };
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -15,11 +15,11 @@
 //! 4. It reads no more than it can remember. What is unread waits in the kernel, and so does each thread that a change comes from:
 //!    a flood of them cannot take more memory than there are threads.
 
-use super::gate::{CLOSED, Closed, Gate};
+use super::gate::{CLOSED, Closed};
 use super::watchdog::{Phase, Watch};
 use super::{Answer, Bell, Change, Desk};
-use crate::guest::uffd::{Errno, Event, Fault, MOST_EVENTS};
-use crate::sync::Arc;
+use crate::guest::uffd::{Descriptor, Errno, Event, Fault, MOST_EVENTS};
+use crate::sync::{Arc, Mutex, Rank};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -40,6 +40,10 @@ pub(crate) enum Idle {
     Return,
 }
 
+/// How many readers of a descriptor have something parked: meanwhile none of its reads waits.
+#[derive(Debug)]
+pub(crate) struct Parking(Mutex<usize>);
+
 /// Reads and serves.
 pub(crate) struct Reader {
     events: [Event; MOST_EVENTS],
@@ -56,6 +60,8 @@ pub(crate) struct Reader {
     pause: Duration,
     /// The last read found nothing, though reads wait: another reader has something parked.
     empty: bool,
+    /// It has said that it has something parked.
+    parking: bool,
     bell: Option<Arc<Bell>>,
     rung: bool,
     watch: Arc<Watch>,
@@ -64,6 +70,28 @@ pub(crate) struct Reader {
 }
 
 const _: () = assert!(CLOSED >= 2 * MOST_EVENTS);
+
+// === impl Parking ===
+
+impl Parking {
+    /// Nobody has.
+    pub(crate) fn new() -> Self {
+        Parking(Mutex::new(Rank::Leaf, 0))
+    }
+
+    /// A reader has, or has no longer.
+    fn set(&self, descriptor: &Descriptor, parking: bool) {
+        let mut readers = self.0.lock();
+        let (before, after) = (*readers, if parking { *readers + 1 } else { *readers - 1 });
+        *readers = after;
+        // Under the lock, so that the last change is the last one told.
+        if (before == 0) != (after == 0) {
+            super::set_nonblocking(descriptor, after > 0);
+        }
+    }
+}
+
+// === impl Reader ===
 
 impl Reader {
     /// With nothing read. `readers` share the descriptor.
@@ -79,6 +107,7 @@ impl Reader {
             retrying: 0,
             pause: Duration::ZERO,
             empty: false,
+            parking: false,
             bell: None,
             rung: false,
             watch,
@@ -97,8 +126,7 @@ impl Reader {
         self.rung && self.parked_len == 0 && self.faults == self.read
     }
 
-    /// Whether something that was read waits to be tried again.
-    pub(crate) fn has_parked(&self) -> bool {
+    fn has_parked(&self) -> bool {
         self.parked_len > 0
     }
 
@@ -112,13 +140,13 @@ impl Reader {
         if self.changes == self.read && self.faults == self.read {
             read = self.take(desk, idle)?;
         }
-        let had_parked = self.has_parked();
         self.follow(desk);
         self.retry(desk);
         self.serve(desk);
         self.watch.idle();
-        if idle == Idle::Read && self.has_parked() != had_parked {
-            desk.set_parking(self.has_parked());
+        if idle == Idle::Read && self.has_parked() != self.parking {
+            self.parking = self.has_parked();
+            desk.parking().set(desk.descriptor(), self.parking);
         }
         Ok(read)
     }
@@ -173,7 +201,8 @@ impl Reader {
         let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: one descriptor, ours, and a time that is ours or none.
         match unsafe { libc::ppoll(&mut fd, 1, time, std::ptr::null()) } {
-            0.. if fd.revents & (libc::POLLERR | libc::POLLNVAL) == 0 => Ok(()),
+            // POLLERR is said of a descriptor whose reads wait: the last one with something parked has just let them.
+            0.. if fd.revents & libc::POLLNVAL == 0 => Ok(()),
             0.. => Err(Errno(libc::EBADF)),
             _ => match Errno::last() {
                 Errno(libc::EINTR) => Ok(()),
@@ -225,12 +254,12 @@ impl Reader {
     /// Try again what is parked.
     fn retry(&mut self, desk: &dyn Desk) {
         while self.retrying < self.parked_len {
-            match self.parked[self.retrying] {
-                Some(fault) if !self.answered(desk, fault) => self.retrying += 1,
-                _ => {
-                    self.parked_len -= 1;
-                    self.parked.swap(self.retrying, self.parked_len);
-                }
+            let fault = self.parked[self.retrying];
+            if fault.is_none_or(|fault| self.answered(desk, fault)) {
+                self.parked_len -= 1;
+                self.parked.swap(self.retrying, self.parked_len);
+            } else {
+                self.retrying += 1;
             }
         }
         self.retrying = 0;

@@ -173,9 +173,10 @@ impl Reserve {
         }
         let borrowed = self.borrow();
         let mut call = Call { f: Some(f), result: None };
+        let enter = first_frame(&call);
         // SAFETY: the stack is ours alone until `borrowed` is dropped, and `call` outlives the call. `enter` does not unwind:
         // what it runs is expected not to, and `extern "C"` ends the process otherwise.
-        unsafe { on_stack(borrowed.top(), enter::<_, R>, (&raw mut call).cast()) };
+        unsafe { on_stack(borrowed.top(), enter, (&raw mut call).cast()) };
         drop(borrowed);
         call.result.expect("the call on the other stack has returned")
     }
@@ -199,6 +200,11 @@ impl Drop for Borrowed<'_> {
 struct Call<F, R> {
     f: Option<F>,
     result: Option<R>,
+}
+
+/// [`enter`] for a call whose type has no name.
+fn first_frame<F: FnOnce() -> R, R>(_call: &Call<F, R>) -> extern "C" fn(*mut libc::c_void) {
+    enter::<F, R>
 }
 
 /// The first frame on the other stack.
