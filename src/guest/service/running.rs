@@ -1,0 +1,377 @@
+//! [`Running`]: the service of one VM, and its desk.
+//!
+//! ```text
+//!   Vm --> Running -- handlers, or the embedder's reader
+//!             |            |
+//!             +--> VmDesk <+   descriptor, gate, regions (for changes of mappings), children
+//! ```
+//!
+//! What is asked of the kernel, by service and by what is to be followed:
+//!
+//! | | features | its reads | gate |
+//! |---|---|---|---|
+//! | `InThread`, `None` | SIGBUS; user mode only | nobody's | no |
+//! | `Threads` | | wait, or `poll` does where there is a gate | where mappings are followed, children served, or several threads follow discards |
+//! | `External` | | do not wait | the same |
+//! | [`Follow::Discards`] | EVENT_REMOVE | | |
+//! | [`Follow::Mappings`] | and EVENT_UNMAP, EVENT_REMAP | | |
+//! | children | EVENT_FORK, where permitted | | |
+
+use super::children::Children;
+use super::gate::Gate;
+use super::gated::Gated;
+use super::reader::{Idle, Parking, Reader};
+use super::threads::Handlers;
+use super::watchdog::Watch;
+use super::{Answer, Change, Desk, answer, changes, sigbus};
+use crate::guest::memory::backing::{Backing, Staging};
+use crate::guest::pages::{Access, Pages, Waiting};
+use crate::guest::registry::{self, Found};
+use crate::guest::uffd::{Ask, Descriptor, Errno, Fault, Features, Mode};
+use crate::guest::{Error, Service, VmOptions};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, Rank, TryLock};
+use crate::units::PAGE_SIZE;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
+///
+/// Without, it is as with [`Service::InThread`], where the kernel tells of none: pages that were in memory when they were dropped are
+/// zeroes, are uncharged when somebody looks for them, and one that was out comes back as it was. Use
+/// [`Region::discard`](crate::guest::Region::discard), and unregister what is to be unmapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Follow {
+    /// None.
+    #[default]
+    Nothing,
+    /// What `madvise` drops: for a balloon that does so itself. Each such call waits until a handler has read of it. Only for memory
+    /// whose pages are moved: private anonymous memory from Linux 6.8 on.
+    Discards,
+    /// Also `munmap` and `mremap`: for memory that others manage, as a program's heap. Each read of faults takes a system call more.
+    Mappings,
+}
+
+/// What a service has met with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceStats {
+    /// Handlers that panicked and were replaced.
+    pub panics: u64,
+    /// Bytes that `madvise` dropped behind our back.
+    pub discarded_bytes: u64,
+    /// Bytes that were unmapped.
+    pub unmapped_bytes: u64,
+    /// Bytes that `mremap` moved elsewhere.
+    pub moved_bytes: u64,
+    /// Faults at addresses that are registered and of no region: memory that `mremap` made longer.
+    pub strangers: u64,
+    /// Children of fork that were, or are, served.
+    pub children: u64,
+}
+
+/// A mapping changed behind our back, and the pages have followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MappingChange {
+    /// A range, or part of it, is not mapped any more. Regions that lie in it hold nothing now, and are to be dropped.
+    Unmapped(std::ops::Range<usize>),
+    /// A range has other addresses. Its pages are there, all in memory and nobody's: register it anew.
+    Moved {
+        /// Where it was. As with `Unmapped`.
+        from: std::ops::Range<usize>,
+        /// Its first address now.
+        to: usize,
+    },
+}
+
+/// Whom changes of mappings are told. It runs on a handler, and must not touch guest memory.
+pub(crate) type OnChange = Arc<dyn Fn(&MappingChange) + Send + Sync>;
+
+/// The service of a VM.
+pub(crate) struct Running {
+    desk: Arc<VmDesk>,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Nobody reads the descriptor.
+    Unread,
+    Threads(Handlers),
+    External(TryLock<Reader>),
+}
+
+/// The desk of a VM.
+pub(crate) struct VmDesk {
+    descriptor: Arc<Descriptor>,
+    gate: Option<Arc<Gate>>,
+    parking: Parking,
+    /// In the order of addresses.
+    regions: Mutex<Vec<Arc<Pages>>>,
+    pub(super) children: Children,
+    on_change: Option<OnChange>,
+    pub(super) counts: Counts,
+}
+
+/// What it counts, as in [`ServiceStats`].
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) discarded: AtomicU64,
+    pub(super) unmapped: AtomicU64,
+    pub(super) moved: AtomicU64,
+    strangers: AtomicU64,
+    pub(super) children: AtomicU64,
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Open a descriptor, and have it served.
+    ///
+    /// # Errors
+    /// When the kernel refuses the descriptor, the handler of SIGBUS or threads.
+    pub(crate) fn start(options: &VmOptions) -> Result<Running, Error> {
+        let (readers, served) = match &options.service {
+            Service::Threads(threads) => (threads.count.max(1), true),
+            Service::External => (1, true),
+            Service::InThread | Service::None => (0, false),
+        };
+        if !served && (options.follow != Follow::Nothing || options.kernel_faults || options.children) {
+            return Err(Error::Options {
+                what: "Only threads that read a descriptor can serve the kernel's accesses and children, and follow changes of mappings",
+                instead: "use Service::Threads or Service::External, or leave out kernel_faults, children and follow",
+            });
+        }
+        let gated = options.follow == Follow::Mappings
+            || options.children
+            || (options.follow == Follow::Discards && readers > 1);
+        let descriptor = open(options, served, gated || matches!(options.service, Service::External))?;
+        let serves_children = descriptor.features().contains(Features::EVENT_FORK);
+        let desk = Arc::new(VmDesk {
+            descriptor: Arc::new(descriptor),
+            gate: gated.then(|| Arc::new(Gate::new())),
+            parking: Parking::new(),
+            regions: Mutex::new(Rank::Guest, Vec::new()),
+            children: Children::new(options.children, serves_children),
+            on_change: options.on_change.clone(),
+            counts: Counts::default(),
+        });
+        let kind = match &options.service {
+            Service::InThread => {
+                sigbus::install()?;
+                Kind::Unread
+            }
+            Service::None => Kind::Unread,
+            Service::External => Kind::External(TryLock::new(Reader::new(1, Arc::new(Watch::default())))),
+            Service::Threads(threads) => Kind::Threads(Handlers::start(Arc::clone(&desk) as Arc<dyn Desk>, threads)?),
+        };
+        Ok(Running { desk, kind })
+    }
+
+    /// The descriptor that memory is registered with.
+    pub(crate) fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.desk.descriptor
+    }
+
+    /// For an embedder's loop: readable when there is something to serve.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        matches!(self.kind, Kind::External(_)).then(|| self.desk.descriptor.as_fd())
+    }
+
+    /// Serve what there is, and return when there is nothing more. How many events there were. Another thread that is at it: 0, at once.
+    ///
+    /// # Errors
+    /// When there is no such service, or the descriptor cannot be read.
+    pub(crate) fn service(&self) -> Result<usize, Error> {
+        let Kind::External(reader) = &self.kind else {
+            return Err(Error::Options {
+                what: "The faults of this VM are served by threads of its own",
+                instead: "make it with Service::External to serve them in a loop",
+            });
+        };
+        let Some(mut reader) = reader.try_lock() else { return Ok(0) };
+        let mut events = 0;
+        loop {
+            let read = reader.round(&*self.desk, Idle::Return).map_err(unreadable)?;
+            events += read;
+            // What is parked is tried again after a pause: the descriptor does not become readable for it.
+            if read == 0 && !reader.has_parked() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Have the requests of a region pass the gate, where there is one.
+    ///
+    /// # Errors
+    /// Memory whose pages are staged in place cannot be followed: dropping them would be told as if the program had dropped them.
+    pub(crate) fn wrap(&self, backing: Box<dyn Backing>, start: usize) -> Result<Box<dyn Backing>, Error> {
+        if self.desk.descriptor.features().contains(Features::EVENT_REMOVE) && backing.staging() == Staging::InPlace {
+            return Err(Error::Options {
+                what: "Discards of this memory cannot be followed: it is a memfd, or the kernel cannot move pages (before Linux 6.8)",
+                instead: "make the VM with Follow::Nothing, and discard by Region::discard",
+            });
+        }
+        Ok(match &self.desk.gate {
+            Some(gate) => Box::new(Gated::new(backing, Arc::clone(gate), start)),
+            None => backing,
+        })
+    }
+
+    /// Changes of mappings are followed in this region from here on.
+    pub(crate) fn add(&self, pages: &Arc<Pages>) {
+        let mut regions = self.desk.regions.lock();
+        let at = regions.partition_point(|other| other.addresses().start < pages.addresses().start);
+        regions.insert(at, Arc::clone(pages));
+    }
+
+    /// No longer.
+    pub(crate) fn remove(&self, pages: &Arc<Pages>) {
+        self.desk.regions.lock().retain(|other| !Arc::ptr_eq(other, pages));
+    }
+
+    /// What it has met with.
+    pub(crate) fn stats(&self) -> ServiceStats {
+        let counts = &self.desk.counts;
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        ServiceStats {
+            panics: if let Kind::Threads(handlers) = &self.kind { handlers.panics() } else { 0 },
+            discarded_bytes: get(&counts.discarded),
+            unmapped_bytes: get(&counts.unmapped),
+            moved_bytes: get(&counts.moved),
+            strangers: get(&counts.strangers),
+            children: get(&counts.children),
+        }
+    }
+
+    /// The desk, for forks.
+    pub(super) fn desk(&self) -> &Arc<VmDesk> {
+        &self.desk
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("descriptor", &self.desk.descriptor).finish_non_exhaustive()
+    }
+}
+
+/// The descriptor that such options need.
+fn open(options: &VmOptions, served: bool, nonblocking: bool) -> Result<Descriptor, Error> {
+    let mut features = Features::empty();
+    features.set(Features::SIGBUS, !served);
+    features.set(Features::EVENT_REMOVE, options.follow >= Follow::Discards);
+    features.set(Features::EVENT_UNMAP | Features::EVENT_REMAP, options.follow >= Follow::Mappings);
+    let mut wanted = crate::guest::memory::wanted_features(options.dirty_tracking);
+    // The kernel refuses this one without CAP_SYS_PTRACE, whatever else may be had.
+    wanted.set(Features::EVENT_FORK, options.children);
+    let ask = Ask { user_mode_only: !options.kernel_faults, features, wanted, nonblocking, ..Ask::default() };
+    let opened = match Descriptor::open(ask) {
+        Err(crate::guest::uffd::Error::ForkEvents) => {
+            Descriptor::open(Ask { wanted: wanted - Features::EVENT_FORK, ..ask })
+        }
+        other => other,
+    };
+    opened.map_err(|error| Error::Userfaultfd(error.to_string()))
+}
+
+fn unreadable(errno: Errno) -> Error {
+    Error::Service { doing: "read its descriptor", source: errno.into() }
+}
+
+// === impl VmDesk ===
+
+impl VmDesk {
+    /// Each region that lies in a range, with its pages there.
+    pub(super) fn regions_in(
+        &self,
+        range: &std::ops::Range<usize>,
+        mut each: impl FnMut(&Arc<Pages>, std::ops::Range<u32>),
+    ) {
+        let mut after = 0;
+        loop {
+            // One at a time: nothing is done under the lock, and nothing is collected.
+            let found = {
+                let regions = self.regions.lock();
+                let mut ahead = regions.iter().map(|pages| (pages, pages.addresses()));
+                ahead
+                    .find(|(_, there)| there.start >= after && there.start < range.end && range.start < there.end)
+                    .map(|(pages, _)| Arc::clone(pages))
+            };
+            let Some(pages) = found else { return };
+            let there = pages.addresses();
+            let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
+            // A part of a page is its page: the kernel tells whole ones.
+            each(&pages, page(range.start.max(there.start))..page(range.end.min(there.end) + PAGE_SIZE - 1));
+            after = there.start + 1;
+        }
+    }
+
+    /// The regions there are.
+    pub(super) fn regions(&self) -> Vec<Arc<Pages>> {
+        self.regions.lock().clone()
+    }
+
+    /// Tell the embedder.
+    pub(super) fn tell(&self, change: &MappingChange) {
+        if let Some(tell) = &self.on_change {
+            tell(change);
+        }
+    }
+}
+
+impl Desk for VmDesk {
+    fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.descriptor
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        self.gate.as_deref()
+    }
+
+    fn answer(&self, fault: Fault) -> Answer {
+        let access = match fault {
+            Fault { protected: true, .. } => Access::Protect,
+            Fault { minor: true, .. } => Access::Minor,
+            Fault { write: true, .. } => Access::Write,
+            _ => Access::Read,
+        };
+        answer(fault.address, access, Waiting::Leave)
+    }
+
+    fn follow(&self, change: &mut Option<Change>) {
+        changes::follow(self, change);
+    }
+
+    fn stranger(&self, fault: Fault) -> bool {
+        let page = fault.address & !(PAGE_SIZE - 1);
+        let range = page..page + PAGE_SIZE;
+        let stopped = if fault.protected {
+            self.descriptor.unprotect(range.clone(), Mode::empty()).err()
+        } else {
+            self.counts.strangers.fetch_add(1, Ordering::Relaxed);
+            self.descriptor.zeropage(range.clone(), Mode::empty()).stopped
+        };
+        match stopped {
+            None => true,
+            Some(Errno::AGAIN | Errno::NO_MEMORY) => false,
+            // There by now, or not registered any more: who waits is to look again.
+            Some(_) => {
+                let _ = self.descriptor.wake(range); // refused only for what is not a page
+                true
+            }
+        }
+    }
+
+    fn parking(&self) -> &Parking {
+        &self.parking
+    }
+
+    fn state(&self, address: usize) -> &'static str {
+        match registry::find(address) {
+            Found::Page(pages, page) => pages.word(page).load().state().name(),
+            Found::Transit => "being registered or unregistered",
+            Found::Nothing => "of no region",
+        }
+    }
+}
