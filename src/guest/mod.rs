@@ -34,4 +34,5 @@ mod vm;
 
 pub use error::Error;
 pub use region::{Evicted, Pin, Prefetched, Region};
-pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};
+pub use service::{Follow, MappingChange, ThreadOptions};
+pub use vm::{FaultAround, RegionInfo, Service, Vm, VmOptions};

@@ -5,6 +5,8 @@ use super::memory::Memory;
 use super::pages::ports::{Observer, Purse};
 use super::pages::{Compressed, Pages, Shared};
 use super::region::{Evicted, Region};
+use super::service::running::OnChange;
+use super::service::{Follow, MappingChange, ThreadOptions};
 use crate::memcg::Memcg;
 use crate::sync::{Arc, Mutex, Planted, Rank};
 use crate::zswap::Zswap;
@@ -21,17 +23,8 @@ pub enum FaultAround {
     Adaptive,
 }
 
-/// Threads that serve faults.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ThreadOptions {
-    /// How many; 0 means one.
-    pub count: usize,
-    /// The cores they run on, in turn.
-    pub cores: Option<Vec<usize>>,
-}
-
 /// Who serves faults.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Service {
     /// The faulting thread, by SIGBUS.
     #[default]
@@ -52,6 +45,9 @@ pub struct VmOptions {
     pub(crate) kept_bytes: u64,
     pub(crate) dirty_tracking: bool,
     pub(crate) kernel_faults: bool,
+    pub(crate) follow: Follow,
+    pub(crate) children: bool,
+    pub(crate) on_change: Option<OnChange>,
 }
 
 impl Default for VmOptions {
@@ -62,6 +58,9 @@ impl Default for VmOptions {
             kept_bytes: 0,
             dirty_tracking: false,
             kernel_faults: false,
+            follow: Follow::Nothing,
+            children: false,
+            on_change: None,
         }
     }
 }
@@ -100,6 +99,27 @@ impl VmOptions {
     /// Serve the kernel's accesses too (system calls into missing pages). Needs a permission that is not there everywhere.
     pub fn kernel_faults(mut self, yes: bool) -> Self {
         self.kernel_faults = yes;
+        self
+    }
+
+    /// Which changes that the process makes to registered memory by itself, its pages follow: discards, `munmap`, `mremap`.
+    pub fn follow(mut self, what: Follow) -> Self {
+        self.follow = what;
+        self
+    }
+
+    /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must not touch
+    /// guest memory.
+    pub fn on_change(mut self, tell: impl Fn(&MappingChange) + Send + Sync + 'static) -> Self {
+        self.on_change = Some(OnChange(Arc::new(tell)));
+        self
+    }
+
+    /// Children of `fork` have a copy of memory that is [kept for them](Memory::keep_on_fork). Where the kernel tells of forks
+    /// (CAP_SYS_PTRACE, and threads or a loop that serve) it is served from here, while this process lives; elsewhere
+    /// [`Engine::fork_prepare`](super::Engine::fork_prepare) must be called before each fork, and brings everything in.
+    pub fn children(mut self, yes: bool) -> Self {
+        self.children = yes;
         self
     }
 }

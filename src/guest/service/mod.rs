@@ -25,28 +25,34 @@
 mod access;
 mod actions;
 mod bell;
+mod changes;
+pub(crate) mod children;
 pub(crate) mod gate;
+mod gated;
 pub(crate) mod last_words;
 mod panics;
 pub(crate) mod reader;
+pub(crate) mod running;
 pub mod sigbus;
 pub(crate) mod signals;
 mod stacks;
 pub(crate) mod threads;
 mod watchdog;
 
+pub use running::{Follow, MappingChange, ServiceStats};
 pub use stacks::AlternateStack;
 pub use threads::ThreadOptions;
 pub use watchdog::Stuck;
 
 pub(crate) use bell::Bell;
+pub(crate) use gate::Gate;
 pub(crate) use panics::Panics;
 
 use crate::guest::pages::{Access, Served, Waiting};
 use crate::guest::registry::{self, Found};
-use crate::guest::uffd::{Descriptor, Fault};
+use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::sync::Arc;
-use gate::Gate;
+use crate::units::PAGE_SIZE;
 use reader::Parking;
 use last_words::LastWords;
 use std::ops::Range;
@@ -96,7 +102,7 @@ pub(crate) trait Desk: Send + Sync {
     /// Have words follow a change.
     fn follow(&self, change: &mut Option<Change>);
     /// A fault of an address that no region has. False: again later.
-    fn stranger(&self, address: usize) -> bool;
+    fn stranger(&self, fault: Fault) -> bool;
     /// A thread was given SIGBUS for a page that cannot be had.
     fn poisoned(&self, address: usize) {
         poisoned(address, "the thread that touches it is given SIGBUS").say();
@@ -130,7 +136,7 @@ fn failed(address: usize, errno: i32) -> Answer {
         libc::ENOMEM | libc::EINTR | libc::EAGAIN | libc::EBUSY => Answer::Again,
         errno => last_words::end(format_args!(
             "the kernel refuses to install the page at {address:#x} ({}): its thread would wait for ever, so the process ends",
-            crate::guest::uffd::Errno(errno)
+            Errno(errno)
         )),
     }
 }
@@ -141,6 +147,27 @@ pub(crate) fn poisoned(address: usize, consequence: &str) -> LastWords {
         "the page at {address:#x} cannot be read back (its copy is damaged, or its device failed), and {consequence}; make_resident() on \
          it says more, and tries again"
     ))
+}
+
+/// A fault where the descriptor is registered and no region is: memory that `mremap` made longer, or moved. Zeroes, and writes go ahead.
+/// False: later.
+fn stranger(descriptor: &Descriptor, fault: Fault) -> bool {
+    let page = fault.address & !(PAGE_SIZE - 1);
+    let range = page..page + PAGE_SIZE;
+    let stopped = if fault.protected {
+        descriptor.unprotect(range.clone(), Mode::empty()).err()
+    } else {
+        descriptor.zeropage(range.clone(), Mode::empty()).stopped
+    };
+    match stopped {
+        None => true,
+        Some(Errno::AGAIN | Errno::NO_MEMORY) => false,
+        // There by now, or not registered any more: who waits is to look again.
+        Some(_) => {
+            let _ = descriptor.wake(range); // refused only for what is not a page
+            true
+        }
+    }
 }
 
 /// Have reads of the descriptor wait, or not.

@@ -126,7 +126,8 @@ impl Reader {
         self.rung && self.parked_len == 0 && self.faults == self.read
     }
 
-    fn has_parked(&self) -> bool {
+    /// Whether something that was read waits to be tried again.
+    pub(crate) fn has_parked(&self) -> bool {
         self.parked_len > 0
     }
 
@@ -176,6 +177,8 @@ impl Reader {
                         Event::Remap { from, to, bytes } => {
                             *closed = [Some(close(*from..from + bytes)), Some(close(*to..to + bytes))];
                         }
+                        // No page comes in or leaves before the child has copies of all words.
+                        Event::Fork(_) => closed[0] = Some(close(0..usize::MAX)),
                         _ => {}
                     }
                 }
@@ -284,7 +287,7 @@ impl Reader {
                 desk.poisoned(fault.address);
                 true
             }
-            Answer::Stranger => desk.stranger(fault.address),
+            Answer::Stranger => desk.stranger(fault),
         }
     }
 }

@@ -27,10 +27,10 @@ use super::{Answer, Change, Desk, answer, changes, sigbus};
 use crate::guest::memory::backing::{Backing, Staging};
 use crate::guest::pages::{Access, Pages, Waiting};
 use crate::guest::registry::{self, Found};
-use crate::guest::uffd::{Ask, Descriptor, Errno, Fault, Features, Mode};
+use crate::guest::uffd::{Ask, Descriptor, Errno, Fault, Features};
 use crate::guest::{Error, Service, VmOptions};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, Rank, TryLock};
+use crate::sync::{Arc, Mutex, Rank};
 use crate::units::PAGE_SIZE;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -85,8 +85,15 @@ pub enum MappingChange {
     },
 }
 
-/// Whom changes of mappings are told. It runs on a handler, and must not touch guest memory.
-pub(crate) type OnChange = Arc<dyn Fn(&MappingChange) + Send + Sync>;
+/// Whom changes of mappings are told.
+#[derive(Clone)]
+pub(crate) struct OnChange(pub(crate) Arc<dyn Fn(&MappingChange) + Send + Sync>);
+
+impl fmt::Debug for OnChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnChange")
+    }
+}
 
 /// The service of a VM.
 pub(crate) struct Running {
@@ -98,7 +105,8 @@ enum Kind {
     /// Nobody reads the descriptor.
     Unread,
     Threads(Handlers),
-    External(TryLock<Reader>),
+    /// The reader, unless somebody has it.
+    External(Mutex<Option<Box<Reader>>>),
 }
 
 /// The desk of a VM.
@@ -130,29 +138,28 @@ impl Running {
     ///
     /// # Errors
     /// When the kernel refuses the descriptor, the handler of SIGBUS or threads.
-    pub(crate) fn start(options: &VmOptions) -> Result<Running, Error> {
+    pub(crate) fn start(options: &VmOptions, children: Children) -> Result<Running, Error> {
         let (readers, served) = match &options.service {
             Service::Threads(threads) => (threads.count.max(1), true),
             Service::External => (1, true),
             Service::InThread | Service::None => (0, false),
         };
-        if !served && (options.follow != Follow::Nothing || options.kernel_faults || options.children) {
+        if !served && (options.follow != Follow::Nothing || options.kernel_faults) {
             return Err(Error::Options {
-                what: "Only threads that read a descriptor can serve the kernel's accesses and children, and follow changes of mappings",
-                instead: "use Service::Threads or Service::External, or leave out kernel_faults, children and follow",
+                what: "Only threads that read a descriptor can serve the kernel's accesses, and follow changes of mappings",
+                instead: "use Service::Threads or Service::External, or leave out kernel_faults and follow",
             });
         }
         let gated = options.follow == Follow::Mappings
-            || options.children
+            || (served && options.children)
             || (options.follow == Follow::Discards && readers > 1);
         let descriptor = open(options, served, gated || matches!(options.service, Service::External))?;
-        let serves_children = descriptor.features().contains(Features::EVENT_FORK);
         let desk = Arc::new(VmDesk {
             descriptor: Arc::new(descriptor),
             gate: gated.then(|| Arc::new(Gate::new())),
             parking: Parking::new(),
             regions: Mutex::new(Rank::Guest, Vec::new()),
-            children: Children::new(options.children, serves_children),
+            children,
             on_change: options.on_change.clone(),
             counts: Counts::default(),
         });
@@ -162,7 +169,10 @@ impl Running {
                 Kind::Unread
             }
             Service::None => Kind::Unread,
-            Service::External => Kind::External(TryLock::new(Reader::new(1, Arc::new(Watch::default())))),
+            Service::External => {
+                let reader = Box::new(Reader::new(1, Arc::new(Watch::default())));
+                Kind::External(Mutex::new(Rank::Guest, Some(reader)))
+            }
             Service::Threads(threads) => Kind::Threads(Handlers::start(Arc::clone(&desk) as Arc<dyn Desk>, threads)?),
         };
         Ok(Running { desk, kind })
@@ -189,7 +199,10 @@ impl Running {
                 instead: "make it with Service::External to serve them in a loop",
             });
         };
-        let Some(mut reader) = reader.try_lock() else { return Ok(0) };
+        let Some(taken) = reader.lock().take() else { return Ok(0) };
+        // Goes back also when something panics: with what it has read.
+        let mut taken = Lent { to: reader, reader: Some(taken) };
+        let Some(reader) = &mut taken.reader else { return Ok(0) };
         let mut events = 0;
         loop {
             let read = reader.round(&*self.desk, Idle::Return).map_err(unreadable)?;
@@ -256,15 +269,27 @@ impl fmt::Debug for Running {
     }
 }
 
+/// A reader that goes back.
+struct Lent<'a> {
+    to: &'a Mutex<Option<Box<Reader>>>,
+    reader: Option<Box<Reader>>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        *self.to.lock() = self.reader.take();
+    }
+}
+
 /// The descriptor that such options need.
 fn open(options: &VmOptions, served: bool, nonblocking: bool) -> Result<Descriptor, Error> {
     let mut features = Features::empty();
     features.set(Features::SIGBUS, !served);
     features.set(Features::EVENT_REMOVE, options.follow >= Follow::Discards);
     features.set(Features::EVENT_UNMAP | Features::EVENT_REMAP, options.follow >= Follow::Mappings);
-    let mut wanted = crate::guest::memory::wanted_features(options.dirty_tracking);
+    let mut wanted = wanted_by_memory(options.dirty_tracking);
     // The kernel refuses this one without CAP_SYS_PTRACE, whatever else may be had.
-    wanted.set(Features::EVENT_FORK, options.children);
+    wanted.set(Features::EVENT_FORK, served && options.children);
     let ask = Ask { user_mode_only: !options.kernel_faults, features, wanted, nonblocking, ..Ask::default() };
     let opened = match Descriptor::open(ask) {
         Err(crate::guest::uffd::Error::ForkEvents) => {
@@ -273,6 +298,19 @@ fn open(options: &VmOptions, served: bool, nonblocking: bool) -> Result<Descript
         other => other,
     };
     opened.map_err(|error| Error::Userfaultfd(error.to_string()))
+}
+
+/// Features that taking pages out and bringing them in is better with.
+fn wanted_by_memory(dirty_tracking: bool) -> Features {
+    let mut wanted = Features::PAGEFAULT_FLAG_WP
+        | Features::MISSING_SHMEM
+        | Features::MINOR_SHMEM
+        | Features::WP_HUGETLBFS_SHMEM
+        | Features::WP_UNPOPULATED
+        | Features::POISON
+        | Features::MOVE;
+    wanted.set(Features::WP_ASYNC, dirty_tracking);
+    wanted
 }
 
 fn unreadable(errno: Errno) -> Error {
@@ -314,7 +352,7 @@ impl VmDesk {
 
     /// Tell the embedder.
     pub(super) fn tell(&self, change: &MappingChange) {
-        if let Some(tell) = &self.on_change {
+        if let Some(OnChange(tell)) = &self.on_change {
             tell(change);
         }
     }
@@ -344,23 +382,10 @@ impl Desk for VmDesk {
     }
 
     fn stranger(&self, fault: Fault) -> bool {
-        let page = fault.address & !(PAGE_SIZE - 1);
-        let range = page..page + PAGE_SIZE;
-        let stopped = if fault.protected {
-            self.descriptor.unprotect(range.clone(), Mode::empty()).err()
-        } else {
+        if !fault.protected {
             self.counts.strangers.fetch_add(1, Ordering::Relaxed);
-            self.descriptor.zeropage(range.clone(), Mode::empty()).stopped
-        };
-        match stopped {
-            None => true,
-            Some(Errno::AGAIN | Errno::NO_MEMORY) => false,
-            // There by now, or not registered any more: who waits is to look again.
-            Some(_) => {
-                let _ = self.descriptor.wake(range); // refused only for what is not a page
-                true
-            }
         }
+        super::stranger(&self.descriptor, fault)
     }
 
     fn parking(&self) -> &Parking {

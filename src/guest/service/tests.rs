@@ -61,8 +61,8 @@ impl Desk for Patterns {
     fn follow(&self, change: &mut Option<Change>) {
         self.told.lock().unwrap().push(format!("{:?}", change.take().unwrap()));
     }
-    fn stranger(&self, address: usize) -> bool {
-        self.told.lock().unwrap().push(format!("stranger {address:#x}"));
+    fn stranger(&self, fault: Fault) -> bool {
+        self.told.lock().unwrap().push(format!("stranger {:#x}", fault.address));
         true
     }
     fn parking(&self) -> &Parking {
