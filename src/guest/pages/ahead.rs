@@ -16,7 +16,7 @@ use super::word::{KeptSize, State};
 use crate::guest::memory::backing::{Installed, Obstacle};
 use crate::guest::{Error, FaultAround, Prefetched};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Region, TryLock};
+use crate::sync::Region;
 use crate::units::PAGE_SIZE;
 use crate::zswap::{self, LoadedFrom};
 use std::ops::Range;
@@ -36,7 +36,20 @@ const BUFFERS: usize = 4;
 /// Room to load pages that are installed together.
 pub(crate) struct Bounces {
     region: Option<Region>,
-    taken: [TryLock<()>; BUFFERS],
+    /// A bit for each that is used. Not a lock: who has a buffer reads devices.
+    taken: AtomicU32,
+}
+
+/// A buffer in use.
+struct Claimed<'a> {
+    taken: &'a AtomicU32,
+    at: usize,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.taken.fetch_and(!(1 << self.at), Ordering::Release);
+    }
 }
 
 /// Whether pages of a region are touched in order. Hints: read and written without order.
@@ -60,13 +73,17 @@ impl Bounces {
                 source,
             })?),
         };
-        Ok(Bounces { region, taken: std::array::from_fn(|_| TryLock::new(())) })
+        Ok(Bounces { region, taken: AtomicU32::new(0) })
     }
 
     /// Have `f` use a buffer of [`BY_COPY`] pages, if one is free.
     fn with<R>(&self, f: impl FnOnce(*mut [u8; PAGE_SIZE]) -> R) -> Option<R> {
         let region = self.region.as_ref()?;
-        let (at, _held) = self.taken.iter().enumerate().find_map(|(at, taken)| Some((at, taken.try_lock()?)))?;
+        let first_free = |taken: u32| taken.trailing_ones() as usize;
+        let claim = |taken: u32| (first_free(taken) < BUFFERS).then(|| taken | 1 << first_free(taken));
+        // Acquire and Release: the next user writes after the one before has read.
+        let at = first_free(self.taken.fetch_update(Ordering::Acquire, Ordering::Relaxed, claim).ok()?);
+        let _claimed = Claimed { taken: &self.taken, at };
         let bytes = BY_COPY as usize * PAGE_SIZE;
         Some(region.with_mut(at * bytes..(at + 1) * bytes, |buffer| f(buffer.cast())))
     }

@@ -103,9 +103,9 @@ pub(crate) struct Compressed {
 
 /// What all pages of a VM share.
 pub(crate) struct Shared {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) purse: Arc<dyn Purse>,
-    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) purse: Box<dyn Purse>,
+    pub(crate) observer: Box<dyn Observer>,
     pub(crate) roster: Roster,
     pub(crate) kept: Kept,
     pub(crate) around: FaultAround,
@@ -116,9 +116,9 @@ pub(crate) struct Shared {
 impl Shared {
     /// What is needed from others, and how it is to be used.
     pub(crate) fn new(
-        store: Arc<dyn Store>,
-        purse: Arc<dyn Purse>,
-        observer: Arc<dyn Observer>,
+        store: Box<dyn Store>,
+        purse: Box<dyn Purse>,
+        observer: Box<dyn Observer>,
         options: &VmOptions,
         planted: Planted,
     ) -> Result<Self, Error> {

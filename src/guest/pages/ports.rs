@@ -4,6 +4,7 @@
 //! All of it is called in handlers of faults: no allocation, no lock that is held over guest memory.
 
 use crate::memcg::Resident;
+use crate::sync::Arc;
 use crate::units::{NodeId, PAGE_SIZE, Slot};
 use crate::zswap::{self, LoadedFrom, Stored, Zswap};
 
@@ -109,6 +110,36 @@ pub(crate) trait Observer: Send + Sync {
 
 /// Nobody does.
 impl Observer for () {}
+
+impl<P: Purse + ?Sized> Purse for Arc<P> {
+    fn charge(&self, pages: u32, why: Why) {
+        (**self).charge(pages, why);
+    }
+    fn try_charge(&self, pages: u32) -> bool {
+        (**self).try_charge(pages)
+    }
+    fn uncharge(&self, pages: u32) {
+        (**self).uncharge(pages);
+    }
+    fn page_charge(&self) -> Resident {
+        (**self).page_charge()
+    }
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+        (**self).put_away(slot, purse, page)
+    }
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        (**self).read(slot, page, wait)
+    }
+    fn give_back(&self, slot: Slot) {
+        (**self).give_back(slot);
+    }
+    fn holds(&self, slot: Slot) -> bool {
+        (**self).holds(slot)
+    }
+}
 
 impl Store for Zswap {
     fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
