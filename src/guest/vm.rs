@@ -111,7 +111,7 @@ impl VmOptions {
     /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must not touch
     /// guest memory.
     pub fn on_change(mut self, tell: impl Fn(&MappingChange) + Send + Sync + 'static) -> Self {
-        self.on_change = Some(OnChange(Arc::new(tell)));
+        self.on_change = Some(OnChange(Arc::new(Box::new(tell))));
         self
     }
 

@@ -28,15 +28,15 @@
 use super::reader::{Idle, Parking, Reader};
 use super::watchdog::Watch;
 use super::{Answer, Change, Desk, Gate, changes, last_words, signals};
-use crate::guest::pages::ports::{Purse, Why};
-use crate::guest::pages::{Inherited, Pages};
+use crate::guest::pages::ports::{Purse, Store, Why};
+use crate::guest::pages::{Inherited, Pages, Shared};
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::memcg::Memcg;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::{Backoff, JoinHandle};
 use crate::sync::{Arc, Mutex, Rank, Table, thread};
 use crate::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
-use crate::zswap::{self, Zswap};
+use crate::zswap::{self, LoadedFrom, Stored, Zswap};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -72,7 +72,8 @@ struct Child {
     /// Its words are all there: faults can be served.
     ready: AtomicBool,
     parking: Parking,
-    purse: Arc<dyn Purse>,
+    /// Who pays for its pages in memory: its parent's VM.
+    payer: Arc<Shared>,
     /// Pages that it is charged for.
     charged: AtomicU64,
 }
@@ -143,8 +144,8 @@ impl Children {
 
     /// A child has copies of these regions. The gate is closed meanwhile.
     pub(super) fn born(&self, descriptor: Descriptor, regions: &[Arc<Pages>]) {
-        let Some(purse) = regions.first().map(|pages| Arc::clone(&pages.shared().purse)) else { return };
-        let child = self.family.adopt(descriptor, purse);
+        let Some(payer) = regions.first().map(|pages| Arc::clone(pages.shared())) else { return };
+        let child = self.family.adopt(descriptor, payer);
         for pages in regions {
             child.inherit_all(pages, &self.family.zswap);
         }
@@ -153,7 +154,7 @@ impl Children {
         let mut thread = self.thread.lock();
         if thread.is_none() {
             let family = Arc::clone(&self.family);
-            match signals::blocked(|| thread::spawn("zspool-children", move || family.serve())) {
+            match signals::blocked(|| thread::spawn("zspool-children", move || Family::serve(&family))) {
                 Ok(started) => *thread = Some(started),
                 Err(error) => last_words::end(format_args!(
                     "no thread could be started to serve a child of fork ({error}): what is out would read as zero there, so the process ends; \
@@ -186,13 +187,13 @@ impl Drop for Children {
 
 impl Family {
     /// A child, which is found by stores from here on, and not served before it is ready.
-    fn adopt(&self, descriptor: Descriptor, purse: Arc<dyn Purse>) -> Arc<Child> {
+    fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
         let child = Arc::new(Child {
             descriptor: Arc::new(descriptor),
             copies: Mutex::new(Rank::Guest, Vec::new()),
             ready: AtomicBool::new(false),
             parking: Parking::new(),
-            purse,
+            payer,
             charged: AtomicU64::new(0),
         });
         self.living.lock().push(Arc::clone(&child));
@@ -259,30 +260,30 @@ impl Family {
     }
 
     /// Serve children until it is to stop; then see to it that none of them misses what is here.
-    fn serve(self: &Arc<Self>) {
+    fn serve(this: &Arc<Self>) {
         let mut readers: Vec<(Arc<ChildDesk>, Reader)> = Vec::new();
         let mut looked = Instant::now();
-        while !self.stop.load(Ordering::Acquire) {
-            for child in self.living.lock().iter() {
+        while !this.stop.load(Ordering::Acquire) {
+            for child in this.living.lock().iter() {
                 if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
-                    let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(self) };
+                    let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
                     readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
                 }
             }
-            self.wait(&readers);
+            this.wait(&readers);
             for (desk, reader) in &mut readers {
                 desk.serve(reader);
             }
             if looked.elapsed() >= LOOKS {
                 looked = Instant::now();
-                readers.retain(|(desk, _)| desk.child.lives() || self.bury(&desk.child));
+                readers.retain(|(desk, _)| desk.child.lives() || this.bury(&desk.child));
             }
         }
         for (desk, _) in &readers {
             if desk.child.lives() {
-                desk.child.bring_everything_in(&self.zswap);
+                desk.child.bring_everything_in(&this.zswap);
             }
-            self.bury(&desk.child);
+            this.bury(&desk.child);
         }
     }
 
@@ -307,7 +308,7 @@ impl Family {
         for copy in copies {
             child.forget(&copy, 0..copy.pages(), &self.zswap);
         }
-        child.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
+        child.payer.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
         false
     }
 }
@@ -396,12 +397,12 @@ impl Child {
     }
 
     fn charge(&self) {
-        self.purse.charge(1, Why::Fault);
+        self.payer.purse.charge(1, Why::Fault);
         self.charged.fetch_add(1, Ordering::Relaxed);
     }
 
     fn uncharge(&self) {
-        self.purse.uncharge(1);
+        self.payer.purse.uncharge(1);
         self.charged.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -667,7 +668,7 @@ impl Desk for ChildDesk {
 impl ChildDesk {
     /// The child has a child: it has copies of its parent's words.
     fn bear(&self, descriptor: Descriptor) {
-        let grandchild = self.family.adopt(descriptor, Arc::clone(&self.child.purse));
+        let grandchild = self.family.adopt(descriptor, Arc::clone(&self.child.payer));
         let zswap = &self.family.zswap;
         let parents = self.child.copies.lock().clone();
         for theirs in parents {
@@ -682,5 +683,39 @@ impl ChildDesk {
         }
         grandchild.ready.store(true, Ordering::Release);
         self.family.ring();
+    }
+}
+
+// === Keeping ===
+
+/// A store whose slots children may share: what is theirs is moved apart before something else is stored in its place.
+pub(crate) struct Keeping {
+    zswap: Arc<Zswap>,
+    family: Arc<Family>,
+}
+
+impl Keeping {
+    /// For the VM whose children these are.
+    pub(crate) fn new(zswap: Arc<Zswap>, family: &Arc<Family>) -> Self {
+        Keeping { zswap, family: Arc::clone(family) }
+    }
+}
+
+impl Store for Keeping {
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+        self.family.move_apart(slot)?;
+        Store::put_away(&*self.zswap, slot, purse, page)
+    }
+
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        Store::read(&*self.zswap, slot, page, wait)
+    }
+
+    fn give_back(&self, slot: Slot) {
+        self.zswap.give_back(slot);
+    }
+
+    fn holds(&self, slot: Slot) -> bool {
+        self.zswap.holds(slot)
     }
 }

@@ -24,7 +24,9 @@ use super::reader::{Idle, Parking, Reader};
 use super::threads::Handlers;
 use super::watchdog::Watch;
 use super::{Answer, Change, Desk, answer, changes, sigbus};
-use crate::guest::memory::backing::{Backing, Staging};
+use crate::guest::memory::backer::WANTED;
+use crate::guest::memory::backing::Backing;
+use crate::guest::pages::word::State;
 use crate::guest::pages::{Access, Pages, Waiting};
 use crate::guest::registry::{self, Found};
 use crate::guest::uffd::{Ask, Descriptor, Errno, Fault, Features};
@@ -87,7 +89,7 @@ pub enum MappingChange {
 
 /// Whom changes of mappings are told.
 #[derive(Clone)]
-pub(crate) struct OnChange(pub(crate) Arc<dyn Fn(&MappingChange) + Send + Sync>);
+pub(crate) struct OnChange(pub(crate) Arc<Box<dyn Fn(&MappingChange) + Send + Sync>>);
 
 impl fmt::Debug for OnChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,7 +106,7 @@ pub(crate) struct Running {
 enum Kind {
     /// Nobody reads the descriptor.
     Unread,
-    Threads(Handlers),
+    Threads(Handlers<VmDesk>),
     /// The reader, unless somebody has it.
     External(Mutex<Option<Box<Reader>>>),
 }
@@ -173,7 +175,7 @@ impl Running {
                 let reader = Box::new(Reader::new(1, Arc::new(Watch::default())));
                 Kind::External(Mutex::new(Rank::Guest, Some(reader)))
             }
-            Service::Threads(threads) => Kind::Threads(Handlers::start(Arc::clone(&desk) as Arc<dyn Desk>, threads)?),
+            Service::Threads(threads) => Kind::Threads(Handlers::start(Arc::clone(&desk), threads)?),
         };
         Ok(Running { desk, kind })
     }
@@ -214,21 +216,12 @@ impl Running {
         }
     }
 
-    /// Have the requests of a region pass the gate, where there is one.
-    ///
-    /// # Errors
-    /// Memory whose pages are staged in place cannot be followed: dropping them would be told as if the program had dropped them.
-    pub(crate) fn wrap(&self, backing: Box<dyn Backing>, start: usize) -> Result<Box<dyn Backing>, Error> {
-        if self.desk.descriptor.features().contains(Features::EVENT_REMOVE) && backing.staging() == Staging::InPlace {
-            return Err(Error::Options {
-                what: "Discards of this memory cannot be followed: it is a memfd, or the kernel cannot move pages (before Linux 6.8)",
-                instead: "make the VM with Follow::Nothing, and discard by Region::discard",
-            });
-        }
-        Ok(match &self.desk.gate {
+    /// Have the requests of a region whose first page is at `start` pass the gate, where there is one.
+    pub(crate) fn wrap(&self, backing: Box<dyn Backing>, start: usize) -> Box<dyn Backing> {
+        match &self.desk.gate {
             Some(gate) => Box::new(Gated::new(backing, Arc::clone(gate), start)),
             None => backing,
-        })
+        }
     }
 
     /// Changes of mappings are followed in this region from here on.
@@ -287,7 +280,8 @@ fn open(options: &VmOptions, served: bool, nonblocking: bool) -> Result<Descript
     features.set(Features::SIGBUS, !served);
     features.set(Features::EVENT_REMOVE, options.follow >= Follow::Discards);
     features.set(Features::EVENT_UNMAP | Features::EVENT_REMAP, options.follow >= Follow::Mappings);
-    let mut wanted = wanted_by_memory(options.dirty_tracking);
+    let mut wanted = WANTED;
+    wanted.set(Features::WP_UNPOPULATED | Features::WP_ASYNC, options.dirty_tracking);
     // The kernel refuses this one without CAP_SYS_PTRACE, whatever else may be had.
     wanted.set(Features::EVENT_FORK, served && options.children);
     let ask = Ask { user_mode_only: !options.kernel_faults, features, wanted, nonblocking, ..Ask::default() };
@@ -300,17 +294,19 @@ fn open(options: &VmOptions, served: bool, nonblocking: bool) -> Result<Descript
     opened.map_err(|error| Error::Userfaultfd(error.to_string()))
 }
 
-/// Features that taking pages out and bringing them in is better with.
-fn wanted_by_memory(dirty_tracking: bool) -> Features {
-    let mut wanted = Features::PAGEFAULT_FLAG_WP
-        | Features::MISSING_SHMEM
-        | Features::MINOR_SHMEM
-        | Features::WP_HUGETLBFS_SHMEM
-        | Features::WP_UNPOPULATED
-        | Features::POISON
-        | Features::MOVE;
-    wanted.set(Features::WP_ASYNC, dirty_tracking);
-    wanted
+/// For a sentence about a page.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Absent => "nowhere yet",
+        State::Resident => "in memory",
+        State::Leaving => "being taken out",
+        State::Staged => "staged",
+        State::Compressing => "being compressed",
+        State::Stored => "in its slot",
+        State::Filling => "being brought in",
+        State::Dropping => "being discarded",
+        State::Poisoned => "poisoned",
+    }
 }
 
 fn unreadable(errno: Errno) -> Error {
@@ -394,7 +390,7 @@ impl Desk for VmDesk {
 
     fn state(&self, address: usize) -> &'static str {
         match registry::find(address) {
-            Found::Page(pages, page) => pages.word(page).load().state().name(),
+            Found::Page(pages, page) => state_name(pages.word(page).load().state()),
             Found::Transit => "being registered or unregistered",
             Found::Nothing => "of no region",
         }

@@ -143,9 +143,9 @@ fn touch_all(desk: &Arc<Patterns>) {
     });
 }
 
-fn start(desk: Patterns, options: ThreadOptions) -> (Arc<Patterns>, Handlers) {
+fn start(desk: Patterns, options: ThreadOptions) -> (Arc<Patterns>, Handlers<Patterns>) {
     let desk = Arc::new(desk);
-    let handlers = Handlers::start(Arc::clone(&desk) as Arc<dyn Desk>, &options).unwrap();
+    let handlers = Handlers::start(Arc::clone(&desk), &options).unwrap();
     (desk, handlers)
 }
 

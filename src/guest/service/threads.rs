@@ -19,7 +19,6 @@ use super::{Bell, Desk, Panics, signals};
 use crate::guest::Error;
 use crate::guest::uffd::Errno;
 use crate::sync::{Arc, thread};
-use std::os::unix::thread::JoinHandleExt;
 use std::{fmt, io, mem};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -40,14 +39,14 @@ pub struct ThreadOptions {
 }
 
 /// Running handlers. Dropped, they have ended.
-pub(crate) struct Handlers {
-    shared: Arc<Shared>,
+pub(crate) struct Handlers<D> {
+    shared: Arc<Shared<D>>,
     threads: Vec<thread::JoinHandle<()>>,
     watchdog: Option<Watchdog>,
 }
 
-struct Shared {
-    desk: Arc<dyn Desk>,
+struct Shared<D> {
+    desk: Arc<D>,
     bell: Arc<Bell>,
     panics: Panics,
 }
@@ -80,7 +79,7 @@ impl ThreadOptions {
 
     /// Tell this of it instead. It runs on the watchdog's thread.
     pub fn on_stuck(mut self, tell: impl Fn(&super::Stuck) + Send + Sync + 'static) -> Self {
-        self.on_stuck = Some(std::sync::Arc::new(tell));
+        self.on_stuck = Some(Arc::new(Box::new(tell)));
         self
     }
 }
@@ -97,25 +96,27 @@ impl fmt::Debug for ThreadOptions {
 
 // === impl Handlers ===
 
-impl Handlers {
+impl<D: Desk + 'static> Handlers<D> {
     /// Start them.
     ///
     /// # Errors
     /// When the system refuses a thread, a core, or the bell's page.
-    pub(crate) fn start(desk: Arc<dyn Desk>, options: &ThreadOptions) -> Result<Handlers, Error> {
+    pub(crate) fn start(desk: Arc<D>, options: &ThreadOptions) -> Result<Self, Error> {
         let count = options.count.max(1);
         let bell = Arc::new(Bell::new(desk.descriptor(), count)?);
         let shared = Arc::new(Shared { desk, bell, panics: Panics::new() });
         let watches: Vec<Arc<Watch>> = (0..count).map(|_| Arc::new(Watch::default())).collect();
         let mut handlers = Handlers { shared: Arc::clone(&shared), threads: Vec::new(), watchdog: None };
+        let cores = options.cores.as_deref().unwrap_or_default().iter().map(|&core| one_core(core));
+        let cores: Vec<libc::cpu_set_t> = cores
+            .collect::<io::Result<_>>()
+            .map_err(|source| Error::Service { doing: "pin a handler to its core", source })?;
         for (n, watch) in watches.iter().enumerate() {
             let (shared, watch) = (Arc::clone(&shared), Arc::clone(watch));
-            let spawned = signals::blocked(|| thread::spawn("zspool-fault", move || shared.handle(count, watch)));
-            let spawned = spawned.map_err(|source| Error::Service { doing: "start a handler thread", source })?;
-            if let Some(cores) = options.cores.as_ref().filter(|cores| !cores.is_empty()) {
-                pin(&spawned, cores[n % cores.len()]).map_err(|source| Error::Service { doing: "pin a handler to its core", source })?;
-            }
-            handlers.threads.push(spawned); // dropped on the next error, those that run are ended
+            let core = cores.get(n % cores.len().max(1)).copied();
+            let spawned = signals::blocked(|| thread::spawn("zspool-fault", move || shared.handle(count, watch, core)));
+            // Those that run are ended when `handlers` is dropped.
+            handlers.threads.push(spawned.map_err(|source| Error::Service { doing: "start a handler thread", source })?);
         }
         if let Some(limit) = options.watchdog {
             let desk = Arc::clone(&shared.desk);
@@ -128,15 +129,9 @@ impl Handlers {
     pub(crate) fn panics(&self) -> u64 {
         self.shared.panics.all()
     }
-
-    /// Let go of threads that a fork has left behind in the parent: in the child there are none.
-    pub(crate) fn forget(mut self) {
-        self.threads.clear();
-        std::mem::forget(self);
-    }
 }
 
-impl Drop for Handlers {
+impl<D> Drop for Handlers<D> {
     fn drop(&mut self) {
         self.watchdog = None;
         // Each ring ends one of them, whichever reads it.
@@ -147,10 +142,14 @@ impl Drop for Handlers {
     }
 }
 
-impl Shared {
+impl<D: Desk> Shared<D> {
     /// A handler, until it is stopped.
-    fn handle(&self, readers: usize, watch: Arc<Watch>) {
+    fn handle(&self, readers: usize, watch: Arc<Watch>, core: Option<libc::cpu_set_t>) {
         watch.is_mine();
+        if let Some(core) = core {
+            // SAFETY: the set is ours. Refused only where the core was taken away a moment ago: any other does then.
+            unsafe { libc::sched_setaffinity(0, mem::size_of_val(&core), &core) };
+        }
         let mut reader = Reader::new(readers, Arc::clone(&watch)).with_bell(&self.bell);
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.rounds(&mut reader))) {
@@ -183,18 +182,19 @@ impl Shared {
     }
 }
 
-/// Have a thread run on one core.
-fn pin(thread: &thread::JoinHandle<()>, core: usize) -> io::Result<()> {
+/// The set with one core, which must be one that this process may use.
+fn one_core(core: usize) -> io::Result<libc::cpu_set_t> {
     // SAFETY: all zeroes are good values: no core.
-    let mut cores: libc::cpu_set_t = unsafe { mem::zeroed() };
-    if core >= 8 * mem::size_of::<libc::cpu_set_t>() {
-        return Err(io::Error::other(format!("there is no core {core}")));
+    let (mut ours, mut one): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { (mem::zeroed(), mem::zeroed()) };
+    // SAFETY: the set is ours.
+    if unsafe { libc::sched_getaffinity(0, mem::size_of_val(&ours), &mut ours) } != 0 {
+        return Err(io::Error::last_os_error());
     }
-    // SAFETY: the set is ours, and the core in it.
-    unsafe { libc::CPU_SET(core, &mut cores) };
-    // SAFETY: the thread is there until it is joined; the set is ours.
-    match unsafe { libc::pthread_setaffinity_np(thread.as_pthread_t(), mem::size_of_val(&cores), &cores) } {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
+    // SAFETY: the core is one of a set.
+    if core >= 8 * mem::size_of_val(&ours) || !unsafe { libc::CPU_ISSET(core, &ours) } {
+        return Err(io::Error::other(format!("core {core} is not one that this process may use")));
     }
+    // SAFETY: as above.
+    unsafe { libc::CPU_SET(core, &mut one) };
+    Ok(one)
 }

@@ -57,7 +57,7 @@ pub(crate) struct Watchdog {
 }
 
 /// Told of a stuck handler.
-pub(crate) type OnStuck = Arc<dyn Fn(&Stuck) + Send + Sync>;
+pub(crate) type OnStuck = Arc<Box<dyn Fn(&Stuck) + Send + Sync>>;
 
 // === impl Watch ===
 
@@ -104,8 +104,8 @@ impl Watchdog {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn start(
-        desk: Arc<dyn Desk>,
+    pub(crate) fn start<D: Desk + 'static>(
+        desk: Arc<D>,
         watches: Vec<Arc<Watch>>,
         limit: Duration,
         on_stuck: Option<OnStuck>,
