@@ -15,11 +15,9 @@ macro_rules! process_mutex {
     };
 }
 
-pub(crate) use process_mutex;
-
-/// A static made of atomics, at compile time. Under loom each run of a model has its own.
+/// A static made of atomics and locks, at compile time. Under loom, each run of a model has its own.
 macro_rules! process_static {
-    ($(#[$doc:meta])* static $name:ident: $t:ty = $value:expr;) => {
+    ($(#[$doc:meta])* $name:ident: $t:ty = $value:expr) => {
         #[cfg(not(loom))]
         $(#[$doc])*
         static $name: $t = $value;
@@ -30,8 +28,6 @@ macro_rules! process_static {
         }
     };
 }
-
-pub(crate) use process_static;
 
 /// A constructor that statics use: `const`, but under loom, which makes its atomics inside models.
 macro_rules! early_new {
@@ -45,4 +41,4 @@ macro_rules! early_new {
     };
 }
 
-pub(crate) use early_new;
+pub(crate) use {early_new, process_mutex, process_static};

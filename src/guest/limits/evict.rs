@@ -9,7 +9,7 @@
 //!
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
-use super::evictable::{Counts, Effort, Evictable};
+use super::evictable::{Counts, Evictable};
 use super::limits::{ALL_WORDS, Limits, RUN};
 use super::roster::Wanted;
 use crate::memcg::{
@@ -62,7 +62,7 @@ impl Limits {
                 // No more than may be needed: a page brings at most what it was charged.
                 let missing = (bytes - won - gone).div_ceil(PAGE_SIZE as u64);
                 let batch = over.min(BATCH).min(missing.try_into().unwrap_or(BATCH));
-                let compressed = pick.vm().compress_staged(batch, Effort::Background);
+                let compressed = pick.vm().compress_staged(batch);
                 some |= compressed.pages + compressed.back + compressed.refused > 0;
                 gone += compressed.bytes;
                 over = over.saturating_sub(compressed.pages + compressed.back);

@@ -1,7 +1,7 @@
 //! VMs in small for unit tests: regions of words that move without a kernel, charged through real accounts.
 
 use super::account::{Account, CameFrom, Charged, Why};
-use super::evictable::{Clocked, Compressed, Counts, Effort, Evictable, Staged};
+use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
 use super::limits::{Limits, LimitsConfig, Membership};
 use super::policy::{Look, Policy};
 use crate::memcg::{Bytes4, Memcg, ObjcgId, Tree};
@@ -136,7 +136,7 @@ impl Evictable for FakeVm {
         }
     }
 
-    fn compress_staged(&self, pages: u32, _: Effort) -> Compressed {
+    fn compress_staged(&self, pages: u32) -> Compressed {
         let mut state = self.state.lock().unwrap();
         let mut compressed = Compressed::default();
         for _ in 0..pages {

@@ -10,7 +10,7 @@
 //!                       no room here and now: the evictor, who may write to a device, is waited for once
 //! ```
 
-use super::evictable::{Counts, Effort, Evictable, Staged};
+use super::evictable::{Counts, Evictable, Staged};
 use super::overshoot::{OnOvershoot, Overshoot, Verdict};
 use super::policy::{Policy, View};
 use super::roster::{FAULT_LOOKS, Roster, Wanted};
@@ -93,6 +93,10 @@ impl Limits {
 
     pub(super) fn policy(&self) -> &dyn Policy {
         &*self.config.policy
+    }
+
+    pub(crate) fn policy_name(&self) -> &'static str {
+        self.config.policy.name()
     }
 
     pub(super) fn staged_ahead(&self) -> u32 {
@@ -195,7 +199,7 @@ impl Limits {
         let mut refused = false;
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&staged) else { break };
-            let compressed = pick.vm().compress_staged(FAULT_PAGES, Effort::Fault);
+            let compressed = pick.vm().compress_staged(FAULT_PAGES);
             self.note_won(compressed.bytes);
             if compressed.bytes > 0 || compressed.back > 0 {
                 return true; // what came back is charged by who touched it, and the next may go
@@ -215,7 +219,7 @@ impl Limits {
             let staged = self.stage(pick.vm(), RUN, FAULT_WORDS);
             pick.finish(staged.pages);
             if staged.pages > 0 {
-                let compressed = pick.vm().compress_staged(FAULT_PAGES, Effort::Fault);
+                let compressed = pick.vm().compress_staged(FAULT_PAGES);
                 self.note_won(compressed.bytes);
                 return compressed.bytes > 0 || compressed.back > 0;
             }

@@ -1,7 +1,8 @@
 //! Limits over VMs in small (`fake`): what holds at each moment, who gives, and what happens when nobody can.
 
-use super::account::Why;
+use super::account::{Charged, Why};
 use super::evict::Anon;
+use super::evictable::Evictable;
 use super::evictor::Evictor;
 use super::fake::{At, FakeVm, SLOT, limits};
 use super::policy::{PlainFifo, StagedFifo};

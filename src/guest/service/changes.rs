@@ -42,7 +42,7 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
         }
         Some(Change::Forked(_)) => {
             if let Some(Change::Forked(child)) = change.take() {
-                desk.children.born(child, &desk.regions());
+                desk.children.born(child, &desk.kept_regions());
                 count(&counts.children, 1);
             }
         }

@@ -48,8 +48,7 @@ pub(crate) use bell::Bell;
 pub(crate) use gate::Gate;
 pub(crate) use panics::Panics;
 
-use crate::guest::pages::{Access, Served, Waiting};
-use crate::guest::registry::{self, Found};
+use crate::guest::pages::{Access, Pages, Served, Waiting};
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
@@ -113,19 +112,15 @@ pub(crate) trait Desk: Send + Sync {
     fn state(&self, address: usize) -> &'static str;
 }
 
-/// Serve the fault of whatever is at an address of this process.
-pub(crate) fn answer(address: usize, access: Access, waiting: Waiting) -> Answer {
-    match registry::find(address) {
-        Found::Page(pages, page) => match pages.fault(page, access, waiting) {
-            Served::Installed(_) | Served::Left => Answer::Served,
-            Served::Again => Answer::Again,
-            Served::Poisoned => Answer::Poisoned,
-            // Not registered with the kernel any more: whatever is there now is not ours.
-            Served::Gone => Answer::Stranger,
-            Served::Failed(errno) => failed(address, errno),
-        },
-        Found::Transit => Answer::Again,
-        Found::Nothing => Answer::Stranger,
+/// Serve the fault of a page.
+fn answer(pages: &Pages, page: u32, access: Access, waiting: Waiting) -> Answer {
+    match pages.fault(page, access, waiting) {
+        Served::Installed(_) | Served::Left => Answer::Served,
+        Served::Again => Answer::Again,
+        Served::Poisoned => Answer::Poisoned,
+        // Not registered with the kernel any more: whatever is there now is not ours.
+        Served::Gone => Answer::Stranger,
+        Served::Failed(errno) => failed(pages.address(page), errno),
     }
 }
 

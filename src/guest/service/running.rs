@@ -25,9 +25,10 @@ use super::threads::Handlers;
 use super::watchdog::Watch;
 use super::{Answer, Change, Desk, answer, changes, sigbus};
 use crate::guest::memory::backer::WANTED;
+use crate::guest::memory::{self, Memory};
 use crate::guest::memory::backing::Backing;
 use crate::guest::pages::word::State;
-use crate::guest::pages::{Access, Pages, Waiting};
+use crate::guest::pages::{Access, Pages, Shared, Waiting};
 use crate::guest::registry::{self, Found};
 use crate::guest::uffd::{Ask, Descriptor, Errno, Fault, Features};
 use crate::guest::{Error, Service, VmOptions};
@@ -35,6 +36,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, Rank};
 use crate::units::PAGE_SIZE;
 use std::fmt;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
@@ -77,11 +79,11 @@ pub struct ServiceStats {
 #[non_exhaustive]
 pub enum MappingChange {
     /// A range, or part of it, is not mapped any more. Regions that lie in it hold nothing now, and are to be dropped.
-    Unmapped(std::ops::Range<usize>),
+    Unmapped(Range<usize>),
     /// A range has other addresses. Its pages are there, all in memory and nobody's: register it anew.
     Moved {
         /// Where it was. As with `Unmapped`.
-        from: std::ops::Range<usize>,
+        from: Range<usize>,
         /// Its first address now.
         to: usize,
     },
@@ -100,10 +102,11 @@ impl fmt::Debug for OnChange {
 /// The service of a VM.
 pub(crate) struct Running {
     desk: Arc<VmDesk>,
-    kind: Kind,
+    readers: Readers,
 }
 
-enum Kind {
+/// Who reads the descriptor.
+enum Readers {
     /// Nobody reads the descriptor.
     Unread,
     Threads(Handlers<VmDesk>),
@@ -116,8 +119,9 @@ pub(crate) struct VmDesk {
     descriptor: Arc<Descriptor>,
     gate: Option<Arc<Gate>>,
     parking: Parking,
-    /// In the order of addresses.
-    regions: Mutex<Vec<Arc<Pages>>>,
+    shared: Arc<Shared>,
+    /// Regions that children have a copy of, by number.
+    kept: Mutex<Vec<u32>>,
     pub(super) children: Children,
     on_change: Option<OnChange>,
     pub(super) counts: Counts,
@@ -140,8 +144,8 @@ impl Running {
     ///
     /// # Errors
     /// When the kernel refuses the descriptor, the handler of SIGBUS or threads.
-    pub(crate) fn start(options: &VmOptions, children: Children) -> Result<Running, Error> {
-        let (readers, served) = match &options.service {
+    pub(crate) fn start(options: &VmOptions, children: Children, shared: &Arc<Shared>) -> Result<Running, Error> {
+        let (count, served) = match &options.service {
             Service::Threads(threads) => (threads.count.max(1), true),
             Service::External => (1, true),
             Service::InThread | Service::None => (0, false),
@@ -154,30 +158,31 @@ impl Running {
         }
         let gated = options.follow == Follow::Mappings
             || (served && options.children)
-            || (options.follow == Follow::Discards && readers > 1);
+            || (options.follow == Follow::Discards && count > 1);
         let descriptor = open(options, served, gated || matches!(options.service, Service::External))?;
         let desk = Arc::new(VmDesk {
             descriptor: Arc::new(descriptor),
             gate: gated.then(|| Arc::new(Gate::new())),
             parking: Parking::new(),
-            regions: Mutex::new(Rank::Guest, Vec::new()),
+            shared: Arc::clone(shared),
+            kept: Mutex::new(Rank::Guest, Vec::new()),
             children,
             on_change: options.on_change.clone(),
             counts: Counts::default(),
         });
-        let kind = match &options.service {
+        let readers = match &options.service {
             Service::InThread => {
                 sigbus::install()?;
-                Kind::Unread
+                Readers::Unread
             }
-            Service::None => Kind::Unread,
+            Service::None => Readers::Unread,
             Service::External => {
                 let reader = Box::new(Reader::new(1, Arc::new(Watch::default())));
-                Kind::External(Mutex::new(Rank::Guest, Some(reader)))
+                Readers::External(Mutex::new(Rank::Guest, Some(reader)))
             }
-            Service::Threads(threads) => Kind::Threads(Handlers::start(Arc::clone(&desk), threads)?),
+            Service::Threads(threads) => Readers::Threads(Handlers::start(Arc::clone(&desk), threads)?),
         };
-        Ok(Running { desk, kind })
+        Ok(Running { desk, readers })
     }
 
     /// The descriptor that memory is registered with.
@@ -187,7 +192,7 @@ impl Running {
 
     /// For an embedder's loop: readable when there is something to serve.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        matches!(self.kind, Kind::External(_)).then(|| self.desk.descriptor.as_fd())
+        matches!(self.readers, Readers::External(_)).then(|| self.desk.descriptor.as_fd())
     }
 
     /// Serve what there is, and return when there is nothing more. How many events there were. Another thread that is at it: 0, at once.
@@ -195,7 +200,7 @@ impl Running {
     /// # Errors
     /// When there is no such service, or the descriptor cannot be read.
     pub(crate) fn service(&self) -> Result<usize, Error> {
-        let Kind::External(reader) = &self.kind else {
+        let Readers::External(reader) = &self.readers else {
             return Err(Error::Options {
                 what: "The faults of this VM are served by threads of its own",
                 instead: "make it with Service::External to serve them in a loop",
@@ -224,16 +229,28 @@ impl Running {
         }
     }
 
-    /// Changes of mappings are followed in this region from here on.
-    pub(crate) fn add(&self, pages: &Arc<Pages>) {
-        let mut regions = self.desk.regions.lock();
-        let at = regions.partition_point(|other| other.addresses().start < pages.addresses().start);
-        regions.insert(at, Arc::clone(pages));
+    /// Whether memory can be registered as it is to be kept for children.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub(crate) fn may_keep(&self, memory: &Memory, options: &VmOptions) -> Result<(), Error> {
+        match memory.kind() {
+            _ if !memory.kept_on_fork() => Ok(()),
+            _ if !options.children => Err(Error::Options {
+                what: "Memory is to be kept for children of fork, and nobody sees to what is out of it",
+                instead: "make the VM with VmOptions::children(true), or leave out Memory::keep_on_fork",
+            }),
+            memory::Kind::Anonymous => Ok(()),
+            _ => Err(Error::Options {
+                what: "A memfd is one memory for all processes that map it: a child of fork cannot have a copy",
+                instead: "leave out Memory::keep_on_fork, and have children map nothing of it",
+            }),
+        }
     }
 
-    /// No longer.
-    pub(crate) fn remove(&self, pages: &Arc<Pages>) {
-        self.desk.regions.lock().retain(|other| !Arc::ptr_eq(other, pages));
+    /// Children have a copy of this region.
+    pub(crate) fn keep(&self, pages: &Arc<Pages>) {
+        self.desk.kept.lock().push(pages.id());
     }
 
     /// What it has met with.
@@ -241,7 +258,7 @@ impl Running {
         let counts = &self.desk.counts;
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         ServiceStats {
-            panics: if let Kind::Threads(handlers) = &self.kind { handlers.panics() } else { 0 },
+            panics: if let Readers::Threads(handlers) = &self.readers { handlers.panics() } else { 0 },
             discarded_bytes: get(&counts.discarded),
             unmapped_bytes: get(&counts.unmapped),
             moved_bytes: get(&counts.moved),
@@ -317,33 +334,20 @@ fn unreadable(errno: Errno) -> Error {
 
 impl VmDesk {
     /// Each region that lies in a range, with its pages there.
-    pub(super) fn regions_in(
-        &self,
-        range: &std::ops::Range<usize>,
-        mut each: impl FnMut(&Arc<Pages>, std::ops::Range<u32>),
-    ) {
-        let mut after = 0;
-        loop {
-            // One at a time: nothing is done under the lock, and nothing is collected.
-            let found = {
-                let regions = self.regions.lock();
-                let mut ahead = regions.iter().map(|pages| (pages, pages.addresses()));
-                ahead
-                    .find(|(_, there)| there.start >= after && there.start < range.end && range.start < there.end)
-                    .map(|(pages, _)| Arc::clone(pages))
-            };
-            let Some(pages) = found else { return };
+    pub(super) fn regions_in(&self, range: &Range<usize>, mut each: impl FnMut(&Arc<Pages>, Range<u32>)) {
+        for pages in registry::overlapping(range) {
             let there = pages.addresses();
             let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
-            // A part of a page is its page: the kernel tells whole ones.
-            each(&pages, page(range.start.max(there.start))..page(range.end.min(there.end) + PAGE_SIZE - 1));
-            after = there.start + 1;
+            each(&pages, page(range.start.max(there.start))..page(range.end.min(there.end)));
         }
     }
 
-    /// The regions there are.
-    pub(super) fn regions(&self) -> Vec<Arc<Pages>> {
-        self.regions.lock().clone()
+    /// The regions that children have a copy of.
+    pub(super) fn kept_regions(&self) -> Vec<Arc<Pages>> {
+        let kept = self.kept.lock().clone();
+        let mut all = registry::overlapping(&(0..usize::MAX));
+        all.retain(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && kept.contains(&pages.id()));
+        all
     }
 
     /// Tell the embedder.
@@ -370,7 +374,16 @@ impl Desk for VmDesk {
             Fault { write: true, .. } => Access::Write,
             _ => Access::Read,
         };
-        answer(fault.address, access, Waiting::Leave)
+        match registry::find(fault.address) {
+            Found::Page(pages, page) => answer(&pages, page, access, Waiting::Leave),
+            // Its thread makes the access again, and finds out what is there then.
+            Found::Transit => {
+                let page = fault.address & !(PAGE_SIZE - 1);
+                let _ = self.descriptor.wake(page..page + PAGE_SIZE); // refused only for what is not a page
+                Answer::Served
+            }
+            Found::Nothing => Answer::Stranger,
+        }
     }
 
     fn follow(&self, change: &mut Option<Change>) {

@@ -26,6 +26,7 @@ use super::stacks::Reserve;
 use super::{Answer, Panics};
 use crate::guest::Error;
 use crate::guest::pages::{Access, Waiting};
+use crate::guest::registry::{self, Found};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::yield_now;
 use crate::sync::{Rank, process_mutex, process_static};
@@ -34,19 +35,19 @@ use std::{io, mem, ptr};
 
 process_static! {
     /// What was there before us.
-    static PREVIOUS: Previous = Previous::new();
+    PREVIOUS: Previous = Previous::new()
 }
 process_static! {
     /// For threads whose own stacks are small.
-    static RESERVE: Reserve = Reserve::new();
+    RESERVE: Reserve = Reserve::new()
 }
 process_static! {
     /// The process calls [`handle`] from a handler of its own.
-    static ADOPTED: AtomicBool = AtomicBool::new(false);
+    ADOPTED: AtomicBool = AtomicBool::new(false)
 }
 process_static! {
     /// Faults in a row that panicked.
-    static PANICS: Panics = Panics::new();
+    PANICS: Panics = Panics::new()
 }
 process_mutex! {
     /// Whether our handler was installed.
@@ -173,7 +174,12 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
 
 /// Serve one fault.
 fn fault(address: usize, access: Access) -> Outcome {
-    match super::answer(address, access, Waiting::Wait) {
+    let answer = match registry::find(address) {
+        Found::Page(pages, page) => super::answer(&pages, page, access, Waiting::Wait),
+        Found::Transit => Answer::Again,
+        Found::Nothing => Answer::Stranger,
+    };
+    match answer {
         Answer::Served => PANICS.none(),
         // The kernel is at the mapping this moment: the access is made again, and with it the fault.
         Answer::Again => yield_now(),
