@@ -123,6 +123,7 @@ fn the_callback_raises_pauses_or_poisons() {
         on_overshoot: Some(Box::new(on_overshoot)),
         staged_ahead: 64,
         clock: Clock::settable(),
+        prepare: Box::new(|_| ()),
     };
     let limits = Arc::new(Limits::new(tree.clone(), config));
     let (vm, _here) = FakeVm::join(&limits, &memcg, &[10]);
