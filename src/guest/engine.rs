@@ -15,7 +15,6 @@ use super::limits::{
     Account, Anon, Evictee, Evictor, Limits, LimitsConfig, Membership, OnOvershoot, Overshoot, Tenant, Verdict,
 };
 use super::pages::Shared;
-use super::pages::ports::Purse;
 use super::vm::{Parts, Vm, VmOptions, WeakVm};
 use crate::memcg::{Memcg, Registration};
 use crate::sync::{Arc, Clock, Mutex, Rank};
@@ -123,8 +122,8 @@ impl Engine {
         let vm = Vm::assemble(Parts {
             zswap: Arc::clone(zswap),
             memcg: memcg.clone(),
-            purse: Arc::clone(&tenant) as Arc<dyn Purse>,
-            observer: tenant,
+            purse: Box::new(Arc::clone(&tenant)),
+            observer: Box::new(tenant),
             options,
             enroll: Some(Box::new(enroll)),
         })?;

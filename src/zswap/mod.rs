@@ -85,7 +85,7 @@ pub use cleaning::Cleaned;
 pub use demotion::Demoted;
 pub use error::{Error, Unwritable};
 pub use holdings::Holdings;
-pub use load::{Installed, Taken};
+pub use load::{Installed, LoadedFrom, Taken};
 pub use metadata::Metadata;
 pub use prefetch::Prefetched;
 pub use pressure::{PressureError, PressureWatch, Trigger};

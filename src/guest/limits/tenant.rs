@@ -46,7 +46,7 @@ impl Tenant {
     }
 }
 
-impl Purse for Tenant {
+impl Purse for Arc<Tenant> {
     fn charge(&self, pages: u32, why: ports::Why) {
         let why = match why {
             ports::Why::Fault => Why::Call, // a page cannot be poisoned from here
@@ -72,7 +72,7 @@ impl Purse for Tenant {
     }
 }
 
-impl Observer for Tenant {
+impl Observer for Arc<Tenant> {
     fn epoch(&self) -> u8 {
         self.account.stamp()
     }
@@ -140,7 +140,7 @@ impl Evictable for Evictee {
         let mut number = from;
         // By the order of addresses: a region that comes or goes meanwhile shifts the others, so that one may be passed by or met
         // twice in this round of the hand.
-        while let Some(pages) = None::<Arc<Pages>>.filter(|_| Arc::strong_count(&self.shared) > 0) {
+        while let Some(pages) = self.shared.roster.nth(number as usize) {
             if !each(number, &*pages) {
                 return;
             }
@@ -149,8 +149,8 @@ impl Evictable for Evictee {
     }
 
     fn compress_staged(&self, pages: u32) -> Compressed {
-        let _ = pages; // as soon as they are compressed
-        Compressed::default()
+        let done = self.shared.compress_staged(pages);
+        Compressed { pages: done.pages, bytes: done.won, back: done.back, refused: done.refused }
     }
 }
 
@@ -188,7 +188,8 @@ impl Clocked for Pages {
     }
 
     fn stage(&self, first: u32, pages: u32) -> Staged {
-        let _ = (first, pages); // as soon as they are staged
-        Staged::default()
+        // Who is to be left alone was asked by the policy.
+        let staging = Pages::stage(self, first, pages, true);
+        Staged { pages: staging.staged, busy: staging.busy }
     }
 }

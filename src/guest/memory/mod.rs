@@ -2,6 +2,7 @@
 
 #[doc(hidden)]
 pub mod backing;
+pub(crate) mod simulated;
 
 /// Memory to be registered.
 #[derive(Debug)]
