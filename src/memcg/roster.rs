@@ -119,7 +119,7 @@ impl Memcg {
     /// # Locks
     /// The tree lock.
     pub fn stay_listed(&self) -> Result<(), Error> {
-        if self.stays_listed() {
+        if self.stays_listed() && self.is_online() {
             return Ok(());
         }
         let mut hierarchy = self.online()?;

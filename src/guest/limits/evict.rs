@@ -108,8 +108,7 @@ impl Limits {
         // Also for the allocator's sake: whether it was for that, is known at the next refusal.
         self.prepare(account);
         // Its own limit, or one above it; else the pool's.
-        self.write_back(account.memcg(), WRITE_BACK) > 0
-            || self.write_back(&self.tree().root(), WRITE_BACK) > 0
+        self.write_back(account.memcg(), WRITE_BACK) > 0 || self.write_back(&self.tree().root(), WRITE_BACK) > 0
     }
 
     /// Have compressed bytes of `scope` written to a device. How many went.
