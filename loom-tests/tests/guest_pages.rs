@@ -16,7 +16,7 @@
 //! | `pin_vs_take_out` | PinCountsLate |
 //! | `write_vs_clean_page` | WriteKeepsCopy |
 //! | `vanished_vs_take_out` | VanishedStaysCharged |
-//! | `access_vs_compress_for_real`: the real store | FrameDroppedUnderReader |
+//! | `access_vs_compress_for_real`: the real store | LostKeepsSlot |
 #![cfg(loom)]
 
 use loom_tests::{builder, catches, outcomes, outcomes_of_long, race};
@@ -129,7 +129,7 @@ fn a_page_that_cannot_be_installed_now_is_still_there() {
 #[test]
 fn a_page_given_back_to_a_compressor_that_knows_it_lost_it_is_seen() {
     let message = catches(|| outcomes(|| again_vs_compress(Planted::bug(Bug::UntakeIgnoresThrough))));
-    assert!(!message.is_empty(), "{message}");
+    assert!(message.contains("somebody is at it"), "{message}");
 }
 
 fn access_vs_compress_for_real(planted: Planted) -> (u32, u64) {
@@ -154,9 +154,9 @@ fn the_real_store_keeps_a_page_that_is_touched_while_it_is_compressed() {
 }
 
 #[test]
-fn a_frame_dropped_while_it_is_read_is_seen_with_the_real_store() {
-    let message = catches(|| outcomes_of_long(|| access_vs_compress_for_real(Planted::bug(Bug::FrameDroppedUnderReader))));
-    assert!(message.contains("a page was read back wrong"), "{message}");
+fn a_result_left_by_a_compressor_that_lost_its_page_is_seen() {
+    let message = catches(|| outcomes_of_long(|| access_vs_compress_for_real(Planted::bug(Bug::LostKeepsSlot))));
+    assert!(message.contains("its slot is not as its word says"), "{message}");
 }
 
 // === faults ===
@@ -180,20 +180,14 @@ fn two_faults(planted: Planted) -> (Option<u64>, &'static str) {
 #[test]
 fn a_page_that_came_in_and_left_again_is_not_overwritten_by_a_late_fault() {
     let seen = outcomes_of_long(|| two_faults(Planted::NONE));
-    assert_eq!(
-        seen,
-        [(Some(1), "stored"), (Some(2), "resident"), (Some(2), "stored"), (Some(1), "resident")]
-            .into_iter()
-            .filter(|outcome| seen.contains(outcome))
-            .collect(),
-    );
-    assert!(seen.contains(&(Some(1), "stored")) && seen.contains(&(Some(2), "resident")), "{seen:?}");
+    // Read before it was written; or afterwards, and it stays; or read while it left once more.
+    assert_eq!(seen, [(Some(1), "stored"), (Some(2), "resident"), (Some(2), "stored")].into());
 }
 
 #[test]
 fn a_fault_that_owns_nothing_is_seen() {
     let message = catches(|| outcomes_of_long(|| two_faults(Planted::bug(Bug::InstallOwnsNothing))));
-    assert!(!message.is_empty(), "{message}");
+    assert!(message.contains("not where its word says") || message.contains("an older page came back"), "{message}");
 }
 
 // === discarding ===
@@ -245,7 +239,7 @@ fn a_page_thrown_away_while_it_is_compressed_can_be_used_anew() {
 #[test]
 fn a_staging_place_taken_from_its_compressor_is_seen() {
     let message = catches(|| outcomes_of_long(|| discard_vs_compress(Planted::bug(Bug::DiscardEndsShadow))));
-    assert!(!message.is_empty(), "{message}");
+    assert!(message.contains("the shadow place of page 0 was not empty"), "{message}");
 }
 
 // === unregistering, pins, kept copies, pages that vanish ===

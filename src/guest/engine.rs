@@ -231,12 +231,19 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let EngineBuilder { zswap, policy, on_overshoot, staged_ahead, evictor, clock } = self;
         let tree = zswap.tree().clone();
-        let limits = Arc::new(Limits::new(tree.clone(), LimitsConfig { policy, on_overshoot, staged_ahead, clock }));
+        let zswap = Arc::new(zswap);
+        let prepare = {
+            let zswap = Arc::clone(&zswap);
+            // A memcg that was removed meanwhile needs nothing: its parent is prepared when a page of that is refused.
+            Box::new(move |memcg: &Memcg| _ = zswap.prepare_stores(memcg))
+        };
+        let config = LimitsConfig { policy, on_overshoot, staged_ahead, clock, prepare };
+        let limits = Arc::new(Limits::new(tree.clone(), config));
         let evictor = evictor.then(|| Evictor::start(Arc::clone(&limits)));
         let evictor = evictor.transpose().map_err(|source| Error::NoThread { what: "the evictor", source })?;
         let anon = tree.register(Box::new(Anon(Arc::clone(&limits))));
         let vms = Mutex::new(Rank::Guest, Vec::new());
-        Ok(Engine { inner: Arc::new(Inner { _anon: anon, evictor, limits, vms, zswap: Arc::new(zswap) }) })
+        Ok(Engine { inner: Arc::new(Inner { _anon: anon, evictor, limits, vms, zswap }) })
     }
 }
 

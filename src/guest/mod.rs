@@ -42,7 +42,8 @@ unmodelled! {
     pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
     pub use region::{Pin, Region};
     pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
-    pub use vm::{RegionInfo, Service, ThreadOptions, Vm, VmOptions};
+    pub use service::{Follow, MappingChange, ThreadOptions};
+    pub use vm::{RegionInfo, Service, Vm, VmOptions};
 }
 
 pub use error::Error;

@@ -132,6 +132,8 @@ pub enum Bug {
     InstallOwnsNothing,
     /// A compressor that lost its page drops the frame, whoever may be reading it.
     FrameDroppedUnderReader,
+    /// A compressor that lost its page leaves what it stored.
+    LostKeepsSlot,
     /// Who could do nothing with a page that he took from a compressor gives it back to that one, also when it knows that it lost it.
     UntakeIgnoresThrough,
     /// Who throws a page away empties its slot before he owns the word.

@@ -50,7 +50,8 @@ struct FakeRegion<'a> {
 
 pub(super) fn limits(tree: &Tree, policy: impl Policy + 'static, staged_ahead: u32) -> Arc<Limits> {
     let policy = Box::new(policy);
-    let config = LimitsConfig { policy, on_overshoot: None, staged_ahead, clock: Clock::settable() };
+    let config =
+        LimitsConfig { policy, on_overshoot: None, staged_ahead, clock: Clock::settable(), prepare: Box::new(|_| ()) };
     Arc::new(Limits::new(tree.clone(), config))
 }
 

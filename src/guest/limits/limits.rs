@@ -10,6 +10,7 @@
 //!                       no room here and now: the evictor, who may write to a device, is waited for once
 //! ```
 
+use super::account::Account;
 use super::evictable::{Counts, Evictable, Staged};
 use super::overshoot::{OnOvershoot, Overshoot, Verdict};
 use super::policy::{Policy, View};
@@ -46,6 +47,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) staged_ahead: u32,
     /// The time.
     pub(crate) clock: Clock,
+    /// Have the store get ready what it needs to take this memcg's pages without the allocator.
+    pub(crate) prepare: Box<dyn Fn(&Memcg) + Send + Sync>,
 }
 
 /// What all VMs of an engine share.
@@ -80,6 +83,7 @@ impl Limits {
 
     /// A VM joins.
     pub(crate) fn join(self: &Arc<Self>, vm: Arc<dyn Evictable>) -> Membership {
+        self.prepare(vm.account());
         Membership { place: self.roster.join(vm), limits: Arc::clone(self) }
     }
 
@@ -109,6 +113,14 @@ impl Limits {
 
     pub(super) fn room(&self) -> &Turnstile {
         &self.room
+    }
+
+    /// Have the store ready for a VM's pages.
+    pub(super) fn prepare(&self, account: &Account) {
+        // Its parent's, once its memcg was removed.
+        if let Some(memcg) = self.tree.get(self.tree.group_of(account.objcg())) {
+            (self.config.prepare)(&memcg);
+        }
     }
 
     /// Milliseconds.

@@ -188,6 +188,7 @@ impl Clocked for Pages {
     }
 
     fn stage(&self, first: u32, pages: u32) -> Staged {
+        // Who is to be left alone was asked by the policy.
         let staging = Pages::stage(self, first, pages, true);
         Staged { pages: staging.staged, busy: staging.busy }
     }

@@ -118,7 +118,9 @@ impl<'a> Batch<'a> {
                     }
                     Through::Lost => {
                         // Before `shadow` is cleared: after that the page may be stored again.
-                        shared.store.give_back(pages.slot(page));
+                        if !shared.planted.is(Bug::LostKeepsSlot) {
+                            shared.store.give_back(pages.slot(page));
+                        }
                         shared.observer.count(Count::Wasted, 1);
                         false
                     }

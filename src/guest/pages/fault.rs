@@ -201,8 +201,8 @@ impl Pages {
                 Served::Installed(kind)
             }
             Some(Obstacle::There) => {
-                // Somebody was faster; or it is protected, and the fault did not say that it was a write.
-                if access == Access::Unknown && was.is_kept() {
+                // Somebody was faster; or it is protected: a signal does not say that it is for that.
+                if access != Access::Read && was.is_kept() {
                     return self.look_again(owned, was, Access::Protect);
                 }
                 self.backing().wake(page, 1);

@@ -21,6 +21,7 @@
 
 mod ahead;
 mod compress;
+mod depart;
 mod discard;
 mod fault;
 mod kept;
@@ -36,4 +37,5 @@ mod unregister;
 mod valid;
 pub(crate) mod word;
 
+pub(crate) use depart::{Departed, Inherited};
 pub(crate) use pages::{Access, Compressed, Kind, Pages, Served, Shared, Staging, Waiting};

@@ -367,7 +367,7 @@ impl Word {
     ///
     /// `None` where the compressor knows by now that it lost the page.
     pub(crate) fn untake(&self, planted: Planted) -> Option<Ended> {
-        let back = |seen: Bits| seen.with_state(State::Compressing).set(WAITER | LEFT, false);
+        let back = |seen: Bits| seen.with_state(State::Compressing).set(WAITER | LEFT | THROUGH | HANDED, false);
         let before = self.update(|seen| (!seen.is_through() || planted.is(Bug::UntakeIgnoresThrough)).then(|| back(seen))).ok()?;
         Some(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0 })
     }
