@@ -95,6 +95,9 @@ pub fn default_stocks() -> usize {
 /// would take hours with it.
 pub const TIMES_LOADS: bool = !cfg!(loom);
 
+/// Whether words are looked at only to have others fetched. Not under loom, to which each look is a step.
+pub const FETCHES_AHEAD: bool = !cfg!(loom);
+
 /// Whether what goes to devices is encrypted unless told otherwise. Not under loom or Miri: the cipher is machine code, which
 /// neither sees into, and its key lies in memory of the kernel's.
 pub const ENCRYPTS: bool = !cfg!(any(loom, miri));
