@@ -7,11 +7,11 @@ use super::memory::backer::Backer;
 use super::pages::ports::{Observer, Purse};
 use super::pages::{Pages, Shared};
 use super::region::Region;
-use super::{Evicted, FaultAround};
+use super::registry::Announced;
 use super::service::children::{Children, Keeping};
 use super::service::running::{OnChange, Running};
 use super::service::{Follow, MappingChange, ServiceStats, ThreadOptions};
-use super::registry::Announced;
+use super::{Evicted, FaultAround};
 use crate::memcg::Memcg;
 use crate::sync::{Arc, Planted, Weak};
 use crate::units::PAGE_SIZE;
@@ -183,7 +183,14 @@ impl Vm {
         let children = Children::new(zswap.clone(), memcg.clone())
             .map_err(|source| Error::Service { doing: "open an eventfd for children of fork", source })?;
         let store = Keeping::new(zswap.clone(), children.family());
-        let shared = Arc::new(Shared::new(Box::new(store), purse, observer, options.kept_bytes, options.fault_around, Planted::NONE)?);
+        let shared = Arc::new(Shared::new(
+            Box::new(store),
+            purse,
+            observer,
+            options.kept_bytes,
+            options.fault_around,
+            Planted::NONE,
+        )?);
         let running = Running::start(&options, children, &shared)?;
         let backer = Backer::new(running.descriptor().clone())?;
         let enrolled = enroll.map(|enroll| enroll(&shared));

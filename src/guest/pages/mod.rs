@@ -38,4 +38,4 @@ mod valid;
 pub(crate) mod word;
 
 pub(crate) use depart::{Departed, Inherited};
-pub(crate) use pages::{Access, Compressed, Kind, Pages, Served, Shared, Staging, Waiting};
+pub(crate) use pages::{Access, Kind, Pages, Served, Shared, Waiting};

@@ -9,7 +9,7 @@
 
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Pages, Staging};
-use super::ports::{Count, Gauge};
+use super::ports::{Count, Effort, Gauge};
 use super::queue::Room;
 use super::word::State;
 use crate::guest::Evicted;
@@ -112,7 +112,7 @@ impl Pages {
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
             let len = TOGETHER.min(range.end - at);
             let staging = self.stage_with(at, len, true, None);
-            let compressed = self.compress_run(at, len);
+            let compressed = self.compress_run(at, len, Effort::Full);
             evicted.pages += u64::from(compressed.pages);
             evicted.won_bytes += compressed.won;
             evicted.refused += u64::from(compressed.refused);
