@@ -4,7 +4,7 @@
 //! counters  one of each kind: usage with generation, limit, mark, peak (see `counter`)
 //! refs      63 ....... 48 | 47 ............................. 0
 //!           generation    | handles, plus one while online
-//! flags     bit 0 writeback as set here   bit 1 writeback here and in every ancestor   bit 2 listed (see `roster`)
+//! flags     bit 0 writeback as set here   bit 1 writeback here and in every ancestor   bit 2 listed, bit 3 to stay so (see `roster`)
 //! nodes     a bit per node that objects may lie on: as set here, and that in every ancestor too
 //! tiers     63 .............................. 32 | 31 ............................... 0
 //!           a bit per tier: here and in every ancestor | as set here
@@ -36,6 +36,8 @@ const WRITEBACK: u32 = 1;
 const EFFECTIVE: u32 = 2;
 /// The memcg is in its ancestors' sets of those that may have entries.
 const LISTED: u32 = 4;
+/// It stays there.
+const STAYS: u32 = 8;
 
 /// The lock-free half of a memcg; the other half is `hierarchy::Node`.
 #[derive(Debug, Default)]
@@ -53,6 +55,8 @@ pub(super) struct Group {
     me: AtomicU64,
     /// `memory.high` in bytes, or [`NO_LIMIT`]. Set under the tree lock.
     high: AtomicU64,
+    /// `memory.low` and `memory.min` in bytes. Set under the tree lock.
+    protection: [AtomicU64; 2],
     /// The objcg's id, 0 when offline. Set under the tree lock.
     objcg: AtomicU32,
     /// Set under the tree lock, but LISTED, which is cleared under the LRU lock too.
@@ -73,6 +77,8 @@ pub(super) struct Group {
     pub(super) events: [Tally; MemcgEvent::COUNT],
     /// What happened here.
     pub(super) local_events: [Tally; MemcgEvent::COUNT],
+    /// Bytes by which charges that could not be refused have passed its limits, added up.
+    pub(super) overshoot: Tally,
 }
 
 // === life ===
@@ -91,7 +97,9 @@ impl Group {
         // The objcg's pointer, stored after these, publishes them to others.
         self.counters.iter().for_each(|words| words.birth(me.generation()));
         self.high.store(NO_LIMIT, Ordering::Release);
+        self.set_protection(0, 0);
         self.events.iter().chain(&self.local_events).for_each(|event| event.set(0));
+        self.overshoot.set(0);
         self.me.store(me.raw(), Ordering::Relaxed);
         self.parent.store(parent.raw(), Ordering::Release);
         self.id.store(id.0, Ordering::Relaxed);
@@ -175,6 +183,17 @@ impl Group {
     /// Set it, under the tree lock; the caller then sets the mark.
     pub(super) fn set_high(&self, high: u64) {
         self.high.store(high, Ordering::Release);
+    }
+
+    /// `memory.low` and `memory.min` in bytes.
+    pub(super) fn protection(&self) -> (u64, u64) {
+        (self.protection[0].load(Ordering::Acquire), self.protection[1].load(Ordering::Acquire))
+    }
+
+    /// Set them, under the tree lock.
+    pub(super) fn set_protection(&self, low: u64, min: u64) {
+        self.protection[0].store(low, Ordering::Release);
+        self.protection[1].store(min, Ordering::Release);
     }
 
     /// This group in this life; the caller holds a reference.
@@ -272,6 +291,17 @@ impl Group {
     /// Note whether it is. Under the tree lock.
     pub(super) fn set_listed(&self, on: bool) {
         self.set_flag(LISTED, on);
+    }
+
+    /// Whether it stays there.
+    #[inline]
+    pub(super) fn stays_listed(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & STAYS != 0
+    }
+
+    /// It does, until it is removed. Under the tree lock.
+    pub(super) fn stay_listed(&self) {
+        self.set_flag(STAYS, true);
     }
 
     fn set_flag(&self, flag: u32, on: bool) {

@@ -30,6 +30,7 @@ mod convoy;
 mod grow_table;
 mod lock;
 mod mailbox;
+pub mod parking;
 mod planted;
 mod process;
 mod rank;
@@ -44,13 +45,13 @@ mod try_lock;
 mod turnstile;
 
 pub use chunk_table::ChunkTable;
-pub use clock::Clock;
+pub use clock::{Clock, Moment};
 pub use convoy::Convoy;
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
-pub(crate) use process::process_mutex;
+pub(crate) use process::{process_mutex, process_static};
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
@@ -63,10 +64,13 @@ pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
 pub use turnstile::{Deadline, Passed, Ticket, Turnstile};
 
+/// As loom's: it has none.
+#[cfg(loom)]
+pub use std::sync::Weak;
 #[cfg(loom)]
 pub use loom::sync::Arc;
 #[cfg(not(loom))]
-pub use std::sync::Arc;
+pub use std::sync::{Arc, Weak};
 
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
@@ -90,6 +94,9 @@ pub fn default_stocks() -> usize {
 /// Whether loads that read a device note the time. Not under loom: what they hold for it has a model of its own, and those of loads
 /// would take hours with it.
 pub const TIMES_LOADS: bool = !cfg!(loom);
+
+/// Whether words are looked at only to have others fetched. Not under loom, to which each look is a step.
+pub const FETCHES_AHEAD: bool = !cfg!(loom);
 
 /// Whether what goes to devices is encrypted unless told otherwise. Not under loom or Miri: the cipher is machine code, which
 /// neither sees into, and its key lies in memory of the kernel's.

@@ -28,6 +28,7 @@ mod memfd;
 mod protected;
 mod refusal;
 mod reserved;
+pub(crate) mod simulated;
 
 pub use inspection::Inspected;
 pub use kind::{Kind, Memory, Method};

@@ -1,0 +1,280 @@
+//! [`Pages`]: the pages of one region, and what all pages of a VM share.
+
+use super::ahead::{Bounces, Streak};
+use super::kept::Kept;
+use super::owned::TOGETHER;
+use super::ports::{Observer, Purse, Store};
+use super::queue::Roster;
+use super::word::Word;
+use crate::guest::memory::backing::Backing;
+use crate::guest::{Error, FaultAround, VmOptions};
+use crate::sync::{Arc, Moment, Planted, Seat, Seated, Table};
+use crate::units::{PAGE_SIZE, Slot, SlotRange};
+use std::ops::Range;
+
+/// What was being done when a page was missed, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It was read.
+    Read,
+    /// It was written.
+    Write,
+    /// It was written, and is write-protected.
+    Protect,
+    /// It is in its file, and not mapped.
+    Minor,
+    /// Not known.
+    Unknown,
+}
+
+/// What to do about a page that somebody else is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Sleep until he is through: the faulting thread itself, and calls.
+    Wait,
+    /// Nothing: he will wake who waits in the kernel. For threads that serve others.
+    Leave,
+}
+
+/// What a fault was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// It was staged, or just being compressed.
+    Staged,
+    /// It was compressed.
+    Compressed,
+    /// It was on a device.
+    Device,
+    /// It was one repeated word.
+    SameFilled,
+    /// It was nowhere.
+    Absent,
+    /// It was there, and written for the first time.
+    Protected,
+    /// It was there already.
+    Stale,
+    /// It was there by its word, and gone behind our back: it is zeroes now.
+    Vanished,
+}
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a fault that was not served has to be served again"]
+pub(crate) enum Served {
+    /// The page is there; who waited for it in the kernel is woken.
+    Installed(Kind),
+    /// The owner of the page wakes who waits for it.
+    Left,
+    /// The address space is changing: read events, then try again.
+    Again,
+    /// The page cannot be had: SIGBUS.
+    Poisoned,
+    /// The range is not registered with the kernel any more.
+    Gone,
+    /// The kernel refused with this error number; the page is where it was.
+    Failed(i32),
+}
+
+/// What [`Pages::stage`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Staging {
+    /// Pages taken out, that will be compressed.
+    pub(crate) staged: u32,
+    /// Pages that were not there although their words said so: uncharged.
+    pub(crate) vanished: u32,
+    /// Pages that the kernel would not move.
+    pub(crate) busy: u32,
+    /// Stopped because the address space was changing, or is gone, or the queue of staged runs is full.
+    pub(crate) stopped: bool,
+}
+
+/// What compressing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compressed {
+    /// Pages that are in their slots now.
+    pub(crate) pages: u32,
+    /// Bytes by which less is charged now.
+    pub(crate) won: u64,
+    /// Staged pages that were wanted again before, or while, they were compressed.
+    pub(crate) back: u32,
+    /// Pages that the store refused: staged still.
+    pub(crate) refused: u32,
+}
+
+/// What all pages of a VM share.
+pub(crate) struct Shared {
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) purse: Box<dyn Purse>,
+    pub(crate) observer: Box<dyn Observer>,
+    pub(crate) roster: Roster,
+    pub(crate) kept: Kept,
+    pub(crate) around: FaultAround,
+    pub(crate) bounces: Bounces,
+    pub(crate) planted: Planted,
+}
+
+impl Shared {
+    /// What is needed from others, and how it is to be used.
+    pub(crate) fn new(
+        store: Box<dyn Store>,
+        purse: Box<dyn Purse>,
+        observer: Box<dyn Observer>,
+        options: &VmOptions,
+        planted: Planted,
+    ) -> Result<Self, Error> {
+        Ok(Shared {
+            store,
+            purse,
+            observer,
+            roster: Roster::new(),
+            kept: Kept::new(options.kept_bytes),
+            around: options.fault_around,
+            bounces: Bounces::new(options.fault_around)?,
+            planted,
+        })
+    }
+
+    /// A moment, for [`served`](Self::served).
+    #[inline]
+    pub(super) fn now(&self) -> Moment {
+        Moment::now()
+    }
+
+    /// A page was brought in, or found, for who has waited since then.
+    #[inline]
+    pub(super) fn served(&self, kind: Kind, since: Moment) {
+        self.observer.served(kind, since.nanoseconds());
+    }
+
+    /// Compress up to so many staged pages, longest staged first.
+    pub(crate) fn compress_staged(&self, most: u32) -> Compressed {
+        let mut done = Compressed::default();
+        let mut left = most;
+        while left > 0 {
+            let Some((pages, first, len)) = self.roster.pop(left.min(TOGETHER)) else { break };
+            let of_run = pages.compress_run(first, len);
+            left -= len;
+            done += of_run;
+            if of_run.refused > 0 {
+                break;
+            }
+        }
+        done
+    }
+}
+
+/// The pages of one region.
+pub(crate) struct Pages {
+    id: u32,
+    words: Table<Word>,
+    address: usize,
+    slots: SlotRange,
+    backing: Box<dyn Backing>,
+    shared: Arc<Shared>,
+    /// Who takes pages out comes through here; closed while the region is being unregistered.
+    gate: Seat<()>,
+    pub(super) streak: Streak,
+}
+
+impl Pages {
+    /// The pages of the memory behind `backing`, all Absent.
+    ///
+    /// # Errors
+    /// When there is no address space for their words.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        backing: Box<dyn Backing>,
+        slots: SlotRange,
+        address: usize,
+    ) -> Result<Self, Error> {
+        let words = Table::reserve(slots.len() as usize).map_err(|source| Error::AddressSpace {
+            bytes: 4 * slots.len(),
+            what: "the words of its pages",
+            source,
+        })?;
+        let gate = Seat::new(shared.planted);
+        gate.put(()).expect("it is new");
+        let id = shared.roster.next_id();
+        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default() })
+    }
+
+    /// No other region of the VM has, or will have, this number.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// The addresses they have.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        self.address..self.address + self.count() as usize * PAGE_SIZE
+    }
+
+    /// The address of a page.
+    pub(crate) fn address(&self, page: u32) -> usize {
+        self.address + page as usize * PAGE_SIZE
+    }
+
+    /// The word of a page.
+    #[inline]
+    pub(crate) fn word(&self, page: u32) -> &Word {
+        self.words.get(page as usize)
+    }
+
+    /// The slot of a page.
+    #[inline]
+    pub(crate) fn slot(&self, page: u32) -> Slot {
+        self.slots.base() + u64::from(page)
+    }
+
+    /// All slots.
+    pub(crate) fn slots(&self) -> SlotRange {
+        self.slots
+    }
+
+    #[inline]
+    pub(crate) fn backing(&self) -> &dyn Backing {
+        &*self.backing
+    }
+
+    #[inline]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Come through to take pages out; `None` while the region is being unregistered.
+    pub(super) fn enter(&self) -> Option<Seated<'_, ()>> {
+        self.gate.get()
+    }
+
+    /// Nobody takes pages out from here on; who does is waited for.
+    pub(crate) fn close(&self) {
+        let _ = self.gate.take();
+    }
+
+    /// Pages may be taken out again.
+    pub(crate) fn reopen(&self) {
+        let _ = self.gate.put(());
+    }
+}
+
+impl std::ops::AddAssign for Compressed {
+    fn add_assign(&mut self, other: Compressed) {
+        self.pages += other.pages;
+        self.won += other.won;
+        self.back += other.back;
+        self.refused += other.refused;
+    }
+}
+
+impl std::ops::AddAssign for Staging {
+    fn add_assign(&mut self, other: Staging) {
+        self.staged += other.staged;
+        self.vanished += other.vanished;
+        self.busy += other.busy;
+        self.stopped |= other.stopped;
+    }
+}

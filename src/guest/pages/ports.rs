@@ -1,0 +1,196 @@
+//! What the states of pages need from others, and no more: somebody who pays, a store, and somebody who counts.
+//!
+//! The seam towards `limits` ([`Purse`]), `zswap` ([`Store`]) and `stats` ([`Observer`]); models bring small ones of their own.
+//! All of it is called in handlers of faults: no allocation, no lock that is held over guest memory.
+
+use crate::memcg::Resident;
+use crate::sync::Arc;
+use crate::units::{NodeId, PAGE_SIZE, Slot};
+use crate::zswap::{self, LoadedFrom, Stored, Zswap};
+
+/// Why pages are charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// A thread waits for the page.
+    Fault,
+    /// A call brings it in.
+    Call,
+    /// It was there when the memory was registered.
+    Found,
+}
+
+/// Who pays for pages in memory, 4096 bytes each.
+pub(crate) trait Purse: Send + Sync {
+    /// Charge pages; refuses none but for [`Why::Fault`], where whoever was asked wants the page poisoned: false, and nothing is
+    /// charged. Makes room first where a limit is reached, so it may take pages of the same VM out, and must not wait for one that is
+    /// owned.
+    #[must_use = "a page that is not charged must not come in"]
+    fn charge(&self, pages: u32, why: Why) -> bool;
+    /// Charge pages if that needs no reclaim.
+    fn try_charge(&self, pages: u32) -> bool;
+    /// Give back what was charged.
+    fn uncharge(&self, pages: u32);
+    /// The charge of a page, as a value: who drops it gives it back, who forgets it leaves it charged.
+    fn page_charge(&self) -> Resident;
+}
+
+/// Where pages are kept that are out.
+pub(crate) trait Store: Send + Sync {
+    /// Store a page that is charged as resident; its charge pays for what it becomes.
+    ///
+    /// # Errors
+    /// Where there is no room; the page is charged as before, and the slot is empty.
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error>;
+    /// Read a page; the slot keeps it. With `wait` false, not from a device.
+    ///
+    /// # Errors
+    /// As [`Zswap::load_from`].
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error>;
+    /// One reference to what a slot holds less. Nothing, where it holds nothing.
+    fn give_back(&self, slot: Slot);
+    /// Whether the slot holds anything.
+    fn holds(&self, slot: Slot) -> bool;
+}
+
+/// A number of pages that goes up and down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gauge {
+    /// In the guest range.
+    Resident,
+    /// In the staging place.
+    Staged,
+    /// In their slots.
+    Stored,
+    /// Not to be had.
+    Poisoned,
+    /// In the guest range, with an equal copy in their slots.
+    Kept,
+    /// Pinned, however often.
+    Pinned,
+}
+
+/// Something that happened to a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// It could not be taken out: the kernel has it pinned, or shared.
+    Busy,
+    /// The address space was changing.
+    Again,
+    /// It was not there although its word said so.
+    Vanished,
+    /// It was taken out, to the staging place.
+    TakenOut,
+    /// It was compressed, or stored as it is.
+    PutAway,
+    /// The store had no room.
+    Refused,
+    /// It left without the codec: its slot had an equal copy.
+    PutAwayClean,
+    /// Its compression was for nothing: it was wanted meanwhile.
+    Wasted,
+    /// It came without having been asked for, beside one that was.
+    Around,
+}
+
+/// Who keeps statistics, and the coarse time.
+pub(crate) trait Observer: Send + Sync {
+    /// The coarse time, which goes round.
+    fn epoch(&self) -> u8 {
+        0
+    }
+    /// A fault, or a call for one page, was served.
+    fn served(&self, _kind: super::Kind, _nanoseconds: u64) {}
+    /// A stored page came back: its stamp says when it left. How many passes of the clock leave it alone from now on.
+    fn came_back(&self, _stamp: u8) -> u32 {
+        0
+    }
+    /// A number of pages changed.
+    fn change(&self, _gauge: Gauge, _pages: i64) {}
+    /// Something happened.
+    fn count(&self, _what: Count, _pages: u32) {}
+}
+
+/// Nobody does.
+impl Observer for () {}
+
+impl dyn Purse + '_ {
+    /// Charge pages that are in memory, or come in by a call: nobody refuses that.
+    pub(crate) fn must_charge(&self, pages: u32, why: Why) {
+        debug_assert_ne!(why, Why::Fault);
+        let charged = self.charge(pages, why);
+        debug_assert!(charged);
+    }
+}
+
+impl<P: Purse + ?Sized> Purse for Arc<P> {
+    fn charge(&self, pages: u32, why: Why) -> bool {
+        (**self).charge(pages, why)
+    }
+    fn try_charge(&self, pages: u32) -> bool {
+        (**self).try_charge(pages)
+    }
+    fn uncharge(&self, pages: u32) {
+        (**self).uncharge(pages);
+    }
+    fn page_charge(&self) -> Resident {
+        (**self).page_charge()
+    }
+}
+
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn epoch(&self) -> u8 {
+        (**self).epoch()
+    }
+    fn served(&self, kind: super::Kind, nanoseconds: u64) {
+        (**self).served(kind, nanoseconds);
+    }
+    fn came_back(&self, stamp: u8) -> u32 {
+        (**self).came_back(stamp)
+    }
+    fn change(&self, gauge: Gauge, pages: i64) {
+        (**self).change(gauge, pages);
+    }
+    fn count(&self, what: Count, pages: u32) {
+        (**self).count(what, pages);
+    }
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+        (**self).put_away(slot, purse, page)
+    }
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        (**self).read(slot, page, wait)
+    }
+    fn give_back(&self, slot: Slot) {
+        (**self).give_back(slot);
+    }
+    fn holds(&self, slot: Slot) -> bool {
+        (**self).holds(slot)
+    }
+}
+
+impl Store for Zswap {
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+        // In a fault there is nobody to help; elsewhere the evictor makes room, and comes again.
+        match self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page) {
+            Ok(stored) => Ok(stored),
+            Err(refused) => {
+                refused.resident.forget(); // charged as before
+                Err(refused.error)
+            }
+        }
+    }
+
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        self.load_from(slot, page, wait)
+    }
+
+    fn give_back(&self, slot: Slot) {
+        let _ = self.put(slot); // nothing there, nothing to give
+    }
+
+    fn holds(&self, slot: Slot) -> bool {
+        self.is_stored(slot)
+    }
+}

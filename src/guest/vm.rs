@@ -1,0 +1,305 @@
+//! [`Vm`]: the memory of one virtual machine, or of one program.
+
+use super::engine::Enrolled;
+use super::error::Error;
+use super::memory::Memory;
+use super::memory::backer::{Backer, WANTED};
+use super::pages::ports::{Observer, Purse};
+use super::pages::{Pages, Shared};
+use super::region::{Evicted, Region};
+use super::registry::Announced;
+use super::uffd::{Ask, Descriptor, Features};
+use crate::memcg::Memcg;
+use crate::sync::{Arc, Planted, Weak};
+use crate::units::PAGE_SIZE;
+use crate::zswap::Zswap;
+use std::ops::Range;
+
+/// How many neighbours that went out together come back with a page that is touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultAround {
+    /// None.
+    Off,
+    /// So many at most, by copy.
+    Pages(u32),
+    /// 16, and 64 where pages are touched in order.
+    Adaptive,
+}
+
+/// Threads that serve faults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadOptions {
+    /// How many; 0 means one.
+    pub count: usize,
+    /// The cores they run on, in turn.
+    pub cores: Option<Vec<usize>>,
+}
+
+/// Who serves faults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Service {
+    /// The faulting thread, by SIGBUS.
+    #[default]
+    InThread,
+    /// Threads of ours.
+    Threads(ThreadOptions),
+    /// The embedder's loop: [`Vm::fd`] and [`Vm::service`].
+    External,
+    /// Nobody: pages are brought in by calls before they are touched.
+    None,
+}
+
+/// How a VM is served.
+#[derive(Clone, Debug)]
+pub struct VmOptions {
+    pub(crate) service: Service,
+    pub(crate) fault_around: FaultAround,
+    pub(crate) kept_bytes: u64,
+    pub(crate) dirty_tracking: bool,
+    pub(crate) kernel_faults: bool,
+}
+
+impl Default for VmOptions {
+    fn default() -> Self {
+        VmOptions {
+            service: Service::InThread,
+            fault_around: FaultAround::Adaptive,
+            kept_bytes: 0,
+            dirty_tracking: false,
+            kernel_faults: false,
+        }
+    }
+}
+
+impl VmOptions {
+    /// The faulting thread serves itself; only its own accesses, not the kernel's; 16 neighbours come along, or 64 in order.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Who serves faults.
+    pub fn service(mut self, service: Service) -> Self {
+        self.service = service;
+        self
+    }
+
+    /// How many neighbours come along.
+    pub fn fault_around(mut self, pages: FaultAround) -> Self {
+        self.fault_around = pages;
+        self
+    }
+
+    /// Keep compressed copies of pages that came in and were not written, up to so many bytes: such a page leaves again without the
+    /// codec. 0 keeps none.
+    pub fn kept_bytes(mut self, bytes: u64) -> Self {
+        self.kept_bytes = bytes;
+        self
+    }
+
+    /// Have the kernel note which pages are written: [`Vm::take_dirty`].
+    pub fn dirty_tracking(mut self, yes: bool) -> Self {
+        self.dirty_tracking = yes;
+        self
+    }
+
+    /// Serve the kernel's accesses too (system calls into missing pages). Needs a permission that is not there everywhere.
+    pub fn kernel_faults(mut self, yes: bool) -> Self {
+        self.kernel_faults = yes;
+        self
+    }
+}
+
+/// One region, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegionInfo {
+    /// Its addresses.
+    pub addresses: Range<usize>,
+}
+
+/// What an engine makes a VM of.
+pub(crate) struct Parts {
+    pub(crate) zswap: Arc<Zswap>,
+    pub(crate) memcg: Memcg,
+    pub(crate) purse: Box<dyn Purse>,
+    pub(crate) observer: Box<dyn Observer>,
+    pub(crate) options: VmOptions,
+    /// Join those whose pages are taken; none where nobody takes any (models).
+    pub(crate) enroll: Option<Enroll>,
+}
+
+/// See [`Parts`].
+pub(crate) type Enroll = Box<dyn FnOnce(&Arc<Shared>) -> Enrolled>;
+
+/// The memory of one virtual machine: a memcg, and regions that are charged to it. Clones are the same VM, which lives as long as one of
+/// them, or one of its regions, does.
+#[derive(Clone)]
+pub struct Vm {
+    inner: Arc<Inner>,
+}
+
+/// A VM, as long as somebody else keeps it.
+#[derive(Clone)]
+pub(crate) struct WeakVm(Weak<Inner>);
+
+impl WeakVm {
+    pub(crate) fn upgrade(&self) -> Option<Vm> {
+        Some(Vm { inner: self.0.upgrade()? })
+    }
+}
+
+struct Inner {
+    // Dropped first: nobody takes pages from then on.
+    enrolled: Option<Enrolled>,
+    memcg: Memcg,
+    options: VmOptions,
+    zswap: Arc<Zswap>,
+    shared: Arc<Shared>,
+    backer: Backer,
+}
+
+impl Vm {
+    /// A VM without memory. For the engine.
+    pub(crate) fn assemble(parts: Parts) -> Result<Vm, Error> {
+        let Parts { zswap, memcg, purse, observer, options, enroll } = parts;
+        if options.kept_bytes > 0 && options.dirty_tracking {
+            return Err(Error::Options {
+                what: "copies of clean pages cannot be kept (kept_bytes) while the kernel notes writes (dirty_tracking)",
+                instead: "use one of the two: noting writes leaves no way to hold the first one off",
+            });
+        }
+        let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
+        let ask = Ask {
+            user_mode_only: !options.kernel_faults,
+            features: Features::SIGBUS,
+            wanted: WANTED,
+            ..Ask::default()
+        };
+        let descriptor = Descriptor::open(ask).map_err(|error| Error::Userfaultfd(error.to_string()))?;
+        let backer = Backer::new(Arc::new(descriptor))?;
+        let enrolled = enroll.map(|enroll| enroll(&shared));
+        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared, backer }) })
+    }
+
+    /// Register memory, empty or in use: its pages may leave from here on, and come back when they are touched.
+    ///
+    /// # Errors
+    /// What is wrong with the memory, or with the kernel, and what to do.
+    ///
+    /// # Safety
+    /// The range must stay mapped, and nobody else may change what is mapped there, until it is unregistered. Who is served by
+    /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
+    pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
+        let Inner { zswap, shared, backer, .. } = &*self.inner;
+        let range = memory.addresses();
+        // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
+        let announced = Announced::new(range.clone())?;
+        let backing = backer.back(&memory)?;
+        let slots = zswap.reserve(memory.pages() as u64)?;
+        let pages = Arc::new(Pages::new(shared.clone(), backing, slots, range.start)?);
+        let announced = announced.publish(pages.clone());
+        pages.backing().register()?;
+        // From here on it has to be unregistered, which a region does when it is dropped.
+        announced.keep();
+        let region = Region::new(self.clone(), pages.clone());
+        pages.find_present().map_err(|source| Error::Kernel {
+            doing: "say which pages are in memory, from",
+            page: 0,
+            address: range.start,
+            source,
+        })?;
+        shared.roster.add(pages);
+        Ok(region)
+    }
+
+    /// Who is charged.
+    pub fn memcg(&self) -> &Memcg {
+        &self.inner.memcg
+    }
+
+    /// What all its regions share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// What it keeps of its engine.
+    pub(crate) fn enrolled(&self) -> Option<&Enrolled> {
+        self.inner.enrolled.as_ref()
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakVm {
+        WeakVm(Arc::downgrade(&self.inner))
+    }
+
+    /// Its options.
+    pub(crate) fn options(&self) -> &VmOptions {
+        &self.inner.options
+    }
+
+    /// The store.
+    pub(crate) fn zswap(&self) -> &Arc<Zswap> {
+        &self.inner.zswap
+    }
+
+    /// Its regions, in the order of addresses.
+    pub fn regions(&self) -> Vec<RegionInfo> {
+        self.inner.shared.roster.all().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
+    }
+
+    /// Region number `n`, in the order of addresses: no allocation.
+    pub(crate) fn pages(&self, n: usize) -> Option<Arc<Pages>> {
+        self.inner.shared.roster.nth(n)
+    }
+
+    /// Have bytes leave until so many less are charged, the coldest first, whatever limits say. How many less there are.
+    pub fn evict(&self, bytes: u64) -> u64 {
+        match self.enrolled() {
+            Some(enrolled) => enrolled.engine.evict(self.memcg(), bytes),
+            None => self.evict_some(Some(bytes)).won_bytes,
+        }
+    }
+
+    /// Have everything leave that can.
+    pub fn evict_all(&self) -> Evicted {
+        self.evict_some(None)
+    }
+
+    fn evict_some(&self, most: Option<u64>) -> Evicted {
+        let mut evicted = Evicted::default();
+        for pages in self.inner.shared.roster.all() {
+            evicted += pages.evict(0..pages.count(), most.map(|most| most.saturating_sub(evicted.won_bytes)));
+        }
+        evicted
+    }
+
+    /// Bring the pages of an address range in, whatever has to leave for them. They may leave again at once: [`Region::pin`] keeps them.
+    ///
+    /// # Errors
+    /// [`Error::Outside`] when part of it is of no region; [`Error::Unreadable`] for the first page that cannot be read.
+    pub fn make_resident(&self, range: Range<usize>) -> Result<(), Error> {
+        let mut at = range.start;
+        for pages in self.inner.shared.roster.all() {
+            let there = pages.addresses();
+            if there.end <= at || at >= range.end {
+                continue;
+            }
+            if there.start > at {
+                return Err(Error::Outside { range: at..there.start.min(range.end), inside: there });
+            }
+            let end = range.end.min(there.end);
+            let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
+            pages.make_resident(page(at)..page(end - 1) + 1)?;
+            at = end;
+        }
+        if at < range.end { Err(Error::Outside { range: at..range.end, inside: 0..at }) } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm")
+            .field("memcg", &self.memcg().path())
+            .field("regions", &self.regions())
+            .finish_non_exhaustive()
+    }
+}
