@@ -675,28 +675,6 @@ fn children_do_not_inherit_registered_memory() {
     });
 }
 
-/// A child that does nothing until it is ended.
-fn sleeping_child() -> i32 {
-    // SAFETY: the child calls nothing but what may be called after a fork of a process with threads.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0);
-    if child == 0 {
-        loop {
-            // SAFETY: waits for a signal.
-            unsafe { libc::pause() };
-        }
-    }
-    child
-}
-
-fn end(child: i32) {
-    // SAFETY: our own child.
-    unsafe { libc::kill(child, libc::SIGKILL) };
-    let mut status = 0;
-    // SAFETY: waits for our own child.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-}
-
 #[test]
 fn whole_huge_pages_leave_at_once_and_small_ones_out_of_them() {
     within(60, || {

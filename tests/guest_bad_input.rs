@@ -265,22 +265,10 @@ fn a_memfd_that_another_process_maps() {
     }
     let map = Mapped::memfd(4);
     // A child inherits shared mappings.
-    // SAFETY: the child calls nothing but what may be called after a fork of a process with threads.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0);
-    if child == 0 {
-        loop {
-            // SAFETY: waits for a signal.
-            unsafe { libc::pause() };
-        }
-    }
+    let child = sleeping_child();
     let memory = Memory::memfd(map.pointer(), map.bytes, map.file.as_ref().expect("its file"), 0);
     let refusal = memory.inspect();
-    // SAFETY: our own child.
-    unsafe { libc::kill(child, libc::SIGKILL) };
-    let mut status = 0;
-    // SAFETY: waits for our own child.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    end(child);
     let refusal = refusal.expect_err("the child maps it");
     sentence(&refusal.to_string(), &format!("process {child}"), "unmap it there");
     memory.inspect().expect("it is fit again");

@@ -233,3 +233,39 @@ pub fn ask(ask: Ask) -> Option<Arc<Descriptor>> {
         }
     }
 }
+
+/// Fork, by the bare system call; 0 in the child, which must call nothing but system calls.
+///
+/// libc's `fork` holds the allocator's locks while it runs. Where a fork waits for its event to be read, a reader that allocates anything
+/// before it reads would wait for the fork.
+pub fn fork() -> i32 {
+    // SAFETY: no flags but the signal at the child's end: a plain fork.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as i32;
+    assert!(child >= 0, "{}", std::io::Error::last_os_error());
+    if child == 0 {
+        // SAFETY: the child ends with the thread that made it, whatever becomes of that one's test.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    }
+    child
+}
+
+/// A child that does nothing until it is ended.
+pub fn sleeping_child() -> i32 {
+    let child = fork();
+    if child == 0 {
+        loop {
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+        }
+    }
+    child
+}
+
+/// End a child and wait for its end.
+pub fn end(child: i32) {
+    // SAFETY: our own child.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    let mut status = 0;
+    // SAFETY: waits for our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+}
