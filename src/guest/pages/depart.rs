@@ -50,7 +50,7 @@ impl Pages {
         let put = match seen.state() {
             State::Resident => {
                 self.no_more_resident(&owned);
-                owned.end_front(1, End::silent(State::Absent));
+                owned.end_front(1, End::at(State::Absent));
                 return Departed::Gone;
             }
             // SAFETY: owned, so the staged page stays as it is.
@@ -68,7 +68,7 @@ impl Pages {
         if !put || self.empty(page, seen, By::Them).is_err() {
             return Departed::Later;
         }
-        owned.end_front(1, End::silent(State::Absent));
+        owned.end_front(1, End::at(State::Absent));
         Departed::Gone
     }
 
