@@ -62,6 +62,8 @@ impl Pages {
             }
         };
         match served {
+            // Between its release and the end of the region: the kernel has what the page needs.
+            Served::Gone if self.enter().is_none() => return Served::Again,
             Served::Installed(kind) => self.shared().served(kind, started),
             Served::Again => self.shared().observer.count(Count::Again, 1),
             _ => {}
