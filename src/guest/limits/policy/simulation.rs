@@ -143,12 +143,8 @@ impl Vm {
                 if word.at == 3 { back(CameFrom::Stored) } else { Treatment::default() }
             }
         };
-        let look = Look {
-            takeable: true,
-            referenced: treatment.referenced,
-            ban: treatment.ban,
-            stamp: self.epochs.stamp(),
-        };
+        let look =
+            Look { takeable: true, referenced: treatment.referenced, ban: treatment.ban, stamp: self.epochs.stamp() };
         self.state.borrow_mut().words[page as usize] = Word { at: 1, look };
     }
 }
