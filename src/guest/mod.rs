@@ -20,9 +20,11 @@
 //! | `uffd/` | a thin layer over userfaultfd |
 //! | `limits/`, `stats/` | who pays, who leaves, and what was seen |
 //! | `service/` | who serves faults |
+//! | `map.rs`, `vm_memory.rs` | the regions of a VM by guest addresses, and as the crate vm-memory has them |
 
 mod error;
 pub mod limits;
+mod map;
 pub mod memory;
 pub(crate) mod pages;
 mod region;
@@ -31,7 +33,10 @@ pub mod service;
 pub mod stats;
 pub mod uffd;
 mod vm;
+#[cfg(feature = "vm-memory")]
+pub mod vm_memory;
 
 pub use error::Error;
+pub use map::{Changed, GuestMap, GuestRange};
 pub use region::{Evicted, Pin, Prefetched, Region};
 pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};
