@@ -27,6 +27,8 @@ pub mod limits;
 mod map;
 pub mod memory;
 pub(crate) mod pages;
+#[doc(hidden)]
+pub mod model;
 mod region;
 pub(crate) mod registry;
 pub mod service;

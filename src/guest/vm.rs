@@ -6,7 +6,7 @@ use super::pages::ports::{Observer, Purse};
 use super::pages::{Compressed, Pages, Shared};
 use super::region::{Evicted, Region};
 use crate::memcg::Memcg;
-use crate::sync::{Arc, Mutex, Planted, Rank};
+use crate::sync::{Arc, Planted};
 use crate::zswap::Zswap;
 use std::ops::Range;
 
@@ -116,8 +116,8 @@ pub struct RegionInfo {
 pub(crate) struct Parts {
     pub(crate) zswap: Arc<Zswap>,
     pub(crate) memcg: Memcg,
-    pub(crate) purse: Arc<dyn Purse>,
-    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) purse: Box<dyn Purse>,
+    pub(crate) observer: Box<dyn Observer>,
     pub(crate) options: VmOptions,
 }
 
@@ -132,16 +132,14 @@ struct Inner {
     options: VmOptions,
     zswap: Arc<Zswap>,
     shared: Arc<Shared>,
-    regions: Mutex<Vec<Arc<Pages>>>,
 }
 
 impl Vm {
     /// A VM without memory. For the engine.
     pub(crate) fn assemble(parts: Parts) -> Result<Vm, Error> {
         let Parts { zswap, memcg, purse, observer, options } = parts;
-        let shared = Arc::new(Shared { store: zswap.clone(), purse, observer, planted: Planted::NONE });
-        let regions = Mutex::new(Rank::Guest, Vec::new());
-        Ok(Vm { inner: Arc::new(Inner { memcg, options, zswap, shared, regions }) })
+        let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
+        Ok(Vm { inner: Arc::new(Inner { memcg, options, zswap, shared }) })
     }
 
     /// Register memory: its pages may leave from here on.
@@ -172,17 +170,17 @@ impl Vm {
 
     /// Its regions.
     pub fn regions(&self) -> Vec<RegionInfo> {
-        self.inner.regions.lock().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
+        self.inner.shared.roster.all().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
     }
 
     /// Region number `n`, in the order of addresses, for who looks for pages to take out: no allocation.
     pub(crate) fn pages(&self, n: usize) -> Option<Arc<Pages>> {
-        self.inner.regions.lock().get(n).cloned()
+        self.inner.shared.roster.nth(n)
     }
 
     /// Compress up to so many staged pages, longest staged first.
-    pub(crate) fn compress_staged(&self, _pages: u32) -> Compressed {
-        todo!()
+    pub(crate) fn compress_staged(&self, pages: u32) -> Compressed {
+        self.inner.shared.compress_staged(pages)
     }
 
     /// Take pages out until so many bytes are won. How many were.

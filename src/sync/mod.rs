@@ -45,7 +45,7 @@ mod try_lock;
 mod turnstile;
 
 pub use chunk_table::ChunkTable;
-pub use clock::Clock;
+pub use clock::{Clock, Moment};
 pub use convoy::Convoy;
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};

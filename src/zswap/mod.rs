@@ -82,7 +82,7 @@ pub use builder::{Builder, WRITEBACK_BATCH};
 pub use cleaning::Cleaned;
 pub use demotion::Demoted;
 pub use error::{Error, Unwritable};
-pub use load::{Installed, Taken};
+pub use load::{Installed, LoadedFrom, Taken};
 pub use metadata::Metadata;
 pub use prefetch::Prefetched;
 pub use pressure::{PressureError, PressureWatch, Trigger};
