@@ -281,7 +281,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         group.max(Counter::Memory)
     );
     assert!(group.current(Counter::Memory) <= bytes as u64 / 4);
-    println!("{}", vm.stats());
+    let faults = vm.stats().fault_nanos();
+    println!(
+        "{} faults, half of them within {} ns, 99 of 100 within {} ns",
+        faults.count(),
+        faults.p50(),
+        faults.p99()
+    );
 
     group.set_max(Counter::Memory, u64::MAX)?;
     region.unregister().map_err(|(_, error)| error)?;

@@ -47,7 +47,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     println!("memory.current {} of memory.max {}", group.current(Counter::Memory), group.max(Counter::Memory));
-    println!("{}", vm.stats());
+    let stats = vm.stats();
+    let faults = stats.fault_nanos();
+    println!(
+        "{} bytes resident, {} staged, {} compressed into {}",
+        stats.resident, stats.staged, stats.compressed, stats.compressed_into
+    );
+    println!(
+        "{} faults, half of them within {} ns, 99 of 100 within {} ns",
+        faults.count(),
+        faults.p50(),
+        faults.p99()
+    );
     assert!(group.current(Counter::Memory) <= LIMIT);
 
     // All of it comes in again, past no limit that there is now.

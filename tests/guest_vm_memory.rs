@@ -5,9 +5,7 @@ mod support;
 
 use std::fs::File;
 use std::os::fd::FromRawFd;
-use std::sync::mpsc;
-use std::time::Duration;
-use support::Random;
+use support::{Random, watched};
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion,
@@ -19,17 +17,6 @@ use zspool::units::PAGE_SIZE;
 use zspool::zswap::Zswap;
 
 const MIB: usize = 1 << 20;
-
-/// A lost wake-up must be a failure and not a hang.
-fn watched<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
-    let (done, result) = mpsc::channel();
-    let thread = std::thread::spawn(move || done.send(body()));
-    match result.recv_timeout(Duration::from_secs(120)) {
-        Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("still not done after 120 seconds"),
-        Err(mpsc::RecvTimeoutError::Disconnected) => std::panic::resume_unwind(thread.join().unwrap_err()),
-    }
-}
 
 fn vm(options: VmOptions) -> (Engine, Vm) {
     let engine = Engine::new(Zswap::builder().pool_limit(64 << 20).build().unwrap()).unwrap();
