@@ -13,6 +13,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `engine.rs` | what VMs share |
 //! | `vm.rs`, `region.rs` | what an embedder holds: a VM, and each range of its memory |
 //! | `pages/` | the states of pages and everything that changes them |
 //! | `registry.rs` | from an address to the region it lies in, also inside a signal handler |
@@ -22,6 +23,7 @@
 //! | `service/` | who serves faults |
 //! | `map.rs`, `vm_memory.rs` | the regions of a VM by guest addresses, and as the crate vm-memory has them |
 
+mod engine;
 mod error;
 pub mod limits;
 mod map;
@@ -38,7 +40,10 @@ mod vm;
 #[cfg(feature = "vm-memory")]
 pub mod vm_memory;
 
+pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
 pub use map::{Changed, GuestMap, GuestRange};
+pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
+pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
 pub use region::{Evicted, Pin, Prefetched, Region};
 pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};

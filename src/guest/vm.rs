@@ -1,12 +1,13 @@
 //! [`Vm`]: the memory of one virtual machine, or of one program.
 
+use super::engine::Enrolled;
 use super::error::Error;
 use super::memory::Memory;
 use super::pages::ports::{Observer, Purse};
 use super::pages::{Compressed, Pages, Shared};
 use super::region::{Evicted, Region};
 use crate::memcg::Memcg;
-use crate::sync::{Arc, Planted};
+use crate::sync::{Arc, Planted, Weak};
 use crate::zswap::Zswap;
 use std::ops::Range;
 
@@ -119,7 +120,12 @@ pub(crate) struct Parts {
     pub(crate) purse: Box<dyn Purse>,
     pub(crate) observer: Box<dyn Observer>,
     pub(crate) options: VmOptions,
+    /// Join those whose pages are taken; none where nobody takes any (models).
+    pub(crate) enroll: Option<Enroll>,
 }
+
+/// See [`Parts`].
+pub(crate) type Enroll = Box<dyn FnOnce(&Arc<Shared>) -> Enrolled>;
 
 /// The memory of one virtual machine: a memcg, and regions that are charged to it. Clones are the same VM.
 #[derive(Clone)]
@@ -127,7 +133,19 @@ pub struct Vm {
     inner: Arc<Inner>,
 }
 
+/// A VM, as long as somebody else keeps it.
+#[derive(Clone)]
+pub(crate) struct WeakVm(Weak<Inner>);
+
+impl WeakVm {
+    pub(crate) fn upgrade(&self) -> Option<Vm> {
+        Some(Vm { inner: self.0.upgrade()? })
+    }
+}
+
 struct Inner {
+    // Dropped first: nobody takes pages from then on.
+    enrolled: Option<Enrolled>,
     memcg: Memcg,
     options: VmOptions,
     zswap: Arc<Zswap>,
@@ -137,9 +155,10 @@ struct Inner {
 impl Vm {
     /// A VM without memory. For the engine.
     pub(crate) fn assemble(parts: Parts) -> Result<Vm, Error> {
-        let Parts { zswap, memcg, purse, observer, options } = parts;
+        let Parts { zswap, memcg, purse, observer, options, enroll } = parts;
         let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
-        Ok(Vm { inner: Arc::new(Inner { memcg, options, zswap, shared }) })
+        let enrolled = enroll.map(|enroll| enroll(&shared));
+        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared }) })
     }
 
     /// Register memory: its pages may leave from here on.
@@ -156,6 +175,20 @@ impl Vm {
     /// Who is charged.
     pub fn memcg(&self) -> &Memcg {
         &self.inner.memcg
+    }
+
+    /// What all its regions share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// What it keeps of its engine.
+    pub(crate) fn enrolled(&self) -> Option<&Enrolled> {
+        self.inner.enrolled.as_ref()
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakVm {
+        WeakVm(Arc::downgrade(&self.inner))
     }
 
     /// Its options.

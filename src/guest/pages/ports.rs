@@ -143,10 +143,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
 impl Store for Zswap {
     fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
-        match self.swap_out(slot, purse.page_charge(), NodeId(0), page) {
+        // In a fault there is nobody to help; elsewhere the evictor makes room, and comes again.
+        match self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page) {
             Ok(stored) => Ok(stored),
             Err(refused) => {
-                let refused = *refused;
                 refused.resident.forget(); // charged as before
                 Err(refused.error)
             }

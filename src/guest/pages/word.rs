@@ -457,6 +457,11 @@ impl Word {
         let _ = self.update(|seen| Some(Bits(seen.0 & !BAN | passes << BAN_SHIFT)));
     }
 
+    /// Its stamp is so old that its number comes again: another one, unless it moved meanwhile.
+    pub(crate) fn restamp(&self, from: u8, to: u8) {
+        let _ = self.update(|seen| (seen.stamp() == from && !seen.state().is_owned()).then(|| seen.with_stamp(to)));
+    }
+
     /// A page that was in the guest range when it was registered: Absent -> Resident. No, where somebody was faster.
     pub(crate) fn found(&self, stamp: u8) -> bool {
         let found = |seen: Bits| seen.with_state(State::Resident).with_stamp(stamp);
