@@ -1,5 +1,6 @@
 //! What can go wrong with guest memory: whole sentences that say what to do.
 
+use super::memory::Refusal;
 use crate::{memcg, zswap};
 use std::io;
 use std::ops::Range;
@@ -145,8 +146,8 @@ pub enum Error {
     #[error("{0}")]
     Userfaultfd(String),
     /// Memory of a kind, or in a state, that cannot be registered.
-    #[error("{0}")]
-    Memory(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The memcg is of another tree than the engine's.
     #[error("memcg {path} is not of this engine's tree: make it below Engine::root")]
     ForeignMemcg {

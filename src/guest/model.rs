@@ -48,12 +48,12 @@ enum Charged {
 struct Coins(AtomicU32);
 
 impl Purse for Coins {
-    fn charge(&self, pages: u32, _why: Why) {
-        self.0.fetch_add(pages, Ordering::Relaxed);
-    }
-    fn try_charge(&self, pages: u32) -> bool {
+    fn charge(&self, pages: u32, _why: Why) -> bool {
         self.0.fetch_add(pages, Ordering::Relaxed);
         true
+    }
+    fn try_charge(&self, pages: u32) -> bool {
+        self.charge(pages, Why::Call)
     }
     fn uncharge(&self, pages: u32) {
         let before = self.0.fetch_sub(pages, Ordering::Relaxed);
@@ -68,12 +68,12 @@ impl Purse for Coins {
 struct Wallet(Memcg);
 
 impl Purse for Wallet {
-    fn charge(&self, pages: u32, _why: Why) {
+    fn charge(&self, pages: u32, _why: Why) -> bool {
         self.0.charge_resident(u64::from(pages) * PAGE_SIZE as u64).expect("there is no limit").forget();
+        true
     }
     fn try_charge(&self, pages: u32) -> bool {
-        self.charge(pages, Why::Call);
-        true
+        self.charge(pages, Why::Call)
     }
     fn uncharge(&self, pages: u32) {
         let objcg = self.0.objcg().expect("the memcg is online");
@@ -145,7 +145,8 @@ impl Model {
         let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
         let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
         let vm = VmOptions::new().kept_bytes(options.kept_bytes).fault_around(around);
-        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), &vm, options.planted).expect("there are addresses");
+        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), &vm, options.planted)
+            .expect("there are addresses");
         let backing = Simulated::new(options.pages, staging);
         let pages = Pages::new(Arc::new(shared), Box::new(backing.clone()), slots, 0).expect("there are addresses");
         let pages = Arc::new(pages);

@@ -3,11 +3,15 @@
 use super::engine::Enrolled;
 use super::error::Error;
 use super::memory::Memory;
+use super::memory::backer::{Backer, WANTED};
 use super::pages::ports::{Observer, Purse};
-use super::pages::{Compressed, Pages, Shared};
+use super::pages::{Pages, Shared};
 use super::region::{Evicted, Region};
+use super::registry::Announced;
+use super::uffd::{Ask, Descriptor, Features};
 use crate::memcg::Memcg;
 use crate::sync::{Arc, Planted, Weak};
+use crate::units::PAGE_SIZE;
 use crate::zswap::Zswap;
 use std::ops::Range;
 
@@ -127,7 +131,8 @@ pub(crate) struct Parts {
 /// See [`Parts`].
 pub(crate) type Enroll = Box<dyn FnOnce(&Arc<Shared>) -> Enrolled>;
 
-/// The memory of one virtual machine: a memcg, and regions that are charged to it. Clones are the same VM.
+/// The memory of one virtual machine: a memcg, and regions that are charged to it. Clones are the same VM, which lives as long as one of
+/// them, or one of its regions, does.
 #[derive(Clone)]
 pub struct Vm {
     inner: Arc<Inner>,
@@ -150,26 +155,61 @@ struct Inner {
     options: VmOptions,
     zswap: Arc<Zswap>,
     shared: Arc<Shared>,
+    backer: Backer,
 }
 
 impl Vm {
     /// A VM without memory. For the engine.
     pub(crate) fn assemble(parts: Parts) -> Result<Vm, Error> {
         let Parts { zswap, memcg, purse, observer, options, enroll } = parts;
+        if options.kept_bytes > 0 && options.dirty_tracking {
+            return Err(Error::Options {
+                what: "copies of clean pages cannot be kept (kept_bytes) while the kernel notes writes (dirty_tracking)",
+                instead: "use one of the two: noting writes leaves no way to hold the first one off",
+            });
+        }
         let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
+        let ask = Ask {
+            user_mode_only: !options.kernel_faults,
+            features: Features::SIGBUS,
+            wanted: WANTED,
+            ..Ask::default()
+        };
+        let descriptor = Descriptor::open(ask).map_err(|error| Error::Userfaultfd(error.to_string()))?;
+        let backer = Backer::new(Arc::new(descriptor))?;
         let enrolled = enroll.map(|enroll| enroll(&shared));
-        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared }) })
+        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared, backer }) })
     }
 
-    /// Register memory: its pages may leave from here on.
+    /// Register memory, empty or in use: its pages may leave from here on, and come back when they are touched.
     ///
     /// # Errors
-    /// What is wrong with the memory, or the kernel.
+    /// What is wrong with the memory, or with the kernel, and what to do.
     ///
     /// # Safety
-    /// The range must stay mapped, and nobody else may change what is mapped there, until it is unregistered.
-    pub unsafe fn register(&self, _memory: Memory) -> Result<Region, Error> {
-        todo!()
+    /// The range must stay mapped, and nobody else may change what is mapped there, until it is unregistered. Who is served by
+    /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
+    pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
+        let Inner { zswap, shared, backer, .. } = &*self.inner;
+        let range = memory.addresses();
+        // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
+        let announced = Announced::new(range.clone())?;
+        let backing = backer.back(&memory)?;
+        let slots = zswap.reserve(memory.pages() as u64)?;
+        let pages = Arc::new(Pages::new(shared.clone(), backing, slots, range.start)?);
+        let announced = announced.publish(pages.clone());
+        pages.backing().register()?;
+        // From here on it has to be unregistered, which a region does when it is dropped.
+        announced.keep();
+        let region = Region::new(self.clone(), pages.clone());
+        pages.find_present().map_err(|source| Error::Kernel {
+            doing: "say which pages are in memory, from",
+            page: 0,
+            address: range.start,
+            source,
+        })?;
+        shared.roster.add(pages);
+        Ok(region)
     }
 
     /// Who is charged.
@@ -201,36 +241,65 @@ impl Vm {
         &self.inner.zswap
     }
 
-    /// Its regions.
+    /// Its regions, in the order of addresses.
     pub fn regions(&self) -> Vec<RegionInfo> {
         self.inner.shared.roster.all().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
     }
 
-    /// Region number `n`, in the order of addresses, for who looks for pages to take out: no allocation.
+    /// Region number `n`, in the order of addresses: no allocation.
     pub(crate) fn pages(&self, n: usize) -> Option<Arc<Pages>> {
         self.inner.shared.roster.nth(n)
     }
 
-    /// Compress up to so many staged pages, longest staged first.
-    pub(crate) fn compress_staged(&self, pages: u32) -> Compressed {
-        self.inner.shared.compress_staged(pages)
+    /// Have bytes leave until so many less are charged, the coldest first, whatever limits say. How many less there are.
+    pub fn evict(&self, bytes: u64) -> u64 {
+        match self.enrolled() {
+            Some(enrolled) => enrolled.engine.evict(self.memcg(), bytes),
+            None => self.evict_some(Some(bytes)).won_bytes,
+        }
     }
 
-    /// Take pages out until so many bytes are won. How many were.
-    pub fn evict(&self, _bytes: u64) -> u64 {
-        todo!()
-    }
-
-    /// Take everything out that can leave.
+    /// Have everything leave that can.
     pub fn evict_all(&self) -> Evicted {
-        todo!()
+        self.evict_some(None)
     }
 
-    /// Bring the pages of an address range in.
+    fn evict_some(&self, most: Option<u64>) -> Evicted {
+        let mut evicted = Evicted::default();
+        for pages in self.inner.shared.roster.all() {
+            evicted += pages.evict(0..pages.count(), most.map(|most| most.saturating_sub(evicted.won_bytes)));
+        }
+        evicted
+    }
+
+    /// Bring the pages of an address range in, whatever has to leave for them. They may leave again at once: [`Region::pin`] keeps them.
     ///
     /// # Errors
-    /// When one cannot be read back, or is not registered.
-    pub fn make_resident(&self, _range: Range<usize>) -> Result<(), Error> {
-        todo!()
+    /// [`Error::Outside`] when part of it is of no region; [`Error::Unreadable`] for the first page that cannot be read.
+    pub fn make_resident(&self, range: Range<usize>) -> Result<(), Error> {
+        let mut at = range.start;
+        for pages in self.inner.shared.roster.all() {
+            let there = pages.addresses();
+            if there.end <= at || at >= range.end {
+                continue;
+            }
+            if there.start > at {
+                return Err(Error::Outside { range: at..there.start.min(range.end), inside: there });
+            }
+            let end = range.end.min(there.end);
+            let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
+            pages.make_resident(page(at)..page(end - 1) + 1)?;
+            at = end;
+        }
+        if at < range.end { Err(Error::Outside { range: at..range.end, inside: 0..at }) } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm")
+            .field("memcg", &self.memcg().path())
+            .field("regions", &self.regions())
+            .finish_non_exhaustive()
     }
 }

@@ -15,4 +15,18 @@ macro_rules! process_mutex {
     };
 }
 
-pub(crate) use process_mutex;
+/// A static made of atomics and locks, at compile time. Under loom, each run of a model has its own.
+macro_rules! process_static {
+    ($(#[$doc:meta])* $name:ident: $t:ty = $value:expr) => {
+        #[cfg(not(loom))]
+        $(#[$doc])*
+        static $name: $t = $value;
+        #[cfg(loom)]
+        loom::lazy_static! {
+            $(#[$doc])*
+            static ref $name: $t = $value;
+        }
+    };
+}
+
+pub(crate) use {process_mutex, process_static};

@@ -54,7 +54,7 @@ impl Backer {
     pub fn new(descriptor: Arc<Descriptor>) -> Result<Backer, Refusal> {
         let page_map = PageMap::open().map_err(|source| Refusal::Proc { what: "/proc/self/pagemap", source })?;
         let found = Descriptor::found()?;
-        Ok(Backer { descriptor, found, page_map: Arc::new(page_map), mover: Mutex::new(Rank::Leaf, None) })
+        Ok(Backer { descriptor, found, page_map: Arc::new(page_map), mover: Mutex::new(Rank::Worker, None) })
     }
 
     /// The descriptor.

@@ -166,7 +166,7 @@ impl Drop for Batch<'_> {
                 shared.store.give_back(pages.slot(page));
             }
             if work != Work::Clean {
-                shared.purse.charge(1, Why::Call);
+                shared.purse.must_charge(1, Why::Call);
             }
             match pages.word(page).not_compressed() {
                 Through::Mine => shared.roster.push_again(pages.id(), page, 1),

@@ -188,7 +188,7 @@ impl Pages {
                 // What it compressed is thrown away, with its charge; the frame is all there is.
                 None => {
                     if !paid {
-                        purse.charge(1, Why::Call);
+                        purse.must_charge(1, Why::Call);
                     }
                     end.to = State::Staged;
                     self.end(page, end);

@@ -251,12 +251,12 @@ impl Pages {
     }
 
     /// Nobody takes pages out from here on; who does is waited for.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let _ = self.gate.take();
     }
 
     /// Pages may be taken out again.
-    pub(super) fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         let _ = self.gate.put(());
     }
 }

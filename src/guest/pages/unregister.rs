@@ -26,7 +26,7 @@ impl Pages {
             let stamp = shared.observer.epoch();
             // A page that was missed meanwhile is not Absent any more, and paid for.
             let found = present.filter(|&page| self.word(page).found(stamp)).count() as u32;
-            shared.purse.charge(found, Why::Found);
+            shared.purse.must_charge(found, Why::Found);
             shared.observer.change(Gauge::Resident, found.into());
             pages += u64::from(found);
         })?;
