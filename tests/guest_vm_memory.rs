@@ -229,7 +229,7 @@ fn balloons_and_devices_ask_by_guest_addresses() {
 fn huge_pages_are_refused_by_name() {
     watched(|| {
         let (_engine, vm) = vm(VmOptions::new());
-        let mut huge = MmapRegion::new(2 * MIB).unwrap();
+        let mut huge = MmapRegion::<()>::new(2 * MIB).unwrap();
         huge.set_hugetlbfs(true); // as a monitor says that maps such
         let region = GuestRegionMmap::new(huge, GuestAddress(1 << 30)).unwrap();
         let plain = GuestRegionMmap::from_range(GuestAddress(0), MIB, None).unwrap();

@@ -21,8 +21,10 @@
 //! | `uffd/` | a thin layer over userfaultfd |
 //! | `limits/`, `stats/` | who pays, who leaves, and what was seen |
 //! | `service/` | who serves faults |
+//! | `dirty.rs`, `working_set.rs` | which pages were written, and which were touched |
 //! | `map.rs`, `vm_memory.rs` | the regions of a VM by guest addresses, and as the crate vm-memory has them |
 
+mod dirty;
 mod engine;
 mod error;
 pub mod limits;
@@ -39,6 +41,7 @@ pub mod uffd;
 mod vm;
 #[cfg(feature = "vm-memory")]
 pub mod vm_memory;
+mod working_set;
 
 pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
@@ -47,3 +50,9 @@ pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
 pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
 pub use region::{Evicted, Pin, Prefetched, Region};
 pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};
+pub use working_set::{BadWorkingSet, Recording, WorkingSet};
+
+/// The code of the guide is compiled and run with the other examples of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+struct EmbeddingGuide;

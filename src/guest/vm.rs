@@ -171,8 +171,8 @@ impl Vm {
         let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
         let ask = Ask {
             user_mode_only: !options.kernel_faults,
-            features: Features::SIGBUS,
-            wanted: WANTED,
+            features: if options.dirty_tracking { Features::SIGBUS | Features::WP_ASYNC } else { Features::SIGBUS },
+            wanted: WANTED | Features::WP_UNPOPULATED,
             ..Ask::default()
         };
         let descriptor = Descriptor::open(ask).map_err(|error| Error::Userfaultfd(error.to_string()))?;
@@ -191,12 +191,13 @@ impl Vm {
     /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
     pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
         let Inner { zswap, shared, backer, .. } = &*self.inner;
-        let range = memory.addresses();
+        let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
         let backing = backer.back(&memory)?;
         let slots = zswap.reserve(memory.pages() as u64)?;
-        let pages = Arc::new(Pages::new(shared.clone(), backing, slots, range.start)?);
+        let pages = Pages::new(shared.clone(), backing, slots, range.start)?;
+        let pages = Arc::new(pages.traced(self.options().dirty_tracking, guest_address)?);
         let announced = announced.publish(pages.clone());
         pages.backing().register()?;
         // From here on it has to be unregistered, which a region does when it is dropped.

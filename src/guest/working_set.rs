@@ -60,7 +60,9 @@ impl Vm {
     pub fn record_working_set(&self) -> Recording {
         self.evict_all();
         for pages in self.shared().roster.all() {
-            pages.visited().take(&mut bits_of(&pages)); // what left until now
+            if let Some(visited) = pages.visited() {
+                visited.take(&mut bits_of(&pages)); // what left until now
+            }
         }
         Recording { vm: self.clone() }
     }
@@ -127,7 +129,9 @@ impl Recording {
         // What leaves between the two is in the second.
         self.vm.gather(|pages, bits| {
             in_memory(pages, bits);
-            pages.visited().take(bits);
+            if let Some(visited) = pages.visited() {
+                visited.take(bits);
+            }
         })
     }
 }

@@ -11,10 +11,23 @@
 //! With the note before alone, a page written between `take` and MOVE would be missed; with the one after alone, a taker between MOVE and
 //! note would miss it.
 
+use super::pages::Pages;
+use crate::guest::Error;
 use crate::sync::Table;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::io;
 use std::ops::Range;
+
+/// What is remembered of the pages of a region beside their words.
+#[derive(Default)]
+pub(crate) struct Traces {
+    /// Pages whose marks went, or whose content did, since dirty pages were asked for; where that is wanted.
+    changed: Option<Left>,
+    /// Pages that left since a recording began.
+    visited: Option<Left>,
+    /// Where the guest sees the region, if that was said.
+    guest_address: Option<u64>,
+}
 
 /// Pages of a word.
 const BITS: u32 = u64::BITS;
@@ -24,20 +37,68 @@ pub(crate) struct Left {
     words: Table<AtomicU64>,
 }
 
+// === impl Pages ===
+
+impl Pages {
+    /// Remember which pages leave, and if writes are tracked, which changed.
+    ///
+    /// # Errors
+    /// When there is no address space for that.
+    pub(crate) fn traced(mut self, dirty_tracking: bool, guest_address: Option<u64>) -> Result<Pages, Error> {
+        let reserve = || {
+            Left::reserve(self.count()).map_err(|source| Error::AddressSpace {
+                bytes: u64::from(self.count().div_ceil(BITS)) * 8,
+                what: "the bits of pages that left",
+                source,
+            })
+        };
+        let changed = dirty_tracking.then(reserve).transpose()?;
+        self.traces = Traces { changed, visited: Some(reserve()?), guest_address };
+        Ok(self)
+    }
+
+    /// Pages that changed and have no mark of it, where that is tracked.
+    pub(crate) fn changed(&self) -> Option<&Left> {
+        self.traces.changed.as_ref()
+    }
+
+    /// Pages that left since this was taken.
+    pub(crate) fn visited(&self) -> Option<&Left> {
+        self.traces.visited.as_ref()
+    }
+
+    /// Where the guest sees the first page.
+    pub(crate) fn guest_address(&self) -> Option<u64> {
+        self.traces.guest_address
+    }
+
+    /// Pages are about to leave or to be thrown away, or were.
+    #[inline]
+    pub(super) fn note_changed(&self, pages: Range<u32>) {
+        if let Some(changed) = &self.traces.changed {
+            changed.note(pages);
+        }
+    }
+
+    /// Pages have left.
+    #[inline]
+    pub(super) fn note_left(&self, pages: Range<u32>) {
+        self.note_changed(pages.clone());
+        if let Some(visited) = &self.traces.visited {
+            visited.note(pages);
+        }
+    }
+}
+
 // === impl Left ===
 
 impl Left {
     /// For so many pages.
     ///
     /// # Errors
-    /// When there is no address space for them: [`bytes`](Self::bytes).
+    /// When there is no address space for them: 8 bytes for 64 pages.
     pub(crate) fn reserve(pages: u32) -> io::Result<Left> {
         Ok(Left { words: Table::reserve(pages.div_ceil(BITS) as usize)? })
-    }
-
-    /// What `reserve` needs.
-    pub(crate) fn bytes(pages: u32) -> u64 {
-        u64::from(pages.div_ceil(BITS)) * 8
     }
 
     /// Set the bits of pages.

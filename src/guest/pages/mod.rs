@@ -12,7 +12,7 @@
 //! ```
 //!
 //! `word.rs` has the states and their invariants; `owned.rs` who owns them; `pages.rs` what a region has; `queue.rs` the order in
-//! which staged pages are compressed; `kept.rs` copies of pages that came in and were not written; `ahead.rs` what comes before it is
+//! which staged pages are compressed; `left.rs` which left since somebody asked; `kept.rs` copies of pages that came in and were not written; `ahead.rs` what comes before it is
 //! asked for; `pin.rs`; `valid.rs` all of it against the kernel; `ports.rs` what is needed from others.
 //!
 //! 1. Who owns a word never waits for another word, holds no lock while it asks the kernel, the codec or a device, and gives the
@@ -24,6 +24,7 @@ mod compress;
 mod discard;
 mod fault;
 mod kept;
+pub(crate) mod left;
 mod out;
 mod owned;
 #[expect(clippy::module_inception, reason = "the concept that the layer is named after")]
