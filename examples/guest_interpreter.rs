@@ -4,8 +4,8 @@
 //! ```text
 //!   host     | interpreter: registers r0..r15, pc |
 //!                | load, store: plain accesses to ram[address]
-//!   guest    | program | numbers ...                        | room for merging ...               |
-//!            0         4096                                 4096 + 4n                            4096 + 8n
+//!   guest    | program | records ...                        | room for merging ...               |
+//!            0         4096                                 4096 + 64n                           4096 + 128n
 //! ```
 //!
 //! Faults are served in the interpreter's own thread (SIGBUS), so this needs no root, and no thread of its own.
@@ -19,12 +19,12 @@ use zspool::guest::{Engine, Memory, VmOptions};
 use zspool::memcg::Counter;
 use zspool::zswap::Zswap;
 
-/// Numbers to be sorted.
-const NUMBERS: u32 = 1 << 18;
+/// Records to be sorted, of 64 bytes, the first 4 of which are the key.
+const RECORDS: u32 = 1 << 15;
 /// Where they lie in the guest.
 const DATA: u32 = 4096;
-/// The guest's memory: the program, the numbers, and as much room again for merging.
-const BYTES: usize = DATA as usize + 8 * NUMBERS as usize;
+/// The guest's memory: the program, the records, and as much room again for merging.
+const BYTES: usize = DATA as usize + 128 * RECORDS as usize;
 
 /// One instruction: 4 bytes, operation | a | b | c, where a, b and c are registers or small numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,14 +139,14 @@ impl Assembler {
     }
 }
 
-/// Make `NUMBERS` numbers of 16 bits from the seed in r0, sort them by merging, and leave the hash of their bytes (FNV-1a) in r0, their sum
+/// Make `RECORDS` records with keys of 16 bits from the seed in r0, sort them by merging, and leave the hash of their bytes (FNV-1a) in r0, the sum of the keys
 /// in r1, and where they lie in r2; 0 in r0 if they are not sorted, or not the same.
 fn program() -> Vec<u8> {
     use Op::*;
     let mut p = Assembler::default();
     let (bytes, from, to) = (3, 4, 5); // their length; where runs are merged from, and where to
-    p.set(bytes, 4 * NUMBERS).set(from, DATA).op(Add, to, from, bytes);
-    // Make numbers: r0 xorshift, r6 at, r7 end.
+    p.set(bytes, 64 * RECORDS).set(from, DATA).op(Add, to, from, bytes);
+    // Make records: r0 xorshift, r6 at, r7 end.
     p.op(Move, 6, from, 0).op(Add, 7, from, bytes).set(10, 0xffff);
     p.label("make");
     p.op(ShiftLeft, 8, 0, 13)
@@ -155,12 +155,12 @@ fn program() -> Vec<u8> {
         .op(Xor, 0, 0, 8)
         .op(ShiftLeft, 8, 0, 5)
         .op(Xor, 0, 0, 8);
-    p.op(And, 8, 0, 10).op(Store, 8, 6, 0).op(Increase, 6, 0, 4).jump(JumpLess, 6, 7, "make");
-    // The sum of all numbers before: r1, to be compared with the sum after.
+    p.op(And, 8, 0, 10).op(Store, 8, 6, 0).op(Increase, 6, 0, 64).jump(JumpLess, 6, 7, "make");
+    // The sum of all keys before: r1, to be compared with the sum after.
     p.set(1, 0).op(Move, 6, from, 0);
-    p.label("sum").op(Load, 8, 6, 0).op(Add, 1, 1, 8).op(Increase, 6, 0, 4).jump(JumpLess, 6, 7, "sum");
-    // Merge runs of r9 bytes: 4, 8, 16, ...
-    p.set(9, 4);
+    p.label("sum").op(Load, 8, 6, 0).op(Add, 1, 1, 8).op(Increase, 6, 0, 64).jump(JumpLess, 6, 7, "sum");
+    // Merge runs of r9 bytes: 64, 128, 256, ...
+    p.set(9, 64);
     p.label("pass").jump(JumpNotLess, 9, bytes, "sorted").set(11, 0); // r11: where the pair of runs begins
     p.label("pair").jump(JumpNotLess, 11, bytes, "passed");
     p.op(Add, 6, 11, 9).op(Least, 6, 6, bytes).op(Add, 12, from, 6); // r12: end of a, and beginning of b
@@ -169,20 +169,20 @@ fn program() -> Vec<u8> {
     p.label("next");
     p.jump(JumpNotLess, 6, 12, "from b").jump(JumpNotLess, 7, 13, "from a");
     p.op(Load, 8, 6, 0).op(Load, 10, 7, 0).jump(JumpLess, 10, 8, "b");
-    p.label("a").op(Store, 8, 14, 0).op(Increase, 6, 0, 4).op(Increase, 14, 0, 4).jump(Jump, 0, 0, "next");
-    p.label("b").op(Store, 10, 14, 0).op(Increase, 7, 0, 4).op(Increase, 14, 0, 4).jump(Jump, 0, 0, "next");
+    p.label("a").op(Store, 8, 14, 0).op(Increase, 6, 0, 64).op(Increase, 14, 0, 64).jump(Jump, 0, 0, "next");
+    p.label("b").op(Store, 10, 14, 0).op(Increase, 7, 0, 64).op(Increase, 14, 0, 64).jump(Jump, 0, 0, "next");
     p.label("from a").jump(JumpNotLess, 6, 12, "merged").op(Load, 8, 6, 0).jump(Jump, 0, 0, "a");
     p.label("from b").jump(JumpNotLess, 7, 13, "merged").op(Load, 10, 7, 0).jump(Jump, 0, 0, "b");
     p.label("merged").op(ShiftLeft, 8, 9, 1).op(Add, 11, 11, 8).jump(Jump, 0, 0, "pair");
     p.label("passed").op(Swap, from, to, 0).op(ShiftLeft, 9, 9, 1).jump(Jump, 0, 0, "pass");
-    // Sorted: the sum must be as before, each number at least the one before it; then the hash of their bytes.
+    // Sorted: the sum must be as before, each key at least the one before it; then the hash of their bytes.
     p.label("sorted").op(Move, 6, from, 0).op(Add, 7, from, bytes).set(8, 0).set(11, 0);
     p.label("check")
         .op(Load, 10, 6, 0)
         .jump(JumpLess, 10, 11, "wrong")
         .op(Move, 11, 10, 0)
         .op(Add, 8, 8, 10)
-        .op(Increase, 6, 0, 4);
+        .op(Increase, 6, 0, 64);
     p.jump(JumpLess, 6, 7, "check").jump(JumpNotEqual, 8, 1, "wrong");
     p.set(0, 0x811c_9dc5).set(12, 0x0100_0193).op(Move, 6, from, 0);
     p.label("hash")
@@ -257,7 +257,7 @@ fn run(ram: &mut [u8], seed: u32, what: &str) -> [u32; 3] {
     ram[..program.len()].copy_from_slice(&program);
     let start = Instant::now();
     let (r, count) = interpret(ram, seed);
-    assert_ne!(r[0], 0, "the guest found its numbers wrong");
+    assert_ne!(r[0], 0, "the guest found its records wrong");
     println!("{what}: {count} instructions in {:.2} s, hash {:08x}", start.elapsed().as_secs_f64(), r[0]);
     [r[0], r[1], r[2]]
 }

@@ -175,11 +175,11 @@ fn a_guest_stays_below_its_limit_and_keeps_its_bytes() {
         let memory = pc();
         let guest = MmapGuest::register(&vm, &memory).unwrap();
         let page = |number: u64| [number as u8; 100];
-        for k in 0..768u64 {
+        for k in 0..767u64 {
             memory.write_slice(&page(k), GuestAddress((4 << 30) + k * 4096 + 4000)).unwrap();
             assert!(vm.memcg().current(Counter::Memory) <= MIB as u64, "at page {k}");
         }
-        for k in 0..768u64 {
+        for k in 0..767u64 {
             let mut read = [0; 100];
             memory.read_slice(&mut read, GuestAddress((4 << 30) + k * 4096 + 4000)).unwrap();
             assert_eq!(read, page(k), "page {k}");

@@ -35,8 +35,14 @@ impl Vm {
         }
         let refused = |address, source| Error::Kernel { doing: "say what was written from", page: 0, address, source };
         let page_map = PageMap::open().map_err(|source| refused(0, source))?;
-        let question =
-            Question { all: Categories::WRITTEN, told: Categories::WRITTEN, protect: true, ..Question::default() };
+        // Only what is there: where no page is, a mark costs page tables, and is in the way of a page that is moved back (EEXIST).
+        let question = Question {
+            all: Categories::WRITTEN,
+            any: Categories::PRESENT | Categories::SWAPPED,
+            told: Categories::WRITTEN,
+            protect: true,
+            ..Question::default()
+        };
         let mut told = 0;
         for pages in self.shared().roster.all() {
             let Some(changed) = pages.changed() else { continue };

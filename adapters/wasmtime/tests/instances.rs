@@ -9,9 +9,10 @@ use zspool::zswap::Zswap;
 use zspool_wasmtime::Memories;
 
 const PROGRAM: &str = include_str!("program.wat");
-/// Bytes that a program of `NUMBERS` needs are 64 KiB and twice this times four.
-const NUMBERS: i32 = 128 << 10;
-const MEMORY: u64 = (64 << 10) + 8 * NUMBERS as u64;
+/// So many are sorted, of 64 bytes each.
+const RECORDS: i32 = 16 << 10;
+/// What a program needs: the records, as much for merging, and the first 64 KiB.
+const MEMORY: u64 = (64 << 10) + 128 * RECORDS as u64;
 
 /// A lost wake-up must be a failure and not a hang.
 fn watched<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
@@ -71,20 +72,20 @@ impl Program {
 
     fn fill(&mut self, seed: i32) {
         let fill = self.instance.get_typed_func::<(i32, i32), ()>(&mut self.store, "fill").unwrap();
-        fill.call(&mut self.store, (seed, NUMBERS)).unwrap();
+        fill.call(&mut self.store, (seed, RECORDS)).unwrap();
     }
 
     fn hash(&mut self, at: i32) -> i64 {
         let hash = self.instance.get_typed_func::<(i32, i32), i64>(&mut self.store, "hash").unwrap();
-        hash.call(&mut self.store, (at, NUMBERS)).unwrap()
+        hash.call(&mut self.store, (at, RECORDS)).unwrap()
     }
 
     fn sort(&mut self) -> i32 {
         let sort = self.instance.get_typed_func::<i32, i32>(&mut self.store, "sort").unwrap();
-        sort.call(&mut self.store, NUMBERS).unwrap()
+        sort.call(&mut self.store, RECORDS).unwrap()
     }
 
-    /// The main job: grow, make numbers, sort them; a hash before and one after.
+    /// The main job: grow, make records, sort them; a hash before and one after.
     fn run(&mut self, seed: i32) -> [i64; 2] {
         assert_eq!(self.grow(((MEMORY - 1) >> 16) as i32), 1);
         self.fill(seed);
@@ -174,7 +175,7 @@ fn an_idle_instance_shrinks_for_a_busy_one_and_wakes_as_it_was() {
         // Asked for, all of it goes, and all of it comes back.
         memories.vm_at(idle.base()).unwrap().evict_all();
         assert_eq!(idle.resident(), 0);
-        let at = if before[1] == idle.hash(65536) { 65536 } else { 65536 + 4 * NUMBERS };
+        let at = if before[1] == idle.hash(65536) { 65536 } else { 65536 + 64 * RECORDS };
         assert_eq!(idle.hash(at), before[1]);
     });
 }
@@ -245,10 +246,10 @@ fn a_memory_that_would_have_to_move_says_what_to_raise() {
         let memories = Memories::new(&engine, &group);
         let mut config = Config::new();
         memories.configure(&mut config);
-        config.memory_reservation(1 << 20);
+        config.memory_reservation(1 << 20).wasm_memory64(true);
         config.memory_guard_size(0);
         let engine = wasmtime::Engine::new(&config).unwrap();
-        let module = Module::new(&engine, r#"(module (memory (export "memory") 1))"#).unwrap();
+        let module = Module::new(&engine, r#"(module (memory (export "memory") i64 1))"#).unwrap();
         let mut store = Store::new(&engine, ());
         let instance = Instance::new(&mut store, &module, &[]).unwrap();
         let memory = instance.get_memory(&mut store, "memory").unwrap();
