@@ -172,7 +172,7 @@ impl Vm {
         let ask = Ask {
             user_mode_only: !options.kernel_faults,
             features: if options.dirty_tracking { Features::SIGBUS | Features::WP_ASYNC } else { Features::SIGBUS },
-            wanted: WANTED | Features::WP_UNPOPULATED,
+            wanted: WANTED,
             ..Ask::default()
         };
         let descriptor = Descriptor::open(ask).map_err(|error| Error::Userfaultfd(error.to_string()))?;
