@@ -15,7 +15,8 @@
 use memmap2::MmapMut;
 use std::error::Error;
 use std::time::Instant;
-use zspool::guest::{Engine, Memory, VmOptions};
+use zspool::guest::memory::Memory;
+use zspool::guest::{Engine, VmOptions};
 use zspool::memcg::Counter;
 use zspool::zswap::Zswap;
 

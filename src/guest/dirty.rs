@@ -24,7 +24,7 @@ impl Vm {
     /// time are not. Paging goes on meanwhile. Two who ask share the answer: let there be one.
     ///
     /// # Errors
-    /// [`Error::Options`] without [`VmOptions::dirty_tracking`](super::VmOptions::dirty_tracking); [`Error::Kernel`] when the kernel does not
+    /// [`Error::Options`] without [`VmOptions::dirty_tracking`](super::VmOptions::dirty_tracking) and before Linux 6.7; [`Error::Kernel`] when the kernel does not
     /// answer: what it had told already is told again the next time.
     pub fn take_dirty(&self, mut each: impl FnMut(Range<usize>)) -> Result<u64, Error> {
         if !self.options().dirty_tracking {
@@ -54,7 +54,14 @@ impl Vm {
             });
             if let Err(source) = scanned {
                 left::runs(&bits, |run| changed.note(run)); // they are protected again, and were not told
-                return Err(refused(addresses.start, source));
+                return Err(match source.raw_os_error() {
+                    // The range has no such marks; there is no such scan.
+                    Some(libc::EPERM | libc::ENOTTY | libc::EINVAL) => Error::Options {
+                        what: "this kernel does not note which pages are written",
+                        instead: "use Linux 6.7 or later, or a migration that stops the guest",
+                    },
+                    _ => refused(addresses.start, source),
+                });
             }
             changed.take(&mut bits);
             left::runs(&bits, |run| {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use wasmtime::{Config, Instance, Module, Store, Trap};
+use wasmtime::{Config, Instance, Module, ResourceLimiter, Store, Trap};
 use zspool::guest::Engine;
 use zspool::memcg::{Counter, Memcg};
 use zspool::zswap::Zswap;
@@ -239,6 +239,27 @@ fn a_memory_that_grows_in_small_steps_has_few_regions() {
     });
 }
 
+/// Hears why memories could not grow, which wasmtime tells nobody else.
+#[derive(Default)]
+struct Listener {
+    heard: Vec<String>,
+}
+
+impl ResourceLimiter for Listener {
+    fn memory_growing(&mut self, _current: usize, _desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.heard.push(format!("{error:?}"));
+        Ok(())
+    }
+
+    fn table_growing(&mut self, _current: usize, _desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(true)
+    }
+}
+
 #[test]
 fn a_memory_that_would_have_to_move_says_what_to_raise() {
     watched(|| {
@@ -250,12 +271,14 @@ fn a_memory_that_would_have_to_move_says_what_to_raise() {
         config.memory_guard_size(0);
         let engine = wasmtime::Engine::new(&config).unwrap();
         let module = Module::new(&engine, r#"(module (memory (export "memory") i64 1))"#).unwrap();
-        let mut store = Store::new(&engine, ());
+        let mut store = Store::new(&engine, Listener::default());
+        store.limiter(|listener| listener);
         let instance = Instance::new(&mut store, &module, &[]).unwrap();
         let memory = instance.get_memory(&mut store, "memory").unwrap();
         memory.grow(&mut store, 15).unwrap();
-        let error = memory.grow(&mut store, 1).unwrap_err();
-        assert!(format!("{error:?}").contains("Config::memory_reservation"), "{error:?}");
+        memory.grow(&mut store, 1).unwrap_err();
         assert_eq!(memory.data_size(&store), 1 << 20);
+        let heard = &store.data().heard;
+        assert!(heard.len() == 1 && heard[0].contains("raise `Config::memory_reservation`"), "{heard:?}");
     });
 }
