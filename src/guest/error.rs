@@ -162,6 +162,21 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// What serves faults could not be set up.
+    #[error("a service of page faults could not {doing}: {source}")]
+    Service {
+        /// What it was at.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process's handler of SIGBUS is not the one that serves faults.
+    #[error(
+        "another part of the process has installed a handler of SIGBUS after the one that serves faults in their threads: make the first \
+         VM after it is installed; or have it call service::sigbus::handle() first, and say so by service::sigbus::adopt(); or serve \
+         faults by Service::Threads"
+    )]
+    SigbusTaken,
     /// A limit, a memcg.
     #[error(transparent)]
     Memcg(#[from] memcg::Error),

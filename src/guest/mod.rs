@@ -24,33 +24,41 @@
 //! | `dirty.rs`, `working_set.rs` | which pages were written, and which were touched |
 //! | `map.rs`, `vm_memory.rs` | the regions of a VM by guest addresses, and as the crate vm-memory has them |
 
-mod dirty;
-mod engine;
 mod error;
-pub mod limits;
-mod map;
 pub mod memory;
-pub(crate) mod pages;
 #[doc(hidden)]
 pub mod model;
-mod region;
-pub(crate) mod registry;
-pub mod service;
-pub mod stats;
+pub(crate) mod pages;
 pub mod uffd;
-mod vm;
-#[cfg(feature = "vm-memory")]
-pub mod vm_memory;
-mod working_set;
 
-pub use engine::{Engine, EngineBuilder};
+unmodelled! {
+    mod dirty;
+    mod engine;
+    pub mod limits;
+    mod map;
+    mod region;
+    pub(crate) mod registry;
+    pub mod service;
+    pub mod stats;
+    mod vm;
+    #[cfg(feature = "vm-memory")]
+    pub mod vm_memory;
+    mod working_set;
+
+    pub use engine::{Engine, EngineBuilder};
+    pub use map::{Changed, GuestMap, GuestRange};
+    pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
+    pub use region::{Pin, Region};
+    pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
+    pub use service::{Follow, MappingChange, ThreadOptions};
+    pub use vm::{RegionInfo, Service, Vm, VmOptions};
+    pub use working_set::{BadWorkingSet, Recording, WorkingSet};
+}
+
 pub use error::Error;
-pub use map::{Changed, GuestMap, GuestRange};
-pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
-pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
-pub use region::{Evicted, Pin, Prefetched, Region};
-pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};
-pub use working_set::{BadWorkingSet, Recording, WorkingSet};
+pub use pages::outcomes::{Evicted, FaultAround, Prefetched};
+
+use crate::sync::unmodelled;
 
 /// The code of the guide is compiled and run with the other examples of the documentation.
 #[cfg(doctest)]

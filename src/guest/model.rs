@@ -7,7 +7,7 @@ use super::memory::backing::{Backing, Staging};
 use super::memory::simulated::{Simulated, Trap};
 use super::pages::ports::{Purse, Store, Why};
 use super::pages::{Access, Pages, Served, Shared, Waiting};
-use super::{Error, FaultAround, VmOptions};
+use super::{Error, FaultAround};
 use crate::memcg::{Counter, Memcg, Resident};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, Planted, Rank};
@@ -144,8 +144,7 @@ impl Model {
     ) -> (Arc<Pages>, Simulated) {
         let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
         let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
-        let vm = VmOptions::new().kept_bytes(options.kept_bytes).fault_around(around);
-        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), &vm, options.planted)
+        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), options.kept_bytes, around, options.planted)
             .expect("there are addresses");
         let backing = Simulated::new(options.pages, staging);
         let pages = Pages::new(Arc::new(shared), Box::new(backing.clone()), slots, 0).expect("there are addresses");
@@ -292,6 +291,12 @@ impl Model {
         let sums = self.pages.assert_valid();
         assert_eq!(self.charged_bytes(), (sums.resident + sums.staged) * PAGE_SIZE as u64, "what is charged: {sums:?}");
         (sums.resident, sums.staged, sums.stored)
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.pages.shared().roster.remove(self.pages.id()); // they have each other
     }
 }
 

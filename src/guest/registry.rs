@@ -73,6 +73,15 @@ pub(crate) fn find(address: usize) -> Found {
     REGISTRY.find(address)
 }
 
+/// The regions that have addresses in a range, in their order.
+pub(crate) fn overlapping(range: &Range<usize>) -> Vec<Arc<Pages>> {
+    let reading = REGISTRY.read();
+    let entries = reading.entries().iter();
+    let there = entries.filter(|entry| entry.range.start < range.end && range.start < entry.range.end);
+    let pages = there.filter_map(|entry| if let What::Pages(pages) = &entry.what { Some(pages.clone()) } else { None });
+    pages.collect()
+}
+
 /// The region is not there any more.
 pub(crate) fn remove(range: &Range<usize>) {
     let now = Clock::coarse().millis();

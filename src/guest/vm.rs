@@ -3,40 +3,24 @@
 use super::engine::Enrolled;
 use super::error::Error;
 use super::memory::Memory;
-use super::memory::backer::{Backer, WANTED};
+use super::memory::backer::Backer;
 use super::pages::ports::{Observer, Purse};
 use super::pages::{Pages, Shared};
-use super::region::{Evicted, Region};
+use super::region::Region;
+use super::{Evicted, FaultAround};
+use super::service::children::{Children, Keeping};
+use super::service::running::{OnChange, Running};
+use super::service::{Follow, MappingChange, ServiceStats, ThreadOptions};
 use super::registry::Announced;
-use super::uffd::{Ask, Descriptor, Features};
 use crate::memcg::Memcg;
 use crate::sync::{Arc, Planted, Weak};
 use crate::units::PAGE_SIZE;
 use crate::zswap::Zswap;
 use std::ops::Range;
-
-/// How many neighbours that went out together come back with a page that is touched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultAround {
-    /// None.
-    Off,
-    /// So many at most, by copy.
-    Pages(u32),
-    /// 16, and 64 where pages are touched in order.
-    Adaptive,
-}
-
-/// Threads that serve faults.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ThreadOptions {
-    /// How many; 0 means one.
-    pub count: usize,
-    /// The cores they run on, in turn.
-    pub cores: Option<Vec<usize>>,
-}
+use std::os::fd::BorrowedFd;
 
 /// Who serves faults.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Service {
     /// The faulting thread, by SIGBUS.
     #[default]
@@ -57,6 +41,9 @@ pub struct VmOptions {
     pub(crate) kept_bytes: u64,
     pub(crate) dirty_tracking: bool,
     pub(crate) kernel_faults: bool,
+    pub(crate) follow: Follow,
+    pub(crate) children: bool,
+    pub(crate) on_change: Option<OnChange>,
 }
 
 impl Default for VmOptions {
@@ -67,6 +54,9 @@ impl Default for VmOptions {
             kept_bytes: 0,
             dirty_tracking: false,
             kernel_faults: false,
+            follow: Follow::Nothing,
+            children: false,
+            on_change: None,
         }
     }
 }
@@ -105,6 +95,27 @@ impl VmOptions {
     /// Serve the kernel's accesses too (system calls into missing pages). Needs a permission that is not there everywhere.
     pub fn kernel_faults(mut self, yes: bool) -> Self {
         self.kernel_faults = yes;
+        self
+    }
+
+    /// Which changes that the process makes to registered memory by itself, its pages follow: discards, `munmap`, `mremap`.
+    pub fn follow(mut self, what: Follow) -> Self {
+        self.follow = what;
+        self
+    }
+
+    /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must not touch
+    /// guest memory.
+    pub fn on_change(mut self, tell: impl Fn(&MappingChange) + Send + Sync + 'static) -> Self {
+        self.on_change = Some(OnChange(Arc::new(Box::new(tell))));
+        self
+    }
+
+    /// Children of `fork` have a copy of memory that is [kept for them](Memory::keep_on_fork). Where the kernel tells of forks
+    /// (CAP_SYS_PTRACE, and threads or a loop that serve) it is served from here, while this process lives; elsewhere
+    /// [`Engine::fork_prepare`](super::Engine::fork_prepare) must be called before each fork, and brings everything in.
+    pub fn children(mut self, yes: bool) -> Self {
+        self.children = yes;
         self
     }
 }
@@ -156,6 +167,7 @@ struct Inner {
     zswap: Arc<Zswap>,
     shared: Arc<Shared>,
     backer: Backer,
+    running: Running,
 }
 
 impl Vm {
@@ -168,17 +180,14 @@ impl Vm {
                 instead: "use one of the two: noting writes leaves no way to hold the first one off",
             });
         }
-        let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
-        let ask = Ask {
-            user_mode_only: !options.kernel_faults,
-            features: if options.dirty_tracking { Features::SIGBUS | Features::WP_ASYNC } else { Features::SIGBUS },
-            wanted: WANTED,
-            ..Ask::default()
-        };
-        let descriptor = Descriptor::open(ask).map_err(|error| Error::Userfaultfd(error.to_string()))?;
-        let backer = Backer::new(Arc::new(descriptor))?;
+        let children = Children::new(zswap.clone(), memcg.clone())
+            .map_err(|source| Error::Service { doing: "open an eventfd for children of fork", source })?;
+        let store = Keeping::new(zswap.clone(), children.family());
+        let shared = Arc::new(Shared::new(Box::new(store), purse, observer, options.kept_bytes, options.fault_around, Planted::NONE)?);
+        let running = Running::start(&options, children, &shared)?;
+        let backer = Backer::new(running.descriptor().clone())?;
         let enrolled = enroll.map(|enroll| enroll(&shared));
-        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared, backer }) })
+        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared, backer, running }) })
     }
 
     /// Register memory, empty or in use: its pages may leave from here on, and come back when they are touched.
@@ -190,14 +199,18 @@ impl Vm {
     /// The range must stay mapped, and nobody else may change what is mapped there, until it is unregistered. Who is served by
     /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
     pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
-        let Inner { zswap, shared, backer, .. } = &*self.inner;
+        let Inner { zswap, shared, backer, running, .. } = &*self.inner;
         let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
+        running.may_keep(&memory, self.options())?;
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
-        let backing = backer.back(&memory)?;
+        let backing = running.wrap(backer.back(&memory)?, range.start);
         let slots = zswap.reserve(memory.pages() as u64)?;
         let pages = Pages::new(shared.clone(), backing, slots, range.start)?;
         let pages = Arc::new(pages.traced(self.options().dirty_tracking, guest_address)?);
+        if memory.kept_on_fork() {
+            running.keep(&pages);
+        }
         let announced = announced.publish(pages.clone());
         pages.backing().register()?;
         // From here on it has to be unregistered, which a region does when it is dropped.
@@ -216,6 +229,32 @@ impl Vm {
     /// Who is charged.
     pub fn memcg(&self) -> &Memcg {
         &self.inner.memcg
+    }
+
+    /// With [`Service::External`]: readable when there is something to [serve](Self::service).
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.running.fd()
+    }
+
+    /// With [`Service::External`]: serve what there is, and return when there is nothing more. How many events there were; none, at once, while
+    /// another thread is at it.
+    ///
+    /// Also after a panic in it, which leaves nothing undone but what it was at: that is served with the next call.
+    ///
+    /// # Errors
+    /// With another service, or when the descriptor cannot be read.
+    pub fn service(&self) -> Result<usize, Error> {
+        self.inner.running.service()
+    }
+
+    /// What its service has met with.
+    pub fn service_stats(&self) -> ServiceStats {
+        self.inner.running.stats()
+    }
+
+    /// Its service.
+    pub(crate) fn running(&self) -> &Running {
+        &self.inner.running
     }
 
     /// What all its regions share.

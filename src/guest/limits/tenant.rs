@@ -46,7 +46,7 @@ impl Tenant {
     }
 }
 
-impl Purse for Arc<Tenant> {
+impl Purse for Tenant {
     fn charge(&self, pages: u32, why: ports::Why) -> bool {
         let why = match why {
             ports::Why::Fault => Why::Fault,
@@ -188,6 +188,7 @@ impl Clocked for Pages {
     }
 
     fn stage(&self, first: u32, pages: u32) -> Staged {
+        // Who is to be left alone was asked by the policy.
         let staging = Pages::stage(self, first, pages, true);
         Staged { pages: staging.staged, busy: staging.busy }
     }

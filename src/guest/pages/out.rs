@@ -14,6 +14,7 @@ use super::queue::Room;
 use super::word::State;
 use crate::guest::Evicted;
 use crate::guest::memory::backing::Obstacle;
+use crate::sync::Bug;
 use std::ops::Range;
 
 impl Pages {
@@ -34,6 +35,13 @@ impl Pages {
         let end = first.saturating_add(pages.min(TOGETHER)).min(self.count());
         let mut at = first;
         while at < end && !staging.stopped {
+            if self.shared().planted.is(Bug::TakeOutOwnsLate) && self.word(at).load().can_leave() {
+                let _ = self.backing().take_out(at, 1);
+                let was = self.word(at).leave(banned).expect("nobody else takes it out");
+                Owned::one(self, at, was).end_front(1, End::silent(State::Staged));
+                at += 1;
+                continue;
+            }
             let mut run = Owned::none(self, at);
             while at < end
                 && let Some(was) = self.word(at).leave(banned)
@@ -85,7 +93,9 @@ impl Pages {
                     observer.change(Gauge::Resident, -1);
                     self.forget_copy(run.first(), run.was(run.first()), false);
                     run.end_front(1, End::silent(State::Absent));
-                    self.shared().purse.uncharge(1);
+                    if !self.shared().planted.is(Bug::VanishedStaysCharged) {
+                        self.shared().purse.uncharge(1);
+                    }
                 }
                 Some(obstacle) => {
                     if obstacle == Obstacle::Again {
