@@ -19,11 +19,13 @@ mod error;
 mod json;
 mod place;
 mod server;
+mod settings;
 mod verb;
 
 pub use client::Client;
 pub use error::ControlError;
 pub use json::Json;
 pub use place::{Place, sockets};
+pub use settings::{Settings, SwapKind, SwapSettings, VARIABLE};
 pub use server::{CONNECTIONS, Server};
 pub use verb::{Controlled, Verb};
