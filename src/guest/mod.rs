@@ -1,9 +1,39 @@
 //! Guest memory: a virtual machine's or an emulator's memory under a limit, paged out while it runs and back on a fault.
+//!
+//! ```text
+//!   Engine ---- Zswap (pool, codec, devices), the tree of memcgs, the evictor, the policy
+//!     |
+//!    Vm  ------ a memcg, a userfaultfd, a service of faults, statistics
+//!     |
+//!   Region ---- a caller's range: page k of it is slot base+k
+//!                 guest range   [ p0 p1 p2 ... ]     the embedder's addresses
+//!                 shadow range  [ .  .  .  ... ]     a page taken out lies at the same index, for a while
+//!                 words         [ w0 w1 w2 ... ]     4 bytes a page, backed where touched
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `vm.rs`, `region.rs` | what an embedder holds: a VM, and each range of its memory |
+//! | `pages/` | the states of pages and everything that changes them |
+//! | `registry.rs` | from an address to the region it lies in, also inside a signal handler |
+//! | `memory/` | what a caller registers, and what the kernel does for each kind of memory |
+//! | `uffd/` | a thin layer over userfaultfd |
+//! | `limits/`, `stats/` | who pays, who leaves, and what was seen |
+//! | `service/` | who serves faults |
+//! | `control/` | a socket to ask and to drive a running engine |
 
 pub mod control;
+mod error;
 pub mod limits;
 pub mod memory;
 pub(crate) mod pages;
+mod region;
+pub(crate) mod registry;
 pub mod service;
 pub mod stats;
 pub mod uffd;
+mod vm;
+
+pub use error::Error;
+pub use region::{Evicted, Pin, Prefetched, Region};
+pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};

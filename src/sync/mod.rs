@@ -30,6 +30,7 @@ mod convoy;
 mod grow_table;
 mod lock;
 mod mailbox;
+pub mod parking;
 mod planted;
 mod process;
 mod rank;

@@ -1,1 +1,27 @@
 //! The states of pages, and everything that changes them.
+//!
+//! ```text
+//!                     fault.rs                                  out.rs: 64 together, by MOVE
+//!        Absent ------------------> Resident --------------------------------------> Staged
+//!          ^                         ^   ^  ^                                          |  |
+//!          |   discard.rs            |   |  +------------------ put back --------------+  |
+//!          +----- from anywhere      |   |                                                | compress.rs: one after the other,
+//!                                    |   +------- copied, if touched meanwhile -----------+ the frames given back together
+//!                                    |                                                    v
+//!                                    +----- fill.rs: load, install ------------------- Stored
+//! ```
+//!
+//! `word.rs` has the states and their invariants; `owned.rs` who owns them; `pages.rs` what a region has; `queue.rs` the order in
+//! which staged pages are compressed; `kept.rs` copies of pages that came in and were not written; `ahead.rs` what comes before it is
+//! asked for; `pin.rs`; `valid.rs` all of it against the kernel; `ports.rs` what is needed from others.
+//!
+//! 1. Who owns a word never waits for another word, holds no lock while it asks the kernel, the codec or a device, and gives the
+//!    word back on every path.
+//! 2. Who meets an owned word waits for it owning none, or leaves a fault to the owner.
+
+#[expect(clippy::module_inception, reason = "the concept that the layer is named after")]
+pub(crate) mod pages;
+pub(crate) mod ports;
+pub(crate) mod word;
+
+pub(crate) use pages::{Access, Compressed, Kind, Pages, Served, Shared, Staging, Waiting};
