@@ -70,8 +70,8 @@ mod tests {
         let text = table(&[row(4711, Some(1234.4), Some(256 << 20)), row(5, None, None)]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert_eq!(lines[1], " 4711  qemu-system-x86_64-w  vm   256M  255M      201M   54.0M  150M       0      1234  54.3 us");
-        assert_eq!(lines[2], "    5  qemu-system-x86_64-w  vm      -  255M      201M   54.0M  150M       0         -        -");
+        assert_eq!(lines[1], "4711  qemu-system-x86_64-w  vm   256M  255M      201M   54.0M  150M       0      1234  54.3 us");
+        assert_eq!(lines[2], "   5  qemu-system-x86_64-w  vm      -  255M      201M   54.0M  150M       0         -        -");
         assert!(table(&[]).contains("zspool run"));
     }
 }

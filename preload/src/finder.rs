@@ -1,0 +1,124 @@
+//! [`Finder`]: a thread that looks for memory of the program's that is not registered yet.
+//!
+//! ```text
+//!   every 10 ms: /proc/self/statm           has so much been mapped or unmapped that a look is worth it?
+//!     yes, or nudged, or 200 ms: /proc/self/maps
+//!         mappings - ours and stacks - registered - refused lately  =  new: of at least 1 MiB each: register
+//! ```
+//!
+//! The C library maps memory for malloc without calling an interposed function, and nothing else tells of it.
+
+use crate::following;
+use crate::lock::futex;
+use crate::maps::Maps;
+use crate::own;
+use crate::ranges::Ranges;
+use crate::system::PAGE;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Acquire, Release},
+};
+use std::time::{Duration, Instant};
+use zspool::guest::Vm;
+
+/// Between two looks at how much is mapped.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A look at all mappings, whatever that says.
+const ANYWAY: Duration = Duration::from_millis(200);
+
+/// So much more or less mapped is worth a look.
+const CHANGE_PAGES: u64 = 256;
+
+/// What could not be registered is tried again after this.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// 1: somebody has mapped something large.
+static NUDGE: AtomicU32 = AtomicU32::new(0);
+
+/// Have it look soon.
+pub(crate) fn nudge() {
+    // Release: pairs with the finder's acquire, though what it looks at is the kernel's.
+    if NUDGE.swap(1, Release) == 0 {
+        futex(&NUDGE, libc::FUTEX_WAKE, 1, None);
+    }
+}
+
+/// The thread's state.
+pub(crate) struct Finder {
+    vm: &'static Vm,
+    /// The smallest range that is registered, in bytes.
+    least: usize,
+    statm: File,
+    maps: Maps,
+    /// Pages of data that were mapped at the last look.
+    data_pages: u64,
+    looked: Instant,
+    /// What could not be registered, and since when.
+    refused: (Ranges, Instant),
+}
+
+// === impl Finder ===
+
+impl Finder {
+    /// # Errors
+    /// Where there is no `/proc`.
+    pub(crate) fn new(vm: &'static Vm, least: usize) -> io::Result<Finder> {
+        let now = Instant::now();
+        let (statm, refused) = (File::open("/proc/self/statm")?, (Ranges::new(), now));
+        Ok(Finder { vm, least: least.max(PAGE), statm, maps: Maps::default(), data_pages: 0, looked: now, refused })
+    }
+
+    /// For ever.
+    pub(crate) fn run(mut self, mut each_tick: impl FnMut()) {
+        loop {
+            self.tick();
+            each_tick();
+            let tick = libc::timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+            futex(&NUDGE, libc::FUTEX_WAIT, 0, Some(&tick));
+        }
+    }
+
+    fn tick(&mut self) {
+        let nudged = NUDGE.swap(0, Acquire) == 1;
+        let data_pages = self.data_pages().unwrap_or(self.data_pages);
+        let changed = data_pages.abs_diff(self.data_pages) >= CHANGE_PAGES;
+        if nudged || changed || self.looked.elapsed() >= ANYWAY {
+            self.data_pages = data_pages;
+            self.look();
+            self.looked = Instant::now();
+        }
+    }
+
+    /// Private pages that can be written, as the kernel counts them.
+    fn data_pages(&self) -> Option<u64> {
+        let mut text = [0; 256];
+        let len = self.statm.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text[..len]).ok()?.split_ascii_whitespace().nth(5)?.parse().ok()
+    }
+
+    /// Register what is new.
+    pub(crate) fn look(&mut self) {
+        if self.maps.read().is_err() {
+            return; // no descriptor left: it may pass
+        }
+        if self.refused.1.elapsed() >= AGAIN {
+            self.refused = (Ranges::new(), Instant::now());
+        }
+        let mut registered = Ranges::new();
+        self.vm.regions().into_iter().for_each(|region| registered.add(region.addresses));
+        following::sweep(&registered);
+        for mapping in self.maps.candidates() {
+            for part in own::left_of(mapping.range) {
+                for new in registered.missing(part) {
+                    if new.len() >= self.least && !self.refused.0.overlaps(&new) && following::adopt(self.vm, new.clone()).is_err() {
+                        self.refused.0.add(new);
+                    }
+                }
+            }
+        }
+    }
+}
