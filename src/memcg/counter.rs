@@ -13,7 +13,7 @@
 //! A group has one of each [`Counter`], each on a cache line of its own.
 //!
 //! Invariants:
-//! - **G1** `usage` never grows past the limit that is in force when it grows. The limit is a second word; a setter
+//! - **G1** `usage` never grows past the limit that is in force when it grows, but by [`force`](Words::force) (see there). The limit is a second word; a setter
 //!   stores it and then bumps the version in `usage`, so that a compare-exchange that began under the old limit fails
 //!   and looks again.
 //! - **G4** A charge that ends above the mark sees the mark, or whoever set the mark sees the charge: both change `usage`,
@@ -86,13 +86,18 @@ impl Counter {
 
     /// Where a group is noted that has this limit and, for [`Counter::Memory`], this `memory.high`.
     pub(super) fn mark(self, limit: u64, high: u64) -> u64 {
-        let below = limit - (limit / MARGIN_PART).min(MARGIN_MOST);
+        let below = limit - margin(limit);
         match self {
             Counter::Zswap => below,
             Counter::Memory => below.min(high),
             Counter::Swap => u64::MAX,
         }
     }
+}
+
+/// How far below a limit its mark lies.
+pub(super) fn margin(limit: u64) -> u64 {
+    (limit / MARGIN_PART).min(MARGIN_MOST)
 }
 
 #[inline]
@@ -123,6 +128,17 @@ pub(super) struct Over {
     pub(super) limit: u64,
     /// `rollbacks` before `usage` was read.
     pub(super) rollbacks: u32,
+}
+
+/// What a charge that asked no limit came to.
+#[derive(Debug)]
+pub(super) struct Forced {
+    /// Bytes charged now.
+    pub(super) usage: u64,
+    /// The limit in bytes, or [`NO_LIMIT`].
+    pub(super) limit: u64,
+    /// That is more than ever, or above the mark.
+    pub(super) notable: bool,
 }
 
 /// The words of one counter of one group.
@@ -197,6 +213,24 @@ impl Words {
                 Err(now) => word = now,
             }
         }
+    }
+
+    /// Add `bytes` in this life, whatever the limit. `None` when the life is over, and nothing was changed.
+    ///
+    /// # Panics
+    /// When there would be more than a word counts.
+    pub(super) fn force(&self, life: u16, bytes: u64) -> Option<Forced> {
+        let add = |word| {
+            (generation(word) == life).then(|| {
+                let usage = word & BYTES;
+                assert!(bytes <= MAX_USAGE - usage, "{bytes} bytes more than the {usage} charged do not fit in a counter");
+                word + bytes
+            })
+        };
+        // As in `reserve`.
+        let before = self.usage.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).ok()?;
+        let limit = self.limit.load(Ordering::Acquire);
+        Some(Forced { usage: (before + bytes) & BYTES, limit, notable: self.is_notable(before + bytes) })
     }
 
     #[inline]

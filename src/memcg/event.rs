@@ -24,10 +24,14 @@ pub enum MemcgEvent {
     SwapMax,
     /// A place on a device was refused, at the limit or because no device has room.
     SwapFail,
+    /// A memcg was reclaimed from although it is below its effective `memory.low`: nobody else had anything left.
+    Low,
+    /// A charge that could not be refused passed a limit of it. Charging counts these.
+    Overshoot,
 }
 
 impl MemcgEvent {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 7;
 }
 
 impl Memcg {

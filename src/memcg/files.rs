@@ -137,6 +137,10 @@ static FILES: &[File] = &[
         reading::memory_max,
     )
     .takes_size(writing::memory_max),
+    reads("memory.low", "the bytes that are left to it as long as others have some, in effect", reading::memory_low)
+        .takes_size(writing::memory_low),
+    reads("memory.min", "the bytes that are left to it whatever others have, in effect", reading::memory_min)
+        .takes_size(writing::memory_min),
     reads("memory.high", "the bytes above which it is reclaimed from; nothing is refused", reading::memory_high)
         .takes_size(writing::memory_high),
     File {
@@ -431,10 +435,11 @@ mod tests {
         for (event, times) in [(High, 1), (Max, 2), (Oom, 3), (SwapMax, 4), (SwapFail, 5)] {
             (0..times).for_each(|_| vm.note(event));
         }
-        let events = "low 0\nhigh 1\nmax 2\noom 3\noom_kill 0\noom_group_kill 0\n";
+        let events = "low 0\nhigh 1\nmax 2\noom 3\noom_kill 0\noom_group_kill 0\novershoot 0\n";
         assert_eq!((read(&vm, "memory.events"), read(&root, "memory.events")), (events.into(), events.into()));
         assert_eq!(read(&vm, "memory.events.local"), events);
-        assert_eq!(read(&root, "memory.events.local"), "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n");
+        let none = "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\novershoot 0\n";
+        assert_eq!(read(&root, "memory.events.local"), none);
         assert_eq!(read(&root, "memory.swap.events"), "high 0\nmax 4\nfail 5\n");
         assert!(read(&vm, "memory.pressure").starts_with("some avg10=0.00 avg60=0.00 avg300=0.00 total="));
     }
@@ -536,9 +541,9 @@ mod tests {
         }
         assert_eq!(refuse("memory.zswap.max", " \n"), format!("nothing was written to memory.zswap.max; {grammar}"));
         assert!(refuse("memory.zswap.writeback", "yes").contains("\"yes\": it is neither 0 nor 1; write 0 "));
-        let read_only = "memory.stat can only be read; the files to write are memory.peak, memory.max, memory.high, ";
+        let read_only = "memory.stat can only be read; the files to write are memory.peak, memory.max, memory.low, ";
         assert!(refuse("memory.stat", "1").starts_with(read_only));
-        assert!(refuse("memory.low", "1").contains("no file \"memory.low\"; there are memory.current, "));
+        assert!(refuse("memory.oom.group", "1").contains("no file \"memory.oom.group\"; there are memory.current, "));
         let write_only = vm.read_file("memory.reclaim").unwrap_err();
         assert_eq!(write_only.to_string(), format!("memory.reclaim can only be written; write {}", request::GRAMMAR));
         assert_eq!(vm.zswap_max(), NO_LIMIT);

@@ -53,6 +53,8 @@ pub(super) struct Group {
     me: AtomicU64,
     /// `memory.high` in bytes, or [`NO_LIMIT`]. Set under the tree lock.
     high: AtomicU64,
+    /// `memory.low` and `memory.min` in bytes. Set under the tree lock.
+    protection: [AtomicU64; 2],
     /// The objcg's id, 0 when offline. Set under the tree lock.
     objcg: AtomicU32,
     /// Set under the tree lock, but LISTED, which is cleared under the LRU lock too.
@@ -73,6 +75,8 @@ pub(super) struct Group {
     pub(super) events: [Tally; MemcgEvent::COUNT],
     /// What happened here.
     pub(super) local_events: [Tally; MemcgEvent::COUNT],
+    /// Bytes by which charges that could not be refused have passed its limits, added up.
+    pub(super) overshoot: Tally,
 }
 
 // === life ===
@@ -91,7 +95,9 @@ impl Group {
         // The objcg's pointer, stored after these, publishes them to others.
         self.counters.iter().for_each(|words| words.birth(me.generation()));
         self.high.store(NO_LIMIT, Ordering::Release);
+        self.set_protection(0, 0);
         self.events.iter().chain(&self.local_events).for_each(|event| event.set(0));
+        self.overshoot.set(0);
         self.me.store(me.raw(), Ordering::Relaxed);
         self.parent.store(parent.raw(), Ordering::Release);
         self.id.store(id.0, Ordering::Relaxed);
@@ -175,6 +181,17 @@ impl Group {
     /// Set it, under the tree lock; the caller then sets the mark.
     pub(super) fn set_high(&self, high: u64) {
         self.high.store(high, Ordering::Release);
+    }
+
+    /// `memory.low` and `memory.min` in bytes.
+    pub(super) fn protection(&self) -> (u64, u64) {
+        (self.protection[0].load(Ordering::Acquire), self.protection[1].load(Ordering::Acquire))
+    }
+
+    /// Set them, under the tree lock.
+    pub(super) fn set_protection(&self, low: u64, min: u64) {
+        self.protection[0].store(low, Ordering::Release);
+        self.protection[1].store(min, Ordering::Release);
     }
 
     /// This group in this life; the caller holds a reference.

@@ -163,6 +163,11 @@ impl Hierarchy {
         (node.me.depth() > 0).then_some(node.parent)
     }
 
+    /// The children, in any order.
+    pub(super) fn each_child(&self, index: GroupIndex) -> impl Iterator<Item = GroupIndex> {
+        self.node(index).children.values().copied()
+    }
+
     /// The children, oldest first.
     pub(super) fn children(&self, index: GroupIndex) -> Vec<GroupIndex> {
         let mut children: Vec<_> = self.node(index).children.values().copied().collect();
@@ -330,6 +335,7 @@ impl Shared {
             switch_with(Handover { shared: self, hierarchy: &mut hierarchy, child: me, parent: parent_ref });
 
         self.relist(&mut hierarchy, index, parent);
+        self.unprotect(index);
         hierarchy.online.remove(&id);
         let node = hierarchy.node_mut(index);
         node.grave = Some(path.into());

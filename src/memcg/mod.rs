@@ -19,6 +19,8 @@
 //! | `charge` | the climb: reserving up to the root, giving back, just refusals |
 //! | `excess` | which memcgs are above their marks, for a worker |
 //! | `prepaid` | objects that take over memory which their owner was charged for already |
+//! | `force` | charging past limits, counted, for what cannot be refused |
+//! | `protection` | `memory.low` and `memory.min`, and what they are worth in effect |
 //! | `event` | what happens to a memcg as a whole |
 //! | `stock` | what threads charge and count ahead of the shared words |
 //! | `hierarchy` | under the tree lock: names, children, removal with reparenting, sweeping; `check` |
@@ -70,6 +72,7 @@ mod error;
 mod event;
 mod excess;
 mod files;
+mod force;
 mod group;
 mod handle;
 mod hierarchy;
@@ -78,6 +81,7 @@ mod id;
 mod objcg;
 mod peak;
 mod prepaid;
+mod protection;
 mod reclaim;
 mod request;
 mod resident;
@@ -98,12 +102,14 @@ pub use cursor::{Claim, Cursor, MAX_QUANTUM, Rounds};
 pub use error::{ChargeError, Error};
 pub use event::MemcgEvent;
 pub use files::{FileInfo, OpenFile};
+pub use force::PastLimit;
 pub use handle::Memcg;
 pub use hierarchy::{Census, Handover, Switched};
 pub use hooks::{Mover, Registration, Unmoved};
 pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
 pub use peak::PeakReader;
+pub use protection::Protection;
 pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer, To};
 pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
 pub use resident::{Resident, ResidentError};

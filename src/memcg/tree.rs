@@ -81,6 +81,8 @@ pub(super) struct Shared {
     dead_groups: AtomicU32,
     /// Top of the stack of groups (index + 1) that are above their marks, or 0.
     pub(super) noted: AtomicU32,
+    /// Memcgs that have a `memory.low` or `memory.min`. Changed under the tree lock.
+    pub(super) protecting: AtomicU32,
     /// Rung when a group is noted.
     pub(super) on_excess: Alarm,
     /// By [`ObjcgId`].
@@ -183,6 +185,7 @@ impl Tree {
             peaks: GrowTable::new(),
             dead_groups: AtomicU32::new(0),
             noted: AtomicU32::new(0),
+            protecting: AtomicU32::new(0),
             on_excess: Alarm::new(),
             objcgs: Objcgs::new(config.nodes),
             climbs: Climbs::new(config.stripes),

@@ -75,6 +75,14 @@ pub(super) fn memory_max(memcg: &Memcg) -> Text {
     limit(memcg.max(Counter::Memory))
 }
 
+pub(super) fn memory_low(memcg: &Memcg) -> Text {
+    limit(memcg.low())
+}
+
+pub(super) fn memory_min(memcg: &Memcg) -> Text {
+    limit(memcg.min())
+}
+
 pub(super) fn memory_high(memcg: &Memcg) -> Text {
     limit(memcg.high())
 }
@@ -123,12 +131,13 @@ pub(super) fn effective_tiers(memcg: &Memcg) -> Text {
 /// The kernel's lines, those that cannot happen here at 0: readers expect them.
 fn memory_events(of: impl Fn(MemcgEvent) -> u64) -> Text {
     Ok(keyed(&[
-        ("low", 0),
+        ("low", of(MemcgEvent::Low)),
         ("high", of(MemcgEvent::High)),
         ("max", of(MemcgEvent::Max)),
         ("oom", of(MemcgEvent::Oom)),
         ("oom_kill", 0),
         ("oom_group_kill", 0),
+        ("overshoot", of(MemcgEvent::Overshoot)),
     ]))
 }
 

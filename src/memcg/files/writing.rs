@@ -47,6 +47,14 @@ pub(super) fn memory_max(memcg: &Memcg, word: &str, cancel: &Cancel) -> Done {
     limit(memcg, word, cancel, Counter::Memory)
 }
 
+pub(super) fn memory_low(memcg: &Memcg, word: &str, _: &Cancel) -> Done {
+    Ok(memcg.set_low(size_or_max(word)?)?)
+}
+
+pub(super) fn memory_min(memcg: &Memcg, word: &str, _: &Cancel) -> Done {
+    Ok(memcg.set_min(size_or_max(word)?)?)
+}
+
 pub(super) fn memory_high(memcg: &Memcg, word: &str, cancel: &Cancel) -> Done {
     let high = size_or_max(word)?;
     memcg.set_high(high)?;

@@ -1,0 +1,297 @@
+//! [`Account`]: what one VM is charged for the pages it has in memory.
+//!
+//! ```text
+//!   try_charge  (read-ahead)   below every mark? ---- yes: charge          no: not this time, nothing is reclaimed for it
+//!
+//!   charge      (a fault)      charge ---- fits: Within
+//!                                |  refused by a memcg on the way up
+//!                                +--> make room below that memcg, and again          (limits: a page or two, here and now)
+//!                                +--> nothing to take: let the evictor try, once     (a device may have to be written)
+//!                                +--> ask what to do: Over(bytes), or Poison
+//! ```
+//!
+//! Every charge is a climb of its own, exact at each level; near a limit a stock would be emptied all the time, and far from it a climb
+//! costs some twenty nanoseconds a level.
+//!
+//! Callers: `pages`, with a page's word owned and no lock held; also in a signal handler.
+
+use super::epochs::Epochs;
+use super::limits::Limits;
+use super::overshoot::{Overshoot, Verdict};
+use super::pace::Pace;
+use super::policy::{Back, Treatment};
+use crate::memcg::{Counter, Error, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Resident};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Tally};
+use crate::units::PAGE_SIZE;
+use std::time::Duration;
+
+/// A page, in bytes.
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// Rounds of making room that others may use up before it is no use any more.
+const MOST_ROUNDS: u32 = 256;
+
+/// How long a fault waits for the evictor, once.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a paused thread waits before it asks again.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How often the callback may say that there is room now, without there being any.
+const MOST_AGAIN: u32 = 64;
+
+/// One VM's.
+pub(crate) struct Account {
+    memcg: Memcg,
+    objcg: Objcg,
+    limits: Arc<Limits>,
+    epochs: Epochs,
+    pace: Pace,
+    /// Where the clock hand is: region 63..32, page 31..0.
+    pub(super) hand: AtomicU64,
+    /// Bytes charged past a limit, added up.
+    overshoot: Tally,
+    /// The engine's progress when this VM last waited for it in vain.
+    futile: Tally,
+}
+
+/// What pages are brought in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Somebody touched one, and waits.
+    Fault,
+    /// A caller wants a range: to make it resident, to pin or to unregister it, or before a fork.
+    Call,
+    /// They were in memory before they were registered.
+    Found,
+}
+
+/// How a charge ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a page that is to be poisoned was not charged"]
+pub(crate) enum Charged {
+    /// No limit is passed.
+    Within,
+    /// So many bytes lie above a limit.
+    Over(u64),
+    /// Not charged: the callback wants the page poisoned. Never but for [`Why::Fault`].
+    Poison,
+}
+
+/// Where a page was when it was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CameFrom {
+    /// Out of the guest's range, but in memory.
+    Staged,
+    /// In the pool, or on a device.
+    Stored,
+}
+
+impl Account {
+    /// Of a VM of this memcg.
+    ///
+    /// # Errors
+    /// When the memcg was removed.
+    pub(crate) fn new(memcg: &Memcg, limits: Arc<Limits>) -> Result<Self, Error> {
+        Ok(Account {
+            memcg: memcg.clone(),
+            objcg: memcg.objcg()?,
+            epochs: Epochs::new(limits.now()),
+            limits,
+            pace: Pace::default(),
+            hand: AtomicU64::new(0),
+            overshoot: Tally::new(),
+            futile: Tally::new(),
+        })
+    }
+
+    /// The memcg it was made for. Once that is removed, its parent is charged.
+    pub(crate) fn memcg(&self) -> &Memcg {
+        &self.memcg
+    }
+
+    pub(crate) fn objcg(&self) -> ObjcgId {
+        self.objcg.id()
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    pub(crate) fn epochs(&self) -> &Epochs {
+        &self.epochs
+    }
+
+    /// Bytes charged past a limit, added up.
+    pub(crate) fn overshoot(&self) -> u64 {
+        self.overshoot.get()
+    }
+
+    pub(super) fn note(&self, event: MemcgEvent) {
+        self.memcg.note(event);
+    }
+
+    /// Bytes that the VM has above what is protected of it when `scope` is reclaimed from: above its effective `memory.low`, and above its
+    /// effective `memory.min`.
+    pub(super) fn spare(&self, scope: &Memcg) -> (u64, u64) {
+        let protection = self.memcg.protection(scope);
+        let above = |protected| protection.usage.saturating_sub(protected);
+        (above(protection.low.max(protection.min)), above(protection.min))
+    }
+}
+
+// === charging ===
+
+impl Account {
+    /// Charge pages that come into memory. A limit on the way is made room below first; where that cannot be, it is passed, counted, as
+    /// the [callback](super::OnOvershoot) decides.
+    ///
+    /// No lock is held while pages are compressed; no allocator is called. It may wait for the evictor, which waits for nobody who
+    /// owns a page.
+    pub(crate) fn charge(&self, pages: u32, why: Why) -> Charged {
+        let bytes = u64::from(pages) * PAGE;
+        match self.climb(bytes) {
+            Ok(()) => Charged::Within,
+            Err(hit) => self.charge_at_limit(bytes, why, hit),
+        }
+    }
+
+    /// Charge pages that nobody waits for: only where that leaves room for those that somebody does.
+    pub(crate) fn try_charge(&self, pages: u32) -> bool {
+        let bytes = u64::from(pages) * PAGE;
+        if self.objcg.tree().would_pass_mark(self.objcg(), Counter::Memory, bytes) {
+            return false;
+        }
+        self.climb(bytes).is_ok()
+    }
+
+    /// They are not in memory any more.
+    pub(crate) fn uncharge(&self, pages: u32) {
+        let bytes = u64::from(pages) * PAGE;
+        self.objcg.tree().uncharge(self.objcg(), Counter::Memory, bytes);
+    }
+
+    /// The charge of one page as a value, to be handed on with the page ([`Zswap::swap_out`](crate::zswap::Zswap::swap_out)). Who
+    /// drops it gives it back, who forgets it leaves the page charged.
+    pub(crate) fn page_charge(&self) -> Resident {
+        Resident::from_prepaid(self.objcg.clone(), PAGE)
+    }
+
+    #[inline]
+    fn climb(&self, bytes: u64) -> Result<(), LimitHit> {
+        let tree = self.objcg.tree();
+        tree.charge(self.objcg(), Counter::Memory, bytes)?;
+        if tree.would_pass_mark(self.objcg(), Counter::Memory, 0) {
+            self.limits.wake();
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn charge_at_limit(&self, bytes: u64, why: Why, hit: LimitHit) -> Charged {
+        let _stalled = self.memcg.stall();
+        let (mut hit, mut asked) = (hit, 0);
+        self.limits.wake();
+        loop {
+            match self.charge_with_room(bytes, hit) {
+                Ok(()) => return Charged::Within,
+                Err(full) => hit = full,
+            }
+            let verdict = self.limits.ask(&Overshoot {
+                vm: self.memcg.clone(),
+                memcg: hit.memcg().clone(),
+                usage: hit.usage(),
+                limit: hit.limit(),
+                bytes,
+                asked,
+                can_poison: why == Why::Fault,
+            });
+            asked += 1;
+            match verdict {
+                Verdict::Again if asked < MOST_AGAIN => {}
+                Verdict::Pause => self.limits.wait_for_room(PAUSE),
+                Verdict::Poison if why == Why::Fault => return Charged::Poison,
+                Verdict::Serve | Verdict::Again | Verdict::Poison => return self.overshoot_by(bytes),
+            }
+            match self.climb(bytes) {
+                Ok(()) => return Charged::Within,
+                Err(still) => hit = still,
+            }
+        }
+    }
+
+    /// Charge, making room as long as there is something to take.
+    fn charge_with_room(&self, bytes: u64, hit: LimitHit) -> Result<(), LimitHit> {
+        let (mut hit, mut waited) = (hit, false);
+        for _ in 0..MOST_ROUNDS {
+            if bytes > hit.limit() {
+                break; // it can never fit
+            }
+            if !self.limits.make_room(hit.memcg()) {
+                // What cannot be had in a fault may be had by who can write to a device: unless that was in vain just now.
+                if std::mem::replace(&mut waited, true) || self.futile.get() == self.limits.progress() + 1 {
+                    break;
+                }
+                self.limits.wait_for_room(PATIENCE);
+            }
+            match self.climb(bytes) {
+                Ok(()) => return Ok(()),
+                Err(again) => hit = again,
+            }
+        }
+        self.futile.set(self.limits.progress() + 1);
+        Err(hit)
+    }
+
+    fn overshoot_by(&self, bytes: u64) -> Charged {
+        let past = self.objcg.tree().charge_anyway(self.objcg(), Counter::Memory, bytes);
+        let Some(past) = past else { return Charged::Within }; // somebody made room meanwhile
+        self.overshoot.add(past.bytes);
+        Charged::Over(past.bytes)
+    }
+}
+
+// === what pages do ===
+
+impl Account {
+    /// The stamp of a page that moves now: never 0.
+    #[inline]
+    pub(crate) fn stamp(&self) -> u8 {
+        self.epochs.stamp()
+    }
+
+    /// So many pages were taken out of the guest's range, of `resident`.
+    pub(crate) fn went(&self, pages: u32, resident: u64) {
+        self.epochs.evicted(pages.into(), resident, self.limits.now());
+    }
+
+    /// A page was touched that had been taken out, and has this stamp: how it is to be treated.
+    pub(crate) fn came_back(&self, from: CameFrom, stamp: u8, resident: u64) -> Treatment {
+        let back = Back { from, distance: self.epochs.distance(stamp), resident };
+        if back.is_soon() {
+            self.pace.came_back();
+        }
+        self.limits.policy().on_back(&back)
+    }
+
+    /// Where the hand is.
+    pub(super) fn hand(&self) -> (u32, u32) {
+        let hand = self.hand.load(Ordering::Relaxed);
+        ((hand >> 32) as u32, hand as u32)
+    }
+
+    /// Relaxed: several threads may go on from one place, and take different pages.
+    pub(super) fn set_hand(&self, region: u32, page: u32) {
+        self.hand.store(u64::from(region) << 32 | u64::from(page), Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account")
+            .field("memcg", &self.memcg.id())
+            .field("overshoot", &self.overshoot.get())
+            .finish_non_exhaustive()
+    }
+}
