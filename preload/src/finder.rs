@@ -102,17 +102,21 @@ impl Finder {
 
     /// Register what is new.
     pub(crate) fn look(&mut self) {
+        let mut own = own::snapshot();
         if self.maps.read().is_err() {
             return; // no descriptor left: it may pass
         }
+        // What was ours when we looked, and what is now: one may have come and the other gone meanwhile.
+        own::snapshot().iter().for_each(|range| own.add(range.clone()));
         if self.refused.1.elapsed() >= AGAIN {
             self.refused = (Ranges::new(), Instant::now());
         }
         let mut registered = Ranges::new();
         self.vm.regions().into_iter().for_each(|region| registered.add(region.addresses));
         following::sweep(&registered);
+        own::forget_stacks(|stack| self.maps.has(stack));
         for mapping in self.maps.candidates() {
-            for part in own::left_of(mapping.range) {
+            for part in own.missing(mapping.range) {
                 for new in registered.missing(part) {
                     if new.len() >= self.least && !self.refused.0.overlaps(&new) && following::adopt(self.vm, new.clone()).is_err() {
                         self.refused.0.add(new);

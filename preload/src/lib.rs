@@ -53,6 +53,10 @@ use zspool::guest::control::{Settings, VARIABLE};
 #[global_allocator]
 static OURS: allocator::Ours = allocator::Ours;
 
+/// [`VARIABLE`], as the C library wants it.
+const NAME: &CStr = c"ZSPOOL_RUN";
+const _: () = assert!(NAME.count_bytes() == VARIABLE.len());
+
 /// Smallest range that is registered unless told otherwise.
 const LEAST: usize = 1 << 20;
 
@@ -66,10 +70,8 @@ static START: extern "C" fn() = start;
 
 extern "C" fn start() {
     // As few things as can be: this runs in every child of the program's.
-    let name = std::ffi::CString::new(VARIABLE);
-    let Ok(name) = name else { return };
     // SAFETY: nothing else runs yet that could change the environment.
-    let value = unsafe { libc::getenv(name.as_ptr()) };
+    let value = unsafe { libc::getenv(NAME.as_ptr()) };
     if value.is_null() {
         return;
     }

@@ -38,6 +38,11 @@ impl Maps {
         Ok(())
     }
 
+    /// Whether one mapping of such memory is just that range.
+    pub(crate) fn has(&self, range: &Range<usize>) -> bool {
+        self.text.split(|byte| *byte == b'\n').filter_map(candidate).any(|mapping| mapping == *range)
+    }
+
     /// Private anonymous memory that is read and written, neither a stack nor code, in order. Neighbours are joined.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = Mapping> {
         let mut lines = self.text.split(|byte| *byte == b'\n').filter_map(candidate).peekable();
@@ -87,6 +92,7 @@ d000-e000 r--p 00000000 00:00 0
         );
         let found: Vec<_> = maps.candidates().map(|mapping| mapping.range).collect();
         assert_eq!(found, [0x3000..0x5000, 0x9000..0xa000]);
+        assert!(maps.has(&(0x3000..0x4000)) && !maps.has(&(0x3000..0x5000)) && !maps.has(&(0x7000..0x8000)));
     }
 
     #[test]

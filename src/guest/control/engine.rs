@@ -44,7 +44,7 @@ impl EngineControl {
                 }
             });
             json.map("pool", |pool| {
-                pool.number("frames", stats.backed_bytes)
+                pool.number("frame_bytes", stats.backed_bytes)
                     .number("payload", stats.pool.payload_bytes)
                     .number("metadata", stats.pool.metadata_bytes + stats.slot_table_bytes)
                     .number("compressed_pages", stats.compressed_pages + stats.incompressible_pages)
@@ -111,8 +111,8 @@ impl EngineControl {
         Ok(Json::build(|json| {
             json.number("compressed", compressed * PAGE)
                 .number("packed_frames", packed)
-                .number("pool_frames_before", before)
-                .number("pool_frames", zswap.stats().backed_bytes);
+                .number("pool_frame_bytes_before", before)
+                .number("pool_frame_bytes", zswap.stats().backed_bytes);
         }))
     }
 
