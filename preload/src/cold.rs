@@ -24,6 +24,16 @@ impl Cold {
     pub(crate) fn tick(&mut self) {
         let Some(after) = self.after.filter(|after| self.looked.elapsed() >= *after / LOOKS) else { return };
         self.looked = Instant::now();
-        self.vm.evict_older(after);
+        // Classes of ages are coarse: what is in the youngest that are older for certain.
+        let mut from = Duration::ZERO;
+        let mut cold = 0;
+        for (end, resident, _) in self.vm.ages().classes() {
+            cold += if from >= after { resident } else { 0 };
+            from = end.unwrap_or(Duration::MAX);
+        }
+        if cold > 0 {
+            // Those that have not moved for longest go first: a page that is in use comes back from staging, and is young again.
+            self.vm.evict(cold);
+        }
     }
 }

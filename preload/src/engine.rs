@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 use zspool::guest::control::{ControlError, EngineControl, Place, Server, Settings, SwapKind, SwapSettings};
-use zspool::guest::{Engine, Error, Service, ThreadOptions, Vm, VmOptions};
+use crate::following;
+use zspool::guest::{Engine, Error, Follow, Service, ThreadOptions, Vm, VmOptions};
 use zspool::swap::{BlockDevice, DeviceOptions, SwapFile};
 use zspool::zswap::Zswap;
 
@@ -48,8 +49,9 @@ pub(crate) fn start(settings: &Settings, program: &str) -> Result<(Engine, Vm), 
             }
         }
         // One thread: events of the kernel and faults are then met in the order in which they came.
-        let threads = ThreadOptions { count: 1, cores: None };
-        let options = VmOptions::new().service(Service::Threads(threads)).kernel_faults(true);
+        let service = Service::Threads(ThreadOptions::new(1));
+        let options = VmOptions::new().service(service).kernel_faults(true).children(true);
+        let options = options.follow(Follow::Mappings).on_change(following::changed);
         let vm = engine.vm(&memcg, options)?;
         Ok((engine, vm))
     };

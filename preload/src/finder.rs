@@ -4,11 +4,13 @@
 //!   every 10 ms: /proc/self/statm           has so much been mapped or unmapped that a look is worth it?
 //!     yes, or nudged, or 200 ms: /proc/self/maps
 //!         mappings - ours and stacks - registered - refused lately  =  new: of at least 1 MiB each: register
+//!         registered, partly gone, and mapped again: give up and register anew
 //! ```
 //!
 //! The C library maps memory for malloc without calling an interposed function, and nothing else tells of it.
 
 use crate::following;
+use crate::gone;
 use crate::lock::futex;
 use crate::maps::Maps;
 use crate::own;
@@ -57,6 +59,8 @@ pub(crate) struct Finder {
     /// Pages of data that were mapped at the last look.
     data_pages: u64,
     looked: Instant,
+    /// Unmapped or moved, of regions that are there still.
+    gone: Ranges,
     /// What could not be registered, and since when.
     refused: (Ranges, Instant),
 }
@@ -69,7 +73,7 @@ impl Finder {
     pub(crate) fn new(vm: &'static Vm, least: usize) -> io::Result<Finder> {
         let now = Instant::now();
         let (statm, refused) = (File::open("/proc/self/statm")?, (Ranges::new(), now));
-        Ok(Finder { vm, least: least.max(PAGE), statm, maps: Maps::default(), data_pages: 0, looked: now, refused })
+        Ok(Finder { vm, least: least.max(PAGE), statm, maps: Maps::default(), data_pages: 0, looked: now, gone: Ranges::new(), refused })
     }
 
     /// For ever.
@@ -102,27 +106,54 @@ impl Finder {
 
     /// Register what is new.
     pub(crate) fn look(&mut self) {
+        if !gone::take(&mut self.gone) {
+            // So much has gone that nobody knows what: all is given up, and found again.
+            following::addresses().into_iter().for_each(|range| self.gone.add(range));
+        }
         let mut own = own::snapshot();
         if self.maps.read().is_err() {
             return; // no descriptor left: it may pass
         }
         // What was ours when we looked, and what is now: one may have come and the other gone meanwhile.
         own::snapshot().iter().for_each(|range| own.add(range.clone()));
+        own::forget_stacks(|stack| self.maps.has(stack));
         if self.refused.1.elapsed() >= AGAIN {
             self.refused = (Ranges::new(), Instant::now());
         }
-        let mut registered = Ranges::new();
-        self.vm.regions().into_iter().for_each(|region| registered.add(region.addresses));
-        following::sweep(&registered);
-        own::forget_stacks(|stack| self.maps.has(stack));
+        let mut found = Ranges::new();
         for mapping in self.maps.candidates() {
-            for part in own.missing(mapping.range) {
-                for new in registered.missing(part) {
-                    if new.len() >= self.least && !self.refused.0.overlaps(&new) && following::adopt(self.vm, new.clone()).is_err() {
-                        self.refused.0.add(new);
-                    }
-                }
+            own.missing(mapping.range).into_iter().for_each(|part| found.add(part));
+        }
+        self.give_up(&found);
+        let mut registered = Ranges::new();
+        following::addresses().into_iter().for_each(|range| registered.add(range));
+        let refused = &mut self.refused.0;
+        for new in found.iter().flat_map(|range| registered.missing(range.clone())) {
+            if new.len() >= self.least && !refused.overlaps(&new) {
+                following::adopt(self.vm, new, |part, _why| refused.add(part));
             }
         }
+    }
+
+    /// Give up regions of which parts have gone: where nothing is left, and where the program has memory again.
+    fn give_up(&mut self, found: &Ranges) {
+        let mut settled = Ranges::new();
+        for region in following::addresses().into_iter().filter(|region| self.gone.overlaps(region)) {
+            let part: Vec<_> = self.gone.within(region.clone()).collect();
+            let gone: usize = part.iter().map(|part| part.len()).sum();
+            let there: usize = part.iter().flat_map(|part| found.within(part.clone())).map(|part| part.len()).sum();
+            // A little is not worth it: it stays outside of the limit.
+            if gone == region.len() || there >= self.least.min(region.len() / 2) {
+                part.iter().for_each(following::let_go);
+                following::give_up(region.start);
+                settled.add(region);
+            }
+        }
+        settled.iter().for_each(|range| self.gone.remove(range.clone()));
+        // What was of no region is of no interest.
+        let mut registered = Ranges::new();
+        following::addresses().into_iter().for_each(|range| registered.add(range));
+        let strange: Vec<_> = self.gone.iter().flat_map(|range| registered.missing(range.clone())).collect();
+        strange.into_iter().for_each(|range| self.gone.remove(range));
     }
 }

@@ -22,7 +22,7 @@
 //! | `settings` of [`zspool::guest::control`] | what the launcher says |
 //! | [`engine`] | the engine it describes |
 //! | [`interpose`], [`threads`], [`fork`] | what is seen of the program |
-//! | [`finder`], [`maps`], [`following`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
+//! | [`finder`], [`maps`], [`following`], [`gone`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
 //! | [`allocator`], [`lock`], [`system`], [`inside`], [`tls`], [`state`] | how we stay out of the program's way |
 //! | [`farewell`] | the last word |
 
@@ -35,6 +35,7 @@ mod farewell;
 mod finder;
 mod following;
 mod fork;
+mod gone;
 mod inside;
 mod interpose;
 mod lock;

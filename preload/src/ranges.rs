@@ -61,6 +61,12 @@ impl Ranges {
         missing
     }
 
+    /// The parts of `range` that are in the set.
+    pub(crate) fn within(&self, range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let parts = self.ranges[self.near(&range)].iter();
+        parts.map(move |r| r.start.max(range.start)..r.end.min(range.end)).filter(|part| !part.is_empty())
+    }
+
     /// Whether an address of `range` is in the set.
     pub(crate) fn overlaps(&self, range: &Range<usize>) -> bool {
         self.ranges[self.near(range)].iter().any(|r| r.start < range.end && range.start < r.end)
@@ -95,6 +101,8 @@ mod tests {
                     let missing: Vec<usize> = set.missing(range.clone()).into_iter().flatten().collect();
                     let expected: Vec<usize> = range.clone().filter(|at| !bits[*at]).collect();
                     assert_eq!(missing, expected);
+                    let within: Vec<usize> = set.within(range.clone()).flatten().collect();
+                    assert_eq!(within, range.clone().filter(|at| bits[*at]).collect::<Vec<_>>());
                     assert_eq!(set.overlaps(&range), bits[range].iter().any(|b| *b));
                 }
             }

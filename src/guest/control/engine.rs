@@ -110,7 +110,7 @@ impl EngineControl {
         let packed = zswap.pool().compact(u64::MAX);
         Ok(Json::build(|json| {
             json.number("compressed", compressed * PAGE)
-                .number("packed_frames", packed)
+                .number("pool_frames_freed", packed.frames_freed)
                 .number("pool_frame_bytes_before", before)
                 .number("pool_frame_bytes", zswap.stats().backed_bytes);
         }))

@@ -15,6 +15,7 @@
 //! 3. A connection that is slow or silent holds up nobody but itself; there are at most [`CONNECTIONS`].
 
 mod client;
+mod engine;
 mod error;
 mod json;
 mod place;
@@ -23,6 +24,7 @@ mod settings;
 mod verb;
 
 pub use client::Client;
+pub use engine::EngineControl;
 pub use error::ControlError;
 pub use json::Json;
 pub use place::{Place, sockets};
