@@ -1,4 +1,4 @@
-//! `load`, `take_with`, `put` and `free` run inside fault and signal handlers: an allocator that aborts stands under them.
+//! `load`, `take_with`, `put`, `free` and `swap_out_unaided` run inside fault and signal handlers: an allocator that aborts stands under them.
 
 #[path = "support/forbidden_allocator.rs"]
 mod forbidden_allocator;
@@ -8,7 +8,7 @@ use forbidden_allocator::without_allocator;
 use support::*;
 use zspool::swap::MemoryDevice;
 use zspool::units::{NodeId, Page};
-use zspool::zswap::{Installed, Shrunk, Taken, Zswap};
+use zspool::zswap::{Error, Installed, Shrunk, SwapOutError, Taken, Unwritable, Zswap};
 
 #[test]
 fn loading_taking_and_freeing_never_call_the_allocator() {
@@ -49,6 +49,67 @@ fn loading_taking_and_freeing_never_call_the_allocator() {
     }
     zswap.assert_valid();
     assert_eq!(zswap.root().usage(), 0);
+}
+
+#[test]
+fn swapping_out_unaided_never_calls_the_allocator_and_refuses_at_once() {
+    let zswap = Zswap::builder()
+        .pool_limit(1 << 20)
+        .slots_in_use(1 << 18)
+        .address_space(256 << 20)
+        .worker(false)
+        .device(MemoryDevice::new(8 << 20, 4096))
+        .build()
+        .unwrap();
+    let group = zswap.root().mkdir("group").unwrap();
+    let vm = group.mkdir("vm").unwrap();
+    // A page in each of many clusters, and all of some.
+    let slots = zswap.reserve(1 << 17).unwrap();
+    let charge = vm.charge_resident(4096).unwrap();
+    let unprepared = zswap.swap_out_unaided(slots.base(), charge, NodeId(0), &any_page(0)).unwrap_err();
+    assert!(matches!(unprepared.error, Error::Unprepared { .. }), "{}", unprepared.error);
+    drop(unprepared);
+    zswap.prepare_stores(&vm).unwrap();
+    let mut stored = Vec::new();
+    let mut refused = 0;
+    for k in 0..3000u64 {
+        let slot = slots.base() + if k % 4 == 0 { k / 4 * 512 % (1 << 17) } else { k };
+        let page = if k % 50 == 0 { Page::zeroed() } else { any_page(k) };
+        let charge = vm.charge_resident(4096).unwrap();
+        let done = without_allocator(|| zswap.swap_out_unaided(slot, charge, NodeId(0), &page));
+        match done {
+            Ok(_) => stored.push((slot, page)),
+            Err(SwapOutError { error: Error::Unprepared { .. }, resident }) => {
+                drop(resident);
+                stored.retain(|(other, _)| *other != slot);
+                zswap.prepare_stores(&vm).unwrap();
+            }
+            Err(SwapOutError { error: error @ Error::PoolFull { reason: Unwritable::NotTried, .. }, resident }) => {
+                assert!(error.to_string().contains("was not to wait"), "{error}");
+                without_allocator(|| drop(resident));
+                stored.retain(|(other, _)| *other != slot);
+                refused += 1;
+                if refused % 20 == 0 {
+                    assert!(matches!(zswap.shrink_memcg(&vm, 300), Shrunk::Written(_)));
+                }
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 20 && stored.len() > 1000, "{refused} refused, {} stored", stored.len());
+    let mut page = Page::zeroed();
+    let mut seen = std::collections::HashSet::new();
+    for (slot, expected) in stored.iter().rev().filter(|(slot, _)| seen.insert(*slot)) {
+        zswap.load(*slot, &mut page).unwrap();
+        assert!(page[..] == expected[..]);
+    }
+    vm.set_zswap_max(4096).unwrap();
+    let charge = vm.charge_resident(4096).unwrap();
+    let hit = without_allocator(|| zswap.swap_out_unaided(slots.base(), charge, NodeId(0), &any_page(9))).unwrap_err();
+    assert!(matches!(hit.error, Error::Limit { reason: Unwritable::NotTried, .. }), "{}", hit.error);
+    assert_eq!(hit.resident.bytes(), 4096);
+    drop(hit);
+    zswap.assert_valid();
 }
 
 #[test]

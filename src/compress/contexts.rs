@@ -99,6 +99,16 @@ impl Contexts {
         ContextGuard { slot, context: Some(context) }
     }
 
+    /// Give each context that nobody has to `f`, one after the other.
+    pub fn each_free(&self, mut f: impl FnMut(&mut Context)) {
+        for slot in &self.slots {
+            let context = slot.state.lock().context.take();
+            if let Some(context) = context {
+                f(&mut ContextGuard { slot, context: Some(context) });
+            }
+        }
+    }
+
     /// Check the invariants, at a point where nobody has or wants a context.
     ///
     /// # Panics

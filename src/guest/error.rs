@@ -112,6 +112,20 @@ pub enum Error {
     /// Memory of a kind, or in a state, that cannot be registered.
     #[error("{0}")]
     Memory(String),
+    /// The memcg is of another tree than the engine's.
+    #[error("memcg {path} is not of this engine's tree: make it below Engine::root")]
+    ForeignMemcg {
+        /// Its path there.
+        path: String,
+    },
+    /// The system refused a thread.
+    #[error("cannot start a thread for {what}: raise `ulimit -u`, or the pids limit of the cgroup ({source})")]
+    NoThread {
+        /// What it was for.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
     /// A limit, a memcg.
     #[error(transparent)]
     Memcg(#[from] memcg::Error),

@@ -13,6 +13,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `engine.rs` | what VMs share |
 //! | `vm.rs`, `region.rs` | what an embedder holds: a VM, and each range of its memory |
 //! | `pages/` | the states of pages and everything that changes them |
 //! | `registry.rs` | from an address to the region it lies in, also inside a signal handler |
@@ -23,10 +24,13 @@
 //! | `control/` | a socket to ask and to drive a running engine |
 
 pub mod control;
+mod engine;
 mod error;
 pub mod limits;
 pub mod memory;
 pub(crate) mod pages;
+#[doc(hidden)]
+pub mod model;
 mod region;
 pub(crate) mod registry;
 pub mod service;
@@ -34,6 +38,9 @@ pub mod stats;
 pub mod uffd;
 mod vm;
 
+pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
+pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
+pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
 pub use region::{Evicted, Pin, Prefetched, Region};
 pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};

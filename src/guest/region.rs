@@ -108,8 +108,6 @@ impl Region {
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
-        for page in self.pages.clone() {
-            self.region.pages.word(page).unpin();
-        }
+        self.region.pages.unpin(self.pages.clone());
     }
 }

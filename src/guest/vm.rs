@@ -1,12 +1,13 @@
 //! [`Vm`]: the memory of one virtual machine, or of one program.
 
+use super::engine::Enrolled;
 use super::error::Error;
 use super::memory::Memory;
 use super::pages::ports::{Observer, Purse};
 use super::pages::{Compressed, Pages, Shared};
 use super::region::{Evicted, Region};
 use crate::memcg::Memcg;
-use crate::sync::{Arc, Mutex, Planted, Rank};
+use crate::sync::{Arc, Planted, Weak};
 use crate::zswap::Zswap;
 use std::ops::Range;
 
@@ -116,10 +117,15 @@ pub struct RegionInfo {
 pub(crate) struct Parts {
     pub(crate) zswap: Arc<Zswap>,
     pub(crate) memcg: Memcg,
-    pub(crate) purse: Arc<dyn Purse>,
-    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) purse: Box<dyn Purse>,
+    pub(crate) observer: Box<dyn Observer>,
     pub(crate) options: VmOptions,
+    /// Join those whose pages are taken; none where nobody takes any (models).
+    pub(crate) enroll: Option<Enroll>,
 }
+
+/// See [`Parts`].
+pub(crate) type Enroll = Box<dyn FnOnce(&Arc<Shared>) -> Enrolled>;
 
 /// The memory of one virtual machine: a memcg, and regions that are charged to it. Clones are the same VM.
 #[derive(Clone)]
@@ -127,21 +133,32 @@ pub struct Vm {
     inner: Arc<Inner>,
 }
 
+/// A VM, as long as somebody else keeps it.
+#[derive(Clone)]
+pub(crate) struct WeakVm(Weak<Inner>);
+
+impl WeakVm {
+    pub(crate) fn upgrade(&self) -> Option<Vm> {
+        Some(Vm { inner: self.0.upgrade()? })
+    }
+}
+
 struct Inner {
+    // Dropped first: nobody takes pages from then on.
+    enrolled: Option<Enrolled>,
     memcg: Memcg,
     options: VmOptions,
     zswap: Arc<Zswap>,
     shared: Arc<Shared>,
-    regions: Mutex<Vec<Arc<Pages>>>,
 }
 
 impl Vm {
     /// A VM without memory. For the engine.
     pub(crate) fn assemble(parts: Parts) -> Result<Vm, Error> {
-        let Parts { zswap, memcg, purse, observer, options } = parts;
-        let shared = Arc::new(Shared { store: zswap.clone(), purse, observer, planted: Planted::NONE });
-        let regions = Mutex::new(Rank::Guest, Vec::new());
-        Ok(Vm { inner: Arc::new(Inner { memcg, options, zswap, shared, regions }) })
+        let Parts { zswap, memcg, purse, observer, options, enroll } = parts;
+        let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
+        let enrolled = enroll.map(|enroll| enroll(&shared));
+        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared }) })
     }
 
     /// Register memory: its pages may leave from here on.
@@ -160,6 +177,20 @@ impl Vm {
         &self.inner.memcg
     }
 
+    /// What all its regions share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// What it keeps of its engine.
+    pub(crate) fn enrolled(&self) -> Option<&Enrolled> {
+        self.inner.enrolled.as_ref()
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakVm {
+        WeakVm(Arc::downgrade(&self.inner))
+    }
+
     /// Its options.
     pub(crate) fn options(&self) -> &VmOptions {
         &self.inner.options
@@ -172,17 +203,17 @@ impl Vm {
 
     /// Its regions.
     pub fn regions(&self) -> Vec<RegionInfo> {
-        self.inner.regions.lock().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
+        self.inner.shared.roster.all().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
     }
 
     /// Region number `n`, in the order of addresses, for who looks for pages to take out: no allocation.
     pub(crate) fn pages(&self, n: usize) -> Option<Arc<Pages>> {
-        self.inner.regions.lock().get(n).cloned()
+        self.inner.shared.roster.nth(n)
     }
 
     /// Compress up to so many staged pages, longest staged first.
-    pub(crate) fn compress_staged(&self, _pages: u32) -> Compressed {
-        todo!()
+    pub(crate) fn compress_staged(&self, pages: u32) -> Compressed {
+        self.inner.shared.compress_staged(pages)
     }
 
     /// Take pages out until so many bytes are won. How many were.

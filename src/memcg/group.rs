@@ -4,7 +4,7 @@
 //! counters  one of each kind: usage with generation, limit, mark, peak (see `counter`)
 //! refs      63 ....... 48 | 47 ............................. 0
 //!           generation    | handles, plus one while online
-//! flags     bit 0 writeback as set here   bit 1 writeback here and in every ancestor   bit 2 listed (see `roster`)
+//! flags     bit 0 writeback as set here   bit 1 writeback here and in every ancestor   bit 2 listed, bit 3 to stay so (see `roster`)
 //! nodes     a bit per node that objects may lie on: as set here, and that in every ancestor too
 //! tiers     63 .............................. 32 | 31 ............................... 0
 //!           a bit per tier: here and in every ancestor | as set here
@@ -36,6 +36,8 @@ const WRITEBACK: u32 = 1;
 const EFFECTIVE: u32 = 2;
 /// The memcg is in its ancestors' sets of those that may have entries.
 const LISTED: u32 = 4;
+/// It stays there.
+const STAYS: u32 = 8;
 
 /// The lock-free half of a memcg; the other half is `hierarchy::Node`.
 #[derive(Debug, Default)]
@@ -289,6 +291,17 @@ impl Group {
     /// Note whether it is. Under the tree lock.
     pub(super) fn set_listed(&self, on: bool) {
         self.set_flag(LISTED, on);
+    }
+
+    /// Whether it stays there.
+    #[inline]
+    pub(super) fn stays_listed(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & STAYS != 0
+    }
+
+    /// It does, until it is removed. Under the tree lock.
+    pub(super) fn stay_listed(&self) {
+        self.set_flag(STAYS, true);
     }
 
     fn set_flag(&self, flag: u32, on: bool) {

@@ -17,8 +17,9 @@
 //! which clears the flag under the list's lock, after another look. So after the adder's steps the memcg is listed:
 //! the flag it read was set with its entry on the list, and from then on the second look finds the entry.
 //!
-//! A listed memcg that is removed leaves its place to its parent.
+//! A listed memcg that is removed leaves its place to its parent. One that is to [stay](Memcg::stay_listed) is not taken off before.
 
+use super::error::Error;
 use super::handle::Memcg;
 use super::hierarchy::Hierarchy;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
@@ -100,7 +101,7 @@ impl Memcg {
     /// The tree lock, also around `look`.
     pub fn delist_with(&self, look: impl FnOnce(Listing<'_>)) {
         let mut hierarchy = self.shared().lock();
-        if !self.is_online() || !self.is_listed() {
+        if !self.is_online() || !self.is_listed() || self.stays_listed() {
             return;
         }
         let mut cleared = false;
@@ -108,6 +109,29 @@ impl Memcg {
         if cleared {
             self.shared().delist(&mut hierarchy, self.index());
         }
+    }
+
+    /// Put the memcg on the roster, and keep it there until it is removed: so that nobody who adds an entry has to, which would allocate.
+    ///
+    /// # Errors
+    /// [`Error::Offline`].
+    ///
+    /// # Locks
+    /// The tree lock.
+    pub fn stay_listed(&self) -> Result<(), Error> {
+        if self.stays_listed() && self.is_online() {
+            return Ok(());
+        }
+        let mut hierarchy = self.online()?;
+        self.shared().list(&mut hierarchy, self.index());
+        self.words().stay_listed();
+        Ok(())
+    }
+
+    /// Whether it stays there. Lock-free.
+    #[inline]
+    pub fn stays_listed(&self) -> bool {
+        self.words().stays_listed()
     }
 
     /// The listed memcg with the smallest id above `after`, of this one and its descendants. `MemcgId(0)` begins, and
@@ -172,6 +196,24 @@ mod tests {
         c.delist_with(|listing| listing.clear());
         assert_eq!((listed(&tree.root()), listed(&a)), (vec![3], vec![]));
         c.delist_with(|_| panic!("what is not listed needs no look"));
+        tree.assert_valid();
+    }
+
+    #[test]
+    fn a_memcg_that_is_to_stay_is_not_taken_off() {
+        let tree = Tree::new(TreeConfig::default());
+        let a = tree.root().mkdir("a").unwrap();
+        assert!(!a.stays_listed());
+        a.stay_listed().unwrap();
+        a.stay_listed().unwrap();
+        a.delist_with(|_| panic!("nobody has to look"));
+        assert_eq!((a.is_listed(), listed(&tree.root())), (true, vec![2]));
+        a.offline().unwrap();
+        assert!(a.stay_listed().is_err());
+        assert_eq!(listed(&tree.root()), [1], "its parent has its place, and may lose it");
+        tree.root().delist_with(|listing| listing.clear());
+        let again = tree.root().mkdir("b").unwrap();
+        assert!(!again.stays_listed());
         tree.assert_valid();
     }
 

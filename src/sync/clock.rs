@@ -37,6 +37,33 @@ impl Clock {
     }
 }
 
+/// A moment, to the nanosecond, for how long something took. Under loom nothing takes any time.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    #[cfg(not(loom))]
+    at: std::time::Instant,
+}
+
+impl Moment {
+    /// This one.
+    #[inline]
+    pub fn now() -> Self {
+        Moment {
+            #[cfg(not(loom))]
+            at: std::time::Instant::now(),
+        }
+    }
+
+    /// Nanoseconds since.
+    #[inline]
+    pub fn nanoseconds(self) -> u64 {
+        #[cfg(loom)]
+        return 0;
+        #[cfg(not(loom))]
+        return self.at.elapsed().as_nanos() as u64;
+    }
+}
+
 #[cfg(loom)]
 fn system() -> u64 {
     0

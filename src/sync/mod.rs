@@ -45,7 +45,7 @@ mod try_lock;
 mod turnstile;
 
 pub use chunk_table::ChunkTable;
-pub use clock::Clock;
+pub use clock::{Clock, Moment};
 pub use convoy::Convoy;
 pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -64,10 +64,13 @@ pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
 pub use turnstile::{Deadline, Passed, Ticket, Turnstile};
 
+/// As loom's: it has none.
+#[cfg(loom)]
+pub use std::sync::Weak;
 #[cfg(loom)]
 pub use loom::sync::Arc;
 #[cfg(not(loom))]
-pub use std::sync::Arc;
+pub use std::sync::{Arc, Weak};
 
 /// Slots in a cluster. Under loom, few: each is a tracked object.
 pub const CLUSTER_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };

@@ -91,6 +91,12 @@ pub enum Error {
         /// Its path there.
         path: String,
     },
+    /// A store that may not call the allocator would have to.
+    #[error("storing a page in slot {} would call the allocator: call Zswap::prepare_stores first, and again now and then", .slot.0)]
+    Unprepared {
+        /// The slot.
+        slot: Slot,
+    },
     /// The memcg was taken offline.
     #[error(transparent)]
     Memcg(#[from] memcg::Error),
@@ -146,6 +152,8 @@ pub enum Unwritable {
     WriteFailed,
     /// Everything there is in use this moment.
     Busy,
+    /// The store was not to wait.
+    NotTried,
 }
 
 impl std::fmt::Display for Unwritable {
@@ -167,7 +175,22 @@ impl std::fmt::Display for Unwritable {
             Unwritable::WriteFailed => {
                 "writes to the swapfile fail: check the disk and the space on its file system, or raise the limit"
             }
+            Unwritable::NotTried => "the store was not to wait: store where waiting is allowed, or raise the limit",
             Unwritable::Busy => "every entry is in use: try again, or raise the limit",
         })
+    }
+}
+
+impl Error {
+    /// A refusal of the allocator's, about which nothing may be done.
+    pub(super) fn unaided(refused: zsmalloc::Error) -> Self {
+        let reason = Unwritable::NotTried;
+        match refused {
+            zsmalloc::Error::Limit(source) => Error::Limit { source, reason },
+            source @ zsmalloc::Error::Arena(arena::Error::Limit { .. }) => Error::PoolFull { source, reason },
+            source @ zsmalloc::Error::NodesFull { .. } => Error::NodesFull { source, reason },
+            zsmalloc::Error::Memcg(removed) => removed.into(),
+            other => other.into(),
+        }
     }
 }

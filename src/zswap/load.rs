@@ -43,6 +43,20 @@ pub enum Taken {
     Kept,
 }
 
+/// Where a page was that [`load_from`](Zswap::load_from) has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadedFrom {
+    /// In the pool.
+    Pool {
+        /// Bytes of its payload.
+        bytes: usize,
+    },
+    /// On a device.
+    Device,
+    /// In the slot itself: one word that the page repeats.
+    SameFilled(u64),
+}
+
 impl Zswap {
     /// Read the page of a slot into `page`. The slot keeps it, and counts as referenced.
     ///
@@ -54,6 +68,19 @@ impl Zswap {
     /// Directory (shared); for pages not in the pool the cluster. None while decoding or reading.
     pub fn load(&self, slot: Slot, page: &mut [u8; PAGE_SIZE]) -> Result<(), Error> {
         self.core.load(slot, page, true).map(drop)
+    }
+
+    /// As [`load`](Self::load), or with `wait` false as [`try_load`](Self::try_load), and say where it was.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load) and [`try_load`](Self::try_load).
+    pub fn load_from(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, Error> {
+        let read = self.core.load(slot, page, wait)?;
+        Ok(match read.word.content() {
+            Content::SameFilled(pattern) => LoadedFrom::SameFilled(pattern),
+            Content::Compressed(entry) | Content::Pattern(entry) => LoadedFrom::Pool { bytes: entry.length },
+            _ => LoadedFrom::Device,
+        })
     }
 
     /// As [`load`](Self::load), into raw memory.

@@ -225,6 +225,20 @@ impl Lru {
         vec![List::EMPTY; 2 * self.nodes].into()
     }
 
+    /// Have the lists of a memcg there. Allocates.
+    pub(super) fn prepare(&self, group: GroupRef) {
+        let made = self.make(); // before the lock
+        let mut lists = self.lock(group);
+        if lists.is_empty() {
+            *lists = made;
+        }
+    }
+
+    /// Whether they are there.
+    pub(super) fn is_prepared(&self, group: GroupRef) -> bool {
+        self.groups.get(group.index().index()).is_some_and(|group| !group.lists.lock().is_empty())
+    }
+
     /// Put an entry at the warm end. Under its cluster lock. Allocates for a memcg's first entry.
     ///
     /// # Locks

@@ -18,7 +18,8 @@
 //!   no lazily made thread-local, no lock that is ever held over client memory: they run in handlers of faults on
 //!   client memory (not of signals at any other moment, which may interrupt the holder of a lock).
 //! - [`swap_out`](Zswap::swap_out): `swap_out.rs`. A store that takes over what its page was charged in memory.
-//! - many slots at once, and slots for clients without numbers of their own: `runs.rs`; what slots cost: `metadata.rs`.
+//! - many slots at once, and slots for clients without numbers of their own: `runs.rs`; what slots cost: `metadata.rs`; what they
+//!   hold: `holdings.rs`.
 //! - writeback: `writeback.rs`; what is on its way to a device: `flights.rs`, with the records of `inflight.rs`.
 //! - what lives on a device and is moved: `relocate.rs`, for segments that are sparse ([`clean`](Zswap::clean), `cleaning.rs`), tiers
 //!   that are full ([`demote`](Zswap::demote), `demotion.rs`) and devices that leave ([`swapoff`](Zswap::swapoff), `swapoff.rs`).
@@ -42,6 +43,7 @@ mod error;
 #[cfg(all(test, not(loom)))]
 mod failing_steps;
 mod flights;
+mod holdings;
 mod inflight;
 mod load;
 mod load_run;
@@ -82,7 +84,8 @@ pub use builder::{Builder, WRITEBACK_BATCH};
 pub use cleaning::Cleaned;
 pub use demotion::Demoted;
 pub use error::{Error, Unwritable};
-pub use load::{Installed, Taken};
+pub use holdings::Holdings;
+pub use load::{Installed, LoadedFrom, Taken};
 pub use metadata::Metadata;
 pub use prefetch::Prefetched;
 pub use pressure::{PressureError, PressureWatch, Trigger};

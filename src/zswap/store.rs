@@ -78,6 +78,8 @@ pub(super) struct Payer<'a> {
     pub(super) memcg: &'a Memcg,
     /// Bytes that it is charged for the page already, as resident: its `memory.max` is not asked again.
     pub(super) prepaid: Option<u64>,
+    /// Neither the allocator nor a device may help: a store that does not fit as things are is refused.
+    pub(super) unaided: bool,
 }
 
 /// Whether a page may enter the pool.
@@ -123,7 +125,7 @@ impl Zswap {
     /// # Locks
     /// Class, arena, cluster, LRU, one after the other; none while compressing or writing.
     pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
-        self.core.store_or_empty(slot, Payer { memcg, prepaid: None }, node, page)
+        self.core.store_or_empty(slot, Payer { memcg, prepaid: None, unaided: false }, node, page)
     }
 }
 
@@ -200,6 +202,8 @@ impl Core {
         let payload_bytes = payload.bytes.len();
         let stored = match self.allocate(payer, payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
+            // What it says does not matter: nothing was tried.
+            Err(refused) if payer.unaided => self.admit(payer, node, payload_bytes, Some(refused)).map(|_| None),
             Err(refused) => {
                 // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
                 let bytes = payload.bytes.to_vec();
@@ -306,6 +310,9 @@ impl Core {
                     Err(refused) => refused,
                 },
             };
+            if payer.unaided {
+                return Err(Error::unaided(refused));
+            }
             // What the store waits for from here on is memory.
             stalled.get_or_insert_with(|| payer.memcg.stall());
             match refused {

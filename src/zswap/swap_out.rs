@@ -10,9 +10,11 @@
 //! back afterwards could not make room for a memcg at its limit.
 
 use super::Error;
-use super::core::Zswap;
+use super::core::{Core, Zswap};
 use super::store::{Payer, Stored};
-use crate::memcg::{self, Resident};
+use crate::compress::CodecId;
+use crate::memcg::{self, Memcg, Resident};
+use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
 use crate::units::{NodeId, PAGE_SIZE, Slot};
 
@@ -46,6 +48,38 @@ impl Zswap {
         node: NodeId,
         page: &[u8; PAGE_SIZE],
     ) -> Result<Stored, Box<SwapOutError>> {
+        self.swap_out_with(slot, resident, node, page, false).map_err(Box::new)
+    }
+
+    /// [`swap_out`](Self::swap_out) inside the handler of a fault: it neither calls the allocator nor waits for a device. Where a
+    /// limit is reached it makes no room, but says so as soon as the page is compressed.
+    ///
+    /// # Errors
+    /// As `swap_out`, and [`Error::Unprepared`] where the allocator would have to be called.
+    ///
+    /// # Locks
+    /// As [`store`](Self::store); none that anybody holds while calling the allocator, but for the codec's context, of which there are
+    /// as many as threads may compress at once.
+    #[expect(clippy::result_large_err, reason = "a box would be the allocator's")]
+    pub fn swap_out_unaided(
+        &self,
+        slot: Slot,
+        resident: Resident,
+        node: NodeId,
+        page: &[u8; PAGE_SIZE],
+    ) -> Result<Stored, SwapOutError> {
+        self.swap_out_with(slot, resident, node, page, true)
+    }
+
+    #[expect(clippy::result_large_err, reason = "a box would be the allocator's")]
+    fn swap_out_with(
+        &self,
+        slot: Slot,
+        resident: Resident,
+        node: NodeId,
+        page: &[u8; PAGE_SIZE],
+        unaided: bool,
+    ) -> Result<Stored, SwapOutError> {
         let (mut resident, mut backoff) = (resident, Backoff::new());
         loop {
             let (memcg, objcg, bytes) = match resident.into_prepaid() {
@@ -56,9 +90,12 @@ impl Zswap {
                     continue;
                 }
             };
-            let payer = Payer { memcg: &memcg, prepaid: Some(bytes) };
             // Ours until an object has taken it over: a device that panics does not take it along.
             let charge = Resident::from_prepaid(objcg, bytes);
+            let payer = Payer { memcg: &memcg, prepaid: Some(bytes), unaided };
+            if unaided && !self.core.is_prepared(&memcg, slot) {
+                return Err(SwapOutError { error: Error::Unprepared { slot }, resident: charge });
+            }
             return match self.core.store_or_empty(slot, payer, node, page) {
                 Ok(stored @ (Stored::Compressed { .. } | Stored::Incompressible | Stored::Pattern { .. })) => {
                     charge.forget();
@@ -70,8 +107,39 @@ impl Zswap {
                     backoff.wait();
                     continue;
                 }
-                Err(error) => Err(Box::new(SwapOutError { error, resident: charge })),
+                Err(error) => Err(SwapOutError { error, resident: charge }),
             };
         }
+    }
+
+    /// Have there what [`swap_out_unaided`](Self::swap_out_unaided) needs for pages of this memcg: its lists, its place on the roster
+    /// (for good), the codec's tables, and room in the table of clusters for some 30 000 more slots that were never stored to. May
+    /// allocate. To be called when the memcg begins to be used so, when the codec was changed, and whenever a store says that it is
+    /// [not prepared](Error::Unprepared).
+    ///
+    /// # Errors
+    /// When the memcg was removed.
+    ///
+    /// # Locks
+    /// The tree lock; LRU.
+    pub fn prepare_stores(&self, memcg: &Memcg) -> Result<(), Error> {
+        if !memcg.tree().is(&self.core.tree) {
+            return Err(Error::ForeignMemcg { path: memcg.path() });
+        }
+        memcg.stay_listed()?;
+        self.core.lru.prepare(memcg.group());
+        self.core.slots.make_ahead();
+        let codec = self.core.codecs.by_id(CodecId::new(self.core.codec.load(Ordering::Relaxed)));
+        let codec = codec.expect("the current codec is in the registry");
+        // Those that are in use have been used.
+        self.core.contexts.each_free(|context| _ = codec.compress(context, &[0; PAGE_SIZE]));
+        Ok(())
+    }
+}
+
+impl Core {
+    /// Whether a page of the memcg can be stored in this slot without the allocator.
+    fn is_prepared(&self, memcg: &Memcg, slot: Slot) -> bool {
+        memcg.stays_listed() && self.lru.is_prepared(memcg.group()) && self.slots.is_made_ahead(slot)
     }
 }

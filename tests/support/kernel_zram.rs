@@ -47,7 +47,7 @@ impl KernelZram {
         let setting = |name: &str, error: io::Error| format!("zram{}: {name}: {error}", zram.number);
         zram.set("comp_algorithm", "lz4").map_err(|error| setting("this kernel's zram has no lz4", error))?;
         zram.set("disksize", &(blocks * PAGE_SIZE as u64).to_string()).map_err(|error| setting("disksize", error))?;
-        let path = format!("/dev/zram{}", zram.number);
+        let path = zram.device_path();
         // The node is made by the kernel (devtmpfs) or by a daemon, a little later.
         let deadline = Instant::now() + Duration::from_secs(2);
         let device = loop {
@@ -59,6 +59,16 @@ impl KernelZram {
         };
         zram.device = Some(device);
         Ok(zram)
+    }
+
+    /// Its number among zram devices, as text.
+    pub fn number(&self) -> &str {
+        &self.number
+    }
+
+    /// The block device, for `swapon`.
+    pub fn device_path(&self) -> String {
+        format!("/dev/zram{}", self.number)
     }
 
     fn path(&self, name: &str) -> String {

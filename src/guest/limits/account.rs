@@ -111,6 +111,11 @@ impl Account {
         &self.memcg
     }
 
+    /// Milliseconds, on the clock of its epochs.
+    pub(crate) fn now(&self) -> u64 {
+        self.limits.now()
+    }
+
     pub(crate) fn objcg(&self) -> ObjcgId {
         self.objcg.id()
     }

@@ -9,7 +9,8 @@
 //!
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
-use super::evictable::{Counts, Effort, Evictable};
+use super::account::Account;
+use super::evictable::{Counts, Evictable};
 use super::limits::{ALL_WORDS, Limits, RUN};
 use super::roster::Wanted;
 use crate::memcg::{
@@ -26,6 +27,9 @@ const MOST_VAIN: u32 = 32;
 
 /// Of an excess, so much at a time: the next memcg's turn.
 const SLICE: u64 = 1 << 20;
+
+/// Compressed bytes that are written to a device for a store that was refused.
+const WRITE_BACK: u64 = 256 << 10;
 
 /// A memcg above its mark.
 struct Above {
@@ -57,15 +61,21 @@ impl Limits {
             }
             let kept = if fresh > 0 || pick.counts.staged > ahead { ahead } else { 0 };
             let mut over = pick.vm().counts().staged.saturating_sub(kept).min(pick.spare).min(u64::from(RUN)) as u32;
-            let (mut gone, mut refused) = (0, fresh == 0 && over == 0);
+            let (mut gone, mut refused, mut helped) = (0, fresh == 0 && over == 0, false);
             while over > 0 && won + gone < bytes && !stop() {
                 // No more than may be needed: a page brings at most what it was charged.
                 let missing = (bytes - won - gone).div_ceil(PAGE_SIZE as u64);
                 let batch = over.min(BATCH).min(missing.try_into().unwrap_or(BATCH));
-                let compressed = pick.vm().compress_staged(batch, Effort::Background);
+                let compressed = pick.vm().compress_staged(batch);
                 some |= compressed.pages + compressed.back + compressed.refused > 0;
                 gone += compressed.bytes;
                 over = over.saturating_sub(compressed.pages + compressed.back);
+                if compressed.refused > 0 && !helped {
+                    helped = true;
+                    if self.help(pick.vm().account()) {
+                        continue;
+                    }
+                }
                 if compressed.refused > 0 || compressed.pages + compressed.back == 0 {
                     refused = true;
                     break;
@@ -91,6 +101,14 @@ impl Limits {
             () => End::NothingToScan,
         };
         Reclaimed { bytes: won, end }
+    }
+
+    /// A VM's page was refused by the store, which neither calls the allocator nor makes room. Whether another try makes sense.
+    fn help(&self, account: &Account) -> bool {
+        // Also for the allocator's sake: whether it was for that, is known at the next refusal.
+        self.prepare(account);
+        // Its own limit, or one above it; else the pool's.
+        self.write_back(account.memcg(), WRITE_BACK) > 0 || self.write_back(&self.tree().root(), WRITE_BACK) > 0
     }
 
     /// Have compressed bytes of `scope` written to a device. How many went.

@@ -60,15 +60,6 @@ impl std::ops::AddAssign for Compressed {
     }
 }
 
-/// How a page may be compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effort {
-    /// In a fault: a store that would allocate or wait for a device is refused instead.
-    Fault,
-    /// On a thread of its own.
-    Background,
-}
-
 /// A VM as the evictor sees it.
 pub(crate) trait Evictable: Send + Sync {
     /// What it is charged through.
@@ -81,8 +72,8 @@ pub(crate) trait Evictable: Send + Sync {
     /// `each` returns.
     fn regions(&self, from: u32, each: &mut dyn FnMut(u32, &dyn Clocked) -> bool);
 
-    /// Compress up to `pages` staged pages, those first that were staged first.
-    fn compress_staged(&self, pages: u32, effort: Effort) -> Compressed;
+    /// Compress up to `pages` staged pages, those first that were staged first. The store makes no room: it refuses.
+    fn compress_staged(&self, pages: u32) -> Compressed;
 }
 
 /// A region as policies see it: pages by number.

@@ -1,7 +1,7 @@
 //! VMs in small for unit tests: regions of words that move without a kernel, charged through real accounts.
 
 use super::account::{Account, CameFrom, Charged, Why};
-use super::evictable::{Clocked, Compressed, Counts, Effort, Evictable, Staged};
+use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
 use super::limits::{Limits, LimitsConfig, Membership};
 use super::policy::{Look, Policy};
 use crate::memcg::{Bytes4, Memcg, ObjcgId, Tree};
@@ -50,7 +50,8 @@ struct FakeRegion<'a> {
 
 pub(super) fn limits(tree: &Tree, policy: impl Policy + 'static, staged_ahead: u32) -> Arc<Limits> {
     let policy = Box::new(policy);
-    let config = LimitsConfig { policy, on_overshoot: None, staged_ahead, clock: Clock::settable() };
+    let config =
+        LimitsConfig { policy, on_overshoot: None, staged_ahead, clock: Clock::settable(), prepare: Box::new(|_| ()) };
     Arc::new(Limits::new(tree.clone(), config))
 }
 
@@ -136,7 +137,7 @@ impl Evictable for FakeVm {
         }
     }
 
-    fn compress_staged(&self, pages: u32, _: Effort) -> Compressed {
+    fn compress_staged(&self, pages: u32) -> Compressed {
         let mut state = self.state.lock().unwrap();
         let mut compressed = Compressed::default();
         for _ in 0..pages {

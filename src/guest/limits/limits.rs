@@ -10,7 +10,8 @@
 //!                       no room here and now: the evictor, who may write to a device, is waited for once
 //! ```
 
-use super::evictable::{Counts, Effort, Evictable, Staged};
+use super::account::Account;
+use super::evictable::{Counts, Evictable, Staged};
 use super::overshoot::{OnOvershoot, Overshoot, Verdict};
 use super::policy::{Policy, View};
 use super::roster::{FAULT_LOOKS, Roster, Wanted};
@@ -46,6 +47,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) staged_ahead: u32,
     /// The time.
     pub(crate) clock: Clock,
+    /// Have the store get ready what it needs to take this memcg's pages without the allocator.
+    pub(crate) prepare: Box<dyn Fn(&Memcg) + Send + Sync>,
 }
 
 /// What all VMs of an engine share.
@@ -80,6 +83,7 @@ impl Limits {
 
     /// A VM joins.
     pub(crate) fn join(self: &Arc<Self>, vm: Arc<dyn Evictable>) -> Membership {
+        self.prepare(vm.account());
         Membership { place: self.roster.join(vm), limits: Arc::clone(self) }
     }
 
@@ -95,6 +99,10 @@ impl Limits {
         &*self.config.policy
     }
 
+    pub(crate) fn policy_name(&self) -> &'static str {
+        self.config.policy.name()
+    }
+
     pub(super) fn staged_ahead(&self) -> u32 {
         self.config.staged_ahead
     }
@@ -105,6 +113,14 @@ impl Limits {
 
     pub(super) fn room(&self) -> &Turnstile {
         &self.room
+    }
+
+    /// Have the store ready for a VM's pages.
+    pub(super) fn prepare(&self, account: &Account) {
+        // Its parent's, once its memcg was removed.
+        if let Some(memcg) = self.tree.get(self.tree.group_of(account.objcg())) {
+            (self.config.prepare)(&memcg);
+        }
     }
 
     /// Milliseconds.
@@ -195,7 +211,7 @@ impl Limits {
         let mut refused = false;
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&staged) else { break };
-            let compressed = pick.vm().compress_staged(FAULT_PAGES, Effort::Fault);
+            let compressed = pick.vm().compress_staged(FAULT_PAGES);
             self.note_won(compressed.bytes);
             if compressed.bytes > 0 || compressed.back > 0 {
                 return true; // what came back is charged by who touched it, and the next may go
@@ -215,7 +231,7 @@ impl Limits {
             let staged = self.stage(pick.vm(), RUN, FAULT_WORDS);
             pick.finish(staged.pages);
             if staged.pages > 0 {
-                let compressed = pick.vm().compress_staged(FAULT_PAGES, Effort::Fault);
+                let compressed = pick.vm().compress_staged(FAULT_PAGES);
                 self.note_won(compressed.bytes);
                 return compressed.bytes > 0 || compressed.back > 0;
             }

@@ -23,6 +23,7 @@
 //! | `overshoot` | what is said when a limit is passed, and what can be answered |
 //! | `evict` | bringing a memcg down: who, how much, until when |
 //! | `evictor` | the thread that does it ahead of faults |
+//! | `tenant` | a VM as its pages see it, and as limits see it |
 //! | `policy` | which pages go |
 //!
 //! Invariants:
@@ -31,8 +32,6 @@
 //! - **L2** Every page that is in memory is charged 4096 bytes to its VM's memcg and all ancestors, exactly, from before it is
 //!   installed until after it is gone. No limit is passed but by an overshoot, which is counted where it happened.
 //! - **L3** Who waits here for room waits for the evictor, which waits for no page's owner.
-
-#![cfg_attr(not(test), allow(dead_code, reason = "the engine comes next"))]
 
 mod account;
 mod epochs;
@@ -45,16 +44,16 @@ mod overshoot;
 mod pace;
 pub mod policy;
 mod roster;
+mod tenant;
 
 #[cfg(all(test, not(loom)))]
 mod fake;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-#[allow(unused_imports, reason = "the engine comes next")]
-pub(crate) use account::{Account, CameFrom, Charged, Why};
-#[allow(unused_imports, reason = "the engine comes next")]
-pub(crate) use evictable::{Clocked, Compressed, Counts, Evictable, Staged};
-#[allow(unused_imports, reason = "the engine comes next")]
+pub(crate) use account::Account;
+pub(crate) use evict::Anon;
+pub(crate) use evictor::Evictor;
 pub(crate) use limits::{Limits, LimitsConfig, Membership};
 pub use overshoot::{OnOvershoot, Overshoot, Verdict};
+pub(crate) use tenant::{Evictee, Tenant};

@@ -1,7 +1,8 @@
 //! Limits over VMs in small (`fake`): what holds at each moment, who gives, and what happens when nobody can.
 
-use super::account::Why;
+use super::account::{Charged, Why};
 use super::evict::Anon;
+use super::evictable::Evictable;
 use super::evictor::Evictor;
 use super::fake::{At, FakeVm, SLOT, limits};
 use super::policy::{PlainFifo, StagedFifo};
@@ -122,6 +123,7 @@ fn the_callback_raises_pauses_or_poisons() {
         on_overshoot: Some(Box::new(on_overshoot)),
         staged_ahead: 64,
         clock: Clock::settable(),
+        prepare: Box::new(|_| ()),
     };
     let limits = Arc::new(Limits::new(tree.clone(), config));
     let (vm, _here) = FakeVm::join(&limits, &memcg, &[10]);

@@ -27,11 +27,21 @@
 //!
 //! No call allocates, and all but [`present`](Backing::present) may be made in a signal handler.
 
+use super::Refusal;
 use std::io;
 use std::ops::Range;
 
 /// What the kernel can do for the pages of one region. Pages are numbered from the start of the region.
 pub trait Backing: Send + Sync {
+    /// Register the range with its descriptor: from here on, accesses to pages that are not there fault. Whoever serves faults must know the
+    /// range by now. To be called once, before all else.
+    ///
+    /// # Errors
+    /// When the kernel refuses the range, or another descriptor has it.
+    fn register(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// Take `pages` pages out of the guest range, from `first` on: the guest's next access to one of them faults. Their words are Leaving.
     ///
     /// Pages before the obstacle are staged, the others are where they were; one with an obstacle stays in the guest range (`Busy`:
@@ -112,6 +122,13 @@ pub trait Backing: Send + Sync {
     /// Where staged bytes lie: see B3.
     fn staging(&self) -> Staging {
         Staging::Apart
+    }
+
+    /// The program moved the whole mapping to another address, with its registration (`mremap`, told by an event). False where the backing
+    /// cannot follow: the region must be given up then.
+    fn moved(&self, to: usize) -> bool {
+        let _ = to;
+        false
     }
 
     /// After a fork whose child has ended: make pages that [`take_out`](Self::take_out) calls `Busy` the process's own again, and say how

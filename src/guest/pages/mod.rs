@@ -19,9 +19,20 @@
 //!    word back on every path.
 //! 2. Who meets an owned word waits for it owning none, or leaves a fault to the owner.
 
+mod ahead;
+mod compress;
+mod discard;
+mod fault;
+mod kept;
+mod out;
+mod owned;
 #[expect(clippy::module_inception, reason = "the concept that the layer is named after")]
-pub(crate) mod pages;
+mod pages;
+mod pin;
 pub(crate) mod ports;
+mod queue;
+mod unregister;
+mod valid;
 pub(crate) mod word;
 
 pub(crate) use pages::{Access, Compressed, Kind, Pages, Served, Shared, Staging, Waiting};

@@ -1,10 +1,14 @@
 //! [`Pages`]: the pages of one region, and what all pages of a VM share.
 
+use super::ahead::{Bounces, Streak};
+use super::kept::Kept;
+use super::owned::TOGETHER;
 use super::ports::{Observer, Purse, Store};
+use super::queue::Roster;
 use super::word::Word;
-use crate::guest::Error;
 use crate::guest::memory::backing::Backing;
-use crate::sync::{Arc, Planted, Seat, Table};
+use crate::guest::{Error, FaultAround, VmOptions};
+use crate::sync::{Arc, Moment, Planted, Seat, Seated, Table};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
 use std::ops::Range;
 
@@ -99,22 +103,77 @@ pub(crate) struct Compressed {
 
 /// What all pages of a VM share.
 pub(crate) struct Shared {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) purse: Arc<dyn Purse>,
-    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) purse: Box<dyn Purse>,
+    pub(crate) observer: Box<dyn Observer>,
+    pub(crate) roster: Roster,
+    pub(crate) kept: Kept,
+    pub(crate) around: FaultAround,
+    pub(crate) bounces: Bounces,
     pub(crate) planted: Planted,
+}
+
+impl Shared {
+    /// What is needed from others, and how it is to be used.
+    pub(crate) fn new(
+        store: Box<dyn Store>,
+        purse: Box<dyn Purse>,
+        observer: Box<dyn Observer>,
+        options: &VmOptions,
+        planted: Planted,
+    ) -> Result<Self, Error> {
+        Ok(Shared {
+            store,
+            purse,
+            observer,
+            roster: Roster::new(),
+            kept: Kept::new(options.kept_bytes),
+            around: options.fault_around,
+            bounces: Bounces::new(options.fault_around)?,
+            planted,
+        })
+    }
+
+    /// A moment, for [`served`](Self::served).
+    #[inline]
+    pub(super) fn now(&self) -> Moment {
+        Moment::now()
+    }
+
+    /// A page was brought in, or found, for who has waited since then.
+    #[inline]
+    pub(super) fn served(&self, kind: Kind, since: Moment) {
+        self.observer.served(kind, since.nanoseconds());
+    }
+
+    /// Compress up to so many staged pages, longest staged first.
+    pub(crate) fn compress_staged(&self, most: u32) -> Compressed {
+        let mut done = Compressed::default();
+        let mut left = most;
+        while left > 0 {
+            let Some((pages, first, len)) = self.roster.pop(left.min(TOGETHER)) else { break };
+            let of_run = pages.compress_run(first, len);
+            left -= len;
+            done += of_run;
+            if of_run.refused > 0 {
+                break;
+            }
+        }
+        done
+    }
 }
 
 /// The pages of one region.
 pub(crate) struct Pages {
+    id: u32,
     words: Table<Word>,
-    count: u32,
     address: usize,
     slots: SlotRange,
     backing: Box<dyn Backing>,
     shared: Arc<Shared>,
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
+    pub(super) streak: Streak,
 }
 
 impl Pages {
@@ -128,25 +187,35 @@ impl Pages {
         slots: SlotRange,
         address: usize,
     ) -> Result<Self, Error> {
-        let count = slots.len() as u32;
-        let words = Table::reserve(count as usize).map_err(|source| Error::AddressSpace {
-            bytes: 4 * u64::from(count),
+        let words = Table::reserve(slots.len() as usize).map_err(|source| Error::AddressSpace {
+            bytes: 4 * slots.len(),
             what: "the words of its pages",
             source,
         })?;
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
-        Ok(Pages { words, count, address, slots, backing, shared, gate })
+        let id = shared.roster.next_id();
+        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default() })
+    }
+
+    /// No other region of the VM has, or will have, this number.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
     }
 
     /// How many.
     pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.slots.len() as u32
     }
 
     /// The addresses they have.
     pub(crate) fn addresses(&self) -> Range<usize> {
-        self.address..self.address + self.count as usize * PAGE_SIZE
+        self.address..self.address + self.count() as usize * PAGE_SIZE
+    }
+
+    /// The address of a page.
+    pub(crate) fn address(&self, page: u32) -> usize {
+        self.address + page as usize * PAGE_SIZE
     }
 
     /// The word of a page.
@@ -156,17 +225,56 @@ impl Pages {
     }
 
     /// The slot of a page.
+    #[inline]
     pub(crate) fn slot(&self, page: u32) -> Slot {
         self.slots.base() + u64::from(page)
     }
 
-    /// Serve a fault of a page.
-    pub(crate) fn fault(&self, _page: u32, _access: Access, _waiting: Waiting) -> Served {
-        todo!()
+    /// All slots.
+    pub(crate) fn slots(&self) -> SlotRange {
+        self.slots
     }
 
-    /// Take up to 64 consecutive pages out, those that may leave; with `banned`, also those that are to be left alone.
-    pub(crate) fn stage(self: &Arc<Self>, _first: u32, _pages: u32, _banned: bool) -> Staging {
-        todo!()
+    #[inline]
+    pub(crate) fn backing(&self) -> &dyn Backing {
+        &*self.backing
+    }
+
+    #[inline]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Come through to take pages out; `None` while the region is being unregistered.
+    pub(super) fn enter(&self) -> Option<Seated<'_, ()>> {
+        self.gate.get()
+    }
+
+    /// Nobody takes pages out from here on; who does is waited for.
+    pub(super) fn close(&self) {
+        let _ = self.gate.take();
+    }
+
+    /// Pages may be taken out again.
+    pub(super) fn reopen(&self) {
+        let _ = self.gate.put(());
+    }
+}
+
+impl std::ops::AddAssign for Compressed {
+    fn add_assign(&mut self, other: Compressed) {
+        self.pages += other.pages;
+        self.won += other.won;
+        self.back += other.back;
+        self.refused += other.refused;
+    }
+}
+
+impl std::ops::AddAssign for Staging {
+    fn add_assign(&mut self, other: Staging) {
+        self.staged += other.staged;
+        self.vanished += other.vanished;
+        self.busy += other.busy;
+        self.stopped |= other.stopped;
     }
 }

@@ -4,8 +4,9 @@
 //! All of it is called in handlers of faults: no allocation, no lock that is held over guest memory.
 
 use crate::memcg::Resident;
+use crate::sync::Arc;
 use crate::units::{NodeId, PAGE_SIZE, Slot};
-use crate::zswap::{self, Stored, Zswap};
+use crate::zswap::{self, LoadedFrom, Stored, Zswap};
 
 /// Why pages are charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,17 +32,6 @@ pub(crate) trait Purse: Send + Sync {
     fn page_charge(&self) -> Resident;
 }
 
-/// Where a page was that came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Form {
-    /// Compressed in the pool.
-    Compressed,
-    /// On a device.
-    Device,
-    /// One repeated word.
-    SameFilled,
-}
-
 /// Where pages are kept that are out.
 pub(crate) trait Store: Send + Sync {
     /// Store a page that is charged as resident; its charge pays for what it becomes.
@@ -52,8 +42,8 @@ pub(crate) trait Store: Send + Sync {
     /// Read a page; the slot keeps it. With `wait` false, not from a device.
     ///
     /// # Errors
-    /// As [`Zswap::load`] and [`Zswap::try_load`].
-    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<Form, zswap::Error>;
+    /// As [`Zswap::load_from`].
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error>;
     /// One reference to what a slot holds less. Nothing, where it holds nothing.
     fn give_back(&self, slot: Slot);
     /// Whether the slot holds anything.
@@ -121,25 +111,50 @@ pub(crate) trait Observer: Send + Sync {
 /// Nobody does.
 impl Observer for () {}
 
+impl<P: Purse + ?Sized> Purse for Arc<P> {
+    fn charge(&self, pages: u32, why: Why) {
+        (**self).charge(pages, why);
+    }
+    fn try_charge(&self, pages: u32) -> bool {
+        (**self).try_charge(pages)
+    }
+    fn uncharge(&self, pages: u32) {
+        (**self).uncharge(pages);
+    }
+    fn page_charge(&self) -> Resident {
+        (**self).page_charge()
+    }
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+        (**self).put_away(slot, purse, page)
+    }
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        (**self).read(slot, page, wait)
+    }
+    fn give_back(&self, slot: Slot) {
+        (**self).give_back(slot);
+    }
+    fn holds(&self, slot: Slot) -> bool {
+        (**self).holds(slot)
+    }
+}
+
 impl Store for Zswap {
     fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
-        match self.swap_out(slot, purse.page_charge(), NodeId(0), page) {
+        // In a fault there is nobody to help; elsewhere the evictor makes room, and comes again.
+        match self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page) {
             Ok(stored) => Ok(stored),
             Err(refused) => {
-                let refused = *refused;
                 refused.resident.forget(); // charged as before
                 Err(refused.error)
             }
         }
     }
 
-    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<Form, zswap::Error> {
-        // Where it lies is told from whether it can be had without a device.
-        match self.try_load(slot, page) {
-            Ok(()) => Ok(Form::Compressed),
-            Err(zswap::Error::NeedsIo { .. }) if wait => self.load(slot, page).map(|()| Form::Device),
-            Err(error) => Err(error),
-        }
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        self.load_from(slot, page, wait)
     }
 
     fn give_back(&self, slot: Slot) {

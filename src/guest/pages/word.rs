@@ -1,10 +1,10 @@
 //! [`Word`]: where a page of a guest is, in 32 bits. Every change is one compare-exchange.
 //!
 //! ```text
-//!   31      24 23      16 15  13 12 10  9    8    7       6       5      4      3      0
-//!   +---------+----------+------+-----+----+------+-------+-------+------+------+-------+
-//!   |  stamp  |   pins   |   -  | ban |left|waiter|handed |refer. | kept |shadow| state |
-//!   +---------+----------+------+-----+----+------+-------+-------+------+------+-------+
+//!   31      24 23      16 15  13    12     11 10  9    8    7       6       5      4      3      0
+//!   +---------+----------+------+-------+------+----+------+-------+-------+------+------+-------+
+//!   |  stamp  |   pins   | size |through| ban  |left|waiter|handed |refer. | kept |shadow| state |
+//!   +---------+----------+------+-------+------+----+------+-------+-------+------+------+-------+
 //! ```
 //!
 //! | state | where the bytes are | charged as |
@@ -22,8 +22,10 @@
 //! | flag | means |
 //! |---|---|
 //! | shadow | a compressor is not through with the staging place: the page is not taken out until it is cleared |
-//! | handed | only while Filling: the compressor is through, and the owner gives the frame in the staging place back |
+//! | through | only while owned: the compressor that the page was taken from knows that; it does not read the staging place any more |
+//! | handed | only while Filling: and it has left the frame in the staging place to the owner |
 //! | kept | the slot holds an equal copy, and the page is write-protected; cleared before the first write goes ahead |
+//! | size | of that copy, in steps of 512 bytes, less one |
 //! | referenced | it came back from the staging place: hot |
 //! | waiter | somebody sleeps until the owned state ends |
 //! | left | somebody left a fault of the page to the owner, who wakes it |
@@ -35,8 +37,8 @@
 //!    is a compare-exchange too, which keeps them.
 //! 2. Nothing is installed in the guest range, and nothing taken from it, without owning the word.
 //! 3. `kept` is set and cleared only by who owns the word.
-//! 4. A word is Compressing only with `shadow`; `shadow` is set with it, and cleared by the same compressor or by whom it handed the
-//!    frame to.
+//! 4. A word is Compressing only with `shadow`, which is set with it, and cleared by the same compressor or by whom it handed the
+//!    frame to, when what it stored is given back and it reads the staging place no more.
 //!
 //! Owned with Acquire, given back with Release: who owns a word sees what its last owner did.
 
@@ -96,13 +98,16 @@ const WAITER: u32 = 1 << 8;
 const LEFT: u32 = 1 << 9;
 const BAN_SHIFT: u32 = 10;
 const BAN: u32 = 3 << BAN_SHIFT;
+const THROUGH: u32 = 1 << 12;
+const SIZE_SHIFT: u32 = 13;
+const SIZE: u32 = 7 << SIZE_SHIFT;
 const PINS_SHIFT: u32 = 16;
 const PINS: u32 = 0xff << PINS_SHIFT;
 const STAMP_SHIFT: u32 = 24;
 
 const _: () = {
     assert!(STATES.len() <= STATE as usize + 1);
-    let flags = [SHADOW, KEPT, REFERENCED, HANDED, WAITER, LEFT, BAN, PINS, 0xff << STAMP_SHIFT];
+    let flags = [SHADOW, KEPT, REFERENCED, HANDED, WAITER, LEFT, BAN, THROUGH, SIZE, PINS, 0xff << STAMP_SHIFT];
     let (mut seen, mut k) = (STATE, 0);
     while k < flags.len() {
         assert!(seen & flags[k] == 0);
@@ -116,6 +121,25 @@ pub(crate) const MAX_BAN: u32 = BAN >> BAN_SHIFT;
 
 /// The most pins a page can have.
 pub(crate) const MAX_PINS: u32 = PINS >> PINS_SHIFT;
+
+/// A copy that the slot keeps of a page in the guest range: how much of the pool it takes, in steps of [`KEPT_STEP`] bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptSize(u8);
+
+/// What kept copies are counted in.
+pub(crate) const KEPT_STEP: u64 = 512;
+
+impl KeptSize {
+    /// So many bytes, up to a page.
+    pub(crate) fn of(bytes: usize) -> Self {
+        KeptSize((bytes as u64).div_ceil(KEPT_STEP).clamp(1, 8) as u8)
+    }
+
+    /// Bytes, rounded up.
+    pub(crate) fn bytes(self) -> u64 {
+        u64::from(self.0) * KEPT_STEP
+    }
+}
 
 /// What a word said at some moment.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -161,6 +185,8 @@ pub(crate) enum Frame {
     Handed,
     /// The compressor gives it back, and then clears `shadow`.
     Ours,
+    /// Nobody: whoever took the page could do nothing with it, and it is staged again. The compressor clears `shadow`.
+    Staged,
 }
 
 // === impl Bits ===
@@ -186,6 +212,16 @@ impl Bits {
     /// The slot holds an equal copy.
     pub(crate) const fn is_kept(self) -> bool {
         self.0 & KEPT != 0
+    }
+
+    /// The equal copy in the slot.
+    pub(crate) const fn kept(self) -> Option<KeptSize> {
+        if self.is_kept() { Some(KeptSize(((self.0 & SIZE) >> SIZE_SHIFT) as u8 + 1)) } else { None }
+    }
+
+    fn with_kept(self, kept: Option<KeptSize>) -> Bits {
+        let size = kept.map_or(0, |kept| (u32::from(kept.0) - 1) << SIZE_SHIFT);
+        Bits(self.0 & !SIZE | size).set(KEPT, kept.is_some())
     }
 
     /// It came back from the staging place.
@@ -218,8 +254,12 @@ impl Bits {
         matches!(self.state(), State::Resident) && self.pins() == 0 && !self.has_shadow()
     }
 
-    /// The same with this stamp, whatever else moves: for owners that give back.
-    pub(crate) const fn with_stamp(self, stamp: u8) -> Bits {
+    /// The same, staged.
+    pub(crate) const fn as_staged(self) -> Bits {
+        self.with_state(State::Staged)
+    }
+
+    const fn with_stamp(self, stamp: u8) -> Bits {
         Bits(self.0 & !(0xff << STAMP_SHIFT) | (stamp as u32) << STAMP_SHIFT)
     }
 }
@@ -294,29 +334,49 @@ impl Word {
         self.update(|seen| (seen.state() == State::Staged && !seen.has_shadow()).then(|| begun(seen))).ok()
     }
 
-    /// The page is stored: Compressing -> Dropping, without `shadow`, unless somebody took it away.
+    /// The page is stored: Compressing -> Dropping, without `shadow`, unless somebody took it away. Who did, and owns it still, is told
+    /// by `through`.
     pub(crate) fn compressed(&self) -> Through {
-        let mine = |seen: Bits| seen.with_state(State::Dropping).set(SHADOW, false);
-        match self.update(|seen| (seen.state() == State::Compressing).then(|| mine(seen))) {
-            Ok(_) => Through::Mine,
-            Err(_) => Through::Lost,
-        }
+        self.end_compressing(State::Dropping)
     }
 
-    /// The page could not be stored: Compressing -> Staged, without `shadow`, unless somebody took it away.
+    /// The page could not be stored: Compressing -> Staged, without `shadow`, unless somebody took it away; as
+    /// [`compressed`](Self::compressed).
     pub(crate) fn not_compressed(&self) -> Through {
-        let mine = |seen: Bits| seen.with_state(State::Staged).set(SHADOW, false);
-        match self.update(|seen| (seen.state() == State::Compressing).then(|| mine(seen))) {
-            Ok(_) => Through::Mine,
-            Err(_) => Through::Lost,
+        self.end_compressing(State::Staged)
+    }
+
+    fn end_compressing(&self, to: State) -> Through {
+        let next = |seen: Bits| match seen.state() {
+            State::Compressing => Some(seen.with_state(to).set(SHADOW, false)),
+            state if state.is_owned() => Some(seen.set(THROUGH, true)),
+            _ => None,
+        };
+        match self.update(next) {
+            Ok(before) if before.state() == State::Compressing => Through::Mine,
+            _ => Through::Lost,
         }
     }
 
-    /// A compressor that lost its page is through with it: who is filling the page gives the frame back, as he may be reading
-    /// it; else the compressor does, and nobody takes the page out until [`shadow_gone`](Self::shadow_gone).
+    /// The owner took the page from a compressor, and could do nothing with it: back to Compressing, as if nothing had been.
+    ///
+    /// `None` where the compressor knows by now that it lost the page.
+    pub(crate) fn untake(&self) -> Option<Ended> {
+        let back = |seen: Bits| seen.with_state(State::Compressing).set(WAITER | LEFT, false);
+        let before = self.update(|seen| (!seen.is_handed() && seen.0 & THROUGH == 0).then(|| back(seen))).ok()?;
+        Some(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0 })
+    }
+
+    /// A compressor that lost its page, and has given back what it stored, is through with it: who is filling the page gives the
+    /// frame back, as he may be reading it; else the compressor does, and nobody takes the page out until
+    /// [`shadow_gone`](Self::shadow_gone).
     pub(crate) fn hand_over(&self) -> Frame {
         let handed = |seen: Bits| (seen.state() == State::Filling).then(|| seen.set(HANDED, true));
-        if self.update(handed).is_ok() { Frame::Handed } else { Frame::Ours }
+        match self.update(handed) {
+            Ok(_) => Frame::Handed,
+            Err(seen) if seen.state() == State::Staged => Frame::Staged,
+            Err(_) => Frame::Ours,
+        }
     }
 
     /// The staging place is empty: clear `shadow`.
@@ -329,9 +389,9 @@ impl Word {
     ///
     /// # Errors
     /// What it says, where a frame was handed over.
-    pub(crate) fn end(&self, to: State, kept: bool, stamp: Option<u8>) -> Result<Ended, Bits> {
+    pub(crate) fn end(&self, to: State, kept: Option<KeptSize>, stamp: Option<u8>) -> Result<Ended, Bits> {
         let next = |seen: Bits| {
-            let next = seen.with_state(to).set(KEPT, kept).set(WAITER | LEFT, false);
+            let next = seen.with_state(to).with_kept(kept).set(WAITER | LEFT | THROUGH, false);
             stamp.map_or(next, |stamp| next.with_stamp(stamp))
         };
         let before = self.update(|seen| {
@@ -368,19 +428,22 @@ impl Word {
         self.update(|seen| seen.state().is_owned().then(|| seen.set(LEFT, true))).is_ok()
     }
 
-    /// One pin more, of a page that is in the guest range.
+    /// One pin more, of a page that is in the guest range. Whether it is its first.
     ///
     /// # Errors
     /// What it says, where it is not there or has as many as there can be.
-    pub(crate) fn pin(&self) -> Result<(), Bits> {
+    pub(crate) fn pin(&self) -> Result<bool, Bits> {
         let more = |seen: Bits| Bits(seen.0 + (1 << PINS_SHIFT));
-        self.update(|seen| (seen.state() == State::Resident && seen.pins() < MAX_PINS).then(|| more(seen))).map(drop)
+        let before =
+            self.update(|seen| (seen.state() == State::Resident && seen.pins() < MAX_PINS).then(|| more(seen)))?;
+        Ok(before.pins() == 0)
     }
 
-    /// One pin less.
-    pub(crate) fn unpin(&self) {
-        let less = self.update(|seen| (seen.pins() > 0).then(|| Bits(seen.0 - (1 << PINS_SHIFT))));
-        debug_assert!(less.is_ok(), "unpinned more often than pinned");
+    /// One pin less. Whether it was the last.
+    pub(crate) fn unpin(&self) -> bool {
+        let before = self.update(|seen| (seen.pins() > 0).then(|| Bits(seen.0 - (1 << PINS_SHIFT))));
+        debug_assert!(before.is_ok(), "unpinned more often than pinned");
+        before.is_ok_and(|before| before.pins() == 1)
     }
 
     /// It came back from the staging place, or the clock has seen that.
@@ -392,6 +455,11 @@ impl Word {
     pub(crate) fn set_ban(&self, passes: u32) {
         let passes = passes.min(MAX_BAN);
         let _ = self.update(|seen| Some(Bits(seen.0 & !BAN | passes << BAN_SHIFT)));
+    }
+
+    /// Its stamp is so old that its number comes again: another one, unless it moved meanwhile.
+    pub(crate) fn restamp(&self, from: u8, to: u8) {
+        let _ = self.update(|seen| (seen.stamp() == from && !seen.state().is_owned()).then(|| seen.with_stamp(to)));
     }
 
     /// A page that was in the guest range when it was registered: Absent -> Resident. No, where somebody was faster.
@@ -420,10 +488,10 @@ mod tests {
         word.set_ban(0);
         word.set_referenced(true);
         assert!(word.leave(false).is_some() && word.leave(false).is_none());
-        assert_eq!(word.end(State::Staged, false, Some(7)), Ok(Ended { waiter: false, left: false }));
+        assert_eq!(word.end(State::Staged, None, Some(7)), Ok(Ended { waiter: false, left: false }));
         assert!(word.compress().is_some() && word.load().has_shadow());
         assert_eq!(word.compressed(), Through::Mine);
-        assert!(word.end(State::Stored, false, None).is_ok());
+        assert!(word.end(State::Stored, None, None).is_ok());
         let seen = word.load();
         assert_eq!(
             (seen.state(), seen.stamp(), seen.is_referenced(), seen.has_shadow()),
@@ -432,25 +500,25 @@ mod tests {
         word.fill(seen).unwrap();
         assert_eq!(word.fill(seen).unwrap_err().state(), State::Filling);
         assert!(word.will_wait(seen).is_none() && word.will_wait(word.load()).is_some() && word.leave_to_owner());
-        assert_eq!(word.end(State::Resident, true, None), Ok(Ended { waiter: true, left: true }));
-        assert!(!word.leave_to_owner() && word.load().is_kept());
+        assert_eq!(word.end(State::Resident, Some(KeptSize::of(1000)), None), Ok(Ended { waiter: true, left: true }));
+        assert!(!word.leave_to_owner() && word.load().kept() == Some(KeptSize(2)));
     }
 
     #[test]
     fn a_page_taken_from_its_compressor_leaves_only_when_that_is_through() {
         let word = Word::default();
-        assert!(word.found(0) && word.leave(true).is_some() && word.end(State::Staged, false, None).is_ok());
+        assert!(word.found(0) && word.leave(true).is_some() && word.end(State::Staged, None, None).is_ok());
         let _ = word.compress();
         word.fill(word.load()).unwrap();
         assert_eq!((word.compressed(), word.hand_over()), (Through::Lost, Frame::Handed));
-        assert!(word.end(State::Resident, false, None).unwrap_err().is_handed());
+        assert!(word.end(State::Resident, None, None).unwrap_err().is_handed());
         word.took_over();
-        assert!(word.end(State::Resident, false, None).is_ok() && word.load().can_leave());
+        assert!(word.end(State::Resident, None, None).is_ok() && word.load().can_leave());
         // The other way round: filled before the compressor was through.
-        assert!(word.leave(true).is_some() && word.end(State::Staged, false, None).is_ok());
+        assert!(word.leave(true).is_some() && word.end(State::Staged, None, None).is_ok());
         let _ = word.compress();
         word.fill(word.load()).unwrap();
-        assert!(word.end(State::Resident, false, None).is_ok());
+        assert!(word.end(State::Resident, None, None).is_ok());
         assert_eq!((word.leave(true), word.not_compressed(), word.hand_over()), (None, Through::Lost, Frame::Ours));
         word.shadow_gone();
         assert!(word.leave(true).is_some());
@@ -462,10 +530,10 @@ mod tests {
         assert!(word.pin().is_err());
         word.found(0);
         for _ in 0..MAX_PINS {
-            word.pin().unwrap();
+            assert_eq!(word.pin().unwrap(), word.load().pins() == 1);
         }
         assert_eq!((word.pin().unwrap_err().pins(), word.leave(true)), (MAX_PINS, None));
-        (0..MAX_PINS).for_each(|_| word.unpin());
+        assert!((1..MAX_PINS).all(|_| !word.unpin()) && word.unpin());
         assert!(word.leave(true).is_some());
     }
 }

@@ -30,8 +30,7 @@ impl Errno {
 
     /// What the last system call of this thread that failed said.
     pub fn last() -> Errno {
-        // SAFETY: libc gives the address of the thread's own number, which is valid and initialised.
-        Errno(unsafe { *libc::__errno_location() })
+        Errno(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) // allocates nothing
     }
 }
 

@@ -55,6 +55,12 @@ const VIRTUAL_END: u64 = 1 << 63;
 /// log2 of the entries the directory begins with: a page of them.
 const DIRECTORY_LEVEL: u32 = (2 * CLUSTER_SLOTS).ilog2();
 
+/// Clusters whose descriptors are made ahead: a chunk of them.
+const AHEAD: usize = if cfg!(loom) { 1 } else { 64 };
+
+/// Others that may touch a cluster at the same time.
+const OTHERS: usize = if cfg!(loom) { 1 } else { 16 };
+
 /// All slots of one instance.
 #[derive(Debug)]
 pub struct Slots {
@@ -314,6 +320,23 @@ impl Slots {
         descriptor.assign(Some(cluster));
         directory.insert(cluster, ordinal, cluster_of);
         Ok(())
+    }
+
+    /// Have descriptors there of clusters that will be touched next: a chunk more than now. Allocates.
+    pub fn make_ahead(&self) {
+        let next = self.used() as usize + AHEAD;
+        if next < self.capacity() / CLUSTER_SLOTS {
+            let _ = self.clusters.get_or_make(next);
+        }
+        // Chunks have no gaps.
+        let _ = self.clusters.get_or_make((self.used() as usize).min(self.capacity() / CLUSTER_SLOTS - 1));
+    }
+
+    /// Whether [`lock_or_make`](Self::lock_or_make) of this slot will not allocate: its cluster is there, or the next descriptors are,
+    /// also if some others come first.
+    pub fn is_made_ahead(&self, slot: Slot) -> bool {
+        let (most, next) = (self.capacity() / CLUSTER_SLOTS - 1, self.used() as usize + OTHERS);
+        self.owner(slot).is_some() || self.clusters.get(next.min(most)).is_some()
     }
 
     // --- all of them ---

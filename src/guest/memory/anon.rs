@@ -1,0 +1,265 @@
+//! [`Moved`]: private anonymous memory whose pages are moved out and back, without a copy and without stopping who uses them.
+//!
+//! ```text
+//!   guest range   | p0 | p1 | .. | p3 |     registered: missing pages, write protection
+//!                    ^    |
+//!           put_back |    | take_out         one request, atomic: there is no moment at which a write could be lost
+//!                    |    v
+//!   shadow range  |    |    | p2 |    |     same index, same protection, registered for write protection only: holes read as zero
+//! ```
+//!
+//! - **A1** What is moved out goes through `mover`, to which the shadow is registered; what is moved in goes through the guest's descriptor.
+//!   They are one where the guest's has no events. Where it has, dropping frames of a shadow registered with it would raise an event and
+//!   wait for its reader, who may be the very thread that drops them.
+//! - **A2** A place of the shadow is empty before a page is moved to it: EEXIST means that a page was left behind, which is dropped.
+//! - **A3** A page whose protection was changed since it went out cannot be moved back (EINVAL): it is copied back, and the staged one dropped.
+
+use super::Refusal;
+use super::backing::{Backing, Installed, Obstacle, TakenOut, install_one_by_one};
+use super::frames::{Frames, RUN};
+use super::guest_range::{GuestRange, through};
+use super::reserved::Reserved;
+use crate::guest::uffd::{Descriptor, Entry, Errno, Ioctls, Mode, Modes};
+use crate::sync::Arc;
+use crate::units::PAGE_SIZE;
+use std::io;
+use std::ops::Range;
+
+/// From how many pages on moving them in beats copying them (33 pages are flushed one by one).
+const MOVES_PAY: u32 = 34;
+
+/// What moves pages out of all ranges of a VM.
+#[derive(Debug)]
+pub(super) struct Mover {
+    pub(super) descriptor: Arc<Descriptor>,
+    pub(super) frames: Frames,
+}
+
+/// Anonymous memory with MOVE.
+#[derive(Debug)]
+pub(super) struct Moved {
+    guest: GuestRange,
+    shadow: Reserved,
+    mover: Arc<Mover>,
+    /// All of it has the protection of the frames' pool.
+    frames_fit: bool,
+}
+
+impl Moved {
+    /// `executable` are the parts of the range that may be executed, in bytes from its start.
+    pub(super) fn new(guest: GuestRange, mover: Arc<Mover>, executable: &[Range<usize>]) -> Result<Moved, Refusal> {
+        let shadow = Reserved::new(guest.pages() as usize * PAGE_SIZE)?;
+        for part in executable {
+            shadow.protect(part.clone(), true)?;
+        }
+        // SAFETY: memory of ours.
+        unsafe { mover.descriptor.register(shadow.addresses(), Modes::PROTECT)? };
+        Ok(Moved { guest, shadow, mover, frames_fit: executable.is_empty() })
+    }
+
+    fn shadow(&self, page: u32) -> usize {
+        self.shadow.addresses().start + page as usize * PAGE_SIZE
+    }
+
+    fn empty(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let start = first as usize * PAGE_SIZE;
+        self.shadow
+            .empty(start..start + pages as usize * PAGE_SIZE)
+            .map_err(|e| Obstacle::Failed(e.raw_os_error().unwrap_or(libc::EIO)))
+    }
+
+    /// Copy one staged page back where it cannot be moved: A3.
+    fn copy_back(&self, page: u32) -> Result<(), Obstacle> {
+        match self.guest.install(page, self.shadow(page) as *const u8, 1, Mode::empty()).obstacle {
+            None => self.empty(page, 1),
+            Some(obstacle) => Err(obstacle),
+        }
+    }
+
+    /// Move pages of ours at `from` into the guest range.
+    fn move_to_guest(&self, first: u32, from: usize, pages: u32) -> (u32, Option<Errno>) {
+        through(pages, Errno::INVALID, |at, count| {
+            let bytes = count as usize * PAGE_SIZE;
+            // SAFETY: the pages are staged or filled frames, whose owner the caller is, and belong into the guest range.
+            unsafe {
+                let from = from + at as usize * PAGE_SIZE;
+                self.guest.descriptor.mov(self.guest.address(first + at), from, bytes, Mode::empty())
+            }
+        })
+    }
+}
+
+impl Backing for Moved {
+    fn register(&self) -> Result<(), Refusal> {
+        self.guest.register(Modes::MISSING, Ioctls::COPY | Ioctls::ZEROPAGE | Ioctls::WAKE)
+    }
+
+    fn take_out(&self, first: u32, pages: u32) -> TakenOut {
+        let mut moved = 0;
+        let mut emptied = false;
+        loop {
+            let (more, stopped) = through(pages - moved, Errno::INVALID, |at, count| {
+                let page = first + moved + at;
+                let bytes = count as usize * PAGE_SIZE;
+                // SAFETY: the caller owns the pages' words: they leave.
+                unsafe { self.mover.descriptor.mov(self.shadow(page), self.guest.address(page), bytes, Mode::QUIET) }
+            });
+            moved += more;
+            let obstacle = match stopped {
+                None => None,
+                // A2. None of the pages that are left is staged, so all their places may be emptied; once is enough.
+                Some(Errno::EXISTS) if !emptied => {
+                    emptied = true;
+                    match self.empty(first + moved, pages - moved) {
+                        Ok(()) => continue,
+                        Err(obstacle) => Some(obstacle),
+                    }
+                }
+                // Not to be moved as it is now: its protection or its locks were changed.
+                Some(Errno::INVALID) => Some(Obstacle::Busy),
+                Some(errno) => Some(self.guest.obstacle(first + moved, errno)),
+            };
+            return TakenOut { moved, obstacle };
+        }
+    }
+
+    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let mut back = 0;
+        while back < pages {
+            let (more, stopped) = self.move_to_guest(first + back, self.shadow(first + back), pages - back);
+            back += more;
+            match stopped {
+                None => {}
+                Some(Errno::INVALID | Errno::BUSY) => {
+                    self.copy_back(first + back)?;
+                    back += 1;
+                }
+                Some(errno) => return Err(self.guest.obstacle(first + back, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn staged(&self, page: u32) -> *const [u8; 4096] {
+        debug_assert!(page < self.guest.pages());
+        self.shadow(page) as *const [u8; 4096]
+    }
+
+    fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let mut dropped = 0;
+        if self.frames_fit {
+            while pages - dropped >= RUN && self.mover.frames.keep(&self.mover.descriptor, self.shadow(first + dropped))
+            {
+                dropped += RUN;
+            }
+        }
+        if dropped < pages { self.empty(first + dropped, pages - dropped) } else { Ok(()) }
+    }
+
+    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
+        let mode = if protected { Mode::PROTECTED } else { Mode::empty() };
+        self.guest.install(first, from.cast(), pages, mode)
+    }
+
+    fn install_zero(&self, first: u32, pages: u32) -> Installed {
+        self.guest.install_zero(first, pages)
+    }
+
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+        let mut done = 0;
+        while done < pages {
+            let count = (pages - done).min(RUN);
+            let run = if self.frames_fit && count >= MOVES_PAY { self.mover.frames.take() } else { None };
+            let Some(run) = run else {
+                let rest = install_one_by_one(self, first + done, count, fill);
+                done += rest.pages;
+                if rest.pages < count {
+                    return Installed { pages: done, obstacle: rest.obstacle };
+                }
+                continue;
+            };
+            let filled = (0..count).find(|&at| !fill(first + done + at, run.frame(at))).unwrap_or(count);
+            let (moved, stopped) = self.move_to_guest(first + done, run.frame(0) as usize, filled);
+            done += moved;
+            let obstacle = match stopped {
+                None if filled < count => return Installed { pages: done, obstacle: None },
+                None => continue,
+                // A3, for a page that was filled.
+                Some(Errno::INVALID | Errno::BUSY) => {
+                    let rest = self.guest.install(first + done, run.frame(moved).cast(), filled - moved, Mode::empty());
+                    done += rest.pages;
+                    match rest.obstacle {
+                        None if filled < count => return Installed { pages: done, obstacle: None },
+                        None => continue,
+                        obstacle => obstacle,
+                    }
+                }
+                Some(errno) => Some(self.guest.obstacle(first + done, errno)),
+            };
+            return Installed { pages: done, obstacle };
+        }
+        Installed { pages, obstacle: None }
+    }
+
+    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.unprotect(first, pages)
+    }
+
+    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.protect(first, pages)
+    }
+
+    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.poison(first, pages)
+    }
+
+    fn wake(&self, first: u32, pages: u32) {
+        self.guest.wake(first, pages);
+    }
+
+    fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.drop_pages(first, pages)
+    }
+
+    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+        self.guest.present(first, pages, each)
+    }
+
+    fn release(&self) -> io::Result<()> {
+        self.guest.release()
+    }
+
+    fn moved(&self, to: usize) -> bool {
+        self.guest.moved(to);
+        true
+    }
+
+    fn unshare(&self, first: u32, pages: u32) -> u32 {
+        unshare(&self.guest, first, pages)
+    }
+}
+
+/// Write to pages that are mapped here alone, without changing them: a page that a child shared once is the process's own after it.
+///
+/// A page that another process still has is left alone: it would become two. One that is write-protected is too: the fault would be served.
+pub(super) fn unshare(guest: &GuestRange, first: u32, pages: u32) -> u32 {
+    let mut entries = [Entry::empty(); 64];
+    let mut own = 0;
+    for start in (0..pages).step_by(entries.len()) {
+        let count = (pages - start).min(entries.len() as u32);
+        if guest.entries(first + start, count, &mut entries).is_err() {
+            return own;
+        }
+        let ours =
+            |entry: &Entry| entry.contains(Entry::PRESENT | Entry::EXCLUSIVE) && !entry.contains(Entry::PROTECTED);
+        let mut at = 0;
+        while at < count {
+            let run = entries[at as usize..count as usize].iter().take_while(|entry| ours(entry)).count() as u32;
+            if run > 0 && guest.populate(first + start + at, run).is_ok() {
+                own += run;
+            }
+            at += run + 1;
+        }
+    }
+    own
+}

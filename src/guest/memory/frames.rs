@@ -1,0 +1,123 @@
+//! [`Frames`]: a few runs of frames of pages that went out, for pages that come in.
+//!
+//! ```text
+//!   shadow  -- drop_staged of 64 -->  [run 0: 64 frames]  -- filled, then moved -->  guest
+//!   range                             [run 1: none     ]                             range
+//! ```
+//!
+//! A new frame costs more than the move of 64 that installs it (it is found, charged and zeroed), and pages that are moved from a
+//! run of used frames need none. Runs are filled only where they were missed since, so that a VM that brings nothing in by runs
+//! holds nothing here; at most [`RUNS`] of them are held.
+//!
+//! Each run is one word, exchanged by whoever uses it: no lock, as faults are served in signal handlers.
+
+use super::guest_range::through;
+use super::reserved::Reserved;
+use crate::guest::uffd::{Descriptor, Errno, Mode};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::units::PAGE_SIZE;
+
+/// Pages of a run: above 33 a move flushes the TLB once.
+pub(super) const RUN: u32 = 64;
+/// Runs that are held at most: 1 MiB.
+pub(super) const RUNS: usize = 4;
+
+const RUN_BYTES: usize = RUN as usize * PAGE_SIZE;
+pub(super) const POOL_BYTES: usize = RUNS * RUN_BYTES;
+
+// States of a run.
+const NONE: u32 = 0;
+const IN_USE: u32 = 1;
+const FULL: u32 = 2;
+
+/// Runs of frames, in memory that is registered with the descriptor that moves pages out.
+#[derive(Debug)]
+pub(super) struct Frames {
+    memory: Reserved,
+    runs: [AtomicU32; RUNS],
+    /// Runs that were asked for and not there, less those that were kept since; [`RUNS`] at most.
+    missed: AtomicU32,
+}
+
+/// A run in use: emptied when dropped.
+pub(super) struct Run<'a> {
+    frames: &'a Frames,
+    index: usize,
+}
+
+impl Frames {
+    /// Of memory of [`POOL_BYTES`].
+    pub(super) fn new(memory: Reserved) -> Frames {
+        debug_assert_eq!(memory.addresses().len(), POOL_BYTES);
+        Frames { memory, runs: std::array::from_fn(|_| AtomicU32::new(NONE)), missed: AtomicU32::new(0) }
+    }
+
+    /// Keep the frames of a run at `from`, if one was missed and there is room. The 64 pages there are gone then.
+    pub(super) fn keep(&self, mover: &Descriptor, from: usize) -> bool {
+        if self.missed.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let Some(run) = self.seize(NONE) else { return false };
+        // SAFETY: the caller owns the pages there and throws them away.
+        let moved = through(RUN, Errno::INVALID, |at, pages| unsafe {
+            let at = at as usize * PAGE_SIZE;
+            mover.mov(run.address() + at, from + at, pages as usize * PAGE_SIZE, Mode::QUIET)
+        });
+        if moved != (RUN, None) {
+            return false; // what was moved is emptied with the run
+        }
+        let _ = self.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |missed| missed.checked_sub(1));
+        run.give_back_full();
+        true
+    }
+
+    /// A full run.
+    pub(super) fn take(&self) -> Option<Run<'_>> {
+        let run = self.seize(FULL);
+        if run.is_none() {
+            let _ = self
+                .missed
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |missed| Some((missed + 1).min(RUNS as u32)));
+        }
+        run
+    }
+
+    fn seize(&self, state: u32) -> Option<Run<'_>> {
+        // Acquire: the frames are as whoever gave the run back (Release) left them.
+        let taken = |run: &AtomicU32| run.compare_exchange(state, IN_USE, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        let index = self.runs.iter().position(taken)?;
+        Some(Run { frames: self, index })
+    }
+
+    /// Runs that are held full.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.runs.iter().filter(|run| run.load(Ordering::Relaxed) == FULL).count()
+    }
+}
+
+impl Run<'_> {
+    fn address(&self) -> usize {
+        self.frames.memory.addresses().start + self.index * RUN_BYTES
+    }
+
+    /// One of its frames.
+    pub(super) fn frame(&self, index: u32) -> *mut [u8; PAGE_SIZE] {
+        assert!(index < RUN);
+        (self.address() + index as usize * PAGE_SIZE) as *mut [u8; PAGE_SIZE]
+    }
+
+    fn give_back_full(self) {
+        self.frames.runs[self.index].store(FULL, Ordering::Release);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        let start = self.index * RUN_BYTES;
+        // Our own memory: the kernel has no reason to refuse. If it did, the next move here would say EEXIST, and this happens again.
+        let _ = self.frames.memory.empty(start..start + RUN_BYTES);
+        self.frames.runs[self.index].store(NONE, Ordering::Release);
+    }
+}

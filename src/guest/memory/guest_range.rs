@@ -1,0 +1,295 @@
+//! [`GuestRange`]: the registered range itself, and what is asked of the kernel in the same way for all kinds of memory.
+//!
+//! A request over a range that spans two mappings is refused as a whole. Ranges are registered with several mappings in them, and a
+//! program may split one by `mprotect` at any time: so a refused request is tried with half of the pages, down to one.
+
+use super::backing::{Installed, Obstacle};
+use super::claims::Claim;
+use super::{Memory, Refusal};
+use crate::guest::uffd::{Descriptor, Done, Entry, Errno, Ioctls, Mode, Modes, PageMap};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::units::PAGE_SIZE;
+use std::io;
+use std::ops::Range;
+
+/// A range of guest memory and the descriptor that serves it.
+#[derive(Debug)]
+pub(super) struct GuestRange {
+    /// Moves when the program moves the mapping.
+    start: AtomicUsize,
+    pages: u32,
+    pub(super) descriptor: Arc<Descriptor>,
+    page_map: Arc<PageMap>,
+    /// We keep children from inheriting it.
+    hides_from_children: bool,
+    _claim: Claim,
+}
+
+impl GuestRange {
+    /// Claim the range and advise the kernel about it. It is not registered yet.
+    pub(super) fn new(
+        memory: &Memory,
+        descriptor: Arc<Descriptor>,
+        page_map: Arc<PageMap>,
+    ) -> Result<GuestRange, Refusal> {
+        let range = memory.addresses();
+        let claim = Claim::new(range.clone(), "registered")?;
+        let this = GuestRange {
+            start: AtomicUsize::new(range.start),
+            pages: memory.pages() as u32,
+            descriptor,
+            page_map,
+            hides_from_children: !memory.kept_on_fork(),
+            _claim: claim,
+        };
+        // A kernel without huge pages refuses this, and needs it not.
+        let _ = this.advise(0, this.pages, libc::MADV_NOHUGEPAGE);
+        if this.hides_from_children {
+            this.advise(0, this.pages, libc::MADV_DONTFORK).map_err(|errno| Refusal::Advice {
+                start: range.start,
+                end: range.end,
+                what: "MADV_DONTFORK",
+                source: errno.into(),
+            })?;
+        }
+        Ok(this)
+    }
+
+    pub(super) fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    /// The address of a page.
+    pub(super) fn address(&self, page: u32) -> usize {
+        debug_assert!(page <= self.pages);
+        self.start.load(Ordering::Acquire) + page as usize * PAGE_SIZE
+    }
+
+    pub(super) fn span(&self, first: u32, pages: u32) -> Range<usize> {
+        debug_assert!(first as u64 + u64::from(pages) <= u64::from(self.pages));
+        let start = self.address(first);
+        start..start + pages as usize * PAGE_SIZE
+    }
+
+    /// The program moved the mapping.
+    pub(super) fn moved(&self, to: usize) {
+        self.start.store(to, Ordering::Release);
+    }
+
+    /// Have it fault; `modes`, and write protection where the kernel has it for such memory.
+    pub(super) fn register(&self, modes: Modes, need: Ioctls) -> Result<(), Refusal> {
+        let range = self.span(0, self.pages);
+        // SAFETY: the owner registers the memory here to have it served.
+        let tried = unsafe { self.descriptor.register(range.clone(), modes | Modes::PROTECT) };
+        let takes = match tried {
+            Err(crate::guest::uffd::Error::Register { errno: Errno::INVALID, .. }) => {
+                // SAFETY: as above.
+                unsafe { self.descriptor.register(range.clone(), modes)? }
+            }
+            other => other?,
+        };
+        if takes.contains(need) {
+            return Ok(());
+        }
+        let _ = self.descriptor.unregister(range.clone());
+        if takes.contains(Ioctls::ZEROPAGE) {
+            return Err(Refusal::NoMethod {
+                method: super::Method::Probed,
+                why: "this kernel's userfaultfd lacks a request that this kind of memory needs. Use a newer one.",
+            });
+        }
+        Err(Refusal::Hugetlb { start: range.start, end: range.end }) // alone among memory that registers, it cannot be zeroed
+    }
+
+    /// Unregister it, and let children inherit it again.
+    pub(super) fn release(&self) -> io::Result<()> {
+        let range = self.span(0, self.pages);
+        self.descriptor.unregister(range)?;
+        if self.hides_from_children {
+            self.advise(0, self.pages, libc::MADV_DOFORK)?;
+        }
+        Ok(())
+    }
+
+    fn advise(&self, first: u32, pages: u32, advice: libc::c_int) -> Result<(), Errno> {
+        let span = self.span(first, pages);
+        // SAFETY: advice about memory whose owner registered it to be advised about; DONTNEED comes from those who own the pages' words.
+        if unsafe { libc::madvise(span.start as *mut libc::c_void, span.len(), advice) } != 0 {
+            return Err(Errno::last());
+        }
+        Ok(())
+    }
+
+    /// Drop pages. With events of removal on, this waits until somebody has read the event.
+    pub(super) fn drop_pages(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.advise(first, pages, libc::MADV_DONTNEED).map_err(|errno| match errno {
+            Errno::NO_MEMORY => Obstacle::Gone, // part of it is not mapped
+            Errno::INVALID => Obstacle::Busy,   // locked meanwhile
+            errno => Obstacle::Failed(errno.0),
+        })
+    }
+
+    /// Have pages faulted in for writing, as far as the range may be.
+    pub(super) fn populate(&self, first: u32, pages: u32) -> Result<(), Errno> {
+        self.advise(first, pages, libc::MADV_POPULATE_WRITE)
+    }
+
+    /// Whether something is mapped at a page.
+    fn mapped(&self, page: u32) -> bool {
+        let mut resident = 0u8;
+        // SAFETY: asks about one page and writes one byte.
+        unsafe { libc::mincore(self.address(page) as *mut libc::c_void, PAGE_SIZE, &raw mut resident) == 0 }
+    }
+
+    /// What an error number says about a page of this range.
+    pub(super) fn obstacle(&self, page: u32, errno: Errno) -> Obstacle {
+        match errno {
+            Errno::BUSY => Obstacle::Busy,
+            Errno::NO_ENTRY if self.mapped(page) => Obstacle::Hole,
+            Errno::NO_ENTRY | Errno::NO_PROCESS => Obstacle::Gone,
+            Errno::EXISTS => Obstacle::There,
+            Errno::AGAIN => Obstacle::Again,
+            Errno(number) => Obstacle::Failed(number),
+        }
+    }
+
+    /// As [`Self::obstacle`], for what fills pages: there, no entry means that the page is not registered.
+    fn refused(&self, errno: Errno) -> Obstacle {
+        match errno {
+            Errno::NO_ENTRY | Errno::NO_PROCESS => Obstacle::Gone,
+            errno => self.obstacle(0, errno),
+        }
+    }
+
+    fn filled(&self, pages: u32, one: impl FnMut(u32, u32) -> Done) -> Installed {
+        let (done, stopped) = through(pages, Errno::NO_ENTRY, one);
+        Installed { pages: done, obstacle: stopped.map(|errno| self.refused(errno)) }
+    }
+
+    pub(super) fn install(&self, first: u32, from: *const u8, pages: u32, mode: Mode) -> Installed {
+        self.filled(pages, |at, count| {
+            let from = from.wrapping_add(at as usize * PAGE_SIZE);
+            self.descriptor.copy(self.address(first + at), from, count as usize * PAGE_SIZE, mode)
+        })
+    }
+
+    pub(super) fn install_zero(&self, first: u32, pages: u32) -> Installed {
+        self.filled(pages, |at, count| self.descriptor.zeropage(self.span(first + at, count), Mode::empty()))
+    }
+
+    pub(super) fn map_from_file(&self, first: u32, pages: u32) -> Installed {
+        self.filled(pages, |at, count| self.descriptor.continue_(self.span(first + at, count), Mode::empty()))
+    }
+
+    pub(super) fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let done = self.filled(pages, |at, count| self.descriptor.poison(self.span(first + at, count), Mode::empty()));
+        done.obstacle.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let done = self.filled(pages, |at, count| whole(count, self.descriptor.protect(self.span(first + at, count))));
+        done.obstacle.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let done = self.filled(pages, |at, count| {
+            whole(count, self.descriptor.unprotect(self.span(first + at, count), Mode::empty()))
+        });
+        done.obstacle.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn wake(&self, first: u32, pages: u32) {
+        // Fails for a range that is not in whole pages only, and this one is.
+        let _ = self.descriptor.wake(self.span(first, pages));
+    }
+
+    pub(super) fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+        let span = self.span(first, pages);
+        let number = |address: usize| first + ((address - span.start) / PAGE_SIZE) as u32;
+        self.page_map.present(span.clone(), &mut |run| each(number(run.start)..number(run.end)))
+    }
+
+    /// The pagemap's entries of pages, 64 at most.
+    pub(super) fn entries(&self, first: u32, pages: u32, entries: &mut [Entry; 64]) -> io::Result<()> {
+        self.page_map.entries(self.address(first), &mut entries[..pages as usize])
+    }
+}
+
+/// A request that does all or nothing, as one that says how far it came.
+fn whole(pages: u32, answer: Result<(), Errno>) -> Done {
+    match answer {
+        Ok(()) => Done { bytes: pages as usize * PAGE_SIZE, stopped: None },
+        Err(errno) => Done { bytes: 0, stopped: Some(errno) },
+    }
+}
+
+/// Do `request(page, pages)` for all of `pages` pages, whatever it does at a time. Returns how far it came, and what stopped it there.
+///
+/// `spans` is what the kernel says to a request over two mappings: such a request is tried with half the pages.
+pub(super) fn through(pages: u32, spans: Errno, mut request: impl FnMut(u32, u32) -> Done) -> (u32, Option<Errno>) {
+    let (mut done, mut most) = (0, pages);
+    while done < pages {
+        let count = most.min(pages - done);
+        let answer = request(done, count);
+        done += (answer.bytes / PAGE_SIZE) as u32;
+        match answer.stopped {
+            None => most = pages,
+            Some(_) if answer.bytes > 0 => {} // what lies behind is not told: ask again from there
+            Some(errno) if errno == spans && count > 1 => most = count / 2,
+            Some(errno) => return (done, Some(errno)),
+        }
+    }
+    (done, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel whose mappings end at `seams` and whose page `bad` answers with an error.
+    fn walk(pages: u32, seams: &[u32], bad: Option<(u32, Errno)>) -> (u32, Option<Errno>, u32) {
+        let mut calls = 0;
+        let (done, stopped) = through(pages, Errno::INVALID, |at, count| {
+            calls += 1;
+            if seams.iter().any(|&seam| at < seam && seam < at + count) {
+                return Done { bytes: 0, stopped: Some(Errno::INVALID) };
+            }
+            match bad {
+                Some((page, errno)) if page == at => Done { bytes: 0, stopped: Some(errno) },
+                Some((page, _)) if (at..at + count).contains(&page) => {
+                    Done { bytes: (page - at) as usize * PAGE_SIZE, stopped: Some(Errno::AGAIN) }
+                }
+                _ => Done { bytes: count as usize * PAGE_SIZE, stopped: None },
+            }
+        });
+        (done, stopped, calls)
+    }
+
+    #[test]
+    fn one_request_does_a_whole_mapping() {
+        assert_eq!(walk(64, &[], None), (64, None, 1));
+    }
+
+    #[test]
+    fn every_seam_is_stepped_over() {
+        for seam in 1..64 {
+            let (done, stopped, calls) = walk(64, &[seam], None);
+            assert_eq!((done, stopped), (64, None), "seam {seam}");
+            assert!(calls <= 20, "seam {seam}: {calls} calls");
+        }
+        let every: Vec<u32> = (1..64).collect();
+        assert_eq!(walk(64, &every, None).0, 64);
+    }
+
+    #[test]
+    fn what_lies_behind_the_progress_is_asked_for() {
+        for page in 0..64 {
+            let (done, stopped, _) = walk(64, &[], Some((page, Errno::BUSY)));
+            assert_eq!((done, stopped), (page, Some(Errno::BUSY)));
+            // The seam's own error on one page is that page's.
+            let (done, stopped, _) = walk(64, &[7, 30], Some((page, Errno::INVALID)));
+            assert_eq!((done, stopped), (page, Some(Errno::INVALID)));
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! [`Filed`]: shared memory of a memfd. A page that was taken out stays in the file until it is compressed, and is read through a second view.
+//!
+//! ```text
+//!   guest's view  | p0 |    | p2 |     take_out: p1's entry of the page table is zapped, the next access is a MINOR fault
+//!                   |         |        put_back: CONTINUE maps it again
+//!   file          | p0 | p1 | p2 |     drop_staged: a hole is punched, the next access is a MISSING fault
+//!                   |    |    |
+//!   our view      | p0 | p1 | p2 |     never registered; touched only where the file has a page
+//! ```
+//!
+//! Zapping raises an event where events of removal are on, and waits for its reader. So with them writes are held off instead
+//! ([`Out::Protect`]); punching holes raises none.
+//!
+//! - **F1** The staged page is the guest's (B3).
+//! - **F2** A page may be in the file and not mapped at any time: the kernel unmaps what it swaps out, and somebody may have written to the
+//!   file. What fills a page and finds one maps that one, and says `There`: the fault that asked for it is served.
+//! - **F3** As with anonymous memory without MOVE, the kernel does not say that a page is pinned: the caller has to.
+
+use super::Refusal;
+use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
+use super::guest_range::GuestRange;
+use crate::guest::uffd::{Errno, Ioctls, Mode, Modes};
+use crate::units::PAGE_SIZE;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// How a page is taken out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Out {
+    /// Its entry is zapped: any access faults.
+    Zap,
+    /// Writes are held off.
+    Protect,
+}
+
+/// Memory of a memfd.
+#[derive(Debug)]
+pub(super) struct Filed {
+    guest: GuestRange,
+    /// A description of our own, whose position nobody else moves.
+    file: OwnedFd,
+    /// Where in it the range begins.
+    offset: u64,
+    view: View,
+    out: Out,
+}
+
+/// Our mapping of the range's part of the file.
+#[derive(Debug)]
+struct View {
+    start: usize,
+    bytes: usize,
+}
+
+impl View {
+    fn new(file: &OwnedFd, offset: u64, bytes: usize) -> Result<View, Refusal> {
+        let refused = || Refusal::AddressSpace { bytes, source: io::Error::last_os_error() };
+        // SAFETY: a new mapping wherever the kernel likes; it replaces none. Without access at first, as Reserved's.
+        let start = unsafe {
+            let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, file.as_raw_fd(), offset as libc::off_t)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(refused());
+        }
+        let view = View { start: start as usize, bytes };
+        // SAFETY: our own mapping; nobody uses it yet.
+        unsafe { libc::munlock(start, bytes) };
+        // SAFETY: as above.
+        if unsafe { libc::mprotect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+            return Err(refused());
+        }
+        for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
+            // SAFETY: advice about our own mapping that changes no content.
+            unsafe { libc::madvise(start, bytes, advice) };
+        }
+        Ok(view)
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; those who hold pointers into it hold its region.
+        unsafe { libc::munmap(self.start as *mut libc::c_void, self.bytes) };
+    }
+}
+
+impl Filed {
+    /// `file` shows at `offset` what the guest range begins with.
+    pub(super) fn new(guest: GuestRange, file: &OwnedFd, offset: u64, out: Out) -> Result<Filed, Refusal> {
+        // Opened again: the position of the caller's description is the caller's.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|source| Refusal::Proc { what: "/proc/self/fd", source })?;
+        let file = OwnedFd::from(file);
+        let view = View::new(&file, offset, guest.pages() as usize * PAGE_SIZE)?;
+        Ok(Filed { guest, file, offset, view, out })
+    }
+
+    fn in_file(&self, page: u32) -> u64 {
+        self.offset + u64::from(page) * PAGE_SIZE as u64
+    }
+
+    fn in_view(&self, page: u32) -> *mut [u8; PAGE_SIZE] {
+        debug_assert!(page < self.guest.pages());
+        (self.view.start + page as usize * PAGE_SIZE) as *mut [u8; PAGE_SIZE]
+    }
+
+    /// The first run of pages that the file has at or behind `first`, cut off at `end`.
+    fn next_held(&self, first: u32, end: u32) -> io::Result<Option<Range<u32>>> {
+        let seek = |page: u32, whence: libc::c_int| {
+            // SAFETY: moves the position of our own description, which nobody uses.
+            let at = unsafe { libc::lseek(self.file.as_raw_fd(), self.in_file(page) as libc::off_t, whence) };
+            if at >= 0 { Ok(at as u64) } else { Err(Errno::last()) }
+        };
+        let page_of = |at: u64| ((at - self.offset) / PAGE_SIZE as u64).min(u64::from(end)) as u32;
+        let start = match seek(first, libc::SEEK_DATA) {
+            Ok(at) => page_of(at),
+            Err(Errno(libc::ENXIO)) => return Ok(None), // nothing behind it
+            Err(errno) => return Err(errno.into()),
+        };
+        if start >= end {
+            return Ok(None);
+        }
+        Ok(Some(start..page_of(seek(start, libc::SEEK_HOLE)?)))
+    }
+
+    fn punch(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let (at, bytes) = (self.in_file(first) as libc::off_t, pages as libc::off_t * PAGE_SIZE as libc::off_t);
+        loop {
+            // SAFETY: frees pages of the file that the caller owns.
+            if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, at, bytes) } == 0 {
+                return Ok(());
+            }
+            match Errno::last() {
+                Errno(libc::EINTR) => {}
+                errno => return Err(Obstacle::Failed(errno.0)),
+            }
+        }
+    }
+
+    /// F2: where a page was found, map it. Whoever mapped it meanwhile has done the same.
+    fn map_what_is_there(&self, first: u32, installed: Installed) -> Installed {
+        if installed.obstacle == Some(Obstacle::There) {
+            let page = first + installed.pages;
+            match self.guest.map_from_file(page, 1).obstacle {
+                None | Some(Obstacle::There) => self.guest.wake(page, 1),
+                Some(other) => return Installed { obstacle: Some(other), ..installed },
+            }
+        }
+        installed
+    }
+
+    /// Map pages that the file has; those that are mapped already are passed over.
+    fn map(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let mut done = 0;
+        while done < pages {
+            let mapped = self.guest.map_from_file(first + done, pages - done);
+            done += mapped.pages;
+            match mapped.obstacle {
+                None => {}
+                Some(Obstacle::There) => {
+                    self.guest.wake(first + done, 1);
+                    done += 1;
+                }
+                Some(Obstacle::Failed(libc::EFAULT)) => return Err(Obstacle::Hole), // not in the file
+                Some(obstacle) => return Err(obstacle),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages that were written through our view and are not the guest's yet: punched out when dropped.
+struct Written<'a> {
+    filed: &'a Filed,
+    first: u32,
+    pages: u32,
+}
+
+impl Written<'_> {
+    /// The first `pages` of them; the others are punched out now.
+    fn keep(mut self, pages: u32) -> Self {
+        drop(Written { filed: self.filed, first: self.first + pages, pages: self.pages - pages });
+        self.pages = pages;
+        self
+    }
+}
+
+impl Drop for Written<'_> {
+    fn drop(&mut self) {
+        if self.pages > 0 {
+            let _ = self.filed.punch(self.first, self.pages);
+        }
+    }
+}
+
+impl Backing for Filed {
+    fn register(&self) -> Result<(), Refusal> {
+        let need = Ioctls::COPY | Ioctls::ZEROPAGE | Ioctls::WAKE;
+        match self.out {
+            Out::Zap => self.guest.register(Modes::MISSING | Modes::MINOR, need | Ioctls::CONTINUE),
+            Out::Protect => self.guest.register(Modes::MISSING | Modes::MINOR, need | Ioctls::WRITEPROTECT),
+        }
+    }
+
+    fn take_out(&self, first: u32, pages: u32) -> TakenOut {
+        let held = match self.next_held(first, first + pages) {
+            Ok(Some(run)) if run.start == first => run.len() as u32,
+            Ok(_) => 0,
+            Err(e) => {
+                return TakenOut { moved: 0, obstacle: Some(Obstacle::Failed(e.raw_os_error().unwrap_or(libc::EIO))) };
+            }
+        };
+        let taken = match self.out {
+            _ if held == 0 => Ok(()),
+            Out::Zap => self.guest.drop_pages(first, held),
+            Out::Protect => self.guest.protect(first, held),
+        };
+        match taken {
+            Ok(()) => TakenOut { moved: held, obstacle: (held < pages).then_some(Obstacle::Hole) },
+            Err(obstacle) => {
+                // Part of it may be out, and nothing is lost by it: it is mapped again when it is touched (F2). Writes must go on, though.
+                if self.out == Out::Protect {
+                    let _ = self.guest.unprotect(first, held);
+                }
+                TakenOut { moved: 0, obstacle: Some(obstacle) }
+            }
+        }
+    }
+
+    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        match self.out {
+            Out::Zap => self.map(first, pages),
+            Out::Protect => {
+                self.guest.unprotect(first, pages)?;
+                // The kernel may have unmapped it meanwhile.
+                self.map(first, pages)
+            }
+        }
+    }
+
+    fn staged(&self, page: u32) -> *const [u8; 4096] {
+        self.in_view(page)
+    }
+
+    fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.punch(first, pages)
+    }
+
+    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
+        let mode = if protected { Mode::PROTECTED } else { Mode::empty() };
+        let installed = self.guest.install(first, from.cast(), pages, mode);
+        self.map_what_is_there(first, installed)
+    }
+
+    fn install_zero(&self, first: u32, pages: u32) -> Installed {
+        let installed = self.guest.install_zero(first, pages);
+        self.map_what_is_there(first, installed)
+    }
+
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+        // Filled through our view, then mapped: without a copy. Never over a page that the file has.
+        let (count, obstacle) = match self.next_held(first, first + pages) {
+            Ok(None) => (pages, None),
+            Ok(Some(run)) => (run.start - first, Some(Obstacle::There)),
+            Err(e) => (0, Some(Obstacle::Failed(e.raw_os_error().unwrap_or(libc::EIO)))),
+        };
+        // Emptied again on every path but one: a page of the file that was not mapped would be taken for the guest's (F2).
+        let written = Written { filed: self, first, pages: count };
+        let filled = (0..count).find(|&at| !fill(first + at, self.in_view(first + at))).unwrap_or(count);
+        let written = written.keep(filled);
+        if let Err(obstacle) = self.map(first, filled) {
+            return Installed { pages: 0, obstacle: Some(obstacle) };
+        }
+        std::mem::forget(written);
+        let mapped = Installed { pages: filled, obstacle: if filled < count { None } else { obstacle } };
+        self.map_what_is_there(first, mapped)
+    }
+
+    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.unprotect(first, pages)
+    }
+
+    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.protect(first, pages)
+    }
+
+    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.poison(first, pages)
+    }
+
+    fn wake(&self, first: u32, pages: u32) {
+        self.guest.wake(first, pages);
+    }
+
+    fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.punch(first, pages)
+    }
+
+    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+        let mut at = first;
+        while let Some(run) = self.next_held(at, first + pages)? {
+            at = run.end;
+            each(run);
+            if at == first + pages {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self) -> io::Result<()> {
+        self.guest.release()
+    }
+
+    fn staging(&self) -> Staging {
+        Staging::InPlace
+    }
+}

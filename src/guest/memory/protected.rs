@@ -1,0 +1,139 @@
+//! [`Protected`]: private anonymous memory whose pages are write-protected, read in place, and dropped: for kernels without MOVE.
+//!
+//! ```text
+//!   guest range   | p0 | p1 | p2 |     take_out: p1 is protected, its bytes stand still
+//!                      |wp  |          put_back: it is not protected any more
+//!                                      drop_staged: p1 is dropped
+//! ```
+//!
+//! - **P1** The staged page is the guest's (B3): reads of it do not fault, so staging tells nothing about them.
+//! - **P2** The kernel does not say whether a page is pinned for a device, and drops it all the same: pages that devices use must be pinned
+//!   by the caller. With MOVE they stay by themselves.
+//! - **P3** Dropping raises an event where events of removal are on, and waits for its reader: refused together with them.
+//! - **P4** Reading a staged page that the program dropped behind our back faults like an access of the guest's, in the thread that reads:
+//!   memory is discarded by [`discard`](Backing::discard), not by `madvise`.
+
+use super::Refusal;
+use super::anon::unshare;
+use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
+use super::guest_range::GuestRange;
+use crate::guest::uffd::{Entry, Ioctls, Mode, Modes};
+use std::io;
+use std::ops::Range;
+
+/// Anonymous memory without MOVE.
+#[derive(Debug)]
+pub(super) struct Protected {
+    guest: GuestRange,
+}
+
+impl Protected {
+    pub(super) fn new(guest: GuestRange) -> Protected {
+        Protected { guest }
+    }
+
+    /// How many pages from `first` on hold something, up to `most`.
+    fn held(&self, first: u32, most: u32) -> io::Result<u32> {
+        let mut entries = [Entry::empty(); 64];
+        let mut held = 0;
+        while held < most {
+            let count = (most - held).min(entries.len() as u32);
+            self.guest.entries(first + held, count, &mut entries)?;
+            let here = entries[..count as usize]
+                .iter()
+                .take_while(|entry| entry.intersects(Entry::PRESENT | Entry::SWAPPED))
+                .count() as u32;
+            held += here;
+            if here < count {
+                break;
+            }
+        }
+        Ok(held)
+    }
+}
+
+impl Backing for Protected {
+    fn register(&self) -> Result<(), Refusal> {
+        self.guest.register(Modes::MISSING, Ioctls::COPY | Ioctls::ZEROPAGE | Ioctls::WAKE | Ioctls::WRITEPROTECT)
+    }
+
+    fn take_out(&self, first: u32, pages: u32) -> TakenOut {
+        let held = match self.held(first, pages) {
+            Ok(held) => held,
+            Err(e) => return nothing(Obstacle::Failed(e.raw_os_error().unwrap_or(libc::EIO))),
+        };
+        if held > 0
+            && let Err(obstacle) = self.guest.protect(first, held)
+        {
+            // What was protected before the obstacle is written to again before its word says that it may be.
+            let _ = self.guest.unprotect(first, held);
+            return nothing(obstacle);
+        }
+        TakenOut { moved: held, obstacle: (held < pages).then_some(Obstacle::Hole) }
+    }
+
+    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.unprotect(first, pages)
+    }
+
+    fn staged(&self, page: u32) -> *const [u8; 4096] {
+        self.guest.address(page) as *const [u8; 4096]
+    }
+
+    fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.drop_pages(first, pages)
+    }
+
+    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
+        self.guest.install(first, from.cast(), pages, if protected { Mode::PROTECTED } else { Mode::empty() })
+    }
+
+    fn install_zero(&self, first: u32, pages: u32) -> Installed {
+        self.guest.install_zero(first, pages)
+    }
+
+    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.unprotect(first, pages)
+    }
+
+    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.protect(first, pages)
+    }
+
+    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.poison(first, pages)
+    }
+
+    fn wake(&self, first: u32, pages: u32) {
+        self.guest.wake(first, pages);
+    }
+
+    fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.guest.drop_pages(first, pages)
+    }
+
+    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+        self.guest.present(first, pages, each)
+    }
+
+    fn release(&self) -> io::Result<()> {
+        self.guest.release()
+    }
+
+    fn staging(&self) -> Staging {
+        Staging::InPlace
+    }
+
+    fn moved(&self, to: usize) -> bool {
+        self.guest.moved(to);
+        true
+    }
+
+    fn unshare(&self, first: u32, pages: u32) -> u32 {
+        unshare(&self.guest, first, pages)
+    }
+}
+
+fn nothing(obstacle: Obstacle) -> TakenOut {
+    TakenOut { moved: 0, obstacle: Some(obstacle) }
+}

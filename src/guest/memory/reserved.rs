@@ -1,0 +1,89 @@
+//! [`Reserved`]: address space of ours beside the guest's, for pages on their way.
+//!
+//! Private anonymous memory that holds nothing until pages are moved into it. It is kept out of children and core dumps, has no huge
+//! pages, and is never locked, as pages are moved only between memory of equal locks: under `mlockall(MCL_FUTURE)` a new mapping would be
+//! locked and filled at once, so it is mapped without access first.
+
+use super::Refusal;
+use super::claims::Claim;
+use std::io;
+use std::ops::Range;
+
+/// A mapping of ours, unmapped when dropped.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    start: usize,
+    bytes: usize,
+    _claim: Claim,
+}
+
+impl Reserved {
+    /// `bytes` bytes, readable and writable.
+    ///
+    /// # Errors
+    /// When there is no address space for it.
+    pub(super) fn new(bytes: usize) -> Result<Reserved, Refusal> {
+        let refused = || Refusal::AddressSpace { bytes, source: io::Error::last_os_error() };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping wherever the kernel likes; it replaces none.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(refused());
+        }
+        // Nobody has claimed what was not mapped; but a caller may have unmapped a range it registered, and we were given its place.
+        let claim =
+            Claim::new(start as usize..start as usize + bytes, "memory of this library's own").inspect_err(|_| {
+                // SAFETY: the mapping was made above, and nobody knows of it.
+                unsafe { libc::munmap(start, bytes) };
+            })?;
+        let reserved = Reserved { start: start as usize, bytes, _claim: claim };
+        // SAFETY: our own mapping. A mapping that is not locked is unlocked without complaint.
+        unsafe { libc::munlock(start, bytes) };
+        reserved.protect(0..bytes, false)?;
+        for advice in [libc::MADV_NOHUGEPAGE, libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
+            // SAFETY: advice about our own mapping that changes no content. A kernel without huge pages refuses the first, rightly.
+            unsafe { libc::madvise(start, bytes, advice) };
+        }
+        Ok(reserved)
+    }
+
+    /// Make part of it, in bytes from its start, executable or not: pages are moved only between memory of equal protection.
+    ///
+    /// # Errors
+    /// When the kernel has no mapping left.
+    pub(super) fn protect(&self, part: Range<usize>, execute: bool) -> Result<(), Refusal> {
+        let access = libc::PROT_READ | libc::PROT_WRITE | if execute { libc::PROT_EXEC } else { 0 };
+        let address = (self.start + part.start) as *mut libc::c_void;
+        // SAFETY: part of our own mapping, which holds nothing yet.
+        if unsafe { libc::mprotect(address, part.len(), access) } != 0 {
+            return Err(Refusal::AddressSpace { bytes: self.bytes, source: io::Error::last_os_error() });
+        }
+        Ok(())
+    }
+
+    /// Its addresses.
+    pub(super) fn addresses(&self) -> Range<usize> {
+        self.start..self.start + self.bytes
+    }
+
+    /// Give back the frames of part of it, in bytes from its start: what is there is lost. May be called in a signal handler.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(super) fn empty(&self, part: Range<usize>) -> io::Result<()> {
+        debug_assert!(part.end <= self.bytes);
+        let address = (self.start + part.start) as *mut libc::c_void;
+        // SAFETY: part of our own mapping, and the caller no longer needs what is there.
+        if unsafe { libc::madvise(address, part.len(), libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; those who hold pointers into it hold it too.
+        unsafe { libc::munmap(self.start as *mut libc::c_void, self.bytes) };
+    }
+}

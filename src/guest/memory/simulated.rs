@@ -1,0 +1,296 @@
+//! [`Simulated`]: a guest range and its staging place without a kernel, for models and unit tests.
+//!
+//! ```text
+//!   apart     guest   [ 7  .  9w .  x ]     a token a page: what it holds; w protected, x poisoned
+//!             shadow  [ .  3  .  .  . ]     real bytes, of which the first eight are the token
+//!
+//!   in place  file    [ 7  3  9  .  . ]     and which of them are mapped: 7 and 9
+//! ```
+//!
+//! Each request, and each access of the guest's, is one step under one lock, as the kernel's lock of an address space makes it.
+//! Staged bytes are read without it.
+
+use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
+use crate::sync::{Arc, Mutex, Rank};
+use crate::units::PAGE_SIZE;
+use std::cell::UnsafeCell;
+use std::io;
+use std::ops::Range;
+
+/// Why an access of the guest's does not go ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trap {
+    /// There is no page.
+    Missing,
+    /// It is protected, and this is a write.
+    Protected,
+    /// It is poisoned.
+    Poisoned,
+}
+
+/// One page of the guest range.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// What it holds, if it is there.
+    token: Option<u64>,
+    /// In place: whether the guest sees it.
+    mapped: bool,
+    protected: bool,
+    poisoned: bool,
+    /// The kernel will not move it.
+    pinned: bool,
+    /// Apart: whether there is a page in the shadow.
+    staged: bool,
+}
+
+/// What requests fail with, on cue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cue {
+    /// So many installations still find the address space changing.
+    again: u32,
+}
+
+/// A guest range without a kernel. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Simulated {
+    staging: Staging,
+    state: Arc<Mutex<(Vec<Place>, Cue)>>,
+    /// Bytes of staged pages: in the shadow, or in the file.
+    bytes: Arc<Vec<StagedBytes>>,
+}
+
+struct StagedBytes(UnsafeCell<[u8; PAGE_SIZE]>);
+
+// SAFETY: the cell can be sent with its contents.
+unsafe impl Send for StagedBytes {}
+// SAFETY: staged bytes are written under the lock, and read by who owns the page; that is the protocol which models check by what
+// they read.
+unsafe impl Sync for StagedBytes {}
+
+impl Simulated {
+    /// So many pages, none there.
+    pub(crate) fn new(pages: u32, staging: Staging) -> Self {
+        let state = Mutex::new(Rank::Leaf, (vec![Place::default(); pages as usize], Cue::default()));
+        let bytes = (0..pages).map(|_| StagedBytes(UnsafeCell::new([0; PAGE_SIZE]))).collect();
+        Simulated { staging, state: Arc::new(state), bytes: Arc::new(bytes) }
+    }
+
+    /// What a page of bytes says.
+    fn token(bytes: *const [u8; PAGE_SIZE]) -> u64 {
+        // SAFETY: who calls gives a page that can be read; eight bytes of it.
+        unsafe { bytes.cast::<u64>().read_unaligned() }
+    }
+
+    fn set_bytes(&self, page: u32, token: u64) {
+        // SAFETY: under the lock; a reader that this races with reads what it must not, which the model sees.
+        unsafe { self.bytes[page as usize].0.get().cast::<u64>().write_unaligned(token) };
+    }
+
+    /// The guest reads a page.
+    pub(crate) fn read(&self, page: u32) -> Result<u64, Trap> {
+        self.access(page, false, |token| *token)
+    }
+
+    /// The guest writes a page.
+    pub(crate) fn write(&self, page: u32, token: u64) -> Result<(), Trap> {
+        self.access(page, true, |there| *there = token)?;
+        Ok(())
+    }
+
+    fn access<R>(&self, page: u32, write: bool, f: impl FnOnce(&mut u64) -> R) -> Result<R, Trap> {
+        let mut state = self.state.lock();
+        let place = &mut state.0[page as usize];
+        if place.poisoned {
+            return Err(Trap::Poisoned);
+        }
+        let mapped = place.mapped;
+        let Some(token) = place.token.as_mut().filter(|_| mapped) else { return Err(Trap::Missing) };
+        if write && place.protected {
+            return Err(Trap::Protected);
+        }
+        let result = f(token);
+        if write && self.staging == Staging::InPlace {
+            let token = *token;
+            self.set_bytes(page, token);
+        }
+        Ok(result)
+    }
+
+    /// Somebody throws a page away without telling.
+    pub(crate) fn vanish(&self, page: u32) {
+        let place = &mut self.state.lock().0[page as usize];
+        (place.token, place.mapped, place.protected) = (None, false, false);
+    }
+
+    /// The kernel pins a page, or lets it go.
+    pub(crate) fn set_pinned(&self, page: u32, pinned: bool) {
+        self.state.lock().0[page as usize].pinned = pinned;
+    }
+
+    /// So many installations find the address space changing.
+    pub(crate) fn set_again(&self, times: u32) {
+        self.state.lock().1.again = times;
+    }
+
+    /// One page after the other, until one is in the way.
+    fn each(
+        &self,
+        first: u32,
+        pages: u32,
+        mut step: impl FnMut(u32, &mut Place, &mut Cue) -> Result<(), Obstacle>,
+    ) -> (u32, Option<Obstacle>) {
+        let mut state = self.state.lock();
+        let (places, cue) = &mut *state;
+        for page in first..first + pages {
+            if let Err(obstacle) = step(page, &mut places[page as usize], cue) {
+                return (page - first, Some(obstacle));
+            }
+        }
+        (pages, None)
+    }
+
+    fn put(&self, page: u32, place: &mut Place, cue: &mut Cue, token: u64, protected: bool) -> Result<(), Obstacle> {
+        if cue.again > 0 {
+            cue.again -= 1;
+            return Err(Obstacle::Again);
+        }
+        if place.token.is_some() || place.poisoned {
+            return Err(Obstacle::There);
+        }
+        (place.token, place.mapped, place.protected) = (Some(token), true, protected);
+        if self.staging == Staging::InPlace {
+            self.set_bytes(page, token);
+        }
+        Ok(())
+    }
+}
+
+fn all((_, obstacle): (u32, Option<Obstacle>)) -> Result<(), Obstacle> {
+    obstacle.map_or(Ok(()), Err)
+}
+
+impl Backing for Simulated {
+    fn take_out(&self, first: u32, pages: u32) -> TakenOut {
+        let (moved, obstacle) = self.each(first, pages, |page, place, _| {
+            if place.pinned {
+                return Err(Obstacle::Busy);
+            }
+            let token = place.token.filter(|_| place.mapped).ok_or(Obstacle::Hole)?;
+            (place.mapped, place.protected) = (false, false);
+            if self.staging == Staging::Apart {
+                assert!(!place.staged, "the shadow place of page {page} was not empty");
+                (place.token, place.staged) = (None, true);
+                self.set_bytes(page, token);
+            }
+            Ok(())
+        });
+        TakenOut { moved, obstacle }
+    }
+
+    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        all(self.each(first, pages, |page, place, cue| match self.staging {
+            Staging::InPlace => {
+                place.token.ok_or(Obstacle::Hole)?;
+                place.mapped = true;
+                Ok(())
+            }
+            Staging::Apart if !place.staged => Err(Obstacle::Hole),
+            Staging::Apart => {
+                let token = Self::token(self.bytes[page as usize].0.get());
+                self.put(page, place, cue, token, false)?;
+                place.staged = false;
+                self.set_bytes(page, 0);
+                Ok(())
+            }
+        }))
+    }
+
+    fn staged(&self, page: u32) -> *const [u8; 4096] {
+        self.bytes[page as usize].0.get()
+    }
+
+    fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        all(self.each(first, pages, |page, place, _| {
+            match self.staging {
+                Staging::Apart => place.staged = false,
+                Staging::InPlace => (place.token, place.mapped) = (None, false),
+            }
+            self.set_bytes(page, 0);
+            Ok(())
+        }))
+    }
+
+    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
+        let (pages, obstacle) = self.each(first, pages, |page, place, cue| {
+            // SAFETY: the caller gives as many pages as it names.
+            let token = Self::token(unsafe { from.add((page - first) as usize) });
+            self.put(page, place, cue, token, protected)
+        });
+        Installed { pages, obstacle }
+    }
+
+    fn install_zero(&self, first: u32, pages: u32) -> Installed {
+        let (pages, obstacle) = self.each(first, pages, |page, place, cue| self.put(page, place, cue, 0, false));
+        Installed { pages, obstacle }
+    }
+
+    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        all(self.each(first, pages, |_, place, _| {
+            place.protected = false;
+            Ok(())
+        }))
+    }
+
+    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        all(self.each(first, pages, |_, place, _| {
+            place.protected = true;
+            Ok(())
+        }))
+    }
+
+    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        all(self.each(first, pages, |_, place, _| match place.token {
+            Some(_) => Err(Obstacle::There),
+            None => {
+                place.poisoned = true;
+                Ok(())
+            }
+        }))
+    }
+
+    fn wake(&self, _first: u32, _pages: u32) {}
+
+    fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        all(self.each(first, pages, |page, place, _| {
+            (place.token, place.mapped, place.protected, place.poisoned) = (None, false, false, false);
+            if self.staging == Staging::InPlace {
+                self.set_bytes(page, 0);
+            }
+            Ok(())
+        }))
+    }
+
+    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+        for page in first..first + pages {
+            let place = self.state.lock().0[page as usize];
+            if place.token.is_some() && place.mapped {
+                each(page..page + 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self) -> io::Result<()> {
+        for place in &mut self.state.lock().0 {
+            if place.token.is_none() && !place.poisoned {
+                (place.token, place.mapped) = (Some(0), true); // the kernel's zeroes, when it is touched
+            }
+            place.protected = false;
+        }
+        Ok(())
+    }
+
+    fn staging(&self) -> Staging {
+        self.staging
+    }
+}

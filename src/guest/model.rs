@@ -1,0 +1,298 @@
+//! A region without a kernel, for the crate's own models and unit tests; of no use to embedders.
+//!
+//! The real `Pages` over a [`Simulated`] backing and a store of tokens, or the real `Zswap`. A guest access that faults is served as
+//! the SIGBUS service would: in the thread, waiting for owners.
+
+use super::memory::backing::{Backing, Staging};
+use super::memory::simulated::{Simulated, Trap};
+use super::pages::ports::{Purse, Store, Why};
+use super::pages::{Access, Pages, Served, Shared, Waiting};
+use super::{Error, FaultAround, VmOptions};
+use crate::memcg::{Counter, Memcg, Resident};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Arc, Mutex, Planted, Rank};
+use crate::units::{PAGE_SIZE, Slot, SlotRange};
+use crate::zswap::{self, LoadedFrom, Stored, Zswap};
+use std::collections::BTreeMap;
+
+/// How a model is made.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelOptions {
+    /// Pages of the region.
+    pub pages: u32,
+    /// Whether staged pages lie in place.
+    pub in_place: bool,
+    /// Bytes of copies that are kept.
+    pub kept_bytes: u64,
+    /// Neighbours that come along: 0 is none.
+    pub around: u32,
+    /// The bug planted.
+    pub planted: Planted,
+}
+
+/// A region without a kernel.
+pub struct Model {
+    pages: Arc<Pages>,
+    backing: Simulated,
+    charged: Charged,
+    tokens: Option<Arc<Tokens>>,
+}
+
+enum Charged {
+    Alone(Arc<Coins>),
+    Memcg(Memcg),
+}
+
+/// Pages charged, and no limit.
+#[derive(Default)]
+struct Coins(AtomicU32);
+
+impl Purse for Coins {
+    fn charge(&self, pages: u32, _why: Why) {
+        self.0.fetch_add(pages, Ordering::Relaxed);
+    }
+    fn try_charge(&self, pages: u32) -> bool {
+        self.0.fetch_add(pages, Ordering::Relaxed);
+        true
+    }
+    fn uncharge(&self, pages: u32) {
+        let before = self.0.fetch_sub(pages, Ordering::Relaxed);
+        assert!(before >= pages, "{pages} pages are uncharged of {before}");
+    }
+    fn page_charge(&self) -> Resident {
+        unreachable!("the store of tokens takes the charge as it is")
+    }
+}
+
+/// A memcg without limits.
+struct Wallet(Memcg);
+
+impl Purse for Wallet {
+    fn charge(&self, pages: u32, _why: Why) {
+        self.0.charge_resident(u64::from(pages) * PAGE_SIZE as u64).expect("there is no limit").forget();
+    }
+    fn try_charge(&self, pages: u32) -> bool {
+        self.charge(pages, Why::Call);
+        true
+    }
+    fn uncharge(&self, pages: u32) {
+        let objcg = self.0.objcg().expect("the memcg is online");
+        drop(Resident::from_prepaid(objcg, u64::from(pages) * PAGE_SIZE as u64));
+    }
+    fn page_charge(&self) -> Resident {
+        Resident::from_prepaid(self.0.objcg().expect("the memcg is online"), PAGE_SIZE as u64)
+    }
+}
+
+/// A store that keeps a token for each slot.
+struct Tokens {
+    slots: Mutex<BTreeMap<u64, u64>>,
+    /// Slots that cannot be read.
+    lost: Mutex<Vec<u64>>,
+}
+
+impl Store for Tokens {
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+        let token = u64::from_ne_bytes(*page.first_chunk().expect("a page has eight bytes"));
+        let before = self.slots.lock().insert(slot.0, token);
+        assert_eq!(before, None, "slot {} was stored to while it held a page", slot.0);
+        purse.uncharge(1);
+        Ok(Stored::Compressed { payload_bytes: 1000, slot_bytes: 1024 })
+    }
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], _wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        let token = self.slots.lock().get(&slot.0).copied();
+        let token = token.unwrap_or_else(|| panic!("slot {} is read and holds nothing", slot.0));
+        if self.lost.lock().contains(&slot.0) {
+            return Err(zswap::Error::Corrupt { slot });
+        }
+        page[..8].copy_from_slice(&token.to_ne_bytes());
+        Ok(LoadedFrom::Pool { bytes: 1000 })
+    }
+    fn give_back(&self, slot: Slot) {
+        self.slots.lock().remove(&slot.0);
+    }
+    fn holds(&self, slot: Slot) -> bool {
+        self.slots.lock().contains_key(&slot.0)
+    }
+}
+
+impl Model {
+    /// A region over a store of tokens.
+    pub fn new(options: ModelOptions) -> Model {
+        let coins = Arc::new(Coins::default());
+        let tokens = Arc::new(Tokens {
+            slots: Mutex::new(Rank::Leaf, BTreeMap::new()),
+            lost: Mutex::new(Rank::Leaf, Vec::new()),
+        });
+        let slots = SlotRange::new(Slot(0), options.pages.into());
+        let (pages, backing) = Self::make(options, tokens.clone(), coins.clone(), slots);
+        Model { pages, backing, charged: Charged::Alone(coins), tokens: Some(tokens) }
+    }
+
+    /// A region over a real store, charged to `memcg`.
+    pub fn over(options: ModelOptions, zswap: Arc<Zswap>, memcg: &Memcg) -> Model {
+        let slots = zswap.reserve(options.pages.into()).expect("there are slots");
+        let (pages, backing) = Self::make(options, zswap, Wallet(memcg.clone()), slots);
+        Model { pages, backing, charged: Charged::Memcg(memcg.clone()), tokens: None }
+    }
+
+    fn make(
+        options: ModelOptions,
+        store: impl Store + 'static,
+        purse: impl Purse + 'static,
+        slots: SlotRange,
+    ) -> (Arc<Pages>, Simulated) {
+        let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
+        let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
+        let vm = VmOptions::new().kept_bytes(options.kept_bytes).fault_around(around);
+        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), &vm, options.planted).expect("there are addresses");
+        let backing = Simulated::new(options.pages, staging);
+        let pages = Pages::new(Arc::new(shared), Box::new(backing.clone()), slots, 0).expect("there are addresses");
+        let pages = Arc::new(pages);
+        pages.shared().roster.add(pages.clone());
+        (pages, backing)
+    }
+
+    /// The guest reads a page: what it holds, or `None` where it is poisoned.
+    pub fn read(&self, page: u32) -> Option<u64> {
+        loop {
+            match self.backing.read(page) {
+                Ok(token) => return Some(token),
+                Err(trap) => self.serve(page, trap, Access::Read)?,
+            }
+        }
+    }
+
+    /// The guest writes a page. `None` where it is poisoned.
+    pub fn write(&self, page: u32, token: u64) -> Option<()> {
+        loop {
+            match self.backing.write(page, token) {
+                Ok(()) => return Some(()),
+                Err(trap) => self.serve(page, trap, Access::Write)?,
+            }
+        }
+    }
+
+    fn serve(&self, page: u32, trap: Trap, access: Access) -> Option<()> {
+        let access = if trap == Trap::Protected { Access::Protect } else { access };
+        if trap == Trap::Poisoned {
+            return None;
+        }
+        match self.pages.fault(page, access, Waiting::Wait) {
+            Served::Installed(_) => Some(()),
+            Served::Again => {
+                crate::sync::thread::yield_now();
+                Some(())
+            }
+            Served::Poisoned => None,
+            other => panic!("a fault of page {page} came to {other:?}"),
+        }
+    }
+
+    /// Take pages out. How many are staged, and how many had vanished.
+    pub fn stage(&self, first: u32, pages: u32) -> (u32, u32) {
+        let staging = self.pages.stage(first, pages, true);
+        (staging.staged, staging.vanished)
+    }
+
+    /// Compress up to so many staged pages. How many are stored.
+    pub fn compress(&self, pages: u32) -> u32 {
+        self.pages.shared().compress_staged(pages).pages
+    }
+
+    /// Throw pages away.
+    ///
+    /// # Errors
+    /// When one is pinned.
+    pub fn discard(&self, first: u32, pages: u32) -> Result<u64, Error> {
+        self.pages.discard(first..first + pages)
+    }
+
+    /// Somebody throws a page away without telling.
+    pub fn vanish(&self, page: u32) {
+        self.backing.vanish(page);
+    }
+
+    /// The kernel pins a page, or lets it go.
+    pub fn set_busy(&self, page: u32, busy: bool) {
+        self.backing.set_pinned(page, busy);
+    }
+
+    /// So many installations find the address space changing.
+    pub fn set_again(&self, times: u32) {
+        self.backing.set_again(times);
+    }
+
+    /// Slots of pages that cannot be read, from now on.
+    pub fn set_lost(&self, pages: Vec<u64>) {
+        *self.tokens.as_ref().expect("only tokens get lost").lost.lock() = pages;
+    }
+
+    /// Bring pages in and pin them.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn pin(&self, first: u32, pages: u32) -> Result<(), Error> {
+        self.pages.pin(first..first + pages)
+    }
+
+    /// The end of a pin.
+    pub fn unpin(&self, first: u32, pages: u32) {
+        self.pages.unpin(first..first + pages);
+    }
+
+    /// Bring pages in.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn make_resident(&self, first: u32, pages: u32) -> Result<(), Error> {
+        self.pages.make_resident(first..first + pages)
+    }
+
+    /// Bring pages in as far as there is room.
+    pub fn prefetch(&self, first: u32, pages: u32) -> u64 {
+        self.pages.prefetch(first..first + pages).pages
+    }
+
+    /// Bring everything in and give the range back; the pages must be settled afterwards, when nobody is at them.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn unregister(&self) -> Result<(), Error> {
+        self.pages.bring_everything()?;
+        self.backing.release().expect("it cannot fail");
+        Ok(())
+    }
+
+    /// Nobody is at the pages of a region that was unregistered: nothing is charged for it any more.
+    pub fn settle(&self) {
+        self.pages.settle();
+        self.pages.shared().roster.remove(self.pages.id());
+        assert_eq!(self.charged_bytes(), 0, "nothing is charged any more");
+    }
+
+    /// Pages whose copies are kept.
+    pub fn kept(&self) -> u64 {
+        self.pages.assert_valid().kept
+    }
+
+    fn charged_bytes(&self) -> u64 {
+        match &self.charged {
+            Charged::Alone(coins) => u64::from(coins.0.load(Ordering::Relaxed)) * PAGE_SIZE as u64,
+            Charged::Memcg(memcg) => memcg.current(Counter::Memory) - memcg.current(Counter::Zswap),
+        }
+    }
+
+    /// Everything is where it says, and charged; while nobody is at it. Pages by where they are: resident, staged, stored.
+    ///
+    /// # Panics
+    /// When something is not as it must be.
+    pub fn check(&self) -> (u64, u64, u64) {
+        let sums = self.pages.assert_valid();
+        assert_eq!(self.charged_bytes(), (sums.resident + sums.staged) * PAGE_SIZE as u64, "what is charged: {sums:?}");
+        (sums.resident, sums.staged, sums.stored)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,169 @@
+use super::*;
+use crate::sync::thread;
+
+fn model(in_place: bool, kept_bytes: u64, around: u32) -> Model {
+    Model::new(ModelOptions { pages: 256, in_place, kept_bytes, around, planted: Planted::NONE })
+}
+
+#[test]
+fn pages_go_all_the_way_out_and_come_back() {
+    for in_place in [false, true] {
+        let model = model(in_place, 0, 0);
+        for page in 0..100 {
+            model.write(page, 1000 + u64::from(page)).unwrap();
+        }
+        assert_eq!(model.read(100), Some(0));
+        model.set_busy(3, true);
+        assert_eq!(model.stage(0, 64), (63, 0));
+        assert_eq!(model.check(), (38, 63, 0));
+        assert_eq!(model.read(7), Some(1007));
+        assert_eq!(model.compress(64), 62);
+        assert_eq!(model.check(), (39, 0, 62));
+        (0..100).for_each(|page| assert_eq!(model.read(page), Some(1000 + u64::from(page))));
+        assert_eq!(model.check(), (101, 0, 0));
+        model.stage(64, 36);
+        model.compress(10);
+        assert_eq!(model.discard(60, 60).unwrap(), 41);
+        assert_eq!(model.check(), (60, 0, 0));
+        assert_eq!((model.read(59), model.read(64)), (Some(1059), Some(0)));
+        model.set_busy(3, false);
+        model.stage(0, 20);
+        model.compress(10);
+        model.unregister().unwrap();
+        (0..60).for_each(|page| assert_eq!(model.read(page), Some(1000 + u64::from(page))));
+        model.settle();
+    }
+}
+
+#[test]
+fn neighbours_that_went_together_come_together() {
+    let model = model(false, 0, 16);
+    (0..64).for_each(|page| model.write(page, 7).unwrap());
+    model.stage(0, 64);
+    assert_eq!(model.compress(64), 64);
+    assert_eq!(model.read(20), Some(7));
+    assert_eq!(model.check(), (16, 0, 48));
+    assert_eq!(model.prefetch(0, 256), 48);
+    assert_eq!(model.check(), (64, 0, 0));
+}
+
+#[test]
+fn a_clean_page_leaves_without_the_store_and_a_written_one_does_not() {
+    let model = model(false, 3 * 1024, 0);
+    (0..4).for_each(|page| model.write(page, 7).unwrap());
+    model.stage(0, 4);
+    assert_eq!(model.compress(4), 4);
+    (0..4).for_each(|page| assert_eq!(model.read(page), Some(7)));
+    assert_eq!(model.kept(), 3, "for the fourth there is no room");
+    model.write(1, 8).unwrap();
+    assert_eq!(model.kept(), 2);
+    model.stage(0, 4);
+    assert_eq!(model.read(2), Some(7)); // back from staging: it can be written
+    assert_eq!(model.kept(), 1);
+    assert_eq!(model.compress(4), 3);
+    assert_eq!(model.check(), (1, 0, 3));
+    assert_eq!((0..4).map(|page| model.read(page).unwrap()).collect::<Vec<_>>(), [7, 8, 7, 7]);
+    model.unregister().unwrap();
+    model.settle();
+}
+
+#[test]
+fn what_cannot_be_read_is_poisoned_and_can_be_had_later() {
+    let model = model(false, 0, 16);
+    (0..32).for_each(|page| model.write(page, 7).unwrap());
+    model.stage(0, 32);
+    assert_eq!(model.compress(32), 32);
+    model.set_lost(vec![5, 20]);
+    assert_eq!((model.read(5), model.read(5), model.read(6)), (None, None, Some(7)));
+    assert!(matches!(model.unregister(), Err(Error::Unreadable { page: 5, .. })));
+    assert_eq!((model.read(20), model.read(19)), (None, Some(7)));
+    assert_eq!(model.check(), (30, 0, 0));
+    model.set_lost(vec![]);
+    model.unregister().unwrap();
+    assert_eq!((model.read(5), model.read(20)), (Some(7), Some(7)));
+    model.settle();
+}
+
+#[test]
+fn a_changing_address_space_is_tried_again_and_loses_nothing() {
+    let model = model(false, 0, 0);
+    model.write(0, 7).unwrap();
+    for round in 0..3 {
+        model.stage(0, 1);
+        if round > 0 {
+            model.compress(1);
+        }
+        model.set_again(2);
+        assert_eq!(model.read(0), Some(7));
+    }
+    model.check();
+}
+
+#[test]
+fn pins_hold_and_end() {
+    let model = model(false, 0, 0);
+    (0..10).for_each(|page| model.write(page, 7).unwrap());
+    model.stage(0, 10);
+    model.compress(5);
+    model.pin(2, 6).unwrap();
+    model.pin(3, 1).unwrap();
+    assert_eq!(model.stage(0, 10), (0, 0));
+    assert!(matches!(model.discard(0, 10), Err(Error::Pinned { page: 2 })));
+    model.unpin(2, 6);
+    assert_eq!(model.stage(2, 6), (5, 0));
+    model.unpin(3, 1);
+    assert_eq!(model.stage(3, 1), (1, 0));
+}
+
+/// Threads write versions to pages of their own, and read them back, while others do everything else to the pages.
+#[test]
+fn no_write_is_lost_whatever_happens_to_the_pages() {
+    for (in_place, kept) in [(false, 0), (true, 0), (false, 1 << 20)] {
+        let model = Arc::new(model(in_place, kept, 8));
+        let writers: Vec<_> = (0..3u32)
+            .map(|t| {
+                let model = model.clone();
+                thread::spawn("writer", move || {
+                    let mut version = [0u64; 64];
+                    for round in 0..20_000u32 {
+                        let k = (round.wrapping_mul(2_654_435_761) >> 7) as usize % 64;
+                        let page = t * 64 + k as u32;
+                        if round % 3 == 0 {
+                            version[k] += 1;
+                            model.write(page, version[k] << 8 | u64::from(t)).unwrap();
+                        } else {
+                            let expected = if version[k] == 0 { 0 } else { version[k] << 8 | u64::from(t) };
+                            assert_eq!(model.read(page), Some(expected), "page {page}");
+                        }
+                    }
+                })
+                .unwrap()
+            })
+            .collect();
+        let meddlers: Vec<_> = (0..2u32)
+            .map(|t| {
+                let model = model.clone();
+                thread::spawn("meddler", move || {
+                    for round in 0..3_000u32 {
+                        let at = round.wrapping_mul(40_503) % 192;
+                        match (round + t) % 7 {
+                            0..3 => drop(model.stage(at, 64)),
+                            3 => drop(model.compress(40)),
+                            4 => drop(model.prefetch(at, 32)),
+                            5 => {
+                                model.pin(at, 3).unwrap();
+                                model.unpin(at, 3);
+                            }
+                            _ => drop(model.discard(192, 64)),
+                        }
+                    }
+                })
+                .unwrap()
+            })
+            .collect();
+        writers.into_iter().chain(meddlers).for_each(|thread| thread.join().unwrap());
+        model.check();
+        model.unregister().unwrap();
+        model.settle();
+    }
+}

@@ -1,0 +1,214 @@
+//! Staged pages become slots' content, one after the other; their frames go back together.
+//!
+//! ```text
+//!   1. Staged -> Compressing|shadow, compressed into its slot    meanwhile a fault may take the page away: Filling|shadow
+//!   2. Compressing -> Dropping: ours          ... or lost: what was stored is given back; then the frame is left to who
+//!   3. frames of runs that are ours go back        fills the page, or given back; then shadow is cleared
+//!   4. Dropping -> Stored
+//! ```
+//!
+//! Nothing is owned while a page is compressed: a fault never waits for the codec. What is compressed is memory that nobody
+//! writes: a staged page lies in memory of ours; or, where it is staged in place, it is copied first, as a fault puts it back.
+
+use super::owned::{End, Owned, TOGETHER};
+use super::pages::{Compressed, Pages};
+use super::ports::{Count, Gauge, Why};
+use super::word::{Bits, Frame, State, Through};
+use crate::guest::memory::backing::Staging;
+use crate::units::PAGE_SIZE;
+
+/// What became of a page in step 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// Nothing was to be done.
+    None,
+    /// Begun, and not stored: the charge is ours.
+    Begun,
+    /// Stored, in so many bytes, which the charge has become.
+    Stored(u16),
+    /// Its slot had an equal copy; the charge is ours.
+    Clean,
+}
+
+/// Pages of a run that this thread compresses. Dropped, also by a panic of the codec's, they are staged again.
+struct Batch<'a> {
+    pages: &'a Pages,
+    first: u32,
+    work: [Work; TOGETHER as usize],
+}
+
+impl Pages {
+    /// Compress those of up to 64 pages that are staged.
+    pub(crate) fn compress_run(&self, first: u32, len: u32) -> Compressed {
+        let mut done = Compressed::default();
+        let mut batch = Batch { pages: self, first, work: [Work::None; TOGETHER as usize] };
+        for page in first..first + len.min(TOGETHER) {
+            match self.word(page).compress() {
+                Some(was) => batch.store(page, was, &mut done),
+                None => done.back += 1,
+            }
+            if done.refused > 0 {
+                // The rest waits for room.
+                self.shared().roster.push_again(self.id(), page, first + len - page);
+                break;
+            }
+        }
+        batch.finish(&mut done);
+        self.shared().observer.count(Count::PutAway, done.pages);
+        done
+    }
+}
+
+impl<'a> Batch<'a> {
+    fn work(&mut self, page: u32) -> &mut Work {
+        &mut self.work[(page - self.first) as usize]
+    }
+
+    /// Step 1 for a page that is Compressing now.
+    fn store(&mut self, page: u32, was: Bits, done: &mut Compressed) {
+        let (pages, shared) = (self.pages, self.pages.shared());
+        if was.is_kept() {
+            *self.work(page) = Work::Clean;
+            return;
+        }
+        *self.work(page) = Work::Begun;
+        let from = pages.backing().staged(page);
+        let mut copy = [0; PAGE_SIZE];
+        let bytes = match pages.backing().staging() {
+            // SAFETY: the staged page lies in memory of ours, where it stays while `shadow` is set and nobody writes it.
+            Staging::Apart => unsafe { &*from },
+            Staging::InPlace => {
+                // SAFETY: readable while the page is Compressing, and afterwards, when a fault has put it back, too. What the
+                // guest writes meanwhile makes a copy that is thrown away, for the page is lost by then.
+                unsafe { std::ptr::copy_nonoverlapping(from, &raw mut copy, 1) };
+                &copy
+            }
+        };
+        match shared.store.put_away(pages.slot(page), &*shared.purse, bytes) {
+            Ok(stored) => *self.work(page) = Work::Stored(stored.slot_bytes() as u16),
+            Err(_) => {
+                *self.work(page) = Work::None;
+                shared.observer.count(Count::Refused, 1);
+                match pages.word(page).not_compressed() {
+                    Through::Mine => done.refused += 1,
+                    Through::Lost => {
+                        done.back += 1;
+                        shared.purse.uncharge(1);
+                        pages.give_frame_up(page);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Steps 2 to 4.
+    fn finish(mut self, done: &mut Compressed) {
+        let (pages, shared) = (self.pages, self.pages.shared());
+        let mut run = Owned::none(pages, self.first);
+        for page in self.first..self.first + TOGETHER {
+            let work = std::mem::replace(self.work(page), Work::None);
+            let mine = match work {
+                Work::None => false,
+                Work::Begun => unreachable!("each was stored, or refused"),
+                Work::Stored(slot_bytes) => match pages.word(page).compressed() {
+                    Through::Mine => {
+                        done.won += PAGE_SIZE as u64 - u64::from(slot_bytes);
+                        true
+                    }
+                    Through::Lost => {
+                        // Before `shadow` is cleared: after that the page may be stored again.
+                        shared.store.give_back(pages.slot(page));
+                        shared.observer.count(Count::Wasted, 1);
+                        false
+                    }
+                },
+                Work::Clean => match pages.word(page).compressed() {
+                    Through::Mine => {
+                        done.won += PAGE_SIZE as u64;
+                        shared.observer.count(Count::PutAwayClean, 1);
+                        true
+                    }
+                    Through::Lost => {
+                        shared.purse.uncharge(1);
+                        false
+                    }
+                },
+            };
+            if mine {
+                done.pages += 1;
+                // What to do if it is not stored after all, which only a panic below could bring about.
+                run.push(pages.word(page).load().as_staged());
+                if work == Work::Clean {
+                    pages.unkeep(run.was(page).kept());
+                }
+                continue;
+            }
+            pages.drop_frames(&mut run, page + 1);
+            if work != Work::None {
+                done.back += 1;
+                pages.give_frame_up(page);
+            }
+        }
+        pages.drop_frames(&mut run, self.first);
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        for page in self.first..self.first + TOGETHER {
+            let work = std::mem::replace(self.work(page), Work::None);
+            if work == Work::None {
+                continue;
+            }
+            // The codec, or a device, panicked. The charge went with the page that it was at, or into what was stored.
+            let (pages, shared) = (self.pages, self.pages.shared());
+            if let Work::Stored(_) = work {
+                shared.store.give_back(pages.slot(page));
+            }
+            if work != Work::Clean {
+                shared.purse.charge(1, Why::Call);
+            }
+            match pages.word(page).not_compressed() {
+                Through::Mine => shared.roster.push_again(pages.id(), page, 1),
+                Through::Lost => {
+                    shared.purse.uncharge(1);
+                    pages.give_frame_up(page);
+                }
+            }
+        }
+    }
+}
+
+impl Pages {
+    /// Steps 3 and 4 for the pages that are owned; the next run begins at `next`.
+    fn drop_frames<'a>(&'a self, run: &mut Owned<'a>, next: u32) {
+        if run.len() > 0 {
+            // A frame that the kernel does not take back is zapped when it is in the way.
+            let _ = self.backing().drop_staged(run.first(), run.len());
+            for page in run.first()..run.first() + run.len() {
+                if run.was(page).is_kept() {
+                    self.shared().purse.uncharge(1); // the slot is paid for
+                }
+            }
+            self.shared().observer.change(Gauge::Staged, -i64::from(run.len()));
+            self.shared().observer.change(Gauge::Stored, run.len().into());
+            run.end_front(run.len(), End { moved: false, ..End::silent(State::Stored) });
+        }
+        *run = Owned::none(self, next);
+    }
+
+    /// This compressor lost its page, and what it stored is given back.
+    fn give_frame_up(&self, page: u32) {
+        let word = self.word(page);
+        match word.hand_over() {
+            Frame::Handed => {}
+            Frame::Staged => word.shadow_gone(),
+            Frame::Ours => {
+                if self.backing().staging() == Staging::Apart {
+                    let _ = self.backing().drop_staged(page, 1);
+                }
+                word.shadow_gone();
+            }
+        }
+    }
+}

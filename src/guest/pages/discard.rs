@@ -1,0 +1,176 @@
+//! Discard: pages are thrown away, and read as zeroes from then on; by a call, or behind our back.
+//!
+//! | the word said | what goes | who was charged |
+//! |---|---|---|
+//! | Resident | the page, runs of them together; a kept copy | we uncharge |
+//! | Staged | the staged page; a kept copy | we uncharge |
+//! | Compressing | nothing of ours: the compressor finds that it lost the page (staged in place: the page) | it does |
+//! | Stored, Poisoned | the slot; the mark | the slot's content was |
+
+use super::owned::{End, Owned, TOGETHER};
+use super::pages::{Pages, Served};
+use super::ports::Gauge;
+use super::word::{Bits, State};
+use crate::guest::Error;
+use crate::guest::memory::backing::{Obstacle, Staging};
+use std::ops::Range;
+
+/// Who throws pages away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A call: the guest range is ours to empty.
+    Us,
+    /// Somebody else: the guest range is empty already, or will be before anything can be installed.
+    Them,
+}
+
+impl Pages {
+    /// Throw pages away. How many were somewhere.
+    ///
+    /// # Errors
+    /// [`Error::Pinned`], [`Error::Gone`], [`Error::Kernel`]: pages before the one that is named are gone.
+    pub(crate) fn discard(&self, range: Range<u32>) -> Result<u64, Error> {
+        let (mut at, mut thrown) = (range.start, 0);
+        while at < range.end {
+            // Resident pages together: as many as can be had without waiting.
+            let mut run = Owned::none(self, at);
+            while at < range.end && run.len() < TOGETHER {
+                let seen = self.word(at).load();
+                if seen.state() != State::Resident || seen.pins() > 0 || self.word(at).discard(seen).is_err() {
+                    break;
+                }
+                run.push(seen);
+                at += 1;
+            }
+            thrown += u64::from(run.len());
+            if run.len() > 0 {
+                self.discard_resident(run)?;
+                continue;
+            }
+            let seen = self.word(at).load();
+            match seen.state() {
+                state if state.is_owned() => {
+                    self.wait(at);
+                    continue;
+                }
+                State::Resident if seen.pins() > 0 => return Err(Error::Pinned { page: at }),
+                State::Resident => continue, // by now
+                State::Absent => {}
+                _ if self.word(at).discard(seen).is_err() => continue,
+                _ => {
+                    self.discard_out(Owned::one(self, at, seen), By::Us)?;
+                    thrown += 1;
+                }
+            }
+            at += 1;
+        }
+        Ok(thrown)
+    }
+
+    /// Somebody emptied, or is emptying, the guest range behind our back, and we were told. Pages that somebody owns are left: the
+    /// first of them, to be told again later. What this process discards by a call is not news.
+    pub(crate) fn removed(&self, range: Range<u32>) -> Option<u32> {
+        let mut left = None;
+        for page in range {
+            loop {
+                let seen = self.word(page).load();
+                match seen.state() {
+                    State::Absent | State::Dropping => {}
+                    state if state.is_owned() => left = left.or(Some(page)),
+                    _ if self.word(page).discard(seen).is_err() => continue,
+                    State::Resident => {
+                        let mut one = Owned::one(self, page, seen);
+                        self.no_more_resident(&one);
+                        one.end_front(1, End::silent(State::Absent));
+                    }
+                    _ => {
+                        let _ = self.discard_out(Owned::one(self, page, seen), By::Them);
+                    }
+                }
+                break;
+            }
+        }
+        left
+    }
+
+    fn discard_resident(&self, mut run: Owned<'_>) -> Result<(), Error> {
+        let (first, len) = (run.first(), run.len());
+        if let Err(obstacle) = self.backing().discard(first, len) {
+            drop(run);
+            return Err(self.refused("discard", first, obstacle));
+        }
+        self.no_more_resident(&run);
+        run.end_front(len, End::silent(State::Absent));
+        Ok(())
+    }
+
+    /// Pages are not in the guest range any more, and nowhere else: their charges and kept copies go. The caller ends their words.
+    fn no_more_resident(&self, run: &Owned<'_>) {
+        for page in run.first()..run.first() + run.len() {
+            self.forget_copy(page, run.was(page), false);
+        }
+        self.shared().purse.uncharge(run.len());
+        self.shared().observer.change(Gauge::Resident, -i64::from(run.len()));
+    }
+
+    /// One page that is not in the guest range.
+    fn discard_out(&self, mut owned: Owned<'_>, by: By) -> Result<(), Error> {
+        let page = owned.first();
+        let was = owned.was(page);
+        match self.empty(page, was, by) {
+            Ok(()) => {
+                owned.end_front(1, End::silent(State::Absent));
+                Ok(())
+            }
+            Err(obstacle) => {
+                drop(owned);
+                Err(self.refused("discard", page, obstacle))
+            }
+        }
+    }
+
+    fn empty(&self, page: u32, was: Bits, by: By) -> Result<(), Obstacle> {
+        let shared = self.shared();
+        let in_place = self.backing().staging() == Staging::InPlace;
+        match was.state() {
+            State::Staged => {
+                self.backing().drop_staged(page, 1)?;
+                self.forget_copy(page, was, false);
+                shared.purse.uncharge(1);
+                shared.observer.change(Gauge::Staged, -1);
+            }
+            State::Compressing => {
+                if in_place {
+                    self.backing().drop_staged(page, 1)?;
+                }
+                self.forget_copy(page, was, false);
+                shared.observer.change(Gauge::Staged, -1);
+            }
+            State::Stored => {
+                shared.store.give_back(self.slot(page));
+                shared.observer.change(Gauge::Stored, -1);
+            }
+            State::Poisoned => {
+                if by == By::Us {
+                    self.backing().discard(page, 1)?; // the mark
+                }
+                shared.store.give_back(self.slot(page));
+                shared.observer.change(Gauge::Poisoned, -1);
+            }
+            state => unreachable!("{state:?} is not out"),
+        }
+        Ok(())
+    }
+
+    /// What to say about a request that the kernel refused.
+    pub(super) fn refused(&self, doing: &'static str, page: u32, obstacle: Obstacle) -> Error {
+        let address = self.address(page);
+        match super::fault::stopped(obstacle) {
+            Served::Gone => Error::Gone { address },
+            Served::Failed(errno) => {
+                Error::Kernel { doing, page, address, source: std::io::Error::from_raw_os_error(errno) }
+            }
+            _ => Error::Kernel { doing, page, address, source: std::io::Error::from_raw_os_error(libc::EAGAIN) },
+        }
+    }
+}

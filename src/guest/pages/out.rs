@@ -1,0 +1,87 @@
+//! Pages leave: runs of up to 64 are taken out of the guest range together, and staged.
+//!
+//! ```text
+//!   Resident  R R p R R R b R R     p pinned, b busy
+//!   Leaving   L L   L L L L L L     two runs: what may not leave splits them
+//!   one MOVE  S S   S S S ^         stops at b: that is Resident again, and the rest goes on
+//!   Staged    S S p S S S b S S     three runs in the queue
+//! ```
+
+use super::owned::{End, Owned, TOGETHER};
+use super::pages::{Pages, Staging};
+use super::ports::{Count, Gauge};
+use super::queue::Room;
+use super::word::State;
+use crate::guest::memory::backing::Obstacle;
+
+impl Pages {
+    /// Take up to 64 consecutive pages out, those that may leave; with `banned`, also those that are to be left alone for a while.
+    ///
+    /// Waits for nobody, allocates nothing: faults call it to make room.
+    pub(crate) fn stage(&self, first: u32, pages: u32, banned: bool) -> Staging {
+        let mut staging = Staging { stopped: true, ..Staging::default() };
+        let Some(_entered) = self.enter() else { return staging };
+        let Some(mut room) = self.shared().roster.room() else { return staging };
+        staging.stopped = false;
+        let end = first.saturating_add(pages.min(TOGETHER)).min(self.count());
+        let mut at = first;
+        while at < end && !staging.stopped {
+            let mut run = Owned::none(self, at);
+            while at < end
+                && let Some(was) = self.word(at).leave(banned)
+            {
+                run.push(was);
+                at += 1;
+            }
+            if run.len() == 0 {
+                at += 1; // stays
+            } else {
+                self.take_out(run, &mut room, &mut staging);
+            }
+        }
+        staging
+    }
+
+    /// Take out what is owned.
+    fn take_out(&self, mut run: Owned<'_>, room: &mut Room<'_>, staging: &mut Staging) {
+        let observer = &self.shared().observer;
+        while run.len() > 0 {
+            let (first, taken) = (run.first(), self.backing().take_out(run.first(), run.len()));
+            if taken.moved > 0 {
+                for page in first..first + taken.moved {
+                    let kept = run.was(page).kept();
+                    run.end_front(1, End { kept, ..End::silent(State::Staged) });
+                }
+                room.push(self.id(), first, taken.moved);
+                staging.staged += taken.moved;
+                observer.count(Count::TakenOut, taken.moved);
+                observer.change(Gauge::Resident, -i64::from(taken.moved));
+                observer.change(Gauge::Staged, taken.moved.into());
+            }
+            match taken.obstacle {
+                None => debug_assert_eq!(run.len(), 0),
+                Some(Obstacle::Busy | Obstacle::There) => {
+                    staging.busy += 1;
+                    observer.count(Count::Busy, 1);
+                    self.word(run.first()).set_ban(1); // not at the next pass again
+                    run.restore_front();
+                }
+                Some(Obstacle::Hole) => {
+                    staging.vanished += 1;
+                    observer.count(Count::Vanished, 1);
+                    observer.change(Gauge::Resident, -1);
+                    self.forget_copy(run.first(), run.was(run.first()), false);
+                    run.end_front(1, End::silent(State::Absent));
+                    self.shared().purse.uncharge(1);
+                }
+                Some(obstacle) => {
+                    if obstacle == Obstacle::Again {
+                        observer.count(Count::Again, 1);
+                    }
+                    staging.stopped = true;
+                    return; // what is owned still goes back
+                }
+            }
+        }
+    }
+}

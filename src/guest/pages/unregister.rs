@@ -1,0 +1,117 @@
+//! A region begins with memory that may be in use, and ends with everything where the caller left it.
+//!
+//! ```text
+//!   begin   registered with the kernel -> what is present is found and charged     faults are served all the while
+//!   end     gate closed: nobody takes pages out -> everything brought in -> released -> nobody is at it any more -> uncharged
+//!                                                       |
+//!                                                       +-- a page cannot be read: the gate is opened again
+//! ```
+
+use super::pages::Pages;
+use super::ports::{Gauge, Why};
+use super::word::State;
+use crate::guest::Error;
+use crate::sync::thread::Backoff;
+use std::io;
+
+impl Pages {
+    /// Charge what is in the guest range already; for a region whose faults are served. How many pages.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn find_present(&self) -> io::Result<u64> {
+        let shared = self.shared();
+        let mut pages = 0;
+        self.backing().present(0, self.count(), &mut |present| {
+            let stamp = shared.observer.epoch();
+            // A page that was missed meanwhile is not Absent any more, and paid for.
+            let found = present.filter(|&page| self.word(page).found(stamp)).count() as u32;
+            shared.purse.charge(found, Why::Found);
+            shared.observer.change(Gauge::Resident, found.into());
+            pages += u64::from(found);
+        })?;
+        Ok(pages)
+    }
+
+    /// Have nobody take pages out, and bring in what is out. Faults are served before, during and after it.
+    ///
+    /// # Errors
+    /// The first of a page that cannot be brought in; pages may be taken out again.
+    pub(crate) fn bring_everything(&self) -> Result<(), Error> {
+        self.close();
+        let result = self.bring_all();
+        if result.is_err() {
+            self.reopen();
+        }
+        result
+    }
+
+    fn bring_all(&self) -> Result<(), Error> {
+        let (mut at, mut result) = (0, Ok(()));
+        while at < self.count() {
+            let end = self.out_until(at);
+            if end == at {
+                at += 1;
+                continue;
+            }
+            result = result.and(self.make_resident(at..end));
+            if matches!(result, Err(ref error) if !matches!(error, Error::Unreadable { .. })) {
+                break;
+            }
+            at = end;
+        }
+        result
+    }
+
+    /// The end of the pages from `at` on that are out, or that somebody is at.
+    fn out_until(&self, at: u32) -> u32 {
+        let is_in = |page: &u32| matches!(self.word(*page).load().state(), State::Absent | State::Resident);
+        (at..self.count()).find(is_in).unwrap_or(self.count())
+    }
+
+    /// What could not be brought in will raise SIGBUS when it is touched; for a region that goes all the same. How many pages.
+    pub(crate) fn poison_the_rest(&self) -> u64 {
+        let mut pages = 0;
+        for page in 0..self.count() {
+            if !matches!(self.word(page).load().state(), State::Absent | State::Resident) {
+                pages += 1;
+                let _ = self.backing().poison(page, 1);
+            }
+        }
+        pages
+    }
+
+    /// The region was released, and nobody is at its pages any more: nothing is charged for it from here on.
+    pub(crate) fn settle(&self) {
+        let shared = self.shared();
+        let mut backoff = Backoff::new();
+        for page in 0..self.count() {
+            let seen = loop {
+                let seen = self.word(page).load();
+                // A compressor that lost the page may not have given its frame back.
+                if !seen.has_shadow() && !seen.state().is_owned() {
+                    break seen;
+                }
+                backoff.wait();
+            };
+            match seen.state() {
+                State::Absent => continue,
+                State::Resident => {
+                    shared.purse.uncharge(1);
+                    shared.observer.change(Gauge::Resident, -1);
+                    self.forget_copy(page, seen, false);
+                }
+                State::Staged => {
+                    shared.purse.uncharge(1);
+                    shared.observer.change(Gauge::Staged, -1);
+                    self.forget_copy(page, seen, false);
+                }
+                state => {
+                    shared.store.give_back(self.slot(page));
+                    let gauge = if state == State::Poisoned { Gauge::Poisoned } else { Gauge::Stored };
+                    shared.observer.change(gauge, -1);
+                }
+            }
+        }
+    }
+}

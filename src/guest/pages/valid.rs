@@ -1,0 +1,74 @@
+//! Every word against the kernel, the store and what is charged.
+
+use super::pages::Pages;
+use super::word::State;
+use crate::guest::memory::backing::Staging;
+
+/// Pages of a region by where they are, as its words say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) resident: u64,
+    pub(crate) staged: u64,
+    pub(crate) stored: u64,
+    pub(crate) poisoned: u64,
+    pub(crate) kept: u64,
+    pub(crate) pinned: u64,
+}
+
+impl Pages {
+    /// Check every page; only while nobody is at them. What there is.
+    ///
+    /// # Panics
+    /// When a page is not where its word says.
+    pub(crate) fn assert_valid(&self) -> Sums {
+        let mut sums = Sums::default();
+        let mut checked = 0;
+        let mut check = |upto: u32, present: bool| {
+            while checked < upto {
+                self.check(checked, present, &mut sums);
+                checked += 1;
+            }
+        };
+        self.backing()
+            .present(0, self.count(), &mut |present| {
+                check(present.start, false);
+                check(present.end, true);
+            })
+            .expect("the kernel says what is in the guest range");
+        check(self.count(), false);
+        sums
+    }
+
+    fn check(&self, page: u32, present: bool, sums: &mut Sums) {
+        let seen = self.word(page).load();
+        let stored = self.shared().store.holds(self.slot(page));
+        let in_place = self.backing().staging() == Staging::InPlace;
+        let at = || format!("page {page}, {}present, slot {}: {seen:?}", if present { "" } else { "not " }, u8::from(stored));
+        assert!(!seen.has_shadow() && !seen.is_handed(), "somebody is at it: {}", at());
+        let (is_in, is_stored) = match seen.state() {
+            State::Absent => (Some(false), Some(false)),
+            State::Resident => {
+                sums.resident += 1;
+                sums.pinned += u64::from(seen.pins() > 0);
+                (Some(true), Some(seen.is_kept()))
+            }
+            State::Staged => {
+                sums.staged += 1;
+                ((!in_place).then_some(false), Some(seen.is_kept()))
+            }
+            State::Stored => {
+                sums.stored += 1;
+                assert!(!seen.is_kept(), "kept by itself: {}", at());
+                (Some(false), Some(true))
+            }
+            State::Poisoned => {
+                sums.poisoned += 1;
+                (None, None)
+            }
+            State::Leaving | State::Compressing | State::Filling | State::Dropping => panic!("somebody is at it: {}", at()),
+        };
+        sums.kept += u64::from(seen.is_kept());
+        assert!(is_in.is_none_or(|is_in| is_in == present), "not where its word says: {}", at());
+        assert!(is_stored.is_none_or(|is_stored| is_stored == stored), "its slot is not as its word says: {}", at());
+    }
+}
