@@ -40,12 +40,22 @@ extern "C" fn prepare() {
     }
     let inside = Inside::enter();
     if let Some(engine) = engine() {
-        engine.fork_prepare();
+        bring_in(engine);
     }
     own::before_fork();
     allocator::before_fork();
     // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
     unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
+}
+
+fn bring_in(engine: &Engine) {
+    for vm in engine.vms() {
+        for region in vm.regions() {
+            if let Err(error) = vm.make_resident(region.addresses) {
+                crate::farewell::say(&format!("{error}: a child of fork may miss it."));
+            }
+        }
+    }
 }
 
 /// The signals of before, when it is dropped.
@@ -61,9 +71,6 @@ extern "C" fn parent() {
         return;
     }
     let inside = go_on();
-    if let Some(engine) = engine() {
-        engine.fork_parent();
-    }
     drop(inside);
 }
 
@@ -72,9 +79,6 @@ extern "C" fn child() {
         return;
     }
     let inside = go_on();
-    if let Some(engine) = engine() {
-        engine.fork_child();
-    }
     drop(inside);
     state::sleep();
 }

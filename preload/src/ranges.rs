@@ -69,7 +69,7 @@ impl Ranges {
 
     /// Whether an address of `range` is in the set.
     pub(crate) fn overlaps(&self, range: &Range<usize>) -> bool {
-        self.ranges[self.near(range)].iter().any(|r| r.start < range.end && range.start < r.end)
+        !range.is_empty() && self.ranges[self.near(range)].iter().any(|r| r.start < range.end && range.start < r.end)
     }
 }
 

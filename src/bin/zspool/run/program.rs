@@ -112,8 +112,10 @@ fn look(path: &Path) -> Result<Option<PathBuf>, ProgramError> {
 
 /// Whether the kernel would start it in secure mode.
 fn gains_rights(path: &Path, about: &fs::Metadata) -> bool {
-    // SAFETY: both only ask, and cannot fail.
-    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    // SAFETY: it only asks, and cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    // SAFETY: as above.
+    let gid = unsafe { libc::getegid() };
     let setuid = about.mode() & libc::S_ISUID != 0 && about.uid() != uid;
     let setgid = about.mode() & libc::S_ISGID != 0 && about.mode() & libc::S_IXGRP != 0 && about.gid() != gid;
     setuid || setgid || (uid != 0 && has_capabilities(path))
