@@ -106,7 +106,11 @@ impl EngineControl {
     fn trim(&self) -> Result<String, String> {
         let zswap = self.engine.zswap();
         let before = zswap.stats().backed_bytes;
-        let compressed: u64 = self.engine.vms().iter().map(|vm| u64::from(vm.compress_staged(u32::MAX).pages)).sum();
+        let mut compressed = 0;
+        for vm in self.engine.vms() {
+            let staged = (vm.stats().staged / PAGE).try_into().unwrap_or(u32::MAX);
+            compressed += u64::from(vm.shared().compress_staged(staged).pages);
+        }
         let packed = zswap.pool().compact(u64::MAX);
         Ok(Json::build(|json| {
             json.number("compressed", compressed * PAGE)
