@@ -3,7 +3,7 @@
 //! ```text
 //!   every 10 ms: /proc/self/statm           has so much been mapped or unmapped that a look is worth it?
 //!     yes, or nudged, or 200 ms: /proc/self/maps
-//!         mappings - ours and stacks - registered - refused lately  =  new: of at least 1 MiB each: register
+//!         mappings - ours and stacks - registered - refused lately  =  new: of at least 256 KiB each: register
 //!         registered, partly gone, and mapped again: give up and register anew
 //! ```
 //!

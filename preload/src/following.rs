@@ -40,7 +40,7 @@ static REGIONS: Lock<BTreeMap<usize, Arc<Region>>> = Lock::new(BTreeMap::new());
 static HELD: Lock<Vec<Held>> = Lock::new(Vec::new());
 
 /// Mappings smaller than this are not worth a look when they are made.
-static LEAST: AtomicUsize = AtomicUsize::new(1 << 20);
+static LEAST: AtomicUsize = AtomicUsize::new(256 << 10);
 
 /// Pages that must not leave.
 struct Held {

@@ -58,8 +58,8 @@ static OURS: allocator::Ours = allocator::Ours;
 const NAME: &CStr = c"ZSPOOL_RUN";
 const _: () = assert!(NAME.count_bytes() == VARIABLE.len());
 
-/// Smallest range that is registered unless told otherwise.
-const LEAST: usize = 1 << 20;
+/// Smallest range that is registered unless told otherwise: what V8 maps at once.
+const LEAST: usize = 256 << 10;
 
 /// As the launcher's, for a program that was not put under a limit.
 const REFUSED: i32 = 125;

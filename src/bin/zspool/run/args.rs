@@ -50,7 +50,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) evict_cold_after: Option<Duration>,
 
-    /// Smallest mapping to be registered [default: 1M]
+    /// Smallest mapping to be registered [default: 256K]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) least: Option<u64>,
 
