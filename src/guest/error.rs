@@ -1,5 +1,6 @@
 //! What can go wrong with guest memory: whole sentences that say what to do.
 
+use super::memory::Refusal;
 use crate::{memcg, zswap};
 use std::io;
 use std::ops::Range;
@@ -110,8 +111,8 @@ pub enum Error {
     #[error("{0}")]
     Userfaultfd(String),
     /// Memory of a kind, or in a state, that cannot be registered.
-    #[error("{0}")]
-    Memory(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The memcg is of another tree than the engine's.
     #[error("memcg {path} is not of this engine's tree: make it below Engine::root")]
     ForeignMemcg {
@@ -126,6 +127,21 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// What serves faults could not be set up.
+    #[error("a service of page faults could not {doing}: {source}")]
+    Service {
+        /// What it was at.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The process's handler of SIGBUS is not the one that serves faults.
+    #[error(
+        "another part of the process has installed a handler of SIGBUS after the one that serves faults in their threads: make the first \
+         VM after it is installed; or have it call service::sigbus::handle() first, and say so by service::sigbus::adopt(); or serve \
+         faults by Service::Threads"
+    )]
+    SigbusTaken,
     /// A limit, a memcg.
     #[error(transparent)]
     Memcg(#[from] memcg::Error),

@@ -26,21 +26,30 @@
 pub mod control;
 mod engine;
 mod error;
-pub mod limits;
 pub mod memory;
-pub(crate) mod pages;
 #[doc(hidden)]
 pub mod model;
-mod region;
-pub(crate) mod registry;
-pub mod service;
-pub mod stats;
+pub(crate) mod pages;
 pub mod uffd;
-mod vm;
 
-pub use engine::{Engine, EngineBuilder};
+unmodelled! {
+    mod engine;
+    pub mod limits;
+    mod region;
+    pub(crate) mod registry;
+    pub mod service;
+    pub mod stats;
+    mod vm;
+
+    pub use engine::{Engine, EngineBuilder};
+    pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
+    pub use region::{Pin, Region};
+    pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
+    pub use service::{Follow, MappingChange, ThreadOptions};
+    pub use vm::{RegionInfo, Service, Vm, VmOptions};
+}
+
 pub use error::Error;
-pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
-pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
-pub use region::{Evicted, Pin, Prefetched, Region};
-pub use vm::{FaultAround, RegionInfo, Service, ThreadOptions, Vm, VmOptions};
+pub use pages::outcomes::{Evicted, FaultAround, Prefetched};
+
+use crate::sync::unmodelled;

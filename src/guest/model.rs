@@ -7,7 +7,7 @@ use super::memory::backing::{Backing, Staging};
 use super::memory::simulated::{Simulated, Trap};
 use super::pages::ports::{Purse, Store, Why};
 use super::pages::{Access, Pages, Served, Shared, Waiting};
-use super::{Error, FaultAround, VmOptions};
+use super::{Error, FaultAround};
 use crate::memcg::{Counter, Memcg, Resident};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, Planted, Rank};
@@ -48,12 +48,12 @@ enum Charged {
 struct Coins(AtomicU32);
 
 impl Purse for Coins {
-    fn charge(&self, pages: u32, _why: Why) {
-        self.0.fetch_add(pages, Ordering::Relaxed);
-    }
-    fn try_charge(&self, pages: u32) -> bool {
+    fn charge(&self, pages: u32, _why: Why) -> bool {
         self.0.fetch_add(pages, Ordering::Relaxed);
         true
+    }
+    fn try_charge(&self, pages: u32) -> bool {
+        self.charge(pages, Why::Call)
     }
     fn uncharge(&self, pages: u32) {
         let before = self.0.fetch_sub(pages, Ordering::Relaxed);
@@ -68,12 +68,12 @@ impl Purse for Coins {
 struct Wallet(Memcg);
 
 impl Purse for Wallet {
-    fn charge(&self, pages: u32, _why: Why) {
+    fn charge(&self, pages: u32, _why: Why) -> bool {
         self.0.charge_resident(u64::from(pages) * PAGE_SIZE as u64).expect("there is no limit").forget();
+        true
     }
     fn try_charge(&self, pages: u32) -> bool {
-        self.charge(pages, Why::Call);
-        true
+        self.charge(pages, Why::Call)
     }
     fn uncharge(&self, pages: u32) {
         let objcg = self.0.objcg().expect("the memcg is online");
@@ -144,8 +144,8 @@ impl Model {
     ) -> (Arc<Pages>, Simulated) {
         let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
         let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
-        let vm = VmOptions::new().kept_bytes(options.kept_bytes).fault_around(around);
-        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), &vm, options.planted).expect("there are addresses");
+        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), options.kept_bytes, around, options.planted)
+            .expect("there are addresses");
         let backing = Simulated::new(options.pages, staging);
         let pages = Pages::new(Arc::new(shared), Box::new(backing.clone()), slots, 0).expect("there are addresses");
         let pages = Arc::new(pages);
@@ -291,6 +291,12 @@ impl Model {
         let sums = self.pages.assert_valid();
         assert_eq!(self.charged_bytes(), (sums.resident + sums.staged) * PAGE_SIZE as u64, "what is charged: {sums:?}");
         (sums.resident, sums.staged, sums.stored)
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.pages.shared().roster.remove(self.pages.id()); // they have each other
     }
 }
 

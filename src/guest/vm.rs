@@ -3,36 +3,24 @@
 use super::engine::Enrolled;
 use super::error::Error;
 use super::memory::Memory;
+use super::memory::backer::Backer;
 use super::pages::ports::{Observer, Purse};
-use super::pages::{Compressed, Pages, Shared};
-use super::region::{Evicted, Region};
+use super::pages::{Pages, Shared};
+use super::region::Region;
+use super::{Evicted, FaultAround};
+use super::service::children::{Children, Keeping};
+use super::service::running::{OnChange, Running};
+use super::service::{Follow, MappingChange, ServiceStats, ThreadOptions};
+use super::registry::Announced;
 use crate::memcg::Memcg;
 use crate::sync::{Arc, Planted, Weak};
+use crate::units::PAGE_SIZE;
 use crate::zswap::Zswap;
 use std::ops::Range;
-
-/// How many neighbours that went out together come back with a page that is touched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultAround {
-    /// None.
-    Off,
-    /// So many at most, by copy.
-    Pages(u32),
-    /// 16, and 64 where pages are touched in order.
-    Adaptive,
-}
-
-/// Threads that serve faults.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ThreadOptions {
-    /// How many; 0 means one.
-    pub count: usize,
-    /// The cores they run on, in turn.
-    pub cores: Option<Vec<usize>>,
-}
+use std::os::fd::BorrowedFd;
 
 /// Who serves faults.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Service {
     /// The faulting thread, by SIGBUS.
     #[default]
@@ -53,6 +41,9 @@ pub struct VmOptions {
     pub(crate) kept_bytes: u64,
     pub(crate) dirty_tracking: bool,
     pub(crate) kernel_faults: bool,
+    pub(crate) follow: Follow,
+    pub(crate) children: bool,
+    pub(crate) on_change: Option<OnChange>,
 }
 
 impl Default for VmOptions {
@@ -63,6 +54,9 @@ impl Default for VmOptions {
             kept_bytes: 0,
             dirty_tracking: false,
             kernel_faults: false,
+            follow: Follow::Nothing,
+            children: false,
+            on_change: None,
         }
     }
 }
@@ -103,6 +97,27 @@ impl VmOptions {
         self.kernel_faults = yes;
         self
     }
+
+    /// Which changes that the process makes to registered memory by itself, its pages follow: discards, `munmap`, `mremap`.
+    pub fn follow(mut self, what: Follow) -> Self {
+        self.follow = what;
+        self
+    }
+
+    /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must not touch
+    /// guest memory.
+    pub fn on_change(mut self, tell: impl Fn(&MappingChange) + Send + Sync + 'static) -> Self {
+        self.on_change = Some(OnChange(Arc::new(Box::new(tell))));
+        self
+    }
+
+    /// Children of `fork` have a copy of memory that is [kept for them](Memory::keep_on_fork). Where the kernel tells of forks
+    /// (CAP_SYS_PTRACE, and threads or a loop that serve) it is served from here, while this process lives; elsewhere
+    /// [`Engine::fork_prepare`](super::Engine::fork_prepare) must be called before each fork, and brings everything in.
+    pub fn children(mut self, yes: bool) -> Self {
+        self.children = yes;
+        self
+    }
 }
 
 /// One region, for people.
@@ -127,7 +142,8 @@ pub(crate) struct Parts {
 /// See [`Parts`].
 pub(crate) type Enroll = Box<dyn FnOnce(&Arc<Shared>) -> Enrolled>;
 
-/// The memory of one virtual machine: a memcg, and regions that are charged to it. Clones are the same VM.
+/// The memory of one virtual machine: a memcg, and regions that are charged to it. Clones are the same VM, which lives as long as one of
+/// them, or one of its regions, does.
 #[derive(Clone)]
 pub struct Vm {
     inner: Arc<Inner>,
@@ -150,31 +166,94 @@ struct Inner {
     options: VmOptions,
     zswap: Arc<Zswap>,
     shared: Arc<Shared>,
+    backer: Backer,
+    running: Running,
 }
 
 impl Vm {
     /// A VM without memory. For the engine.
     pub(crate) fn assemble(parts: Parts) -> Result<Vm, Error> {
         let Parts { zswap, memcg, purse, observer, options, enroll } = parts;
-        let shared = Arc::new(Shared::new(Box::new(zswap.clone()), purse, observer, &options, Planted::NONE)?);
+        if options.kept_bytes > 0 && options.dirty_tracking {
+            return Err(Error::Options {
+                what: "copies of clean pages cannot be kept (kept_bytes) while the kernel notes writes (dirty_tracking)",
+                instead: "use one of the two: noting writes leaves no way to hold the first one off",
+            });
+        }
+        let children = Children::new(zswap.clone(), memcg.clone())
+            .map_err(|source| Error::Service { doing: "open an eventfd for children of fork", source })?;
+        let store = Keeping::new(zswap.clone(), children.family());
+        let shared = Arc::new(Shared::new(Box::new(store), purse, observer, options.kept_bytes, options.fault_around, Planted::NONE)?);
+        let running = Running::start(&options, children, &shared)?;
+        let backer = Backer::new(running.descriptor().clone())?;
         let enrolled = enroll.map(|enroll| enroll(&shared));
-        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared }) })
+        Ok(Vm { inner: Arc::new(Inner { enrolled, memcg, options, zswap, shared, backer, running }) })
     }
 
-    /// Register memory: its pages may leave from here on.
+    /// Register memory, empty or in use: its pages may leave from here on, and come back when they are touched.
     ///
     /// # Errors
-    /// What is wrong with the memory, or the kernel.
+    /// What is wrong with the memory, or with the kernel, and what to do.
     ///
     /// # Safety
-    /// The range must stay mapped, and nobody else may change what is mapped there, until it is unregistered.
-    pub unsafe fn register(&self, _memory: Memory) -> Result<Region, Error> {
-        todo!()
+    /// The range must stay mapped, and nobody else may change what is mapped there, until it is unregistered. Who is served by
+    /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
+    pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
+        let Inner { zswap, shared, backer, running, .. } = &*self.inner;
+        let range = memory.addresses();
+        running.may_keep(&memory, self.options())?;
+        // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
+        let announced = Announced::new(range.clone())?;
+        let backing = running.wrap(backer.back(&memory)?, range.start);
+        let slots = zswap.reserve(memory.pages() as u64)?;
+        let pages = Arc::new(Pages::new(shared.clone(), backing, slots, range.start)?);
+        if memory.kept_on_fork() {
+            running.keep(&pages);
+        }
+        let announced = announced.publish(pages.clone());
+        pages.backing().register()?;
+        // From here on it has to be unregistered, which a region does when it is dropped.
+        announced.keep();
+        let region = Region::new(self.clone(), pages.clone());
+        pages.find_present().map_err(|source| Error::Kernel {
+            doing: "say which pages are in memory, from",
+            page: 0,
+            address: range.start,
+            source,
+        })?;
+        shared.roster.add(pages);
+        Ok(region)
     }
 
     /// Who is charged.
     pub fn memcg(&self) -> &Memcg {
         &self.inner.memcg
+    }
+
+    /// With [`Service::External`]: readable when there is something to [serve](Self::service).
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.running.fd()
+    }
+
+    /// With [`Service::External`]: serve what there is, and return when there is nothing more. How many events there were; none, at once, while
+    /// another thread is at it.
+    ///
+    /// Also after a panic in it, which leaves nothing undone but what it was at: that is served with the next call.
+    ///
+    /// # Errors
+    /// With another service, or when the descriptor cannot be read.
+    pub fn service(&self) -> Result<usize, Error> {
+        self.inner.running.service()
+    }
+
+    /// What its service has met with.
+    pub fn service_stats(&self) -> ServiceStats {
+        self.inner.running.stats()
+    }
+
+    /// Its service.
+    pub(crate) fn running(&self) -> &Running {
+        &self.inner.running
     }
 
     /// What all its regions share.
@@ -201,36 +280,65 @@ impl Vm {
         &self.inner.zswap
     }
 
-    /// Its regions.
+    /// Its regions, in the order of addresses.
     pub fn regions(&self) -> Vec<RegionInfo> {
         self.inner.shared.roster.all().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
     }
 
-    /// Region number `n`, in the order of addresses, for who looks for pages to take out: no allocation.
+    /// Region number `n`, in the order of addresses: no allocation.
     pub(crate) fn pages(&self, n: usize) -> Option<Arc<Pages>> {
         self.inner.shared.roster.nth(n)
     }
 
-    /// Compress up to so many staged pages, longest staged first.
-    pub(crate) fn compress_staged(&self, pages: u32) -> Compressed {
-        self.inner.shared.compress_staged(pages)
+    /// Have bytes leave until so many less are charged, the coldest first, whatever limits say. How many less there are.
+    pub fn evict(&self, bytes: u64) -> u64 {
+        match self.enrolled() {
+            Some(enrolled) => enrolled.engine.evict(self.memcg(), bytes),
+            None => self.evict_some(Some(bytes)).won_bytes,
+        }
     }
 
-    /// Take pages out until so many bytes are won. How many were.
-    pub fn evict(&self, _bytes: u64) -> u64 {
-        todo!()
-    }
-
-    /// Take everything out that can leave.
+    /// Have everything leave that can.
     pub fn evict_all(&self) -> Evicted {
-        todo!()
+        self.evict_some(None)
     }
 
-    /// Bring the pages of an address range in.
+    fn evict_some(&self, most: Option<u64>) -> Evicted {
+        let mut evicted = Evicted::default();
+        for pages in self.inner.shared.roster.all() {
+            evicted += pages.evict(0..pages.count(), most.map(|most| most.saturating_sub(evicted.won_bytes)));
+        }
+        evicted
+    }
+
+    /// Bring the pages of an address range in, whatever has to leave for them. They may leave again at once: [`Region::pin`] keeps them.
     ///
     /// # Errors
-    /// When one cannot be read back, or is not registered.
-    pub fn make_resident(&self, _range: Range<usize>) -> Result<(), Error> {
-        todo!()
+    /// [`Error::Outside`] when part of it is of no region; [`Error::Unreadable`] for the first page that cannot be read.
+    pub fn make_resident(&self, range: Range<usize>) -> Result<(), Error> {
+        let mut at = range.start;
+        for pages in self.inner.shared.roster.all() {
+            let there = pages.addresses();
+            if there.end <= at || at >= range.end {
+                continue;
+            }
+            if there.start > at {
+                return Err(Error::Outside { range: at..there.start.min(range.end), inside: there });
+            }
+            let end = range.end.min(there.end);
+            let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
+            pages.make_resident(page(at)..page(end - 1) + 1)?;
+            at = end;
+        }
+        if at < range.end { Err(Error::Outside { range: at..range.end, inside: 0..at }) } else { Ok(()) }
+    }
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm")
+            .field("memcg", &self.memcg().path())
+            .field("regions", &self.regions())
+            .finish_non_exhaustive()
     }
 }

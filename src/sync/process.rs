@@ -1,4 +1,4 @@
-//! What a process has once.
+//! What a process has once, and what models leave out.
 
 /// A static [`Mutex`](super::Mutex), made at compile time: asking for it never allocates. Under loom, which counts on every
 /// lock being made inside a model, each run of a model has its own.
@@ -15,4 +15,38 @@ macro_rules! process_mutex {
     };
 }
 
-pub(crate) use process_mutex;
+/// A static made of atomics and locks, at compile time. Under loom, each run of a model has its own.
+macro_rules! process_static {
+    ($(#[$doc:meta])* $name:ident: $t:ty = $value:expr) => {
+        #[cfg(not(loom))]
+        $(#[$doc])*
+        static $name: $t = $value;
+        #[cfg(loom)]
+        loom::lazy_static! {
+            $(#[$doc])*
+            static ref $name: $t = $value;
+        }
+    };
+}
+
+/// Items that no model has a use for, and that use what loom has not (references that do not keep, references to traits).
+macro_rules! unmodelled {
+    ($($item:item)*) => {$(
+        #[cfg(not(loom))]
+        $item
+    )*};
+}
+
+/// A constructor that statics use: `const`, but under loom, which makes its atomics inside models.
+macro_rules! early_new {
+    ($(#[$doc:meta])* $vis:vis fn new() -> Self $body:block) => {
+        #[cfg(not(loom))]
+        $(#[$doc])*
+        $vis const fn new() -> Self $body
+        #[cfg(loom)]
+        $(#[$doc])*
+        $vis fn new() -> Self $body
+    };
+}
+
+pub(crate) use {early_new, process_mutex, process_static, unmodelled};

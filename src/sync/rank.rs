@@ -10,6 +10,9 @@ use std::cell::Cell;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Rank {
+    /// The gate of a VM: shared for the moment in which the kernel is asked to take a guest's pages out or bring them in, alone for
+    /// the moment in which it is asked what has changed. Nobody waits for anything else under it.
+    Changes,
     /// Guest memory: lists of VMs and of regions, the queue of staged runs. Never held while the kernel is asked for anything, while
     /// a page is compressed or read, or while guest memory is touched.
     Guest,

@@ -116,8 +116,12 @@ impl Limits {
         // Ordinary reclaim that leaves pages in memory alone: those are ours.
         let request = ReclaimRequest { swappiness: Some(Swappiness::Weight(0)), ..ReclaimRequest::new(bytes) };
         match scope.reclaim(&request, &Cancel::new()) {
-            Ok(reclaimed) => reclaimed.bytes,
-            Err(Error::Again { reclaimed, .. } | Error::Interrupted { reclaimed, .. }) => reclaimed,
+            Ok(Reclaimed { bytes, .. })
+            | Err(Error::Again { reclaimed: bytes, .. } | Error::Interrupted { reclaimed: bytes, .. }) => {
+                self.note_won(bytes);
+                self.room().turn();
+                bytes
+            }
             Err(_) => 0,
         }
     }
@@ -158,8 +162,6 @@ impl Limits {
                 if here < goal.min(bytes) && !stop() {
                     here += self.write_back(&memcg, bytes.min(SLICE) - here.min(bytes));
                 }
-                self.note_won(here);
-                self.room().turn();
                 won += here;
                 left += memcg.above_mark(Counter::Memory).0;
             }

@@ -46,16 +46,16 @@ impl Tenant {
     }
 }
 
-impl Purse for Arc<Tenant> {
-    fn charge(&self, pages: u32, why: ports::Why) {
+impl Purse for Tenant {
+    fn charge(&self, pages: u32, why: ports::Why) -> bool {
         let why = match why {
-            ports::Why::Fault => Why::Call, // a page cannot be poisoned from here
+            ports::Why::Fault => Why::Fault,
             ports::Why::Call => Why::Call,
             ports::Why::Found => Why::Found,
         };
         match self.account.charge(pages, why) {
-            Charged::Within | Charged::Over(_) => {}
-            Charged::Poison => unreachable!("only a fault's page is poisoned"),
+            Charged::Within | Charged::Over(_) => true,
+            Charged::Poison => false,
         }
     }
 
@@ -72,7 +72,7 @@ impl Purse for Arc<Tenant> {
     }
 }
 
-impl Observer for Arc<Tenant> {
+impl Observer for Tenant {
     fn epoch(&self) -> u8 {
         self.account.stamp()
     }

@@ -54,7 +54,7 @@ impl Backer {
     pub fn new(descriptor: Arc<Descriptor>) -> Result<Backer, Refusal> {
         let page_map = PageMap::open().map_err(|source| Refusal::Proc { what: "/proc/self/pagemap", source })?;
         let found = Descriptor::found()?;
-        Ok(Backer { descriptor, found, page_map: Arc::new(page_map), mover: Mutex::new(Rank::Leaf, None) })
+        Ok(Backer { descriptor, found, page_map: Arc::new(page_map), mover: Mutex::new(Rank::Worker, None) })
     }
 
     /// The descriptor.
@@ -145,10 +145,10 @@ impl Backer {
 
     /// What moves pages out: see A1 of `anon`.
     fn mover(&self) -> Result<Arc<Mover>, Refusal> {
-        let mut mover = self.mover.lock();
-        if let Some(mover) = &*mover {
+        if let Some(mover) = &*self.mover.lock() {
             return Ok(mover.clone());
         }
+        // Made outside of the lock, as the kernel is asked for it; of two that are made at once one is given up again.
         let descriptor = if self.descriptor.features().intersects(EVENTS) {
             Arc::new(Descriptor::open(Ask { features: Features::MOVE, ..Ask::default() })?)
         } else {
@@ -158,8 +158,7 @@ impl Backer {
         // SAFETY: memory of ours.
         unsafe { descriptor.register(memory.addresses(), Modes::PROTECT) }?;
         let made = Arc::new(Mover { descriptor, frames: Frames::new(memory) });
-        *mover = Some(made.clone());
-        Ok(made)
+        Ok(self.mover.lock().get_or_insert(made).clone())
     }
 }
 

@@ -15,8 +15,8 @@ use super::ports::{Count, Why};
 use super::word::{KeptSize, State};
 use crate::guest::memory::backing::{Installed, Obstacle};
 use crate::guest::{Error, FaultAround, Prefetched};
-use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::Region;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::units::PAGE_SIZE;
 use crate::zswap::{self, LoadedFrom};
 use std::ops::Range;
@@ -145,7 +145,9 @@ impl Pages {
         self.streak.window(window.end);
         let alike = |page: u32| {
             let seen = self.word(page).load();
-            let alike = seen.state() == State::Stored && !seen.has_shadow() && seen.stamp().wrapping_sub(stamp).wrapping_add(1) < 3;
+            let alike = seen.state() == State::Stored
+                && !seen.has_shadow()
+                && seen.stamp().wrapping_sub(stamp).wrapping_add(1) < 3;
             (alike && self.word(page).fill(seen).is_ok()).then_some(seen)
         };
         for next in page + 1..window.end {
@@ -170,13 +172,14 @@ impl Pages {
         let shared = self.shared();
         // The page first: where it is, and whether it can be had, decides about the others.
         let mut bounce = [0; PAGE_SIZE];
-        shared.purse.charge(1, Why::Fault);
         let may_keep = access != Access::Write;
         let mut before = owned;
         let mut after = before.split_off(page);
         let neighbours = after.split_off(page + 1);
         owned = after;
-        owned.set_paid();
+        if !self.pay(&mut owned, Why::Fault) {
+            return self.denied(owned);
+        }
         let served = match self.read(page, &mut bounce, true) {
             Ok(from) => self.install_loaded(owned, &bounce, from, may_keep),
             Err(unreadable) => self.poisoned(owned, unreadable, error),
@@ -362,8 +365,7 @@ impl Pages {
         let (mut at, mut result) = (range.start, Ok(()));
         while at < range.end {
             let mut run = self.own_alike(at, range.end, |state| state == State::Stored);
-            if run.len() > 1 {
-                self.pay(&mut run, Why::Call);
+            if run.len() > 1 && self.pay(&mut run, Why::Call) {
                 let came = self.come_together(run, &Together { wait: true, may_keep: true });
                 at += came.pages;
                 if came.first.is_none() {

@@ -15,6 +15,7 @@ use super::pages::{Compressed, Pages};
 use super::ports::{Count, Gauge, Why};
 use super::word::{Bits, Frame, State, Through};
 use crate::guest::memory::backing::Staging;
+use crate::sync::Bug;
 use crate::units::PAGE_SIZE;
 
 /// What became of a page in step 1.
@@ -117,7 +118,9 @@ impl<'a> Batch<'a> {
                     }
                     Through::Lost => {
                         // Before `shadow` is cleared: after that the page may be stored again.
-                        shared.store.give_back(pages.slot(page));
+                        if !shared.planted.is(Bug::LostKeepsSlot) {
+                            shared.store.give_back(pages.slot(page));
+                        }
                         shared.observer.count(Count::Wasted, 1);
                         false
                     }
@@ -166,7 +169,7 @@ impl Drop for Batch<'_> {
                 shared.store.give_back(pages.slot(page));
             }
             if work != Work::Clean {
-                shared.purse.charge(1, Why::Call);
+                shared.purse.must_charge(1, Why::Call);
             }
             match pages.word(page).not_compressed() {
                 Through::Mine => shared.roster.push_again(pages.id(), page, 1),
@@ -200,6 +203,10 @@ impl Pages {
     /// This compressor lost its page, and what it stored is given back.
     fn give_frame_up(&self, page: u32) {
         let word = self.word(page);
+        if self.shared().planted.is(Bug::FrameDroppedUnderReader) {
+            let _ = self.backing().drop_staged(page, 1);
+            return word.shadow_gone();
+        }
         match word.hand_over() {
             Frame::Handed => {}
             Frame::Staged => word.shadow_gone(),

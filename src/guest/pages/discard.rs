@@ -13,11 +13,12 @@ use super::ports::Gauge;
 use super::word::{Bits, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::{Obstacle, Staging};
+use crate::sync::Bug;
 use std::ops::Range;
 
 /// Who throws pages away.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
+pub(super) enum By {
     /// A call: the guest range is ours to empty.
     Us,
     /// Somebody else: the guest range is empty already, or will be before anything can be installed.
@@ -56,6 +57,12 @@ impl Pages {
                 State::Resident if seen.pins() > 0 => return Err(Error::Pinned { page: at }),
                 State::Resident => continue, // by now
                 State::Absent => {}
+                State::Stored if self.shared().planted.is(Bug::DiscardOwnsLate) => {
+                    self.shared().store.give_back(self.slot(at));
+                    if self.word(at).discard(seen).is_ok() {
+                        Owned::one(self, at, seen).end_front(1, End::silent(State::Absent));
+                    }
+                }
                 _ if self.word(at).discard(seen).is_err() => continue,
                 _ => {
                     self.discard_out(Owned::one(self, at, seen), By::Us)?;
@@ -105,7 +112,7 @@ impl Pages {
     }
 
     /// Pages are not in the guest range any more, and nowhere else: their charges and kept copies go. The caller ends their words.
-    fn no_more_resident(&self, run: &Owned<'_>) {
+    pub(super) fn no_more_resident(&self, run: &Owned<'_>) {
         for page in run.first()..run.first() + run.len() {
             self.forget_copy(page, run.was(page), false);
         }
@@ -129,7 +136,7 @@ impl Pages {
         }
     }
 
-    fn empty(&self, page: u32, was: Bits, by: By) -> Result<(), Obstacle> {
+    pub(super) fn empty(&self, page: u32, was: Bits, by: By) -> Result<(), Obstacle> {
         let shared = self.shared();
         let in_place = self.backing().staging() == Staging::InPlace;
         match was.state() {
@@ -145,6 +152,9 @@ impl Pages {
                 }
                 self.forget_copy(page, was, false);
                 shared.observer.change(Gauge::Staged, -1);
+                if shared.planted.is(Bug::DiscardEndsShadow) {
+                    self.word(page).shadow_gone();
+                }
             }
             State::Stored => {
                 shared.store.give_back(self.slot(page));

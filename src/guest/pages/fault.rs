@@ -15,6 +15,7 @@ use super::pages::{Access, Kind, Pages, Served, Waiting};
 use super::ports::{Count, Gauge, Why};
 use super::word::{Bits, State};
 use crate::guest::memory::backing::{Installed, Obstacle, Staging};
+use crate::sync::Bug;
 use crate::sync::thread::Backoff;
 use crate::units::{PAGE_SIZE, Page};
 use crate::zswap::{self, LoadedFrom};
@@ -98,12 +99,10 @@ impl Pages {
         match was.state() {
             State::Resident => self.look_again(owned, was, access),
             State::Staged => self.put_back(owned, was),
-            State::Compressing if self.backing().staging() == Staging::InPlace => {
-                self.pay(&mut owned, why);
-                self.put_back(owned, was)
-            }
+            // It is in memory, and so is not denied.
+            State::Compressing if !self.pay(&mut owned, Why::Call) => Served::Again,
+            State::Compressing if self.backing().staging() == Staging::InPlace => self.put_back(owned, was),
             State::Compressing => {
-                self.pay(&mut owned, why);
                 let kept = was.kept().filter(|_| access == Access::Read);
                 let copied = self.backing().install(page, self.backing().staged(page), 1, kept.is_some());
                 let kept = kept.filter(|_| copied.pages == 1);
@@ -117,7 +116,9 @@ impl Pages {
                 served
             }
             State::Absent => {
-                self.pay(&mut owned, why);
+                if !self.pay(&mut owned, why) {
+                    return self.denied(owned);
+                }
                 let done = match access {
                     Access::Write => self.backing().install(page, &raw const ZEROES.0, 1, false),
                     _ => self.backing().install_zero(page, 1),
@@ -141,10 +142,29 @@ impl Pages {
     }
 
     /// Charge what is owned and needs it.
-    pub(super) fn pay(&self, owned: &mut Owned<'_>, why: Why) {
-        let unpaid = owned.unpaid();
-        self.shared().purse.charge(unpaid, why);
-        owned.set_paid();
+    #[must_use = "what is not paid for must not come in"]
+    pub(super) fn pay(&self, owned: &mut Owned<'_>, why: Why) -> bool {
+        let paid = self.shared().purse.charge(owned.unpaid(), why);
+        if paid {
+            owned.set_paid();
+        }
+        paid
+    }
+
+    /// There is no room for the page, and whoever was asked wants it poisoned. Its slot stays: a call may bring it in later.
+    pub(super) fn denied(&self, mut owned: Owned<'_>) -> Served {
+        let page = owned.first();
+        let was = owned.was(page);
+        let done = self.backing().poison(page, 1);
+        if let Err(Obstacle::Again) = done {
+            return Served::Again;
+        }
+        self.shared().observer.change(Gauge::Poisoned, 1);
+        if was.state() == State::Stored {
+            self.shared().observer.change(Gauge::Stored, -1);
+        }
+        owned.end_front(1, End { woken: done.is_ok(), ..End::silent(State::Poisoned) });
+        Served::Poisoned
     }
 
     /// A page that is there by its word.
@@ -157,8 +177,9 @@ impl Pages {
                 Err(obstacle) => stopped(obstacle),
             };
             if let Served::Installed(_) = served {
-                self.forget_copy(page, was, false);
-                owned.end_front(1, End { moved: false, ..End::woken(State::Resident) });
+                let kept = was.kept().filter(|_| self.shared().planted.is(Bug::WriteKeepsCopy));
+                self.forget_copy(page, was, kept.is_some());
+                owned.end_front(1, End { moved: false, kept, ..End::woken(State::Resident) });
             }
             return served;
         }
@@ -180,8 +201,8 @@ impl Pages {
                 Served::Installed(kind)
             }
             Some(Obstacle::There) => {
-                // Somebody was faster; or it is protected, and the fault did not say that it was a write.
-                if access == Access::Unknown && was.is_kept() {
+                // Somebody was faster; or it is protected: a signal does not say that it is for that.
+                if access != Access::Read && was.is_kept() {
                     return self.look_again(owned, was, Access::Protect);
                 }
                 self.backing().wake(page, 1);
@@ -226,9 +247,16 @@ impl Pages {
         if owned.len() > 1 {
             return self.fill_around(owned, page, access, error);
         }
-        self.pay(&mut owned, why);
+        if !self.pay(&mut owned, why) {
+            return self.denied(owned);
+        }
         let mut bounce = [0; PAGE_SIZE];
         match self.read(page, &mut bounce, true) {
+            Ok(_) if self.shared().planted.is(Bug::InstallOwnsNothing) => {
+                drop(owned); // as it was, and everybody's
+                let _ = self.backing().install(page, &bounce, 1, false);
+                Served::Installed(Kind::Compressed)
+            }
             Ok(from) => self.install_loaded(owned, &bounce, from, access != Access::Write),
             Err(unreadable) => self.poisoned(owned, unreadable, error),
         }
@@ -285,7 +313,12 @@ impl Pages {
     }
 
     /// The first page that is owned cannot be read: who touches it gets a SIGBUS from now on. Its slot stays, for another try.
-    pub(super) fn poisoned(&self, mut owned: Owned<'_>, why_not: zswap::Error, error: &mut Option<zswap::Error>) -> Served {
+    pub(super) fn poisoned(
+        &self,
+        mut owned: Owned<'_>,
+        why_not: zswap::Error,
+        error: &mut Option<zswap::Error>,
+    ) -> Served {
         let page = owned.first();
         owned.restore_from(page + 1);
         let done = self.backing().poison(page, 1);
@@ -307,9 +340,16 @@ impl Pages {
     /// A poisoned page that somebody asks for by a call: perhaps it can be read by now.
     fn cure(&self, mut owned: Owned<'_>, why: Why, error: &mut Option<zswap::Error>) -> Served {
         let page = owned.first();
-        self.pay(&mut owned, why);
+        if !self.pay(&mut owned, why) {
+            return self.denied(owned);
+        }
         let mut bounce = [0; PAGE_SIZE];
-        match self.read(page, &mut bounce, true) {
+        let read = match self.read(page, &mut bounce, true) {
+            // It was denied before it was anywhere.
+            Err(zswap::Error::NotStored { .. }) => Ok(LoadedFrom::SameFilled(0)),
+            read => read,
+        };
+        match read {
             Err(unreadable) => self.poisoned(owned, unreadable, error),
             Ok(from) => {
                 // The mark goes first. Who touches the page meanwhile waits for this.

@@ -47,7 +47,7 @@ impl Pages {
         }
         let size = match from {
             LoadedFrom::Pool { bytes } => KeptSize::of(bytes),
-            LoadedFrom::Device => KeptSize::of(0), // nothing of the pool
+            LoadedFrom::Device => KeptSize::of(0),    // nothing of the pool
             LoadedFrom::SameFilled(_) => return None, // it costs nothing to find out again
         };
         let more = |bytes: u64| (bytes + size.bytes() <= kept.most).then_some(bytes + size.bytes());

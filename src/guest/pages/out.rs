@@ -12,20 +12,36 @@ use super::pages::{Pages, Staging};
 use super::ports::{Count, Gauge};
 use super::queue::Room;
 use super::word::State;
+use crate::guest::Evicted;
 use crate::guest::memory::backing::Obstacle;
+use crate::sync::Bug;
+use std::ops::Range;
 
 impl Pages {
     /// Take up to 64 consecutive pages out, those that may leave; with `banned`, also those that are to be left alone for a while.
     ///
     /// Waits for nobody, allocates nothing: faults call it to make room.
     pub(crate) fn stage(&self, first: u32, pages: u32, banned: bool) -> Staging {
-        let mut staging = Staging { stopped: true, ..Staging::default() };
-        let Some(_entered) = self.enter() else { return staging };
-        let Some(mut room) = self.shared().roster.room() else { return staging };
-        staging.stopped = false;
+        match self.shared().roster.room() {
+            Some(mut room) => self.stage_with(first, pages, banned, Some(&mut room)),
+            None => Staging { stopped: true, ..Staging::default() },
+        }
+    }
+
+    /// The same; where there is no queue, the caller compresses what is staged.
+    fn stage_with(&self, first: u32, pages: u32, banned: bool, mut room: Option<&mut Room<'_>>) -> Staging {
+        let mut staging = Staging::default();
+        let Some(_entered) = self.enter() else { return Staging { stopped: true, ..staging } };
         let end = first.saturating_add(pages.min(TOGETHER)).min(self.count());
         let mut at = first;
         while at < end && !staging.stopped {
+            if self.shared().planted.is(Bug::TakeOutOwnsLate) && self.word(at).load().can_leave() {
+                let _ = self.backing().take_out(at, 1);
+                let was = self.word(at).leave(banned).expect("nobody else takes it out");
+                Owned::one(self, at, was).end_front(1, End::silent(State::Staged));
+                at += 1;
+                continue;
+            }
             let mut run = Owned::none(self, at);
             while at < end
                 && let Some(was) = self.word(at).leave(banned)
@@ -36,14 +52,14 @@ impl Pages {
             if run.len() == 0 {
                 at += 1; // stays
             } else {
-                self.take_out(run, &mut room, &mut staging);
+                self.take_out(run, room.as_deref_mut(), &mut staging);
             }
         }
         staging
     }
 
     /// Take out what is owned.
-    fn take_out(&self, mut run: Owned<'_>, room: &mut Room<'_>, staging: &mut Staging) {
+    fn take_out(&self, mut run: Owned<'_>, mut room: Option<&mut Room<'_>>, staging: &mut Staging) {
         let observer = &self.shared().observer;
         while run.len() > 0 {
             let (first, taken) = (run.first(), self.backing().take_out(run.first(), run.len()));
@@ -52,7 +68,9 @@ impl Pages {
                     let kept = run.was(page).kept();
                     run.end_front(1, End { kept, ..End::silent(State::Staged) });
                 }
-                room.push(self.id(), first, taken.moved);
+                if let Some(room) = &mut room {
+                    room.push(self.id(), first, taken.moved);
+                }
                 staging.staged += taken.moved;
                 observer.count(Count::TakenOut, taken.moved);
                 observer.change(Gauge::Resident, -i64::from(taken.moved));
@@ -72,7 +90,9 @@ impl Pages {
                     observer.change(Gauge::Resident, -1);
                     self.forget_copy(run.first(), run.was(run.first()), false);
                     run.end_front(1, End::silent(State::Absent));
-                    self.shared().purse.uncharge(1);
+                    if !self.shared().planted.is(Bug::VanishedStaysCharged) {
+                        self.shared().purse.uncharge(1);
+                    }
                 }
                 Some(obstacle) => {
                     if obstacle == Obstacle::Again {
@@ -83,5 +103,26 @@ impl Pages {
                 }
             }
         }
+    }
+
+    /// Have pages leave all the way, until so many bytes are won; those that are left alone for a while too.
+    pub(crate) fn evict(&self, range: Range<u32>, most: Option<u64>) -> Evicted {
+        let mut evicted = Evicted::default();
+        let mut at = range.start;
+        while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
+            let len = TOGETHER.min(range.end - at);
+            let staging = self.stage_with(at, len, true, None);
+            let compressed = self.compress_run(at, len);
+            evicted.pages += u64::from(compressed.pages);
+            evicted.won_bytes += compressed.won;
+            evicted.refused += u64::from(compressed.refused);
+            let is_in = |page: &u32| self.word(*page).load().state() == State::Resident;
+            evicted.stayed += (at..at + len).filter(is_in).count() as u64;
+            if staging.stopped || compressed.refused > 0 {
+                break;
+            }
+            at += len;
+        }
+        evicted
     }
 }

@@ -177,7 +177,7 @@ impl Pages {
         let purse = &self.shared().purse;
         let mut end = End { to: was.state(), kept: was.kept(), moved: false, woken: false };
         if was.state() == State::Compressing {
-            match self.word(page).untake() {
+            match self.word(page).untake(self.shared().planted) {
                 // The compressor does not know: it is as if nothing had been.
                 Some(ended) => {
                     self.tell(page, ended, false);
@@ -188,7 +188,7 @@ impl Pages {
                 // What it compressed is thrown away, with its charge; the frame is all there is.
                 None => {
                     if !paid {
-                        purse.charge(1, Why::Call);
+                        purse.must_charge(1, Why::Call);
                     }
                     end.to = State::Staged;
                     self.end(page, end);

@@ -7,7 +7,7 @@ use super::ports::{Observer, Purse, Store};
 use super::queue::Roster;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
-use crate::guest::{Error, FaultAround, VmOptions};
+use crate::guest::{Error, FaultAround};
 use crate::sync::{Arc, Moment, Planted, Seat, Seated, Table};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
 use std::ops::Range;
@@ -119,7 +119,8 @@ impl Shared {
         store: Box<dyn Store>,
         purse: Box<dyn Purse>,
         observer: Box<dyn Observer>,
-        options: &VmOptions,
+        kept_bytes: u64,
+        around: FaultAround,
         planted: Planted,
     ) -> Result<Self, Error> {
         Ok(Shared {
@@ -127,9 +128,9 @@ impl Shared {
             purse,
             observer,
             roster: Roster::new(),
-            kept: Kept::new(options.kept_bytes),
-            around: options.fault_around,
-            bounces: Bounces::new(options.fault_around)?,
+            kept: Kept::new(kept_bytes),
+            around,
+            bounces: Bounces::new(around)?,
             planted,
         })
     }
@@ -241,7 +242,7 @@ impl Pages {
     }
 
     #[inline]
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
@@ -251,12 +252,12 @@ impl Pages {
     }
 
     /// Nobody takes pages out from here on; who does is waited for.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let _ = self.gate.take();
     }
 
     /// Pages may be taken out again.
-    pub(super) fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         let _ = self.gate.put(());
     }
 }

@@ -21,9 +21,11 @@ pub(crate) enum Why {
 
 /// Who pays for pages in memory, 4096 bytes each.
 pub(crate) trait Purse: Send + Sync {
-    /// Charge pages; never refuses. Makes room first where a limit is reached, so it may take pages of the same VM out, and must
-    /// not wait for one that is owned.
-    fn charge(&self, pages: u32, why: Why);
+    /// Charge pages; refuses none but for [`Why::Fault`], where whoever was asked wants the page poisoned: false, and nothing is
+    /// charged. Makes room first where a limit is reached, so it may take pages of the same VM out, and must not wait for one that is
+    /// owned.
+    #[must_use = "a page that is not charged must not come in"]
+    fn charge(&self, pages: u32, why: Why) -> bool;
     /// Charge pages if that needs no reclaim.
     fn try_charge(&self, pages: u32) -> bool;
     /// Give back what was charged.
@@ -111,9 +113,18 @@ pub(crate) trait Observer: Send + Sync {
 /// Nobody does.
 impl Observer for () {}
 
+impl dyn Purse + '_ {
+    /// Charge pages that are in memory, or come in by a call: nobody refuses that.
+    pub(crate) fn must_charge(&self, pages: u32, why: Why) {
+        debug_assert_ne!(why, Why::Fault);
+        let charged = self.charge(pages, why);
+        debug_assert!(charged);
+    }
+}
+
 impl<P: Purse + ?Sized> Purse for Arc<P> {
-    fn charge(&self, pages: u32, why: Why) {
-        (**self).charge(pages, why);
+    fn charge(&self, pages: u32, why: Why) -> bool {
+        (**self).charge(pages, why)
     }
     fn try_charge(&self, pages: u32) -> bool {
         (**self).try_charge(pages)
@@ -123,6 +134,24 @@ impl<P: Purse + ?Sized> Purse for Arc<P> {
     }
     fn page_charge(&self) -> Resident {
         (**self).page_charge()
+    }
+}
+
+impl<O: Observer + ?Sized> Observer for Arc<O> {
+    fn epoch(&self) -> u8 {
+        (**self).epoch()
+    }
+    fn served(&self, kind: super::Kind, nanoseconds: u64) {
+        (**self).served(kind, nanoseconds);
+    }
+    fn came_back(&self, stamp: u8) -> u32 {
+        (**self).came_back(stamp)
+    }
+    fn change(&self, gauge: Gauge, pages: i64) {
+        (**self).change(gauge, pages);
+    }
+    fn count(&self, what: Count, pages: u32) {
+        (**self).count(what, pages);
     }
 }
 

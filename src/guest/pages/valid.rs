@@ -43,7 +43,9 @@ impl Pages {
         let seen = self.word(page).load();
         let stored = self.shared().store.holds(self.slot(page));
         let in_place = self.backing().staging() == Staging::InPlace;
-        let at = || format!("page {page}, {}present, slot {}: {seen:?}", if present { "" } else { "not " }, u8::from(stored));
+        let at = || {
+            format!("page {page}, {}present, slot {}: {seen:?}", if present { "" } else { "not " }, u8::from(stored))
+        };
         assert!(!seen.has_shadow() && !seen.is_handed(), "somebody is at it: {}", at());
         let (is_in, is_stored) = match seen.state() {
             State::Absent => (Some(false), Some(false)),
@@ -65,7 +67,9 @@ impl Pages {
                 sums.poisoned += 1;
                 (None, None)
             }
-            State::Leaving | State::Compressing | State::Filling | State::Dropping => panic!("somebody is at it: {}", at()),
+            State::Leaving | State::Compressing | State::Filling | State::Dropping => {
+                panic!("somebody is at it: {}", at())
+            }
         };
         sums.kept += u64::from(seen.is_kept());
         assert!(is_in.is_none_or(|is_in| is_in == present), "not where its word says: {}", at());

@@ -78,12 +78,13 @@ impl Back {
     }
 
     /// The rule of the built-in policies: what comes back from staging has a second chance; what comes back from its slot is left alone
-    /// for three passes, two or one, if no more pages left meanwhile than a quarter of those in memory, half of them, or as many.
+    /// for three passes, two or one, if no more pages left meanwhile than an eighth of those in memory, a quarter or half of them. (Twice
+    /// and half as much, and so on, were worse on the traces of docs/benchmarks.md: too many bans spend each other.)
     pub fn rest(&self) -> Treatment {
         let ban = match (self.from, self.distance) {
-            (CameFrom::Stored, Some(distance)) if distance <= self.resident / 4 => 3,
-            (CameFrom::Stored, Some(distance)) if distance <= self.resident / 2 => 2,
-            (CameFrom::Stored, Some(distance)) if distance <= self.resident => 1,
+            (CameFrom::Stored, Some(distance)) if distance <= self.resident / 8 => 3,
+            (CameFrom::Stored, Some(distance)) if distance <= self.resident / 4 => 2,
+            (CameFrom::Stored, Some(distance)) if distance <= self.resident / 2 => 1,
             _ => 0,
         };
         Treatment { referenced: self.from == CameFrom::Staged, ban }

@@ -1,0 +1,97 @@
+//! Pages follow what the kernel says about mappings.
+//!
+//! | change | the pages there | then |
+//! |---|---|---|
+//! | `madvise` drops them | read as zeroes: slots, staged pages and charges go | |
+//! | `munmap` | the same | the embedder is told: the region, or its part, holds nothing |
+//! | `mremap` | those in memory have moved with it; those that are out are brought in at the new address | the embedder is told, and may register it anew |
+//! | `fork` | a child has a copy of all of them: [`children`](super::children) | |
+//!
+//! A word that somebody owns is waited for: he owns it for one request, and gets EAGAIN meanwhile, or passes no gate. What of our own requests is
+//! told as an event, he has made Dropping, and that is left alone.
+
+use super::running::{MappingChange, VmDesk};
+use super::{Change, Desk};
+use crate::guest::pages::{Departed, Pages};
+use crate::guest::uffd::{Descriptor, Errno, Mode};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::Backoff;
+use crate::units::PAGE_SIZE;
+use std::ops::Range;
+
+/// Follow one change. It is taken when that is done: after a panic on the way it is followed again, which does no harm.
+pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
+    let counts = &desk.counts;
+    let count = |what: &AtomicU64, bytes: usize| what.fetch_add(bytes as u64, Ordering::Relaxed);
+    match change {
+        Some(Change::Removed(range)) => {
+            drop_pages(desk, range);
+            count(&counts.discarded, range.len());
+        }
+        Some(Change::Unmapped(range)) => {
+            drop_pages(desk, range);
+            count(&counts.unmapped, range.len());
+            desk.tell(&MappingChange::Unmapped(range.clone()));
+        }
+        Some(Change::Moved { from, to, bytes }) => {
+            let (range, to) = (*from..*from + *bytes, *to);
+            move_pages(desk, &range, to);
+            count(&counts.moved, range.len());
+            desk.tell(&MappingChange::Moved { from: range, to });
+        }
+        Some(Change::Forked(_)) => {
+            if let Some(Change::Forked(child)) = change.take() {
+                desk.children.born(child, &desk.kept_regions());
+                count(&counts.children, 1);
+            }
+        }
+        None => {}
+    }
+    *change = None;
+}
+
+/// Pages of a range read as zeroes from here on.
+fn drop_pages(desk: &VmDesk, range: &Range<usize>) {
+    desk.regions_in(range, |pages, mut there| {
+        let mut backoff = Backoff::new();
+        while let Some(owned) = pages.removed(there.clone()) {
+            there.start = owned;
+            backoff.wait_for_io(); // its owner may be at a device
+        }
+    });
+}
+
+/// Pages of a range lie elsewhere.
+fn move_pages(desk: &VmDesk, range: &Range<usize>, to: usize) {
+    desk.regions_in(range, |pages, there| {
+        for page in there {
+            let address = to + (pages.address(page) - range.start);
+            move_page(desk.descriptor(), pages, page, address);
+        }
+    });
+}
+
+fn move_page(descriptor: &Descriptor, pages: &Arc<Pages>, page: u32, address: usize) {
+    let mut backoff = Backoff::new();
+    while let Departed::Later = pages.depart(page, &mut |bytes| arrive(descriptor, address, bytes)) {
+        backoff.wait_for_io();
+    }
+}
+
+/// Install a page at an address of no region; one that cannot be read is poisoned. False: later.
+pub(super) fn arrive(descriptor: &Descriptor, address: usize, bytes: Option<&[u8; PAGE_SIZE]>) -> bool {
+    let done = match bytes {
+        Some(bytes) => descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty()),
+        None => descriptor.poison(address..address + PAGE_SIZE, Mode::empty()),
+    };
+    // There already, or gone again: nothing to be done about it. A kernel that cannot poison lets it read as zeroes, which must not be.
+    match done.stopped {
+        Some(Errno::AGAIN | Errno::NO_MEMORY) => false,
+        Some(Errno::INVALID) if bytes.is_none() => super::last_words::end(format_args!(
+            "the page that mremap moved to {address:#x} cannot be read back, and this kernel cannot mark it (it needs Linux 6.6): the \
+             process ends, for the page must not read as zeroes"
+        )),
+        _ => true,
+    }
+}

@@ -1,0 +1,721 @@
+//! [`Children`]: children of fork whose memory is served by their parent's process.
+//!
+//! ```text
+//!   fork: the kernel shares what is in memory, and tells the descriptor of the child's copy; its thread waits until that was read
+//!
+//!   parent   region: page k in slot base+k, staged, or in memory
+//!               |  what is out:  a reference more to the slot; staged bytes are copied
+//!               v
+//!   child    word k:  0  zeroes, or the kernel's business  |  slot n  |  here, charged  |  poisoned
+//!                                                              ^
+//!   parent stores into base+k again: the slot is the child's -+- its content moves to a slot of its own first
+//! ```
+//!
+//! | state | slot | then a fault of the child |
+//! |---|---|---|
+//! | Zero | | zeroes, and a charge |
+//! | Out | holds the page, and a reference of ours | load, COPY, the reference goes |
+//! | Busy | the same: somebody is at it | again, in a moment |
+//! | Here | | dropped by the child meanwhile: zeroes |
+//! | Poisoned | | poisoned again |
+//!
+//! 1. A word is changed by compare-exchange; who makes it Busy alone reads the slot, and ends Busy. Two do: the thread that serves children,
+//!    and a store of the parent's, which waits for the other and never the other way round.
+//! 2. The child's own memory cannot be taken out from here: it is charged, and may pass a limit.
+//! 3. While a child is born, the gate is closed: no page comes in or leaves between the fork and the copy of its words.
+//! 4. A descriptor is closed only when its child has ended or has everything in memory: what is missing then would read as zero.
+
+use super::reader::{Idle, Parking, Reader};
+use super::watchdog::Watch;
+use super::{Answer, Change, Desk, Gate, changes, last_words, signals};
+use crate::guest::pages::ports::{Purse, Store, Why};
+use crate::guest::pages::{Inherited, Pages, Shared};
+use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
+use crate::memcg::Memcg;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::thread::{Backoff, JoinHandle};
+use crate::sync::{Arc, Mutex, Rank, Table, thread};
+use crate::units::{NodeId, PAGE_SIZE, Slot, SlotRange};
+use crate::zswap::{self, LoadedFrom, Stored, Zswap};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether children have ended: nobody tells.
+const LOOKS: Duration = Duration::from_millis(100);
+
+/// The children of a VM, and the thread that serves them.
+pub(crate) struct Children {
+    family: Arc<Family>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What children share.
+pub(crate) struct Family {
+    zswap: Arc<Zswap>,
+    /// Who pays for the slots that become theirs.
+    memcg: Memcg,
+    living: Mutex<Vec<Arc<Child>>>,
+    /// How many: mostly none, and that is one load for each store.
+    count: AtomicUsize,
+    stop: AtomicBool,
+    /// Readable: a child was born, or the thread is to stop.
+    news: OwnedFd,
+}
+
+/// One child.
+struct Child {
+    descriptor: Arc<Descriptor>,
+    copies: Mutex<Vec<Arc<Copy>>>,
+    /// Its words are all there: faults can be served.
+    ready: AtomicBool,
+    parking: Parking,
+    /// Who pays for its pages in memory: its parent's VM.
+    payer: Arc<Shared>,
+    /// Pages that it is charged for.
+    charged: AtomicU64,
+}
+
+/// A child's copy of a region, or of a part of it.
+struct Copy {
+    addresses: Range<usize>,
+    /// The parent's slots of these pages.
+    origin: SlotRange,
+    words: Table<AtomicU64>,
+}
+
+/// The desk of a child.
+struct ChildDesk {
+    child: Arc<Child>,
+    family: Arc<Family>,
+}
+
+const STATE: u64 = 7;
+const ZERO: u64 = 0;
+const OUT: u64 = 1;
+const BUSY: u64 = 2;
+const HERE: u64 = 3;
+const POISONED: u64 = 4;
+const SLOT_SHIFT: u32 = 3;
+
+/// A word that names a slot.
+fn word(state: u64, slot: Slot) -> u64 {
+    debug_assert!(slot.0 < 1 << (64 - SLOT_SHIFT));
+    slot.0 << SLOT_SHIFT | state
+}
+
+/// The slot that a word names.
+fn slot(word: u64) -> Slot {
+    Slot(word >> SLOT_SHIFT)
+}
+
+// === impl Children ===
+
+impl Children {
+    /// None yet.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub(crate) fn new(zswap: Arc<Zswap>, memcg: Memcg) -> io::Result<Self> {
+        // SAFETY: takes numbers, and returns a new descriptor.
+        let news = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if news < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: new, and nobody else's.
+        let news = unsafe { OwnedFd::from_raw_fd(news) };
+        let family = Family {
+            zswap,
+            memcg,
+            living: Mutex::new(Rank::Guest, Vec::new()),
+            count: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            news,
+        };
+        Ok(Children { family: Arc::new(family), thread: Mutex::new(Rank::Guest, None) })
+    }
+
+    /// What a store needs to know of them.
+    pub(crate) fn family(&self) -> &Arc<Family> {
+        &self.family
+    }
+
+    /// A child has copies of these regions. The gate is closed meanwhile.
+    pub(super) fn born(&self, descriptor: Descriptor, regions: &[Arc<Pages>]) {
+        let Some(payer) = regions.first().map(|pages| Arc::clone(pages.shared())) else { return };
+        let child = self.family.adopt(descriptor, payer);
+        for pages in regions {
+            child.inherit_all(pages, &self.family.zswap);
+        }
+        child.ready.store(true, Ordering::Release);
+        self.family.ring();
+        let mut thread = self.thread.lock();
+        if thread.is_none() {
+            let family = Arc::clone(&self.family);
+            match signals::blocked(|| thread::spawn("zspool-children", move || Family::serve(&family))) {
+                Ok(started) => *thread = Some(started),
+                Err(error) => last_words::end(format_args!(
+                    "no thread could be started to serve a child of fork ({error}): what is out would read as zero there, so the process ends; \
+                     raise `ulimit -u`"
+                )),
+            }
+        }
+    }
+
+    /// The thread, if it is not this one's business: see `fork_child`.
+    pub(super) fn forget(&self) {
+        if let Some(thread) = self.thread.lock().take() {
+            std::mem::forget(thread);
+        }
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            self.family.stop.store(true, Ordering::Release);
+            self.family.ring();
+            let _ = thread.join(); // it catches what panics
+        }
+    }
+}
+
+// === impl Family ===
+
+impl Family {
+    /// A child, which is found by stores from here on, and not served before it is ready.
+    fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
+        let child = Arc::new(Child {
+            descriptor: Arc::new(descriptor),
+            copies: Mutex::new(Rank::Guest, Vec::new()),
+            ready: AtomicBool::new(false),
+            parking: Parking::new(),
+            payer,
+            charged: AtomicU64::new(0),
+        });
+        self.living.lock().push(Arc::clone(&child));
+        self.count.fetch_add(1, Ordering::Release);
+        child
+    }
+
+    fn ring(&self) {
+        let one = 1u64;
+        // SAFETY: the descriptor is ours, and so are the bytes. A counter that is full is readable too.
+        unsafe { libc::write(self.news.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+
+    /// How many children live.
+    pub(crate) fn living(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// A slot is about to be stored into anew: children that have what is there get slots of their own for it.
+    ///
+    /// # Errors
+    /// When the store has no room for them; the slot is as it was.
+    pub(crate) fn move_apart(&self, contested: Slot) -> Result<(), zswap::Error> {
+        if self.living() == 0 || !self.zswap.is_stored(contested) {
+            return Ok(());
+        }
+        loop {
+            let mut moved = false;
+            let living = self.living.lock().clone();
+            for child in &living {
+                let copies = child.copies.lock().clone();
+                for copy in copies.iter().filter(|copy| copy.origin.contains(contested)) {
+                    let page = (contested.0 - copy.origin.base().0) as usize;
+                    moved |= self.move_one_apart(copy.words.get(page), contested)?;
+                }
+            }
+            // A child that was born meanwhile may have taken a reference before its parent's word was moved.
+            if !moved || !self.zswap.is_stored(contested) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether it had to be.
+    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot) -> Result<bool, zswap::Error> {
+        let mut backoff = Backoff::new();
+        loop {
+            match take(theirs, contested) {
+                Taking::Elsewhere => return Ok(false),
+                // The thread that serves children reads it, and waits for nobody meanwhile.
+                Taking::Busy => backoff.wait_for_io(),
+                Taking::Mine => break,
+            }
+        }
+        let busy = Taken { word: theirs, back: word(OUT, contested) };
+        let mut bytes = [0; PAGE_SIZE];
+        let now = match self.zswap.load(contested, &mut bytes) {
+            Ok(()) => word(OUT, self.zswap.store_new(&self.memcg, NodeId(0), &bytes)?),
+            Err(_) => POISONED,
+        };
+        busy.end(now);
+        let _ = self.zswap.put(contested); // ours, so it is there
+        Ok(true)
+    }
+
+    /// Serve children until it is to stop; then see to it that none of them misses what is here.
+    fn serve(this: &Arc<Self>) {
+        let mut readers: Vec<(Arc<ChildDesk>, Reader)> = Vec::new();
+        let mut looked = Instant::now();
+        while !this.stop.load(Ordering::Acquire) {
+            for child in this.living.lock().iter() {
+                if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
+                    let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
+                    readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
+                }
+            }
+            this.wait(&readers);
+            for (desk, reader) in &mut readers {
+                desk.serve(reader);
+            }
+            if looked.elapsed() >= LOOKS {
+                looked = Instant::now();
+                readers.retain(|(desk, _)| desk.child.lives() || this.bury(&desk.child));
+            }
+        }
+        for (desk, _) in &readers {
+            if desk.child.lives() {
+                desk.child.bring_everything_in(&this.zswap);
+            }
+            this.bury(&desk.child);
+        }
+    }
+
+    /// Wait until a child has something to be served, or for a look at whether they live.
+    fn wait(&self, readers: &[(Arc<ChildDesk>, Reader)]) {
+        let fd = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = vec![fd(self.news.as_raw_fd())];
+        fds.extend(readers.iter().map(|(desk, _)| fd(desk.child.descriptor.as_raw_fd())));
+        let at_most = if readers.is_empty() { -1 } else { LOOKS.as_millis() as i32 };
+        // SAFETY: as many descriptors as are said.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, at_most) };
+        let mut count = 0u64;
+        // SAFETY: the descriptor is ours, and so are the bytes.
+        unsafe { libc::read(self.news.as_raw_fd(), (&raw mut count).cast(), 8) };
+    }
+
+    /// The child has ended: its references and charges go. Always false.
+    fn bury(&self, child: &Arc<Child>) -> bool {
+        self.living.lock().retain(|other| !Arc::ptr_eq(other, child));
+        self.count.fetch_sub(1, Ordering::Release);
+        let copies = std::mem::take(&mut *child.copies.lock());
+        for copy in copies {
+            child.forget(&copy, 0..copy.pages(), &self.zswap);
+        }
+        child.payer.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
+        false
+    }
+}
+
+// === impl Child ===
+
+impl Copy {
+    fn pages(&self) -> usize {
+        self.addresses.len() / PAGE_SIZE
+    }
+
+    fn address(&self, page: usize) -> usize {
+        self.addresses.start + page * PAGE_SIZE
+    }
+
+    /// So many pages, all zero.
+    fn empty(addresses: Range<usize>, origin: SlotRange) -> Copy {
+        let pages = addresses.len() / PAGE_SIZE;
+        match Table::reserve(pages) {
+            Ok(words) => Copy { addresses, origin, words },
+            Err(error) => last_words::end(format_args!(
+                "there is no address space for the words of a child's {pages} pages ({error}): what is out would read as zero there, so the \
+                 process ends; raise `ulimit -v`"
+            )),
+        }
+    }
+}
+
+impl Child {
+    /// What the kernel does not give it of a region.
+    fn inherit_all(&self, pages: &Pages, zswap: &Zswap) {
+        let copy = Arc::new(Copy::empty(pages.addresses(), pages.slots()));
+        self.copies.lock().push(Arc::clone(&copy));
+        for page in 0..pages.count() {
+            let mut backoff = Backoff::new();
+            while !pages.inherit(page, &mut |what| self.inherit(&copy, page as usize, what, zswap)) {
+                backoff.wait_for_io();
+            }
+        }
+    }
+
+    /// It has such a page. False: later.
+    fn inherit(&self, copy: &Copy, page: usize, what: Inherited<'_>, zswap: &Zswap) -> bool {
+        let now = match what {
+            Inherited::Poisoned => POISONED,
+            Inherited::Bytes(bytes) => return self.give(copy.address(page), Some(bytes)),
+            Inherited::Slot(slot) => match zswap.dup(slot) {
+                Ok(_) => word(OUT, slot),
+                Err(zswap::Error::TooManyReferences { .. }) => {
+                    let mut bytes = [0; PAGE_SIZE];
+                    let read = zswap.load(slot, &mut bytes).is_ok();
+                    return self.give(copy.address(page), read.then_some(&bytes));
+                }
+                // Discarded this moment, by a thread of the parent's: the child has it as it is from now on.
+                Err(_) => ZERO,
+            },
+        };
+        if now != ZERO {
+            copy.words.get(page).store(now, Ordering::Release);
+        }
+        true
+    }
+
+    /// It has what a word of its parent's says, who is a child too. False: later.
+    fn inherit_from(&self, theirs: &AtomicU64, copy: &Copy, page: usize, zswap: &Zswap) -> bool {
+        let seen = theirs.load(Ordering::Acquire);
+        match seen & STATE {
+            POISONED => self.inherit(copy, page, Inherited::Poisoned, zswap),
+            OUT if matches!(take(theirs, slot(seen)), Taking::Mine) => {
+                // Until ours is written: a store that moves theirs apart finds ours as well.
+                let _back = Taken { word: theirs, back: seen };
+                self.inherit(copy, page, Inherited::Slot(slot(seen)), zswap)
+            }
+            OUT | BUSY => false,
+            _ => true,
+        }
+    }
+
+    /// Install bytes, which it is charged for. False: later.
+    fn give(&self, address: usize, bytes: Option<&[u8; PAGE_SIZE]>) -> bool {
+        let given = changes::arrive(&self.descriptor, address, bytes);
+        if given && bytes.is_some() {
+            self.charge();
+        }
+        given
+    }
+
+    fn charge(&self) {
+        self.payer.purse.charge(1, Why::Fault);
+        self.charged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn uncharge(&self) {
+        self.payer.purse.uncharge(1);
+        self.charged.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn find(&self, address: usize) -> Option<(Arc<Copy>, usize)> {
+        let copies = self.copies.lock();
+        let copy = copies.iter().find(|copy| copy.addresses.contains(&address))?;
+        Some((Arc::clone(copy), (address - copy.addresses.start) / PAGE_SIZE))
+    }
+
+    /// Whether the process is there. Nobody tells when it has ended, but requests about its memory fail then.
+    fn lives(&self) -> bool {
+        // The lowest page that may be mapped anywhere: nobody registers that, and whoever lives says so.
+        let nowhere = 0x1_0000;
+        self.descriptor.zeropage(nowhere..nowhere + PAGE_SIZE, Mode::empty()).stopped != Some(Errno::NO_PROCESS)
+    }
+
+    /// Serve a fault. `None`: again later.
+    fn fill(&self, copy: &Copy, page: usize, zswap: &Zswap) -> Option<Answer> {
+        let theirs = copy.words.get(page);
+        let address = copy.address(page);
+        let seen = theirs.load(Ordering::Acquire);
+        match seen & STATE {
+            POISONED => {
+                let _ = changes::arrive(&self.descriptor, address, None);
+                return Some(Answer::Poisoned);
+            }
+            BUSY => return None, // a store of the parent's moves it, in a moment
+            _ => {}
+        }
+        // Before the word is ours: this may take pages of the parent out, and move what children have of them.
+        let charged = seen & STATE != HERE;
+        if charged {
+            self.charge();
+        }
+        let stopped = if seen & STATE == OUT {
+            match take(theirs, slot(seen)) {
+                Taking::Mine => {}
+                _ => {
+                    self.uncharge();
+                    return None;
+                }
+            }
+            let busy = Taken { word: theirs, back: seen };
+            let mut bytes = [0; PAGE_SIZE];
+            if zswap.load(slot(seen), &mut bytes).is_err() {
+                self.uncharge();
+                let _ = changes::arrive(&self.descriptor, address, None);
+                busy.end(POISONED);
+                let _ = zswap.put(slot(seen));
+                return Some(Answer::Poisoned);
+            }
+            let stopped = self.descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty()).stopped;
+            if matches!(stopped, None | Some(Errno::EXISTS)) {
+                busy.end(HERE);
+                let _ = zswap.put(slot(seen));
+            }
+            stopped
+        } else {
+            let stopped = self.descriptor.zeropage(address..address + PAGE_SIZE, Mode::empty()).stopped;
+            // There: somebody was faster, or the kernel shares it.
+            if stopped.is_none() {
+                theirs.store(HERE, Ordering::Release);
+            }
+            stopped
+        };
+        match stopped {
+            None => Some(Answer::Served),
+            Some(errno) => {
+                // A page that is there without our doing is the kernel's to account for.
+                if charged && (seen & STATE != OUT || errno != Errno::EXISTS) {
+                    self.uncharge();
+                }
+                match errno {
+                    Errno::AGAIN | Errno::NO_MEMORY => None,
+                    _ => {
+                        let _ = self.descriptor.wake(address..address + PAGE_SIZE); // refused only for what is no page
+                        Some(Answer::Served)
+                    }
+                }
+            }
+        }
+    }
+
+    /// The pages of a range read as zeroes from here on: their references and charges go.
+    fn forget(&self, copy: &Copy, pages: Range<usize>, zswap: &Zswap) {
+        for page in pages {
+            match replace(copy.words.get(page), ZERO) {
+                was if was & STATE == OUT => {
+                    let _ = zswap.put(slot(was)); // ours, so it is there
+                }
+                was if was & STATE == HERE && self.charged.load(Ordering::Relaxed) > 0 => self.uncharge(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Its pages have other addresses.
+    fn move_pages(&self, from: Range<usize>, to: usize) {
+        let old = self.copies.lock().clone();
+        for copy in old {
+            let (start, end) = (copy.addresses.start.max(from.start), copy.addresses.end.min(from.end));
+            if start >= end {
+                continue;
+            }
+            let (first, pages) = ((start - copy.addresses.start) / PAGE_SIZE, (end - start) / PAGE_SIZE);
+            let there = to + (start - from.start);
+            let origin = SlotRange::new(copy.origin.base() + first as u64, pages as u64);
+            let moved = Arc::new(Copy::empty(there..there + (end - start), origin));
+            // Found by stores before it has the words, which are never in both.
+            self.copies.lock().push(Arc::clone(&moved));
+            for page in 0..pages {
+                let was = replace(copy.words.get(first + page), ZERO);
+                if was != ZERO {
+                    moved.words.get(page).store(was, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    /// Everything that is out is in memory from here on, and the child needs nobody.
+    fn bring_everything_in(&self, zswap: &Zswap) {
+        let copies = self.copies.lock().clone();
+        for copy in copies {
+            for page in 0..copy.pages() {
+                let mut backoff = Backoff::new();
+                while matches!(copy.words.get(page).load(Ordering::Acquire) & STATE, OUT | BUSY)
+                    && self.fill(&copy, page, zswap).is_none()
+                    && self.lives()
+                {
+                    backoff.wait_for_io();
+                }
+            }
+        }
+    }
+}
+
+/// What became of an attempt to make a word Busy.
+enum Taking {
+    /// It is.
+    Mine,
+    /// Somebody else has.
+    Busy,
+    /// It does not name that slot any more.
+    Elsewhere,
+}
+
+/// A word that this thread made Busy, and that goes back unless it is ended.
+struct Taken<'a> {
+    word: &'a AtomicU64,
+    back: u64,
+}
+
+impl Taken<'_> {
+    fn end(mut self, now: u64) {
+        self.back = now;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        // Release pairs with the acquire of who takes it next: what was done with the slot comes before.
+        self.word.store(self.back, Ordering::Release);
+    }
+}
+
+/// Make a word Busy that is Out with this slot.
+fn take(theirs: &AtomicU64, wanted: Slot) -> Taking {
+    let out = word(OUT, wanted);
+    match theirs.compare_exchange(out, word(BUSY, wanted), Ordering::Acquire, Ordering::Relaxed) {
+        Ok(_) => Taking::Mine,
+        Err(now) if now & STATE == BUSY && slot(now) == wanted => Taking::Busy,
+        Err(now) if now == out => Taking::Busy, // a weak failure: again
+        Err(_) => Taking::Elsewhere,
+    }
+}
+
+/// Change a word, whatever it is, when nobody is at it. What it was.
+fn replace(theirs: &AtomicU64, now: u64) -> u64 {
+    let mut backoff = Backoff::new();
+    loop {
+        let seen = theirs.load(Ordering::Relaxed);
+        if seen & STATE == BUSY {
+            backoff.wait_for_io();
+        } else if seen == now || theirs.compare_exchange(seen, now, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return seen;
+        }
+    }
+}
+
+// === impl ChildDesk ===
+
+impl ChildDesk {
+    /// Serve what there is. One that panics is tried again with the next look, its word as it was.
+    fn serve(&self, reader: &mut Reader) {
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                match reader.round(self, Idle::Return) {
+                    Ok(0) if !reader.has_parked() || !self.child.lives() => return,
+                    Ok(_) => {}
+                    Err(_) => return, // it has ended: seen with the next look
+                }
+            }
+        }));
+        drop(served);
+    }
+}
+
+impl Desk for ChildDesk {
+    fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.child.descriptor
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        None
+    }
+
+    fn answer(&self, fault: Fault) -> Answer {
+        if !self.child.ready.load(Ordering::Acquire) {
+            return Answer::Again;
+        }
+        let Some((copy, page)) = self.child.find(fault.address) else { return Answer::Stranger };
+        if fault.protected {
+            return Answer::Stranger; // protected in the parent, for whom that had a meaning
+        }
+        self.child.fill(&copy, page, &self.family.zswap).unwrap_or(Answer::Again)
+    }
+
+    fn follow(&self, change: &mut Option<Change>) {
+        match change.take() {
+            Some(Change::Removed(range) | Change::Unmapped(range)) => {
+                let copies = self.child.copies.lock().clone();
+                for copy in copies {
+                    let (start, end) = (copy.addresses.start.max(range.start), copy.addresses.end.min(range.end));
+                    if start < end {
+                        let page = |address: usize| (address - copy.addresses.start) / PAGE_SIZE;
+                        self.child.forget(&copy, page(start)..page(end), &self.family.zswap);
+                    }
+                }
+            }
+            Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to),
+            Some(Change::Forked(descriptor)) => self.bear(descriptor),
+            None => {}
+        }
+    }
+
+    fn stranger(&self, fault: Fault) -> bool {
+        super::stranger(&self.child.descriptor, fault)
+    }
+
+    fn poisoned(&self, address: usize) {
+        super::poisoned(address, "the thread of a child of fork that touches it is given SIGBUS").say();
+    }
+
+    fn parking(&self) -> &Parking {
+        &self.child.parking
+    }
+
+    fn state(&self, _address: usize) -> &'static str {
+        "a child's"
+    }
+}
+
+impl ChildDesk {
+    /// The child has a child: it has copies of its parent's words.
+    fn bear(&self, descriptor: Descriptor) {
+        let grandchild = self.family.adopt(descriptor, Arc::clone(&self.child.payer));
+        let zswap = &self.family.zswap;
+        let parents = self.child.copies.lock().clone();
+        for theirs in parents {
+            let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
+            grandchild.copies.lock().push(Arc::clone(&copy));
+            for page in 0..theirs.pages() {
+                let mut backoff = Backoff::new();
+                while !grandchild.inherit_from(theirs.words.get(page), &copy, page, zswap) {
+                    backoff.wait_for_io();
+                }
+            }
+        }
+        grandchild.ready.store(true, Ordering::Release);
+        self.family.ring();
+    }
+}
+
+// === Keeping ===
+
+/// A store whose slots children may share: what is theirs is moved apart before something else is stored in its place.
+pub(crate) struct Keeping {
+    zswap: Arc<Zswap>,
+    family: Arc<Family>,
+}
+
+impl Keeping {
+    /// For the VM whose children these are.
+    pub(crate) fn new(zswap: Arc<Zswap>, family: &Arc<Family>) -> Self {
+        Keeping { zswap, family: Arc::clone(family) }
+    }
+}
+
+impl Store for Keeping {
+    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+        self.family.move_apart(slot)?;
+        Store::put_away(&*self.zswap, slot, purse, page)
+    }
+
+    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
+        Store::read(&*self.zswap, slot, page, wait)
+    }
+
+    fn give_back(&self, slot: Slot) {
+        self.zswap.give_back(slot);
+    }
+
+    fn holds(&self, slot: Slot) -> bool {
+        self.zswap.holds(slot)
+    }
+}

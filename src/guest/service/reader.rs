@@ -1,0 +1,293 @@
+//! [`Reader`]: takes events from a descriptor and serves them, changes of mappings before faults.
+//!
+//! ```text
+//!   descriptor --read, up to 32--> [ c f f c f ]     c  remove, unmap, remap, fork
+//!                                    |   |           f  fault
+//!                1. c c              |   |
+//!                2. what is parked   |   |  <---------------------------------------+
+//!                3. f f f  ----------+---+-- not now (EAGAIN) --> parked, up to 64 --+
+//! ```
+//!
+//! 1. Changes of a read are followed before any fault of it is served, and what is parked is tried only after another read: the kernel
+//!    answers EAGAIN until its changes were read, and its thread has run.
+//! 2. While something is parked, no read waits: the reader looks for events, and pauses for a little longer each time.
+//! 3. What it has read lies in the reader, not on the stack: after a panic it goes on at the same event.
+//! 4. It reads no more than it can remember. What is unread waits in the kernel, and so does each thread that a change comes from:
+//!    a flood of them cannot take more memory than there are threads.
+
+use super::gate::{CLOSED, Closed};
+use super::watchdog::{Phase, Watch};
+use super::{Answer, Bell, Change, Desk};
+use crate::guest::uffd::{Descriptor, Errno, Event, Fault, MOST_EVENTS};
+use crate::sync::{Arc, Mutex, Rank};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// Faults that can be parked. As many threads are waiting for them.
+const PARKED: usize = 2 * MOST_EVENTS;
+
+/// The longest pause between two looks at what is parked.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+
+/// What a reader does when there is nothing to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// The descriptor's read waits.
+    Read,
+    /// `poll` does, for the descriptor's read does not.
+    Poll,
+    /// Nobody: the embedder knows when to come again.
+    Return,
+}
+
+/// How many readers of a descriptor have something parked: meanwhile none of its reads waits.
+#[derive(Debug)]
+pub(crate) struct Parking(Mutex<usize>);
+
+/// Reads and serves.
+pub(crate) struct Reader {
+    events: [Event; MOST_EVENTS],
+    /// What each change has closed, twice for a remap.
+    closed: [[Option<Closed>; 2]; MOST_EVENTS],
+    /// How many events there are, and how far changes and faults have come.
+    read: usize,
+    changes: usize,
+    faults: usize,
+    parked: [Option<Fault>; PARKED],
+    parked_len: usize,
+    /// Which of what is parked is looked at.
+    retrying: usize,
+    pause: Duration,
+    /// The last read found nothing, though reads wait: another reader has something parked.
+    empty: bool,
+    /// It has said that it has something parked.
+    parking: bool,
+    bell: Option<Arc<Bell>>,
+    rung: bool,
+    watch: Arc<Watch>,
+    /// At most so many a read: where several read, each should leave something to the others.
+    most: usize,
+}
+
+const _: () = assert!(CLOSED >= 2 * MOST_EVENTS);
+
+// === impl Parking ===
+
+impl Parking {
+    /// Nobody has.
+    pub(crate) fn new() -> Self {
+        Parking(Mutex::new(Rank::Leaf, 0))
+    }
+
+    /// A reader has, or has no longer.
+    fn set(&self, descriptor: &Descriptor, parking: bool) {
+        let mut readers = self.0.lock();
+        let (before, after) = (*readers, if parking { *readers + 1 } else { *readers - 1 });
+        *readers = after;
+        // Under the lock, so that the last change is the last one told.
+        if (before == 0) != (after == 0) {
+            super::set_nonblocking(descriptor, after > 0);
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// With nothing read. `readers` share the descriptor.
+    pub(crate) fn new(readers: usize, watch: Arc<Watch>) -> Self {
+        Reader {
+            events: [const { Event::None }; MOST_EVENTS],
+            closed: [const { [None, None] }; MOST_EVENTS],
+            read: 0,
+            changes: 0,
+            faults: 0,
+            parked: [None; PARKED],
+            parked_len: 0,
+            retrying: 0,
+            pause: Duration::ZERO,
+            empty: false,
+            parking: false,
+            bell: None,
+            rung: false,
+            watch,
+            most: if readers > 1 { 4 } else { MOST_EVENTS },
+        }
+    }
+
+    /// Have it end when this rings.
+    pub(crate) fn with_bell(mut self, bell: &Arc<Bell>) -> Self {
+        self.bell = Some(Arc::clone(bell));
+        self
+    }
+
+    /// Whether it is to end: its bell has rung, and it owes nobody anything.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.rung && self.parked_len == 0 && self.faults == self.read
+    }
+
+    /// Whether something that was read waits to be tried again.
+    pub(crate) fn has_parked(&self) -> bool {
+        self.parked_len > 0
+    }
+
+    /// Read once and serve what was read. How many events.
+    ///
+    /// # Errors
+    /// What `read` or `poll` said, but for EINTR and for the end of the process that it is about.
+    pub(crate) fn round(&mut self, desk: &dyn Desk, idle: Idle) -> Result<usize, Errno> {
+        let mut read = 0;
+        // After a panic there may be some left.
+        if self.changes == self.read && self.faults == self.read {
+            read = self.take(desk, idle)?;
+        }
+        self.follow(desk);
+        self.retry(desk);
+        self.serve(desk);
+        self.watch.idle();
+        if idle == Idle::Read && self.has_parked() != self.parking {
+            self.parking = self.has_parked();
+            desk.parking().set(desk.descriptor(), self.parking);
+        }
+        Ok(read)
+    }
+
+    /// Read.
+    fn take(&mut self, desk: &dyn Desk, idle: Idle) -> Result<usize, Errno> {
+        (self.read, self.changes, self.faults) = (0, 0, 0);
+        let room = PARKED - self.parked_len;
+        if self.parked_len > 0 {
+            self.wait(desk, Some(self.pause))?;
+            self.pause = (2 * self.pause).clamp(Duration::from_micros(20), LONGEST_PAUSE);
+        } else {
+            self.pause = Duration::ZERO;
+            if idle == Idle::Poll || self.empty {
+                self.wait(desk, None)?;
+            }
+        }
+        let most = self.most.min(room);
+        let events = &mut self.events[..most];
+        let read = match desk.gate() {
+            Some(gate) if !gate.has_room_for(2 * most) => Ok(0), // others are following what they have read
+            Some(gate) => gate.alone(|close| {
+                let read = desk.descriptor().read_events(events)?;
+                for (event, closed) in events[..read].iter().zip(&mut self.closed) {
+                    match event {
+                        Event::Remove(range) | Event::Unmap(range) => closed[0] = Some(close(range.clone())),
+                        Event::Remap { from, to, bytes } => {
+                            *closed = [Some(close(*from..from + bytes)), Some(close(*to..to + bytes))];
+                        }
+                        // No page comes in or leaves before the child has copies of all words.
+                        Event::Fork(_) => closed[0] = Some(close(0..usize::MAX)),
+                        _ => {}
+                    }
+                }
+                Ok(read)
+            }),
+            None => desk.descriptor().read_events(events),
+        };
+        match read {
+            Ok(read) => {
+                self.read = read;
+                self.empty = read == 0 && idle == Idle::Read;
+                Ok(read)
+            }
+            Err(Errno(libc::EINTR)) => Ok(0),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Wait for an event, at most so long.
+    fn wait(&self, desk: &dyn Desk, at_most: Option<Duration>) -> Result<(), Errno> {
+        let mut fd = libc::pollfd { fd: desk.descriptor().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let time = at_most.map(|time| libc::timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: one descriptor, ours, and a time that is ours or none.
+        match unsafe { libc::ppoll(&mut fd, 1, time, std::ptr::null()) } {
+            // POLLERR is said of a descriptor whose reads wait: the last one with something parked has just let them.
+            0.. if fd.revents & libc::POLLNVAL == 0 => Ok(()),
+            0.. => Err(Errno(libc::EBADF)),
+            _ => match Errno::last() {
+                Errno(libc::EINTR) => Ok(()),
+                errno => Err(errno),
+            },
+        }
+    }
+
+    /// Have words follow the changes of this read.
+    fn follow(&mut self, desk: &dyn Desk) {
+        while self.changes < self.read {
+            let place = self.changes;
+            self.watch.busy(Phase::Following, 0);
+            let mut change = match &mut self.events[place] {
+                Event::Remove(range) => Some(Change::Removed(range.clone())),
+                Event::Unmap(range) => Some(Change::Unmapped(range.clone())),
+                Event::Remap { from, to, bytes } => Some(Change::Moved { from: *from, to: *to, bytes: *bytes }),
+                Event::Fork(_) => match std::mem::take(&mut self.events[place]) {
+                    Event::Fork(child) => Some(Change::Forked(child)),
+                    _ => None,
+                },
+                Event::Fault(_) | Event::None | Event::Unknown(_) => None,
+            };
+            if change.is_some() {
+                desk.follow(&mut change);
+            }
+            // Only now: after a panic it is followed again, closed still.
+            self.changes += 1;
+            if let Some(gate) = desk.gate() {
+                self.closed[place].iter_mut().filter_map(Option::take).for_each(|closed| gate.open(closed));
+            }
+        }
+    }
+
+    /// Serve the faults of this read.
+    fn serve(&mut self, desk: &dyn Desk) {
+        while self.faults < self.read {
+            if let Event::Fault(fault) = self.events[self.faults]
+                && !self.answered(desk, fault)
+            {
+                // There is room: no more was read than that.
+                self.parked[self.parked_len] = Some(fault);
+                self.parked_len += 1;
+            }
+            self.faults += 1;
+        }
+    }
+
+    /// Try again what is parked.
+    fn retry(&mut self, desk: &dyn Desk) {
+        while self.retrying < self.parked_len {
+            let fault = self.parked[self.retrying];
+            if fault.is_none_or(|fault| self.answered(desk, fault)) {
+                self.parked_len -= 1;
+                self.parked.swap(self.retrying, self.parked_len);
+            } else {
+                self.retrying += 1;
+            }
+        }
+        self.retrying = 0;
+    }
+
+    /// Serve one. False where the kernel says that it must be asked again later.
+    fn answered(&mut self, desk: &dyn Desk, fault: Fault) -> bool {
+        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_at(fault.address)) {
+            // One ring for each reader: the next is for another.
+            if self.rung { bell.leave(fault.address) } else { bell.answer(fault.address) }
+            self.rung = true;
+            return true;
+        }
+        if desk.gate().is_some_and(|gate| !gate.is_open(fault.address..fault.address + 1)) {
+            return false; // another reader is following a change there
+        }
+        self.watch.busy(Phase::Serving, fault.address);
+        match desk.answer(fault) {
+            Answer::Served => true,
+            Answer::Again => false,
+            Answer::Poisoned => {
+                desk.poisoned(fault.address);
+                true
+            }
+            Answer::Stranger => desk.stranger(fault),
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! [`Running`]: the service of one VM, and its desk.
+//!
+//! ```text
+//!   Vm --> Running -- handlers, or the embedder's reader
+//!             |            |
+//!             +--> VmDesk <+   descriptor, gate, regions (for changes of mappings), children
+//! ```
+//!
+//! What is asked of the kernel, by service and by what is to be followed:
+//!
+//! | | features | its reads | gate |
+//! |---|---|---|---|
+//! | `InThread`, `None` | SIGBUS; user mode only | nobody's | no |
+//! | `Threads` | | wait, or `poll` does where there is a gate | where mappings are followed, children served, or several threads follow discards |
+//! | `External` | | do not wait | the same |
+//! | [`Follow::Discards`] | EVENT_REMOVE | | |
+//! | [`Follow::Mappings`] | and EVENT_UNMAP, EVENT_REMAP | | |
+//! | children | EVENT_FORK, where permitted | | |
+
+use super::children::Children;
+use super::gate::Gate;
+use super::gated::Gated;
+use super::reader::{Idle, Parking, Reader};
+use super::threads::Handlers;
+use super::watchdog::Watch;
+use super::{Answer, Change, Desk, answer, changes, sigbus};
+use crate::guest::memory::backer::WANTED;
+use crate::guest::memory::{self, Memory};
+use crate::guest::memory::backing::Backing;
+use crate::guest::pages::word::State;
+use crate::guest::pages::{Access, Pages, Shared, Waiting};
+use crate::guest::registry::{self, Found};
+use crate::guest::uffd::{Ask, Descriptor, Errno, Fault, Features};
+use crate::guest::{Error, Service, VmOptions};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, Rank};
+use crate::units::PAGE_SIZE;
+use std::fmt;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
+///
+/// Without, it is as with [`Service::InThread`], where the kernel tells of none: pages that were in memory when they were dropped are
+/// zeroes, are uncharged when somebody looks for them, and one that was out comes back as it was. Use
+/// [`Region::discard`](crate::guest::Region::discard), and unregister what is to be unmapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Follow {
+    /// None.
+    #[default]
+    Nothing,
+    /// What `madvise` drops: for a balloon that does so itself. Each such call waits until a handler has read of it. Only for memory
+    /// whose pages are moved: private anonymous memory from Linux 6.8 on.
+    Discards,
+    /// Also `munmap` and `mremap`: for memory that others manage, as a program's heap. Each read of faults takes a system call more.
+    Mappings,
+}
+
+/// What a service has met with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceStats {
+    /// Handlers that panicked and were replaced.
+    pub panics: u64,
+    /// Bytes that `madvise` dropped behind our back.
+    pub discarded_bytes: u64,
+    /// Bytes that were unmapped.
+    pub unmapped_bytes: u64,
+    /// Bytes that `mremap` moved elsewhere.
+    pub moved_bytes: u64,
+    /// Faults at addresses that are registered and of no region: memory that `mremap` made longer.
+    pub strangers: u64,
+    /// Children of fork that were, or are, served.
+    pub children: u64,
+}
+
+/// A mapping changed behind our back, and the pages have followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MappingChange {
+    /// A range, or part of it, is not mapped any more. Regions that lie in it hold nothing now, and are to be dropped.
+    Unmapped(Range<usize>),
+    /// A range has other addresses. Its pages are there, all in memory and nobody's: register it anew.
+    Moved {
+        /// Where it was. As with `Unmapped`.
+        from: Range<usize>,
+        /// Its first address now.
+        to: usize,
+    },
+}
+
+/// Whom changes of mappings are told.
+#[derive(Clone)]
+pub(crate) struct OnChange(pub(crate) Arc<Box<dyn Fn(&MappingChange) + Send + Sync>>);
+
+impl fmt::Debug for OnChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnChange")
+    }
+}
+
+/// The service of a VM.
+pub(crate) struct Running {
+    desk: Arc<VmDesk>,
+    readers: Readers,
+}
+
+/// Who reads the descriptor.
+enum Readers {
+    /// Nobody reads the descriptor.
+    Unread,
+    Threads(Handlers<VmDesk>),
+    /// The reader, unless somebody has it.
+    External(Mutex<Option<Box<Reader>>>),
+}
+
+/// The desk of a VM.
+pub(crate) struct VmDesk {
+    descriptor: Arc<Descriptor>,
+    gate: Option<Arc<Gate>>,
+    parking: Parking,
+    shared: Arc<Shared>,
+    /// Regions that children have a copy of, by number.
+    kept: Mutex<Vec<u32>>,
+    pub(super) children: Children,
+    on_change: Option<OnChange>,
+    pub(super) counts: Counts,
+}
+
+/// What it counts, as in [`ServiceStats`].
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) discarded: AtomicU64,
+    pub(super) unmapped: AtomicU64,
+    pub(super) moved: AtomicU64,
+    strangers: AtomicU64,
+    pub(super) children: AtomicU64,
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Open a descriptor, and have it served.
+    ///
+    /// # Errors
+    /// When the kernel refuses the descriptor, the handler of SIGBUS or threads.
+    pub(crate) fn start(options: &VmOptions, children: Children, shared: &Arc<Shared>) -> Result<Running, Error> {
+        let (count, served) = match &options.service {
+            Service::Threads(threads) => (threads.count.max(1), true),
+            Service::External => (1, true),
+            Service::InThread | Service::None => (0, false),
+        };
+        if !served && (options.follow != Follow::Nothing || options.kernel_faults) {
+            return Err(Error::Options {
+                what: "Only threads that read a descriptor can serve the kernel's accesses, and follow changes of mappings",
+                instead: "use Service::Threads or Service::External, or leave out kernel_faults and follow",
+            });
+        }
+        let gated = options.follow == Follow::Mappings
+            || (served && options.children)
+            || (options.follow == Follow::Discards && count > 1);
+        let descriptor = open(options, served, gated || matches!(options.service, Service::External))?;
+        let desk = Arc::new(VmDesk {
+            descriptor: Arc::new(descriptor),
+            gate: gated.then(|| Arc::new(Gate::new())),
+            parking: Parking::new(),
+            shared: Arc::clone(shared),
+            kept: Mutex::new(Rank::Guest, Vec::new()),
+            children,
+            on_change: options.on_change.clone(),
+            counts: Counts::default(),
+        });
+        let readers = match &options.service {
+            Service::InThread => {
+                sigbus::install()?;
+                Readers::Unread
+            }
+            Service::None => Readers::Unread,
+            Service::External => {
+                let reader = Box::new(Reader::new(1, Arc::new(Watch::default())));
+                Readers::External(Mutex::new(Rank::Guest, Some(reader)))
+            }
+            Service::Threads(threads) => Readers::Threads(Handlers::start(Arc::clone(&desk), threads)?),
+        };
+        Ok(Running { desk, readers })
+    }
+
+    /// The descriptor that memory is registered with.
+    pub(crate) fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.desk.descriptor
+    }
+
+    /// For an embedder's loop: readable when there is something to serve.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        matches!(self.readers, Readers::External(_)).then(|| self.desk.descriptor.as_fd())
+    }
+
+    /// Serve what there is, and return when there is nothing more. How many events there were. Another thread that is at it: 0, at once.
+    ///
+    /// # Errors
+    /// When there is no such service, or the descriptor cannot be read.
+    pub(crate) fn service(&self) -> Result<usize, Error> {
+        let Readers::External(reader) = &self.readers else {
+            return Err(Error::Options {
+                what: "The faults of this VM are served by threads of its own",
+                instead: "make it with Service::External to serve them in a loop",
+            });
+        };
+        let Some(taken) = reader.lock().take() else { return Ok(0) };
+        // Goes back also when something panics: with what it has read.
+        let mut taken = Lent { to: reader, reader: Some(taken) };
+        let Some(reader) = &mut taken.reader else { return Ok(0) };
+        let mut events = 0;
+        loop {
+            let read = reader.round(&*self.desk, Idle::Return).map_err(unreadable)?;
+            events += read;
+            // What is parked is tried again after a pause: the descriptor does not become readable for it.
+            if read == 0 && !reader.has_parked() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Have the requests of a region whose first page is at `start` pass the gate, where there is one.
+    pub(crate) fn wrap(&self, backing: Box<dyn Backing>, start: usize) -> Box<dyn Backing> {
+        match &self.desk.gate {
+            Some(gate) => Box::new(Gated::new(backing, Arc::clone(gate), start)),
+            None => backing,
+        }
+    }
+
+    /// Whether memory can be registered as it is to be kept for children.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub(crate) fn may_keep(&self, memory: &Memory, options: &VmOptions) -> Result<(), Error> {
+        match memory.kind() {
+            _ if !memory.kept_on_fork() => Ok(()),
+            _ if !options.children => Err(Error::Options {
+                what: "Memory is to be kept for children of fork, and nobody sees to what is out of it",
+                instead: "make the VM with VmOptions::children(true), or leave out Memory::keep_on_fork",
+            }),
+            memory::Kind::Anonymous => Ok(()),
+            _ => Err(Error::Options {
+                what: "A memfd is one memory for all processes that map it: a child of fork cannot have a copy",
+                instead: "leave out Memory::keep_on_fork, and have children map nothing of it",
+            }),
+        }
+    }
+
+    /// Children have a copy of this region.
+    pub(crate) fn keep(&self, pages: &Arc<Pages>) {
+        self.desk.kept.lock().push(pages.id());
+    }
+
+    /// What it has met with.
+    pub(crate) fn stats(&self) -> ServiceStats {
+        let counts = &self.desk.counts;
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        ServiceStats {
+            panics: if let Readers::Threads(handlers) = &self.readers { handlers.panics() } else { 0 },
+            discarded_bytes: get(&counts.discarded),
+            unmapped_bytes: get(&counts.unmapped),
+            moved_bytes: get(&counts.moved),
+            strangers: get(&counts.strangers),
+            children: get(&counts.children),
+        }
+    }
+
+    /// The desk, for forks.
+    pub(super) fn desk(&self) -> &Arc<VmDesk> {
+        &self.desk
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("descriptor", &self.desk.descriptor).finish_non_exhaustive()
+    }
+}
+
+/// A reader that goes back.
+struct Lent<'a> {
+    to: &'a Mutex<Option<Box<Reader>>>,
+    reader: Option<Box<Reader>>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        *self.to.lock() = self.reader.take();
+    }
+}
+
+/// The descriptor that such options need.
+fn open(options: &VmOptions, served: bool, nonblocking: bool) -> Result<Descriptor, Error> {
+    let mut features = Features::empty();
+    features.set(Features::SIGBUS, !served);
+    features.set(Features::EVENT_REMOVE, options.follow >= Follow::Discards);
+    features.set(Features::EVENT_UNMAP | Features::EVENT_REMAP, options.follow >= Follow::Mappings);
+    let mut wanted = WANTED;
+    wanted.set(Features::WP_UNPOPULATED | Features::WP_ASYNC, options.dirty_tracking);
+    // The kernel refuses this one without CAP_SYS_PTRACE, whatever else may be had.
+    wanted.set(Features::EVENT_FORK, served && options.children);
+    let ask = Ask { user_mode_only: !options.kernel_faults, features, wanted, nonblocking, ..Ask::default() };
+    let opened = match Descriptor::open(ask) {
+        Err(crate::guest::uffd::Error::ForkEvents) => {
+            Descriptor::open(Ask { wanted: wanted - Features::EVENT_FORK, ..ask })
+        }
+        other => other,
+    };
+    opened.map_err(|error| Error::Userfaultfd(error.to_string()))
+}
+
+/// For a sentence about a page.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Absent => "nowhere yet",
+        State::Resident => "in memory",
+        State::Leaving => "being taken out",
+        State::Staged => "staged",
+        State::Compressing => "being compressed",
+        State::Stored => "in its slot",
+        State::Filling => "being brought in",
+        State::Dropping => "being discarded",
+        State::Poisoned => "poisoned",
+    }
+}
+
+fn unreadable(errno: Errno) -> Error {
+    Error::Service { doing: "read its descriptor", source: errno.into() }
+}
+
+// === impl VmDesk ===
+
+impl VmDesk {
+    /// Each region that lies in a range, with its pages there.
+    pub(super) fn regions_in(&self, range: &Range<usize>, mut each: impl FnMut(&Arc<Pages>, Range<u32>)) {
+        for pages in registry::overlapping(range) {
+            let there = pages.addresses();
+            let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
+            each(&pages, page(range.start.max(there.start))..page(range.end.min(there.end)));
+        }
+    }
+
+    /// The regions that children have a copy of.
+    pub(super) fn kept_regions(&self) -> Vec<Arc<Pages>> {
+        let kept = self.kept.lock().clone();
+        let mut all = registry::overlapping(&(0..usize::MAX));
+        all.retain(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && kept.contains(&pages.id()));
+        all
+    }
+
+    /// Tell the embedder.
+    pub(super) fn tell(&self, change: &MappingChange) {
+        if let Some(OnChange(tell)) = &self.on_change {
+            tell(change);
+        }
+    }
+}
+
+impl Desk for VmDesk {
+    fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.descriptor
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        self.gate.as_deref()
+    }
+
+    fn answer(&self, fault: Fault) -> Answer {
+        let access = match fault {
+            Fault { protected: true, .. } => Access::Protect,
+            Fault { minor: true, .. } => Access::Minor,
+            Fault { write: true, .. } => Access::Write,
+            _ => Access::Read,
+        };
+        match registry::find(fault.address) {
+            Found::Page(pages, page) => answer(&pages, page, access, Waiting::Leave),
+            // Its thread makes the access again, and finds out what is there then.
+            Found::Transit => {
+                let page = fault.address & !(PAGE_SIZE - 1);
+                let _ = self.descriptor.wake(page..page + PAGE_SIZE); // refused only for what is not a page
+                Answer::Served
+            }
+            Found::Nothing => Answer::Stranger,
+        }
+    }
+
+    fn follow(&self, change: &mut Option<Change>) {
+        changes::follow(self, change);
+    }
+
+    fn stranger(&self, fault: Fault) -> bool {
+        if !fault.protected {
+            self.counts.strangers.fetch_add(1, Ordering::Relaxed);
+        }
+        super::stranger(&self.descriptor, fault)
+    }
+
+    fn parking(&self) -> &Parking {
+        &self.parking
+    }
+
+    fn state(&self, address: usize) -> &'static str {
+        match registry::find(address) {
+            Found::Page(pages, page) => state_name(pages.word(page).load().state()),
+            Found::Transit => "being registered or unregistered",
+            Found::Nothing => "of no region",
+        }
+    }
+}

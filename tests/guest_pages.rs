@@ -1,0 +1,201 @@
+//! Pages of real memory go out and come back: by calls, so that who serves faults has no part in it.
+#![cfg(all(feature = "guest", target_os = "linux"))]
+
+use std::ops::Range;
+use std::sync::mpsc;
+use std::time::Duration;
+use zspool::guest::memory::Memory;
+use zspool::guest::{Engine, Error, FaultAround, Region, Service, Vm, VmOptions};
+use zspool::zswap::Zswap;
+
+const PAGE: usize = 4096;
+
+/// Anonymous memory of a test's, unmapped in the end.
+struct Mapping {
+    start: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: addresses; the tests say who uses them.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    fn new(pages: usize) -> Mapping {
+        let bytes = pages * PAGE;
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        // SAFETY: a new mapping, wherever there is room.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        Mapping { start: start.cast(), bytes }
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::anonymous(self.start, self.bytes)
+    }
+
+    /// Write something that differs from page to page and compresses to about a quarter.
+    fn write(&self, pages: Range<usize>, version: u64) {
+        for page in pages {
+            for (k, word) in expected(page, version).into_iter().enumerate() {
+                // SAFETY: inside the mapping, and nobody else uses it.
+                unsafe { self.start.add(page * PAGE).cast::<u64>().add(k).write_volatile(word) };
+            }
+        }
+    }
+
+    fn check(&self, pages: Range<usize>, version: u64) {
+        for page in pages {
+            // SAFETY: inside the mapping, and nobody else uses it.
+            let found: Vec<u64> = (0..PAGE / 8)
+                .map(|k| unsafe { self.start.add(page * PAGE).cast::<u64>().add(k).read_volatile() })
+                .collect();
+            assert!(found == expected(page, version), "page {page} is not what was written");
+        }
+    }
+
+    /// Pages in memory, from outside.
+    fn present(&self) -> usize {
+        let mut map = vec![0u8; self.bytes / PAGE];
+        // SAFETY: the vector has a byte for each page.
+        assert_eq!(unsafe { libc::mincore(self.start.cast(), self.bytes, map.as_mut_ptr()) }, 0);
+        map.iter().filter(|&&byte| byte & 1 != 0).count()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: ours; what was registered is not any more.
+        unsafe { libc::munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+fn expected(page: usize, version: u64) -> Vec<u64> {
+    let mut x = (page as u64) << 20 | version | 1;
+    (0..PAGE as u64 / 8)
+        .map(|k| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            if k % 4 == 0 { x } else { k / 16 }
+        })
+        .collect()
+}
+
+/// A hang is a failure.
+fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            eprintln!("the test hangs: somebody was not woken");
+            std::process::abort();
+        }
+        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+fn vm(options: VmOptions) -> (Engine, Vm) {
+    let zswap = Zswap::builder().pool_limit(64 << 20).build().unwrap();
+    let engine = Engine::builder(zswap).evictor(false).build().unwrap();
+    let memcg = engine.root().mkdir("vm").unwrap();
+    let vm = engine.vm(&memcg, options.service(Service::None)).unwrap();
+    (engine, vm)
+}
+
+fn register(vm: &Vm, mapping: &Mapping) -> Region {
+    // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
+    unsafe { vm.register(mapping.memory()) }.unwrap()
+}
+
+#[test]
+fn memory_in_use_is_found_leaves_and_comes_back() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1000);
+        mapping.write(100..600, 1);
+        let (engine, vm) = vm(VmOptions::new());
+        let region = register(&vm, &mapping);
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 500 * PAGE as u64, "what was there is charged");
+        region.assert_valid();
+        let evicted = vm.evict_all();
+        assert_eq!((evicted.pages, evicted.stayed, evicted.refused, mapping.present()), (500, 0, 0, 0));
+        region.assert_valid();
+        engine.assert_valid();
+        region.make_resident(100 * PAGE..600 * PAGE).unwrap();
+        mapping.check(100..600, 1);
+        assert_eq!(mapping.present(), 500);
+        vm.evict_all();
+        region.unregister().unwrap();
+        mapping.check(100..600, 1);
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+        engine.assert_valid();
+    });
+}
+
+#[test]
+fn clean_pages_leave_without_the_codec() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(64);
+        mapping.write(0..64, 1);
+        let (engine, vm) = vm(VmOptions::new().kept_bytes(1 << 20));
+        let region = register(&vm, &mapping);
+        vm.evict_all();
+        region.make_resident(0..64 * PAGE).unwrap();
+        mapping.check(0..64, 1);
+        region.assert_valid();
+        let stores = engine.zswap().root().stat().unwrap().events(zspool::memcg::Event::ZswpOut);
+        assert_eq!(vm.evict_all().pages, 64);
+        assert_eq!(engine.zswap().root().stat().unwrap().events(zspool::memcg::Event::ZswpOut), stores);
+        region.make_resident(0..64 * PAGE).unwrap();
+        mapping.check(0..64, 1);
+        region.unregister().unwrap();
+        mapping.write(0..64, 2); // not protected any more
+        mapping.check(0..64, 2);
+    });
+}
+
+#[test]
+fn discarded_pages_are_zeroes_and_cost_nothing() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(300);
+        mapping.write(0..300, 1);
+        let (_engine, vm) = vm(VmOptions::new());
+        let region = register(&vm, &mapping);
+        region.evict(0..150 * PAGE);
+        assert_eq!(region.discard(100 * PAGE..200 * PAGE).unwrap(), 100 * PAGE as u64);
+        region.assert_valid();
+        let pin = region.pin(0..300 * PAGE).unwrap();
+        mapping.check(0..100, 1);
+        mapping.check(200..300, 1);
+        // SAFETY: inside the mapping.
+        assert!((100 * PAGE..200 * PAGE).step_by(PAGE).all(|at| unsafe { mapping.start.add(at).read_volatile() } == 0));
+        assert_eq!(vm.evict_all().pages, 0, "all are pinned");
+        assert!(matches!(region.discard(0..PAGE), Err(Error::Pinned { page: 0 })));
+        drop(pin);
+        assert_eq!(vm.evict_all().pages, 300);
+        assert!(matches!(region.discard(0..PAGE + 1), Err(Error::Unaligned { .. })));
+        assert!(matches!(region.pin(0..301 * PAGE), Err(Error::Outside { .. })));
+    });
+}
+
+#[test]
+fn a_range_registered_twice_is_refused_and_can_be_had_again() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(10);
+        mapping.write(0..10, 3);
+        let (_engine, vm) = vm(VmOptions::new().fault_around(FaultAround::Off));
+        let region = register(&vm, &mapping);
+        // SAFETY: refused.
+        assert!(unsafe { vm.register(mapping.memory()) }.is_err());
+        vm.evict_all();
+        drop(region);
+        mapping.check(0..10, 3);
+        let region = register(&vm, &mapping);
+        vm.evict_all();
+        vm.make_resident(region.addresses()).unwrap();
+        mapping.check(0..10, 3);
+    });
+}

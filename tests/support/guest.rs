@@ -1,0 +1,178 @@
+//! Guest memory for tests: a mapping, accesses that bring their page in, a watchdog, and somebody who looks from outside.
+
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+use zspool::guest::memory::Memory;
+use zspool::guest::{Region, Vm};
+
+pub const PAGE: usize = 4096;
+
+/// Anonymous memory, unmapped in the end: after its regions are dropped.
+pub struct Mapping {
+    start: usize,
+    pub pages: usize,
+}
+
+impl Mapping {
+    pub fn new(pages: usize) -> Mapping {
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        // SAFETY: a new mapping, wherever there is room.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), pages * PAGE, prot, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        Mapping { start: start.addr(), pages }
+    }
+
+    pub fn memory(&self) -> Memory {
+        Memory::anonymous(std::ptr::with_exposed_provenance_mut(self.start), self.pages * PAGE)
+    }
+
+    pub fn register(&self, vm: &Vm) -> Region {
+        // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
+        unsafe { vm.register(self.memory()) }.unwrap()
+    }
+
+    /// The word at the beginning of a page, which is in memory.
+    pub fn word(&self, page: usize) -> *mut u64 {
+        assert!(page < self.pages);
+        std::ptr::with_exposed_provenance_mut(self.start + page * PAGE)
+    }
+
+    /// Pages of the guest's range that the kernel has in memory, by /proc/self/pagemap.
+    pub fn present(&self) -> usize {
+        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let mut entries = vec![0u8; self.pages * 8];
+        pagemap.read_exact_at(&mut entries, (self.start / PAGE * 8) as u64).unwrap();
+        entries.chunks(8).filter(|entry| entry[7] & 0x80 != 0).count()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: ours; what was registered is not any more.
+        unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(self.start), self.pages * PAGE) };
+    }
+}
+
+/// A guest's access by way of a call: the page is brought in and kept while it is used, as a device does it.
+pub struct Guest {
+    // Dropped first: what is registered is still there.
+    region: Option<Region>,
+    pub mapping: Mapping,
+}
+
+impl Guest {
+    pub fn new(vm: &Vm, pages: usize) -> Guest {
+        let mapping = Mapping::new(pages);
+        Guest { region: Some(mapping.register(vm)), mapping }
+    }
+
+    pub fn region(&self) -> &Region {
+        self.region.as_ref().expect("until it is dropped")
+    }
+
+    /// Write a page that compresses to an eighth, and says which it is and in which version.
+    pub fn write(&self, page: usize, version: u64) {
+        let _pin = self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap();
+        for (k, word) in words(page, version).enumerate() {
+            // SAFETY: pinned, inside the mapping; tests give each page to one thread at a time.
+            unsafe { self.mapping.word(page).add(k).write_volatile(word) };
+        }
+    }
+
+    /// Read a page and check it.
+    pub fn check(&self, page: usize, version: u64) {
+        let _pin = self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap();
+        for (k, word) in words(page, version).enumerate() {
+            // SAFETY: as above.
+            let found = unsafe { self.mapping.word(page).add(k).read_volatile() };
+            assert_eq!(found, word, "word {k} of page {page}");
+        }
+    }
+
+    /// Bring everything back and check it.
+    pub fn unregister(mut self) {
+        self.region.take().unwrap().unregister().map_err(|(_, error)| error).unwrap();
+    }
+}
+
+fn words(page: usize, version: u64) -> impl Iterator<Item = u64> {
+    let mut x = (page as u64) << 20 | version << 1 | 1;
+    (0..PAGE as u64 / 8).map(move |k| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        if k % 16 == 0 { x } else { k / 16 }
+    })
+}
+
+/// A hang is a failure. One test at a time: they look at the memory of the process.
+pub fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(|failed| failed.into_inner());
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            eprintln!("the test hangs: somebody was not woken");
+            std::process::abort();
+        }
+        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+/// Looks again and again at a number from a thread of its own, and keeps the largest.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    most: Arc<AtomicU64>,
+    looks: Arc<AtomicU64>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watch {
+    pub fn over(look: impl Fn() -> u64 + Send + 'static) -> Watch {
+        let (stop, most, looks) =
+            (Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let thread = {
+            let (stop, most, looks) = (Arc::clone(&stop), Arc::clone(&most), Arc::clone(&looks));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    most.fetch_max(look(), Ordering::Relaxed);
+                    looks.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_micros(200)); // who is watched shares the cores
+                }
+            })
+        };
+        Watch { stop, most, looks, thread: Some(thread) }
+    }
+
+    /// The most it was, in so many looks.
+    pub fn most(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        (self.most.load(Ordering::Relaxed), self.looks.load(Ordering::Relaxed))
+    }
+}
+
+/// Anonymous memory of this process, in bytes.
+pub fn rss_anon() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// Pages, in a random order that is always the same.
+pub fn shuffled(pages: Range<usize>, seed: u64) -> Vec<usize> {
+    let (mut order, mut x): (Vec<_>, _) = (pages.collect(), seed * 2 + 1);
+    for k in (1..order.len()).rev() {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(k, ((x >> 33) as usize) % (k + 1));
+    }
+    order
+}
