@@ -207,13 +207,14 @@ impl Vm {
     /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
     pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
         let Inner { zswap, shared, backer, running, .. } = &*self.inner;
-        let range = memory.addresses();
+        let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
         running.may_keep(&memory, self.options())?;
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
         let backing = running.wrap(backer.back(&memory)?, range.start);
         let slots = zswap.reserve(memory.pages() as u64)?;
-        let pages = Arc::new(Pages::new(shared.clone(), backing, slots, range.start)?);
+        let pages = Pages::new(shared.clone(), backing, slots, range.start)?;
+        let pages = Arc::new(pages.traced(self.options().dirty_tracking, guest_address)?);
         if memory.kept_on_fork() {
             running.keep(&pages);
         }

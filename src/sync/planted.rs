@@ -38,6 +38,8 @@ pub enum Bug {
     NoticeTrustsStart,
     /// An uncharge takes away what was the most there ever was before its charger has noted it.
     UnchargeSkipsPeak,
+    /// A charge that asks no limit does not look whose life it charges.
+    ForceSkipsGeneration,
     /// A prepaid object is uncharged and charged again.
     PrepaidChargesAnew,
     /// Reparenting switches the objcg but leaves a stale group index charged.

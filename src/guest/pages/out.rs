@@ -66,8 +66,11 @@ impl Pages {
     fn take_out(&self, mut run: Owned<'_>, mut room: Option<&mut Room<'_>>, staging: &mut Staging) {
         let observer = &self.shared().observer;
         while run.len() > 0 {
-            let (first, taken) = (run.first(), self.backing().take_out(run.first(), run.len()));
+            let first = run.first();
+            self.note_changed(first..first + run.len());
+            let taken = self.backing().take_out(first, run.len());
             if taken.moved > 0 {
+                self.note_left(first..first + taken.moved);
                 for page in first..first + taken.moved {
                     let kept = run.was(page).kept();
                     run.end_front(1, End { kept, ..End::at(State::Staged) });

@@ -2,6 +2,7 @@
 
 use super::ahead::{Bounces, Streak};
 use super::kept::Kept;
+use super::left::Traces;
 use super::owned::TOGETHER;
 use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
@@ -180,6 +181,7 @@ pub(crate) struct Pages {
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
     pub(super) streak: Streak,
+    pub(super) traces: Traces,
 }
 
 impl Pages {
@@ -201,7 +203,7 @@ impl Pages {
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
         let id = shared.roster.next_id();
-        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default() })
+        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default(), traces: Traces::default() })
     }
 
     /// No other region of the VM has, or will have, this number.
