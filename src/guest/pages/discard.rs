@@ -31,6 +31,13 @@ impl Pages {
     /// # Errors
     /// [`Error::Pinned`], [`Error::Gone`], [`Error::Kernel`]: pages before the one that is named are gone.
     pub(crate) fn discard(&self, range: Range<u32>) -> Result<u64, Error> {
+        self.note_changed(range.clone());
+        let thrown = self.throw_away(range.clone());
+        self.note_changed(range);
+        thrown
+    }
+
+    fn throw_away(&self, range: Range<u32>) -> Result<u64, Error> {
         let (mut at, mut thrown) = (range.start, 0);
         while at < range.end {
             // Resident pages together: as many as can be had without waiting.
@@ -77,6 +84,7 @@ impl Pages {
     /// Somebody emptied, or is emptying, the guest range behind our back, and we were told. Pages that somebody owns are left: the
     /// first of them, to be told again later. What this process discards by a call is not news.
     pub(crate) fn removed(&self, range: Range<u32>) -> Option<u32> {
+        self.note_changed(range.clone());
         let mut left = None;
         for page in range {
             loop {

@@ -9,7 +9,7 @@
 
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Pages, Staging};
-use super::ports::{Count, Gauge};
+use super::ports::{Count, Effort, Gauge};
 use super::queue::Room;
 use super::word::State;
 use crate::guest::Evicted;
@@ -62,8 +62,11 @@ impl Pages {
     fn take_out(&self, mut run: Owned<'_>, mut room: Option<&mut Room<'_>>, staging: &mut Staging) {
         let observer = &self.shared().observer;
         while run.len() > 0 {
-            let (first, taken) = (run.first(), self.backing().take_out(run.first(), run.len()));
+            let first = run.first();
+            self.note_changed(first..first + run.len());
+            let taken = self.backing().take_out(first, run.len());
             if taken.moved > 0 {
+                self.note_left(first..first + taken.moved);
                 for page in first..first + taken.moved {
                     let kept = run.was(page).kept();
                     run.end_front(1, End { kept, ..End::silent(State::Staged) });
@@ -112,7 +115,7 @@ impl Pages {
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
             let len = TOGETHER.min(range.end - at);
             let staging = self.stage_with(at, len, true, None);
-            let compressed = self.compress_run(at, len);
+            let compressed = self.compress_run(at, len, Effort::Full);
             evicted.pages += u64::from(compressed.pages);
             evicted.won_bytes += compressed.won;
             evicted.refused += u64::from(compressed.refused);
