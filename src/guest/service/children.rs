@@ -397,7 +397,8 @@ impl Child {
     }
 
     fn charge(&self) {
-        self.payer.purse.charge(1, Why::Fault);
+        // A call, as it were: whoever is asked about overshoot can have no page of a child poisoned.
+        let _always = self.payer.purse.charge(1, Why::Call);
         self.charged.fetch_add(1, Ordering::Relaxed);
     }
 
