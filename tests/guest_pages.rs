@@ -199,3 +199,134 @@ fn a_range_registered_twice_is_refused_and_can_be_had_again() {
         mapping.check(0..10, 3);
     });
 }
+
+/// A memfd, and a mapping of all of it.
+fn memfd(pages: usize) -> (Mapping, std::os::fd::OwnedFd) {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    // SAFETY: a new descriptor, which nobody else has.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC);
+        assert!(fd >= 0);
+        std::os::fd::OwnedFd::from_raw_fd(fd)
+    };
+    let bytes = pages * PAGE;
+    // SAFETY: makes the file larger.
+    assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as i64) }, 0);
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: a new mapping, wherever there is room.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, file.as_raw_fd(), 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    (Mapping { start: start.cast(), bytes }, file)
+}
+
+/// A word in each page, read and written by threads of a test's as a guest would.
+fn cell(start: usize, page: usize) -> &'static std::sync::atomic::AtomicU64 {
+    // SAFETY: the first word of a page of memory that outlives the threads, accessed as this alone.
+    unsafe { &*std::ptr::with_exposed_provenance(start + page * PAGE) }
+}
+
+/// Threads write versions to pages of their own and check them, at a limit of a third, while others take the pages out, bring
+/// them in, pin them and throw some away.
+fn threads_at_a_limit(mapping: &Mapping, memory: Memory, options: VmOptions) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const WRITERS: usize = 3;
+    let pages = mapping.bytes / PAGE;
+    let (mine, start) = (pages / (WRITERS + 1), mapping.start.expose_provenance());
+    let engine = Engine::new(Zswap::builder().pool_limit(256 << 20).build().unwrap()).unwrap();
+    let memcg = engine.root().mkdir("vm").unwrap();
+    memcg.set_max(zspool::memcg::Counter::Memory, (mapping.bytes / 3) as u64).unwrap();
+    let vm = engine.vm(&memcg, options).unwrap();
+    // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
+    let region = unsafe { vm.register(memory) }.unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|t| {
+                scope.spawn(move || {
+                    let mut version = vec![0u64; mine];
+                    let mut x = 88172645463325252u64 + t as u64;
+                    for round in 0..30_000 {
+                        x ^= x << 13;
+                        x ^= x >> 7;
+                        x ^= x << 17;
+                        let k = if round % 4 == 0 { x as usize % mine } else { round / 8 % mine };
+                        let cell = cell(start, t * mine + k);
+                        assert_eq!(cell.load(Ordering::Relaxed), version[k], "page {k} of thread {t}, round {round}");
+                        if x % 3 == 0 {
+                            version[k] = x;
+                            cell.store(x, Ordering::Relaxed);
+                        }
+                    }
+                    version
+                })
+            })
+            .collect();
+        let (region, stop) = (&region, &stop);
+        let meddler = scope.spawn(move || {
+            let mut round = 0usize;
+            while !stop.load(Ordering::Relaxed) {
+                round += 1;
+                let at = round * 7919 % pages;
+                let range = at * PAGE..(at + 200).min(pages) * PAGE;
+                match round % 5 {
+                    0 => drop(region.evict(range)),
+                    1 => drop(region.prefetch(range)),
+                    2 => drop(region.pin(at * PAGE..(at + 1) * PAGE).unwrap()),
+                    3 => drop(region.discard(WRITERS * mine * PAGE..pages * PAGE).unwrap()),
+                    _ => region.make_resident(at * PAGE..(at + 20).min(pages) * PAGE).unwrap(),
+                }
+            }
+        });
+        let versions: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        meddler.join().unwrap();
+        engine.quiesce();
+        region.assert_valid();
+        engine.assert_valid();
+        for (t, versions) in versions.iter().enumerate() {
+            for (k, &version) in versions.iter().enumerate() {
+                assert_eq!(
+                    cell(start, t * mine + k).load(Ordering::Relaxed),
+                    version,
+                    "page {k} of thread {t} in the end"
+                );
+            }
+        }
+    });
+    region.unregister().unwrap();
+    engine.assert_valid();
+    assert_eq!(memcg.current(zspool::memcg::Counter::Memory), 0);
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_in_anonymous_memory() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1200);
+        threads_at_a_limit(&mapping, mapping.memory(), VmOptions::new());
+    });
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_with_kept_copies() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1200);
+        threads_at_a_limit(&mapping, mapping.memory(), VmOptions::new().kept_bytes(1 << 20));
+    });
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_in_memory_that_is_protected_in_place() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1200);
+        let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
+        threads_at_a_limit(&mapping, memory, VmOptions::new());
+    });
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_in_a_memfd() {
+    within_a_minute(|| {
+        let (mapping, file) = memfd(1200);
+        threads_at_a_limit(&mapping, Memory::memfd(mapping.start, mapping.bytes, &file, 0), VmOptions::new());
+    });
+}

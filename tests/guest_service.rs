@@ -2,10 +2,10 @@
 #![cfg(all(feature = "guest", target_os = "linux"))]
 
 mod support;
-#[path = "support/guest.rs"]
-mod guest_support;
+#[path = "support/served.rs"]
+mod served;
 
-use guest_support::*;
+use served::*;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;

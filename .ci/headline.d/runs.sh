@@ -110,30 +110,44 @@ zspool_store() { # pid, folder: compressed,held,device by the socket of a runnin
   echo "${compressed:--},${held:--},${device:--}"
 }
 
-# Faults timed from outside, by the same ruler for both: the kernel reports a fault when it begins and again when one that
-# waited, for swap or for a userfaultfd, is done. For 15 seconds of the second hash only, as it costs a microsecond a fault.
+# Faults timed from outside, by the same ruler for both: the kernel reports a fault when it begins and again when it is done, as a
+# major one after swap, as a minor one after a userfaultfd. In the first case all are taken, in the second those of registered
+# memory. For 15 seconds of the second hash only, as it costs a microsecond a fault.
 watch_faults() { # pid, folder
   command -v perf >/dev/null || return 0
-  perf record -q -o "$2/perf.data" -e page-faults -e major-faults -c 1 -d -T -m 1024 -p "$1" -- sleep 15 >/dev/null 2>&1 &
+  awk '/^[0-9a-f]+-[0-9a-f]+ / { split($1, range, "-") } /^VmFlags:.* um( |$)/ { print range[1], range[2] }' "/proc/$1/smaps" >"$2/registered" || return 0
+  perf record -q -o "$2/perf.data" -e page-faults -e major-faults -e minor-faults -c 1 -d -T -m 1024 -p "$1" -- sleep 15 >/dev/null 2>&1 &
   perf_job=$!
 }
 fault_times() { # folder: p50, p99 in microseconds and how many, of what watch_faults saw
   [ -s "$1/perf.data" ] || { echo "- - 0"; return; }
-  perf script -i "$1/perf.data" -F tid,time,event,addr --ns 2>/dev/null | awk '
+  perf script -i "$1/perf.data" -F tid,time,event,addr --ns 2>/dev/null | awk -v ranges="$1/registered" '
+    function padded(hex) { return substr("0000000000000000" hex, length(hex) + 1) }
+    function registered(hex,   i) {
+      for (i = 1; i <= n; i++) if (first[i] <= hex && hex < end[i]) return 1
+      return 0
+    }
+    BEGIN { while ((getline <ranges) > 0) { n++; first[n] = padded($1) ""; end[n] = padded($2) "" } }
     { split($2, at, /[.:]/); ns = (at[1] % 100000) * 1e9 + at[2] }
-    $3 ~ /^page-faults/ { began[$1] = ns; address[$1] = $4 }
-    $3 ~ /^major-faults/ && $1 in began && address[$1] == $4 { print ns - began[$1]; delete began[$1] }' | sort -n |
+    $3 ~ /^page-faults/ { began[$1] = ns; address[$1] = $4; next }
+    $1 in began && address[$1] == $4 {
+      if ($3 ~ /^major-faults/ || registered(padded($4))) print ns - began[$1]
+      delete began[$1]
+    }' | sort -n |
     awk '{ ns[NR] = $1 } END { if (NR == 0) print "- - 0"; else printf "%.1f %.1f %d\n", ns[int((NR + 1) / 2)] / 1000, ns[int(NR * 0.99 + 0.99)] / 1000, NR }'
   rm -f "$1/perf.data"
 }
 
 write_result() { # run, key, folder, limit, limit of the cgroup, exit status
-  local run=$1 key=$2 to=$3 limit=$4 qemu_limit=$5 status=$6 ended=well p50 p99 timed
+  local run=$1 key=$2 to=$3 limit=$4 qemu_limit=$5 status=$6 ended=well p50 p99 timed faults
   [ "$status" = 124 ] || [ "$status" = 137 ] && ended="in $timeout_seconds s not"
   [ "$status" = 0 ] || [ "$ended" != well ] || ended="with status $status"
   [ -z "$cgroup" ] || [ "$(cgroup_ooms)" = 0 ] || ended=killed
   [ "$status" != 0 ] || grep -q "^GUEST .* step end" "$to/console" || ended="early, without its last step"
   read -r p50 p99 timed < <(fault_times "$to")
+  # The kernel counts what a userfaultfd served among the minor faults.
+  faults=$(tail -n 1 "$to/samples.csv" | cut -d, -f11)
+  [[ $run != zspool-* ]] || faults=$(number "$to/stat.json" total)
   {
     echo "limit=$limit"
     echo "cgroup_limit=$qemu_limit"
@@ -155,7 +169,7 @@ write_result() { # run, key, folder, limit, limit of the cgroup, exit status
         printf "other=%.0f\nsamples=%d\nminor=%d\nmajor=%d\n", peak["other"], samples, minor, major
       }' "$to/samples.csv"
     [ -z "$cgroup" ] || echo "peak_charged=$(cat "$cgroup"/memory.{max_usage_in_bytes,peak} 2>/dev/null | head -n 1)"
-    echo "p50=$p50"; echo "p99=$p99"; echo "timed=$timed"
+    echo "faults=${faults:-0}"; echo "p50=$p50"; echo "p99=$p99"; echo "timed=$timed"
     echo "key=$key"
   } >"$to/result"
 }

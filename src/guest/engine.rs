@@ -145,6 +145,15 @@ impl Engine {
     /// # Panics
     /// When something is not as it must be, with a sentence that says what.
     pub fn assert_valid(&self) {
+        struct Held<'a>(&'a Limits);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.hold(false);
+            }
+        }
+        self.inner.limits.hold(true);
+        let _held = Held(&self.inner.limits);
+        self.quiesce();
         let vms = self.vms();
         let mut sums: Vec<(Memcg, u64, u64)> = Vec::new();
         for vm in &vms {

@@ -5,9 +5,9 @@
 
 use super::memory::backing::{Backing, Staging};
 use super::memory::simulated::{Simulated, Trap};
-use super::pages::ports::{Purse, Store, Why};
+use super::pages::ports::{Effort, Purse, Store, Why};
 use super::pages::{Access, Pages, Served, Shared, Waiting};
-use super::{Error, FaultAround, VmOptions};
+use super::{Error, FaultAround};
 use crate::memcg::{Counter, Memcg, Resident};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, Planted, Rank};
@@ -92,7 +92,13 @@ struct Tokens {
 }
 
 impl Store for Tokens {
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        _effort: Effort,
+    ) -> Result<Stored, zswap::Error> {
         let token = u64::from_ne_bytes(*page.first_chunk().expect("a page has eight bytes"));
         let before = self.slots.lock().insert(slot.0, token);
         assert_eq!(before, None, "slot {} was stored to while it held a page", slot.0);
@@ -144,9 +150,9 @@ impl Model {
     ) -> (Arc<Pages>, Simulated) {
         let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
         let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
-        let vm = VmOptions::new().kept_bytes(options.kept_bytes).fault_around(around);
-        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), &vm, options.planted)
-            .expect("there are addresses");
+        let shared =
+            Shared::new(Box::new(store), Box::new(purse), Box::new(()), options.kept_bytes, around, options.planted)
+                .expect("there are addresses");
         let backing = Simulated::new(options.pages, staging);
         let pages = Pages::new(Arc::new(shared), Box::new(backing.clone()), slots, 0).expect("there are addresses");
         let pages = Arc::new(pages);
@@ -198,7 +204,7 @@ impl Model {
 
     /// Compress up to so many staged pages. How many are stored.
     pub fn compress(&self, pages: u32) -> u32 {
-        self.pages.shared().compress_staged(pages).pages
+        self.pages.shared().compress_staged_with(pages, Effort::Full).pages
     }
 
     /// Throw pages away.
@@ -292,6 +298,12 @@ impl Model {
         let sums = self.pages.assert_valid();
         assert_eq!(self.charged_bytes(), (sums.resident + sums.staged) * PAGE_SIZE as u64, "what is charged: {sums:?}");
         (sums.resident, sums.staged, sums.stored)
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.pages.shared().roster.remove(self.pages.id()); // they have each other
     }
 }
 

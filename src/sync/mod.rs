@@ -51,7 +51,7 @@ pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
-pub(crate) use process::{early_new, process_mutex, process_static};
+pub(crate) use process::{early_new, process_mutex, process_static, unmodelled};
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
@@ -94,6 +94,9 @@ pub fn default_stocks() -> usize {
 /// Whether loads that read a device note the time. Not under loom: what they hold for it has a model of its own, and those of loads
 /// would take hours with it.
 pub const TIMES_LOADS: bool = !cfg!(loom);
+
+/// Whether words are looked at only to have others fetched. Not under loom, to which each look is a step.
+pub const FETCHES_AHEAD: bool = !cfg!(loom);
 
 /// Whether what goes to devices is encrypted unless told otherwise. Not under loom or Miri: the cipher is machine code, which
 /// neither sees into, and its key lies in memory of the kernel's.

@@ -38,6 +38,8 @@ pub enum Bug {
     NoticeTrustsStart,
     /// An uncharge takes away what was the most there ever was before its charger has noted it.
     UnchargeSkipsPeak,
+    /// A charge that asks no limit does not look whose life it charges.
+    ForceSkipsGeneration,
     /// A prepaid object is uncharged and charged again.
     PrepaidChargesAnew,
     /// Reparenting switches the objcg but leaves a stale group index charged.
@@ -126,6 +128,28 @@ pub enum Bug {
     TidyTrustsQueue,
     /// Who allocates a slot drops the lock between finding an empty one and taking it.
     ClaimInTwoSteps,
+    /// Who takes a page out of the guest range owns its word only afterwards.
+    TakeOutOwnsLate,
+    /// Who fills a page from its slot gives the word back before it is installed.
+    InstallOwnsNothing,
+    /// A compressor that lost its page drops the frame, whoever may be reading it.
+    FrameDroppedUnderReader,
+    /// A compressor that lost its page leaves what it stored.
+    LostKeepsSlot,
+    /// Who could do nothing with a page that he took from a compressor gives it back to that one, also when it knows that it lost it.
+    UntakeIgnoresThrough,
+    /// Who throws a page away empties its slot before he owns the word.
+    DiscardOwnsLate,
+    /// Who throws a page away does not leave the staging place to the compressor that is at it.
+    DiscardEndsShadow,
+    /// Pages may be taken out while their region is being unregistered.
+    UnregisterLeavesGateOpen,
+    /// Who pins a page looks whether it is there, and then counts.
+    PinCountsLate,
+    /// The first write to a page leaves its copy in the slot.
+    WriteKeepsCopy,
+    /// A page that had vanished stays charged.
+    VanishedStaysCharged,
 }
 
 /// Which bug, if any, is planted.

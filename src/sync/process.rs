@@ -1,4 +1,4 @@
-//! What a process has once.
+//! What a process has once, and what models leave out.
 
 /// A static [`Mutex`](super::Mutex), made at compile time: asking for it never allocates. Under loom, which counts on every
 /// lock being made inside a model, each run of a model has its own.
@@ -29,6 +29,14 @@ macro_rules! process_static {
     };
 }
 
+/// Items that no model has a use for, and that use what loom has not (references that do not keep, references to traits).
+macro_rules! unmodelled {
+    ($($item:item)*) => {$(
+        #[cfg(not(loom))]
+        $item
+    )*};
+}
+
 /// A constructor that statics use: `const`, but under loom, which makes its atomics inside models.
 macro_rules! early_new {
     ($(#[$doc:meta])* $vis:vis fn new() -> Self $body:block) => {
@@ -41,4 +49,4 @@ macro_rules! early_new {
     };
 }
 
-pub(crate) use {early_new, process_mutex, process_static};
+pub(crate) use {early_new, process_mutex, process_static, unmodelled};

@@ -251,6 +251,8 @@ impl Core {
             return Ok(Attempt::Again);
         }
         let pattern = matches!(word.content(), Content::Pattern(_));
+        // Whoever loads a page mostly frees its slot next; the codec runs for longer than these take to arrive.
+        self.lru.prefetch_neighbours(owner);
         object.with(|bytes| self.decode(slot, codec, pattern, bytes, page))?;
         self.lru.mark_referenced(owner);
         self.tree.count(objcg, Event::ZswpIn, 1);

@@ -182,6 +182,11 @@ impl Lru {
         self.links.prefetch(owner);
     }
 
+    #[inline]
+    pub(super) fn prefetch_neighbours(&self, owner: Owner) {
+        self.links.prefetch_neighbours(owner);
+    }
+
     /// The entry was loaded.
     #[inline]
     pub(super) fn mark_referenced(&self, owner: Owner) {

@@ -1,123 +1,122 @@
-//! What tests of guest memory share: mappings with known bytes, a watchdog, tests in processes of their own, a codec that fails on cue.
-#![allow(dead_code, unreachable_pub)] // each test binary uses a part of this one
+//! Guest memory for tests: a mapping, accesses that bring their page in, a watchdog, and somebody who looks from outside.
 
-use std::io;
 use std::ops::Range;
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
-use zspool::compress::{Codec, CodecId, Compressed, Context, Corrupt, Lz4};
 use zspool::guest::memory::Memory;
 use zspool::guest::{Region, Vm};
-use zspool::units::PAGE_SIZE;
 
 pub const PAGE: usize = 4096;
 
-/// Anonymous memory of a test's, unmapped in the end.
-#[derive(Debug)]
+/// Anonymous memory, unmapped in the end: after its regions are dropped.
 pub struct Mapping {
-    pub start: usize,
-    pub bytes: usize,
+    start: usize,
+    pub pages: usize,
 }
 
 impl Mapping {
     pub fn new(pages: usize) -> Mapping {
-        let bytes = pages * PAGE;
         let (prot, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         // SAFETY: a new mapping, wherever there is room.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0) };
-        assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
-        Mapping { start: start.expose_provenance(), bytes }
-    }
-
-    pub fn pages(&self) -> usize {
-        self.bytes / PAGE
-    }
-
-    pub fn at(&self, page: usize) -> *mut u64 {
-        assert!(page < self.pages());
-        std::ptr::with_exposed_provenance_mut(self.start + page * PAGE)
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), pages * PAGE, prot, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        Mapping { start: start.addr(), pages }
     }
 
     pub fn memory(&self) -> Memory {
-        Memory::anonymous(self.at(0).cast(), self.bytes)
+        Memory::anonymous(std::ptr::with_exposed_provenance_mut(self.start), self.pages * PAGE)
     }
 
     pub fn register(&self, vm: &Vm) -> Region {
-        // SAFETY: the mapping outlives the region; what tests change about it they say.
+        // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
         unsafe { vm.register(self.memory()) }.unwrap()
     }
 
-    /// Write something that differs from page to page and compresses to about a quarter.
-    pub fn write(&self, pages: Range<usize>, version: u64) {
-        for page in pages {
-            for (k, word) in bytes_of(page, version).enumerate() {
-                // SAFETY: inside the mapping; the test says who else uses it.
-                unsafe { self.at(page).add(k).write_volatile(word) };
-            }
-        }
+    /// The word at the beginning of a page, which is in memory.
+    pub fn word(&self, page: usize) -> *mut u64 {
+        assert!(page < self.pages);
+        std::ptr::with_exposed_provenance_mut(self.start + page * PAGE)
     }
 
-    /// Whether pages are what was written.
-    pub fn is(&self, pages: Range<usize>, version: u64) -> bool {
-        pages.into_iter().all(|page| {
-            // SAFETY: inside the mapping; the test says who else uses it.
-            bytes_of(page, version).enumerate().all(|(k, word)| word == unsafe { self.at(page).add(k).read_volatile() })
-        })
-    }
-
-    #[track_caller]
-    pub fn check(&self, pages: Range<usize>, version: u64) {
-        for page in pages {
-            assert!(self.is(page..page + 1, version), "page {page} is not what was written as version {version}");
-        }
-    }
-
-    #[track_caller]
-    pub fn check_zero(&self, pages: Range<usize>) {
-        for page in pages {
-            // SAFETY: inside the mapping; the test says who else uses it.
-            let zero = (0..512).all(|k| unsafe { self.at(page).add(k).read_volatile() } == 0);
-            assert!(zero, "page {page} does not read as zeroes");
-        }
-    }
-
-    /// Pages in memory, from outside.
+    /// Pages of the guest's range that the kernel has in memory, by /proc/self/pagemap.
     pub fn present(&self) -> usize {
-        let mut map = vec![0u8; self.pages()];
-        // SAFETY: the vector has a byte for each page.
-        assert_eq!(unsafe { libc::mincore(self.at(0).cast(), self.bytes, map.as_mut_ptr()) }, 0);
-        map.iter().filter(|&&byte| byte & 1 != 0).count()
+        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let mut entries = vec![0u8; self.pages * 8];
+        pagemap.read_exact_at(&mut entries, (self.start / PAGE * 8) as u64).unwrap();
+        entries.chunks(8).filter(|entry| entry[7] & 0x80 != 0).count()
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: ours; what was registered is not any more.
-        unsafe { libc::munmap(self.at(0).cast(), self.bytes) };
+        unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(self.start), self.pages * PAGE) };
     }
 }
 
-/// The words of a page.
-pub fn bytes_of(page: usize, version: u64) -> impl Iterator<Item = u64> {
+/// A guest's access by way of a call: the page is brought in and kept while it is used, as a device does it.
+pub struct Guest {
+    // Dropped first: what is registered is still there.
+    region: Option<Region>,
+    pub mapping: Mapping,
+}
+
+impl Guest {
+    pub fn new(vm: &Vm, pages: usize) -> Guest {
+        let mapping = Mapping::new(pages);
+        Guest { region: Some(mapping.register(vm)), mapping }
+    }
+
+    pub fn region(&self) -> &Region {
+        self.region.as_ref().expect("until it is dropped")
+    }
+
+    /// Write a page that compresses to an eighth, and says which it is and in which version.
+    pub fn write(&self, page: usize, version: u64) {
+        let _pin = self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap();
+        for (k, word) in words(page, version).enumerate() {
+            // SAFETY: pinned, inside the mapping; tests give each page to one thread at a time.
+            unsafe { self.mapping.word(page).add(k).write_volatile(word) };
+        }
+    }
+
+    /// Read a page and check it.
+    pub fn check(&self, page: usize, version: u64) {
+        let _pin = self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap();
+        for (k, word) in words(page, version).enumerate() {
+            // SAFETY: as above.
+            let found = unsafe { self.mapping.word(page).add(k).read_volatile() };
+            assert_eq!(found, word, "word {k} of page {page}");
+        }
+    }
+
+    /// Bring everything back and check it.
+    pub fn unregister(mut self) {
+        self.region.take().unwrap().unregister().map_err(|(_, error)| error).unwrap();
+    }
+}
+
+fn words(page: usize, version: u64) -> impl Iterator<Item = u64> {
     let mut x = (page as u64) << 20 | version << 1 | 1;
     (0..PAGE as u64 / 8).map(move |k| {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        if k % 4 == 0 { x } else { k / 16 }
+        if k % 16 == 0 { x } else { k / 16 }
     })
 }
 
-/// A hang is a failure.
-pub fn within_a_minute<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'static) -> R {
+/// A hang is a failure. One test at a time: they look at the memory of the process.
+pub fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(|failed| failed.into_inner());
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let result = test();
+        test();
         let _ = done.send(());
-        result
     });
     match wait.recv_timeout(Duration::from_secs(60)) {
         Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -128,62 +127,52 @@ pub fn within_a_minute<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'sta
     }
 }
 
-/// Run a test of this binary in a process of its own: what it does to signals, or how it ends, is of no other test. In that process, `inside` is
-/// run and the process ends with 0 behind it. `name` is the test's.
-pub fn in_a_process(name: &str, inside: impl FnOnce() + Send + 'static) -> Option<Output> {
-    const INSIDE: &str = "ZSPOOL_TEST_INSIDE";
-    if std::env::var(INSIDE).is_ok_and(|test| test == name) {
-        within_a_minute(inside);
-        std::process::exit(0);
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(INSIDE, name)
-        .output()
-        .unwrap();
-    Some(output)
+/// Looks again and again at a number from a thread of its own, and keeps the largest.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    most: Arc<AtomicU64>,
+    looks: Arc<AtomicU64>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// It ended well.
-#[track_caller]
-pub fn well(output: &Output) {
-    assert!(output.status.success(), "{}: {}", output.status, said(output));
+impl Watch {
+    pub fn over(look: impl Fn() -> u64 + Send + 'static) -> Watch {
+        let (stop, most, looks) =
+            (Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let thread = {
+            let (stop, most, looks) = (Arc::clone(&stop), Arc::clone(&most), Arc::clone(&looks));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    most.fetch_max(look(), Ordering::Relaxed);
+                    looks.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_micros(200)); // who is watched shares the cores
+                }
+            })
+        };
+        Watch { stop, most, looks, thread: Some(thread) }
+    }
+
+    /// The most it was, in so many looks.
+    pub fn most(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        (self.most.load(Ordering::Relaxed), self.looks.load(Ordering::Relaxed))
+    }
 }
 
-/// What it said on standard error.
-pub fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+/// Anonymous memory of this process, in bytes.
+pub fn rss_anon() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// LZ4 that fails to decompress on cue: for the whole process.
-pub struct Tricky;
-
-/// So many times it panics.
-pub static PANICS: AtomicU32 = AtomicU32::new(0);
-/// So many times it finds damage.
-pub static DAMAGES: AtomicU32 = AtomicU32::new(0);
-/// It takes so many milliseconds.
-pub static MILLIS: AtomicU32 = AtomicU32::new(0);
-
-impl Codec for Tricky {
-    fn id(&self) -> CodecId {
-        CodecId::new(9)
+/// Pages, in a random order that is always the same.
+pub fn shuffled(pages: Range<usize>, seed: u64) -> Vec<usize> {
+    let (mut order, mut x): (Vec<_>, _) = (pages.collect(), seed * 2 + 1);
+    for k in (1..order.len()).rev() {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(k, ((x >> 33) as usize) % (k + 1));
     }
-    fn name(&self) -> &'static str {
-        "tricky"
-    }
-    fn compress<'c>(&self, context: &'c mut Context, page: &[u8; PAGE_SIZE]) -> Compressed<'c> {
-        Lz4.compress(context, page)
-    }
-    fn decompress(&self, bytes: &[u8], out: &mut [u8; PAGE_SIZE]) -> Result<(), Corrupt> {
-        let take = |count: &AtomicU32| count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
-        std::thread::sleep(Duration::from_millis(MILLIS.load(Ordering::SeqCst).into()));
-        if take(&PANICS) {
-            panic!("on cue");
-        }
-        if take(&DAMAGES) {
-            return Err(Corrupt::Malformed { codec: "tricky", len: bytes.len() });
-        }
-        Lz4.decompress(bytes, out)
-    }
+    order
 }

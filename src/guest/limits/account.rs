@@ -6,7 +6,7 @@
 //!   charge      (a fault)      charge ---- fits: Within
 //!                                |  refused by a memcg on the way up
 //!                                +--> make room below that memcg, and again          (limits: a page or two, here and now)
-//!                                +--> nothing to take: let the evictor try, once     (a device may have to be written)
+//!                                +--> nothing to take: let the evictor try          (a device may have to be written)
 //!                                +--> ask what to do: Over(bytes), or Poison
 //! ```
 //!
@@ -32,8 +32,14 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// Rounds of making room that others may use up before it is no use any more.
 const MOST_ROUNDS: u32 = 256;
 
-/// How long a fault waits for the evictor, once.
+/// Waits for the evictor in a row that brought nothing.
+const MOST_VAIN: u32 = 2;
+
+/// How long a fault waits for the evictor, each time.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Milliseconds after a wait in vain in which nobody waits again.
+const FUTILE: u64 = 100;
 
 /// How long a paused thread waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -52,8 +58,8 @@ pub(crate) struct Account {
     pub(super) hand: AtomicU64,
     /// Bytes charged past a limit, added up.
     overshoot: Tally,
-    /// The engine's progress when this VM last waited for it in vain.
-    futile: Tally,
+    /// Until then nobody of this VM waits for the evictor: it was in vain just now.
+    futile_until: Tally,
 }
 
 /// What pages are brought in for.
@@ -102,7 +108,7 @@ impl Account {
             pace: Pace::default(),
             hand: AtomicU64::new(0),
             overshoot: Tally::new(),
-            futile: Tally::new(),
+            futile_until: Tally::new(),
         })
     }
 
@@ -228,24 +234,29 @@ impl Account {
 
     /// Charge, making room as long as there is something to take.
     fn charge_with_room(&self, bytes: u64, hit: LimitHit) -> Result<(), LimitHit> {
-        let (mut hit, mut waited) = (hit, false);
+        let (mut hit, mut vain) = (hit, 0);
         for _ in 0..MOST_ROUNDS {
             if bytes > hit.limit() {
                 break; // it can never fit
             }
             if !self.limits.make_room(hit.memcg()) {
                 // What cannot be had in a fault may be had by who can write to a device: unless that was in vain just now.
-                if std::mem::replace(&mut waited, true) || self.futile.get() == self.limits.progress() + 1 {
+                let now = self.limits.now();
+                if vain == MOST_VAIN || now < self.futile_until.get() {
                     break;
                 }
+                let won = self.limits.progress();
                 self.limits.wait_for_room(PATIENCE);
+                vain = if self.limits.progress() == won { vain + 1 } else { 0 };
+                if vain == MOST_VAIN {
+                    self.futile_until.set(now + FUTILE);
+                }
             }
             match self.climb(bytes) {
                 Ok(()) => return Ok(()),
                 Err(again) => hit = again,
             }
         }
-        self.futile.set(self.limits.progress() + 1);
         Err(hit)
     }
 

@@ -31,14 +31,6 @@ const SLICE: u64 = 1 << 20;
 /// Compressed bytes that are written to a device for a store that was refused.
 const WRITE_BACK: u64 = 256 << 10;
 
-/// A memcg above its mark.
-struct Above {
-    memcg: Memcg,
-    bytes: u64,
-    /// How much further down is better.
-    margin: u64,
-}
-
 impl Limits {
     /// Win `bytes` from VMs charged to `scope` or below it, as far as that goes.
     pub(crate) fn evict(&self, scope: &Memcg, bytes: u64, stop: &dyn Fn() -> bool) -> Reclaimed {
@@ -116,26 +108,29 @@ impl Limits {
         // Ordinary reclaim that leaves pages in memory alone: those are ours.
         let request = ReclaimRequest { swappiness: Some(Swappiness::Weight(0)), ..ReclaimRequest::new(bytes) };
         match scope.reclaim(&request, &Cancel::new()) {
-            Ok(reclaimed) => reclaimed.bytes,
-            Err(Error::Again { reclaimed, .. } | Error::Interrupted { reclaimed, .. }) => reclaimed,
+            Ok(Reclaimed { bytes, .. })
+            | Err(Error::Again { reclaimed: bytes, .. } | Error::Interrupted { reclaimed: bytes, .. }) => {
+                self.note_won(bytes);
+                self.room().turn();
+                bytes
+            }
             Err(_) => 0,
         }
     }
 
     /// Memcgs above their marks that VMs are charged to, the deepest first: what they give, those above them need not.
-    fn above(&self) -> Vec<Above> {
-        let mut above: Vec<Above> = Vec::new();
+    fn above(&self) -> Vec<Memcg> {
+        let mut above: Vec<Memcg> = Vec::new();
         self.roster().each(|_, vm| {
             let mut at = self.tree().get(self.tree().group_of(vm.account().objcg()));
             while let Some(memcg) = at {
                 at = memcg.parent();
-                let (bytes, margin) = memcg.above_mark(Counter::Memory);
-                if bytes > 0 && !above.iter().any(|known| known.memcg == memcg) {
-                    above.push(Above { memcg, bytes, margin });
+                if memcg.above_mark(Counter::Memory).0 > 0 && !above.contains(&memcg) {
+                    above.push(memcg);
                 }
             }
         });
-        above.sort_by_key(|above| std::cmp::Reverse(above.memcg.group().depth()));
+        above.sort_by_key(|memcg| std::cmp::Reverse(memcg.group().depth()));
         above
     }
 
@@ -145,7 +140,7 @@ impl Limits {
         let mut met = true;
         loop {
             let (mut won, mut left) = (0, 0);
-            for Above { memcg, .. } in self.above() {
+            for memcg in self.above() {
                 let (bytes, margin) = memcg.above_mark(Counter::Memory);
                 if bytes == 0 || stop() {
                     continue; // what was won below it was enough
@@ -158,8 +153,6 @@ impl Limits {
                 if here < goal.min(bytes) && !stop() {
                     here += self.write_back(&memcg, bytes.min(SLICE) - here.min(bytes));
                 }
-                self.note_won(here);
-                self.room().turn();
                 won += here;
                 left += memcg.above_mark(Counter::Memory).0;
             }

@@ -61,6 +61,9 @@ fn run(limits: &Limits) {
     let _open = Open(limits);
     let (mut ticked, panics) = (limits.now(), Tally::new());
     while mailbox.wait(Some(TICK)).is_some() {
+        if limits.is_held() {
+            continue;
+        }
         let round = || {
             let met = limits.round(&|| mailbox.stopped());
             let now = limits.now();

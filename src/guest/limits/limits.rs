@@ -16,6 +16,7 @@ use super::overshoot::{OnOvershoot, Overshoot, Verdict};
 use super::policy::{Policy, View};
 use super::roster::{FAULT_LOOKS, Roster, Wanted};
 use crate::memcg::{Memcg, Tree};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Clock, Mailbox, Planted, Tally, Turnstile};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(crate) struct Limits {
     mailbox: Arc<Mailbox>,
     /// Where faults wait for the evictor; open while there is one.
     room: Turnstile,
+    /// The evictor does nothing: somebody checks.
+    held: AtomicBool,
     /// Bytes that were won here, added up: it changes when there is something new to hope for.
     won: Tally,
 }
@@ -77,6 +80,7 @@ impl Limits {
             config,
             mailbox: Arc::new(Mailbox::new()),
             room: Turnstile::new(Planted::NONE),
+            held: AtomicBool::new(false),
             won: Tally::new(),
         }
     }
@@ -139,6 +143,15 @@ impl Limits {
         if !self.mailbox.is_kicked() {
             self.mailbox.kick(ABOVE_MARK);
         }
+    }
+
+    /// Have the evictor do nothing from its next round on, or again.
+    pub(crate) fn hold(&self, yes: bool) {
+        self.held.store(yes, Ordering::Release);
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
     }
 
     /// Bytes were won.

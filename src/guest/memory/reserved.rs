@@ -9,6 +9,30 @@ use super::claims::Claim;
 use std::io;
 use std::ops::Range;
 
+/// How often a place is looked for that nobody claims: a caller may have unmapped a range that is registered still, and the kernel likes
+/// to give out such a place again.
+const TRIES: u32 = 16;
+
+/// Map `bytes` bytes without access where nobody claims them.
+fn place(bytes: usize, tries: u32) -> Result<(*mut libc::c_void, Claim), Refusal> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping wherever the kernel likes; it replaces none.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(Refusal::AddressSpace { bytes, source: io::Error::last_os_error() });
+    }
+    match Claim::new(start as usize..start as usize + bytes, "memory of this library's own") {
+        Ok(claim) => Ok((start, claim)),
+        Err(refusal) => {
+            // This place is held until another one was found.
+            let found = if tries > 0 { place(bytes, tries - 1) } else { Err(refusal) };
+            // SAFETY: the mapping was made above, and nobody knows of it.
+            unsafe { libc::munmap(start, bytes) };
+            found
+        }
+    }
+}
+
 /// A mapping of ours, unmapped when dropped.
 #[derive(Debug)]
 pub(super) struct Reserved {
@@ -23,19 +47,7 @@ impl Reserved {
     /// # Errors
     /// When there is no address space for it.
     pub(super) fn new(bytes: usize) -> Result<Reserved, Refusal> {
-        let refused = || Refusal::AddressSpace { bytes, source: io::Error::last_os_error() };
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping wherever the kernel likes; it replaces none.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(refused());
-        }
-        // Nobody has claimed what was not mapped; but a caller may have unmapped a range it registered, and we were given its place.
-        let claim =
-            Claim::new(start as usize..start as usize + bytes, "memory of this library's own").inspect_err(|_| {
-                // SAFETY: the mapping was made above, and nobody knows of it.
-                unsafe { libc::munmap(start, bytes) };
-            })?;
+        let (start, claim) = place(bytes, TRIES)?;
         let reserved = Reserved { start: start as usize, bytes, _claim: claim };
         // SAFETY: our own mapping. A mapping that is not locked is unlocked without complaint.
         unsafe { libc::munlock(start, bytes) };

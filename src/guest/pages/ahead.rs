@@ -121,9 +121,11 @@ struct Came {
     first: Option<WhyNot>,
 }
 
+/// Whoever wants to know more asks for the page alone.
+#[derive(Clone, Copy)]
 enum WhyNot {
-    Unreadable(zswap::Error),
-    Obstacle(Obstacle),
+    Unreadable,
+    Obstacle,
 }
 
 impl Pages {
@@ -227,8 +229,8 @@ impl Pages {
             let to = unsafe { &mut *buffer.add(len) };
             match self.read(page, to, how.wait) {
                 Ok(found) => (from[len], len) = (found, len + 1),
-                Err(error) => {
-                    why_not = Some(WhyNot::Unreadable(error));
+                Err(_) => {
+                    why_not = Some(WhyNot::Unreadable);
                     break;
                 }
             }
@@ -260,8 +262,8 @@ impl Pages {
             // SAFETY: a frame of 4096 bytes, ours to fill; every byte pattern is a page.
             match self.read(page, unsafe { &mut *frame }, how.wait) {
                 Ok(_) => true,
-                Err(error) => {
-                    why_not = Some(WhyNot::Unreadable(error));
+                Err(_) => {
+                    why_not = Some(WhyNot::Unreadable);
                     false
                 }
             }
@@ -289,7 +291,7 @@ impl Pages {
                 self.came_in(run, None);
                 None
             }
-            obstacle => Some(WhyNot::Obstacle(obstacle)),
+            _ => Some(WhyNot::Obstacle),
         }
     }
 

@@ -12,9 +12,10 @@
 
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Compressed, Pages};
-use super::ports::{Count, Gauge, Why};
+use super::ports::{Count, Effort, Gauge, Why};
 use super::word::{Bits, Frame, State, Through};
 use crate::guest::memory::backing::Staging;
+use crate::sync::Bug;
 use crate::units::PAGE_SIZE;
 
 /// What became of a page in step 1.
@@ -39,12 +40,12 @@ struct Batch<'a> {
 
 impl Pages {
     /// Compress those of up to 64 pages that are staged.
-    pub(crate) fn compress_run(&self, first: u32, len: u32) -> Compressed {
+    pub(crate) fn compress_run(&self, first: u32, len: u32, effort: Effort) -> Compressed {
         let mut done = Compressed::default();
         let mut batch = Batch { pages: self, first, work: [Work::None; TOGETHER as usize] };
         for page in first..first + len.min(TOGETHER) {
             match self.word(page).compress() {
-                Some(was) => batch.store(page, was, &mut done),
+                Some(was) => batch.store(page, was, effort, &mut done),
                 None => done.back += 1,
             }
             if done.refused > 0 {
@@ -65,7 +66,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Step 1 for a page that is Compressing now.
-    fn store(&mut self, page: u32, was: Bits, done: &mut Compressed) {
+    fn store(&mut self, page: u32, was: Bits, effort: Effort, done: &mut Compressed) {
         let (pages, shared) = (self.pages, self.pages.shared());
         if was.is_kept() {
             *self.work(page) = Work::Clean;
@@ -84,7 +85,7 @@ impl<'a> Batch<'a> {
                 &copy
             }
         };
-        match shared.store.put_away(pages.slot(page), &*shared.purse, bytes) {
+        match shared.store.put_away(pages.slot(page), &*shared.purse, bytes, effort) {
             Ok(stored) => *self.work(page) = Work::Stored(stored.slot_bytes() as u16),
             Err(_) => {
                 *self.work(page) = Work::None;
@@ -117,7 +118,9 @@ impl<'a> Batch<'a> {
                     }
                     Through::Lost => {
                         // Before `shadow` is cleared: after that the page may be stored again.
-                        shared.store.give_back(pages.slot(page));
+                        if !shared.planted.is(Bug::LostKeepsSlot) {
+                            shared.store.give_back(pages.slot(page));
+                        }
                         shared.observer.count(Count::Wasted, 1);
                         false
                     }
@@ -200,6 +203,10 @@ impl Pages {
     /// This compressor lost its page, and what it stored is given back.
     fn give_frame_up(&self, page: u32) {
         let word = self.word(page);
+        if self.shared().planted.is(Bug::FrameDroppedUnderReader) {
+            let _ = self.backing().drop_staged(page, 1);
+            return word.shadow_gone();
+        }
         match word.hand_over() {
             Frame::Handed => {}
             Frame::Staged => word.shadow_gone(),

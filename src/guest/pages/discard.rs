@@ -13,6 +13,7 @@ use super::ports::Gauge;
 use super::word::{Bits, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::{Obstacle, Staging};
+use crate::sync::Bug;
 use std::ops::Range;
 
 /// Who throws pages away.
@@ -30,6 +31,13 @@ impl Pages {
     /// # Errors
     /// [`Error::Pinned`], [`Error::Gone`], [`Error::Kernel`]: pages before the one that is named are gone.
     pub(crate) fn discard(&self, range: Range<u32>) -> Result<u64, Error> {
+        self.note_changed(range.clone());
+        let thrown = self.throw_away(range.clone());
+        self.note_changed(range);
+        thrown
+    }
+
+    fn throw_away(&self, range: Range<u32>) -> Result<u64, Error> {
         let (mut at, mut thrown) = (range.start, 0);
         while at < range.end {
             // Resident pages together: as many as can be had without waiting.
@@ -56,6 +64,12 @@ impl Pages {
                 State::Resident if seen.pins() > 0 => return Err(Error::Pinned { page: at }),
                 State::Resident => continue, // by now
                 State::Absent => {}
+                State::Stored if self.shared().planted.is(Bug::DiscardOwnsLate) => {
+                    self.shared().store.give_back(self.slot(at));
+                    if self.word(at).discard(seen).is_ok() {
+                        Owned::one(self, at, seen).end_front(1, End::silent(State::Absent));
+                    }
+                }
                 _ if self.word(at).discard(seen).is_err() => continue,
                 _ => {
                     self.discard_out(Owned::one(self, at, seen), By::Us)?;
@@ -70,6 +84,7 @@ impl Pages {
     /// Somebody emptied, or is emptying, the guest range behind our back, and we were told. Pages that somebody owns are left: the
     /// first of them, to be told again later. What this process discards by a call is not news.
     pub(crate) fn removed(&self, range: Range<u32>) -> Option<u32> {
+        self.note_changed(range.clone());
         let mut left = None;
         for page in range {
             loop {
@@ -145,6 +160,9 @@ impl Pages {
                 }
                 self.forget_copy(page, was, false);
                 shared.observer.change(Gauge::Staged, -1);
+                if shared.planted.is(Bug::DiscardEndsShadow) {
+                    self.word(page).shadow_gone();
+                }
             }
             State::Stored => {
                 shared.store.give_back(self.slot(page));

@@ -15,6 +15,7 @@ use super::pages::{Access, Kind, Pages, Served, Waiting};
 use super::ports::{Count, Gauge, Why};
 use super::word::{Bits, State};
 use crate::guest::memory::backing::{Installed, Obstacle, Staging};
+use crate::sync::Bug;
 use crate::sync::thread::Backoff;
 use crate::units::{PAGE_SIZE, Page};
 use crate::zswap::{self, LoadedFrom};
@@ -176,8 +177,9 @@ impl Pages {
                 Err(obstacle) => stopped(obstacle),
             };
             if let Served::Installed(_) = served {
-                self.forget_copy(page, was, false);
-                owned.end_front(1, End { moved: false, ..End::woken(State::Resident) });
+                let kept = was.kept().filter(|_| self.shared().planted.is(Bug::WriteKeepsCopy));
+                self.forget_copy(page, was, kept.is_some());
+                owned.end_front(1, End { moved: false, kept, ..End::woken(State::Resident) });
             }
             return served;
         }
@@ -250,6 +252,11 @@ impl Pages {
         }
         let mut bounce = [0; PAGE_SIZE];
         match self.read(page, &mut bounce, true) {
+            Ok(_) if self.shared().planted.is(Bug::InstallOwnsNothing) => {
+                drop(owned); // as it was, and everybody's
+                let _ = self.backing().install(page, &bounce, 1, false);
+                Served::Installed(Kind::Compressed)
+            }
             Ok(from) => self.install_loaded(owned, &bounce, from, access != Access::Write),
             Err(unreadable) => self.poisoned(owned, unreadable, error),
         }

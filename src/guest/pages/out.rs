@@ -9,11 +9,12 @@
 
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Pages, Staging};
-use super::ports::{Count, Gauge};
+use super::ports::{Count, Effort, Gauge};
 use super::queue::Room;
 use super::word::State;
 use crate::guest::Evicted;
 use crate::guest::memory::backing::Obstacle;
+use crate::sync::Bug;
 use std::ops::Range;
 
 impl Pages {
@@ -34,6 +35,13 @@ impl Pages {
         let end = first.saturating_add(pages.min(TOGETHER)).min(self.count());
         let mut at = first;
         while at < end && !staging.stopped {
+            if self.shared().planted.is(Bug::TakeOutOwnsLate) && self.word(at).load().can_leave() {
+                let _ = self.backing().take_out(at, 1);
+                let was = self.word(at).leave(banned).expect("nobody else takes it out");
+                Owned::one(self, at, was).end_front(1, End::silent(State::Staged));
+                at += 1;
+                continue;
+            }
             let mut run = Owned::none(self, at);
             while at < end
                 && let Some(was) = self.word(at).leave(banned)
@@ -54,8 +62,11 @@ impl Pages {
     fn take_out(&self, mut run: Owned<'_>, mut room: Option<&mut Room<'_>>, staging: &mut Staging) {
         let observer = &self.shared().observer;
         while run.len() > 0 {
-            let (first, taken) = (run.first(), self.backing().take_out(run.first(), run.len()));
+            let first = run.first();
+            self.note_changed(first..first + run.len());
+            let taken = self.backing().take_out(first, run.len());
             if taken.moved > 0 {
+                self.note_left(first..first + taken.moved);
                 for page in first..first + taken.moved {
                     let kept = run.was(page).kept();
                     run.end_front(1, End { kept, ..End::silent(State::Staged) });
@@ -82,7 +93,9 @@ impl Pages {
                     observer.change(Gauge::Resident, -1);
                     self.forget_copy(run.first(), run.was(run.first()), false);
                     run.end_front(1, End::silent(State::Absent));
-                    self.shared().purse.uncharge(1);
+                    if !self.shared().planted.is(Bug::VanishedStaysCharged) {
+                        self.shared().purse.uncharge(1);
+                    }
                 }
                 Some(obstacle) => {
                     if obstacle == Obstacle::Again {
@@ -102,7 +115,7 @@ impl Pages {
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
             let len = TOGETHER.min(range.end - at);
             let staging = self.stage_with(at, len, true, None);
-            let compressed = self.compress_run(at, len);
+            let compressed = self.compress_run(at, len, Effort::Full);
             evicted.pages += u64::from(compressed.pages);
             evicted.won_bytes += compressed.won;
             evicted.refused += u64::from(compressed.refused);

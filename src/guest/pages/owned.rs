@@ -177,7 +177,7 @@ impl Pages {
         let purse = &self.shared().purse;
         let mut end = End { to: was.state(), kept: was.kept(), moved: false, woken: false };
         if was.state() == State::Compressing {
-            match self.word(page).untake() {
+            match self.word(page).untake(self.shared().planted) {
                 // The compressor does not know: it is as if nothing had been.
                 Some(ended) => {
                     self.tell(page, ended, false);

@@ -2,12 +2,13 @@
 
 use super::ahead::{Bounces, Streak};
 use super::kept::Kept;
+use super::left::Traces;
 use super::owned::TOGETHER;
-use super::ports::{Observer, Purse, Store};
+use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
-use crate::guest::{Error, FaultAround, VmOptions};
+use crate::guest::{Error, FaultAround};
 use crate::sync::{Arc, Moment, Planted, Seat, Seated, Table};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
 use std::ops::Range;
@@ -119,7 +120,8 @@ impl Shared {
         store: Box<dyn Store>,
         purse: Box<dyn Purse>,
         observer: Box<dyn Observer>,
-        options: &VmOptions,
+        kept_bytes: u64,
+        around: FaultAround,
         planted: Planted,
     ) -> Result<Self, Error> {
         Ok(Shared {
@@ -127,9 +129,9 @@ impl Shared {
             purse,
             observer,
             roster: Roster::new(),
-            kept: Kept::new(options.kept_bytes),
-            around: options.fault_around,
-            bounces: Bounces::new(options.fault_around)?,
+            kept: Kept::new(kept_bytes),
+            around,
+            bounces: Bounces::new(around)?,
             planted,
         })
     }
@@ -148,11 +150,16 @@ impl Shared {
 
     /// Compress up to so many staged pages, longest staged first.
     pub(crate) fn compress_staged(&self, most: u32) -> Compressed {
+        self.compress_staged_with(most, Effort::Unaided)
+    }
+
+    /// The same.
+    pub(crate) fn compress_staged_with(&self, most: u32, effort: Effort) -> Compressed {
         let mut done = Compressed::default();
         let mut left = most;
         while left > 0 {
             let Some((pages, first, len)) = self.roster.pop(left.min(TOGETHER)) else { break };
-            let of_run = pages.compress_run(first, len);
+            let of_run = pages.compress_run(first, len, effort);
             left -= len;
             done += of_run;
             if of_run.refused > 0 {
@@ -174,6 +181,7 @@ pub(crate) struct Pages {
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
     pub(super) streak: Streak,
+    pub(super) traces: Traces,
 }
 
 impl Pages {
@@ -195,7 +203,7 @@ impl Pages {
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
         let id = shared.roster.next_id();
-        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default() })
+        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default(), traces: Traces::default() })
     }
 
     /// No other region of the VM has, or will have, this number.

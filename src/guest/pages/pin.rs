@@ -27,7 +27,7 @@ impl Pages {
 
     fn pin_one(&self, page: u32) -> Result<(), Error> {
         loop {
-            match self.word(page).pin() {
+            match self.word(page).pin(self.shared().planted) {
                 Ok(first) => {
                     if first {
                         self.shared().observer.change(Gauge::Pinned, 1);

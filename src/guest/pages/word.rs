@@ -42,8 +42,8 @@
 //!
 //! Owned with Acquire, given back with Release: who owns a word sees what its last owner did.
 
-use crate::sync::Zeroed;
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Bug, Planted, Zeroed};
 use std::fmt;
 
 /// Where a page is.
@@ -234,6 +234,11 @@ impl Bits {
         self.0 & HANDED != 0
     }
 
+    /// The compressor that it was taken from knows that.
+    const fn is_through(self) -> bool {
+        self.0 & (THROUGH | HANDED) != 0
+    }
+
     /// Passes of the clock that leave the page alone.
     pub(crate) const fn ban(self) -> u32 {
         (self.0 & BAN) >> BAN_SHIFT
@@ -361,9 +366,11 @@ impl Word {
     /// The owner took the page from a compressor, and could do nothing with it: back to Compressing, as if nothing had been.
     ///
     /// `None` where the compressor knows by now that it lost the page.
-    pub(crate) fn untake(&self) -> Option<Ended> {
-        let back = |seen: Bits| seen.with_state(State::Compressing).set(WAITER | LEFT, false);
-        let before = self.update(|seen| (!seen.is_handed() && seen.0 & THROUGH == 0).then(|| back(seen))).ok()?;
+    pub(crate) fn untake(&self, planted: Planted) -> Option<Ended> {
+        let back = |seen: Bits| seen.with_state(State::Compressing).set(WAITER | LEFT | THROUGH | HANDED, false);
+        let before = self
+            .update(|seen| (!seen.is_through() || planted.is(Bug::UntakeIgnoresThrough)).then(|| back(seen)))
+            .ok()?;
         Some(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0 })
     }
 
@@ -432,8 +439,12 @@ impl Word {
     ///
     /// # Errors
     /// What it says, where it is not there or has as many as there can be.
-    pub(crate) fn pin(&self) -> Result<bool, Bits> {
+    pub(crate) fn pin(&self, planted: Planted) -> Result<bool, Bits> {
         let more = |seen: Bits| Bits(seen.0 + (1 << PINS_SHIFT));
+        if planted.is(Bug::PinCountsLate) && self.load().state() == State::Resident {
+            let _ = self.update(|seen| Some(more(seen)));
+            return Ok(true);
+        }
         let before =
             self.update(|seen| (seen.state() == State::Resident && seen.pins() < MAX_PINS).then(|| more(seen)))?;
         Ok(before.pins() == 0)
@@ -527,12 +538,12 @@ mod tests {
     #[test]
     fn pins_keep_a_page_and_are_counted() {
         let word = Word::default();
-        assert!(word.pin().is_err());
+        assert!(word.pin(Planted::NONE).is_err());
         word.found(0);
         for _ in 0..MAX_PINS {
-            assert_eq!(word.pin().unwrap(), word.load().pins() == 1);
+            assert_eq!(word.pin(Planted::NONE).unwrap(), word.load().pins() == 1);
         }
-        assert_eq!((word.pin().unwrap_err().pins(), word.leave(true)), (MAX_PINS, None));
+        assert_eq!((word.pin(Planted::NONE).unwrap_err().pins(), word.leave(true)), (MAX_PINS, None));
         assert!((1..MAX_PINS).all(|_| !word.unpin()) && word.unpin());
         assert!(word.leave(true).is_some());
     }

@@ -28,7 +28,7 @@
 use super::reader::{Idle, Parking, Reader};
 use super::watchdog::Watch;
 use super::{Answer, Change, Desk, Gate, changes, last_words, signals};
-use crate::guest::pages::ports::{Purse, Store, Why};
+use crate::guest::pages::ports::{Effort, Purse, Store, Why};
 use crate::guest::pages::{Inherited, Pages, Shared};
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::memcg::Memcg;
@@ -488,7 +488,7 @@ impl Child {
 
     fn charge(&self) {
         // A call, as it were: whoever is asked about overshoot can have no page of a child poisoned.
-        let _always = self.payer.purse.charge(1, Why::Call);
+        self.payer.purse.must_charge(1, Why::Call);
         self.charged.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -794,9 +794,15 @@ impl Keeping {
 }
 
 impl Store for Keeping {
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        effort: Effort,
+    ) -> Result<Stored, zswap::Error> {
         self.family.move_apart(slot)?;
-        Store::put_away(&*self.zswap, slot, purse, page)
+        Store::put_away(&*self.zswap, slot, purse, page, effort)
     }
 
     fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {

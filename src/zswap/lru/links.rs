@@ -143,6 +143,20 @@ impl Links {
         self.words.prefetch(owner.0 as usize);
     }
 
+    /// Fetch the words of its neighbours, which are written when it leaves its list. A hint: they may not be neighbours any more.
+    #[inline]
+    pub(super) fn prefetch_neighbours(&self, owner: Owner) {
+        if !crate::sync::FETCHES_AHEAD {
+            return;
+        }
+        let word = Word(self.words.get(owner.0 as usize).load(Ordering::Relaxed));
+        for link in [word.prev(), word.next()] {
+            if link != OFF && link != END && (link as usize) <= self.words.capacity() {
+                self.words.prefetch(link as usize - 1);
+            }
+        }
+    }
+
     pub(super) fn addresses(&self) -> Range<usize> {
         self.words.addresses()
     }

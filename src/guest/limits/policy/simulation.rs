@@ -143,12 +143,8 @@ impl Vm {
                 if word.at == 3 { back(CameFrom::Stored) } else { Treatment::default() }
             }
         };
-        let look = Look {
-            takeable: true,
-            referenced: treatment.referenced,
-            ban: treatment.ban,
-            stamp: self.epochs.stamp(),
-        };
+        let look =
+            Look { takeable: true, referenced: treatment.referenced, ban: treatment.ban, stamp: self.epochs.stamp() };
         self.state.borrow_mut().words[page as usize] = Word { at: 1, look };
     }
 }
@@ -201,7 +197,7 @@ impl Source {
         self.0 >> 32
     }
     fn below(&mut self, n: u64) -> u32 {
-        (self.next() * n >> 32) as u32
+        ((self.next() * n) >> 32) as u32
     }
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0

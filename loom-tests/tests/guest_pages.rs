@@ -1,0 +1,365 @@
+//! Races of guest pages: faults, taking out, compressing, discarding, pinning, unregistering, at one page.
+//!
+//! The real words and the real protocols; the guest range is simulated, each request to the kernel and each access of the guest's one
+//! step, and what a page holds is a token. The store keeps tokens too, and says so when a slot is read that holds nothing or is stored
+//! to while it holds something; one model has the real `Zswap`.
+//!
+//! | model | bug planted |
+//! |---|---|
+//! | `access_vs_take_out` | TakeOutOwnsLate |
+//! | `access_vs_compress`, staged apart and in place | FrameDroppedUnderReader |
+//! | `two_faults`, one of which goes on to write and to take out | InstallOwnsNothing |
+//! | `again_vs_compress` | UntakeIgnoresThrough |
+//! | `discard_vs_access` | DiscardOwnsLate |
+//! | `discard_vs_compress` | DiscardEndsShadow |
+//! | `unregister_vs_take_out` | UnregisterLeavesGateOpen |
+//! | `pin_vs_take_out` | PinCountsLate |
+//! | `write_vs_clean_page` | WriteKeepsCopy |
+//! | `vanished_vs_take_out` | VanishedStaysCharged |
+//! | `access_vs_compress_for_real`: the real store | LostKeepsSlot |
+#![cfg(loom)]
+
+use loom_tests::{builder, catches, outcomes, outcomes_of_long, race};
+use zspool::guest::model::{Model, ModelOptions};
+use zspool::sync::{Arc, Bug, Planted};
+
+const OPTIONS: ModelOptions =
+    ModelOptions { pages: 1, in_place: false, kept_bytes: 0, around: 0, planted: Planted::NONE };
+
+fn model(planted: Planted) -> Arc<Model> {
+    Arc::new(Model::new(ModelOptions { planted, ..OPTIONS }))
+}
+
+/// A page that holds 1, in the guest range.
+fn resident(planted: Planted) -> Arc<Model> {
+    let model = model(planted);
+    model.write(0, 1).unwrap();
+    model
+}
+
+/// A page that holds 1, staged.
+fn staged(planted: Planted, in_place: bool) -> Arc<Model> {
+    let model = Arc::new(Model::new(ModelOptions { planted, in_place, ..OPTIONS }));
+    model.write(0, 1).unwrap();
+    assert_eq!(model.stage(0, 1), (1, 0));
+    model
+}
+
+/// A page that holds 1, in its slot.
+fn stored(planted: Planted) -> Arc<Model> {
+    let model = staged(planted, false);
+    assert_eq!(model.compress(1), 1);
+    model
+}
+
+/// Where the page is in the end.
+fn place(model: &Model) -> &'static str {
+    match model.check() {
+        (0, 0, 0) => "absent",
+        (1, 0, 0) => "resident",
+        (0, 1, 0) => "staged",
+        (0, 0, 1) => "stored",
+        other => panic!("{other:?}"),
+    }
+}
+
+// === taking out ===
+
+fn access_vs_take_out(planted: Planted) -> (u32, &'static str) {
+    let model = resident(planted);
+    let (staged, ()) = race(&model, |model| model.stage(0, 1).0, |model| model.write(0, 2).unwrap());
+    let place = place(&model);
+    assert_eq!(model.read(0), Some(2), "a write was lost");
+    (staged, place)
+}
+
+#[test]
+fn a_page_that_is_written_while_it_leaves_has_what_was_written() {
+    let seen = outcomes(|| access_vs_take_out(Planted::NONE));
+    assert_eq!(seen, [(1, "resident"), (1, "staged")].into());
+}
+
+#[test]
+fn a_page_taken_out_before_it_is_owned_is_seen() {
+    let message = catches(|| outcomes(|| access_vs_take_out(Planted::bug(Bug::TakeOutOwnsLate))));
+    assert!(message.contains("a write was lost") || message.contains("not where its word says"), "{message}");
+}
+
+// === compressing ===
+
+fn access_vs_compress(planted: Planted, in_place: bool) -> (u32, &'static str) {
+    let model = staged(planted, in_place);
+    let (compressed, read) = race(&model, |model| model.compress(1), |model| model.read(0));
+    assert_eq!(read, Some(1), "a page was read back wrong");
+    let place = place(&model);
+    assert_eq!(model.read(0), Some(1));
+    model.discard(0, 1).unwrap();
+    model.check();
+    (compressed, place)
+}
+
+#[test]
+fn a_page_that_is_touched_while_it_is_compressed_is_as_it_was() {
+    for in_place in [false, true] {
+        let seen = outcomes(move || access_vs_compress(Planted::NONE, in_place));
+        assert_eq!(seen, [(0, "resident"), (1, "resident")].into());
+    }
+}
+
+#[test]
+fn a_frame_dropped_while_it_is_read_is_seen() {
+    let message = catches(|| outcomes(|| access_vs_compress(Planted::bug(Bug::FrameDroppedUnderReader), false)));
+    assert!(message.contains("a page was read back wrong"), "{message}");
+}
+
+fn again_vs_compress(planted: Planted) -> (u32, &'static str) {
+    let model = staged(planted, false);
+    model.set_again(1);
+    let (compressed, read) = race(&model, |model| model.compress(1), |model| model.read(0));
+    assert_eq!(read, Some(1), "a page was read back wrong");
+    (compressed, place(&model))
+}
+
+#[test]
+fn a_page_that_cannot_be_installed_now_is_still_there() {
+    let seen = outcomes(|| again_vs_compress(Planted::NONE));
+    assert_eq!(seen, [(0, "resident"), (1, "resident")].into());
+}
+
+#[test]
+fn a_page_given_back_to_a_compressor_that_knows_it_lost_it_is_seen() {
+    let message = catches(|| outcomes(|| again_vs_compress(Planted::bug(Bug::UntakeIgnoresThrough))));
+    assert!(message.contains("somebody is at it"), "{message}");
+}
+
+fn access_vs_compress_for_real(planted: Planted) -> (u32, u64) {
+    let zswap = Arc::new(builder(Planted::NONE).build().unwrap());
+    let options = ModelOptions { planted, ..OPTIONS };
+    let model = Arc::new(Model::over(options, zswap.clone(), &zswap.root()));
+    model.write(0, 1).unwrap();
+    model.stage(0, 1);
+    let (compressed, read) = race(&model, |model| model.compress(1), |model| model.read(0));
+    assert_eq!(read, Some(1), "a page was read back wrong");
+    let (resident, _, stored) = model.check();
+    assert_eq!(resident + stored, 1);
+    model.discard(0, 1).unwrap();
+    zswap.assert_valid();
+    (compressed, resident)
+}
+
+#[test]
+fn the_real_store_keeps_a_page_that_is_touched_while_it_is_compressed() {
+    let seen = outcomes_of_long(|| access_vs_compress_for_real(Planted::NONE));
+    assert_eq!(seen, [(0, 1), (1, 1)].into());
+}
+
+#[test]
+fn a_result_left_by_a_compressor_that_lost_its_page_is_seen() {
+    let message = catches(|| outcomes_of_long(|| access_vs_compress_for_real(Planted::bug(Bug::LostKeepsSlot))));
+    assert!(message.contains("its slot is not as its word says"), "{message}");
+}
+
+// === faults ===
+
+fn two_faults(planted: Planted) -> (Option<u64>, &'static str) {
+    let model = stored(planted);
+    let (read, ()) = race(
+        &model,
+        |model| model.read(0),
+        |model| {
+            model.write(0, 2).unwrap();
+            model.stage(0, 1);
+            model.compress(1);
+        },
+    );
+    let place = place(&model);
+    assert_eq!(model.read(0), Some(2), "an older page came back");
+    (read, place)
+}
+
+#[test]
+fn a_page_that_came_in_and_left_again_is_not_overwritten_by_a_late_fault() {
+    let seen = outcomes_of_long(|| two_faults(Planted::NONE));
+    // Read before it was written; or afterwards, and it stays; or read while it left once more.
+    assert_eq!(seen, [(Some(1), "stored"), (Some(2), "resident"), (Some(2), "stored")].into());
+}
+
+#[test]
+fn a_fault_that_owns_nothing_is_seen() {
+    let message = catches(|| outcomes_of_long(|| two_faults(Planted::bug(Bug::InstallOwnsNothing))));
+    assert!(message.contains("not where its word says") || message.contains("an older page came back"), "{message}");
+}
+
+// === discarding ===
+
+fn discard_vs_access(planted: Planted) -> (u64, u64) {
+    let model = stored(planted);
+    let (discarded, read) = race(&model, |model| model.discard(0, 1).unwrap(), |model| model.read(0).unwrap());
+    model.check();
+    assert_eq!(model.read(0), Some(0), "it was thrown away");
+    (discarded, read)
+}
+
+#[test]
+fn a_page_thrown_away_while_it_is_touched_is_what_it_was_or_zeroes() {
+    let seen = outcomes(|| discard_vs_access(Planted::NONE));
+    assert_eq!(seen, [(1, 0), (1, 1)].into());
+}
+
+#[test]
+fn a_slot_emptied_before_the_page_is_owned_is_seen() {
+    let message = catches(|| outcomes(|| discard_vs_access(Planted::bug(Bug::DiscardOwnsLate))));
+    assert!(message.contains("holds nothing") || message.contains("thrown away"), "{message}");
+}
+
+fn discard_vs_compress(planted: Planted) -> (u32, &'static str) {
+    let model = staged(planted, false);
+    let (compressed, ()) = race(
+        &model,
+        |model| model.compress(1),
+        |model| {
+            model.discard(0, 1).unwrap();
+            model.write(0, 3).unwrap();
+            model.stage(0, 1);
+            model.compress(1);
+        },
+    );
+    let place = place(&model);
+    assert_eq!(model.read(0), Some(3), "a newer page was lost to a compressor of the older");
+    (compressed, place)
+}
+
+#[test]
+fn a_page_thrown_away_while_it_is_compressed_can_be_used_anew() {
+    let seen = outcomes_of_long(|| discard_vs_compress(Planted::NONE));
+    assert!(seen.contains(&(0, "resident")) || seen.contains(&(0, "stored")), "{seen:?}");
+    assert!(seen.contains(&(1, "stored")), "{seen:?}");
+}
+
+#[test]
+fn a_staging_place_taken_from_its_compressor_is_seen() {
+    let message = catches(|| outcomes_of_long(|| discard_vs_compress(Planted::bug(Bug::DiscardEndsShadow))));
+    assert!(message.contains("the shadow place of page 0 was not empty"), "{message}");
+}
+
+// === unregistering, pins, kept copies, pages that vanish ===
+
+fn unregister_vs_take_out(planted: Planted) -> u32 {
+    let model = resident(planted);
+    let ((), staged) = race(
+        &model,
+        |model| model.unregister().unwrap(),
+        |model| {
+            let staged = model.stage(0, 1).0;
+            model.compress(1);
+            staged
+        },
+    );
+    assert_eq!(model.read(0), Some(1), "a page was out when its region went");
+    model.settle();
+    staged
+}
+
+#[test]
+fn nothing_is_out_when_a_region_goes() {
+    let seen = outcomes(|| unregister_vs_take_out(Planted::NONE));
+    assert_eq!(seen, [0, 1].into());
+}
+
+#[test]
+fn a_gate_left_open_is_seen() {
+    let message = catches(|| outcomes(|| unregister_vs_take_out(Planted::bug(Bug::UnregisterLeavesGateOpen))));
+    assert!(message.contains("out when its region went"), "{message}");
+}
+
+fn unregister_vs_access(planted: Planted) -> u64 {
+    let model = stored(planted);
+    let ((), ()) = race(&model, |model| model.unregister().unwrap(), |model| model.write(0, 2).unwrap());
+    let read = model.read(0).unwrap();
+    model.settle();
+    read
+}
+
+#[test]
+fn a_write_while_a_region_goes_is_there_afterwards() {
+    assert_eq!(outcomes(|| unregister_vs_access(Planted::NONE)), [2].into());
+}
+
+fn pin_vs_take_out(planted: Planted) -> (u32, &'static str) {
+    let model = resident(planted);
+    let ((), staged) = race(&model, |model| model.pin(0, 1).unwrap(), |model| model.stage(0, 1).0);
+    let place = place(&model);
+    assert_eq!(place, "resident", "a pinned page left");
+    model.unpin(0, 1);
+    assert_eq!(model.stage(0, 1), (1, 0));
+    (staged, place)
+}
+
+#[test]
+fn a_pinned_page_stays() {
+    assert_eq!(outcomes(|| pin_vs_take_out(Planted::NONE)), [(0, "resident"), (1, "resident")].into());
+}
+
+#[test]
+fn a_pin_counted_after_a_look_is_seen() {
+    let message = catches(|| outcomes(|| pin_vs_take_out(Planted::bug(Bug::PinCountsLate))));
+    assert!(message.contains("a pinned page left") || message.contains("somebody is at it"), "{message}");
+}
+
+fn write_vs_clean_page(planted: Planted) -> &'static str {
+    let model = Arc::new(Model::new(ModelOptions { planted, kept_bytes: 1 << 20, ..OPTIONS }));
+    model.write(0, 1).unwrap();
+    model.stage(0, 1);
+    model.compress(1);
+    assert_eq!((model.read(0), model.kept()), (Some(1), 1));
+    race(
+        &model,
+        |model| model.write(0, 2).unwrap(),
+        |model| {
+            model.stage(0, 1);
+            model.compress(1);
+        },
+    );
+    let place = place(&model);
+    assert_eq!(model.read(0), Some(2), "an older copy came back");
+    place
+}
+
+#[test]
+fn a_write_ends_the_copy_that_was_kept() {
+    let seen = outcomes_of_long(|| write_vs_clean_page(Planted::NONE));
+    assert_eq!(seen, ["resident", "stored"].into());
+}
+
+#[test]
+fn a_copy_that_outlives_a_write_is_seen() {
+    let message = catches(|| outcomes_of_long(|| write_vs_clean_page(Planted::bug(Bug::WriteKeepsCopy))));
+    assert!(message.contains("an older copy came back"), "{message}");
+}
+
+fn vanished_vs_take_out(planted: Planted) -> ((u32, u32), u64) {
+    let model = resident(planted);
+    let (staged, read) = race(
+        &model,
+        |model| model.stage(0, 1),
+        |model| {
+            model.vanish(0);
+            model.read(0).unwrap()
+        },
+    );
+    model.check();
+    (staged, read)
+}
+
+#[test]
+fn a_page_that_vanished_is_zeroes_and_not_charged() {
+    let seen = outcomes(|| vanished_vs_take_out(Planted::NONE));
+    // Taken out before; found gone; zeroes by then, taken out or not.
+    assert!(seen.contains(&((1, 0), 1)) && seen.contains(&((0, 1), 0)) && seen.contains(&((1, 0), 0)), "{seen:?}");
+}
+
+#[test]
+fn a_vanished_page_that_stays_charged_is_seen() {
+    let message = catches(|| outcomes(|| vanished_vs_take_out(Planted::bug(Bug::VanishedStaysCharged))));
+    assert!(message.contains("what is charged"), "{message}");
+}

@@ -1,0 +1,230 @@
+//! Limits over real guest memory: they hold at all times, seen from outside, and are passed only where nothing can be evicted.
+#![cfg(all(feature = "guest", target_os = "linux"))]
+
+#[path = "support/guest.rs"]
+mod guest;
+
+use guest::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use zspool::guest::policy::{PlainFifo, Random, WrittenAges};
+use zspool::guest::{Engine, EngineBuilder, Service, Vm, VmOptions};
+use zspool::memcg::{Counter, Memcg, MemcgEvent};
+use zspool::swap::MemoryDevice;
+use zspool::zswap::Zswap;
+
+const M: u64 = 1 << 20;
+
+fn builder() -> EngineBuilder {
+    let zswap = Zswap::builder().pool_limit(64 * M).device(MemoryDevice::new(64 << 20, 4096)).build().unwrap();
+    Engine::builder(zswap)
+}
+
+fn vm_in(engine: &Engine, memcg: &Memcg) -> Vm {
+    engine.vm(memcg, VmOptions::new().service(Service::None)).unwrap()
+}
+
+fn vm(engine: &Engine) -> (Memcg, Vm) {
+    let memcg = engine.root().mkdir("vm").unwrap();
+    let vm = vm_in(engine, &memcg);
+    (memcg, vm)
+}
+
+fn current(memcg: &Memcg) -> u64 {
+    memcg.current(Counter::Memory)
+}
+
+/// Write all pages, then read them in another order, with a limit of a third.
+fn a_limit_of_a_third_holds(builder: EngineBuilder) {
+    let engine = builder.build().unwrap();
+    let (memcg, vm) = vm(&engine);
+    let pages = 6000;
+    let max = pages as u64 * 4096 / 3;
+    memcg.write_file("memory.max", &max.to_string()).unwrap();
+    let guest = Arc::new(Guest::new(&vm, pages));
+    let before = rss_anon();
+    let (theirs, charged) = (Arc::clone(&guest), memcg.clone());
+    let present = Watch::over(move || theirs.mapping.present() as u64 * 4096);
+    let usage = Watch::over(move || charged.current(Counter::Memory));
+    let rss = Watch::over(rss_anon);
+    shuffled(0..pages, 1).into_iter().for_each(|page| guest.write(page, 1));
+    shuffled(0..pages, 2).into_iter().for_each(|page| guest.check(page, 1));
+    engine.quiesce();
+    let ((present, looks), (usage, _), (rss, _)) = (present.most(), usage.most(), rss.most());
+    assert!(looks > 10, "looked {looks} times only");
+    // The kernel is asked page by page: some leave behind the look, and others come before it.
+    assert!(present <= max + 64 * 4096, "{present} bytes of the guest's range were in memory, of {max}");
+    assert!(usage <= max, "{usage} bytes were charged, of {max}");
+    // What is there beside what is charged: words of pages, tables of slots, frames of the pool that are not full, the watch's own.
+    let more = rss.saturating_sub(before);
+    assert!(more <= max + max / 4 + 2 * M, "{more} bytes more in memory than before, of {max}");
+    assert_eq!((memcg.overshoot(), memcg.events(MemcgEvent::Oom)), (0, 0));
+    let stats = vm.stats();
+    assert_eq!(stats.resident + stats.staged + stats.compressed_into, current(&memcg));
+    assert!(stats.put_away > 4000 && stats.overshoot_bytes == 0, "{stats:?}");
+    engine.assert_valid();
+    guest.region().assert_valid();
+    memcg.write_file("memory.max", "max").unwrap();
+    Arc::into_inner(guest).expect("the watch is over").unregister();
+    assert_eq!(current(&memcg), 0);
+}
+
+#[test]
+fn a_limit_holds_with_an_evictor() {
+    within_a_minute(|| a_limit_of_a_third_holds(builder()));
+}
+
+#[test]
+fn a_limit_holds_without_one_and_nothing_staged_ahead() {
+    within_a_minute(|| a_limit_of_a_third_holds(builder().evictor(false).staged_ahead(0)));
+}
+
+#[test]
+fn a_limit_holds_whatever_the_policy() {
+    within_a_minute(|| {
+        a_limit_of_a_third_holds(builder().policy(PlainFifo));
+        a_limit_of_a_third_holds(builder().policy(Random::seeded(3)));
+        a_limit_of_a_third_holds(builder().policy(WrittenAges));
+    });
+}
+
+#[test]
+fn threads_at_one_limit_lose_nothing_and_pass_it_never() {
+    within_a_minute(|| {
+        let engine = builder().build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        memcg.write_file("memory.max", "4M").unwrap();
+        let guest = Guest::new(&vm, 4096);
+        let most = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (guest, memcg, most) = (&guest, &memcg, &most);
+                scope.spawn(move || {
+                    for version in 0..3 {
+                        let mine = thread * 1024..(thread + 1) * 1024;
+                        for page in shuffled(mine.clone(), version) {
+                            guest.write(page, version);
+                            most.fetch_max(current(memcg), Ordering::Relaxed);
+                        }
+                        shuffled(mine, version + 7).into_iter().for_each(|page| guest.check(page, version));
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() <= 4 * M);
+        assert_eq!(memcg.overshoot(), 0);
+        engine.quiesce();
+        engine.assert_valid();
+    });
+}
+
+#[test]
+fn a_limit_that_is_lowered_is_kept_when_the_write_returns() {
+    within_a_minute(|| {
+        let engine = builder().build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        let guest = Guest::new(&vm, 4096);
+        (0..4096).for_each(|page| guest.write(page, 1));
+        assert!(current(&memcg) >= 16 * M);
+        memcg.write_file("memory.max", "8M").unwrap();
+        assert!(current(&memcg) <= 8 * M && guest.mapping.present() <= 2048);
+        memcg.write_file("memory.high", "6M").unwrap();
+        assert!(current(&memcg) <= 6 * M);
+        memcg.write_file("memory.reclaim", "1M source=anon").unwrap();
+        assert!(current(&memcg) <= 5 * M);
+        let before = guest.mapping.present();
+        memcg.write_file("memory.reclaim", "512K source=zswap").unwrap();
+        assert!(vm.stats().on_device > 0 && vm.stats().on_device_into > 0);
+        assert_eq!(guest.mapping.present(), before, "only compressed pages went");
+        memcg.write_file("memory.reclaim", "4M").unwrap();
+        assert!(current(&memcg) <= M, "first what is in place, then what is compressed");
+        (0..4096).for_each(|page| guest.check(page, 1));
+        engine.assert_valid();
+    });
+}
+
+#[test]
+fn above_memory_high_the_evictor_comes_and_nobody_is_refused() {
+    within_a_minute(|| {
+        let engine = builder().build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        memcg.write_file("memory.high", "6M").unwrap();
+        let guest = Guest::new(&vm, 4096);
+        (0..4096).for_each(|page| guest.write(page, 1));
+        engine.quiesce();
+        assert!(current(&memcg) <= 6 * M, "{}", current(&memcg));
+        assert!(memcg.events(MemcgEvent::High) > 0);
+        assert_eq!((memcg.events(MemcgEvent::Max), memcg.overshoot()), (0, 0));
+        (0..4096).for_each(|page| guest.check(page, 1));
+    });
+}
+
+#[test]
+fn swap_max_bounds_what_goes_to_devices() {
+    within_a_minute(|| {
+        let engine = builder().build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        memcg.write_file("memory.swap.max", "256K").unwrap();
+        memcg.write_file("memory.zswap.max", "1M").unwrap();
+        memcg.write_file("memory.max", "4M").unwrap();
+        let guest = Guest::new(&vm, 8192);
+        // 32 MiB that come to 8: there is no room for them, and it shows as overshoot, not as an error or a lost page.
+        (0..8192).for_each(|page| guest.write(page, 1));
+        assert!(memcg.current(Counter::Swap) <= 256 << 10 && memcg.current(Counter::Zswap) <= M);
+        assert!(memcg.overshoot() > 0 && memcg.events(MemcgEvent::Overshoot) > 0);
+        let stats = vm.stats();
+        assert!(stats.overshoot_bytes > 0 && stats.refused > 0, "{stats:?}");
+        shuffled(0..8192, 4).into_iter().for_each(|page| guest.check(page, 1));
+        memcg.write_file("memory.zswap.max", "max").unwrap();
+        memcg.write_file("memory.swap.max", "max").unwrap();
+        memcg.write_file("memory.max", "4M").unwrap();
+        engine.quiesce();
+        assert!(current(&memcg) <= 4 * M, "{}", current(&memcg));
+        engine.assert_valid();
+    });
+}
+
+#[test]
+fn what_is_pinned_stays_and_passes_the_limit_counted() {
+    within_a_minute(|| {
+        let asked = Arc::new(AtomicU64::new(0));
+        let theirs = Arc::clone(&asked);
+        let engine = builder().on_overshoot(move |overshoot| {
+            theirs.fetch_max(overshoot.usage, Ordering::Relaxed);
+            zspool::guest::Verdict::Serve
+        });
+        let engine = engine.build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        memcg.write_file("memory.max", "1M").unwrap();
+        let guest = Guest::new(&vm, 1024);
+        let pin = guest.region().pin(0..300 * PAGE).unwrap();
+        assert!(guest.mapping.present() >= 300 && current(&memcg) >= 300 * 4096);
+        assert!(memcg.overshoot() > 0 && asked.load(Ordering::Relaxed) > 200 * 4096);
+        drop(pin);
+        (300..400).for_each(|page| guest.write(page, 1));
+        engine.quiesce();
+        assert!(current(&memcg) <= M, "{}", current(&memcg));
+        engine.assert_valid();
+    });
+}
+
+#[test]
+fn protected_memory_stays_while_others_have_some() {
+    within_a_minute(|| {
+        let engine = builder().build().unwrap();
+        let group = engine.root().mkdir("group").unwrap();
+        let [kept, other] = ["kept", "other"].map(|name| group.mkdir(name).unwrap());
+        let vms = [&kept, &other].map(|memcg| vm_in(&engine, memcg));
+        let guests = vms.each_ref().map(|vm| Guest::new(vm, 1024));
+        (0..1024).for_each(|page| guests.iter().for_each(|guest| guest.write(page, 1)));
+        kept.write_file("memory.low", "4M").unwrap();
+        group.write_file("memory.max", "6M").unwrap();
+        assert!(current(&kept) >= 4 * M - 4096, "{}", current(&kept));
+        assert_eq!(kept.events(MemcgEvent::Low), 0);
+        group.write_file("memory.max", "4M").unwrap();
+        assert!(current(&group) <= 4 * M && current(&kept) < 4 * M);
+        assert!(kept.events(MemcgEvent::Low) > 0, "there was nothing else");
+        guests.iter().for_each(|guest| (0..1024).for_each(|page| guest.check(page, 1)));
+        engine.assert_valid();
+    });
+}
