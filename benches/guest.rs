@@ -7,7 +7,7 @@
 //!   round 2:  the same; medians over the samples of all rounds, and their ratio to the kernel's
 //! ```
 //!
-//! Usage: `cargo bench --features guest --bench guest [-- --quick] [--rounds N] [--pages N] [--core N] [--no-limit | --work] [--json FILE]`. The kernel's half takes
+//! Usage: `cargo bench --features guest --bench guest [-- --quick] [--rounds N] [--pages N] [--core N] [--no-kernel] [--no-limit | --only WHAT | --work] [--json FILE]`. The kernel's half takes
 //! root: a zram device of the bench's own making is swap meanwhile, a memory cgroup is made for the rows at a limit, and both
 //! are gone afterwards, however this ends. Without root there are ours and the floors. Pages are made here; with
 //! `ZSPOOL_PAGES=FILE`, or a folder of `*.pages` files of which the first is taken, those are, without the pages that
@@ -101,7 +101,8 @@ fn main() {
     }
     let mut tables = vec![floors(&clock, &input)];
     // Room for both halves of a turn, and for the cgroup's.
-    let swap = kernel::KernelSwap::new(input.len() * 2 + scale.limit_pages * 2);
+    let room = input.len() * 2 + scale.limit_pages * 2;
+    let swap = if has("--no-kernel") { Err("not wanted".to_owned()) } else { kernel::KernelSwap::new(room) };
     match &swap {
         Ok(swap) => println!("The kernel swaps to {}.\n", swap.name()),
         Err(error) => println!("Without the kernel's half: {error}.\n"),
@@ -110,7 +111,10 @@ fn main() {
     let mut rows = Rows::default();
     let swappers = Swappers::new(&input, swap.is_ok(), core);
     let mut bench = Bench { clock: &clock, input: &input, core, stamp: 0, noise: Noise(3) };
-    (0..scale.rounds).for_each(|_| swappers.round(&mut bench, &mut rows));
+    match value("--only") {
+        Some(what) => (0..scale.rounds).for_each(|_| swappers.one(what, &mut bench, &mut rows)),
+        None => (0..scale.rounds).for_each(|_| swappers.round(&mut bench, &mut rows)),
+    }
     drop(swappers);
     let mut limits = vec![];
     if !has("--no-limit") {
@@ -248,6 +252,21 @@ impl Swappers {
             around_16: in_thread("fault-around 16", FaultAround::Pages(16)),
             around_64: in_thread("fault-around 64", FaultAround::Pages(64)),
             kept: said(Ours::new("copies kept", kept, input)),
+        }
+    }
+
+    /// One of our own measurements, for a profiler to look at.
+    fn one(&self, what: &str, bench: &mut Bench<'_>, rows: &mut Rows) {
+        let [in_thread, same_core, around, kept] = [&self.in_thread, &self.same_core, &self.around_64, &self.kept]
+            .map(|ours| ours.as_ref().expect("not left out"));
+        match what {
+            "fault" => rows.add(RANDOM, "SIGBUS", bench.random(in_thread).1),
+            "thread" => rows.add(RANDOM, "a thread on the same core", bench.random(same_core).1),
+            "order" => rows.add(IN_ORDER, "fault-around 64", bench.in_order(around)),
+            "call" => rows.add(CALL, "SIGBUS", bench.by_call(in_thread, 1)),
+            "out" => rows.add(OUT, "SIGBUS", bench.out_and_in(in_thread)),
+            "clean" => rows.add(CLEAN, "copies kept", bench.clean(kept)),
+            _ => panic!("--only wants fault, thread, order, call, out or clean, not {what:?}"),
         }
     }
 

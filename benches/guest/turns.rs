@@ -106,6 +106,15 @@ impl Bench<'_> {
         back
     }
 
+    /// Out in runs, and in by calls for as many.
+    pub(crate) fn out_and_in(&mut self, swapper: &dyn Swapper) -> Samples {
+        let _turn = Turn::begin(swapper, self.core);
+        let out = self.out(swapper, true);
+        (0..swapper.mapping().pages()).step_by(RUN).for_each(|first| swapper.bring(first, RUN));
+        self.verify(swapper);
+        out
+    }
+
     /// Out, in again by reading, and out without a write: the second time, per page.
     pub(crate) fn clean(&mut self, swapper: &dyn Swapper) -> Samples {
         let _turn = Turn::begin(swapper, self.core);
