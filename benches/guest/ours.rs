@@ -72,7 +72,7 @@ pub(crate) fn in_thread(around: FaultAround) -> VmOptions {
 }
 
 pub(crate) fn by_thread(core: usize) -> VmOptions {
-    let threads = ThreadOptions { count: 1, cores: Some(vec![core]) };
+    let threads = ThreadOptions::new(1).cores([core]);
     VmOptions::new().fault_around(FaultAround::Off).service(Service::Threads(threads))
 }
 
