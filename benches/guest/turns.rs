@@ -78,7 +78,7 @@ impl Bench<'_> {
         (out, back)
     }
 
-    /// Touched from end to end: per page, means of runs.
+    /// Touched from end to end, a run leaving for each that comes, as at a limit: per page, means of runs.
     pub(crate) fn in_order(&mut self, swapper: &dyn Swapper) -> Samples {
         let _turn = Turn::begin(swapper, self.core);
         self.out(swapper, true);
@@ -87,7 +87,10 @@ impl Bench<'_> {
         let mut back = Samples::with_capacity(mapping.pages() / RUN);
         for first in (0..mapping.pages() - RUN + 1).step_by(RUN) {
             back.push(self.clock.time(|| (first..first + RUN).for_each(|k| mapping.read(k))) / RUN as f64);
+            (first..first + RUN).for_each(|k| mapping.stamp(k, self.stamp));
+            swapper.out(first, RUN);
         }
+        (0..mapping.pages()).for_each(|k| mapping.read(k));
         self.verify(swapper);
         back
     }
