@@ -230,6 +230,7 @@ impl Rows {
 }
 
 const OUT: &str = "out, a run of 64";
+const EXCHANGED: &str = "out, a run of 64 for one that came";
 const RANDOM: &str = "touched at random";
 const IN_ORDER: &str = "touched in order";
 const CALL: &str = "by call, one";
@@ -264,9 +265,10 @@ impl Swappers {
             "thread" => rows.add(RANDOM, "a thread on the same core", bench.random(same_core).1),
             "order" => rows.add(IN_ORDER, "fault-around 64", bench.in_order(around)),
             "call" => rows.add(CALL, "SIGBUS", bench.by_call(in_thread, 1)),
+            "exchange" => rows.add(EXCHANGED, "SIGBUS", bench.exchange(in_thread)),
             "out" => rows.add(OUT, "SIGBUS", bench.out_and_in(in_thread)),
             "clean" => rows.add(CLEAN, "copies kept", bench.clean(kept)),
-            _ => panic!("--only wants fault, thread, order, call, out or clean, not {what:?}"),
+            _ => panic!("--only wants fault, thread, order, call, exchange, out or clean, not {what:?}"),
         }
     }
 
@@ -282,6 +284,9 @@ impl Swappers {
             let (out, back) = bench.random(who);
             rows.add(OUT, who.name(), out);
             rows.add(RANDOM, who.name(), back);
+        }
+        for who in [kernel, bare, in_thread].into_iter().flatten() {
+            rows.add(EXCHANGED, who.name(), bench.exchange(who));
         }
         for who in [kernel, in_thread, both(&self.around_16), both(&self.around_64)].into_iter().flatten() {
             rows.add(IN_ORDER, who.name(), bench.in_order(who));
@@ -323,7 +328,8 @@ fn bars(rows: &mut Rows, limits: &[Outcome]) -> Vec<Bar> {
         bar("swap-in by call", (CALL, "SIGBUS"), RANDOM, Some(CALL), 0.85, 0.70),
         bar("touched in order, fault-around 16", (IN_ORDER, "fault-around 16"), IN_ORDER, None, 0.75, 0.60),
         bar("touched in order, fault-around 64", (IN_ORDER, "fault-around 64"), IN_ORDER, None, 0.50, 0.40),
-        bar("page-out in runs of 64", (OUT, "SIGBUS"), OUT, Some(OUT), 0.75, 0.60),
+        bar("page-out in runs of 64, others coming in", (EXCHANGED, "SIGBUS"), EXCHANGED, Some(EXCHANGED), 0.75, 0.60),
+        bar("the same into a pool that grows", (OUT, "SIGBUS"), OUT, Some(OUT), 0.75, 0.60),
         bar("page-out of clean pages whose copies were kept", (CLEAN, "copies kept"), OUT, None, 0.15, 0.05),
     ];
     let of = |subject: Subject, value: fn(&Outcome) -> f64| {

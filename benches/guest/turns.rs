@@ -109,6 +109,26 @@ impl Bench<'_> {
         back
     }
 
+    /// Out in runs, another coming in for each, as at a limit: per page.
+    pub(crate) fn exchange(&mut self, swapper: &dyn Swapper) -> Samples {
+        let _turn = Turn::begin(swapper, self.core);
+        let mapping = swapper.mapping();
+        self.stamp += 1;
+        mapping.stamp_all(self.stamp);
+        swapper.begin_out();
+        let runs = mapping.pages() / RUN;
+        let mut out = Samples::with_capacity(runs / 2);
+        (0..runs / 2).for_each(|run| swapper.out(run * RUN, RUN));
+        let order = self.noise.shuffled(runs / 2);
+        for (run, &back) in (runs / 2..runs).zip(&order) {
+            swapper.bring(back * RUN, RUN);
+            out.push(self.clock.time(|| swapper.out(run * RUN, RUN)) / RUN as f64);
+        }
+        (0..mapping.pages()).for_each(|k| mapping.read(k));
+        self.verify(swapper);
+        out
+    }
+
     /// Out in runs, and in by calls for as many.
     pub(crate) fn out_and_in(&mut self, swapper: &dyn Swapper) -> Samples {
         let _turn = Turn::begin(swapper, self.core);
