@@ -203,7 +203,7 @@ impl Pages {
     fn come_together(&self, mut run: Owned<'_>, how: &Together) -> Came {
         let mut came = Came { pages: 0, first: None };
         while run.len() > 0 && came.first.is_none() {
-            let step = if run.len() >= BY_MOVE && !self.shared().kept.is_on() {
+            let step = if run.len() >= BY_MOVE && !self.shared().kept.is_on() && self.backing().can_move_in(run.len()) {
                 self.move_in(&mut run, how)
             } else {
                 let copied = self.shared().bounces.with(|buffer| self.copy_in(&mut run, buffer, BY_COPY, how));

@@ -75,11 +75,12 @@ impl<'a> Batch<'a> {
         }
         *self.work(page) = Work::Begun;
         let from = pages.backing().staged(page);
-        let mut copy = [0; PAGE_SIZE];
+        let mut copy;
         let bytes = match pages.backing().staging() {
             // SAFETY: the staged page lies in memory of ours, where it stays while `shadow` is set and nobody writes it.
             Staging::Apart => unsafe { &*from },
             Staging::InPlace => {
+                copy = [0; PAGE_SIZE];
                 // SAFETY: readable while the page is Compressing, and afterwards, when a fault has put it back, too. What the
                 // guest writes meanwhile makes a copy that is thrown away, for the page is lost by then.
                 unsafe { std::ptr::copy_nonoverlapping(from, &raw mut copy, 1) };

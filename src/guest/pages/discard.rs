@@ -19,7 +19,7 @@ use std::ops::Range;
 
 /// Who throws pages away.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+enum By {
     /// A call: the guest range is ours to empty.
     Us,
     /// Somebody else: the guest range is empty already, or will be before anything can be installed.
@@ -140,7 +140,7 @@ impl Pages {
     }
 
     /// Pages are not in the guest range any more, and nowhere else: their charges and kept copies go. The caller ends their words.
-    pub(super) fn no_more_resident(&self, run: &Owned<'_>) {
+    fn no_more_resident(&self, run: &Owned<'_>) {
         for page in run.first()..run.first() + run.len() {
             self.forget_copy(page, run.was(page), false);
         }
@@ -162,7 +162,7 @@ impl Pages {
         }
     }
 
-    pub(super) fn empty(&self, page: u32, was: Bits, by: By) -> Result<(), Obstacle> {
+    fn empty(&self, page: u32, was: Bits, by: By) -> Result<(), Obstacle> {
         let shared = self.shared();
         let in_place = self.backing().staging() == Staging::InPlace;
         match was.state() {
