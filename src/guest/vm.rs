@@ -104,8 +104,8 @@ impl VmOptions {
         self
     }
 
-    /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must not touch
-    /// guest memory.
+    /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must neither
+    /// touch guest memory nor register any.
     pub fn on_change(mut self, tell: impl Fn(&MappingChange) + Send + Sync + 'static) -> Self {
         self.on_change = Some(OnChange(Arc::new(Box::new(tell))));
         self
@@ -209,6 +209,7 @@ impl Vm {
         let Inner { zswap, shared, backer, running, .. } = &*self.inner;
         let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
         running.may_keep(&memory, self.options())?;
+        running.settle(&range);
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
         let backing = running.wrap(backer.back(&memory)?, range.start);

@@ -165,8 +165,8 @@ impl Backer {
 
 /// The parts of a range that may be executed, in bytes from its start.
 fn executable(range: Range<usize>) -> Result<Vec<Range<usize>>, Refusal> {
-    let all = maps::of("self").map_err(|source| Refusal::Proc { what: "/proc/self/maps", source })?;
-    let parts = maps::inside(&all, &range).into_iter().filter(|mapping| mapping.execute).map(|mapping| {
+    let there = maps::inside(&range).map_err(|source| Refusal::Proc { what: "/proc/self/maps", source })?;
+    let parts = there.into_iter().filter(|mapping| mapping.execute).map(|mapping| {
         mapping.range.start.max(range.start) - range.start..mapping.range.end.min(range.end) - range.start
     });
     Ok(parts.collect())

@@ -102,15 +102,27 @@ impl Frames {
         Ok(())
     }
 
+    /// Whether there is a full run. If not it counts as missed, and the next that goes out is kept.
+    pub(super) fn is_ready(&self) -> bool {
+        let ready = self.runs.iter().any(|run| run.load(Ordering::Relaxed) == FULL);
+        if !ready {
+            self.miss();
+        }
+        ready
+    }
+
     /// A full run.
     pub(super) fn take(&self) -> Option<Run<'_>> {
         let run = self.seize(FULL);
         if run.is_none() {
-            let _ = self
-                .missed
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |missed| Some((missed + 1).min(RUNS as u32)));
+            self.miss();
         }
         run
+    }
+
+    fn miss(&self) {
+        let more = |missed: u32| Some((missed + 1).min(RUNS as u32));
+        let _ = self.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
     fn seize(&self, state: u32) -> Option<Run<'_>> {
