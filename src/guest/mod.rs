@@ -23,6 +23,7 @@
 //! | `service/` | who serves faults |
 //! | `dirty.rs`, `working_set.rs` | which pages were written, and which were touched |
 //! | `map.rs`, `vm_memory.rs` | the regions of a VM by guest addresses, and as the crate vm-memory has them |
+//! | `control/` | a socket to ask and to drive a running engine |
 
 mod error;
 pub mod memory;
@@ -32,6 +33,7 @@ pub(crate) mod pages;
 pub mod uffd;
 
 unmodelled! {
+    pub mod control;
     mod dirty;
     mod engine;
     pub mod limits;

@@ -21,9 +21,9 @@
 
 mod ahead;
 mod compress;
-mod depart;
 mod discard;
 mod fault;
+mod inherit;
 mod kept;
 pub(crate) mod left;
 mod out;
@@ -38,5 +38,5 @@ mod unregister;
 mod valid;
 pub(crate) mod word;
 
-pub(crate) use depart::{Departed, Inherited};
-pub(crate) use pages::{Access, Compressed, Kind, Pages, Served, Shared, Staging, Waiting};
+pub(crate) use inherit::Inherited;
+pub(crate) use pages::{Access, Kind, Pages, Served, Shared, Waiting};
