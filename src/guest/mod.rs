@@ -23,8 +23,6 @@
 //! | `service/` | who serves faults |
 //! | `control/` | a socket to ask and to drive a running engine |
 
-pub mod control;
-mod engine;
 mod error;
 pub mod memory;
 #[doc(hidden)]
@@ -33,6 +31,7 @@ pub(crate) mod pages;
 pub mod uffd;
 
 unmodelled! {
+    pub mod control;
     mod engine;
     pub mod limits;
     mod region;
