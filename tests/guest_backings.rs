@@ -798,6 +798,41 @@ fn while_an_event_is_unread_what_fills_pages_says_again() {
     });
 }
 
+/// The program unmaps a range, and something else is mapped there, before anybody could be told: none of it is taken.
+#[test]
+fn what_a_stranger_mapped_meanwhile_is_not_taken() {
+    within(60, || {
+        let features = Features::EVENT_UNMAP | Features::EVENT_REMOVE;
+        let Some(mut bed) = Bed::with((true, Method::Move), 64, features, |map| fill(map, 0..64)) else { return };
+        assert_eq!(bed.backing.take_out(32, 32), all_out(32));
+        let place = bed.map.address;
+        bed.map.bytes = 0;
+        let unmapper = std::thread::spawn(move || {
+            // SAFETY: the test's own memory.
+            assert_eq!(unsafe { libc::munmap(place as *mut _, 64 * PAGE) }, 0);
+        });
+        assert!(readable(&bed.descriptor, 2000), "no event came");
+        // SAFETY: a new mapping where nothing is any more.
+        let there = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+            libc::mmap(place as *mut _, 64 * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
+        assert_eq!(there as usize, place);
+        let stranger = Mapped { address: place, bytes: 64 * PAGE, file: None };
+        (0..64).for_each(|page| write(stranger.page(page), &pattern(page, 8)));
+        assert_eq!(bed.backing.take_out(0, 32), out_until(0, Obstacle::Again));
+        assert_eq!(bed.backing.put_back(32, 1), Err(Obstacle::Again));
+        bed.backing.drop_staged(32, 32).expect("no business of the event's");
+        let Event::Unmap(range) = next_event(&bed.descriptor) else { panic!("no unmap") };
+        assert_eq!(range, stranger.range());
+        unmapper.join().expect("it is well");
+        assert_eq!(bed.install(32, 1, 0), in_until(0, Obstacle::Gone));
+        (0..64).for_each(|page| assert!(read(stranger.page(page)) == pattern(page, 8)));
+        drop(bed);
+        (0..64).for_each(|page| assert!(read(stranger.page(page)) == pattern(page, 8)));
+    });
+}
+
 #[test]
 fn a_range_that_is_gone_is_said_to_be() {
     within(60, || {

@@ -71,6 +71,12 @@ pub trait Backing: Send + Sync {
     /// Install pages that read as zero, and wake who waits.
     fn install_zero(&self, first: u32, pages: u32) -> Installed;
 
+    /// Whether [`move_in`](Self::move_in) of so many pages has frames at hand, and so costs less than [`install`](Self::install).
+    fn can_move_in(&self, pages: u32) -> bool {
+        let _ = pages;
+        false
+    }
+
     /// Install pages whose bytes `fill` writes, called with the page's number in ascending order, and wake who waits. Where `fill` says false, the
     /// page and those after it are left out, without an obstacle.
     ///

@@ -30,7 +30,7 @@ const NONE: u32 = 0;
 const IN_USE: u32 = 1;
 const FULL: u32 = 2;
 
-/// Runs of frames, in memory that is registered with the descriptor that moves pages out.
+/// Runs of frames, in memory that is registered with the descriptor that moves pages there.
 #[derive(Debug)]
 pub(super) struct Frames {
     memory: Reserved,
@@ -71,15 +71,58 @@ impl Frames {
         true
     }
 
+    /// Drop what `pages` pages from `from` on hold, by way of runs: their own memory is not told that anything is dropped.
+    ///
+    /// # Errors
+    /// What the kernel said to the move.
+    pub(super) fn drain(&self, mover: &Descriptor, from: usize, pages: u32) -> Result<(), Errno> {
+        let mut drained = 0;
+        while drained < pages {
+            // Others hold a run for the time of two system calls.
+            let none = self.seize(NONE);
+            let full = none.is_none();
+            let Some(run) = none.or_else(|| self.seize(FULL)) else {
+                crate::sync::thread::yield_now();
+                continue;
+            };
+            let count = (pages - drained).min(RUN);
+            if full {
+                run.empty();
+            }
+            // SAFETY: the caller owns the pages there and throws them away.
+            let (_, stopped) = through(count, Errno::INVALID, |at, count| unsafe {
+                let (to, from) = (at as usize * PAGE_SIZE, (drained + at) as usize * PAGE_SIZE + from);
+                mover.mov(run.address() + to, from, count as usize * PAGE_SIZE, Mode::QUIET | Mode::OVER_HOLES)
+            });
+            if let Some(errno) = stopped {
+                return Err(errno);
+            }
+            drained += count;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a full run. If not it counts as missed, and the next that goes out is kept.
+    pub(super) fn is_ready(&self) -> bool {
+        let ready = self.runs.iter().any(|run| run.load(Ordering::Relaxed) == FULL);
+        if !ready {
+            self.miss();
+        }
+        ready
+    }
+
     /// A full run.
     pub(super) fn take(&self) -> Option<Run<'_>> {
         let run = self.seize(FULL);
         if run.is_none() {
-            let _ = self
-                .missed
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |missed| Some((missed + 1).min(RUNS as u32)));
+            self.miss();
         }
         run
+    }
+
+    fn miss(&self) {
+        let more = |missed: u32| Some((missed + 1).min(RUNS as u32));
+        let _ = self.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
     fn seize(&self, state: u32) -> Option<Run<'_>> {
@@ -107,6 +150,12 @@ impl Run<'_> {
         (self.address() + index as usize * PAGE_SIZE) as *mut [u8; PAGE_SIZE]
     }
 
+    fn empty(&self) {
+        let start = self.index * RUN_BYTES;
+        // Our own memory: the kernel has no reason to refuse. If it did, the next move here would say EEXIST, and this happens again.
+        let _ = self.frames.memory.empty(start..start + RUN_BYTES);
+    }
+
     fn give_back_full(self) {
         self.frames.runs[self.index].store(FULL, Ordering::Release);
         std::mem::forget(self);
@@ -115,9 +164,7 @@ impl Run<'_> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let start = self.index * RUN_BYTES;
-        // Our own memory: the kernel has no reason to refuse. If it did, the next move here would say EEXIST, and this happens again.
-        let _ = self.frames.memory.empty(start..start + RUN_BYTES);
+        self.empty();
         self.frames.runs[self.index].store(NONE, Ordering::Release);
     }
 }

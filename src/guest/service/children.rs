@@ -28,7 +28,7 @@
 use super::reader::{Idle, Parking, Reader};
 use super::watchdog::Watch;
 use super::{Answer, Change, Desk, Gate, changes, last_words, signals};
-use crate::guest::pages::ports::{Purse, Store, Why};
+use crate::guest::pages::ports::{Effort, Purse, Store, Why};
 use crate::guest::pages::{Inherited, Pages, Shared};
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::memcg::Memcg;
@@ -58,6 +58,8 @@ pub(crate) struct Family {
     /// Who pays for the slots that become theirs.
     memcg: Memcg,
     living: Mutex<Vec<Arc<Child>>>,
+    /// What `mremap` moved out of regions: served like a child's copy, in this process.
+    relics: Mutex<Option<Arc<Child>>>,
     /// How many: mostly none, and that is one load for each store.
     count: AtomicUsize,
     stop: AtomicBool,
@@ -130,6 +132,7 @@ impl Children {
             zswap,
             memcg,
             living: Mutex::new(Rank::Guest, Vec::new()),
+            relics: Mutex::new(Rank::Guest, None),
             count: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             news,
@@ -180,6 +183,7 @@ impl Drop for Children {
             self.family.ring();
             let _ = thread.join(); // it catches what panics
         }
+        self.family.settle_relics(&(0..usize::MAX));
     }
 }
 
@@ -188,17 +192,84 @@ impl Drop for Children {
 impl Family {
     /// A child, which is found by stores from here on, and not served before it is ready.
     fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
-        let child = Arc::new(Child {
-            descriptor: Arc::new(descriptor),
-            copies: Mutex::new(Rank::Guest, Vec::new()),
-            ready: AtomicBool::new(false),
-            parking: Parking::new(),
-            payer,
-            charged: AtomicU64::new(0),
-        });
+        let child = Arc::new(Child::new(Arc::new(descriptor), payer));
         self.living.lock().push(Arc::clone(&child));
         self.count.fetch_add(1, Ordering::Release);
         child
+    }
+
+    fn relics(&self) -> Option<Arc<Child>> {
+        self.relics.lock().clone()
+    }
+
+    /// The pages of a region have other addresses: they are served there from here on.
+    pub(super) fn take_relics(&self, descriptor: &Arc<Descriptor>, pages: &Pages, there: Range<u32>, to: usize) {
+        let relics = {
+            let mut relics = self.relics.lock();
+            let make = || {
+                let relics = Child::new(Arc::clone(descriptor), Arc::clone(pages.shared()));
+                relics.ready.store(true, Ordering::Release);
+                Arc::new(relics)
+            };
+            Arc::clone(relics.get_or_insert_with(make))
+        };
+        let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
+        let copy = Arc::new(Copy::empty(to..to + there.len() * PAGE_SIZE, origin));
+        relics.copies.lock().push(Arc::clone(&copy));
+        for (n, page) in there.enumerate() {
+            let mut backoff = Backoff::new();
+            while !pages.inherit(page, &mut |what| self.keep_relic(&relics, &copy, n, what)) {
+                backoff.wait_for_io();
+            }
+            while pages.removed(page..page + 1).is_some() {
+                backoff.wait_for_io();
+            }
+        }
+    }
+
+    /// Bytes cannot be installed there now, for the mapping is changing: they are stored. False: later.
+    fn keep_relic(&self, relics: &Child, copy: &Copy, page: usize, what: Inherited<'_>) -> bool {
+        let Inherited::Bytes(bytes) = what else { return relics.inherit(copy, page, what, &self.zswap) };
+        match self.zswap.store_new(&self.memcg, NodeId(0), bytes) {
+            Ok(slot) => {
+                copy.words.get(page).store(word(OUT, slot), Ordering::Release);
+                true
+            }
+            Err(error) => last_words::end(format_args!(
+                "there is no room to store a page that was about to be, and that mremap has moved to {:#x} ({error}): it would read as zero there, \
+                 so the process ends; have a larger pool limit, or a swap device",
+                copy.address(page)
+            )),
+        }
+    }
+
+    /// Serve a fault of what was moved, if that is there. `None` where it is not.
+    pub(super) fn answer_relic(&self, address: usize) -> Option<Answer> {
+        let relics = self.relics()?;
+        let (copy, page) = relics.find(address)?;
+        Some(relics.fill(&copy, page, &self.zswap).unwrap_or(Answer::Again))
+    }
+
+    /// Mappings changed where such pages are.
+    pub(super) fn forget_relics(&self, range: &Range<usize>) {
+        if let Some(relics) = self.relics() {
+            relics.forget_range(range, &self.zswap);
+        }
+    }
+
+    /// As [`forget_relics`](Self::forget_relics), for a second move.
+    pub(super) fn move_relics(&self, from: Range<usize>, to: usize) {
+        if let Some(relics) = self.relics() {
+            relics.move_pages(from, to);
+        }
+    }
+
+    /// A range is to be registered: what is out of it is in memory from here on, and nobody's.
+    pub(super) fn settle_relics(&self, range: &Range<usize>) {
+        let Some(relics) = self.relics() else { return };
+        relics.bring_in(range, &self.zswap);
+        relics.forget_range(range, &self.zswap);
+        relics.copies.lock().retain(|copy| copy.addresses.start < range.start || copy.addresses.end > range.end);
     }
 
     fn ring(&self) {
@@ -217,12 +288,13 @@ impl Family {
     /// # Errors
     /// When the store has no room for them; the slot is as it was.
     pub(crate) fn move_apart(&self, contested: Slot) -> Result<(), zswap::Error> {
-        if self.living() == 0 || !self.zswap.is_stored(contested) {
+        if (self.living() == 0 && self.relics().is_none()) || !self.zswap.is_stored(contested) {
             return Ok(());
         }
         loop {
             let mut moved = false;
-            let living = self.living.lock().clone();
+            let mut living = self.living.lock().clone();
+            living.extend(self.relics());
             for child in &living {
                 let copies = child.copies.lock().clone();
                 for copy in copies.iter().filter(|copy| copy.origin.contains(contested)) {
@@ -281,7 +353,7 @@ impl Family {
         }
         for (desk, _) in &readers {
             if desk.child.lives() {
-                desk.child.bring_everything_in(&this.zswap);
+                desk.child.bring_in(&(0..usize::MAX), &this.zswap);
             }
             this.bury(&desk.child);
         }
@@ -324,6 +396,13 @@ impl Copy {
         self.addresses.start + page * PAGE_SIZE
     }
 
+    /// Its pages that have addresses in a range, if any.
+    fn pages_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let (start, end) = (self.addresses.start.max(range.start), self.addresses.end.min(range.end));
+        let page = |address: usize| (address - self.addresses.start) / PAGE_SIZE;
+        (start < end).then(|| page(start)..page(end))
+    }
+
     /// So many pages, all zero.
     fn empty(addresses: Range<usize>, origin: SlotRange) -> Copy {
         let pages = addresses.len() / PAGE_SIZE;
@@ -338,6 +417,17 @@ impl Copy {
 }
 
 impl Child {
+    fn new(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
+        Child {
+            descriptor,
+            copies: Mutex::new(Rank::Guest, Vec::new()),
+            ready: AtomicBool::new(false),
+            parking: Parking::new(),
+            payer,
+            charged: AtomicU64::new(0),
+        }
+    }
+
     /// What the kernel does not give it of a region.
     fn inherit_all(&self, pages: &Pages, zswap: &Zswap) {
         let copy = Arc::new(Copy::empty(pages.addresses(), pages.slots()));
@@ -397,7 +487,8 @@ impl Child {
     }
 
     fn charge(&self) {
-        self.payer.purse.charge(1, Why::Fault);
+        // A call, as it were: whoever is asked about overshoot can have no page of a child poisoned.
+        self.payer.purse.must_charge(1, Why::Call);
         self.charged.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -522,11 +613,21 @@ impl Child {
         }
     }
 
-    /// Everything that is out is in memory from here on, and the child needs nobody.
-    fn bring_everything_in(&self, zswap: &Zswap) {
+    /// The pages of an address range read as zeroes from here on.
+    fn forget_range(&self, range: &Range<usize>, zswap: &Zswap) {
         let copies = self.copies.lock().clone();
         for copy in copies {
-            for page in 0..copy.pages() {
+            if let Some(pages) = copy.pages_in(range) {
+                self.forget(&copy, pages, zswap);
+            }
+        }
+    }
+
+    /// What is out of a range is in memory from here on, and the child needs nobody for it.
+    fn bring_in(&self, range: &Range<usize>, zswap: &Zswap) {
+        let copies = self.copies.lock().clone();
+        for copy in copies {
+            for page in copy.pages_in(range).unwrap_or_default() {
                 let mut backoff = Backoff::new();
                 while matches!(copy.words.get(page).load(Ordering::Acquire) & STATE, OUT | BUSY)
                     && self.fill(&copy, page, zswap).is_none()
@@ -632,16 +733,7 @@ impl Desk for ChildDesk {
 
     fn follow(&self, change: &mut Option<Change>) {
         match change.take() {
-            Some(Change::Removed(range) | Change::Unmapped(range)) => {
-                let copies = self.child.copies.lock().clone();
-                for copy in copies {
-                    let (start, end) = (copy.addresses.start.max(range.start), copy.addresses.end.min(range.end));
-                    if start < end {
-                        let page = |address: usize| (address - copy.addresses.start) / PAGE_SIZE;
-                        self.child.forget(&copy, page(start)..page(end), &self.family.zswap);
-                    }
-                }
-            }
+            Some(Change::Removed(range) | Change::Unmapped(range)) => self.child.forget_range(&range, &self.family.zswap),
             Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to),
             Some(Change::Forked(descriptor)) => self.bear(descriptor),
             None => {}
@@ -702,9 +794,15 @@ impl Keeping {
 }
 
 impl Store for Keeping {
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        effort: Effort,
+    ) -> Result<Stored, zswap::Error> {
         self.family.move_apart(slot)?;
-        Store::put_away(&*self.zswap, slot, purse, page)
+        Store::put_away(&*self.zswap, slot, purse, page, effort)
     }
 
     fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {

@@ -80,7 +80,7 @@ pub struct ServiceStats {
 pub enum MappingChange {
     /// A range, or part of it, is not mapped any more. Regions that lie in it hold nothing now, and are to be dropped.
     Unmapped(Range<usize>),
-    /// A range has other addresses. Its pages are there, all in memory and nobody's: register it anew.
+    /// A range has other addresses. Its pages are served there, and nobody takes them out: register it anew, on another thread.
     Moved {
         /// Where it was. As with `Unmapped`.
         from: Range<usize>,
@@ -248,6 +248,11 @@ impl Running {
         }
     }
 
+    /// A range is about to be registered: perhaps `mremap` has moved pages there that are out.
+    pub(crate) fn settle(&self, range: &Range<usize>) {
+        self.desk.children.family().settle_relics(range);
+    }
+
     /// Children have a copy of this region.
     pub(crate) fn keep(&self, pages: &Arc<Pages>) {
         self.desk.kept.lock().push(pages.id());
@@ -383,7 +388,10 @@ impl Desk for VmDesk {
                 Answer::Served
             }
             // Where it is not registered any more, the kernel refuses, and its thread is woken.
-            Found::Gone | Found::Nothing => Answer::Stranger,
+            Found::Gone | Found::Nothing if fault.protected => Answer::Stranger,
+            Found::Gone | Found::Nothing => {
+                self.children.family().answer_relic(fault.address).unwrap_or(Answer::Stranger)
+            }
         }
     }
 

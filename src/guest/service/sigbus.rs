@@ -27,7 +27,7 @@ use super::{Answer, Panics};
 use crate::guest::Error;
 use crate::guest::pages::{Access, Waiting};
 use crate::guest::registry::{self, Found};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::thread::yield_now;
 use crate::sync::{Rank, process_mutex, process_static};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,6 +49,14 @@ process_static! {
     /// Faults in a row that panicked.
     PANICS: Panics = Panics::new()
 }
+process_static! {
+    /// Sentences about poisoned pages.
+    SAID: AtomicU32 = AtomicU32::new(0)
+}
+
+/// So many of them: a program that goes on all the same need not be told each time.
+const SAYINGS: u32 = 16;
+
 process_mutex! {
     /// Whether our handler was installed.
     INSTALLED: bool = Rank::Guest, false
@@ -132,9 +140,9 @@ extern "C" fn entry(_signal: i32, info: *mut libc::siginfo_t, context: *mut libc
         Outcome::Served => {}
         outcome => {
             if let Outcome::Poisoned(address) = outcome
-                && PREVIOUS.is_default()
+                && SAID.fetch_add(1, Ordering::Relaxed) < SAYINGS
             {
-                super::poisoned(address, "this access ends the process").say();
+                super::poisoned(address, "this access ends the process, unless it has a handler of SIGBUS that knows better").say();
             }
             // SAFETY: the kernel's own arguments.
             unsafe { PREVIOUS.call(info, context) };
