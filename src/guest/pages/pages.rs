@@ -111,10 +111,17 @@ pub(crate) struct Shared {
     pub(crate) kept: Kept,
     pub(crate) around: FaultAround,
     pub(crate) bounces: Bounces,
+    /// Told of each page that cannot be had, by its address, before it is poisoned.
+    pub(super) say_poisoned: fn(usize),
     pub(crate) planted: Planted,
 }
 
 impl Shared {
+    /// The same, which tells of pages that cannot be had.
+    pub(crate) fn saying(self, say_poisoned: fn(usize)) -> Self {
+        Shared { say_poisoned, ..self }
+    }
+
     /// What is needed from others, and how it is to be used.
     pub(crate) fn new(
         store: Box<dyn Store>,
@@ -132,6 +139,7 @@ impl Shared {
             kept: Kept::new(kept_bytes),
             around,
             bounces: Bounces::new(around)?,
+            say_poisoned: |_| (),
             planted,
         })
     }
@@ -203,7 +211,17 @@ impl Pages {
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
         let id = shared.roster.next_id();
-        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default(), traces: Traces::default() })
+        Ok(Pages {
+            id,
+            words,
+            address,
+            slots,
+            backing,
+            shared,
+            gate,
+            streak: Streak::default(),
+            traces: Traces::default(),
+        })
     }
 
     /// No other region of the VM has, or will have, this number.
