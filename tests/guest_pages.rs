@@ -54,6 +54,12 @@ impl Mapping {
         }
     }
 
+    /// Zeroes everywhere.
+    fn clear(&self) {
+        // SAFETY: inside the mapping, and nobody else uses it.
+        unsafe { self.start.write_bytes(0, self.bytes) };
+    }
+
     /// Pages in memory, from outside.
     fn present(&self) -> usize {
         let mut map = vec![0u8; self.bytes / PAGE];
@@ -338,16 +344,22 @@ fn no_write_is_lost_at_a_limit_with_kept_copies() {
 fn no_write_is_lost_at_a_limit_in_memory_that_is_protected_in_place() {
     within_a_minute(|| {
         let mapping = Mapping::new(1200);
-        let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
-        threads_at_a_limit(&mapping, memory, VmOptions::new());
+        for kept in [0, 1 << 20] {
+            let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
+            mapping.clear();
+            threads_at_a_limit(&mapping, memory, VmOptions::new().kept_bytes(kept));
+        }
     });
 }
 
 #[test]
 fn no_write_is_lost_at_a_limit_in_a_memfd() {
     within_a_minute(|| {
-        let (mapping, file) = memfd(1200);
-        threads_at_a_limit(&mapping, Memory::memfd(mapping.start, mapping.bytes, &file, 0), VmOptions::new());
+        for kept in [0, 1 << 20] {
+            let (mapping, file) = memfd(1200);
+            let memory = Memory::memfd(mapping.start, mapping.bytes, &file, 0);
+            threads_at_a_limit(&mapping, memory, VmOptions::new().kept_bytes(kept));
+        }
     });
 }
 
