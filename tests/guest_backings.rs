@@ -428,6 +428,46 @@ fn nothing_is_put_back_over_a_page() {
     });
 }
 
+/// Somebody wrote to the memfd itself, or the kernel unmapped what it swapped out: what is in the file is what is seen.
+#[test]
+fn a_page_that_is_in_the_file_already_is_mapped_as_it_is() {
+    use std::os::fd::AsRawFd;
+    within(60, || {
+        for kind in [(false, Method::Zap), (false, Method::Protect)] {
+            let Some(bed) = Bed::new(kind, 8) else { return };
+            let (file, bytes) = (bed.map.file.as_ref().expect("its file").as_raw_fd(), pattern(3, 6));
+            // SAFETY: writes to the test's own file.
+            let wrote = unsafe { libc::pwrite(file, bytes.as_ptr().cast(), PAGE, 3 * PAGE as libc::off_t) };
+            assert_eq!(wrote, PAGE as isize);
+            assert_eq!(bed.present(), [3..4], "{}", bed.name);
+            for (page, zero) in [(3, true), (3, false)] {
+                let address = bed.map.page(page);
+                let seen = bed.fault(
+                    move || read(address),
+                    |fault| {
+                        assert!(fault.minor, "{}: {fault:?}", bed.name);
+                        let there = in_until(0, Obstacle::There);
+                        if zero {
+                            assert_eq!(bed.backing.install_zero(3, 1), there);
+                        } else {
+                            assert_eq!(bed.install(3, 1, 9), there);
+                        }
+                    },
+                );
+                assert!(seen == pattern(3, 6), "{}", bed.name);
+                advise(bed.map.span(3, 1), libc::MADV_DONTNEED).expect("unmapped, and in the file still");
+            }
+            let asked = bed.backing.move_in(0, 8, &mut |_, frame| {
+                // SAFETY: a frame that is ours for the call.
+                unsafe { frame.write(pattern(0, 0)) };
+                true
+            });
+            assert_eq!(asked, in_until(3, Obstacle::There), "{}", bed.name);
+            bed.holds(3, 6);
+        }
+    });
+}
+
 #[test]
 fn what_a_kernel_access_meets_is_an_error_and_not_a_hang() {
     within(60, || {
@@ -784,7 +824,7 @@ fn while_an_event_is_unread_what_fills_pages_says_again() {
         assert_eq!(bed.backing.take_out(0, 8), all_out(8));
         let range = bed.map.span(32, 8);
         let remover = std::thread::spawn(move || advise(range, libc::MADV_DONTNEED));
-        assert!(readable(&bed.descriptor, 2000)); // and not read
+        assert!(readable(&bed.descriptor, WAIT)); // and not read
         bed.backing.drop_staged(4, 4).expect("no business of the event's");
         assert_eq!(bed.install(4, 1, 1), in_until(0, Obstacle::Again));
         assert_eq!(bed.backing.install_zero(4, 1), in_until(0, Obstacle::Again));
@@ -813,7 +853,7 @@ fn what_a_stranger_mapped_meanwhile_is_not_taken() {
             // SAFETY: the test's own memory.
             assert_eq!(unsafe { libc::munmap(place as *mut _, 64 * PAGE) }, 0);
         });
-        assert!(readable(&bed.descriptor, 2000), "no event came");
+        assert!(readable(&bed.descriptor, WAIT), "no event came");
         // SAFETY: a new mapping where nothing is any more.
         let there = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;

@@ -737,7 +737,7 @@ fn mmap_changing() {
             let page = pattern(1, 1);
             let range = map.span(16, 4);
             let remover = std::thread::spawn(move || advise(range, libc::MADV_DONTNEED));
-            assert!(readable(&descriptor, 2000), "{kind:?}: no event came");
+            assert!(readable(&descriptor, WAIT), "{kind:?}: no event came");
             let again = stopped(Errno::AGAIN);
             assert_eq!(descriptor.copy(map.page(0), page.as_ptr(), PAGE, Mode::empty()), again, "{kind:?}: COPY");
             assert_eq!(descriptor.zeropage(map.span(0, 1), Mode::empty()), again, "{kind:?}: ZEROPAGE");
@@ -782,7 +782,7 @@ fn mmap_changing_by_munmap_and_mremap() {
                     unsafe { libc::munmap(from as *mut _, 8 * PAGE) };
                 }
             });
-            assert!(readable(&descriptor, 2000), "no event came");
+            assert!(readable(&descriptor, WAIT), "no event came");
             // SAFETY: a new mapping where nothing is any more.
             let there = unsafe {
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use zspool::guest::uffd::{Ask, Descriptor, Event, Fault, Features};
 
 pub const PAGE: usize = 4096;
+/// Milliseconds for which an event is waited that must come: long, as the machine may be busy, and shorter than the watchdog.
+pub const WAIT: i32 = 15_000;
 
 /// Run `body` on a thread of its own, and panic when it takes longer than `seconds`: a lost wake-up is a failure, not a hang.
 pub fn within<R: Send + 'static>(seconds: u64, body: impl FnOnce() -> R + Send + 'static) -> R {
@@ -210,9 +212,9 @@ pub fn readable(descriptor: &Descriptor, milliseconds: i32) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
 }
 
-/// The next event, which must come within two seconds.
+/// The next event, which must come.
 pub fn next_event(descriptor: &Descriptor) -> Event {
-    assert!(readable(descriptor, 2000), "no event came");
+    assert!(readable(descriptor, WAIT), "no event came");
     let mut event = [Event::None];
     assert_eq!(descriptor.read_events(&mut event), Ok(1));
     let [event] = event;
