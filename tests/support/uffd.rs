@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
-use zspool::guest::uffd::{Ask, Descriptor, Event, Fault, Features};
+use zspool::guest::uffd::{Ask, Descriptor, Done, Errno, Error, Event, Fault, Features, Ioctls, Mode, Modes};
 
 pub const PAGE: usize = 4096;
 /// Milliseconds for which an event is waited that must come: long, as the machine may be busy, and shorter than the watchdog.
@@ -272,4 +272,46 @@ pub fn end(child: i32) {
     let mut status = 0;
     // SAFETY: waits for our own child.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+}
+
+/// The two kinds of memory that guests have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Anon,
+    Shmem,
+}
+
+pub const KINDS: [Kind; 2] = [Kind::Anon, Kind::Shmem];
+
+pub fn memory(kind: Kind, pages: usize) -> Mapped {
+    match kind {
+        Kind::Anon => Mapped::anonymous(pages),
+        Kind::Shmem => Mapped::memfd(pages),
+    }
+}
+
+/// A second view of a memfd's mapping.
+pub fn alias(map: &Mapped) -> Mapped {
+    use std::os::fd::AsFd;
+    let file = map.file.as_ref().expect("its file").as_fd().try_clone_to_owned().expect("a descriptor");
+    Mapped::with(map.bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, Some(file), 0)
+}
+
+pub fn register(descriptor: &Descriptor, range: std::ops::Range<usize>, modes: Modes) -> Result<Ioctls, Error> {
+    // SAFETY: memory of the test's, which it serves itself.
+    unsafe { descriptor.register(range, modes) }
+}
+
+/// Move pages of the test's own.
+pub fn mov(descriptor: &Descriptor, to: usize, from: usize, pages: usize, mode: Mode) -> Done {
+    // SAFETY: memory of the test's.
+    unsafe { descriptor.mov(to, from, pages * PAGE, mode) }
+}
+
+pub fn page_of(fault: &Fault) -> usize {
+    fault.address & !(PAGE - 1)
+}
+
+pub fn stopped(errno: Errno) -> Done {
+    Done { bytes: 0, stopped: Some(errno) }
 }
