@@ -15,6 +15,8 @@ use zspool::guest::memory::backer::{Backer, WANTED};
 use zspool::guest::memory::backing::{Backing, Obstacle};
 use zspool::guest::memory::{Memory, Method};
 use zspool::guest::uffd::{Ask, Event, Features};
+use zspool::guest::{Engine, VmOptions};
+use zspool::zswap::Zswap;
 
 /// Memory of two or more mappings, as `madvise` and `mprotect` make it.
 #[test]
@@ -166,6 +168,38 @@ fn pages_shared_with_a_child_are_busy_until_they_are_made_our_own() {
         assert_eq!(bed.backing.unshare(0, 64), 64);
         assert_eq!(bed.backing.take_out(0, 64), all_out(64));
         (0..64).for_each(|page| assert!(bed.staged(page) == pattern(page as usize, u64::from(page == 7))));
+    });
+}
+
+/// The same by the region's own call: what was shared with a child that has ended leaves.
+#[test]
+fn evicting_takes_what_a_child_shared_that_has_ended() {
+    if !alone("evicting_takes_what_a_child_shared_that_has_ended") {
+        return;
+    }
+    within(60, || {
+        let map = Mapped::anonymous(256);
+        fill(&map, 0..256);
+        let zswap = Zswap::builder().pool_limit(16 << 20).build().expect("an instance");
+        let engine = Engine::builder(zswap).evictor(false).build().expect("an engine");
+        let memcg = engine.root().mkdir("vm").expect("a memcg");
+        let vm = match engine.vm(&memcg, VmOptions::new()) {
+            Ok(vm) => vm,
+            Err(error) => {
+                return support::skip("evicting_takes_what_a_child_shared_that_has_ended", &error.to_string());
+            }
+        };
+        // A fork before the memory was registered: registered, children do not inherit it.
+        let child = sleeping_child();
+        // SAFETY: the memory is mapped until it was unregistered.
+        let region = unsafe { vm.register(Memory::anonymous(map.pointer(), map.bytes)) }.expect("a region");
+        let evicted = region.evict(0..map.bytes);
+        assert_eq!((evicted.pages, evicted.stayed), (0, 256), "shared with a child that lives");
+        end(child);
+        let evicted = region.evict(0..map.bytes);
+        assert_eq!((evicted.pages, evicted.stayed), (256, 0), "{evicted:?}");
+        (0..256).for_each(|page| assert!(read(map.page(page)) == pattern(page, 0), "page {page}"));
+        region.unregister().map_err(|(_, error)| error).expect("it is unregistered");
     });
 }
 
