@@ -240,3 +240,33 @@ fn protected_memory_stays_while_others_have_some() {
         engine.assert_valid();
     });
 }
+
+#[test]
+fn what_the_policy_has_looked_at_is_told_to_who_asks_for_dirty_pages() {
+    within_a_minute(|| {
+        let engine = builder().policy(WrittenAges).build().unwrap();
+        let memcg = engine.root().mkdir("vm").unwrap();
+        let vm = engine.vm(&memcg, VmOptions::new().dirty_tracking(true)).unwrap();
+        let guest = Guest::served(&vm, 1024);
+        (0..1024).for_each(|page| guest.write(page, 1));
+        let start = guest.mapping.word(0).addr();
+        let dirty = || {
+            let mut told = Vec::new();
+            vm.take_dirty(|run| told.extend(run.step_by(PAGE).map(|address| (address - start) / PAGE))).map(|_| told)
+        };
+        match dirty() {
+            Ok(told) => assert_eq!(told.len(), 1024, "all of them the first time"),
+            Err(error) => return eprintln!("skipped: {error}"),
+        }
+        (10..20).for_each(|page| guest.write(page, 2));
+        std::thread::sleep(std::time::Duration::from_millis(2500)); // the evictor's tick, once a second, has looked
+        assert_eq!(dirty().unwrap(), (10..20).collect::<Vec<_>>());
+        // What was written stays when others go.
+        (10..20).for_each(|page| guest.write(page, 3));
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        memcg.write_file("memory.reclaim", "3M source=anon").unwrap();
+        let puts = vm.stats().put_away;
+        assert!((10..20).all(|page| guest.mapping.is_present(page)), "of {puts} that went");
+        (0..1024).for_each(|page| guest.check(page, if (10..20).contains(&page) { 3 } else { 1 }));
+    });
+}
