@@ -212,7 +212,15 @@ fn what_is_pinned_stays_and_passes_the_limit_counted() {
         let pin = guest.region().pin(0..300 * PAGE).unwrap();
         assert!(guest.mapping.present() >= 300 && current(&memcg) >= 300 * 4096);
         assert!(memcg.overshoot() > 0 && asked.load(Ordering::Relaxed) > 200 * 4096);
+        // A limit that could not hold is refused; one that just holds what is pinned is not.
+        let refused = memcg.write_file("memory.max", "1M").unwrap_err();
+        assert_eq!(refused.errno(), libc::EBUSY);
+        assert!(refused.to_string().contains("1228800 bytes pinned"), "{refused}");
+        assert!(engine.root().write_file("memory.max", "100").is_err(), "nor above it");
+        assert_eq!((memcg.max(Counter::Memory), engine.root().max(Counter::Memory)), (M, zspool::memcg::NO_LIMIT));
+        memcg.write_file("memory.max", "1228800").unwrap();
         drop(pin);
+        memcg.write_file("memory.max", "1M").unwrap();
         (300..400).for_each(|page| guest.write(page, 1));
         engine.quiesce();
         assert!(current(&memcg) <= M, "{}", current(&memcg));
@@ -268,5 +276,32 @@ fn what_the_policy_has_looked_at_is_told_to_who_asks_for_dirty_pages() {
         let puts = vm.stats().put_away;
         assert!((10..20).all(|page| guest.mapping.is_present(page)), "of {puts} that went");
         (0..1024).for_each(|page| guest.check(page, if (10..20).contains(&page) { 3 } else { 1 }));
+    });
+}
+
+#[test]
+fn ages_tell_what_has_not_moved_for_long() {
+    within_a_minute(|| {
+        let clock = zspool::sync::Clock::settable();
+        let engine = builder().evictor(false).clock(clock.clone()).build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        let guest = Guest::new(&vm, 400);
+        (0..100).for_each(|page| guest.write(page, 1));
+        clock.set(100_000);
+        // Any move begins the epoch of its time.
+        memcg.write_file("memory.reclaim", "160K source=anon").unwrap();
+        let out = vm.stats().put_away;
+        assert!((40..60).contains(&out), "{out} pages went");
+        clock.set(400_000);
+        guest.write(200, 1);
+        let by_age = || {
+            let ages = vm.ages();
+            ages.classes().map(|(_, resident, stored)| (resident / 4096, stored / 4096)).collect::<Vec<_>>()
+        };
+        let ages = by_age();
+        assert_eq!(ages.iter().map(|(resident, stored)| resident + stored).sum::<u64>(), 101);
+        assert_eq!(ages.iter().map(|(_, stored)| stored).sum::<u64>(), out);
+        let old: u64 = ages[3..].iter().map(|(resident, stored)| resident + stored).sum();
+        assert!(old >= 100, "all but one have not moved for five minutes: {ages:?}");
     });
 }
