@@ -136,6 +136,26 @@ fn memory_in_use_is_found_leaves_and_comes_back() {
 }
 
 #[test]
+fn memory_in_use_that_is_larger_than_the_limit_is_taken_out_as_it_is_found() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1000);
+        mapping.write(0..1000, 1);
+        let zswap = Zswap::builder().pool_limit(64 << 20).build().unwrap();
+        let engine = Engine::new(zswap).unwrap();
+        let memcg = engine.root().mkdir("vm").unwrap();
+        memcg.set_max(zspool::memcg::Counter::Memory, 600 * PAGE as u64).unwrap();
+        let vm = engine.vm(&memcg, VmOptions::new()).unwrap();
+        let region = register(&vm, &mapping);
+        assert_eq!(vm.stats().overshoot_bytes, 0, "there was always something to take out");
+        assert!(mapping.present() <= 600, "{} pages are in memory", mapping.present());
+        mapping.check(0..1000, 1);
+        assert!(memcg.current(zspool::memcg::Counter::Memory) <= 600 * PAGE as u64);
+        region.unregister().unwrap();
+        mapping.check(0..1000, 1);
+    });
+}
+
+#[test]
 fn clean_pages_leave_without_the_codec() {
     within_a_minute(|| {
         let mapping = Mapping::new(64);
@@ -328,5 +348,98 @@ fn no_write_is_lost_at_a_limit_in_a_memfd() {
     within_a_minute(|| {
         let (mapping, file) = memfd(1200);
         threads_at_a_limit(&mapping, Memory::memfd(mapping.start, mapping.bytes, &file, 0), VmOptions::new());
+    });
+}
+
+#[test]
+fn threads_use_memory_all_the_while_it_is_registered_and_unregistered() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    within_a_minute(|| {
+        const PAGES: usize = 64;
+        let mapping = Mapping::new(PAGES);
+        let start = mapping.start.expose_provenance();
+        let engine = Engine::new(Zswap::builder().pool_limit(64 << 20).build().unwrap()).unwrap();
+        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new()).unwrap();
+        let first = register(&vm, &mapping); // the handler of faults is there from here on
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let stop = &stop;
+            let writers = (0..2).map(|t| {
+                scope.spawn(move || {
+                    let mut version = [0u64; PAGES];
+                    let mut round = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        round += 1;
+                        let page = round * 7 % (PAGES / 2) * 2 + t;
+                        assert_eq!(
+                            cell(start, page).load(Ordering::Relaxed),
+                            version[page],
+                            "page {page}, round {round}"
+                        );
+                        version[page] += 1;
+                        cell(start, page).store(version[page], Ordering::Relaxed);
+                    }
+                    round
+                })
+            });
+            let writers: Vec<_> = writers.collect();
+            let mut region = Some(first);
+            for round in 0..60 {
+                let here = region.take().unwrap_or_else(|| register(&vm, &mapping));
+                here.evict(0..mapping.bytes);
+                // Another one comes and goes beside it.
+                let beside = Mapping::new(4);
+                drop(register(&vm, &beside));
+                if round % 2 == 0 {
+                    here.unregister().unwrap();
+                } else {
+                    drop(here);
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            for writer in writers {
+                assert!(writer.join().unwrap() > 0);
+            }
+        });
+        engine.assert_valid();
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+    });
+}
+
+#[test]
+fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
+    within_a_minute(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("swap");
+        let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(&path, 16 << 20).worker(false).build().unwrap();
+        let engine = Engine::builder(zswap).evictor(false).build().unwrap();
+        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().service(Service::None)).unwrap();
+        let mapping = Mapping::new(200);
+        mapping.write(0..200, 5);
+        let region = register(&vm, &mapping);
+        assert_eq!(region.evict(0..100 * PAGE).pages, 100);
+        assert!(engine.zswap().relieve(1000) > 0);
+        // The device loses it all; what was never written there is in the pool.
+        let device = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let bytes = device.metadata().unwrap().len();
+        let garbage = vec![0xa5; bytes as usize - PAGE];
+        std::os::unix::fs::FileExt::write_all_at(&device, &garbage, PAGE as u64).unwrap();
+        device.sync_all().unwrap();
+        let (region, error) = region.unregister().unwrap_err();
+        assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+        println!("{error}");
+        mapping.check(100..200, 5);
+        region.evict(0..200 * PAGE);
+        region.make_resident(100 * PAGE..200 * PAGE).unwrap();
+        mapping.check(100..200, 5);
+        assert!(matches!(region.make_resident(0..100 * PAGE), Err(Error::Unreadable { .. })));
+        region.assert_valid();
+        region.discard(0..100 * PAGE).unwrap();
+        region.assert_valid();
+        region.unregister().map_err(|(_, error)| error).unwrap();
+        mapping.check(100..200, 5);
+        // SAFETY: inside the mapping.
+        assert_eq!(unsafe { mapping.start.read_volatile() }, 0);
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
     });
 }

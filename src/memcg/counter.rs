@@ -223,7 +223,10 @@ impl Words {
         let add = |word| {
             (generation(word) == life || planted.is(Bug::ForceSkipsGeneration)).then(|| {
                 let usage = word & BYTES;
-                assert!(bytes <= MAX_USAGE - usage, "{bytes} bytes more than the {usage} charged do not fit in a counter");
+                assert!(
+                    bytes <= MAX_USAGE - usage,
+                    "{bytes} bytes more than the {usage} charged do not fit in a counter"
+                );
                 word + bytes
             })
         };

@@ -148,6 +148,8 @@ pub enum Bug {
     PinCountsLate,
     /// The first write to a page leaves its copy in the slot.
     WriteKeepsCopy,
+    /// The owner of a page does not wake those whose faults were left to him.
+    EndForgetsLeft,
     /// A page that had vanished stays charged.
     VanishedStaysCharged,
 }

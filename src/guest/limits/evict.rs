@@ -10,7 +10,7 @@
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
 use super::account::Account;
-use super::evictable::{Counts, Evictable};
+use super::evictable::{Compressed, Counts, Evictable};
 use super::limits::{ALL_WORDS, Limits, RUN};
 use super::roster::Wanted;
 use crate::memcg::{
@@ -35,7 +35,7 @@ impl Limits {
     /// Win `bytes` from VMs charged to `scope` or below it, as far as that goes.
     pub(crate) fn evict(&self, scope: &Memcg, bytes: u64, stop: &dyn Fn() -> bool) -> Reclaimed {
         let ahead = u64::from(self.staged_ahead());
-        let (mut won, mut vain, mut some) = (0, 0, false);
+        let (mut won, mut vain, mut some, mut busy) = (0, 0, false, false);
         let mut empty: Vec<u32> = Vec::new();
         while won < bytes {
             if stop() {
@@ -68,6 +68,8 @@ impl Limits {
                         continue;
                     }
                 }
+                // Nothing at all: another thread is at what was staged.
+                busy |= compressed == Compressed::default();
                 if compressed.refused > 0 || compressed.pages + compressed.back == 0 {
                     refused = true;
                     break;
@@ -89,6 +91,7 @@ impl Limits {
         }
         let end = match () {
             () if won >= bytes => End::Met,
+            () if busy => End::Busy,
             () if some => End::Exhausted,
             () => End::NothingToScan,
         };

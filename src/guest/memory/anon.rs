@@ -182,6 +182,10 @@ impl Backing for Moved {
         self.guest.install_zero(first, pages)
     }
 
+    fn can_move_in(&self, pages: u32) -> bool {
+        self.frames_fit && pages >= MOVES_PAY && self.drain.frames.is_ready()
+    }
+
     fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
         let mut done = 0;
         while done < pages {
@@ -240,6 +244,12 @@ impl Backing for Moved {
 
     fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
         self.guest.present(first, pages, each)
+    }
+
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        let start = self.shadow(first);
+        self.guest.present_at(start..start + pages as usize * PAGE_SIZE, first, each)?;
+        Ok(true)
     }
 
     fn release(&self) -> io::Result<()> {

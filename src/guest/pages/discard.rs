@@ -14,6 +14,7 @@ use super::word::{Bits, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::{Obstacle, Staging};
 use crate::sync::Bug;
+use crate::sync::thread::Backoff;
 use std::ops::Range;
 
 /// Who throws pages away.
@@ -23,6 +24,15 @@ enum By {
     Us,
     /// Somebody else: the guest range is empty already, or will be before anything can be installed.
     Them,
+}
+
+/// Whether pages are thrown away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// They are.
+    Yes,
+    /// The address space is changing: they are as they were.
+    Again,
 }
 
 impl Pages {
@@ -39,6 +49,7 @@ impl Pages {
 
     fn throw_away(&self, range: Range<u32>) -> Result<u64, Error> {
         let (mut at, mut thrown) = (range.start, 0);
+        let mut again = Backoff::new(); // whoever reads events makes this end
         while at < range.end {
             // Resident pages together: as many as can be had without waiting.
             let mut run = Owned::none(self, at);
@@ -52,7 +63,11 @@ impl Pages {
             }
             thrown += u64::from(run.len());
             if run.len() > 0 {
-                self.discard_resident(run)?;
+                let (first, len) = (run.first(), run.len());
+                if self.discard_resident(run)? == Done::Again {
+                    (at, thrown) = (first, thrown - u64::from(len));
+                    again.wait_for_io();
+                }
                 continue;
             }
             let seen = self.word(at).load();
@@ -67,12 +82,15 @@ impl Pages {
                 State::Stored if self.shared().planted.is(Bug::DiscardOwnsLate) => {
                     self.shared().store.give_back(self.slot(at));
                     if self.word(at).discard(seen).is_ok() {
-                        Owned::one(self, at, seen).end_front(1, End::silent(State::Absent));
+                        Owned::one(self, at, seen).end_front(1, End::at(State::Absent));
                     }
                 }
                 _ if self.word(at).discard(seen).is_err() => continue,
                 _ => {
-                    self.discard_out(Owned::one(self, at, seen), By::Us)?;
+                    if self.discard_out(Owned::one(self, at, seen), By::Us)? == Done::Again {
+                        again.wait_for_io();
+                        continue;
+                    }
                     thrown += 1;
                 }
             }
@@ -96,7 +114,7 @@ impl Pages {
                     State::Resident => {
                         let mut one = Owned::one(self, page, seen);
                         self.no_more_resident(&one);
-                        one.end_front(1, End::silent(State::Absent));
+                        one.end_front(1, End::at(State::Absent));
                     }
                     _ => {
                         let _ = self.discard_out(Owned::one(self, page, seen), By::Them);
@@ -108,15 +126,17 @@ impl Pages {
         left
     }
 
-    fn discard_resident(&self, mut run: Owned<'_>) -> Result<(), Error> {
+    fn discard_resident(&self, mut run: Owned<'_>) -> Result<Done, Error> {
         let (first, len) = (run.first(), run.len());
-        if let Err(obstacle) = self.backing().discard(first, len) {
-            drop(run);
-            return Err(self.refused("discard", first, obstacle));
+        match self.backing().discard(first, len) {
+            Ok(()) => {
+                self.no_more_resident(&run);
+                run.end_front(len, End::at(State::Absent));
+                Ok(Done::Yes)
+            }
+            Err(Obstacle::Again) => Ok(Done::Again),
+            Err(obstacle) => Err(self.refused("discard", first, obstacle)),
         }
-        self.no_more_resident(&run);
-        run.end_front(len, End::silent(State::Absent));
-        Ok(())
     }
 
     /// Pages are not in the guest range any more, and nowhere else: their charges and kept copies go. The caller ends their words.
@@ -129,18 +149,16 @@ impl Pages {
     }
 
     /// One page that is not in the guest range.
-    fn discard_out(&self, mut owned: Owned<'_>, by: By) -> Result<(), Error> {
+    fn discard_out(&self, mut owned: Owned<'_>, by: By) -> Result<Done, Error> {
         let page = owned.first();
         let was = owned.was(page);
         match self.empty(page, was, by) {
             Ok(()) => {
-                owned.end_front(1, End::silent(State::Absent));
-                Ok(())
+                owned.end_front(1, End::at(State::Absent));
+                Ok(Done::Yes)
             }
-            Err(obstacle) => {
-                drop(owned);
-                Err(self.refused("discard", page, obstacle))
-            }
+            Err(Obstacle::Again) => Ok(Done::Again),
+            Err(obstacle) => Err(self.refused("discard", page, obstacle)),
         }
     }
 

@@ -433,8 +433,11 @@ impl Desk for VmDesk {
                 let _ = self.descriptor.wake(page..page + PAGE_SIZE); // refused only for what is not a page
                 Answer::Served
             }
-            Found::Nothing if fault.protected => Answer::Stranger,
-            Found::Nothing => self.children.family().answer_relic(fault.address).unwrap_or(Answer::Stranger),
+            // Where it is not registered any more, the kernel refuses, and its thread is woken.
+            Found::Gone | Found::Nothing if fault.protected => Answer::Stranger,
+            Found::Gone | Found::Nothing => {
+                self.children.family().answer_relic(fault.address).unwrap_or(Answer::Stranger)
+            }
         }
     }
 
@@ -468,7 +471,8 @@ impl Desk for VmDesk {
     fn state(&self, address: usize) -> &'static str {
         match registry::find(address) {
             Found::Page(pages, page) => state_name(pages.word(page).load().state()),
-            Found::Transit => "being registered or unregistered",
+            Found::Transit => "being registered",
+            Found::Gone => "just unregistered",
             Found::Nothing => "of no region",
         }
     }

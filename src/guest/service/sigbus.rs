@@ -171,7 +171,7 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
 fn fault(address: usize, access: Access) -> Outcome {
     let answer = match registry::find(address) {
         Found::Page(pages, page) => super::answer(&pages, page, access, Waiting::Wait),
-        Found::Transit => Answer::Again,
+        Found::Transit | Found::Gone => Answer::Again,
         Found::Nothing => Answer::Stranger,
     };
     match answer {
