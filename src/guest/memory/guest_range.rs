@@ -117,7 +117,7 @@ impl GuestRange {
     /// Part of it was unmapped, and there may be other things in its place, which the kernel refuses to look past.
     fn release_what_is_left(&self, range: &Range<usize>, errno: Errno) -> io::Result<()> {
         let (mut covered, mut last) = (0, Ok(()));
-        for mapping in maps::inside(&maps::of("self")?, range) {
+        for mapping in maps::inside(range)? {
             let part = mapping.range.start.max(range.start)..mapping.range.end.min(range.end);
             covered += part.len();
             let is_like = mapping.read && mapping.write && (mapping.inode == 0 || mapping.shared);
