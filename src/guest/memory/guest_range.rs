@@ -224,7 +224,11 @@ impl GuestRange {
     }
 
     pub(super) fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
-        let span = self.span(first, pages);
+        self.present_at(self.span(first, pages), first, each)
+    }
+
+    /// The same of a span of ours, whose first page has this number.
+    pub(super) fn present_at(&self, span: Range<usize>, first: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
         let number = |address: usize| first + ((address - span.start) / PAGE_SIZE) as u32;
         self.page_map.present(span.clone(), &mut |run| each(number(run.start)..number(run.end)))
     }
