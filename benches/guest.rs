@@ -7,7 +7,7 @@
 //!   round 2:  the same; medians over the samples of all rounds, and their ratio to the kernel's
 //! ```
 //!
-//! Usage: `cargo bench --features guest --bench guest [-- --quick] [--rounds N] [--core N] [--no-limit | --work] [--json FILE]`. The kernel's half takes
+//! Usage: `cargo bench --features guest --bench guest [-- --quick] [--rounds N] [--pages N] [--core N] [--no-kernel] [--no-limit | --only WHAT | --work] [--json FILE]`. The kernel's half takes
 //! root: a zram device of the bench's own making is swap meanwhile, a memory cgroup is made for the rows at a limit, and both
 //! are gone afterwards, however this ends. Without root there are ours and the floors. Pages are made here; with
 //! `ZSPOOL_PAGES=FILE`, or a folder of `*.pages` files of which the first is taken, those are, without the pages that
@@ -47,9 +47,12 @@ use clock::Clock;
 use inputs::{Input, Noise};
 use limit::{Outcome, Subject};
 use measure::{Cell, Others, Table};
+use ours::Ours;
 use samples::Samples;
 use swapper::{Kernel, RUN, Swapper};
 use turns::Bench;
+use zspool::guest::FaultAround;
+use zspool::units::Page;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +85,7 @@ fn main() {
     let mut scale = if has("--quick") || !has("--bench") { QUICK } else { FULL };
     scale.rounds = number("--rounds").unwrap_or(scale.rounds);
     scale.limit_rounds = number("--rounds").unwrap_or(scale.limit_rounds);
+    scale.pages = number("--pages").unwrap_or(scale.pages);
     let core = number("--core").unwrap_or(0);
 
     let source = source();
@@ -97,17 +101,29 @@ fn main() {
     }
     let mut tables = vec![floors(&clock, &input)];
     // Room for both halves of a turn, and for the cgroup's.
-    let swap = kernel::KernelSwap::new(input.len() * 2 + scale.limit_pages * 2);
+    let room = input.len() * 2 + scale.limit_pages * 2;
+    let swap = if has("--no-kernel") { Err("not wanted".to_owned()) } else { kernel::KernelSwap::new(room) };
     match &swap {
         Ok(swap) => println!("The kernel swaps to {}.\n", swap.name()),
         Err(error) => println!("Without the kernel's half: {error}.\n"),
     }
     tables.push(own_work(&clock, &input, scale, number("--copies").unwrap_or(1)));
-    let bench = Bench { clock: &clock, input: &input, core, stamp: 0, noise: Noise(3) };
-    tables.push(costs(bench, swap.is_ok(), scale));
-    if !has("--no-limit") {
-        tables.push(at_a_limit(&source, swap.is_ok(), scale, core));
+    let mut rows = Rows::default();
+    let swappers = Swappers::new(&input, swap.is_ok(), core);
+    let mut bench = Bench { clock: &clock, input: &input, core, stamp: 0, noise: Noise(3) };
+    match value("--only") {
+        Some(what) => (0..scale.rounds).for_each(|_| swappers.one(what, &mut bench, &mut rows)),
+        None => (0..scale.rounds).for_each(|_| swappers.round(&mut bench, &mut rows)),
     }
+    drop(swappers);
+    let mut limits = vec![];
+    if !has("--no-limit") {
+        let (table, medians) = at_a_limit(&source, swap.is_ok(), scale, core);
+        tables.push(table);
+        limits = medians;
+    }
+    tables.push(details(&mut rows));
+    tables.push(costs(&mut rows, &limits));
     if let Ok(swap) = &swap {
         let (orig, compr, memory) = swap.stored();
         println!("Left in {}: {orig} bytes of pages, {compr} compressed, in {memory}.", swap.name());
@@ -130,7 +146,7 @@ fn source() -> Input {
 }
 
 /// What nothing can be cheaper than, on this machine and these pages.
-fn floors(clock: &Clock, input: &[zspool::units::Page]) -> Table {
+fn floors(clock: &Clock, input: &[Page]) -> Table {
     let mut table = Table::new("**Floors**, ns", &["", "median", "p99"]);
     let order = Noise(2).shuffled(input.len());
     let (compress, decompress) = floor::lz4(clock, input, &order);
@@ -156,7 +172,7 @@ fn floors(clock: &Clock, input: &[zspool::units::Page]) -> Table {
 }
 
 /// What the store adds to the codec.
-fn own_work(clock: &Clock, input: &[zspool::units::Page], scale: Scale, copies: usize) -> Table {
+fn own_work(clock: &Clock, input: &[Page], scale: Scale, copies: usize) -> Table {
     let mut work = work::measure(clock, input, scale.rounds, copies);
     let mut table = Table::new("**The store's own work**, ns", &["", "median", "mean", "p99"]);
     let mut row = |name: &str, samples: &mut Samples| {
@@ -176,74 +192,205 @@ fn own_work(clock: &Clock, input: &[zspool::units::Page], scale: Scale, copies: 
     table.end()
 }
 
-/// A measurement of several swappers, in turns.
-struct Row {
-    samples: Vec<Samples>,
+/// Who takes turns.
+struct Swappers {
+    kernel: Option<Kernel>,
+    bare: Option<floor::Bare>,
+    in_thread: Option<Ours>,
+    same_core: Option<Ours>,
+    other_core: Option<Ours>,
+    around_16: Option<Ours>,
+    around_64: Option<Ours>,
+    kept: Option<Ours>,
 }
 
-fn costs(mut bench: Bench<'_>, kernel: bool, scale: Scale) -> Table {
-    let bare = floor::Bare::new(bench.input).map_err(|error| println!("No bare faults: {error}.")).ok();
-    let kernel = kernel.then(|| Kernel::new(bench.input));
-    let mut table =
-        Table::new("**Costs on the same pages**, ns a page, medians", &["", "", "median", "p99", "over the kernel's"]);
-    let swappers: Vec<&dyn Swapper> =
-        [kernel.as_ref().map(|s| s as &dyn Swapper), bare.as_ref().map(|s| s as &dyn Swapper)]
-            .into_iter()
-            .flatten()
-            .collect();
-    let mut rows: Vec<Row> = (0..6).map(|_| Row { samples: vec![Samples::default(); swappers.len()] }).collect();
-    for _ in 0..scale.rounds {
-        for (k, swapper) in swappers.iter().enumerate() {
-            let (out, back) = bench.random(*swapper);
-            rows[0].samples[k].add(out);
-            rows[1].samples[k].add(back);
-            rows[2].samples[k].add(bench.in_order(*swapper));
-            rows[3].samples[k].add(bench.by_call(*swapper, 1));
-            rows[4].samples[k].add(bench.by_call(*swapper, RUN));
-            rows[5].samples[k].add(bench.clean(*swapper));
+/// What was measured of one swapper in one way: all rounds together.
+struct Row {
+    what: &'static str,
+    who: &'static str,
+    samples: Samples,
+}
+
+/// The rows of all measurements.
+#[derive(Default)]
+struct Rows(Vec<Row>);
+
+impl Rows {
+    fn add(&mut self, what: &'static str, who: &'static str, samples: Samples) {
+        match self.0.iter_mut().find(|row| row.what == what && row.who == who) {
+            Some(row) => row.samples.add(samples),
+            None => self.0.push(Row { what, who, samples }),
         }
     }
-    for (name, row) in ["out", "random", "in order", "call 1", "call 64", "clean"].iter().zip(&mut rows) {
-        let kernel = row.samples[0].median();
-        for (k, swapper) in swappers.iter().enumerate() {
-            let samples = &mut row.samples[k];
-            table.row(vec![
-                Cell::text(*name),
-                Cell::text(swapper.name()),
-                Cell::number(samples.median(), 0),
-                Cell::number(samples.quantile(0.99), 0),
-                Cell::number(samples.median() / kernel, 2),
-            ]);
+
+    fn median(&mut self, what: &str, who: &str) -> Option<f64> {
+        let row = self.0.iter_mut().find(|row| row.what == what && row.who == who)?;
+        Some(row.samples.median())
+    }
+}
+
+const OUT: &str = "out, a run of 64";
+const EXCHANGED: &str = "out, a run of 64 for one that came";
+const RANDOM: &str = "touched at random";
+const IN_ORDER: &str = "touched in order";
+const CALL: &str = "by call, one";
+const CALLS: &str = "by call, 64";
+const CLEAN: &str = "out, clean, a run of 64";
+
+impl Swappers {
+    fn new(input: &[Page], kernel: bool, core: usize) -> Self {
+        let other = (core + 1) % std::thread::available_parallelism().map_or(1, usize::from);
+        let said = |ours: Result<Ours, String>| ours.map_err(|error| println!("Left out: {error}.\n")).ok();
+        let in_thread = |name, around| said(Ours::new(name, ours::in_thread(around), input));
+        let by_thread = |name, core| said(Ours::new(name, ours::by_thread(core), input));
+        let kept = ours::in_thread(FaultAround::Off).kept_bytes(ours::FAR);
+        Swappers {
+            kernel: kernel.then(|| Kernel::new(input)),
+            bare: floor::Bare::new(input).map_err(|error| println!("No bare faults: {error}.\n")).ok(),
+            in_thread: in_thread("SIGBUS", FaultAround::Off),
+            same_core: by_thread("a thread on the same core", core),
+            other_core: if other == core { None } else { by_thread("a thread on the other core", other) },
+            around_16: in_thread("fault-around 16", FaultAround::Pages(16)),
+            around_64: in_thread("fault-around 64", FaultAround::Pages(64)),
+            kept: said(Ours::new("copies kept", kept, input)),
         }
+    }
+
+    /// One of our own measurements, for a profiler to look at.
+    fn one(&self, what: &str, bench: &mut Bench<'_>, rows: &mut Rows) {
+        let [in_thread, same_core, around, kept] = [&self.in_thread, &self.same_core, &self.around_64, &self.kept]
+            .map(|ours| ours.as_ref().expect("not left out"));
+        match what {
+            "fault" => rows.add(RANDOM, "SIGBUS", bench.random(in_thread).1),
+            "thread" => rows.add(RANDOM, "a thread on the same core", bench.random(same_core).1),
+            "order" => rows.add(IN_ORDER, "fault-around 64", bench.in_order(around)),
+            "call" => rows.add(CALL, "SIGBUS", bench.by_call(in_thread, 1)),
+            "exchange" => rows.add(EXCHANGED, "SIGBUS", bench.exchange(in_thread)),
+            "out" => rows.add(OUT, "SIGBUS", bench.out_and_in(in_thread)),
+            "clean" => rows.add(CLEAN, "copies kept", bench.clean(kept)),
+            _ => panic!("--only wants fault, thread, order, call, exchange, out or clean, not {what:?}"),
+        }
+    }
+
+    /// All measurements once, those that are compared one after the other.
+    fn round(&self, bench: &mut Bench<'_>, rows: &mut Rows) {
+        fn both<'a>(ours: &'a Option<Ours>) -> Option<&'a dyn Swapper> {
+            ours.as_ref().map(|one| one as &dyn Swapper)
+        }
+        let kernel = self.kernel.as_ref().map(|one| one as &dyn Swapper);
+        let bare = self.bare.as_ref().map(|one| one as &dyn Swapper);
+        let (in_thread, same, other) = (both(&self.in_thread), both(&self.same_core), both(&self.other_core));
+        for who in [kernel, bare, in_thread, same, other].into_iter().flatten() {
+            let (out, back) = bench.random(who);
+            rows.add(OUT, who.name(), out);
+            rows.add(RANDOM, who.name(), back);
+        }
+        for who in [kernel, bare, in_thread].into_iter().flatten() {
+            rows.add(EXCHANGED, who.name(), bench.exchange(who));
+        }
+        for who in [kernel, in_thread, both(&self.around_16), both(&self.around_64)].into_iter().flatten() {
+            rows.add(IN_ORDER, who.name(), bench.in_order(who));
+        }
+        for who in [kernel, bare, in_thread].into_iter().flatten() {
+            rows.add(CALL, who.name(), bench.by_call(who, 1));
+            rows.add(CALLS, who.name(), bench.by_call(who, RUN));
+        }
+        for who in [kernel, both(&self.kept)].into_iter().flatten() {
+            rows.add(CLEAN, who.name(), bench.clean(who));
+        }
+    }
+}
+
+/// One row of the issue's table: ours, the kernel's, and what the ratio may be.
+struct Bar {
+    what: &'static str,
+    ours: Option<f64>,
+    kernel: Option<f64>,
+    bare: Option<f64>,
+    at_most: f64,
+    goal: f64,
+}
+
+fn bars(rows: &mut Rows, limits: &[Outcome]) -> Vec<Bar> {
+    let kernel = "kernel zram";
+    let mut bar = |what, ours: (&str, &str), over: &str, bare: Option<&str>, at_most, goal| Bar {
+        what,
+        ours: rows.median(ours.0, ours.1),
+        kernel: rows.median(over, kernel),
+        bare: bare.and_then(|bare| rows.median(bare, "bare fault")),
+        at_most,
+        goal,
+    };
+    let mut bars = vec![
+        bar("random swap-in fault, in the faulting thread", (RANDOM, "SIGBUS"), RANDOM, Some(RANDOM), 1.45, 1.25),
+        bar("by a handler thread on the same core", (RANDOM, "a thread on the same core"), RANDOM, None, 1.70, 1.45),
+        bar("on the other core", (RANDOM, "a thread on the other core"), RANDOM, None, f64::INFINITY, f64::INFINITY),
+        bar("swap-in by call", (CALL, "SIGBUS"), RANDOM, Some(CALL), 0.85, 0.70),
+        bar("touched in order, fault-around 16", (IN_ORDER, "fault-around 16"), IN_ORDER, None, 0.75, 0.60),
+        bar("touched in order, fault-around 64", (IN_ORDER, "fault-around 64"), IN_ORDER, None, 0.50, 0.40),
+        bar("page-out in runs of 64, others coming in", (EXCHANGED, "SIGBUS"), EXCHANGED, Some(EXCHANGED), 0.75, 0.60),
+        bar("the same into a pool that grows", (OUT, "SIGBUS"), OUT, Some(OUT), 0.75, 0.60),
+        bar("page-out of clean pages whose copies were kept", (CLEAN, "copies kept"), OUT, None, 0.15, 0.05),
+    ];
+    let of = |subject: Subject, value: fn(&Outcome) -> f64| {
+        let at = Subject::ALL.iter().position(|&one| one == subject)?;
+        limits.get(at).map(value).filter(|value| value.is_finite() && *value > 0.0)
+    };
+    let mut limit = |what, value: fn(&Outcome) -> f64, at_most, goal| {
+        let (ours, kernel) = (of(Subject::Ours, value), of(Subject::Kernel, value));
+        bars.push(Bar { what, ours, kernel, bare: None, at_most, goal });
+    };
+    limit("mean per fault with its eviction, random writes at a limit of half", |run| run.mean, 1.10, 0.80);
+    limit("p99 of that fault", |run| run.p99, 0.20, 0.10);
+    bars
+}
+
+/// The issue's table.
+fn costs(rows: &mut Rows, limits: &[Outcome]) -> Table {
+    let heads = ["", "zram's, ns", "ours, ns", "over zram's", "at most", "goal", "bare, over zram's"];
+    let mut table = Table::new("**Costs on the same pages**, per page, medians", &heads);
+    for Bar { what, ours, kernel, bare, at_most, goal } in bars(rows, limits) {
+        let ns = |ns: Option<f64>| ns.map_or(Cell::none(), |ns| Cell::number(ns, 0));
+        let over = |ns: Option<f64>| ns.zip(kernel).map_or(Cell::none(), |(ns, kernel)| Cell::number(ns / kernel, 2));
+        let bound = |bound: f64| if bound.is_finite() { Cell::number(bound, 2) } else { Cell::none() };
+        let cells = [ns(kernel), ns(ours), over(ours).at_most(at_most), bound(at_most), bound(goal), over(bare)];
+        table.row([Cell::text(what)].into_iter().chain(cells).collect());
     }
     table.end()
 }
 
-fn at_a_limit(input: &Input, kernel: bool, scale: Scale, core: usize) -> Table {
-    let mut table = Table::new(
-        "**At a limit of half**, random writes, ns",
-        &["", "faults", "mean", "median", "p99", "CPU a fault"],
-    );
-    let subjects = if kernel { &Subject::ALL[..1] } else { &[] };
-    let mut runs = vec![vec![]; subjects.len()];
+/// Everything that was measured.
+fn details(rows: &mut Rows) -> Table {
+    let mut table = Table::new("**All of it**, ns a page", &["", "", "samples", "median", "mean", "p99"]);
+    rows.0.sort_by_key(|row| row.what);
+    for Row { what, who, samples } in &mut rows.0 {
+        let numbers = [samples.median(), samples.mean(), samples.quantile(0.99)].map(|ns| Cell::number(ns, 0));
+        let names = [Cell::text(*what), Cell::text(*who), Cell::count(samples.len() as u64)];
+        table.row(names.into_iter().chain(numbers).collect());
+    }
+    table.end()
+}
+
+fn at_a_limit(input: &Input, kernel: bool, scale: Scale, core: usize) -> (Table, Vec<Outcome>) {
+    let mut runs: [Vec<Outcome>; Subject::ALL.len()] = Default::default();
     for _ in 0..scale.limit_rounds {
-        for (&subject, runs) in subjects.iter().zip(&mut runs) {
+        for (subject, runs) in Subject::ALL.into_iter().zip(&mut runs) {
+            if subject == Subject::Kernel && !kernel {
+                continue;
+            }
             match limit::run(subject, input, scale.limit_pages, core) {
                 Ok(outcome) => runs.push(outcome),
-                Err(error) => println!("{}: {error}", subject.name()),
+                Err(error) => println!("{}: {error}\n", subject.name()),
             }
         }
     }
-    for (subject, runs) in subjects.iter().zip(&runs) {
-        let all = Outcome::median_of(runs);
-        table.row(vec![
-            Cell::text(subject.name()),
-            Cell::number(all.faults, 0),
-            Cell::number(all.mean, 0),
-            Cell::number(all.median, 0),
-            Cell::number(all.p99, 0),
-            Cell::number(all.cpu, 0),
-        ]);
+    let heads = ["", "runs", "faults", "mean", "median", "p99", "CPU a fault"];
+    let mut table = Table::new("**At a limit of half**, random writes, ns a fault", &heads);
+    let medians: Vec<Outcome> = runs.iter().map(|runs| Outcome::median_of(runs)).collect();
+    for ((subject, runs), all) in Subject::ALL.iter().zip(&runs).zip(&medians) {
+        let numbers = [all.faults, all.mean, all.median, all.p99, all.cpu].map(|ns| Cell::number(ns, 0));
+        let names = [Cell::text(subject.name()), Cell::count(runs.len() as u64)];
+        table.row(names.into_iter().chain(numbers).collect());
     }
-    table.end()
+    (table.end(), medians)
 }

@@ -24,6 +24,7 @@
 //! | [`compress`] | [`Codec`](compress::Codec), to bring a codec of one's own; LZ4 is built in |
 //! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
 //! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |
+//! | `guest` | **Guest memory**: memory of virtual machines and emulators that is under a limit while it is used (feature `guest`, Linux) |
 //! | `cgroupfs` | the groups as a mounted tree of cgroup v2's files, for shells and agents (feature `fuse`) |
 //! | [`sync`] | what the crate's own models need; nothing for embedders but [`Arc`](sync::Arc) |
 //!
@@ -126,6 +127,9 @@
 //! |---|---|
 //! | `cli` | the program `zspool` |
 //! | `fuse` | `cgroupfs`: the tree of memcgs as files, mounted for shells and agents to read and drive; Linux |
+//! | `guest` | `guest`: memory of the embedder's own, registered, paged out and back by userfaultfd; `docs/embedding.md` is the guide; Linux |
+//! | `vm-memory` | `guest::vm_memory`: guest memory of monitors that are built on the crate vm-memory; brings `guest` |
+//! | `full` | all of the above |
 //! | `poison` | marks pool memory for AddressSanitizer where no live object lies; only links under the sanitizer |
 
 #[cfg(not(target_pointer_width = "64"))]

@@ -1,6 +1,7 @@
 //! Each backing of guest memory against the contract of `Backing`, on the kernel: moved pages, protected pages, a memfd that is
 //! unmapped, a memfd that is protected.
 #![cfg(all(feature = "guest", target_os = "linux"))]
+#![allow(clippy::single_range_in_vec_init)] // lists of runs, some of one
 
 mod support;
 #[path = "support/uffd.rs"]
@@ -461,8 +462,9 @@ fn poisoned_pages_say_so_and_are_good_again_when_discarded() {
             let (mut bytes, from) = ([0u8; PAGE], bed.map.page(2));
             let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: PAGE };
             let remote = libc::iovec { iov_base: from as *mut _, iov_len: PAGE };
+            let me = std::process::id() as i32;
             // SAFETY: reads a page of this process into a buffer of its size.
-            let read = unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+            let read = unsafe { libc::process_vm_readv(me, &raw const local, 1, &raw const remote, 1, 0) };
             assert_eq!(read, -1, "{}: a poisoned page was read", bed.name);
             assert!(!readable(&bed.descriptor, 0), "{}: a poisoned page raised an event", bed.name);
         }
@@ -795,6 +797,41 @@ fn while_an_event_is_unread_what_fills_pages_says_again() {
         assert_eq!(bed.install(4, 1, 1), all_in(1));
         bed.backing.put_back(0, 4).expect("they go back");
         (0..4).for_each(|page| bed.holds(page, 0));
+    });
+}
+
+/// The program unmaps a range, and something else is mapped there, before anybody could be told: none of it is taken.
+#[test]
+fn what_a_stranger_mapped_meanwhile_is_not_taken() {
+    within(60, || {
+        let features = Features::EVENT_UNMAP | Features::EVENT_REMOVE;
+        let Some(mut bed) = Bed::with((true, Method::Move), 64, features, |map| fill(map, 0..64)) else { return };
+        assert_eq!(bed.backing.take_out(32, 32), all_out(32));
+        let place = bed.map.address;
+        bed.map.bytes = 0;
+        let unmapper = std::thread::spawn(move || {
+            // SAFETY: the test's own memory.
+            assert_eq!(unsafe { libc::munmap(place as *mut _, 64 * PAGE) }, 0);
+        });
+        assert!(readable(&bed.descriptor, 2000), "no event came");
+        // SAFETY: a new mapping where nothing is any more.
+        let there = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+            libc::mmap(place as *mut _, 64 * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
+        assert_eq!(there as usize, place);
+        let stranger = Mapped { address: place, bytes: 64 * PAGE, file: None };
+        (0..64).for_each(|page| write(stranger.page(page), &pattern(page, 8)));
+        assert_eq!(bed.backing.take_out(0, 32), out_until(0, Obstacle::Again));
+        assert_eq!(bed.backing.put_back(32, 1), Err(Obstacle::Again));
+        bed.backing.drop_staged(32, 32).expect("no business of the event's");
+        let Event::Unmap(range) = next_event(&bed.descriptor) else { panic!("no unmap") };
+        assert_eq!(range, stranger.range());
+        unmapper.join().expect("it is well");
+        assert_eq!(bed.install(32, 1, 0), in_until(0, Obstacle::Gone));
+        (0..64).for_each(|page| assert!(read(stranger.page(page)) == pattern(page, 8)));
+        drop(bed);
+        (0..64).for_each(|page| assert!(read(stranger.page(page)) == pattern(page, 8)));
     });
 }
 

@@ -330,6 +330,9 @@ fn methods_that_do_not_fit_the_memory_or_the_descriptor() {
     assert_eq!(plain.method(&of_file()).expect("one works"), Method::Zap);
     if let Some(events) = backer(Features::EVENT_REMOVE) {
         no(&events, anonymous(&anon).method(Method::Protect), "waits for whoever reads events", "Linux 6.8");
+        protect(&anon, 1, 1, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC);
+        no(&events, anonymous(&anon), "that may be executed", "leave the events off");
+        protect(&anon, 1, 1, libc::PROT_READ | libc::PROT_WRITE);
         no(&events, of_file().method(Method::Zap), "waits for whoever reads events", "Use `Method::Protect`");
         assert_eq!(events.method(&anonymous(&anon)).expect("one works"), Method::Move);
         assert_eq!(events.method(&of_file()).expect("one works"), Method::Protect);

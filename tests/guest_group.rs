@@ -6,7 +6,7 @@
 mod guest;
 
 use guest::*;
-use zspool::guest::{Engine, Service, VmOptions};
+use zspool::guest::{Engine, VmOptions};
 use zspool::memcg::Counter;
 use zspool::units::NodeId;
 use zspool::zswap::Zswap;
@@ -19,12 +19,12 @@ fn the_idle_vm_of_a_group_shrinks_and_sums_are_exact() {
         let engine = Engine::new(Zswap::builder().pool_limit(64 << 20).build().unwrap()).unwrap();
         let group = engine.root().mkdir("group").unwrap();
         let memcgs: Vec<_> = (0..4).map(|k| group.mkdir(&format!("vm{k}")).unwrap()).collect();
-        let options = || VmOptions::new().service(Service::None);
+        let options = VmOptions::new; // faults are served by who touches
         let vms: Vec<_> = memcgs.iter().map(|memcg| engine.vm(memcg, options()).unwrap()).collect();
-        let guests: Vec<_> = vms.iter().map(|vm| Guest::new(vm, PAGES)).collect();
+        let guests: Vec<_> = vms.iter().map(|vm| Guest::served(vm, PAGES)).collect();
         (0..PAGES).for_each(|page| guests.iter().for_each(|guest| guest.write(page, 0)));
         // Room for three of them, and what the fourth compresses to.
-        let max = 3 * PAGES as u64 * 4096 + PAGES as u64 * 1800;
+        let max = 3 * PAGES as u64 * 4096 + PAGES as u64 * 700;
         group.write_file("memory.max", &max.to_string()).unwrap();
 
         let faults = |k: usize| vms[k].stats().put_away;

@@ -136,6 +136,26 @@ fn memory_in_use_is_found_leaves_and_comes_back() {
 }
 
 #[test]
+fn memory_in_use_that_is_larger_than_the_limit_is_taken_out_as_it_is_found() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1000);
+        mapping.write(0..1000, 1);
+        let zswap = Zswap::builder().pool_limit(64 << 20).build().unwrap();
+        let engine = Engine::new(zswap).unwrap();
+        let memcg = engine.root().mkdir("vm").unwrap();
+        memcg.set_max(zspool::memcg::Counter::Memory, 600 * PAGE as u64).unwrap();
+        let vm = engine.vm(&memcg, VmOptions::new()).unwrap();
+        let region = register(&vm, &mapping);
+        assert_eq!(vm.stats().overshoot_bytes, 0, "there was always something to take out");
+        assert!(mapping.present() <= 600, "{} pages are in memory", mapping.present());
+        mapping.check(0..1000, 1);
+        assert!(memcg.current(zspool::memcg::Counter::Memory) <= 600 * PAGE as u64);
+        region.unregister().unwrap();
+        mapping.check(0..1000, 1);
+    });
+}
+
+#[test]
 fn clean_pages_leave_without_the_codec() {
     within_a_minute(|| {
         let mapping = Mapping::new(64);
@@ -197,5 +217,229 @@ fn a_range_registered_twice_is_refused_and_can_be_had_again() {
         vm.evict_all();
         vm.make_resident(region.addresses()).unwrap();
         mapping.check(0..10, 3);
+    });
+}
+
+/// A memfd, and a mapping of all of it.
+fn memfd(pages: usize) -> (Mapping, std::os::fd::OwnedFd) {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    // SAFETY: a new descriptor, which nobody else has.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC);
+        assert!(fd >= 0);
+        std::os::fd::OwnedFd::from_raw_fd(fd)
+    };
+    let bytes = pages * PAGE;
+    // SAFETY: makes the file larger.
+    assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as i64) }, 0);
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: a new mapping, wherever there is room.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, file.as_raw_fd(), 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    (Mapping { start: start.cast(), bytes }, file)
+}
+
+/// A word in each page, read and written by threads of a test's as a guest would.
+fn cell(start: usize, page: usize) -> &'static std::sync::atomic::AtomicU64 {
+    // SAFETY: the first word of a page of memory that outlives the threads, accessed as this alone.
+    unsafe { &*std::ptr::with_exposed_provenance(start + page * PAGE) }
+}
+
+/// Threads write versions to pages of their own and check them, at a limit of a third, while others take the pages out, bring
+/// them in, pin them and throw some away.
+fn threads_at_a_limit(mapping: &Mapping, memory: Memory, options: VmOptions) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const WRITERS: usize = 3;
+    let pages = mapping.bytes / PAGE;
+    let (mine, start) = (pages / (WRITERS + 1), mapping.start.expose_provenance());
+    let engine = Engine::new(Zswap::builder().pool_limit(256 << 20).build().unwrap()).unwrap();
+    let memcg = engine.root().mkdir("vm").unwrap();
+    memcg.set_max(zspool::memcg::Counter::Memory, (mapping.bytes / 3) as u64).unwrap();
+    let vm = engine.vm(&memcg, options).unwrap();
+    // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
+    let region = unsafe { vm.register(memory) }.unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|t| {
+                scope.spawn(move || {
+                    let mut version = vec![0u64; mine];
+                    let mut x = 88172645463325252u64 + t as u64;
+                    for round in 0..30_000 {
+                        x ^= x << 13;
+                        x ^= x >> 7;
+                        x ^= x << 17;
+                        let k = if round % 4 == 0 { x as usize % mine } else { round / 8 % mine };
+                        let cell = cell(start, t * mine + k);
+                        assert_eq!(cell.load(Ordering::Relaxed), version[k], "page {k} of thread {t}, round {round}");
+                        if x % 3 == 0 {
+                            version[k] = x;
+                            cell.store(x, Ordering::Relaxed);
+                        }
+                    }
+                    version
+                })
+            })
+            .collect();
+        let (region, stop) = (&region, &stop);
+        let meddler = scope.spawn(move || {
+            let mut round = 0usize;
+            while !stop.load(Ordering::Relaxed) {
+                round += 1;
+                let at = round * 7919 % pages;
+                let range = at * PAGE..(at + 200).min(pages) * PAGE;
+                match round % 5 {
+                    0 => drop(region.evict(range)),
+                    1 => drop(region.prefetch(range)),
+                    2 => drop(region.pin(at * PAGE..(at + 1) * PAGE).unwrap()),
+                    3 => drop(region.discard(WRITERS * mine * PAGE..pages * PAGE).unwrap()),
+                    _ => region.make_resident(at * PAGE..(at + 20).min(pages) * PAGE).unwrap(),
+                }
+            }
+        });
+        let versions: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        meddler.join().unwrap();
+        engine.quiesce();
+        region.assert_valid();
+        engine.assert_valid();
+        for (t, versions) in versions.iter().enumerate() {
+            for (k, &version) in versions.iter().enumerate() {
+                assert_eq!(
+                    cell(start, t * mine + k).load(Ordering::Relaxed),
+                    version,
+                    "page {k} of thread {t} in the end"
+                );
+            }
+        }
+    });
+    region.unregister().unwrap();
+    engine.assert_valid();
+    assert_eq!(memcg.current(zspool::memcg::Counter::Memory), 0);
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_in_anonymous_memory() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1200);
+        threads_at_a_limit(&mapping, mapping.memory(), VmOptions::new());
+    });
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_with_kept_copies() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1200);
+        threads_at_a_limit(&mapping, mapping.memory(), VmOptions::new().kept_bytes(1 << 20));
+    });
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_in_memory_that_is_protected_in_place() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1200);
+        let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
+        threads_at_a_limit(&mapping, memory, VmOptions::new());
+    });
+}
+
+#[test]
+fn no_write_is_lost_at_a_limit_in_a_memfd() {
+    within_a_minute(|| {
+        let (mapping, file) = memfd(1200);
+        threads_at_a_limit(&mapping, Memory::memfd(mapping.start, mapping.bytes, &file, 0), VmOptions::new());
+    });
+}
+
+#[test]
+fn threads_use_memory_all_the_while_it_is_registered_and_unregistered() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    within_a_minute(|| {
+        const PAGES: usize = 64;
+        let mapping = Mapping::new(PAGES);
+        let start = mapping.start.expose_provenance();
+        let engine = Engine::new(Zswap::builder().pool_limit(64 << 20).build().unwrap()).unwrap();
+        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new()).unwrap();
+        let first = register(&vm, &mapping); // the handler of faults is there from here on
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let stop = &stop;
+            let writers = (0..2).map(|t| {
+                scope.spawn(move || {
+                    let mut version = [0u64; PAGES];
+                    let mut round = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        round += 1;
+                        let page = round * 7 % (PAGES / 2) * 2 + t;
+                        assert_eq!(
+                            cell(start, page).load(Ordering::Relaxed),
+                            version[page],
+                            "page {page}, round {round}"
+                        );
+                        version[page] += 1;
+                        cell(start, page).store(version[page], Ordering::Relaxed);
+                    }
+                    round
+                })
+            });
+            let writers: Vec<_> = writers.collect();
+            let mut region = Some(first);
+            for round in 0..60 {
+                let here = region.take().unwrap_or_else(|| register(&vm, &mapping));
+                here.evict(0..mapping.bytes);
+                // Another one comes and goes beside it.
+                let beside = Mapping::new(4);
+                drop(register(&vm, &beside));
+                if round % 2 == 0 {
+                    here.unregister().unwrap();
+                } else {
+                    drop(here);
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            for writer in writers {
+                assert!(writer.join().unwrap() > 0);
+            }
+        });
+        engine.assert_valid();
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+    });
+}
+
+#[test]
+fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
+    within_a_minute(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("swap");
+        let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(&path, 16 << 20).worker(false).build().unwrap();
+        let engine = Engine::builder(zswap).evictor(false).build().unwrap();
+        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().service(Service::None)).unwrap();
+        let mapping = Mapping::new(200);
+        mapping.write(0..200, 5);
+        let region = register(&vm, &mapping);
+        assert_eq!(region.evict(0..100 * PAGE).pages, 100);
+        assert!(engine.zswap().relieve(1000) > 0);
+        // The device loses it all; what was never written there is in the pool.
+        let device = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let bytes = device.metadata().unwrap().len();
+        let garbage = vec![0xa5; bytes as usize - PAGE];
+        std::os::unix::fs::FileExt::write_all_at(&device, &garbage, PAGE as u64).unwrap();
+        device.sync_all().unwrap();
+        let (region, error) = region.unregister().unwrap_err();
+        assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+        println!("{error}");
+        mapping.check(100..200, 5);
+        region.evict(0..200 * PAGE);
+        region.make_resident(100 * PAGE..200 * PAGE).unwrap();
+        mapping.check(100..200, 5);
+        assert!(matches!(region.make_resident(0..100 * PAGE), Err(Error::Unreadable { .. })));
+        region.assert_valid();
+        region.discard(0..100 * PAGE).unwrap();
+        region.assert_valid();
+        region.unregister().map_err(|(_, error)| error).unwrap();
+        mapping.check(100..200, 5);
+        // SAFETY: inside the mapping.
+        assert_eq!(unsafe { mapping.start.read_volatile() }, 0);
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
     });
 }

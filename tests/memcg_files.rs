@@ -90,16 +90,17 @@ fn every_file_refuses_what_it_does_not_take_by_errno() {
             Some(_) if name == "cgroup.procs" => assert_eq!(refused(&vm, name, "1").errno(), libc::EOPNOTSUPP),
             Some(_) => assert_eq!(refused(&vm, name, " \n").errno(), libc::EINVAL, "{name}"),
         }
-        if name.ends_with(".max") && name != "memory.swap.tiers.max" || name == "memory.high" {
+        if name.ends_with(".max") && name != "memory.swap.tiers.max" || matches!(name, "memory.high" | "memory.low" | "memory.min") {
             for text in ["12Q", "-1", "MAX", "1 2", "0x10", "1.5M", "18446744073709551616", "1T0", "4096\0", "max 1"] {
                 let error = refused(&vm, name, text);
                 assert_eq!(error.errno(), libc::EINVAL, "{name} {text:?}");
                 assert!(error.to_string().contains("write a size in bytes"), "{error}");
-                assert_eq!(vm.read_file(name).unwrap(), "max\n", "{name} {text:?}");
+                let unset = if matches!(name, "memory.low" | "memory.min") { "0\n" } else { "max\n" };
+                assert_eq!(vm.read_file(name).unwrap(), unset, "{name} {text:?}");
             }
         }
     }
-    assert_eq!(vm.read_file("memory.low").unwrap_err().errno(), libc::ENOENT);
+    assert_eq!(vm.read_file("memory.oom.group").unwrap_err().errno(), libc::ENOENT);
     vm.offline().unwrap();
     for info in Memcg::file_table() {
         assert_eq!(vm.read_file(info.name).unwrap_err().errno(), libc::ENODEV, "{}", info.name);

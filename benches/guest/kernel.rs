@@ -85,7 +85,6 @@ fn header(pages: usize) -> Page {
 /// A memory cgroup of our own; dropped, it is gone, its processes having ended.
 pub(crate) struct Cgroup {
     path: PathBuf,
-    limit_file: &'static str,
     _janitor: Janitor,
 }
 
@@ -96,7 +95,7 @@ impl Cgroup {
         let path = root.join(format!("zspool-bench-{}", std::process::id()));
         let janitor = Janitor::hire(&["cgroup", path.to_str().expect("a path of text")])?;
         std::fs::create_dir(&path).map_err(|error| format!("mkdir {}: {error}", path.display()))?;
-        let group = Cgroup { path, limit_file, _janitor: janitor };
+        let group = Cgroup { path, _janitor: janitor };
         group.set(limit_file, limit_bytes)?;
         Ok(group)
     }
@@ -108,12 +107,6 @@ impl Cgroup {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The most that was charged at any time, where the kernel tells.
-    pub(crate) fn peak(&self) -> Option<u64> {
-        let file = if self.limit_file == "memory.max" { "memory.peak" } else { "memory.max_usage_in_bytes" };
-        read_to_string(self.path.join(file)).ok()?.trim().parse().ok()
     }
 }
 

@@ -12,7 +12,7 @@
 use super::clock::Clock;
 use super::kernel::{self, Cgroup};
 use super::mapping::{Mapping, Pinned};
-use super::ours::{self, Limited};
+use super::ours::Limited;
 use super::samples::Samples;
 use crate::inputs::{Input, Noise};
 use crate::measure::cpu_of_process;
@@ -109,33 +109,32 @@ pub(crate) fn child(arguments: &[String]) {
     let clock = Clock::new();
     let mut times = Samples::with_capacity(pages * ACCESSES);
     let mut stamps: Vec<u64> = vec![1; pages];
-    let mapping = Mapping::new(pages);
-    let limited = match subject {
+    let memory = match subject {
         Subject::Kernel => {
             kernel::enter(std::path::Path::new(group));
-            None
+            Memory::Kernel(Mapping::new(pages))
         }
-        _ => Some(Limited::new(&mapping, (pages * PAGE_SIZE / 2) as u64, subject == Subject::Ours)),
+        _ => Memory::Ours(Limited::new(Mapping::new(pages), (pages * PAGE_SIZE / 2) as u64, subject == Subject::Ours)),
     };
+    let mapping = memory.mapping();
     let _pinned = Pinned::to(core);
     for k in 0..pages {
         // SAFETY: a page of our own mapping, which nobody else uses; whoever serves its fault keeps what is written.
         unsafe { mapping.page(k).cast::<[u8; PAGE_SIZE]>().write(page(k).0) };
         mapping.stamp(k, 1);
     }
-    let count = || limited.as_ref().map_or_else(faults_of_thread, Limited::faults);
     let mut noise = Noise(7);
-    let (before, cpu) = (count(), cpu_of_process());
+    let (before, cpu) = (memory.faults(), cpu_of_process());
     for access in 0..pages * ACCESSES {
         let k = noise.below(pages);
         stamps[k] = access as u64 + 2;
         times.push(clock.time(|| mapping.stamp(k, stamps[k])));
     }
-    let (faults, cpu) = (count() - before, cpu_of_process() - cpu);
+    let (faults, cpu) = (memory.faults() - before, cpu_of_process() - cpu);
     for (k, &stamp) in stamps.iter().enumerate() {
         mapping.verify_one(k, page(k), stamp, subject.name());
     }
-    drop(limited);
+    drop(memory);
     let mut slowest = times.slowest(faults as usize);
     println!(
         "{}",
@@ -144,6 +143,29 @@ pub(crate) fn child(arguments: &[String]) {
             "cpu": cpu * 1e9 / faults.max(1) as f64,
         })
     );
+}
+
+/// Whose memory it is.
+enum Memory {
+    Kernel(Mapping),
+    Ours(Limited),
+}
+
+impl Memory {
+    fn mapping(&self) -> &Mapping {
+        match self {
+            Memory::Kernel(mapping) => mapping,
+            Memory::Ours(limited) => limited.mapping(),
+        }
+    }
+
+    /// Served so far.
+    fn faults(&self) -> u64 {
+        match self {
+            Memory::Kernel(_) => faults_of_thread(),
+            Memory::Ours(limited) => limited.faults(),
+        }
+    }
 }
 
 /// Faults that the kernel has served this thread.

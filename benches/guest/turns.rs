@@ -78,7 +78,7 @@ impl Bench<'_> {
         (out, back)
     }
 
-    /// Touched from end to end: per page, means of runs.
+    /// Touched from end to end, a run leaving for each that comes, as at a limit: per page, means of runs.
     pub(crate) fn in_order(&mut self, swapper: &dyn Swapper) -> Samples {
         let _turn = Turn::begin(swapper, self.core);
         self.out(swapper, true);
@@ -87,7 +87,10 @@ impl Bench<'_> {
         let mut back = Samples::with_capacity(mapping.pages() / RUN);
         for first in (0..mapping.pages() - RUN + 1).step_by(RUN) {
             back.push(self.clock.time(|| (first..first + RUN).for_each(|k| mapping.read(k))) / RUN as f64);
+            (first..first + RUN).for_each(|k| mapping.stamp(k, self.stamp));
+            swapper.out(first, RUN);
         }
+        (0..mapping.pages()).for_each(|k| mapping.read(k));
         self.verify(swapper);
         back
     }
@@ -104,6 +107,35 @@ impl Bench<'_> {
         }
         self.verify(swapper);
         back
+    }
+
+    /// Out in runs, another coming in for each, as at a limit: per page.
+    pub(crate) fn exchange(&mut self, swapper: &dyn Swapper) -> Samples {
+        let _turn = Turn::begin(swapper, self.core);
+        let mapping = swapper.mapping();
+        self.stamp += 1;
+        mapping.stamp_all(self.stamp);
+        swapper.begin_out();
+        let runs = mapping.pages() / RUN;
+        let mut out = Samples::with_capacity(runs / 2);
+        (0..runs / 2).for_each(|run| swapper.out(run * RUN, RUN));
+        let order = self.noise.shuffled(runs / 2);
+        for (run, &back) in (runs / 2..runs).zip(&order) {
+            swapper.bring(back * RUN, RUN);
+            out.push(self.clock.time(|| swapper.out(run * RUN, RUN)) / RUN as f64);
+        }
+        (0..mapping.pages()).for_each(|k| mapping.read(k));
+        self.verify(swapper);
+        out
+    }
+
+    /// Out in runs, and in by calls for as many.
+    pub(crate) fn out_and_in(&mut self, swapper: &dyn Swapper) -> Samples {
+        let _turn = Turn::begin(swapper, self.core);
+        let out = self.out(swapper, true);
+        (0..swapper.mapping().pages()).step_by(RUN).for_each(|first| swapper.bring(first, RUN));
+        self.verify(swapper);
+        out
     }
 
     /// Out, in again by reading, and out without a write: the second time, per page.

@@ -9,6 +9,7 @@
 //! | `access_vs_take_out` | TakeOutOwnsLate |
 //! | `access_vs_compress`, staged apart and in place | FrameDroppedUnderReader |
 //! | `two_faults`, one of which goes on to write and to take out | InstallOwnsNothing |
+//! | `left_vs_take_out`, `left_vs_first_write`: faults left to owners | EndForgetsLeft |
 //! | `again_vs_compress` | UntakeIgnoresThrough |
 //! | `discard_vs_access` | DiscardOwnsLate |
 //! | `discard_vs_compress` | DiscardEndsShadow |
@@ -188,6 +189,37 @@ fn a_page_that_came_in_and_left_again_is_not_overwritten_by_a_late_fault() {
 fn a_fault_that_owns_nothing_is_seen() {
     let message = catches(|| outcomes_of_long(|| two_faults(Planted::bug(Bug::InstallOwnsNothing))));
     assert!(message.contains("not where its word says") || message.contains("an older page came back"), "{message}");
+}
+
+fn left_vs_take_out(planted: Planted) -> &'static str {
+    let model = resident(planted);
+    race(&model, |model| model.stage(0, 1), |model| model.write_and_be_served(0, 2).unwrap());
+    let place = place(&model);
+    assert_eq!(model.read(0), Some(2));
+    place
+}
+
+fn left_vs_first_write(planted: Planted) -> u64 {
+    let model = Arc::new(Model::new(ModelOptions { planted, kept_bytes: 1 << 20, ..OPTIONS }));
+    model.write(0, 1).unwrap();
+    model.stage(0, 1);
+    model.compress(1);
+    // Brought in write-protected, by the one; written by the other.
+    race(&model, |model| model.read(0).unwrap(), |model| model.write_and_be_served(0, 2).unwrap());
+    assert_eq!(model.read(0), Some(2));
+    model.kept()
+}
+
+#[test]
+fn who_left_a_fault_to_an_owner_is_woken() {
+    assert_eq!(outcomes(|| left_vs_take_out(Planted::NONE)), ["resident", "staged"].into());
+    assert_eq!(outcomes(|| left_vs_first_write(Planted::NONE)), [0].into());
+}
+
+#[test]
+fn an_owner_who_forgets_whom_to_wake_is_seen() {
+    let message = catches(|| outcomes(|| left_vs_take_out(Planted::bug(Bug::EndForgetsLeft))));
+    assert!(message.contains("exceeded maximum number of branches"), "{message}");
 }
 
 // === discarding ===

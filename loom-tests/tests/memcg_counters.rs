@@ -10,6 +10,8 @@
 //! | `peak_vs_uncharge` | a charge that is more than ever, against an uncharge and who looks |
 //! | `prepaid_vs_set_max` | a resident page becomes an object, against `memory.max` set below it |
 //! | `prepaid_vs_offline` | a resident page becomes an object, against removal and the index's next life |
+//! | `forced_vs_offline` | a charge that asks no limit, against removal and the index's next life |
+//! | `forced_vs_charge` | the same, against one that asks and just fits |
 #![cfg(loom)]
 
 use loom_tests::{catches, outcomes};
@@ -347,4 +349,78 @@ fn prepaid_vs_offline_pays_once() {
 fn prepaid_vs_offline_catches_an_uncharge_without_generation() {
     let message = catches(|| outcomes(|| prepaid_vs_offline(Planted::bug(Bug::UnchargeSkipsGeneration))));
     assert!(message.contains("the new memcg") || message.contains("the root"), "{message}");
+}
+
+// === forced_vs_offline ===
+
+/// Whether a limit was passed.
+fn forced_vs_offline(planted: Planted) -> bool {
+    let tree = tree(0, planted);
+    let old = tree.root().mkdir("old").unwrap();
+    old.set_max(Counter::Memory, 4).unwrap();
+    let objcg = old.objcg().unwrap();
+    let charger = {
+        let tree = tree.clone();
+        thread::spawn("charger", move || {
+            let passed = tree.charge_anyway(objcg.id(), Counter::Memory, 8);
+            tree.uncharge(objcg.id(), Counter::Memory, 8);
+            passed.map(|past| assert_eq!((past.limit, past.bytes), (4, 4))).is_some()
+        })
+        .unwrap()
+    };
+    old.offline().unwrap();
+    drop(old);
+    let new = tree.root().mkdir("new").unwrap();
+    let passed = charger.join().unwrap();
+    assert_eq!(currents(&new), [0, 0], "the new memcg");
+    assert_eq!(currents(&tree.root()), [0, 0], "the root");
+    tree.assert_quiet();
+    passed
+}
+
+#[test]
+fn forced_vs_offline_leaves_exact_sums() {
+    // Charged in its own memcg it passed the limit, unless that was gone before it could be said, or before it was charged.
+    assert_eq!(outcomes(|| forced_vs_offline(Planted::NONE)), BTreeSet::from([false, true]));
+}
+
+#[test]
+fn forced_vs_offline_catches_one_that_charges_any_life() {
+    let message = catches(|| outcomes(|| forced_vs_offline(Planted::bug(Bug::ForceSkipsGeneration))));
+    assert!(message.contains("the new memcg") || message.contains("the root"), "{message}");
+}
+
+// === forced_vs_charge ===
+
+/// Whether the one that asks came through; by how much the other passed the limit.
+fn forced_vs_charge(planted: Planted) -> (bool, u64) {
+    let tree = tree(0, planted);
+    let vm = tree.root().mkdir("vm").unwrap();
+    vm.set_max(Counter::Memory, 10).unwrap();
+    let objcg = vm.objcg().unwrap();
+    let forcer = {
+        let (tree, objcg) = (tree.clone(), objcg.clone());
+        thread::spawn("forcer", move || tree.charge_anyway(objcg.id(), Counter::Memory, 6).map_or(0, |past| past.bytes))
+            .unwrap()
+    };
+    let came = tree.charge(objcg.id(), Counter::Memory, 6).is_ok();
+    let past = forcer.join().unwrap();
+    assert_eq!(vm.current(Counter::Memory), if came { 12 } else { 6 });
+    assert_eq!(vm.overshoot(), past);
+    assert_eq!(past > 0, came, "the one that asks is let in above the limit, or refused below it");
+    tree.uncharge(objcg.id(), Counter::Memory, if came { 12 } else { 6 });
+    drop(objcg);
+    tree.assert_quiet();
+    (came, past)
+}
+
+#[test]
+fn forced_vs_charge_passes_the_limit_by_what_is_forced() {
+    assert_eq!(outcomes(|| forced_vs_charge(Planted::NONE)), BTreeSet::from([(false, 0), (true, 2)]));
+}
+
+#[test]
+fn forced_vs_charge_catches_a_limit_that_is_checked_and_then_charged() {
+    let message = catches(|| outcomes(|| forced_vs_charge(Planted::bug(Bug::CheckThenCharge))));
+    assert!(message.contains("is let in above the limit"), "{message}");
 }

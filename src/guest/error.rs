@@ -99,6 +99,41 @@ pub enum Error {
         /// The most there can be.
         most: u32,
     },
+    /// Guest addresses that have memory already.
+    #[error(
+        "the guest has memory at {other:#x?} already, and {range:#x?} overlaps it: unplug that first, or use other addresses"
+    )]
+    GuestOverlap {
+        /// The guest addresses that were to be registered.
+        range: Range<u64>,
+        /// Those that are.
+        other: Range<u64>,
+    },
+    /// Guest addresses that have no registered memory.
+    #[error("some of the guest addresses {range:#x?} have no registered memory: ask for what the map's regions hold")]
+    NoGuestMemory {
+        /// The guest addresses.
+        range: Range<u64>,
+    },
+    /// Memory of huge pages.
+    #[error(
+        "the guest's memory at {range:#x?} lies in huge pages of hugetlbfs, which leave only as a whole and are not supported: map normal \
+         pages (transparent huge pages are all right)"
+    )]
+    HugeGuestMemory {
+        /// The guest addresses.
+        range: Range<u64>,
+    },
+    /// Memory that a monitor cannot show at an address of this process.
+    #[error(
+        "the guest's memory at {range:#x?} has no host address ({reason}): only memory that is mapped here can be registered"
+    )]
+    NoHostAddress {
+        /// The guest addresses.
+        range: Range<u64>,
+        /// What its collection says.
+        reason: String,
+    },
     /// Two options exclude each other.
     #[error("{what}: {instead}")]
     Options {

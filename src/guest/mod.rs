@@ -21,6 +21,9 @@
 //! | `uffd/` | a thin layer over userfaultfd |
 //! | `limits/`, `stats/` | who pays, who leaves, and what was seen |
 //! | `service/` | who serves faults |
+//! | `dirty.rs`, `working_set.rs` | which pages were written, and which were touched |
+//! | `map.rs`, `vm_memory.rs` | the regions of a VM by guest addresses, and as the crate vm-memory has them |
+//! | `control/` | a socket to ask and to drive a running engine |
 
 mod error;
 pub mod memory;
@@ -30,23 +33,36 @@ pub(crate) mod pages;
 pub mod uffd;
 
 unmodelled! {
+    pub mod control;
+    mod dirty;
     mod engine;
     pub mod limits;
+    mod map;
     mod region;
     pub(crate) mod registry;
     pub mod service;
     pub mod stats;
     mod vm;
+    #[cfg(feature = "vm-memory")]
+    pub mod vm_memory;
+    mod working_set;
 
     pub use engine::{Engine, EngineBuilder};
+    pub use map::{Changed, GuestMap, GuestRange};
     pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
     pub use region::{Pin, Region};
     pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
     pub use service::{Follow, MappingChange, ThreadOptions};
     pub use vm::{RegionInfo, Service, Vm, VmOptions};
+    pub use working_set::{BadWorkingSet, Recording, WorkingSet};
 }
 
 pub use error::Error;
 pub use pages::outcomes::{Evicted, FaultAround, Prefetched};
 
 use crate::sync::unmodelled;
+
+/// The code of the guide is compiled and run with the other examples of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+struct EmbeddingGuide;

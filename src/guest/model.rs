@@ -5,7 +5,7 @@
 
 use super::memory::backing::{Backing, Staging};
 use super::memory::simulated::{Simulated, Trap};
-use super::pages::ports::{Purse, Store, Why};
+use super::pages::ports::{Effort, Purse, Store, Why};
 use super::pages::{Access, Pages, Served, Shared, Waiting};
 use super::{Error, FaultAround};
 use crate::memcg::{Counter, Memcg, Resident};
@@ -89,11 +89,24 @@ struct Tokens {
     slots: Mutex<BTreeMap<u64, u64>>,
     /// Slots that cannot be read.
     lost: Mutex<Vec<u64>>,
+    /// So many stores more, and the next one panics.
+    panics_after: AtomicU32,
 }
 
 impl Store for Tokens {
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        _effort: Effort,
+    ) -> Result<Stored, zswap::Error> {
         let token = u64::from_ne_bytes(*page.first_chunk().expect("a page has eight bytes"));
+        if self.panics_after.load(Ordering::Relaxed) != u32::MAX && self.panics_after.fetch_sub(1, Ordering::Relaxed) == 0 {
+            self.panics_after.store(u32::MAX, Ordering::Relaxed);
+            purse.uncharge(1); // as a charge that is dropped
+            panic!("a test has the codec panic");
+        }
         let before = self.slots.lock().insert(slot.0, token);
         assert_eq!(before, None, "slot {} was stored to while it held a page", slot.0);
         purse.uncharge(1);
@@ -123,6 +136,7 @@ impl Model {
         let tokens = Arc::new(Tokens {
             slots: Mutex::new(Rank::Leaf, BTreeMap::new()),
             lost: Mutex::new(Rank::Leaf, Vec::new()),
+            panics_after: AtomicU32::new(u32::MAX),
         });
         let slots = SlotRange::new(Slot(0), options.pages.into());
         let (pages, backing) = Self::make(options, tokens.clone(), coins.clone(), slots);
@@ -144,8 +158,9 @@ impl Model {
     ) -> (Arc<Pages>, Simulated) {
         let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
         let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
-        let shared = Shared::new(Box::new(store), Box::new(purse), Box::new(()), options.kept_bytes, around, options.planted)
-            .expect("there are addresses");
+        let shared =
+            Shared::new(Box::new(store), Box::new(purse), Box::new(()), options.kept_bytes, around, options.planted)
+                .expect("there are addresses");
         let backing = Simulated::new(options.pages, staging);
         let pages = Pages::new(Arc::new(shared), Box::new(backing.clone()), slots, 0).expect("there are addresses");
         let pages = Arc::new(pages);
@@ -189,6 +204,29 @@ impl Model {
         }
     }
 
+    /// The guest writes a page; its faults are served by another thread, which leaves them to the page's owner where there is one. `None`
+    /// where it is poisoned.
+    pub fn write_and_be_served(&self, page: u32, token: u64) -> Option<()> {
+        loop {
+            let access = match self.backing.write(page, token) {
+                Ok(()) => return Some(()),
+                Err(Trap::Poisoned) => return None,
+                Err(Trap::Protected) => Access::Protect,
+                Err(Trap::Missing) => Access::Write,
+            };
+            if self.backing.enqueue(page, true) {
+                // The thread sleeps from here on; this is the one that serves it.
+                match self.pages.fault(page, access, Waiting::Leave) {
+                    Served::Installed(_) | Served::Left | Served::Poisoned => {}
+                    other => panic!("a fault of page {page} came to {other:?}"),
+                }
+                while self.backing.is_waited_for(page) {
+                    crate::sync::thread::yield_now();
+                }
+            }
+        }
+    }
+
     /// Take pages out. How many are staged, and how many had vanished.
     pub fn stage(&self, first: u32, pages: u32) -> (u32, u32) {
         let staging = self.pages.stage(first, pages, true);
@@ -197,7 +235,7 @@ impl Model {
 
     /// Compress up to so many staged pages. How many are stored.
     pub fn compress(&self, pages: u32) -> u32 {
-        self.pages.shared().compress_staged(pages).pages
+        self.pages.shared().compress_staged_with(pages, Effort::Full).pages
     }
 
     /// Throw pages away.
@@ -226,6 +264,11 @@ impl Model {
     /// Slots of pages that cannot be read, from now on.
     pub fn set_lost(&self, pages: Vec<u64>) {
         *self.tokens.as_ref().expect("only tokens get lost").lost.lock() = pages;
+    }
+
+    /// So many stores from now on succeed, and the next one panics.
+    pub fn set_panic(&self, after: u32) {
+        self.tokens.as_ref().expect("only tokens panic").panics_after.store(after, Ordering::Relaxed);
     }
 
     /// Bring pages in and pin them.

@@ -7,11 +7,11 @@ use super::memory::backer::Backer;
 use super::pages::ports::{Observer, Purse};
 use super::pages::{Pages, Shared};
 use super::region::Region;
-use super::{Evicted, FaultAround};
+use super::registry::Announced;
 use super::service::children::{Children, Keeping};
 use super::service::running::{OnChange, Running};
 use super::service::{Follow, MappingChange, ServiceStats, ThreadOptions};
-use super::registry::Announced;
+use super::{Evicted, FaultAround};
 use crate::memcg::Memcg;
 use crate::sync::{Arc, Planted, Weak};
 use crate::units::PAGE_SIZE;
@@ -104,8 +104,8 @@ impl VmOptions {
         self
     }
 
-    /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must not touch
-    /// guest memory.
+    /// Be told of `munmap` and `mremap`, when pages have followed: with [`Follow::Mappings`]. It is called on a handler, and must neither
+    /// touch guest memory nor register any.
     pub fn on_change(mut self, tell: impl Fn(&MappingChange) + Send + Sync + 'static) -> Self {
         self.on_change = Some(OnChange(Arc::new(Box::new(tell))));
         self
@@ -183,7 +183,14 @@ impl Vm {
         let children = Children::new(zswap.clone(), memcg.clone())
             .map_err(|source| Error::Service { doing: "open an eventfd for children of fork", source })?;
         let store = Keeping::new(zswap.clone(), children.family());
-        let shared = Arc::new(Shared::new(Box::new(store), purse, observer, options.kept_bytes, options.fault_around, Planted::NONE)?);
+        let shared = Arc::new(Shared::new(
+            Box::new(store),
+            purse,
+            observer,
+            options.kept_bytes,
+            options.fault_around,
+            Planted::NONE,
+        )?);
         let running = Running::start(&options, children, &shared)?;
         let backer = Backer::new(running.descriptor().clone())?;
         let enrolled = enroll.map(|enroll| enroll(&shared));
@@ -200,18 +207,21 @@ impl Vm {
     /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
     pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
         let Inner { zswap, shared, backer, running, .. } = &*self.inner;
-        let range = memory.addresses();
+        let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
         running.may_keep(&memory, self.options())?;
+        running.settle(&range);
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
         let backing = running.wrap(backer.back(&memory)?, range.start);
         let slots = zswap.reserve(memory.pages() as u64)?;
-        let pages = Arc::new(Pages::new(shared.clone(), backing, slots, range.start)?);
+        let pages = Pages::new(shared.clone(), backing, slots, range.start)?;
+        let pages = Arc::new(pages.traced(self.options().dirty_tracking, guest_address)?);
         if memory.kept_on_fork() {
             running.keep(&pages);
         }
         let announced = announced.publish(pages.clone());
-        pages.backing().register()?;
+        shared.roster.add(pages.clone());
+        pages.backing().register().inspect_err(|_| shared.roster.remove(pages.id()))?;
         // From here on it has to be unregistered, which a region does when it is dropped.
         announced.keep();
         let region = Region::new(self.clone(), pages.clone());
@@ -221,7 +231,6 @@ impl Vm {
             address: range.start,
             source,
         })?;
-        shared.roster.add(pages);
         Ok(region)
     }
 

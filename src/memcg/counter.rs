@@ -219,11 +219,14 @@ impl Words {
     ///
     /// # Panics
     /// When there would be more than a word counts.
-    pub(super) fn force(&self, life: u16, bytes: u64) -> Option<Forced> {
+    pub(super) fn force(&self, life: u16, bytes: u64, planted: Planted) -> Option<Forced> {
         let add = |word| {
-            (generation(word) == life).then(|| {
+            (generation(word) == life || planted.is(Bug::ForceSkipsGeneration)).then(|| {
                 let usage = word & BYTES;
-                assert!(bytes <= MAX_USAGE - usage, "{bytes} bytes more than the {usage} charged do not fit in a counter");
+                assert!(
+                    bytes <= MAX_USAGE - usage,
+                    "{bytes} bytes more than the {usage} charged do not fit in a counter"
+                );
                 word + bytes
             })
         };

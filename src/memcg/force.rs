@@ -48,7 +48,9 @@ impl Tree {
                 let group = shared.group(at.index());
                 let parent = group.parent(); // before `force` proves the generation, by G2
                 for &counter in what {
-                    let Some(forced) = group.of(counter).force(at.generation(), bytes) else { continue 'pointer };
+                    let Some(forced) = group.of(counter).force(at.generation(), bytes, shared.config.planted) else {
+                        continue 'pointer;
+                    };
                     notable |= forced.notable;
                     let over = forced.usage.saturating_sub(forced.limit).min(bytes);
                     if over > 0 {

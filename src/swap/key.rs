@@ -18,6 +18,7 @@
 
 use super::Error;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::process_static;
 use crate::units::PAGE_SIZE;
 use memmap2::MmapMut;
 use ring::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
@@ -61,6 +62,8 @@ pub struct Key {
     secret: MmapMut,
     /// Page 1: its first byte is 1, in the process that made the key.
     alive: MmapMut,
+    /// Page 0 is locked in memory.
+    locked: bool,
     cipher: Cipher,
     /// The next nonce. Only ever counted up.
     next: AtomicU64,
@@ -100,6 +103,16 @@ impl fmt::Display for Cipher {
     }
 }
 
+process_static! {
+    /// Bytes of keys that are locked in memory.
+    LOCKED: AtomicU64 = AtomicU64::new(0)
+}
+
+/// Bytes that this crate has locked in memory, in the whole process: what is locked beside them is the program's.
+pub fn locked_bytes() -> u64 {
+    LOCKED.load(Ordering::Relaxed)
+}
+
 // === impl Key ===
 
 impl Key {
@@ -112,7 +125,10 @@ impl Key {
         let mut secret = MmapMut::map_anon(PAGE_SIZE).map_err(refused)?;
         let mut alive = MmapMut::map_anon(PAGE_SIZE).map_err(refused)?;
         // RLIMIT_MEMLOCK may be 0; the key is then as likely to be swapped out as everything else is.
-        let _ = secret.lock();
+        let locked = secret.lock().is_ok();
+        if locked {
+            LOCKED.fetch_add(PAGE_SIZE as u64, Ordering::Relaxed);
+        }
         #[cfg(target_os = "linux")]
         {
             let _ = secret.advise(memmap2::Advice::DontDump);
@@ -126,7 +142,7 @@ impl Key {
         make(&mut secret, cipher);
         wipe(&mut secret[SEED]);
         scrub_stack();
-        Ok(Key { secret, alive, cipher, next: AtomicU64::new(0) })
+        Ok(Key { secret, alive, locked, cipher, next: AtomicU64::new(0) })
     }
 
     /// The same key, of which so many nonces are gone.
@@ -204,6 +220,9 @@ impl Key {
 impl Drop for Key {
     fn drop(&mut self) {
         self.destroy();
+        if self.locked {
+            LOCKED.fetch_sub(PAGE_SIZE as u64, Ordering::Relaxed);
+        }
     }
 }
 
@@ -285,7 +304,7 @@ mod tests {
             let mut page = MmapMut::map_anon(PAGE_SIZE).unwrap();
             make(&mut page, cipher); // of zeroes
             let alive = MmapMut::map_anon(PAGE_SIZE).unwrap();
-            let key = Key { secret: page, alive, cipher, next: AtomicU64::new(0) };
+            let key = Key { secret: page, alive, locked: false, cipher, next: AtomicU64::new(0) };
             let mut text = [0; 16];
             key.seal(b"", &mut text);
             assert_eq!(text, expected, "{cipher}");

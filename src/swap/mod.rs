@@ -64,7 +64,7 @@ pub use error::Error;
 pub use faulty::{Fault, FaultyDevice, Plan, SECTOR_BYTES};
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
 pub use image::SegmentImage;
-pub use key::{Cipher, Key};
+pub use key::{Cipher, Key, locked_bytes};
 pub use loss::{Loss, Why};
 pub use memory::MemoryDevice;
 pub use options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};

@@ -38,6 +38,8 @@ pub enum Bug {
     NoticeTrustsStart,
     /// An uncharge takes away what was the most there ever was before its charger has noted it.
     UnchargeSkipsPeak,
+    /// A charge that asks no limit does not look whose life it charges.
+    ForceSkipsGeneration,
     /// A prepaid object is uncharged and charged again.
     PrepaidChargesAnew,
     /// Reparenting switches the objcg but leaves a stale group index charged.
@@ -146,6 +148,8 @@ pub enum Bug {
     PinCountsLate,
     /// The first write to a page leaves its copy in the slot.
     WriteKeepsCopy,
+    /// The owner of a page does not wake those whose faults were left to him.
+    EndForgetsLeft,
     /// A page that had vanished stays charged.
     VanishedStaysCharged,
 }

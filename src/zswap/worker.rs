@@ -112,6 +112,17 @@ impl Zswap {
     }
 }
 
+/// What came of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    /// Something was got done.
+    Done,
+    /// Nothing was to do.
+    Idle,
+    /// Nothing could be done.
+    Vain,
+}
+
 /// While it lives, stores may wait for the worker.
 struct Open<'a>(&'a Turnstile);
 
@@ -163,12 +174,18 @@ impl Core {
         if reasons & EXCESS != 0 {
             relief.retry(self);
         }
-        reasons & (PRESSURE | EXCESS) == 0 || self.run_down(relief)
+        match reasons & (PRESSURE | EXCESS) {
+            0 => true,
+            // A memcg whose resident pages fill it is noted with each of its charges, and each store after that kicks; its bytes here are
+            // no reason to write anything (F4 of `relief`).
+            EXCESS => self.run_down(relief) == Run::Done,
+            _ => self.run_down(relief) != Run::Vain,
+        }
     }
 
     /// One run of the worker: a batch for the pool and one for each memcg above its mark, until all are where they should be
-    /// or nothing can be done about it. Whether anything was got done, or nothing was to do.
-    fn run_down(&self, relief: &mut Relief) -> bool {
+    /// or nothing can be done about it.
+    fn run_down(&self, relief: &mut Relief) -> Run {
         let (root, budget) = (self.tree.root(), self.budget(self.policy.batch));
         let mut turns = Turns::with(self, &root, &self.cursor);
         let (mut pool, mut idle, mut got_done) = (Some(0), true, false);
@@ -200,7 +217,11 @@ impl Core {
             }
         }
         self.tidy_memory();
-        idle || got_done
+        match (got_done, idle) {
+            (true, _) => Run::Done,
+            (false, true) => Run::Idle,
+            (false, false) => Run::Vain,
+        }
     }
 
     /// A batch for the pool, and what can be gathered after it.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use zspool::guest::memory::Memory;
-use zspool::guest::{Region, Vm};
+use zspool::guest::{Pin, Region, Vm};
 
 pub const PAGE: usize = 4096;
 
@@ -57,17 +57,28 @@ impl Drop for Mapping {
     }
 }
 
-/// A guest's access by way of a call: the page is brought in and kept while it is used, as a device does it.
+/// A guest. Unless faults are served, it accesses by way of a call: the page is brought in and kept while it is used, as a device does it.
 pub struct Guest {
     // Dropped first: what is registered is still there.
     region: Option<Region>,
     pub mapping: Mapping,
+    /// Touched as it is: faults are served.
+    direct: bool,
 }
 
 impl Guest {
     pub fn new(vm: &Vm, pages: usize) -> Guest {
         let mapping = Mapping::new(pages);
-        Guest { region: Some(mapping.register(vm)), mapping }
+        Guest { region: Some(mapping.register(vm)), mapping, direct: false }
+    }
+
+    /// One whose faults are served in the thread that touches it.
+    pub fn served(vm: &Vm, pages: usize) -> Guest {
+        Guest { direct: true, ..Guest::new(vm, pages) }
+    }
+
+    fn hold(&self, page: usize) -> Option<Pin<'_>> {
+        (!self.direct).then(|| self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap())
     }
 
     pub fn region(&self) -> &Region {
@@ -76,16 +87,16 @@ impl Guest {
 
     /// Write a page that compresses to an eighth, and says which it is and in which version.
     pub fn write(&self, page: usize, version: u64) {
-        let _pin = self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap();
+        let _pin = self.hold(page);
         for (k, word) in words(page, version).enumerate() {
-            // SAFETY: pinned, inside the mapping; tests give each page to one thread at a time.
+            // SAFETY: pinned or served, inside the mapping; tests give each page to one thread at a time.
             unsafe { self.mapping.word(page).add(k).write_volatile(word) };
         }
     }
 
     /// Read a page and check it.
     pub fn check(&self, page: usize, version: u64) {
-        let _pin = self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap();
+        let _pin = self.hold(page);
         for (k, word) in words(page, version).enumerate() {
             // SAFETY: as above.
             let found = unsafe { self.mapping.word(page).add(k).read_volatile() };

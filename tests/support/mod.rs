@@ -129,3 +129,18 @@ pub fn skip(test: &str, why: &str) {
         writeln!(log, "{test}: {why}").expect("the skip log can be written");
     }
 }
+
+/// Run `body` on a thread of its own, and fail where it takes so long that somebody must wait for ever: a lost wake-up is a failure and
+/// not a hang.
+///
+/// # Panics
+/// As `body`; and after two minutes.
+pub fn watched<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
+    let (done, result) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || done.send(body()));
+    match result.recv_timeout(std::time::Duration::from_secs(120)) {
+        Ok(result) => result,
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("still not done after two minutes"),
+        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => std::panic::resume_unwind(thread.join().unwrap_err()),
+    }
+}

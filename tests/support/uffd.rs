@@ -14,11 +14,13 @@ pub const PAGE: usize = 4096;
 /// Run `body` on a thread of its own, and panic when it takes longer than `seconds`: a lost wake-up is a failure, not a hang.
 pub fn within<R: Send + 'static>(seconds: u64, body: impl FnOnce() -> R + Send + 'static) -> R {
     let (tell, told) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned(); // what a skip says
+    let body = move || {
         let result = body();
         let _ = tell.send(());
         result
-    });
+    };
+    let thread = std::thread::Builder::new().name(name).spawn(body).expect("a thread");
     match told.recv_timeout(Duration::from_secs(seconds)) {
         Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
             Ok(result) => result,

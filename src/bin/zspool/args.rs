@@ -37,6 +37,18 @@ pub(crate) enum Verb {
     /// Print the control files that every memcg has: what they say, and what can be written to them
     #[command(after_help = AFTER_FILES)]
     Files,
+    /// Run a program under a memory limit: what is over it leaves, compressed, and comes back when it is touched
+    #[cfg(feature = "guest")]
+    #[command(after_help = crate::run::args::AFTER_RUN)]
+    Run(crate::run::args::Run),
+    /// Show what runs under a limit, live
+    #[cfg(feature = "guest")]
+    #[command(after_help = crate::run::args::AFTER_TOP)]
+    Top(crate::run::args::Top),
+    /// Ask or tell a program that runs under a limit
+    #[cfg(feature = "guest")]
+    #[command(after_help = crate::run::args::AFTER_CTL)]
+    Ctl(crate::run::args::Ctl),
 }
 
 const EXAMPLES: &str = "\
@@ -314,7 +326,7 @@ fn times(text: &str) -> Result<u64, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || "The time is a number of seconds that is not negative, such as 2 or 0.5.".to_owned();
     Duration::try_from_secs_f64(text.parse().map_err(|_| wrong())?).map_err(|_| wrong())
 }

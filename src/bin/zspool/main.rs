@@ -10,6 +10,7 @@
 //! | [`swap`], [`tiers`] | pages through devices in tiers; what is shared about those |
 //! | [`kept`] | pages in an instance, and what each was |
 //! | [`files`] | the control files of a memcg, as a table |
+//! | `run`, `top` | an unmodified program under a limit; what runs so (feature `guest`) |
 //! | [`report`], [`table`], [`progress`], [`output`] | what is told about it |
 //! | [`signals`] | how it is interrupted |
 
@@ -23,6 +24,8 @@ mod kept;
 mod output;
 mod progress;
 mod report;
+#[cfg(feature = "guest")]
+mod run;
 mod signals;
 mod size;
 mod source;
@@ -31,6 +34,8 @@ mod swap;
 mod table;
 mod target;
 mod tiers;
+#[cfg(feature = "guest")]
+mod top;
 
 use args::{Classes, Cli, Squeeze, Swap, Verb};
 use clap::Parser;
@@ -56,6 +61,12 @@ fn main() -> ExitCode {
             let _ = io::stdout().write_all(files::table().as_bytes());
             Ok(true)
         }
+        #[cfg(feature = "guest")]
+        Verb::Run(args) => return run(&args),
+        #[cfg(feature = "guest")]
+        Verb::Top(args) => return top::top(&args),
+        #[cfg(feature = "guest")]
+        Verb::Ctl(args) => return top::ctl(&args),
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,
@@ -68,6 +79,18 @@ fn main() -> ExitCode {
                 RunError::Lost { .. } => BAD,
                 _ => REFUSED,
             })
+        }
+    }
+}
+
+/// As the program ended.
+#[cfg(feature = "guest")]
+fn run(args: &run::args::Run) -> ExitCode {
+    match run::run(args) {
+        Ok(ended) => ended.imitate(),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -79,11 +79,6 @@ impl Epochs {
         self.go_on(resident, now);
     }
 
-    /// How many have.
-    pub(crate) fn all_evicted(&self) -> u64 {
-        self.evicted.get()
-    }
-
     /// Begin another epoch if this one is over. True if it did.
     pub(crate) fn go_on(&self, resident: u64, now: u64) -> bool {
         let begun = self.begun.load(Ordering::Relaxed);

@@ -10,7 +10,7 @@
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
 use super::account::Account;
-use super::evictable::{Counts, Evictable};
+use super::evictable::{Compressed, Counts, Evictable};
 use super::limits::{ALL_WORDS, Limits, RUN};
 use super::roster::Wanted;
 use crate::memcg::{
@@ -31,19 +31,11 @@ const SLICE: u64 = 1 << 20;
 /// Compressed bytes that are written to a device for a store that was refused.
 const WRITE_BACK: u64 = 256 << 10;
 
-/// A memcg above its mark.
-struct Above {
-    memcg: Memcg,
-    bytes: u64,
-    /// How much further down is better.
-    margin: u64,
-}
-
 impl Limits {
     /// Win `bytes` from VMs charged to `scope` or below it, as far as that goes.
     pub(crate) fn evict(&self, scope: &Memcg, bytes: u64, stop: &dyn Fn() -> bool) -> Reclaimed {
         let ahead = u64::from(self.staged_ahead());
-        let (mut won, mut vain, mut some) = (0, 0, false);
+        let (mut won, mut vain, mut some, mut busy) = (0, 0, false, false);
         let mut empty: Vec<u32> = Vec::new();
         while won < bytes {
             if stop() {
@@ -76,6 +68,8 @@ impl Limits {
                         continue;
                     }
                 }
+                // Nothing at all: another thread is at what was staged.
+                busy |= compressed == Compressed::default();
                 if compressed.refused > 0 || compressed.pages + compressed.back == 0 {
                     refused = true;
                     break;
@@ -97,6 +91,7 @@ impl Limits {
         }
         let end = match () {
             () if won >= bytes => End::Met,
+            () if busy => End::Busy,
             () if some => End::Exhausted,
             () => End::NothingToScan,
         };
@@ -127,19 +122,18 @@ impl Limits {
     }
 
     /// Memcgs above their marks that VMs are charged to, the deepest first: what they give, those above them need not.
-    fn above(&self) -> Vec<Above> {
-        let mut above: Vec<Above> = Vec::new();
+    fn above(&self) -> Vec<Memcg> {
+        let mut above: Vec<Memcg> = Vec::new();
         self.roster().each(|_, vm| {
             let mut at = self.tree().get(self.tree().group_of(vm.account().objcg()));
             while let Some(memcg) = at {
                 at = memcg.parent();
-                let (bytes, margin) = memcg.above_mark(Counter::Memory);
-                if bytes > 0 && !above.iter().any(|known| known.memcg == memcg) {
-                    above.push(Above { memcg, bytes, margin });
+                if memcg.above_mark(Counter::Memory).0 > 0 && !above.contains(&memcg) {
+                    above.push(memcg);
                 }
             }
         });
-        above.sort_by_key(|above| std::cmp::Reverse(above.memcg.group().depth()));
+        above.sort_by_key(|memcg| std::cmp::Reverse(memcg.group().depth()));
         above
     }
 
@@ -149,7 +143,7 @@ impl Limits {
         let mut met = true;
         loop {
             let (mut won, mut left) = (0, 0);
-            for Above { memcg, .. } in self.above() {
+            for memcg in self.above() {
                 let (bytes, margin) = memcg.above_mark(Counter::Memory);
                 if bytes == 0 || stop() {
                     continue; // what was won below it was enough

@@ -119,10 +119,6 @@ impl Evictee {
     pub(crate) fn new(tenant: Arc<Tenant>, shared: Arc<Shared>) -> Self {
         Evictee { tenant, shared }
     }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
 }
 
 impl Evictable for Evictee {

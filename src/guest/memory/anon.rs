@@ -8,9 +8,11 @@
 //!   shadow range  |    |    | p2 |    |     same index, same protection, registered for write protection only: holes read as zero
 //! ```
 //!
-//! - **A1** What is moved out goes through `mover`, to which the shadow is registered; what is moved in goes through the guest's descriptor.
-//!   They are one where the guest's has no events. Where it has, dropping frames of a shadow registered with it would raise an event and
-//!   wait for its reader, who may be the very thread that drops them.
+//! - **A1** The shadow is registered with the guest's own descriptor, and pages move out through it: while the guest's range is being unmapped or
+//!   moved, and the event of it is unread, a move says EAGAIN. A descriptor without that event would take what somebody else has mapped
+//!   in that place since; the kernel does not ask whose the page is.
+//! - **A4** Where the descriptor has events, dropping frames of the shadow would raise one and wait for its reader, who may be the very thread that
+//!   drops them. There frames are first moved on, to memory of a descriptor without events, and dropped there.
 //! - **A2** A place of the shadow is empty before a page is moved to it: EEXIST means that a page was left behind, which is dropped.
 //! - **A3** A page whose protection was changed since it went out cannot be moved back (EINVAL): it is copied back, and the staged one dropped.
 
@@ -28,11 +30,14 @@ use std::ops::Range;
 /// From how many pages on moving them in beats copying them (33 pages are flushed one by one).
 const MOVES_PAY: u32 = 34;
 
-/// What moves pages out of all ranges of a VM.
+/// Where frames of all ranges of a VM go that are dropped.
 #[derive(Debug)]
-pub(super) struct Mover {
+pub(super) struct Drain {
+    /// To which `frames` is registered: the guest's, or one without events.
     pub(super) descriptor: Arc<Descriptor>,
     pub(super) frames: Frames,
+    /// All frames have to go there: A4.
+    pub(super) only: bool,
 }
 
 /// Anonymous memory with MOVE.
@@ -40,28 +45,40 @@ pub(super) struct Mover {
 pub(super) struct Moved {
     guest: GuestRange,
     shadow: Reserved,
-    mover: Arc<Mover>,
+    drain: Arc<Drain>,
     /// All of it has the protection of the frames' pool.
     frames_fit: bool,
 }
 
 impl Moved {
     /// `executable` are the parts of the range that may be executed, in bytes from its start.
-    pub(super) fn new(guest: GuestRange, mover: Arc<Mover>, executable: &[Range<usize>]) -> Result<Moved, Refusal> {
+    pub(super) fn new(guest: GuestRange, drain: Arc<Drain>, executable: &[Range<usize>]) -> Result<Moved, Refusal> {
+        if drain.only && !executable.is_empty() {
+            return Err(Refusal::NoMethod {
+                method: super::Method::Move,
+                why: "frames of memory that may be executed cannot be dropped without an event, and events are on. Register what is \
+                      writable and not executable, or leave the events off.",
+            });
+        }
         let shadow = Reserved::new(guest.pages() as usize * PAGE_SIZE)?;
         for part in executable {
             shadow.protect(part.clone(), true)?;
         }
         // SAFETY: memory of ours.
-        unsafe { mover.descriptor.register(shadow.addresses(), Modes::PROTECT)? };
-        Ok(Moved { guest, shadow, mover, frames_fit: executable.is_empty() })
+        unsafe { guest.descriptor.register(shadow.addresses(), Modes::PROTECT)? };
+        Ok(Moved { guest, shadow, drain, frames_fit: executable.is_empty() })
     }
 
     fn shadow(&self, page: u32) -> usize {
         self.shadow.addresses().start + page as usize * PAGE_SIZE
     }
 
+    /// Drop what places of the shadow hold, if anything.
     fn empty(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        if self.drain.only {
+            let drained = self.drain.frames.drain(&self.drain.descriptor, self.shadow(first), pages);
+            return drained.map_err(|errno| Obstacle::Failed(errno.0));
+        }
         let start = first as usize * PAGE_SIZE;
         self.shadow
             .empty(start..start + pages as usize * PAGE_SIZE)
@@ -102,7 +119,7 @@ impl Backing for Moved {
                 let page = first + moved + at;
                 let bytes = count as usize * PAGE_SIZE;
                 // SAFETY: the caller owns the pages' words: they leave.
-                unsafe { self.mover.descriptor.mov(self.shadow(page), self.guest.address(page), bytes, Mode::QUIET) }
+                unsafe { self.guest.descriptor.mov(self.shadow(page), self.guest.address(page), bytes, Mode::QUIET) }
             });
             moved += more;
             let obstacle = match stopped {
@@ -148,7 +165,7 @@ impl Backing for Moved {
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         let mut dropped = 0;
         if self.frames_fit {
-            while pages - dropped >= RUN && self.mover.frames.keep(&self.mover.descriptor, self.shadow(first + dropped))
+            while pages - dropped >= RUN && self.drain.frames.keep(&self.drain.descriptor, self.shadow(first + dropped))
             {
                 dropped += RUN;
             }
@@ -165,11 +182,15 @@ impl Backing for Moved {
         self.guest.install_zero(first, pages)
     }
 
+    fn can_move_in(&self, pages: u32) -> bool {
+        self.frames_fit && pages >= MOVES_PAY && self.drain.frames.is_ready()
+    }
+
     fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
         let mut done = 0;
         while done < pages {
             let count = (pages - done).min(RUN);
-            let run = if self.frames_fit && count >= MOVES_PAY { self.mover.frames.take() } else { None };
+            let run = if self.frames_fit && count >= MOVES_PAY { self.drain.frames.take() } else { None };
             let Some(run) = run else {
                 let rest = install_one_by_one(self, first + done, count, fill);
                 done += rest.pages;
@@ -225,6 +246,12 @@ impl Backing for Moved {
         self.guest.present(first, pages, each)
     }
 
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        let start = self.shadow(first);
+        self.guest.present_at(start..start + pages as usize * PAGE_SIZE, first, each)?;
+        Ok(true)
+    }
+
     fn release(&self) -> io::Result<()> {
         self.guest.release()
     }
@@ -236,6 +263,13 @@ impl Backing for Moved {
 
     fn unshare(&self, first: u32, pages: u32) -> u32 {
         unshare(&self.guest, first, pages)
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        // Unmapped while it is registered, it would raise an event.
+        let _ = self.guest.descriptor.unregister(self.shadow.addresses());
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! [`Memory::method`] forces one of them.
 
-use super::anon::{Moved, Mover};
+use super::anon::{Drain, Moved};
 use super::backing::Backing;
 use super::frames::{Frames, POOL_BYTES};
 use super::guest_range::GuestRange;
@@ -43,7 +43,7 @@ pub struct Backer {
     found: Features,
     page_map: Arc<PageMap>,
     /// Made with the first range that is moved.
-    mover: Mutex<Option<Arc<Mover>>>,
+    drain: Mutex<Option<Arc<Drain>>>,
 }
 
 impl Backer {
@@ -54,7 +54,7 @@ impl Backer {
     pub fn new(descriptor: Arc<Descriptor>) -> Result<Backer, Refusal> {
         let page_map = PageMap::open().map_err(|source| Refusal::Proc { what: "/proc/self/pagemap", source })?;
         let found = Descriptor::found()?;
-        Ok(Backer { descriptor, found, page_map: Arc::new(page_map), mover: Mutex::new(Rank::Worker, None) })
+        Ok(Backer { descriptor, found, page_map: Arc::new(page_map), drain: Mutex::new(Rank::Leaf, None) })
     }
 
     /// The descriptor.
@@ -130,7 +130,7 @@ impl Backer {
         let guest = GuestRange::new(memory, self.descriptor.clone(), self.page_map.clone())?;
         Ok(match (memory.kind(), method) {
             (Kind::Anonymous, Method::Move) => {
-                Box::new(Moved::new(guest, self.mover()?, &executable(memory.addresses())?)?)
+                Box::new(Moved::new(guest, self.drain()?, &executable(memory.addresses())?)?)
             }
             (Kind::Anonymous, _) => Box::new(Protected::new(guest)),
             (Kind::Memfd { file, offset }, method) => {
@@ -143,13 +143,14 @@ impl Backer {
         })
     }
 
-    /// What moves pages out: see A1 of `anon`.
-    fn mover(&self) -> Result<Arc<Mover>, Refusal> {
-        if let Some(mover) = &*self.mover.lock() {
-            return Ok(mover.clone());
+    /// Where frames go that are dropped: see A4 of `anon`.
+    fn drain(&self) -> Result<Arc<Drain>, Refusal> {
+        if let Some(drain) = &*self.drain.lock() {
+            return Ok(drain.clone());
         }
         // Made outside of the lock, as the kernel is asked for it; of two that are made at once one is given up again.
-        let descriptor = if self.descriptor.features().intersects(EVENTS) {
+        let only = self.descriptor.features().intersects(EVENTS);
+        let descriptor = if only {
             Arc::new(Descriptor::open(Ask { features: Features::MOVE, ..Ask::default() })?)
         } else {
             self.descriptor.clone()
@@ -157,15 +158,15 @@ impl Backer {
         let memory = Reserved::new(POOL_BYTES)?;
         // SAFETY: memory of ours.
         unsafe { descriptor.register(memory.addresses(), Modes::PROTECT) }?;
-        let made = Arc::new(Mover { descriptor, frames: Frames::new(memory) });
-        Ok(self.mover.lock().get_or_insert(made).clone())
+        let made = Arc::new(Drain { descriptor, frames: Frames::new(memory), only });
+        Ok(self.drain.lock().get_or_insert(made).clone())
     }
 }
 
 /// The parts of a range that may be executed, in bytes from its start.
 fn executable(range: Range<usize>) -> Result<Vec<Range<usize>>, Refusal> {
-    let all = maps::of("self").map_err(|source| Refusal::Proc { what: "/proc/self/maps", source })?;
-    let parts = maps::inside(&all, &range).into_iter().filter(|mapping| mapping.execute).map(|mapping| {
+    let there = maps::inside(&range).map_err(|source| Refusal::Proc { what: "/proc/self/maps", source })?;
+    let parts = there.into_iter().filter(|mapping| mapping.execute).map(|mapping| {
         mapping.range.start.max(range.start) - range.start..mapping.range.end.min(range.end) - range.start
     });
     Ok(parts.collect())

@@ -71,6 +71,12 @@ pub trait Backing: Send + Sync {
     /// Install pages that read as zero, and wake who waits.
     fn install_zero(&self, first: u32, pages: u32) -> Installed;
 
+    /// Whether [`move_in`](Self::move_in) of so many pages has frames at hand, and so costs less than [`install`](Self::install).
+    fn can_move_in(&self, pages: u32) -> bool {
+        let _ = pages;
+        false
+    }
+
     /// Install pages whose bytes `fill` writes, called with the page's number in ascending order, and wake who waits. Where `fill` says false, the
     /// page and those after it are left out, without an obstacle.
     ///
@@ -112,6 +118,16 @@ pub trait Backing: Send + Sync {
     /// # Errors
     /// When the kernel's answer cannot be had.
     fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()>;
+
+    /// Tell `each` which runs of pages have something in a staging place of ours, in ascending order: for checks, while nothing moves.
+    /// False where there is no such place.
+    ///
+    /// # Errors
+    /// When the kernel's answer cannot be had.
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        let _ = (first, pages, each);
+        Ok(false)
+    }
 
     /// Unregister the range from the descriptor, and wake everybody who waits. What is not there reads as zero from now on.
     ///

@@ -154,6 +154,10 @@ impl Backing for Faulty {
         self.partly(Call::InstallZero, first, pages, |pages| self.inner.install_zero(first, pages))
     }
 
+    fn can_move_in(&self, pages: u32) -> bool {
+        self.inner.can_move_in(pages)
+    }
+
     fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
         self.partly(Call::MoveIn, first, pages, |pages| self.inner.move_in(first, pages, fill))
     }
@@ -192,6 +196,10 @@ impl Backing for Faulty {
 
     fn moved(&self, to: usize) -> bool {
         self.inner.moved(to)
+    }
+
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        self.inner.present_apart(first, pages, each)
     }
 
     fn unshare(&self, first: u32, pages: u32) -> u32 {

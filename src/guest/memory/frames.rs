@@ -30,7 +30,7 @@ const NONE: u32 = 0;
 const IN_USE: u32 = 1;
 const FULL: u32 = 2;
 
-/// Runs of frames, in memory that is registered with the descriptor that moves pages out.
+/// Runs of frames, in memory that is registered with the descriptor that moves pages there.
 #[derive(Debug)]
 pub(super) struct Frames {
     memory: Reserved,
@@ -71,15 +71,58 @@ impl Frames {
         true
     }
 
+    /// Drop what `pages` pages from `from` on hold, by way of runs: their own memory is not told that anything is dropped.
+    ///
+    /// # Errors
+    /// What the kernel said to the move.
+    pub(super) fn drain(&self, mover: &Descriptor, from: usize, pages: u32) -> Result<(), Errno> {
+        let mut drained = 0;
+        while drained < pages {
+            // Others hold a run for the time of two system calls.
+            let none = self.seize(NONE);
+            let full = none.is_none();
+            let Some(run) = none.or_else(|| self.seize(FULL)) else {
+                crate::sync::thread::yield_now();
+                continue;
+            };
+            let count = (pages - drained).min(RUN);
+            if full {
+                run.empty();
+            }
+            // SAFETY: the caller owns the pages there and throws them away.
+            let (_, stopped) = through(count, Errno::INVALID, |at, count| unsafe {
+                let (to, from) = (at as usize * PAGE_SIZE, (drained + at) as usize * PAGE_SIZE + from);
+                mover.mov(run.address() + to, from, count as usize * PAGE_SIZE, Mode::QUIET | Mode::OVER_HOLES)
+            });
+            if let Some(errno) = stopped {
+                return Err(errno);
+            }
+            drained += count;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a full run. If not it counts as missed, and the next that goes out is kept.
+    pub(super) fn is_ready(&self) -> bool {
+        let ready = self.runs.iter().any(|run| run.load(Ordering::Relaxed) == FULL);
+        if !ready {
+            self.miss();
+        }
+        ready
+    }
+
     /// A full run.
     pub(super) fn take(&self) -> Option<Run<'_>> {
         let run = self.seize(FULL);
         if run.is_none() {
-            let _ = self
-                .missed
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |missed| Some((missed + 1).min(RUNS as u32)));
+            self.miss();
         }
         run
+    }
+
+    fn miss(&self) {
+        let more = |missed: u32| Some((missed + 1).min(RUNS as u32));
+        let _ = self.missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
     fn seize(&self, state: u32) -> Option<Run<'_>> {
@@ -107,6 +150,12 @@ impl Run<'_> {
         (self.address() + index as usize * PAGE_SIZE) as *mut [u8; PAGE_SIZE]
     }
 
+    fn empty(&self) {
+        let start = self.index * RUN_BYTES;
+        // Our own memory: the kernel has no reason to refuse. If it did, the next move here would say EEXIST, and this happens again.
+        let _ = self.frames.memory.empty(start..start + RUN_BYTES);
+    }
+
     fn give_back_full(self) {
         self.frames.runs[self.index].store(FULL, Ordering::Release);
         std::mem::forget(self);
@@ -115,9 +164,84 @@ impl Run<'_> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let start = self.index * RUN_BYTES;
-        // Our own memory: the kernel has no reason to refuse. If it did, the next move here would say EEXIST, and this happens again.
-        let _ = self.frames.memory.empty(start..start + RUN_BYTES);
+        self.empty();
         self.frames.runs[self.index].store(NONE, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::uffd::{Ask, Features, Modes};
+
+    fn full_of(reserved: &Reserved, byte: u8) {
+        let start = reserved.addresses().start as *mut u8;
+        // SAFETY: memory of the test's.
+        unsafe { start.write_bytes(byte, reserved.addresses().len()) };
+    }
+
+    #[test]
+    fn frames_are_kept_where_they_were_missed_and_no_more_than_that() {
+        let Ok(mover) = Descriptor::open(Ask { features: Features::MOVE, ..Ask::default() }) else {
+            return; // said aloud by tests/guest_backings.rs
+        };
+        let pool = Reserved::new(POOL_BYTES).expect("address space");
+        // SAFETY: memory of the test's.
+        unsafe { mover.register(pool.addresses(), Modes::PROTECT) }.expect("it is registered");
+        let frames = Frames::new(pool);
+        let shadow = Reserved::new(RUN_BYTES).expect("address space");
+        let from = shadow.addresses().start;
+        full_of(&shadow, 1);
+        assert!(!frames.keep(&mover, from), "nobody missed any");
+        for _ in 0..2 * RUNS {
+            assert!(frames.take().is_none());
+        }
+        for kept in 0..RUNS {
+            full_of(&shadow, kept as u8 + 2);
+            assert!(frames.keep(&mover, from));
+            assert_eq!(frames.held(), kept + 1);
+        }
+        full_of(&shadow, 99);
+        assert!(!frames.keep(&mover, from), "as many as may be are held");
+        // What is taken is gone when it is done with.
+        let run = frames.take().expect("a run");
+        // SAFETY: a frame of the run.
+        assert_eq!(unsafe { run.frame(63).read_volatile() }[4095], 2);
+        drop(run);
+        assert_eq!(frames.held(), RUNS - 1);
+        // A run that has a hole is not kept.
+        shadow.empty(0..PAGE_SIZE).expect("it is empty");
+        while frames.take().is_some() {}
+        assert!(!frames.keep(&mover, from));
+        assert_eq!(frames.held(), 0);
+    }
+
+    #[test]
+    fn what_is_drained_is_gone_holes_or_not() {
+        let Ok(mover) = Descriptor::open(Ask { features: Features::MOVE, ..Ask::default() }) else {
+            return; // said aloud by tests/guest_backings.rs
+        };
+        let pool = Reserved::new(POOL_BYTES).expect("address space");
+        // SAFETY: memory of the test's.
+        unsafe { mover.register(pool.addresses(), Modes::PROTECT) }.expect("it is registered");
+        let frames = Frames::new(pool);
+        let shadow = Reserved::new(3 * RUN_BYTES).expect("address space");
+        for round in 0..4 {
+            full_of(&shadow, 7);
+            if round > 0 {
+                // Runs that are kept are drained through, too.
+                let _ = frames.take();
+                frames.keep(&mover, shadow.addresses().start);
+            }
+            shadow.empty(5 * PAGE_SIZE..9 * PAGE_SIZE).expect("holes");
+            frames.drain(&mover, shadow.addresses().start, 3 * RUN - 1).expect("drained");
+            let byte = |page: usize| {
+                let address = (shadow.addresses().start + page * PAGE_SIZE) as *const u8;
+                // SAFETY: memory of the test's.
+                unsafe { address.read_volatile() }
+            };
+            assert!((0..3 * RUN as usize - 1).all(|page| byte(page) == 0), "round {round}");
+            assert_eq!(byte(3 * RUN as usize - 1), 7, "round {round}: what was not meant is there");
+        }
     }
 }

@@ -41,6 +41,8 @@ struct Place {
     pinned: bool,
     /// Apart: whether there is a page in the shadow.
     staged: bool,
+    /// Threads wait here in the kernel.
+    waited_for: bool,
 }
 
 /// What requests fail with, on cue.
@@ -122,6 +124,18 @@ impl Simulated {
         (place.token, place.mapped, place.protected) = (None, false, false);
     }
 
+    /// A thread faults and waits in the kernel, unless it can go on by now. Whether it waits.
+    pub(crate) fn enqueue(&self, page: u32, write: bool) -> bool {
+        let place = &mut self.state.lock().0[page as usize];
+        place.waited_for = !place.poisoned && (place.token.is_none() || !place.mapped || write && place.protected);
+        place.waited_for
+    }
+
+    /// Whether nobody has woken it yet.
+    pub(crate) fn is_waited_for(&self, page: u32) -> bool {
+        self.state.lock().0[page as usize].waited_for
+    }
+
     /// The kernel pins a page, or lets it go.
     pub(crate) fn set_pinned(&self, page: u32, pinned: bool) {
         self.state.lock().0[page as usize].pinned = pinned;
@@ -158,6 +172,7 @@ impl Simulated {
             return Err(Obstacle::There);
         }
         (place.token, place.mapped, place.protected) = (Some(token), true, protected);
+        place.waited_for = false;
         if self.staging == Staging::InPlace {
             self.set_bytes(page, token);
         }
@@ -191,7 +206,7 @@ impl Backing for Simulated {
         all(self.each(first, pages, |page, place, cue| match self.staging {
             Staging::InPlace => {
                 place.token.ok_or(Obstacle::Hole)?;
-                place.mapped = true;
+                (place.mapped, place.waited_for) = (true, false);
                 Ok(())
             }
             Staging::Apart if !place.staged => Err(Obstacle::Hole),
@@ -236,7 +251,7 @@ impl Backing for Simulated {
 
     fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         all(self.each(first, pages, |_, place, _| {
-            place.protected = false;
+            (place.protected, place.waited_for) = (false, false);
             Ok(())
         }))
     }
@@ -252,13 +267,18 @@ impl Backing for Simulated {
         all(self.each(first, pages, |_, place, _| match place.token {
             Some(_) => Err(Obstacle::There),
             None => {
-                place.poisoned = true;
+                (place.poisoned, place.waited_for) = (true, false);
                 Ok(())
             }
         }))
     }
 
-    fn wake(&self, _first: u32, _pages: u32) {}
+    fn wake(&self, first: u32, pages: u32) {
+        let _ = self.each(first, pages, |_, place, _| {
+            place.waited_for = false;
+            Ok(())
+        });
+    }
 
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         all(self.each(first, pages, |page, place, _| {
@@ -278,6 +298,15 @@ impl Backing for Simulated {
             }
         }
         Ok(())
+    }
+
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        for page in first..first + pages {
+            if self.state.lock().0[page as usize].staged {
+                each(page..page + 1);
+            }
+        }
+        Ok(self.staging == Staging::Apart)
     }
 
     fn release(&self) -> io::Result<()> {

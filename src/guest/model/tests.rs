@@ -45,6 +45,12 @@ fn neighbours_that_went_together_come_together() {
     assert_eq!(model.check(), (16, 0, 48));
     assert_eq!(model.prefetch(0, 256), 48);
     assert_eq!(model.check(), (64, 0, 0));
+    model.stage(0, 64);
+    assert_eq!((model.compress(8), model.prefetch(0, 256)), (8, 64));
+    model.stage(0, 64);
+    model.compress(8);
+    model.make_resident(0, 100).unwrap();
+    assert_eq!(model.check(), (100, 0, 0));
 }
 
 #[test]
@@ -113,6 +119,24 @@ fn pins_hold_and_end() {
     assert_eq!(model.stage(2, 6), (5, 0));
     model.unpin(3, 1);
     assert_eq!(model.stage(3, 1), (1, 0));
+}
+
+#[test]
+fn a_codec_that_panics_leaves_every_page_where_it_can_be_had() {
+    for in_place in [false, true] {
+        let model = model(in_place, 0, 0);
+        (0..10).for_each(|page| model.write(page, 7).unwrap());
+        model.stage(0, 10);
+        model.set_panic(4);
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.compress(10)));
+        assert!(caught.is_err());
+        assert_eq!(model.check(), (0, 10, 0));
+        assert_eq!(model.read(3), Some(7));
+        assert_eq!(model.compress(10), 9, "the run is in the queue again");
+        (0..10).for_each(|page| assert_eq!(model.read(page), Some(7)));
+        model.unregister().unwrap();
+        model.settle();
+    }
 }
 
 /// Threads write versions to pages of their own, and read them back, while others do everything else to the pages.

@@ -121,9 +121,11 @@ struct Came {
     first: Option<WhyNot>,
 }
 
+/// Whoever wants to know more asks for the page alone.
+#[derive(Clone, Copy)]
 enum WhyNot {
-    Unreadable(zswap::Error),
-    Obstacle(Obstacle),
+    Unreadable,
+    Obstacle,
 }
 
 impl Pages {
@@ -201,7 +203,7 @@ impl Pages {
     fn come_together(&self, mut run: Owned<'_>, how: &Together) -> Came {
         let mut came = Came { pages: 0, first: None };
         while run.len() > 0 && came.first.is_none() {
-            let step = if run.len() >= BY_MOVE && !self.shared().kept.is_on() {
+            let step = if run.len() >= BY_MOVE && !self.shared().kept.is_on() && self.backing().can_move_in(run.len()) {
                 self.move_in(&mut run, how)
             } else {
                 let copied = self.shared().bounces.with(|buffer| self.copy_in(&mut run, buffer, BY_COPY, how));
@@ -227,8 +229,8 @@ impl Pages {
             let to = unsafe { &mut *buffer.add(len) };
             match self.read(page, to, how.wait) {
                 Ok(found) => (from[len], len) = (found, len + 1),
-                Err(error) => {
-                    why_not = Some(WhyNot::Unreadable(error));
+                Err(_) => {
+                    why_not = Some(WhyNot::Unreadable);
                     break;
                 }
             }
@@ -260,8 +262,8 @@ impl Pages {
             // SAFETY: a frame of 4096 bytes, ours to fill; every byte pattern is a page.
             match self.read(page, unsafe { &mut *frame }, how.wait) {
                 Ok(_) => true,
-                Err(error) => {
-                    why_not = Some(WhyNot::Unreadable(error));
+                Err(_) => {
+                    why_not = Some(WhyNot::Unreadable);
                     false
                 }
             }
@@ -279,7 +281,7 @@ impl Pages {
         let (page, was) = (run.first(), run.was(run.first()));
         self.loaded(page, was.stamp(), kept.is_some());
         self.arrived(was.state(), 1);
-        run.end_front(1, End { kept, ..End::woken(State::Resident) });
+        run.end_front(1, End { kept, ..End::at(State::Resident) });
     }
 
     /// What is in the way of the next page. One that is there already is no obstacle.
@@ -289,7 +291,7 @@ impl Pages {
                 self.came_in(run, None);
                 None
             }
-            obstacle => Some(WhyNot::Obstacle(obstacle)),
+            _ => Some(WhyNot::Obstacle),
         }
     }
 
@@ -298,27 +300,54 @@ impl Pages {
         let mut done = Prefetched::default();
         let mut at = range.start;
         while at < range.end {
-            let run = self.own_alike(at, range.end, |state| state == State::Stored);
-            if run.len() == 0 {
-                match self.word(at).load().state() {
-                    // No charge: it only comes back.
-                    State::Staged => match self.serve(at, Access::Read, Waiting::Leave, Why::Call, &mut None) {
-                        Served::Installed(_) => done.pages += 1,
-                        _ => done.left += 1,
-                    },
-                    State::Resident | State::Absent => {}
-                    _ => done.left += 1,
-                }
+            let seen = self.word(at).load().state();
+            let run = match seen {
+                State::Staged | State::Stored => self.own_alike(at, range.end, seen),
+                _ => Owned::none(self, at),
+            };
+            let len = run.len();
+            if len == 0 {
+                done.left += u64::from(!matches!(seen, State::Resident | State::Absent));
                 at += 1;
                 continue;
             }
-            let len = run.len();
-            let came = self.come_if_room(run);
+            // What is staged is paid for.
+            let came = if seen == State::Staged { self.put_run_back(run) } else { self.come_if_room(run) };
             done.pages += u64::from(came);
             done.left += u64::from(len - came);
             at += len;
         }
         done
+    }
+
+    /// Put staged pages back that are owned. How many, from the first on.
+    fn put_run_back(&self, mut run: Owned<'_>) -> u32 {
+        let (first, len) = (run.first(), run.len());
+        let back = match self.backing().put_back(first, len) {
+            Ok(()) => len,
+            // Some may be back: one by one, what is says that there is nothing staged, or that it is there.
+            Err(_) => {
+                let is_back = |page: &u32| {
+                    matches!(self.backing().put_back(*page, 1), Ok(()) | Err(Obstacle::Hole | Obstacle::There))
+                };
+                (first..first + len).take_while(is_back).count() as u32
+            }
+        };
+        for page in first..first + back {
+            self.forget_copy(page, run.was(page), false); // it can be written from here on
+            self.word(page).set_referenced(true);
+        }
+        self.arrived(State::Staged, back);
+        run.end_front(back, End::at(State::Resident));
+        back
+    }
+
+    /// Have zeroes where there is nothing. How many pages, from the first on.
+    fn zero_run(&self, mut run: Owned<'_>) -> u32 {
+        let done = self.backing().install_zero(run.first(), run.len());
+        self.arrived(State::Absent, done.pages);
+        run.end_front(done.pages, End::at(State::Resident));
+        done.pages
     }
 
     fn come_if_room(&self, mut run: Owned<'_>) -> u32 {
@@ -344,12 +373,12 @@ impl Pages {
         came
     }
 
-    /// Own up to 64 consecutive pages in such a state, as far as they can be had without waiting.
-    fn own_alike(&self, at: u32, end: u32, alike: impl Fn(State) -> bool) -> Owned<'_> {
+    /// Own up to 64 consecutive pages in this state, as far as they can be had without waiting.
+    fn own_alike(&self, at: u32, end: u32, state: State) -> Owned<'_> {
         let mut run = Owned::none(self, at);
         for page in at..end.min(at.saturating_add(TOGETHER)) {
             let seen = self.word(page).load();
-            if !alike(seen.state()) || self.word(page).fill(seen).is_err() {
+            if seen.state() != state || self.word(page).fill(seen).is_err() {
                 break;
             }
             run.push(seen);
@@ -364,15 +393,15 @@ impl Pages {
     pub(crate) fn make_resident(&self, range: Range<u32>) -> Result<(), Error> {
         let (mut at, mut result) = (range.start, Ok(()));
         while at < range.end {
-            let mut run = self.own_alike(at, range.end, |state| state == State::Stored);
-            if run.len() > 1 && self.pay(&mut run, Why::Call) {
-                let came = self.come_together(run, &Together { wait: true, may_keep: true });
-                at += came.pages;
-                if came.first.is_none() {
-                    continue;
-                }
-            } else {
-                drop(run);
+            let seen = self.word(at).load().state();
+            let came = match seen {
+                State::Resident => 1,
+                State::Absent | State::Staged | State::Stored => self.run_in(self.own_alike(at, range.end, seen), seen),
+                _ => 0,
+            };
+            if came > 0 {
+                at += came;
+                continue;
             }
             if let Err(error) = self.make_one_resident(at) {
                 if !matches!(error, Error::Unreadable { .. }) {
@@ -383,6 +412,23 @@ impl Pages {
             at += 1;
         }
         result
+    }
+
+    /// Bring in pages that are owned and were in this state. How many came, from the first on.
+    fn run_in(&self, mut run: Owned<'_>, was: State) -> u32 {
+        if run.len() < 2 {
+            return 0; // as any single page
+        }
+        if was == State::Staged {
+            return self.put_run_back(run);
+        }
+        if !self.pay(&mut run, Why::Call) {
+            return 0;
+        }
+        match was {
+            State::Absent => self.zero_run(run),
+            _ => self.come_together(run, &Together { wait: true, may_keep: true }).pages,
+        }
     }
 
     /// Bring one page in. When this returns it was there at some moment of the call.

@@ -12,7 +12,7 @@
 
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Compressed, Pages};
-use super::ports::{Count, Gauge, Why};
+use super::ports::{Count, Effort, Gauge, Why};
 use super::word::{Bits, Frame, State, Through};
 use crate::guest::memory::backing::Staging;
 use crate::sync::Bug;
@@ -35,17 +35,18 @@ enum Work {
 struct Batch<'a> {
     pages: &'a Pages,
     first: u32,
+    len: u32,
     work: [Work; TOGETHER as usize],
 }
 
 impl Pages {
     /// Compress those of up to 64 pages that are staged.
-    pub(crate) fn compress_run(&self, first: u32, len: u32) -> Compressed {
+    pub(crate) fn compress_run(&self, first: u32, len: u32, effort: Effort) -> Compressed {
         let mut done = Compressed::default();
-        let mut batch = Batch { pages: self, first, work: [Work::None; TOGETHER as usize] };
+        let mut batch = Batch { pages: self, first, len: len.min(TOGETHER), work: [Work::None; TOGETHER as usize] };
         for page in first..first + len.min(TOGETHER) {
             match self.word(page).compress() {
-                Some(was) => batch.store(page, was, &mut done),
+                Some(was) => batch.store(page, was, effort, &mut done),
                 None => done.back += 1,
             }
             if done.refused > 0 {
@@ -66,7 +67,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Step 1 for a page that is Compressing now.
-    fn store(&mut self, page: u32, was: Bits, done: &mut Compressed) {
+    fn store(&mut self, page: u32, was: Bits, effort: Effort, done: &mut Compressed) {
         let (pages, shared) = (self.pages, self.pages.shared());
         if was.is_kept() {
             *self.work(page) = Work::Clean;
@@ -74,18 +75,19 @@ impl<'a> Batch<'a> {
         }
         *self.work(page) = Work::Begun;
         let from = pages.backing().staged(page);
-        let mut copy = [0; PAGE_SIZE];
+        let mut copy;
         let bytes = match pages.backing().staging() {
             // SAFETY: the staged page lies in memory of ours, where it stays while `shadow` is set and nobody writes it.
             Staging::Apart => unsafe { &*from },
             Staging::InPlace => {
+                copy = [0; PAGE_SIZE];
                 // SAFETY: readable while the page is Compressing, and afterwards, when a fault has put it back, too. What the
                 // guest writes meanwhile makes a copy that is thrown away, for the page is lost by then.
                 unsafe { std::ptr::copy_nonoverlapping(from, &raw mut copy, 1) };
                 &copy
             }
         };
-        match shared.store.put_away(pages.slot(page), &*shared.purse, bytes) {
+        match shared.store.put_away(pages.slot(page), &*shared.purse, bytes, effort) {
             Ok(stored) => *self.work(page) = Work::Stored(stored.slot_bytes() as u16),
             Err(_) => {
                 *self.work(page) = Work::None;
@@ -106,7 +108,7 @@ impl<'a> Batch<'a> {
     fn finish(mut self, done: &mut Compressed) {
         let (pages, shared) = (self.pages, self.pages.shared());
         let mut run = Owned::none(pages, self.first);
-        for page in self.first..self.first + TOGETHER {
+        for page in self.first..self.first + self.len {
             let work = std::mem::replace(self.work(page), Work::None);
             let mine = match work {
                 Work::None => false,
@@ -158,11 +160,13 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        for page in self.first..self.first + TOGETHER {
+        let mut begun = false;
+        for page in self.first..self.first + self.len {
             let work = std::mem::replace(self.work(page), Work::None);
             if work == Work::None {
                 continue;
             }
+            begun = true;
             // The codec, or a device, panicked. The charge went with the page that it was at, or into what was stored.
             let (pages, shared) = (self.pages, self.pages.shared());
             if let Work::Stored(_) = work {
@@ -171,13 +175,13 @@ impl Drop for Batch<'_> {
             if work != Work::Clean {
                 shared.purse.must_charge(1, Why::Call);
             }
-            match pages.word(page).not_compressed() {
-                Through::Mine => shared.roster.push_again(pages.id(), page, 1),
-                Through::Lost => {
-                    shared.purse.uncharge(1);
-                    pages.give_frame_up(page);
-                }
+            if let Through::Lost = pages.word(page).not_compressed() {
+                shared.purse.uncharge(1);
+                pages.give_frame_up(page);
             }
+        }
+        if begun {
+            self.pages.shared().roster.push_again(self.pages.id(), self.first, self.len);
         }
     }
 }
@@ -195,7 +199,7 @@ impl Pages {
             }
             self.shared().observer.change(Gauge::Staged, -i64::from(run.len()));
             self.shared().observer.change(Gauge::Stored, run.len().into());
-            run.end_front(run.len(), End { moved: false, ..End::silent(State::Stored) });
+            run.end_front(run.len(), End { moved: false, ..End::at(State::Stored) });
         }
         *run = Owned::none(self, next);
     }

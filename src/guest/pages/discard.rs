@@ -14,15 +14,25 @@ use super::word::{Bits, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::{Obstacle, Staging};
 use crate::sync::Bug;
+use crate::sync::thread::Backoff;
 use std::ops::Range;
 
 /// Who throws pages away.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+enum By {
     /// A call: the guest range is ours to empty.
     Us,
     /// Somebody else: the guest range is empty already, or will be before anything can be installed.
     Them,
+}
+
+/// Whether pages are thrown away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    /// They are.
+    Yes,
+    /// The address space is changing: they are as they were.
+    Again,
 }
 
 impl Pages {
@@ -31,7 +41,15 @@ impl Pages {
     /// # Errors
     /// [`Error::Pinned`], [`Error::Gone`], [`Error::Kernel`]: pages before the one that is named are gone.
     pub(crate) fn discard(&self, range: Range<u32>) -> Result<u64, Error> {
+        self.note_changed(range.clone());
+        let thrown = self.throw_away(range.clone());
+        self.note_changed(range);
+        thrown
+    }
+
+    fn throw_away(&self, range: Range<u32>) -> Result<u64, Error> {
         let (mut at, mut thrown) = (range.start, 0);
+        let mut again = Backoff::new(); // whoever reads events makes this end
         while at < range.end {
             // Resident pages together: as many as can be had without waiting.
             let mut run = Owned::none(self, at);
@@ -45,7 +63,11 @@ impl Pages {
             }
             thrown += u64::from(run.len());
             if run.len() > 0 {
-                self.discard_resident(run)?;
+                let (first, len) = (run.first(), run.len());
+                if self.discard_resident(run)? == Done::Again {
+                    (at, thrown) = (first, thrown - u64::from(len));
+                    again.wait_for_io();
+                }
                 continue;
             }
             let seen = self.word(at).load();
@@ -60,12 +82,15 @@ impl Pages {
                 State::Stored if self.shared().planted.is(Bug::DiscardOwnsLate) => {
                     self.shared().store.give_back(self.slot(at));
                     if self.word(at).discard(seen).is_ok() {
-                        Owned::one(self, at, seen).end_front(1, End::silent(State::Absent));
+                        Owned::one(self, at, seen).end_front(1, End::at(State::Absent));
                     }
                 }
                 _ if self.word(at).discard(seen).is_err() => continue,
                 _ => {
-                    self.discard_out(Owned::one(self, at, seen), By::Us)?;
+                    if self.discard_out(Owned::one(self, at, seen), By::Us)? == Done::Again {
+                        again.wait_for_io();
+                        continue;
+                    }
                     thrown += 1;
                 }
             }
@@ -77,6 +102,7 @@ impl Pages {
     /// Somebody emptied, or is emptying, the guest range behind our back, and we were told. Pages that somebody owns are left: the
     /// first of them, to be told again later. What this process discards by a call is not news.
     pub(crate) fn removed(&self, range: Range<u32>) -> Option<u32> {
+        self.note_changed(range.clone());
         let mut left = None;
         for page in range {
             loop {
@@ -88,7 +114,7 @@ impl Pages {
                     State::Resident => {
                         let mut one = Owned::one(self, page, seen);
                         self.no_more_resident(&one);
-                        one.end_front(1, End::silent(State::Absent));
+                        one.end_front(1, End::at(State::Absent));
                     }
                     _ => {
                         let _ = self.discard_out(Owned::one(self, page, seen), By::Them);
@@ -100,19 +126,21 @@ impl Pages {
         left
     }
 
-    fn discard_resident(&self, mut run: Owned<'_>) -> Result<(), Error> {
+    fn discard_resident(&self, mut run: Owned<'_>) -> Result<Done, Error> {
         let (first, len) = (run.first(), run.len());
-        if let Err(obstacle) = self.backing().discard(first, len) {
-            drop(run);
-            return Err(self.refused("discard", first, obstacle));
+        match self.backing().discard(first, len) {
+            Ok(()) => {
+                self.no_more_resident(&run);
+                run.end_front(len, End::at(State::Absent));
+                Ok(Done::Yes)
+            }
+            Err(Obstacle::Again) => Ok(Done::Again),
+            Err(obstacle) => Err(self.refused("discard", first, obstacle)),
         }
-        self.no_more_resident(&run);
-        run.end_front(len, End::silent(State::Absent));
-        Ok(())
     }
 
     /// Pages are not in the guest range any more, and nowhere else: their charges and kept copies go. The caller ends their words.
-    pub(super) fn no_more_resident(&self, run: &Owned<'_>) {
+    fn no_more_resident(&self, run: &Owned<'_>) {
         for page in run.first()..run.first() + run.len() {
             self.forget_copy(page, run.was(page), false);
         }
@@ -121,22 +149,20 @@ impl Pages {
     }
 
     /// One page that is not in the guest range.
-    fn discard_out(&self, mut owned: Owned<'_>, by: By) -> Result<(), Error> {
+    fn discard_out(&self, mut owned: Owned<'_>, by: By) -> Result<Done, Error> {
         let page = owned.first();
         let was = owned.was(page);
         match self.empty(page, was, by) {
             Ok(()) => {
-                owned.end_front(1, End::silent(State::Absent));
-                Ok(())
+                owned.end_front(1, End::at(State::Absent));
+                Ok(Done::Yes)
             }
-            Err(obstacle) => {
-                drop(owned);
-                Err(self.refused("discard", page, obstacle))
-            }
+            Err(Obstacle::Again) => Ok(Done::Again),
+            Err(obstacle) => Err(self.refused("discard", page, obstacle)),
         }
     }
 
-    pub(super) fn empty(&self, page: u32, was: Bits, by: By) -> Result<(), Obstacle> {
+    fn empty(&self, page: u32, was: Bits, by: By) -> Result<(), Obstacle> {
         let shared = self.shared();
         let in_place = self.backing().staging() == Staging::InPlace;
         match was.state() {

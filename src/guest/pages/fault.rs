@@ -62,6 +62,8 @@ impl Pages {
             }
         };
         match served {
+            // Between its release and the end of the region: the kernel has what the page needs.
+            Served::Gone if self.enter().is_none() => return Served::Again,
             Served::Installed(kind) => self.shared().served(kind, started),
             Served::Again => self.shared().observer.count(Count::Again, 1),
             _ => {}
@@ -111,7 +113,7 @@ impl Pages {
                     self.forget_copy(page, was, kept.is_some());
                     self.word(page).set_referenced(true);
                     self.arrived(State::Staged, 1);
-                    owned.end_front(1, End { kept, ..End::woken(State::Resident) });
+                    owned.end_front(1, End { kept, ..End::at(State::Resident) });
                 }
                 served
             }
@@ -126,14 +128,14 @@ impl Pages {
                 let served = installed(done, Kind::Absent);
                 if let Served::Installed(_) = served {
                     self.arrived(State::Absent, 1);
-                    owned.end_front(1, End::woken(State::Resident));
+                    owned.end_front(1, End::at(State::Resident));
                 }
                 served
             }
             State::Stored => self.load_in(owned, access, why, error),
             State::Poisoned if why == Why::Fault => {
                 let _ = self.backing().poison(page, 1);
-                owned.end_front(1, End::woken(State::Poisoned));
+                owned.end_front(1, End::at(State::Poisoned));
                 Served::Poisoned
             }
             State::Poisoned => self.cure(owned, why, error),
@@ -163,14 +165,18 @@ impl Pages {
         if was.state() == State::Stored {
             self.shared().observer.change(Gauge::Stored, -1);
         }
-        owned.end_front(1, End { woken: done.is_ok(), ..End::silent(State::Poisoned) });
+        if done.is_err() {
+            self.backing().wake(page, 1); // as in `poisoned`
+        }
+        owned.end_front(1, End::at(State::Poisoned));
         Served::Poisoned
     }
 
     /// A page that is there by its word.
     fn look_again(&self, mut owned: Owned<'_>, was: Bits, access: Access) -> Served {
         let page = owned.first();
-        if access == Access::Protect {
+        // A write to a protected page; where the fault does not say that it is one, it most likely is.
+        if access == Access::Protect || (was.is_kept() && matches!(access, Access::Write | Access::Unknown)) {
             // The copy is thrown away when nobody can have written yet and forgotten it: both before the word is given back.
             let served = match self.backing().unprotect(page, 1) {
                 Ok(()) => Served::Installed(if was.is_kept() { Kind::Protected } else { Kind::Stale }),
@@ -179,7 +185,7 @@ impl Pages {
             if let Served::Installed(_) = served {
                 let kept = was.kept().filter(|_| self.shared().planted.is(Bug::WriteKeepsCopy));
                 self.forget_copy(page, was, kept.is_some());
-                owned.end_front(1, End { moved: false, kept, ..End::woken(State::Resident) });
+                owned.end_front(1, End { moved: false, kept, ..End::at(State::Resident) });
             }
             return served;
         }
@@ -197,16 +203,13 @@ impl Pages {
                     self.shared().observer.count(Count::Vanished, 1);
                 }
                 let kept = was.kept().filter(|_| kind != Kind::Vanished);
-                owned.end_front(1, End { moved: false, kept, ..End::woken(State::Resident) });
+                owned.end_front(1, End { moved: false, kept, ..End::at(State::Resident) });
                 Served::Installed(kind)
             }
             Some(Obstacle::There) => {
-                // Somebody was faster; or it is protected: a signal does not say that it is for that.
-                if access != Access::Read && was.is_kept() {
-                    return self.look_again(owned, was, Access::Protect);
-                }
+                // Somebody was faster.
                 self.backing().wake(page, 1);
-                owned.end_front(1, End { moved: false, kept: was.kept(), ..End::woken(State::Resident) });
+                owned.end_front(1, End { moved: false, kept: was.kept(), ..End::at(State::Resident) });
                 Served::Installed(Kind::Stale)
             }
             Some(obstacle) => stopped(obstacle),
@@ -222,7 +225,7 @@ impl Pages {
                 self.forget_copy(page, was, false);
                 self.word(page).set_referenced(true);
                 self.arrived(State::Staged, 1);
-                owned.end_front(1, End::woken(State::Resident));
+                owned.end_front(1, End::at(State::Resident));
                 Served::Installed(Kind::Staged)
             }
             // In the page cache, where whoever has the file can throw it away.
@@ -232,7 +235,7 @@ impl Pages {
                     self.forget_copy(page, was, false);
                     self.shared().observer.count(Count::Vanished, 1);
                     self.arrived(State::Staged, 1);
-                    owned.end_front(1, End::woken(State::Resident));
+                    owned.end_front(1, End::at(State::Resident));
                 }
                 served
             }
@@ -285,7 +288,7 @@ impl Pages {
         if let Served::Installed(_) = served {
             self.loaded(page, was.stamp(), kept.is_some());
             self.arrived(was.state(), 1);
-            owned.end_front(1, End { kept, ..End::woken(State::Resident) });
+            owned.end_front(1, End { kept, ..End::at(State::Resident) });
         }
         served
     }
@@ -321,6 +324,9 @@ impl Pages {
     ) -> Served {
         let page = owned.first();
         owned.restore_from(page + 1);
+        if owned.was(page).state() != State::Poisoned {
+            crate::guest::service::say_poisoned(self.address(page));
+        }
         let done = self.backing().poison(page, 1);
         if let Err(Obstacle::Again) = done {
             return Served::Again;
@@ -332,8 +338,11 @@ impl Pages {
             self.shared().observer.change(Gauge::Poisoned, 1);
             self.shared().observer.change(Gauge::Stored, -1);
         }
-        // A kernel that cannot poison wakes nobody: who waits touches it again, and is told by whoever serves him.
-        owned.end_front(1, End { woken: done.is_ok(), ..End::silent(State::Poisoned) });
+        if done.is_err() {
+            // A kernel that cannot poison wakes nobody: who waits touches it again, and is told by whoever serves him.
+            self.backing().wake(page, 1);
+        }
+        owned.end_front(1, End::at(State::Poisoned));
         Served::Poisoned
     }
 

@@ -31,11 +31,6 @@ impl Kept {
     pub(crate) fn is_on(&self) -> bool {
         self.most > 0
     }
-
-    /// Bytes of the pool that kept copies take, each rounded up to 512.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
 }
 
 impl Pages {

@@ -13,7 +13,7 @@
 //!
 //! `word.rs` has the states and their invariants; `owned.rs` who owns them; `pages.rs` what a region has; `queue.rs` the order in
 //! which staged pages are compressed; `kept.rs` copies of pages that came in and were not written; `ahead.rs` what comes before it is
-//! asked for; `pin.rs`; `outcomes.rs` what calls came to; `valid.rs` all of it against the kernel; `ports.rs` what is needed from others.
+//! asked for; `pin.rs`; `left.rs` which left since somebody asked; `outcomes.rs` what calls came to; `valid.rs` all of it against the kernel; `ports.rs` what is needed from others.
 //!
 //! 1. Who owns a word never waits for another word, holds no lock while it asks the kernel, the codec or a device, and gives the
 //!    word back on every path.
@@ -21,10 +21,11 @@
 
 mod ahead;
 mod compress;
-mod depart;
 mod discard;
 mod fault;
+mod inherit;
 mod kept;
+pub(crate) mod left;
 mod out;
 pub(super) mod outcomes;
 mod owned;
@@ -37,5 +38,5 @@ mod unregister;
 mod valid;
 pub(crate) mod word;
 
-pub(crate) use depart::{Departed, Inherited};
-pub(crate) use pages::{Access, Compressed, Kind, Pages, Served, Shared, Staging, Waiting};
+pub(crate) use inherit::Inherited;
+pub(crate) use pages::{Access, Kind, Pages, Served, Shared, Waiting};

@@ -9,13 +9,17 @@
 
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Pages, Staging};
-use super::ports::{Count, Gauge};
+use super::ports::{Count, Effort, Gauge};
 use super::queue::Room;
 use super::word::State;
 use crate::guest::Evicted;
 use crate::guest::memory::backing::Obstacle;
 use crate::sync::Bug;
+use crate::sync::thread::Backoff;
 use std::ops::Range;
+
+/// Attempts of a call while the address space is changing: some tenths of a second.
+const TRIES: u32 = 256;
 
 impl Pages {
     /// Take up to 64 consecutive pages out, those that may leave; with `banned`, also those that are to be left alone for a while.
@@ -38,7 +42,7 @@ impl Pages {
             if self.shared().planted.is(Bug::TakeOutOwnsLate) && self.word(at).load().can_leave() {
                 let _ = self.backing().take_out(at, 1);
                 let was = self.word(at).leave(banned).expect("nobody else takes it out");
-                Owned::one(self, at, was).end_front(1, End::silent(State::Staged));
+                Owned::one(self, at, was).end_front(1, End::at(State::Staged));
                 at += 1;
                 continue;
             }
@@ -62,11 +66,14 @@ impl Pages {
     fn take_out(&self, mut run: Owned<'_>, mut room: Option<&mut Room<'_>>, staging: &mut Staging) {
         let observer = &self.shared().observer;
         while run.len() > 0 {
-            let (first, taken) = (run.first(), self.backing().take_out(run.first(), run.len()));
+            let first = run.first();
+            self.note_changed(first..first + run.len());
+            let taken = self.backing().take_out(first, run.len());
             if taken.moved > 0 {
+                self.note_left(first..first + taken.moved);
                 for page in first..first + taken.moved {
                     let kept = run.was(page).kept();
-                    run.end_front(1, End { kept, ..End::silent(State::Staged) });
+                    run.end_front(1, End { kept, ..End::at(State::Staged) });
                 }
                 if let Some(room) = &mut room {
                     room.push(self.id(), first, taken.moved);
@@ -89,7 +96,7 @@ impl Pages {
                     observer.count(Count::Vanished, 1);
                     observer.change(Gauge::Resident, -1);
                     self.forget_copy(run.first(), run.was(run.first()), false);
-                    run.end_front(1, End::silent(State::Absent));
+                    run.end_front(1, End::at(State::Absent));
                     if !self.shared().planted.is(Bug::VanishedStaysCharged) {
                         self.shared().purse.uncharge(1);
                     }
@@ -108,19 +115,28 @@ impl Pages {
     /// Have pages leave all the way, until so many bytes are won; those that are left alone for a while too.
     pub(crate) fn evict(&self, range: Range<u32>, most: Option<u64>) -> Evicted {
         let mut evicted = Evicted::default();
-        let mut at = range.start;
+        let (mut at, mut tries, mut backoff) = (range.start, 0, Backoff::new());
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
             let len = TOGETHER.min(range.end - at);
             let staging = self.stage_with(at, len, true, None);
-            let compressed = self.compress_run(at, len);
+            let compressed = self.compress_run(at, len, Effort::Full);
             evicted.pages += u64::from(compressed.pages);
             evicted.won_bytes += compressed.won;
             evicted.refused += u64::from(compressed.refused);
-            let is_in = |page: &u32| self.word(*page).load().state() == State::Resident;
-            evicted.stayed += (at..at + len).filter(is_in).count() as u64;
-            if staging.stopped || compressed.refused > 0 {
+            if compressed.refused > 0 {
                 break;
             }
+            if staging.stopped {
+                // The address space is changing, or the region is on its way out.
+                tries += 1;
+                if tries > TRIES || self.enter().is_none() {
+                    break;
+                }
+                backoff.wait_for_io();
+                continue;
+            }
+            let is_in = |page: &u32| self.word(*page).load().state() == State::Resident;
+            evicted.stayed += (at..at + len).filter(is_in).count() as u64;
             at += len;
         }
         evicted

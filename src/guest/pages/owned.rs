@@ -12,6 +12,7 @@ use super::pages::Pages;
 use super::ports::Why;
 use super::word::{Bits, Ended, KeptSize, State};
 use crate::guest::memory::backing::Staging;
+use crate::sync::Bug;
 
 /// Words that can be owned together: as many as are moved together.
 pub(crate) const TOGETHER: u32 = 64;
@@ -35,19 +36,12 @@ pub(crate) struct End {
     pub(crate) kept: Option<KeptSize>,
     /// It moved: it gets the stamp of now.
     pub(crate) moved: bool,
-    /// Who waits in the kernel was woken already.
-    pub(crate) woken: bool,
 }
 
 impl End {
-    /// To this state, by a request to the kernel that has woken who waits.
-    pub(crate) const fn woken(to: State) -> End {
-        End { to, kept: None, moved: true, woken: true }
-    }
-
-    /// To this state; who waits has to be woken.
-    pub(crate) const fn silent(to: State) -> End {
-        End { to, kept: None, moved: true, woken: false }
+    /// In this state, to which it moved.
+    pub(crate) const fn at(to: State) -> End {
+        End { to, kept: None, moved: true }
     }
 }
 
@@ -160,7 +154,7 @@ impl Pages {
         let stamp = end.moved.then(|| self.shared().observer.epoch());
         loop {
             match word.end(end.to, end.kept, stamp) {
-                Ok(ended) => return self.tell(page, ended, end.woken),
+                Ok(ended) => return self.tell(page, ended),
                 // The compressor that we took the page from was through first, and left us its frame: the one we copied.
                 Err(_) => {
                     if end.to != State::Staged && self.backing().staging() == Staging::Apart {
@@ -175,12 +169,12 @@ impl Pages {
     /// Give a word back as it was: nothing came of it.
     fn restore(&self, page: u32, was: Bits, paid: bool) {
         let purse = &self.shared().purse;
-        let mut end = End { to: was.state(), kept: was.kept(), moved: false, woken: false };
+        let mut end = End { to: was.state(), kept: was.kept(), moved: false };
         if was.state() == State::Compressing {
             match self.word(page).untake(self.shared().planted) {
                 // The compressor does not know: it is as if nothing had been.
                 Some(ended) => {
-                    self.tell(page, ended, false);
+                    self.tell(page, ended);
                     if paid {
                         purse.uncharge(1);
                     }
@@ -203,11 +197,13 @@ impl Pages {
         }
     }
 
-    fn tell(&self, page: u32, ended: Ended, woken: bool) {
+    /// Wake who waits for the owner: in the word, and in the kernel, where a request that woke all may have been before the fault that
+    /// was left to us (a write of a page that it protected, say).
+    fn tell(&self, page: u32, ended: Ended) {
         if ended.waiter {
             self.word(page).wake();
         }
-        if ended.left && !woken {
+        if ended.left && !self.shared().planted.is(Bug::EndForgetsLeft) {
             self.backing().wake(page, 1);
         }
     }

@@ -2,8 +2,9 @@
 
 use super::ahead::{Bounces, Streak};
 use super::kept::Kept;
+use super::left::Traces;
 use super::owned::TOGETHER;
-use super::ports::{Observer, Purse, Store};
+use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
@@ -149,11 +150,16 @@ impl Shared {
 
     /// Compress up to so many staged pages, longest staged first.
     pub(crate) fn compress_staged(&self, most: u32) -> Compressed {
+        self.compress_staged_with(most, Effort::Unaided)
+    }
+
+    /// The same.
+    pub(crate) fn compress_staged_with(&self, most: u32, effort: Effort) -> Compressed {
         let mut done = Compressed::default();
         let mut left = most;
         while left > 0 {
             let Some((pages, first, len)) = self.roster.pop(left.min(TOGETHER)) else { break };
-            let of_run = pages.compress_run(first, len);
+            let of_run = pages.compress_run(first, len, effort);
             left -= len;
             done += of_run;
             if of_run.refused > 0 {
@@ -175,6 +181,7 @@ pub(crate) struct Pages {
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
     pub(super) streak: Streak,
+    pub(super) traces: Traces,
 }
 
 impl Pages {
@@ -196,7 +203,7 @@ impl Pages {
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
         let id = shared.roster.next_id();
-        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default() })
+        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default(), traces: Traces::default() })
     }
 
     /// No other region of the VM has, or will have, this number.

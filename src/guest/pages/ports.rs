@@ -34,13 +34,28 @@ pub(crate) trait Purse: Send + Sync {
     fn page_charge(&self) -> Resident;
 }
 
+/// What storing a page may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Neither the allocator nor a device: in faults, and by the evictor, which makes room by itself.
+    Unaided,
+    /// Whatever makes room: by calls.
+    Full,
+}
+
 /// Where pages are kept that are out.
 pub(crate) trait Store: Send + Sync {
     /// Store a page that is charged as resident; its charge pays for what it becomes.
     ///
     /// # Errors
     /// Where there is no room; the page is charged as before, and the slot is empty.
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error>;
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        effort: Effort,
+    ) -> Result<Stored, zswap::Error>;
     /// Read a page; the slot keeps it. With `wait` false, not from a device.
     ///
     /// # Errors
@@ -156,8 +171,14 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
-        (**self).put_away(slot, purse, page)
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        effort: Effort,
+    ) -> Result<Stored, zswap::Error> {
+        (**self).put_away(slot, purse, page, effort)
     }
     fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
         (**self).read(slot, page, wait)
@@ -171,9 +192,19 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 }
 
 impl Store for Zswap {
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
-        // In a fault there is nobody to help; elsewhere the evictor makes room, and comes again.
-        match self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page) {
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        effort: Effort,
+    ) -> Result<Stored, zswap::Error> {
+        let stored = match effort {
+            // The evictor makes room, and comes again.
+            Effort::Unaided => self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page),
+            Effort::Full => self.swap_out(slot, purse.page_charge(), NodeId(0), page).map_err(|refused| *refused),
+        };
+        match stored {
             Ok(stored) => Ok(stored),
             Err(refused) => {
                 refused.resident.forget(); // charged as before

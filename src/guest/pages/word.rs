@@ -42,8 +42,8 @@
 //!
 //! Owned with Acquire, given back with Release: who owns a word sees what its last owner did.
 
-use crate::sync::{Bug, Planted, Zeroed};
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Bug, Planted, Zeroed};
 use std::fmt;
 
 /// Where a page is.
@@ -368,7 +368,9 @@ impl Word {
     /// `None` where the compressor knows by now that it lost the page.
     pub(crate) fn untake(&self, planted: Planted) -> Option<Ended> {
         let back = |seen: Bits| seen.with_state(State::Compressing).set(WAITER | LEFT | THROUGH | HANDED, false);
-        let before = self.update(|seen| (!seen.is_through() || planted.is(Bug::UntakeIgnoresThrough)).then(|| back(seen))).ok()?;
+        let before = self
+            .update(|seen| (!seen.is_through() || planted.is(Bug::UntakeIgnoresThrough)).then(|| back(seen)))
+            .ok()?;
         Some(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0 })
     }
 

@@ -50,11 +50,6 @@ impl Previous {
         }
     }
 
-    /// Whether the process had nothing of its own.
-    pub(super) fn is_default(&self) -> bool {
-        matches!(self.handler.load(Ordering::Relaxed), libc::SIG_DFL | libc::SIG_IGN)
-    }
-
     /// Remember it. Before our handler is installed.
     pub(super) fn keep(&self, action: &libc::sigaction) {
         self.handler.store(action.sa_sigaction, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `madvise` drops them | read as zeroes: slots, staged pages and charges go | |
 //! | `munmap` | the same | the embedder is told: the region, or its part, holds nothing |
-//! | `mremap` | those in memory have moved with it; those that are out are brought in at the new address | the embedder is told, and may register it anew |
+//! | `mremap` | those in memory have moved with it; those that are out are served at the new address | the embedder is told, and may register it anew, by another thread |
 //! | `fork` | a child has a copy of all of them: [`children`](super::children) | |
 //!
 //! A word that somebody owns is waited for: he owns it for one request, and gets EAGAIN meanwhile, or passes no gate. What of our own requests is
@@ -12,9 +12,7 @@
 
 use super::running::{MappingChange, VmDesk};
 use super::{Change, Desk};
-use crate::guest::pages::{Departed, Pages};
 use crate::guest::uffd::{Descriptor, Errno, Mode};
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::units::PAGE_SIZE;
@@ -53,6 +51,7 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
 
 /// Pages of a range read as zeroes from here on.
 fn drop_pages(desk: &VmDesk, range: &Range<usize>) {
+    desk.children.family().forget_relics(range);
     desk.regions_in(range, |pages, mut there| {
         let mut backoff = Backoff::new();
         while let Some(owned) = pages.removed(there.clone()) {
@@ -62,21 +61,15 @@ fn drop_pages(desk: &VmDesk, range: &Range<usize>) {
     });
 }
 
-/// Pages of a range lie elsewhere.
+/// Pages of a range lie elsewhere: they are served there as what they are. To install them at once is not possible: the kernel says EAGAIN until
+/// it has told all of the move, which comes as two events.
 fn move_pages(desk: &VmDesk, range: &Range<usize>, to: usize) {
+    let family = desk.children.family();
+    family.move_relics(range.clone(), to);
     desk.regions_in(range, |pages, there| {
-        for page in there {
-            let address = to + (pages.address(page) - range.start);
-            move_page(desk.descriptor(), pages, page, address);
-        }
+        let address = to + (pages.address(there.start) - range.start);
+        family.take_relics(desk.descriptor(), pages, there, address);
     });
-}
-
-fn move_page(descriptor: &Descriptor, pages: &Arc<Pages>, page: u32, address: usize) {
-    let mut backoff = Backoff::new();
-    while let Departed::Later = pages.depart(page, &mut |bytes| arrive(descriptor, address, bytes)) {
-        backoff.wait_for_io();
-    }
 }
 
 /// Install a page at an address of no region; one that cannot be read is poisoned. False: later.

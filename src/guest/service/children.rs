@@ -27,9 +27,10 @@
 
 use super::reader::{Idle, Parking, Reader};
 use super::watchdog::Watch;
-use super::{Answer, Change, Desk, Gate, changes, last_words, signals};
-use crate::guest::pages::ports::{Purse, Store, Why};
+use super::{Answer, Change, Desk, Gate, changes, fork, last_words, signals};
+use crate::guest::pages::ports::{Effort, Purse, Store, Why};
 use crate::guest::pages::{Inherited, Pages, Shared};
+use crate::guest::registry;
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::memcg::Memcg;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -58,8 +59,12 @@ pub(crate) struct Family {
     /// Who pays for the slots that become theirs.
     memcg: Memcg,
     living: Mutex<Vec<Arc<Child>>>,
+    /// What `mremap` moved out of regions: served like a child's copy, in this process.
+    relics: Mutex<Option<Arc<Child>>>,
     /// How many: mostly none, and that is one load for each store.
     count: AtomicUsize,
+    /// Goes up before words come to be in another list: who went through the lists looks again.
+    lists: AtomicU64,
     stop: AtomicBool,
     /// Readable: a child was born, or the thread is to stop.
     news: OwnedFd,
@@ -130,7 +135,9 @@ impl Children {
             zswap,
             memcg,
             living: Mutex::new(Rank::Guest, Vec::new()),
+            relics: Mutex::new(Rank::Guest, None),
             count: AtomicUsize::new(0),
+            lists: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             news,
         };
@@ -163,23 +170,20 @@ impl Children {
             }
         }
     }
-
-    /// The thread, if it is not this one's business: see `fork_child`.
-    pub(super) fn forget(&self) {
-        if let Some(thread) = self.thread.lock().take() {
-            std::mem::forget(thread);
-        }
-    }
 }
 
 impl Drop for Children {
     fn drop(&mut self) {
+        if fork::in_child() {
+            return; // they are the parent's
+        }
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             self.family.stop.store(true, Ordering::Release);
             self.family.ring();
             let _ = thread.join(); // it catches what panics
         }
+        self.family.settle_relics(&(0..usize::MAX));
     }
 }
 
@@ -188,17 +192,86 @@ impl Drop for Children {
 impl Family {
     /// A child, which is found by stores from here on, and not served before it is ready.
     fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
-        let child = Arc::new(Child {
-            descriptor: Arc::new(descriptor),
-            copies: Mutex::new(Rank::Guest, Vec::new()),
-            ready: AtomicBool::new(false),
-            parking: Parking::new(),
-            payer,
-            charged: AtomicU64::new(0),
-        });
+        let child = Arc::new(Child::new(Arc::new(descriptor), payer));
+        self.lists.fetch_add(1, Ordering::SeqCst);
         self.living.lock().push(Arc::clone(&child));
         self.count.fetch_add(1, Ordering::Release);
         child
+    }
+
+    fn relics(&self) -> Option<Arc<Child>> {
+        self.relics.lock().clone()
+    }
+
+    /// The pages of a region have other addresses: they are served there from here on.
+    pub(super) fn take_relics(&self, descriptor: &Arc<Descriptor>, pages: &Pages, there: Range<u32>, to: usize) {
+        let relics = {
+            let mut relics = self.relics.lock();
+            let make = || {
+                let relics = Child::new(Arc::clone(descriptor), Arc::clone(pages.shared()));
+                relics.ready.store(true, Ordering::Release);
+                Arc::new(relics)
+            };
+            Arc::clone(relics.get_or_insert_with(make))
+        };
+        let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
+        let copy = Arc::new(Copy::empty(to..to + there.len() * PAGE_SIZE, origin));
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        relics.copies.lock().push(Arc::clone(&copy));
+        for (n, page) in there.enumerate() {
+            let mut backoff = Backoff::new();
+            while !pages.inherit(page, &mut |what| self.keep_relic(&relics, &copy, n, what)) {
+                backoff.wait_for_io();
+            }
+            while pages.removed(page..page + 1).is_some() {
+                backoff.wait_for_io();
+            }
+        }
+    }
+
+    /// Bytes cannot be installed there now, for the mapping is changing: they are stored. False: later.
+    fn keep_relic(&self, relics: &Child, copy: &Copy, page: usize, what: Inherited<'_>) -> bool {
+        let Inherited::Bytes(bytes) = what else { return relics.inherit(copy, page, what, &self.zswap) };
+        match self.zswap.store_new(&self.memcg, NodeId(0), bytes) {
+            Ok(slot) => {
+                copy.words.get(page).store(word(OUT, slot), Ordering::Release);
+                true
+            }
+            Err(error) => last_words::end(format_args!(
+                "there is no room to store a page that was about to be, and that mremap has moved to {:#x} ({error}): it would read as zero there, \
+                 so the process ends; have a larger pool limit, or a swap device",
+                copy.address(page)
+            )),
+        }
+    }
+
+    /// Serve a fault of what was moved, if that is there. `None` where it is not.
+    pub(super) fn answer_relic(&self, address: usize) -> Option<Answer> {
+        let relics = self.relics()?;
+        let (copy, page) = relics.find(address)?;
+        Some(relics.fill(&copy, page, &self.zswap).unwrap_or(Answer::Again))
+    }
+
+    /// Mappings changed where such pages are.
+    pub(super) fn forget_relics(&self, range: &Range<usize>) {
+        if let Some(relics) = self.relics() {
+            relics.forget_range(range, &self.zswap);
+        }
+    }
+
+    /// As [`forget_relics`](Self::forget_relics), for a second move.
+    pub(super) fn move_relics(&self, from: Range<usize>, to: usize) {
+        if let Some(relics) = self.relics() {
+            relics.move_pages(from, to, self);
+        }
+    }
+
+    /// A range is to be registered: what is out of it is in memory from here on, and nobody's.
+    pub(super) fn settle_relics(&self, range: &Range<usize>) {
+        let Some(relics) = self.relics() else { return };
+        relics.bring_in(range, &self.zswap);
+        relics.forget_range(range, &self.zswap);
+        relics.copies.lock().retain(|copy| copy.addresses.start < range.start || copy.addresses.end > range.end);
     }
 
     fn ring(&self) {
@@ -217,32 +290,33 @@ impl Family {
     /// # Errors
     /// When the store has no room for them; the slot is as it was.
     pub(crate) fn move_apart(&self, contested: Slot) -> Result<(), zswap::Error> {
-        if self.living() == 0 || !self.zswap.is_stored(contested) {
+        if (self.living() == 0 && self.relics().is_none()) || !self.zswap.is_stored(contested) {
             return Ok(());
         }
         loop {
-            let mut moved = false;
-            let living = self.living.lock().clone();
+            let lists = self.lists.load(Ordering::SeqCst);
+            let mut living = self.living.lock().clone();
+            living.extend(self.relics());
             for child in &living {
                 let copies = child.copies.lock().clone();
+                // In order: a word that is in another list by now is in a later one, and was Busy until it was there.
                 for copy in copies.iter().filter(|copy| copy.origin.contains(contested)) {
                     let page = (contested.0 - copy.origin.base().0) as usize;
-                    moved |= self.move_one_apart(copy.words.get(page), contested)?;
+                    self.move_one_apart(copy.words.get(page), contested)?;
                 }
             }
-            // A child that was born meanwhile may have taken a reference before its parent's word was moved.
-            if !moved || !self.zswap.is_stored(contested) {
+            // One that was born, or moved, meanwhile may have taken a reference before its parent's word was moved apart.
+            if !self.zswap.is_stored(contested) || self.lists.load(Ordering::SeqCst) == lists {
                 return Ok(());
             }
         }
     }
 
-    /// Whether it had to be.
-    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot) -> Result<bool, zswap::Error> {
+    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot) -> Result<(), zswap::Error> {
         let mut backoff = Backoff::new();
         loop {
             match take(theirs, contested) {
-                Taking::Elsewhere => return Ok(false),
+                Taking::Elsewhere => return Ok(()),
                 // The thread that serves children reads it, and waits for nobody meanwhile.
                 Taking::Busy => backoff.wait_for_io(),
                 Taking::Mine => break,
@@ -256,7 +330,7 @@ impl Family {
         };
         busy.end(now);
         let _ = self.zswap.put(contested); // ours, so it is there
-        Ok(true)
+        Ok(())
     }
 
     /// Serve children until it is to stop; then see to it that none of them misses what is here.
@@ -281,7 +355,7 @@ impl Family {
         }
         for (desk, _) in &readers {
             if desk.child.lives() {
-                desk.child.bring_everything_in(&this.zswap);
+                desk.child.bring_in(&(0..usize::MAX), &this.zswap);
             }
             this.bury(&desk.child);
         }
@@ -309,6 +383,12 @@ impl Family {
             child.forget(&copy, 0..copy.pages(), &self.zswap);
         }
         child.payer.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
+        // What the two shared is the parent's own again, and may leave: the kernel finds out with the next write.
+        for pages in registry::overlapping(&(0..usize::MAX)) {
+            if Arc::ptr_eq(pages.shared(), &child.payer) {
+                pages.backing().unshare(0, pages.count());
+            }
+        }
         false
     }
 }
@@ -322,6 +402,13 @@ impl Copy {
 
     fn address(&self, page: usize) -> usize {
         self.addresses.start + page * PAGE_SIZE
+    }
+
+    /// Its pages that have addresses in a range, if any.
+    fn pages_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let (start, end) = (self.addresses.start.max(range.start), self.addresses.end.min(range.end));
+        let page = |address: usize| (address - self.addresses.start) / PAGE_SIZE;
+        (start < end).then(|| page(start)..page(end))
     }
 
     /// So many pages, all zero.
@@ -338,6 +425,17 @@ impl Copy {
 }
 
 impl Child {
+    fn new(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
+        Child {
+            descriptor,
+            copies: Mutex::new(Rank::Guest, Vec::new()),
+            ready: AtomicBool::new(false),
+            parking: Parking::new(),
+            payer,
+            charged: AtomicU64::new(0),
+        }
+    }
+
     /// What the kernel does not give it of a region.
     fn inherit_all(&self, pages: &Pages, zswap: &Zswap) {
         let copy = Arc::new(Copy::empty(pages.addresses(), pages.slots()));
@@ -397,7 +495,8 @@ impl Child {
     }
 
     fn charge(&self) {
-        self.payer.purse.charge(1, Why::Fault);
+        // A call, as it were: whoever is asked about overshoot can have no page of a child poisoned.
+        self.payer.purse.must_charge(1, Why::Call);
         self.charged.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -449,6 +548,7 @@ impl Child {
             let mut bytes = [0; PAGE_SIZE];
             if zswap.load(slot(seen), &mut bytes).is_err() {
                 self.uncharge();
+                super::say_poisoned(address);
                 let _ = changes::arrive(&self.descriptor, address, None);
                 busy.end(POISONED);
                 let _ = zswap.put(slot(seen));
@@ -500,7 +600,7 @@ impl Child {
     }
 
     /// Its pages have other addresses.
-    fn move_pages(&self, from: Range<usize>, to: usize) {
+    fn move_pages(&self, from: Range<usize>, to: usize, family: &Family) {
         let old = self.copies.lock().clone();
         for copy in old {
             let (start, end) = (copy.addresses.start.max(from.start), copy.addresses.end.min(from.end));
@@ -511,22 +611,29 @@ impl Child {
             let there = to + (start - from.start);
             let origin = SlotRange::new(copy.origin.base() + first as u64, pages as u64);
             let moved = Arc::new(Copy::empty(there..there + (end - start), origin));
-            // Found by stores before it has the words, which are never in both.
+            family.lists.fetch_add(1, Ordering::SeqCst);
             self.copies.lock().push(Arc::clone(&moved));
             for page in 0..pages {
-                let was = replace(copy.words.get(first + page), ZERO);
-                if was != ZERO {
-                    moved.words.get(page).store(was, Ordering::Release);
-                }
+                move_word(copy.words.get(first + page), moved.words.get(page));
             }
         }
     }
 
-    /// Everything that is out is in memory from here on, and the child needs nobody.
-    fn bring_everything_in(&self, zswap: &Zswap) {
+    /// The pages of an address range read as zeroes from here on.
+    fn forget_range(&self, range: &Range<usize>, zswap: &Zswap) {
         let copies = self.copies.lock().clone();
         for copy in copies {
-            for page in 0..copy.pages() {
+            if let Some(pages) = copy.pages_in(range) {
+                self.forget(&copy, pages, zswap);
+            }
+        }
+    }
+
+    /// What is out of a range is in memory from here on, and the child needs nobody for it.
+    fn bring_in(&self, range: &Range<usize>, zswap: &Zswap) {
+        let copies = self.copies.lock().clone();
+        for copy in copies {
+            for page in copy.pages_in(range).unwrap_or_default() {
                 let mut backoff = Backoff::new();
                 while matches!(copy.words.get(page).load(Ordering::Acquire) & STATE, OUT | BUSY)
                     && self.fill(&copy, page, zswap).is_none()
@@ -592,6 +699,26 @@ fn replace(theirs: &AtomicU64, now: u64) -> u64 {
     }
 }
 
+/// Move a word to another list. One that names a slot is Busy until it is there: a store that looks for it finds it in one of the two.
+fn move_word(from: &AtomicU64, to: &AtomicU64) {
+    let mut backoff = Backoff::new();
+    loop {
+        let seen = from.load(Ordering::Acquire);
+        match seen & STATE {
+            BUSY => backoff.wait_for_io(),
+            OUT if matches!(take(from, slot(seen)), Taking::Mine) => {
+                to.store(seen, Ordering::Release);
+                return from.store(ZERO, Ordering::Release);
+            }
+            OUT => {}
+            _ if from.compare_exchange(seen, ZERO, Ordering::AcqRel, Ordering::Relaxed).is_ok() => {
+                return to.store(seen, Ordering::Release);
+            }
+            _ => {}
+        }
+    }
+}
+
 // === impl ChildDesk ===
 
 impl ChildDesk {
@@ -632,17 +759,8 @@ impl Desk for ChildDesk {
 
     fn follow(&self, change: &mut Option<Change>) {
         match change.take() {
-            Some(Change::Removed(range) | Change::Unmapped(range)) => {
-                let copies = self.child.copies.lock().clone();
-                for copy in copies {
-                    let (start, end) = (copy.addresses.start.max(range.start), copy.addresses.end.min(range.end));
-                    if start < end {
-                        let page = |address: usize| (address - copy.addresses.start) / PAGE_SIZE;
-                        self.child.forget(&copy, page(start)..page(end), &self.family.zswap);
-                    }
-                }
-            }
-            Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to),
+            Some(Change::Removed(range) | Change::Unmapped(range)) => self.child.forget_range(&range, &self.family.zswap),
+            Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to, &self.family),
             Some(Change::Forked(descriptor)) => self.bear(descriptor),
             None => {}
         }
@@ -650,10 +768,6 @@ impl Desk for ChildDesk {
 
     fn stranger(&self, fault: Fault) -> bool {
         super::stranger(&self.child.descriptor, fault)
-    }
-
-    fn poisoned(&self, address: usize) {
-        super::poisoned(address, "the thread of a child of fork that touches it is given SIGBUS").say();
     }
 
     fn parking(&self) -> &Parking {
@@ -702,9 +816,15 @@ impl Keeping {
 }
 
 impl Store for Keeping {
-    fn put_away(&self, slot: Slot, purse: &dyn Purse, page: &[u8; PAGE_SIZE]) -> Result<Stored, zswap::Error> {
+    fn put_away(
+        &self,
+        slot: Slot,
+        purse: &dyn Purse,
+        page: &[u8; PAGE_SIZE],
+        effort: Effort,
+    ) -> Result<Stored, zswap::Error> {
         self.family.move_apart(slot)?;
-        Store::put_away(&*self.zswap, slot, purse, page)
+        Store::put_away(&*self.zswap, slot, purse, page, effort)
     }
 
     fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {

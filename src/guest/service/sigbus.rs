@@ -119,7 +119,7 @@ enum Outcome {
     /// The access is to be made again.
     Served,
     /// Ours, and its bytes cannot be had.
-    Poisoned(usize),
+    Poisoned,
     /// Of no memory of ours.
     NotOurs,
 }
@@ -130,12 +130,7 @@ extern "C" fn entry(_signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     // SAFETY: the kernel's own arguments.
     match unsafe { serve(info, context) } {
         Outcome::Served => {}
-        outcome => {
-            if let Outcome::Poisoned(address) = outcome
-                && PREVIOUS.is_default()
-            {
-                super::poisoned(address, "this access ends the process").say();
-            }
+        Outcome::Poisoned | Outcome::NotOurs => {
             // SAFETY: the kernel's own arguments.
             unsafe { PREVIOUS.call(info, context) };
         }
@@ -176,14 +171,14 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
 fn fault(address: usize, access: Access) -> Outcome {
     let answer = match registry::find(address) {
         Found::Page(pages, page) => super::answer(&pages, page, access, Waiting::Wait),
-        Found::Transit => Answer::Again,
+        Found::Transit | Found::Gone => Answer::Again,
         Found::Nothing => Answer::Stranger,
     };
     match answer {
         Answer::Served => PANICS.none(),
         // The kernel is at the mapping this moment: the access is made again, and with it the fault.
         Answer::Again => yield_now(),
-        Answer::Poisoned => return Outcome::Poisoned(address),
+        Answer::Poisoned => return Outcome::Poisoned,
         Answer::Stranger => return Outcome::NotOurs,
     }
     Outcome::Served

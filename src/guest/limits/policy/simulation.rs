@@ -197,7 +197,7 @@ impl Source {
         self.0 >> 32
     }
     fn below(&mut self, n: u64) -> u32 {
-        (self.next() * n >> 32) as u32
+        ((self.next() * n) >> 32) as u32
     }
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0

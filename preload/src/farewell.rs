@@ -1,0 +1,67 @@
+//! The last word: what the engine says when the program ends in order, left for the launcher; and words for people.
+//!
+//! ```text
+//!   exit() -> PLACE/4711.last.new -> PLACE/4711.last     (renamed: there is never half of it)
+//!             PLACE/4711.sock removed
+//! ```
+//!
+//! Programs that end by `_exit` or a signal leave nothing, and the launcher has what it asked for last.
+
+use crate::inside::Inside;
+use crate::state;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{
+    AtomicPtr,
+    Ordering::{Acquire, Release},
+};
+use zspool::guest::Engine;
+use zspool::guest::control::{Controlled, EngineControl, Place, Settings, Verb};
+
+struct Last {
+    control: EngineControl,
+    place: Place,
+    /// A forked child that ends is not the program.
+    pid: u32,
+}
+
+static LAST: AtomicPtr<Last> = AtomicPtr::new(std::ptr::null_mut());
+
+/// What the program is called.
+pub(crate) fn program() -> String {
+    let name = fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    let name: String = name.trim().chars().map(|c| if c == '/' { '_' } else { c }).collect();
+    if name.is_empty() || name.starts_with('.') { "program".to_owned() } else { name }
+}
+
+/// Leave the last word when the program calls `exit`.
+pub(crate) fn at_exit(settings: &Settings, program: &str, engine: &Engine) {
+    let control = EngineControl::new(engine.clone(), program);
+    let last = Last { control, place: Place::at(&settings.place), pid: std::process::id() };
+    LAST.store(Box::into_raw(Box::new(last)), Release);
+    // SAFETY: the function is there for as long as the process.
+    unsafe { libc::atexit(leave) };
+}
+
+extern "C" fn leave() {
+    // SAFETY: it is null or a box that nobody frees.
+    let Some(last) = (unsafe { LAST.load(Acquire).as_ref() }) else { return };
+    if !state::is_running() || last.pid != std::process::id() {
+        return;
+    }
+    let _inside = Inside::enter();
+    let file = |end: &str| -> PathBuf { last.place.folder().join(format!("{}.{end}", last.pid)) };
+    if let Ok(status) = last.control.answer(Verb::Status)
+        && fs::write(file("last.new"), status).is_ok()
+    {
+        let _ = fs::rename(file("last.new"), file("last"));
+    }
+    let _ = fs::remove_file(last.place.socket(last.pid));
+}
+
+/// To standard error, in one piece.
+pub(crate) fn say(sentence: &str) {
+    let line = format!("zspool: {sentence}\n");
+    // SAFETY: the text is good for the call. That nobody listens is no reason not to end.
+    unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+}

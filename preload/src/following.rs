@@ -1,0 +1,179 @@
+//! What is registered, and what becomes of it when the program changes its mappings.
+//!
+//! ```text
+//!   found by looking --adopt, in parts of 16 MiB--> Region --+-- unmapped, moved: gone; something else mapped there: registered anew
+//!                                                            +-- protection changed, locked: brought in first, and held until it
+//!                                                                is changed back
+//! ```
+//!
+//! 1. A page that is out lies where MOVE can bring it back from: between mappings of one protection and lock. So before these
+//!    change, the pages come in, and are pinned.
+//! 2. A region of which a part is gone stays until something is mapped there: then what is left of it comes in, and all is
+//!    registered anew. Regions are small, so that this is little.
+//! 3. No lock of ours is held while pages are brought in: that may need memory, devices and other threads.
+
+use crate::finder;
+use crate::gone;
+use crate::inside::Inside;
+use crate::lock::Lock;
+use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicPtr, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use zspool::guest::memory::Memory;
+use zspool::guest::{Error, MappingChange, Pin, Region, Vm};
+
+/// A region is at most this large, and ends at a multiple of it.
+pub(crate) const PART: usize = 16 << 20;
+
+/// The program's memory, once there is an engine; never freed.
+static VM: AtomicPtr<Vm> = AtomicPtr::new(std::ptr::null_mut());
+
+/// What we hold, by its first address.
+static REGIONS: Lock<BTreeMap<usize, Arc<Region>>> = Lock::new(BTreeMap::new());
+
+/// Of it what is held in memory, as its protection is another than usual.
+static HELD: Lock<Vec<Held>> = Lock::new(Vec::new());
+
+/// Mappings smaller than this are not worth a look when they are made.
+static LEAST: AtomicUsize = AtomicUsize::new(256 << 10);
+
+/// Pages that must not leave.
+struct Held {
+    range: Range<usize>,
+    /// Borrows from `region`, which lives at the same place for as long; dropped before it.
+    pin: ManuallyDrop<Pin<'static>>,
+    _region: Arc<Region>,
+}
+
+// === impl Held ===
+
+impl Held {
+    fn new(region: Arc<Region>, range: Range<usize>) -> Option<Held> {
+        let start = region.addresses().start;
+        let offsets = range.start - start..range.end - start;
+        // What cannot be brought in stays poisoned, and is told when it is touched.
+        let pin = region.pin(offsets).ok()?;
+        // SAFETY: the region does not move out of its Arc, which is kept beside the pin and dropped after it.
+        let pin = unsafe { std::mem::transmute::<Pin<'_>, Pin<'static>>(pin) };
+        Some(Held { range, pin: ManuallyDrop::new(pin), _region: region })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: it is not used afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.pin) };
+    }
+}
+
+/// From here on memory is registered with it.
+pub(crate) fn start(vm: Vm, least: usize) {
+    LEAST.store(least, Relaxed);
+    // Release: who sees it sees all of it.
+    VM.store(Box::into_raw(Box::new(vm)), Release);
+}
+
+/// The program's memory.
+pub(crate) fn vm() -> Option<&'static Vm> {
+    // SAFETY: it is null or a box that nobody frees.
+    unsafe { VM.load(Acquire).as_ref() }
+}
+
+/// On the handler: a mapping has changed behind our back. No lock, no memory.
+pub(crate) fn changed(change: &MappingChange) {
+    match change {
+        MappingChange::Unmapped(range) => gone::note(range),
+        MappingChange::Moved { from, .. } => {
+            gone::note(from);
+            finder::nudge(); // to be registered where it is now
+        }
+        _ => (),
+    }
+}
+
+/// Register `range`, which the program has mapped, in parts. What could not be, and why.
+pub(crate) fn adopt(vm: &Vm, range: Range<usize>, mut refused: impl FnMut(Range<usize>, Error)) {
+    let mut start = range.start;
+    while start < range.end {
+        let part = start..(start / PART * PART + PART).min(range.end);
+        start = part.end;
+        let memory = Memory::anonymous(part.start as *mut u8, part.len()).keep_on_fork();
+        // SAFETY: the mapping is private and anonymous, and what becomes of it is followed.
+        match unsafe { vm.register(memory) } {
+            Ok(region) => drop(REGIONS.lock().insert(part.start, Arc::new(region))),
+            Err(error) => refused(part, error),
+        }
+    }
+}
+
+/// Give up the region at an address, to register what is there anew: what is left of it comes in. Not while a part of it is held,
+/// or somebody is at it.
+pub(crate) fn give_up(start: usize) {
+    let Some(region) = REGIONS.lock().remove(&start) else { return };
+    let kept = match Arc::try_unwrap(region) {
+        Ok(region) => match region.unregister() {
+            Ok(()) => return,
+            Err((region, _cannot_be_read)) => Arc::new(region),
+        },
+        Err(region) => region,
+    };
+    REGIONS.lock().insert(start, kept);
+}
+
+/// The ranges of all regions, in order.
+pub(crate) fn addresses() -> Vec<Range<usize>> {
+    REGIONS.lock().values().map(|region| region.addresses()).collect()
+}
+
+/// What is held of a range that is gone can leave: there is nothing.
+pub(crate) fn let_go(range: &Range<usize>) {
+    drop(take_held(range));
+}
+
+/// The regions that have an address of `range`.
+fn regions(range: &Range<usize>) -> Vec<Arc<Region>> {
+    let regions = REGIONS.lock();
+    // They are at most so large.
+    let near = regions.range(range.start.saturating_sub(PART)..range.end).map(|(_, region)| region);
+    near.filter(|region| region.addresses().end > range.start).cloned().collect()
+}
+
+/// Whether an address of `range` is registered.
+pub(crate) fn is_followed(range: Range<usize>) -> bool {
+    let _inside = Inside::enter();
+    !regions(&range).is_empty()
+}
+
+/// The program has mapped so much.
+pub(crate) fn mapped(len: usize) {
+    if len >= LEAST.load(Relaxed) {
+        finder::nudge();
+    }
+}
+
+/// Before protection or lock of `range` change.
+pub(crate) fn before_change(range: Range<usize>) {
+    for region in regions(&range) {
+        let whole = region.addresses();
+        let part = range.start.max(whole.start)..range.end.min(whole.end);
+        if let Some(held) = Held::new(region, part) {
+            HELD.lock().push(held);
+        }
+    }
+}
+
+/// After `range` has become as it was.
+pub(crate) fn after_change_back(range: Range<usize>) {
+    drop(take_held(&range));
+}
+
+/// What is held within a range.
+fn take_held(range: &Range<usize>) -> Vec<Held> {
+    let mut held = HELD.lock();
+    held.extract_if(.., |held| range.start <= held.range.start && held.range.end <= range.end).collect()
+}

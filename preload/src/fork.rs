@@ -1,0 +1,84 @@
+//! What a fork does: the child has a copy of our memory and none of our threads.
+//!
+//! ```text
+//!   parent:  prepare: engine, then our locks --fork--> locks back, engine goes on
+//!   child:                                   --fork--> locks back, asleep: its pages are served by the parent's engine
+//! ```
+//!
+//! Order of locks: the engine's own before ours, for what it does before a fork allocates; the allocator's last of all.
+
+use crate::inside::Inside;
+use crate::{allocator, own, state};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{
+    AtomicPtr,
+    Ordering::{Acquire, Release},
+};
+use zspool::guest::Engine;
+
+/// The engine, never freed.
+static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Signals that the forking thread had blocked; it is in between [`prepare`] and the other two, and no other thread is.
+static mut BETWEEN: MaybeUninit<Inside> = MaybeUninit::uninit();
+
+/// Have forks be seen.
+pub(crate) fn start(engine: Engine) {
+    ENGINE.store(Box::into_raw(Box::new(engine)), Release);
+    // SAFETY: the three are there for as long as the process.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+}
+
+fn engine() -> Option<&'static Engine> {
+    // SAFETY: it is null or a box that nobody frees.
+    unsafe { ENGINE.load(Acquire).as_ref() }
+}
+
+extern "C" fn prepare() {
+    if !state::is_running() {
+        return;
+    }
+    let inside = Inside::enter();
+    if let Some(engine) = engine() {
+        bring_in(engine);
+    }
+    own::before_fork();
+    allocator::before_fork();
+    // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
+    unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
+}
+
+fn bring_in(engine: &Engine) {
+    for vm in engine.vms() {
+        for region in vm.regions() {
+            if let Err(error) = vm.make_resident(region.addresses) {
+                crate::farewell::say(&format!("{error}: a child of fork may miss it."));
+            }
+        }
+    }
+}
+
+/// The signals of before, when it is dropped.
+fn go_on() -> Inside {
+    allocator::after_fork();
+    own::after_fork();
+    // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
+    unsafe { (&raw const BETWEEN).read().assume_init() }
+}
+
+extern "C" fn parent() {
+    if !state::is_running() {
+        return;
+    }
+    let inside = go_on();
+    drop(inside);
+}
+
+extern "C" fn child() {
+    if !state::is_running() {
+        return;
+    }
+    let inside = go_on();
+    drop(inside);
+    state::sleep();
+}

@@ -1,0 +1,204 @@
+//! The functions that the program calls and that we see first.
+//!
+//! | function | what we do besides what it does |
+//! |---|---|
+//! | `mmap` | ours: noted; the program's: looked for soon, if it is large |
+//! | `munmap`, `mremap` | ours: noted |
+//! | `madvise` | huge pages are not asked for in memory that is registered |
+//! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
+//! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
+//! | `pthread_create` | see [`threads`] |
+//!
+//! The C library maps memory without passing here, and unmaps it so. What is new is found by looking ([`finder`](crate::finder));
+//! what goes, moves or is thrown away is told by the kernel, whoever asks for it.
+//!
+//! 1. Before the library has started, after a fork in the child, and inside: the system call and nothing else.
+//! 2. Where the call fails, `errno` is the system call's.
+
+use crate::following;
+use crate::inside::{self, Inside};
+use crate::{own, state, threads};
+use libc::{c_int, c_uint, c_void, off_t, pthread_attr_t, pthread_t, size_t};
+use std::ops::Range;
+
+fn range(start: *mut c_void, len: size_t) -> Range<usize> {
+    let len = len.checked_next_multiple_of(crate::system::PAGE).unwrap_or(0);
+    start.addr()..start.addr().saturating_add(len)
+}
+
+/// Memory is the program's business and ours: it is in the program, and we have started.
+fn follows() -> bool {
+    state::is_running() && !inside::is_inside()
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mmap(
+    at: *mut c_void, len: size_t, protection: c_int, flags: c_int, file: c_int, offset: off_t,
+) -> *mut c_void {
+    // SAFETY: the caller's, as it is.
+    let call = || unsafe { libc::syscall(libc::SYS_mmap, at, len, protection, flags, file as isize, offset) };
+    if state::is_running() && inside::is_inside() {
+        return own::change(|own| {
+            let mapped = pointer(call());
+            if mapped != libc::MAP_FAILED {
+                own.add(range(mapped, len));
+            }
+            mapped
+        });
+    }
+    let mapped = pointer(call());
+    if mapped != libc::MAP_FAILED && flags & libc::MAP_ANONYMOUS != 0 && protection & libc::PROT_WRITE != 0 && follows() {
+        following::mapped(len);
+    }
+    mapped
+}
+
+fn pointer(result: libc::c_long) -> *mut c_void {
+    std::ptr::with_exposed_provenance_mut(result as usize)
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mmap64(
+    at: *mut c_void, len: size_t, protection: c_int, flags: c_int, file: c_int, offset: libc::off64_t,
+) -> *mut c_void {
+    // SAFETY: the caller's, as it is; both offsets are 64 bits on the machines there are.
+    unsafe { mmap(at, len, protection, flags, file, offset) }
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
+    // SAFETY: the caller's, as it is.
+    let call = || unsafe { libc::syscall(libc::SYS_munmap, at, len) as c_int };
+    if state::is_running() && inside::is_inside() {
+        return own::change(|own| {
+            let result = call();
+            own.remove(range(at, len));
+            result
+        });
+    }
+    call()
+}
+
+/// # Safety
+/// As the system call. (The C library's takes a variable number of arguments, which come the same way.)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mremap(
+    at: *mut c_void, len: size_t, new_len: size_t, flags: c_int, new_at: *mut c_void,
+) -> *mut c_void {
+    // SAFETY: the caller's, as it is.
+    let call = || unsafe { libc::syscall(libc::SYS_mremap, at, len, new_len, flags as isize, new_at) };
+    if state::is_running() && inside::is_inside() {
+        return own::change(|own| {
+            let mapped = pointer(call());
+            if mapped != libc::MAP_FAILED {
+                own.remove(range(at, len));
+                own.add(range(mapped, new_len));
+            }
+            mapped
+        });
+    }
+    pointer(call())
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn madvise(at: *mut c_void, len: size_t, advice: c_int) -> c_int {
+    if advice == libc::MADV_HUGEPAGE && follows() && following::is_followed(range(at, len)) {
+        // Advice may be left. A huge page could only leave whole, and none is made where pages are missing.
+        return 0;
+    }
+    // SAFETY: the caller's, as it is.
+    unsafe { libc::syscall(libc::SYS_madvise, at, len, advice) as c_int }
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_int) -> c_int {
+    before_change(at, len);
+    // SAFETY: the caller's, as it is.
+    let result = unsafe { libc::syscall(libc::SYS_mprotect, at, len, protection) as c_int };
+    after_change(at, len, result == 0 && protection == USUAL);
+    result
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pkey_mprotect(at: *mut c_void, len: size_t, protection: c_int, key: c_int) -> c_int {
+    before_change(at, len);
+    // SAFETY: the caller's, as it is. A key of -1 is none, for the system call as well.
+    let result = unsafe { libc::syscall(libc::SYS_pkey_mprotect, at, len, protection, key) as c_int };
+    after_change(at, len, result == 0 && protection == USUAL && key <= 0);
+    result
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlock(at: *const c_void, len: size_t) -> c_int {
+    before_change(at.cast_mut(), len);
+    // SAFETY: the caller's, as it is.
+    unsafe { libc::syscall(libc::SYS_mlock, at, len) as c_int }
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlock2(at: *const c_void, len: size_t, flags: c_uint) -> c_int {
+    before_change(at.cast_mut(), len);
+    // SAFETY: the caller's, as it is.
+    unsafe { libc::syscall(libc::SYS_mlock2, at, len, flags) as c_int }
+}
+
+/// # Safety
+/// As the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn munlock(at: *const c_void, len: size_t) -> c_int {
+    // SAFETY: the caller's, as it is.
+    let result = unsafe { libc::syscall(libc::SYS_munlock, at, len) as c_int };
+    after_change(at.cast_mut(), len, result == 0);
+    result
+}
+
+/// What memory that is registered is like.
+const USUAL: c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// `errno` is as the system call will have it: nothing has been asked of the system for the program yet.
+fn before_change(at: *mut c_void, len: size_t) {
+    if follows() {
+        let _inside = Inside::enter();
+        following::before_change(pages(at, len));
+    }
+}
+
+fn after_change(at: *mut c_void, len: size_t, is_usual: bool) {
+    if is_usual && follows() {
+        let _inside = Inside::enter();
+        following::after_change_back(pages(at, len));
+    }
+}
+
+/// The whole pages that the system calls about locks mean.
+fn pages(at: *mut c_void, len: size_t) -> Range<usize> {
+    let start = at.addr() & !(crate::system::PAGE - 1);
+    range(std::ptr::without_provenance_mut(start), at.addr() - start + len)
+}
+
+/// # Safety
+/// As the function of the C library.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pthread_create(
+    thread: *mut pthread_t, attributes: *const pthread_attr_t, start: extern "C" fn(*mut c_void) -> *mut c_void,
+    argument: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller's, as it is.
+    unsafe { threads::create(state::is_running(), thread, attributes, start, argument) }
+}

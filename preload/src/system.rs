@@ -1,0 +1,39 @@
+//! The system calls about mappings, without passing the C library's functions of the same names: those are ours here, and see
+//! what the program does.
+
+use std::ops::Range;
+
+/// Bytes of a page.
+pub(crate) const PAGE: usize = 4096;
+
+/// Addresses, backed by nothing.
+pub(crate) fn reserve(len: usize) -> Option<usize> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice disturbs nobody.
+    let start = unsafe { libc::syscall(libc::SYS_mmap, 0usize, len, libc::PROT_NONE, flags, -1isize, 0usize) };
+    if start == -1 {
+        return None;
+    }
+    let start = start as usize;
+    advise(start..start + len, libc::MADV_NOHUGEPAGE);
+    advise(start..start + len, libc::MADV_DONTDUMP);
+    Some(start)
+}
+
+/// Have `range`, of a reserve, written to.
+pub(crate) fn make_writable(range: Range<usize>) -> bool {
+    // SAFETY: it is ours, and nobody uses it yet.
+    unsafe { libc::syscall(libc::SYS_mprotect, range.start, range.len(), libc::PROT_READ | libc::PROT_WRITE) == 0 }
+}
+
+/// Give back what lies in whole pages of ours; they read as zeroes afterwards.
+pub(crate) fn discard(range: Range<usize>) {
+    if !range.is_empty() {
+        advise(range, libc::MADV_DONTNEED);
+    }
+}
+
+fn advise(range: Range<usize>, advice: libc::c_int) {
+    // SAFETY: callers have it about memory of ours that nobody uses. Advice that is not taken costs memory, nothing else.
+    unsafe { libc::syscall(libc::SYS_madvise, range.start, range.len(), advice) };
+}

@@ -1,0 +1,146 @@
+//! `zspool run`: an unmodified program under a memory limit.
+//!
+//! ```text
+//!   zspool run --memory-max 256M -- python3 x.py
+//!     |  is it a program into which a library can be preloaded? may it serve faults?        program, library, permission
+//!     |  fork; LD_PRELOAD, ZSPOOL_RUN="pid=.. memory-max=.."; exec                           launch
+//!     |                                                   python3 + libzspool_preload.so
+//!     |  signals -->                                         |
+//!     |  status, once a second  <-- control socket --        |                               watch, samples
+//!     |  the same exit status   <--------------------------- ends
+//!     +- --stat FILE                                                                         stat
+//! ```
+
+pub(crate) mod args;
+mod launch;
+mod library;
+mod program;
+mod samples;
+mod stat;
+mod watch;
+
+use crate::tiers::spec;
+use args::Run;
+use std::io;
+use std::path::PathBuf;
+use zspool::guest::control::{ControlError, Place, Settings, SwapKind, SwapSettings};
+use zspool::guest::uffd;
+
+/// The program was not started.
+const REFUSED: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Why it was not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Program(#[from] program::ProgramError),
+    #[error(transparent)]
+    Library(#[from] library::LibraryError),
+    #[error("{0}")]
+    Permission(uffd::Error),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Spec(#[from] spec::SpecError),
+    #[error("There is no limit: give --memory-max SIZE, --memory-high SIZE or --evict-cold-after SECONDS.")]
+    NoLimit,
+    #[error("--memory-high {high} is above --memory-max {max}: what is over the maximum cannot wait; take a lower one.")]
+    HighAboveMax { high: u64, max: u64 },
+    #[error("With --children every program has the limits for itself, and {} can be used by one only: write {},unnamed with its folder's path.", .0.display(), .0.display())]
+    NamedForChildren(PathBuf),
+    #[error("--stat {} cannot be written ({cause}): name a file in a folder that you may write to.", path.display())]
+    Stat { path: PathBuf, cause: io::Error },
+    #[error("No process can be started ({0}): see `ulimit -u`.")]
+    Fork(io::Error),
+}
+
+impl RunError {
+    /// As other programs that start programs have it.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Program(program::ProgramError::NotFound(_)) => NOT_FOUND,
+            RunError::Program(program::ProgramError::NotExecutable { .. }) => NOT_EXECUTABLE,
+            _ => REFUSED,
+        }
+    }
+}
+
+/// Run it; how it ended.
+///
+/// # Errors
+/// When it was not started.
+pub(crate) fn run(args: &Run) -> Result<watch::Ended, RunError> {
+    let (program, arguments) = args.program.split_first().expect("the command line has a program");
+    let settings = settings(args)?;
+    let path = program::find(program)?;
+    let library = library::find(args.preload.as_deref())?;
+    permission()?;
+    let place = Place::of_this_user();
+    place.make()?;
+    let stat = stat::Stat::open(args.stat.as_deref())?;
+    let made = files_to_be_made(&settings);
+    let launch = launch::Launch { path, name: program, arguments, library, settings: Settings { place: place.folder().into(), ..settings } };
+    let child = launch.start().inspect_err(|_| stat.abandon())?;
+    let ended = watch::watch(child, &place);
+    for file in made {
+        // Nothing of it can be read any more. Who removed it was faster.
+        let _ = std::fs::remove_file(file);
+    }
+    stat.write(&args.program, &ended)?;
+    Ok(ended)
+}
+
+/// Whether this user may serve faults of the kernel's.
+fn permission() -> Result<(), RunError> {
+    let ask = uffd::Ask { user_mode_only: false, ..uffd::Ask::default() };
+    uffd::Descriptor::open(ask).map(drop).map_err(RunError::Permission)
+}
+
+fn settings(args: &Run) -> Result<Settings, RunError> {
+    if args.memory_max.is_none() && args.memory_high.is_none() && args.evict_cold_after.is_none() {
+        return Err(RunError::NoLimit);
+    }
+    if let (Some(high), Some(max)) = (args.memory_high, args.memory_max)
+        && high > max
+    {
+        return Err(RunError::HighAboveMax { high, max });
+    }
+    let swapfiles = spec::planned(&args.swapfiles.swapfile, args.swapfiles.swap_size)?;
+    if let Some(named) = swapfiles.iter().find(|swap| args.children && swap.kind != spec::Kind::Unnamed) {
+        return Err(RunError::NamedForChildren(named.path.clone()));
+    }
+    let swapfiles = swapfiles.into_iter().map(|planned| SwapSettings {
+        kind: match planned.kind {
+            spec::Kind::File => SwapKind::File,
+            spec::Kind::Unnamed => SwapKind::Unnamed,
+            spec::Kind::Block if planned.overwrite => SwapKind::BlockOverwrite,
+            spec::Kind::Block => SwapKind::Block,
+        },
+        size: planned.size,
+        priority: planned.priority,
+        tier: planned.tier,
+        // The program may work elsewhere.
+        path: std::path::absolute(&planned.path).unwrap_or(planned.path),
+    });
+    Ok(Settings {
+        pid: 0, // not known yet
+        children: args.children,
+        memory_max: args.memory_max,
+        memory_high: args.memory_high,
+        pool_limit: args.pool_limit,
+        codec: Some(args.codec.clone()),
+        evict_cold_after: args.evict_cold_after,
+        least: args.least,
+        plain_devices: args.swapfiles.no_encryption,
+        swapfiles: swapfiles.collect(),
+        place: PathBuf::new(),
+    })
+}
+
+/// Swapfiles that are not there yet: they go when the program has ended.
+fn files_to_be_made(settings: &Settings) -> Vec<PathBuf> {
+    let files = settings.swapfiles.iter().filter(|swap| swap.kind == SwapKind::File && !swap.path.exists());
+    files.map(|swap| swap.path.clone()).collect()
+}

@@ -1,0 +1,71 @@
+//! `zspool top` and `zspool ctl`: what runs under a limit, and telling it something.
+//!
+//! ```text
+//!   control sockets --status--> looks --two of one process--> rows --> a table, drawn anew; or JSON
+//! ```
+
+mod look;
+mod rows;
+mod table;
+
+use crate::run::args::{Ctl, Top};
+use crate::signals;
+use look::look;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+use zspool::guest::control::{Client, Place, sockets};
+
+const REFUSED: u8 = 2;
+
+/// Show what runs, until Ctrl-C.
+pub(crate) fn top(args: &Top) -> ExitCode {
+    let drawn_anew = io::stdout().is_terminal() && !args.json && !args.once;
+    let mut before = look();
+    loop {
+        let next = Instant::now() + args.interval;
+        while Instant::now() < next && signals::stopped().is_none() {
+            thread::sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)));
+        }
+        if signals::stopped().is_some() {
+            return ExitCode::SUCCESS;
+        }
+        let now = look();
+        let rows = rows::rows(&before, &now);
+        let mut text = match args.json {
+            true => serde_json::to_string(&rows).expect("rows have no maps with strange keys") + "\n",
+            false => table::table(&rows),
+        };
+        if drawn_anew {
+            text = format!("\x1b[H\x1b[J{text}");
+        }
+        if io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).is_err() || args.once {
+            // A reader that has seen enough and closed the pipe is no failure.
+            return ExitCode::SUCCESS;
+        }
+        before = now;
+    }
+}
+
+/// Have one process asked.
+pub(crate) fn ctl(args: &Ctl) -> ExitCode {
+    let known = sockets().into_iter().find(|(pid, _)| *pid == args.pid).map(|(_, path)| path);
+    let path = known.unwrap_or_else(|| Place::of_this_user().socket(args.pid));
+    let answer = Client::connect(&path).and_then(|mut client| client.ask(&args.verb.join(" ")));
+    let refused = match answer {
+        Ok(answer) => {
+            let error = serde_json::from_str::<serde_json::Value>(&answer).ok().and_then(|a| Some(a.get("error")?.as_str()?.to_owned()));
+            match error {
+                None => {
+                    let _ = writeln!(io::stdout(), "{answer}");
+                    return ExitCode::SUCCESS;
+                }
+                Some(error) => error,
+            }
+        }
+        Err(error) => error.to_string(),
+    };
+    let _ = writeln!(io::stderr(), "{refused}");
+    ExitCode::from(REFUSED)
+}

@@ -1,0 +1,208 @@
+//! [`Settings`]: what `zspool run` tells the library that it preloads, as the value of one variable of the environment.
+//!
+//! ```text
+//!   ZSPOOL_RUN="pid=4711
+//!   memory-max=268435456
+//!   swapfile=file 1073741824 0 swap /var/tmp/swap"       a line each; % and line breaks as %25 and %0A
+//! ```
+//!
+//! The process with that number takes part, also after it has become another program (shells' `exec`, shims): its children are
+//! told the same, and see that they are not meant.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The variable's name.
+pub const VARIABLE: &str = "ZSPOOL_RUN";
+
+/// What a device for cold pages is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwapKind {
+    /// A file of that name.
+    File,
+    /// A file without a name in that folder.
+    Unnamed,
+    /// A block device.
+    Block,
+    /// A block device, whatever is on it.
+    BlockOverwrite,
+}
+
+/// A device for cold pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwapSettings {
+    /// What it is.
+    pub kind: SwapKind,
+    /// Bytes; none for all of a block device.
+    pub size: Option<u64>,
+    /// Higher ones are used first.
+    pub priority: i16,
+    /// The tier's name.
+    pub tier: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// What the library is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// The process that is meant.
+    pub pid: u32,
+    /// Whether its children are meant too, each for itself.
+    pub children: bool,
+    /// `memory.max` in bytes.
+    pub memory_max: Option<u64>,
+    /// `memory.high` in bytes.
+    pub memory_high: Option<u64>,
+    /// Bytes of the pool's frames.
+    pub pool_limit: Option<u64>,
+    /// The codec's name.
+    pub codec: Option<String>,
+    /// What was not touched for so long goes out, limit or not.
+    pub evict_cold_after: Option<Duration>,
+    /// The smallest mapping that is registered, in bytes.
+    pub least: Option<u64>,
+    /// Pages go to devices with a checksum instead of a cipher.
+    pub plain_devices: bool,
+    /// Devices for cold pages.
+    pub swapfiles: Vec<SwapSettings>,
+    /// The folder of the control socket.
+    pub place: PathBuf,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// The process that a value means, without reading the rest: most processes learn that it is not them.
+    pub fn pid_of(value: &[u8]) -> Option<u32> {
+        let line = value.strip_prefix(b"pid=")?.split(|byte| *byte == b'\n').next()?;
+        std::str::from_utf8(line).ok()?.parse().ok()
+    }
+
+    /// The variable's value.
+    pub fn encode(&self) -> String {
+        let mut text = format!("pid={}", self.pid);
+        let mut line = |key: &str, value: &str| {
+            text += &format!("\n{key}={}", value.replace('%', "%25").replace('\n', "%0A"));
+        };
+        let number = |number: Option<u64>| number.map(|number| number.to_string());
+        line("children", if self.children { "1" } else { "0" });
+        let after = self.evict_cold_after.map(|time| time.as_millis() as u64);
+        for (key, value) in [
+            ("memory-max", number(self.memory_max)),
+            ("memory-high", number(self.memory_high)),
+            ("pool-limit", number(self.pool_limit)),
+            ("codec", self.codec.clone()),
+            ("evict-cold-after-ms", number(after)),
+            ("least", number(self.least)),
+            ("plain-devices", self.plain_devices.then(|| "1".to_owned())),
+        ] {
+            if let Some(value) = value {
+                line(key, &value);
+            }
+        }
+        for swap in &self.swapfiles {
+            let SwapSettings { kind, size, priority, tier, path } = swap;
+            let kind = match kind {
+                SwapKind::File => "file",
+                SwapKind::Unnamed => "unnamed",
+                SwapKind::Block => "block",
+                SwapKind::BlockOverwrite => "block-overwrite",
+            };
+            let size = size.map_or("all".to_owned(), |size| size.to_string());
+            line("swapfile", &format!("{kind} {size} {priority} {tier} {}", path.display()));
+        }
+        line("place", &self.place.display().to_string());
+        text
+    }
+
+    /// From the variable's value.
+    ///
+    /// # Errors
+    /// The line that is none of ours: launcher and library are of different versions.
+    pub fn decode(value: &str) -> Result<Settings, String> {
+        let mut settings = Settings::default();
+        for line in value.lines() {
+            settings.take(line).ok_or_else(|| {
+                format!("{VARIABLE} has a line that this library does not know, {line:?}: `zspool` and the library are of different versions; build both anew.")
+            })?;
+        }
+        Ok(settings)
+    }
+
+    fn take(&mut self, line: &str) -> Option<()> {
+        let (key, value) = line.split_once('=')?;
+        let value = value.replace("%0A", "\n").replace("%25", "%");
+        let number = || value.parse::<u64>().ok();
+        match key {
+            "pid" => self.pid = value.parse().ok()?,
+            "children" => self.children = value == "1",
+            "memory-max" => self.memory_max = Some(number()?),
+            "memory-high" => self.memory_high = Some(number()?),
+            "pool-limit" => self.pool_limit = Some(number()?),
+            "codec" => self.codec = Some(value),
+            "evict-cold-after-ms" => self.evict_cold_after = Some(Duration::from_millis(number()?)),
+            "least" => self.least = Some(number()?),
+            "plain-devices" => self.plain_devices = value == "1",
+            "place" => self.place = value.into(),
+            "swapfile" => {
+                let mut words = value.splitn(5, ' ');
+                let mut word = || words.next();
+                self.swapfiles.push(SwapSettings {
+                    kind: match word()? {
+                        "file" => SwapKind::File,
+                        "unnamed" => SwapKind::Unnamed,
+                        "block" => SwapKind::Block,
+                        "block-overwrite" => SwapKind::BlockOverwrite,
+                        _ => return None,
+                    },
+                    size: match word()? {
+                        "all" => None,
+                        size => Some(size.parse().ok()?),
+                    },
+                    priority: word()?.parse().ok()?,
+                    tier: word()?.to_owned(),
+                    path: word()?.into(),
+                });
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_what_is_understood() {
+        let bare = Settings { pid: 7, place: "/run/x".into(), ..Settings::default() };
+        let swap = |kind, path: &str| SwapSettings { kind, size: Some(5), priority: -3, tier: "t".into(), path: path.into() };
+        let full = Settings {
+            pid: 4711,
+            children: true,
+            memory_max: Some(u64::MAX),
+            memory_high: Some(0),
+            pool_limit: Some(1),
+            codec: Some("lz4".into()),
+            evict_cold_after: Some(Duration::from_millis(1500)),
+            least: Some(4096),
+            plain_devices: true,
+            swapfiles: vec![
+                swap(SwapKind::File, "/a b/100%0A\nx=y"),
+                SwapSettings { size: None, ..swap(SwapKind::Block, "/dev/x") },
+                swap(SwapKind::Unnamed, "/tmp"),
+                swap(SwapKind::BlockOverwrite, "/dev/y"),
+            ],
+            place: "/tmp/z".into(),
+        };
+        for settings in [bare, full] {
+            let text = settings.encode();
+            assert_eq!(Settings::pid_of(text.as_bytes()), Some(settings.pid));
+            assert_eq!(Settings::decode(&text), Ok(settings));
+        }
+        assert_eq!(Settings::pid_of(b"pid=x"), None);
+        assert!(Settings::decode("pid=1\nwings=2").unwrap_err().contains("wings"));
+    }
+}

@@ -1,0 +1,74 @@
+//! Dirty tracking: which pages were written since somebody asked, while pages leave and come back.
+//!
+//! ```text
+//!   in memory   the kernel's marks (WP_ASYNC): PAGEMAP_SCAN tells what was written, and protects it again in the same step
+//!   left        a page that was taken out or thrown away: the mark is lost, so it counts as written (pages/left.rs)
+//!   came back   has no mark, so it counts as written
+//! ```
+//!
+//! - **D1** A write is told by the first [`Vm::take_dirty`] that begins after it, or by one before. The marks are scanned first, and what
+//!   left is looked at then: a page that leaves meanwhile is in one of them.
+//! - **D2** What is told is forgotten; what could not be told because the kernel refused is kept for the next time.
+
+use super::pages::left;
+use super::uffd::{Categories, PageMap, Question};
+use super::{Error, Vm};
+use crate::units::PAGE_SIZE;
+use std::ops::Range;
+
+impl Vm {
+    /// Tell `each` the addresses of pages that were written since this was asked last (the first time: ever), region by region in ascending
+    /// order. How many pages they are.
+    ///
+    /// Pages that left memory since, whoever wrote them last, and pages that were thrown away are among them; pages that stayed out all the
+    /// time are not. Paging goes on meanwhile. Two who ask share the answer: let there be one.
+    ///
+    /// # Errors
+    /// [`Error::Options`] without [`VmOptions::dirty_tracking`](super::VmOptions::dirty_tracking) and before Linux 6.7; [`Error::Kernel`] when the kernel does not
+    /// answer: what it had told already is told again the next time.
+    pub fn take_dirty(&self, mut each: impl FnMut(Range<usize>)) -> Result<u64, Error> {
+        if !self.options().dirty_tracking {
+            return Err(Error::Options {
+                what: "this VM does not note which pages are written",
+                instead: "make it with `VmOptions::dirty_tracking(true)`",
+            });
+        }
+        let refused = |address, source| Error::Kernel { doing: "say what was written from", page: 0, address, source };
+        let page_map = PageMap::open().map_err(|source| refused(0, source))?;
+        // Only what is there: where no page is, a mark costs page tables, and is in the way of a page that is moved back (EEXIST).
+        let question = Question {
+            all: Categories::WRITTEN,
+            any: Categories::PRESENT | Categories::SWAPPED,
+            told: Categories::WRITTEN,
+            protect: true,
+            ..Question::default()
+        };
+        let mut told = 0;
+        for pages in self.shared().roster.all() {
+            let Some(changed) = pages.changed() else { continue };
+            let addresses = pages.addresses();
+            let mut bits = vec![0u64; pages.count().div_ceil(u64::BITS) as usize];
+            let page = |address: usize| ((address - addresses.start) / PAGE_SIZE) as u32;
+            let scanned = page_map.scan(addresses.clone(), question, &mut |run, _| {
+                left::set(&mut bits, page(run.start)..page(run.end));
+            });
+            if let Err(source) = scanned {
+                left::runs(&bits, |run| changed.note(run)); // they are protected again, and were not told
+                return Err(match source.raw_os_error() {
+                    // The range has no such marks; there is no such scan.
+                    Some(libc::EPERM | libc::ENOTTY | libc::EINVAL) => Error::Options {
+                        what: "this kernel does not note which pages are written",
+                        instead: "use Linux 6.7 or later, or a migration that stops the guest",
+                    },
+                    _ => refused(addresses.start, source),
+                });
+            }
+            changed.take(&mut bits);
+            left::runs(&bits, |run| {
+                told += u64::from(run.end - run.start);
+                each(pages.address(run.start)..pages.address(run.end));
+            });
+        }
+        Ok(told)
+    }
+}

@@ -1,0 +1,52 @@
+//! What somebody inherits who has a copy of all pages: a child of fork, or the address to which `mremap` moved them.
+//!
+//! | the word says | inherited |
+//! |---|---|
+//! | Absent | zeroes |
+//! | Resident | the kernel shares it, or has moved it |
+//! | Staged, Compressing | a copy of the bytes (staged in place: as Resident) |
+//! | Stored | the slot, if the heir takes a reference more |
+//! | Poisoned | that |
+
+use super::owned::Owned;
+use super::pages::Pages;
+use super::word::State;
+use crate::guest::memory::backing::Staging;
+use crate::units::{PAGE_SIZE, Slot};
+
+/// What a child of fork has of a page that the kernel does not give it.
+pub(crate) enum Inherited<'a> {
+    /// What lies in the slot, which the child gets a reference to if it says so.
+    Slot(Slot),
+    /// These bytes.
+    Bytes(&'a [u8; PAGE_SIZE]),
+    /// Nobody can read it.
+    Poisoned,
+}
+
+impl Pages {
+    /// Tell `heir` what it has of a page beside what the kernel gives it: nothing is said of pages that are in the guest range, or nowhere.
+    /// `heir` says whether it has it. False: later.
+    ///
+    /// The caller has seen to it that no page comes in or leaves since the fork, or the move.
+    pub(crate) fn inherit(&self, page: u32, heir: &mut dyn FnMut(Inherited<'_>) -> bool) -> bool {
+        let seen = self.word(page).load();
+        match seen.state() {
+            State::Absent | State::Resident => true,
+            State::Stored => heir(Inherited::Slot(self.slot(page))),
+            State::Poisoned => heir(Inherited::Poisoned),
+            state if state.is_owned() => false,
+            // Staged in the guest range: the kernel gives it.
+            _ if self.backing().staging() == Staging::InPlace => true,
+            _ if self.word(page).discard(seen).is_err() => false,
+            _ => {
+                let owned = Owned::one(self, page, seen);
+                // SAFETY: owned, so the staged page stays as it is.
+                let bytes = unsafe { &*self.backing().staged(page) };
+                let has = heir(Inherited::Bytes(bytes));
+                drop(owned); // as it was
+                has
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! `zspool run` around the program: refusals with sentences, how it ends, what is known of it then, and what it can be told.
+#![cfg(all(target_os = "linux", feature = "cli", feature = "guest"))]
+
+mod support;
+#[path = "support/run.rs"]
+mod under;
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Output;
+use std::time::{Duration, Instant};
+use under::*;
+
+const LIMIT: [&str; 2] = ["--memory-max", "64M"];
+
+fn can(test: &str) -> bool {
+    let why = not_permitted().or_else(|| (!has("python3")).then(|| "there is no python3 here".to_owned()));
+    if let Some(why) = &why {
+        support::skip(test, why);
+    }
+    why.is_none()
+}
+
+/// It was not started, with this status and these words.
+fn assert_refused(output: &Output, code: i32, words: &[&str]) {
+    assert_eq!(output.status.code(), Some(code), "{}", shown(output));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.trim_end().ends_with('.') && said.lines().count() == 1, "no sentence: {}", shown(output));
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_limited_is_refused_with_a_sentence() {
+    if !can("what_cannot_be_limited_is_refused_with_a_sentence") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |options: &[&str], program: &[&str]| finish(&mut run(folder.path(), options, program), 20);
+    let file = |name: &str, content: &[u8], mode: u32| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    assert_refused(&refused(&LIMIT, &["no-such-program"]), 127, &["no-such-program", "PATH"]);
+    assert_refused(&refused(&LIMIT, &[&file("text", b"echo\n", 0o755)]), 125, &["#!", "sh FILE"]);
+    assert_refused(&refused(&LIMIT, &[&file("mode", b"#!/bin/sh\n", 0o644)]), 126, &["ls -l"]);
+    let shell = std::fs::read("/bin/sh").unwrap();
+    let setuid = file("setuid", &shell, 0o755);
+    if std::os::unix::fs::chown(&setuid, Some(12345), None).is_ok() {
+        std::fs::set_permissions(&setuid, std::fs::Permissions::from_mode(0o4755)).unwrap();
+        assert_refused(&refused(&LIMIT, &[&setuid]), 125, &["setuid", "as that user"]);
+    }
+    // A program without a dynamic linker: the header of one, with no use for it.
+    let mut fixed = shell;
+    let headers = u64::from_le_bytes(fixed[32..40].try_into().unwrap()) as usize;
+    for number in 0..usize::from(u16::from_le_bytes([fixed[56], fixed[57]])) {
+        let at = headers + number * 56;
+        if fixed[at..at + 4] == libc::PT_INTERP.to_le_bytes() {
+            fixed[at..at + 4].fill(0);
+        }
+    }
+    assert_refused(&refused(&LIMIT, &[&file("static", &fixed, 0o755)]), 125, &["statically", "embed"]);
+    assert_refused(&refused(&[], &["true"]), 125, &["--memory-max"]);
+    assert_refused(&refused(&["--memory-max", "1M", "--memory-high", "2M"], &["true"]), 125, &["--memory-high"]);
+    assert_refused(&refused(&["--memory-max", "1M", "--preload", "/no/such"], &["true"]), 125, &["cargo build"]);
+    assert_refused(&refused(&["--memory-max", "1M", "--swapfile", "/x"], &["true"]), 125, &["--swap-size"]);
+    let shared = ["--memory-max", "1M", "--children", "--swapfile", "/tmp/x,size=1M"];
+    assert_refused(&refused(&shared, &["true"]), 125, &["unnamed"]);
+    let nowhere = ["--memory-max", "1M", "--stat", "/no/such/folder/stat"];
+    assert_refused(&refused(&nowhere, &["true"]), 125, &["/no/such/folder/stat"]);
+    // The library says it, in the program's place.
+    let codec = refused(&["--memory-max", "64M", "--codec", "morse"], &["true"]);
+    assert_eq!(codec.status.code(), Some(125), "{}", shown(&codec));
+    assert!(String::from_utf8_lossy(&codec.stderr).contains("morse"), "{}", shown(&codec));
+}
+
+#[test]
+fn a_user_who_may_not_serve_the_kernels_faults_gets_the_ways_out() {
+    let test = "a_user_who_may_not_serve_the_kernels_faults_gets_the_ways_out";
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let mut command = run(folder.path(), &LIMIT, &["true"]);
+    // SAFETY: it only asks.
+    if unsafe { libc::geteuid() } == 0 {
+        if std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").is_ok_and(|text| text.trim() == "1") {
+            return support::skip(test, "every user may, here");
+        }
+        // The program and the library may lie where nobody else comes.
+        let bin = folder.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        for name in ["zspool", "libzspool_preload.so"] {
+            std::fs::copy(built().join(name), bin.join(name)).unwrap();
+        }
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut other = std::process::Command::new(bin.join("zspool"));
+        other.args(["run", "--memory-max", "64M", "--", "true"]).uid(65534).gid(65534).env_remove("XDG_RUNTIME_DIR");
+        command = other;
+    } else if not_permitted().is_none() {
+        return support::skip(test, "this user may, here");
+    }
+    let output = finish(&mut command, 20);
+    assert_refused(&output, 125, &["vm.unprivileged_userfaultfd", "/dev/userfaultfd", "root"]);
+}
+
+#[test]
+fn it_ends_as_the_program_did() {
+    if !can("it_ends_as_the_program_did") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let code = |script: &str| finish(&mut run(place.path(), &LIMIT, &["sh", "-c", script]), 30).status;
+    assert_eq!(code("exit 0").code(), Some(0));
+    assert_eq!(code("exit 42").code(), Some(42));
+    assert_eq!(code("kill -TERM $$").signal(), Some(libc::SIGTERM));
+    assert_eq!(code("kill -KILL $$").signal(), Some(libc::SIGKILL));
+    // A signal to the launcher is the program's.
+    let mut running = Deadlined::start(&mut run(place.path(), &LIMIT, &["sh", "-c", "trap 'echo got it; exit 9' USR1; echo ready; while :; do sleep 0.05; done"]), 30);
+    running.program();
+    std::thread::sleep(Duration::from_millis(700));
+    // SAFETY: it only sends a signal, to a child of ours.
+    unsafe { libc::kill(running.pid() as i32, libc::SIGUSR1) };
+    let output = running.finish();
+    assert_eq!(output.status.code(), Some(9), "{}", shown(&output));
+    assert_eq!(output.stdout, b"ready\ngot it\n");
+    assert!(std::fs::read_dir(place.path().join("zspool")).unwrap().next().is_none(), "something was left behind");
+}
+
+#[test]
+fn numbers_are_there_however_it_ends() {
+    if !can("numbers_are_there_however_it_ends") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let stat = place.path().join("stat.json");
+    let after = |end: &str| {
+        let script = format!("import os, signal, time\nx = bytearray(os.urandom(8 << 20))\ntime.sleep(0.5)\n{end}");
+        let options = ["--memory-max", "64M", "--stat", stat.to_str().unwrap()];
+        let output = finish(&mut run(place.path(), &options, &["python3", "-c", &script]), 30);
+        let read = json(&stat);
+        assert!(read["status"]["vms"][0]["resident"].as_u64().unwrap() >= 8 << 20, "{read:#}\n{}", shown(&output));
+        (read["status_is_seconds_old"].as_f64().unwrap(), read["exit_code"].as_u64(), read["exit_signal"].as_u64())
+    };
+    assert_eq!(after("raise SystemExit(3)"), (0.0, Some(3), None));
+    let (old, code, signal) = after("os._exit(4)");
+    assert!(old > 0.0 && old < 5.0, "{old}");
+    assert_eq!((code, signal), (Some(4), None));
+    let (old, code, signal) = after("os.kill(os.getpid(), signal.SIGKILL)");
+    assert!(old > 0.0 && old < 5.0, "{old}");
+    assert_eq!((code, signal), (None, Some(9)));
+}
+
+/// A program that holds 24 MiB, half of them of a kind that compresses, until somebody writes to its standard input.
+const HOLDER: &str = "import os, sys, time\nx = [os.urandom(16) * 256 for i in range(3072)] + [os.urandom(4096) for i in range(3072)]\ns = sum(map(hash, x))\nprint('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\nprint(sum(map(hash, x)) == s)";
+
+#[test]
+fn it_can_be_asked_and_told() {
+    if !can("it_can_be_asked_and_told") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let end = place.path().join("end");
+    let swap = format!("{},size=256M", place.path().join("swap").display());
+    let options = ["--memory-max", "128M", "--swapfile", &swap];
+    let mut running =
+        Deadlined::start(&mut run(place.path(), &options, &["python3", "-c", HOLDER, end.to_str().unwrap()]), 120);
+    let pid = running.program().to_string();
+    let ctl = |verb: &[&str]| {
+        let output = finish(zspool(place.path()).arg("ctl").arg(&pid).args(verb), 60);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => Ok(serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()),
+            Some(2) => Err(said),
+            _ => panic!("{}", shown(&output)),
+        }
+    };
+    let since = Instant::now();
+    let vm = || ctl(&["status"]).map(|status| status["vms"][0].clone()).unwrap_or_default();
+    let get = |key: &str| vm()[key].as_u64().unwrap_or(0);
+    while get("resident") < 24 << 20 {
+        assert!(running.is_running() && since.elapsed() < Duration::from_secs(60), "{:#}", vm());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(500)); // until it only waits
+    assert_eq!(vm()["memory_max"].as_u64(), Some(128 << 20));
+    let won = ctl(&["reclaim", "8M", "source=anon"]).unwrap();
+    assert!(won["reclaimed"].as_u64().unwrap() >= 4 << 20, "{won}");
+    let limited = ctl(&["limit", "100M"]).unwrap();
+    assert_eq!((limited["before"].as_str(), limited["now"].as_str()), (Some("134217728"), Some("104857600")));
+    ctl(&["out"]).unwrap();
+    assert!(get("on_device") > 4 << 20, "{:#}", vm());
+    assert!(get("resident") + get("staged") < 8 << 20, "{:#}", vm());
+    ctl(&["trim"]).unwrap();
+    let top = finish(zspool(place.path()).args(["top", "--once", "--json", "--interval", "0.1"]), 30);
+    let rows: serde_json::Value = serde_json::from_str(&good(&top)).unwrap();
+    let ours = rows.as_array().unwrap().iter().find(|row| row["pid"].to_string() == pid).expect("it is in the table");
+    assert_eq!(ours["memory_max"].as_u64(), Some(100 << 20));
+    let table = good(&finish(zspool(place.path()).args(["top", "--once", "--interval", "0.1"]), 30));
+    assert!(table.contains("PROGRAM") && table.contains("python3") && table.contains("100M"), "{table}");
+    ctl(&["in"]).unwrap();
+    assert!(get("out") < 1 << 20, "{:#}", vm());
+    for (verb, words) in [(&["fly"][..], "status"), (&["limit", "lots"][..], "lots"), (&["out", "now"][..], "now")] {
+        let refused = ctl(verb).unwrap_err();
+        assert!(refused.contains(words) && refused.trim_end().ends_with('.'), "{verb:?}: {refused}");
+    }
+    std::fs::write(&end, "").unwrap();
+    assert_eq!(good(&running.finish()), "ready\nTrue\n");
+    assert!(!place.path().join("swap").exists(), "the swapfile was left behind");
+    let gone = finish(zspool(place.path()).args(["ctl", &pid, "status"]), 30);
+    assert_eq!(gone.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("Nobody listens"), "{}", shown(&gone));
+}
+
+#[test]
+fn children_take_part_if_they_are_to() {
+    if !can("children_take_part_if_they_are_to") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let sockets = |options: &[&str]| {
+        let mut all = LIMIT.to_vec();
+        all.extend(options);
+        let script = "import os, subprocess, sys\nsys.stdout.write(subprocess.run(['sh', '-c', 'ls \"$XDG_RUNTIME_DIR\"/zspool | grep -c sock; true'], capture_output=True, text=True).stdout)";
+        good(&finish(&mut run(place.path(), &all, &["python3", "-c", script]), 30)).trim().to_owned()
+    };
+    assert_eq!(sockets(&[]), "1", "python's");
+    // And the shell's, and those of the two that it starts as far as they have begun.
+    assert!(sockets(&["--children"]).parse::<u32>().unwrap() >= 2);
+}

@@ -1,0 +1,235 @@
+//! Unmodified programs under a limit: they compute what they would have computed, and the limit holds, seen from outside.
+#![cfg(all(target_os = "linux", feature = "cli", feature = "guest"))]
+
+mod support;
+#[path = "support/run.rs"]
+mod under;
+
+use std::collections::HashMap;
+use std::time::Duration;
+use under::*;
+
+/// What must be there, or a skip.
+fn can(test: &str, programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !has(program)).map(|program| format!("there is no {program} here"));
+    match not_permitted().or(missing) {
+        Some(why) => {
+            support::skip(test, &why);
+            false
+        }
+        None => true,
+    }
+}
+
+/// Run it with these options and JSON at the end; look from outside meanwhile. What it wrote, and the JSON with the most bytes that
+/// were in memory of what is registered.
+fn watched(options: &[&str], program: &[&str], seconds: u64) -> (String, serde_json::Value, u64) {
+    let place = tempfile::tempdir().unwrap();
+    let stat = place.path().join("stat.json");
+    let mut all = options.to_vec();
+    all.extend(["--stat", stat.to_str().unwrap()]);
+    let mut running = Deadlined::start(&mut run(place.path(), &all, program), seconds);
+    let pid = running.program();
+    let mut most = 0;
+    while running.is_running() {
+        most = most.max(registered_rss(pid).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let text = good(&running.finish());
+    (text, json(&stat), most)
+}
+
+/// The first VM of the last status.
+fn vm(stat: &serde_json::Value) -> &serde_json::Value {
+    let vm = &stat["status"]["vms"][0];
+    assert!(vm.is_object(), "{stat:#}");
+    vm
+}
+
+fn number(value: &serde_json::Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_else(|| panic!("{key} of {value:#}"))
+}
+
+/// A list of numbers as texts, about 90 MiB, gone over again and again in an order of its own, against sums that are known.
+const PYTHON: &str = "
+import hashlib
+n = 600_000
+x = ['%032x' % (i * 7919) for i in range(n)]
+def check():
+    at, h = 0, hashlib.sha256()
+    for k in range(n):
+        at = (at + 224_737) % n
+        assert x[at] == '%032x' % (at * 7919), at
+        if k % 64 == 0: h.update(x[at].encode())
+    return h.hexdigest()
+print(check())
+for i in range(0, n, 3): x[i] = '%032x' % (i * 7919)
+y = list(x)
+del x
+x = y
+print(check())
+";
+
+#[test]
+fn python_builds_and_checks_a_list_in_a_third_of_its_memory() {
+    if !can("python_builds_and_checks_a_list_in_a_third_of_its_memory", &["python3"]) {
+        return;
+    }
+    let plain = std::process::Command::new("python3").args(["-c", PYTHON]).output().unwrap();
+    let (text, stat, most) = watched(&["--memory-max", "30M"], &["python3", "-c", PYTHON], 300);
+    assert_eq!(text, good(&plain));
+    let vm = vm(&stat);
+    assert_eq!(stat["status_is_seconds_old"].as_f64(), Some(0.0), "{stat:#}");
+    assert!(number(vm, "taken_out_pages") > 1000 && number(&vm["faults"], "compressed") > 1000, "{stat:#}");
+    assert_eq!(number(vm, "overshoot_bytes"), 0, "{stat:#}");
+    // What has just been mapped is not registered yet: a moment's worth of a fast program.
+    assert!(most <= 30 * MIB + 16 * MIB, "{most} bytes were in memory");
+    assert!(most >= 4 * MIB, "{most} bytes: what was looked at?");
+}
+
+const NODE: &str = "
+let n = 400000, m = new Map();
+for (let i = 0; i < n; i++) m.set('k' + i, {i, text: 'value ' + (i * 7919)});
+let sum = 0;
+for (let round = 0; round < 2; round++)
+  for (let k = 0, at = 0; k < n; k++) { at = (at + 224737) % n; const o = m.get('k' + at); if (o.i !== at || o.text !== 'value ' + (at * 7919)) throw at; sum += o.text.length; }
+console.log(sum);
+";
+
+#[test]
+fn node_keeps_its_objects() {
+    if !can("node_keeps_its_objects", &["node"]) {
+        return;
+    }
+    let plain = std::process::Command::new("node").args(["-e", NODE]).output().unwrap();
+    let (text, stat, _) = watched(&["--memory-max", "48M"], &["node", "-e", NODE], 300);
+    assert_eq!(text, good(&plain));
+    assert!(number(vm(&stat), "taken_out_pages") > 1000, "{stat:#}");
+}
+
+#[test]
+fn a_shell_script_and_chains_of_exec_are_one_program() {
+    if !can("a_shell_script_and_chains_of_exec_are_one_program", &["python3", "bash"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    let body = format!("#!/bin/bash\nx=$(seq 1 100000)\necho ${{#x}} \"$(echo in a child)\"\nexec env bash -c 'exec python3 -c \"$1\"' - '{PYTHON}'\n", PYTHON = PYTHON.replace('\'', "'\\''"));
+    std::fs::write(&script, body).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (text, stat, _) = watched(&["--memory-max", "30M"], &[script.to_str().unwrap()], 300);
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("588894 in a child"));
+    assert_eq!(lines.count(), 2);
+    assert!(stat["status"]["program"].as_str().unwrap().starts_with("python3"), "{stat:#}");
+    assert!(number(vm(&stat), "taken_out_pages") > 1000, "{stat:#}");
+}
+
+#[test]
+fn a_program_that_mallocs_moves_forks_and_threads() {
+    if !can("a_program_that_mallocs_moves_forks_and_threads", &[]) {
+        return;
+    }
+    let me = std::env::current_exe().unwrap();
+    let program = [me.to_str().unwrap(), "--exact", "the_program", "--ignored", "--nocapture", "--test-threads=1"];
+    let (text, stat, most) = watched(&["--memory-max", "32M"], &program, 300);
+    assert!(text.contains("the program is done"), "{text}");
+    assert!(number(vm(&stat), "taken_out_pages") > 1000, "{stat:#}");
+    assert!(most <= 32 * MIB + 24 * MIB, "{most} bytes were in memory");
+}
+
+/// Not a test: what the one above runs. Its allocator is the C library's malloc.
+#[test]
+#[ignore = "a program for another test"]
+fn the_program() {
+    // A page's content by its number: compressible, and never that of another.
+    let fill = |page: &mut [u64], number: u64| {
+        page.iter_mut().enumerate().for_each(|(k, word)| *word = if k % 4 == 0 { number << 16 | k as u64 } else { number });
+    };
+    let check = |page: &[u64], number: u64| {
+        for (k, word) in page.iter().enumerate() {
+            let expected = if k % 4 == 0 { number << 16 | k as u64 } else { number };
+            assert_eq!(*word, expected, "word {k} of page {number}");
+        }
+    };
+    const WORDS: usize = 512;
+    // One that grows by realloc: mremap moves it, again and again.
+    let mut growing: Vec<u64> = Vec::new();
+    for number in 0..12_000u64 {
+        let mut page = [0; WORDS];
+        fill(&mut page, number);
+        growing.extend_from_slice(&page);
+    }
+    growing.chunks(WORDS).zip(0..).for_each(|(page, number)| check(page, number));
+    println!("grown");
+    // Shrunk: unmapped behind our back. Mapped again: reads as zeroes.
+    growing.truncate(6000 * WORDS);
+    growing.shrink_to_fit();
+    let zeroes = vec![0u64; 3000 * WORDS];
+    assert!(zeroes.iter().all(|word| *word == 0));
+    drop(zeroes);
+    // Small ones, on the heap and in arenas of threads, of all sizes, freed and allocated in turns.
+    let threads: Vec<_> = (0..4u64)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                let mut held: HashMap<u64, Vec<u64>> = HashMap::new();
+                let mut seed = thread + 1;
+                for step in 0..30_000u64 {
+                    seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let key = (seed >> 33) % 3000;
+                    if let Some(old) = held.remove(&key) {
+                        assert!(old.iter().all(|word| *word == old[0]), "thread {thread} step {step}");
+                    } else {
+                        let words = 1 + (seed >> 45) as usize % 900;
+                        held.insert(key, vec![seed; words]);
+                    }
+                }
+                held.len()
+            })
+        })
+        .collect();
+    let lens: Vec<usize> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    println!("threads held {lens:?}");
+    // A child sees what its parent has, and the parent what it had.
+    for round in 0..3 {
+        // SAFETY: the child does nothing but look at memory, and ends.
+        match unsafe { libc::fork() } {
+            0 => {
+                for number in (0..6000usize).rev() {
+                    let page = &mut growing[number * WORDS..][..WORDS];
+                    if number >= 3000 {
+                        check(page, number as u64);
+                    }
+                    page[7] = round;
+                }
+                // SAFETY: it ends the process.
+                unsafe { libc::_exit(7) };
+            }
+            child => {
+                for number in 0..3000 {
+                    fill(&mut growing[number * WORDS..][..WORDS], number as u64 + 1_000_000 * (round + 1));
+                }
+                let mut status = 0;
+                // SAFETY: the child is ours, and the status is written.
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "the child ended by {status:#x}");
+                for number in 0..6000usize {
+                    let expected = if number < 3000 { number as u64 + 1_000_000 * (round + 1) } else { number as u64 };
+                    check(&growing[number * WORDS..][..WORDS], expected);
+                }
+            }
+        }
+    }
+    // System calls that read and write what is out.
+    let (file, bytes) = (tempfile::tempfile().unwrap(), 6000 * WORDS * 8);
+    use std::os::unix::fs::FileExt;
+    // SAFETY: numbers are bytes.
+    let as_bytes = unsafe { std::slice::from_raw_parts_mut(growing.as_mut_ptr().cast::<u8>(), bytes) };
+    file.write_all_at(as_bytes, 0).unwrap();
+    as_bytes.fill(0xee);
+    file.read_exact_at(as_bytes, 0).unwrap();
+    for number in 3000..6000usize {
+        check(&growing[number * WORDS..][..WORDS], number as u64);
+    }
+    println!("the program is done");
+}

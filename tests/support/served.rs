@@ -1,0 +1,189 @@
+//! What tests of guest memory share: mappings with known bytes, a watchdog, tests in processes of their own, a codec that fails on cue.
+#![allow(dead_code, unreachable_pub)] // each test binary uses a part of this one
+
+use std::io;
+use std::ops::Range;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+use zspool::compress::{Codec, CodecId, Compressed, Context, Corrupt, Lz4};
+use zspool::guest::memory::Memory;
+use zspool::guest::{Region, Vm};
+use zspool::units::PAGE_SIZE;
+
+pub const PAGE: usize = 4096;
+
+/// Anonymous memory of a test's, unmapped in the end.
+#[derive(Debug)]
+pub struct Mapping {
+    pub start: usize,
+    pub bytes: usize,
+}
+
+impl Mapping {
+    pub fn new(pages: usize) -> Mapping {
+        let bytes = pages * PAGE;
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        // SAFETY: a new mapping, wherever there is room.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        Mapping { start: start.expose_provenance(), bytes }
+    }
+
+    pub fn pages(&self) -> usize {
+        self.bytes / PAGE
+    }
+
+    pub fn at(&self, page: usize) -> *mut u64 {
+        assert!(page < self.pages());
+        std::ptr::with_exposed_provenance_mut(self.start + page * PAGE)
+    }
+
+    pub fn memory(&self) -> Memory {
+        Memory::anonymous(self.at(0).cast(), self.bytes)
+    }
+
+    pub fn register(&self, vm: &Vm) -> Region {
+        // SAFETY: the mapping outlives the region; what tests change about it they say.
+        unsafe { vm.register(self.memory()) }.unwrap()
+    }
+
+    /// Write something that differs from page to page and compresses to about a quarter.
+    pub fn write(&self, pages: Range<usize>, version: u64) {
+        for page in pages {
+            for (k, word) in bytes_of(page, version).enumerate() {
+                // SAFETY: inside the mapping; the test says who else uses it.
+                unsafe { self.at(page).add(k).write_volatile(word) };
+            }
+        }
+    }
+
+    /// Whether pages are what was written.
+    pub fn is(&self, pages: Range<usize>, version: u64) -> bool {
+        pages.into_iter().all(|page| {
+            // SAFETY: inside the mapping; the test says who else uses it.
+            bytes_of(page, version).enumerate().all(|(k, word)| word == unsafe { self.at(page).add(k).read_volatile() })
+        })
+    }
+
+    #[track_caller]
+    pub fn check(&self, pages: Range<usize>, version: u64) {
+        for page in pages {
+            assert!(self.is(page..page + 1, version), "page {page} is not what was written as version {version}");
+        }
+    }
+
+    #[track_caller]
+    pub fn check_zero(&self, pages: Range<usize>) {
+        for page in pages {
+            // SAFETY: inside the mapping; the test says who else uses it.
+            let zero = (0..512).all(|k| unsafe { self.at(page).add(k).read_volatile() } == 0);
+            assert!(zero, "page {page} does not read as zeroes");
+        }
+    }
+
+    /// Pages in memory, from outside.
+    pub fn present(&self) -> usize {
+        let mut map = vec![0u8; self.pages()];
+        // SAFETY: the vector has a byte for each page.
+        assert_eq!(unsafe { libc::mincore(self.at(0).cast(), self.bytes, map.as_mut_ptr()) }, 0);
+        map.iter().filter(|&&byte| byte & 1 != 0).count()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: ours; what was registered is not any more.
+        unsafe { libc::munmap(self.at(0).cast(), self.bytes) };
+    }
+}
+
+/// The words of a page.
+pub fn bytes_of(page: usize, version: u64) -> impl Iterator<Item = u64> {
+    let mut x = (page as u64) << 20 | version << 1 | 1;
+    (0..PAGE as u64 / 8).map(move |k| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        if k % 4 == 0 { x } else { k / 16 }
+    })
+}
+
+/// A hang is a failure.
+pub fn within_a_minute<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'static) -> R {
+    let (done, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let result = test();
+        let _ = done.send(());
+        result
+    });
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            eprintln!("the test hangs: somebody was not woken");
+            std::process::abort();
+        }
+        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+/// Run a test of this binary in a process of its own: what it does to signals, or how it ends, is of no other test. In that process, `inside` is
+/// run and the process ends with 0 behind it. `name` is the test's.
+pub fn in_a_process(name: &str, inside: impl FnOnce() + Send + 'static) -> Option<Output> {
+    const INSIDE: &str = "ZSPOOL_TEST_INSIDE";
+    if std::env::var(INSIDE).is_ok_and(|test| test == name) {
+        within_a_minute(inside);
+        std::process::exit(0);
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, name)
+        .output()
+        .unwrap();
+    Some(output)
+}
+
+/// It ended well.
+#[track_caller]
+pub fn well(output: &Output) {
+    assert!(output.status.success(), "{}: {}", output.status, said(output));
+}
+
+/// What it said on standard error.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// LZ4 that fails to decompress on cue: for the whole process.
+pub struct Tricky;
+
+/// So many times it panics.
+pub static PANICS: AtomicU32 = AtomicU32::new(0);
+/// So many times it finds damage.
+pub static DAMAGES: AtomicU32 = AtomicU32::new(0);
+/// It takes so many milliseconds.
+pub static MILLIS: AtomicU32 = AtomicU32::new(0);
+
+impl Codec for Tricky {
+    fn id(&self) -> CodecId {
+        CodecId::new(9)
+    }
+    fn name(&self) -> &'static str {
+        "tricky"
+    }
+    fn compress<'c>(&self, context: &'c mut Context, page: &[u8; PAGE_SIZE]) -> Compressed<'c> {
+        Lz4.compress(context, page)
+    }
+    fn decompress(&self, bytes: &[u8], out: &mut [u8; PAGE_SIZE]) -> Result<(), Corrupt> {
+        let take = |count: &AtomicU32| count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        std::thread::sleep(Duration::from_millis(MILLIS.load(Ordering::SeqCst).into()));
+        if take(&PANICS) {
+            panic!("on cue");
+        }
+        if take(&DAMAGES) {
+            return Err(Corrupt::Malformed { codec: "tricky", len: bytes.len() });
+        }
+        Lz4.decompress(bytes, out)
+    }
+}
