@@ -139,6 +139,7 @@ impl GuestMap {
     ///
     /// # Errors
     /// With the map of what is still registered, when a page of it cannot be read back.
+    #[expect(clippy::result_large_err, reason = "who has it gets it back")]
     pub fn unregister(mut self) -> Result<(), (GuestMap, Error)> {
         while let Some((&at, _)) = self.ranges.first_key_value() {
             if let Err(error) = self.remove(at) {

@@ -105,6 +105,7 @@ impl<B: Bitmap + 'static> MmapGuest<B> {
     ///
     /// # Errors
     /// With what is still registered, when a page of it cannot be read back.
+    #[expect(clippy::result_large_err, reason = "who has it gets it back")]
     pub fn unregister(self) -> Result<(), (Self, Error)> {
         let MmapGuest { map, mappings } = self;
         map.unregister().map_err(|(map, error)| {

@@ -69,7 +69,7 @@ impl Vm {
 
     /// The pages that are in memory now.
     pub fn in_memory(&self) -> WorkingSet {
-        self.gather(|pages, bits| in_memory(pages, bits))
+        self.gather(in_memory)
     }
 
     /// Bring the pages of a set in that are out, as far as limits have room. Addresses that this VM has not are passed over.

@@ -180,7 +180,7 @@ impl Model {
             let stat = memcg.stat().unwrap();
             assert_eq!(stat.bytes, total);
             assert_eq!((stat.resident, stat.places), (usage[1] - usage[0], usage[2]));
-            let refused = self.refused.iter().filter(|(at, _)| within(at, path)).map(|(_, n)| n).sum();
+            let refused = self.refused.iter().filter(|(at, _)| within(at, path)).map(|(_, n)| n).sum::<u64>();
             assert_eq!(stat.events(Event::Refused), refused);
             let allowed = self.memcgs.iter().all(|(ancestor, above)| above.writeback || !within(path, ancestor));
             assert_eq!(memcg.writeback(), allowed);

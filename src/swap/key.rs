@@ -304,7 +304,7 @@ mod tests {
             let mut page = MmapMut::map_anon(PAGE_SIZE).unwrap();
             make(&mut page, cipher); // of zeroes
             let alive = MmapMut::map_anon(PAGE_SIZE).unwrap();
-            let key = Key { secret: page, alive, cipher, next: AtomicU64::new(0) };
+            let key = Key { secret: page, alive, locked: false, cipher, next: AtomicU64::new(0) };
             let mut text = [0; 16];
             key.seal(b"", &mut text);
             assert_eq!(text, expected, "{cipher}");
