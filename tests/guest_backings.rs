@@ -1,6 +1,7 @@
 //! Each backing of guest memory against the contract of `Backing`, on the kernel: moved pages, protected pages, a memfd that is
 //! unmapped, a memfd that is protected.
 #![cfg(all(feature = "guest", target_os = "linux"))]
+#![allow(clippy::single_range_in_vec_init)] // lists of runs, some of one
 
 mod support;
 #[path = "support/uffd.rs"]
@@ -461,8 +462,9 @@ fn poisoned_pages_say_so_and_are_good_again_when_discarded() {
             let (mut bytes, from) = ([0u8; PAGE], bed.map.page(2));
             let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: PAGE };
             let remote = libc::iovec { iov_base: from as *mut _, iov_len: PAGE };
+            let me = std::process::id() as i32;
             // SAFETY: reads a page of this process into a buffer of its size.
-            let read = unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+            let read = unsafe { libc::process_vm_readv(me, &raw const local, 1, &raw const remote, 1, 0) };
             assert_eq!(read, -1, "{}: a poisoned page was read", bed.name);
             assert!(!readable(&bed.descriptor, 0), "{}: a poisoned page raised an event", bed.name);
         }

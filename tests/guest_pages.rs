@@ -136,6 +136,26 @@ fn memory_in_use_is_found_leaves_and_comes_back() {
 }
 
 #[test]
+fn memory_in_use_that_is_larger_than_the_limit_is_taken_out_as_it_is_found() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(1000);
+        mapping.write(0..1000, 1);
+        let zswap = Zswap::builder().pool_limit(64 << 20).build().unwrap();
+        let engine = Engine::new(zswap).unwrap();
+        let memcg = engine.root().mkdir("vm").unwrap();
+        memcg.set_max(zspool::memcg::Counter::Memory, 600 * PAGE as u64).unwrap();
+        let vm = engine.vm(&memcg, VmOptions::new()).unwrap();
+        let region = register(&vm, &mapping);
+        assert_eq!(vm.stats().overshoot_bytes, 0, "there was always something to take out");
+        assert!(mapping.present() <= 600, "{} pages are in memory", mapping.present());
+        mapping.check(0..1000, 1);
+        assert!(memcg.current(zspool::memcg::Counter::Memory) <= 600 * PAGE as u64);
+        region.unregister().unwrap();
+        mapping.check(0..1000, 1);
+    });
+}
+
+#[test]
 fn clean_pages_leave_without_the_codec() {
     within_a_minute(|| {
         let mapping = Mapping::new(64);

@@ -774,6 +774,11 @@ fn memory_that_is_moved_takes_along_what_is_out() {
                 libc::mremap(mapping.at(100).cast(), 150 * PAGE, 200 * PAGE, flags, there.at(50))
             };
             assert_eq!(moved, there.at(50).cast());
+            // Nobody else is to map anything there: it is of the region as long as that lives.
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+            // SAFETY: where there is nothing now.
+            let hole = unsafe { libc::mmap(mapping.at(100).cast(), 150 * PAGE, libc::PROT_NONE, flags, -1, 0) };
+            assert_eq!(hole, mapping.at(100).cast());
             for page in (0..150).rev() {
                 let expected: Vec<u64> = bytes_of(page + 100, 1).collect();
                 // SAFETY: mapped there.
@@ -807,12 +812,6 @@ fn memory_that_is_moved_takes_along_what_is_out() {
             assert_eq!(vm.memcg().current(Counter::Memory), 0);
             drop(vm);
             engine.zswap().assert_valid();
-            // Between its ends others may have mapped something by now.
-            // SAFETY: the test's memory.
-            unsafe { libc::munmap(mapping.at(0).cast(), 100 * PAGE) };
-            // SAFETY: as above.
-            unsafe { libc::munmap(mapping.at(250).cast(), 50 * PAGE) };
-            std::mem::forget(mapping);
         });
     }
 }

@@ -24,7 +24,7 @@ mod support;
 mod uffd;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use uffd::*;
 use zspool::guest::uffd::{
     Ask, Categories, Descriptor, Done, Entry, Errno, Error, Event, Fault, Features, Fresh, Ioctls, Mode, Modes,
@@ -485,7 +485,6 @@ fn minor_collapse() {
 static SIGBUS_DESCRIPTOR: AtomicUsize = AtomicUsize::new(0);
 static SIGBUS_COUNT: AtomicUsize = AtomicUsize::new(0);
 static SIGBUS_PROTECTED: AtomicBool = AtomicBool::new(false);
-static SIGBUS_CODE: AtomicI32 = AtomicI32::new(0);
 
 /// Serves the fault in the thread that has it, in the signal's handler.
 extern "C" fn serve_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -493,8 +492,9 @@ extern "C" fn serve_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
     // SAFETY: the test keeps the descriptor until no thread touches the memory any more.
     let descriptor = unsafe { &*descriptor };
     // SAFETY: the kernel gives a signal's information.
-    let (address, code) = unsafe { ((*info).si_addr() as usize & !(PAGE - 1), (*info).si_code) };
-    SIGBUS_CODE.store(code, Ordering::Relaxed);
+    let info = unsafe { &*info };
+    // SAFETY: SIGBUS has an address.
+    let address = unsafe { info.si_addr() } as usize & !(PAGE - 1);
     SIGBUS_COUNT.fetch_add(1, Ordering::Relaxed);
     let page = pattern(address / PAGE, 0);
     let mode = if SIGBUS_PROTECTED.load(Ordering::Relaxed) { Mode::PROTECTED } else { Mode::empty() };
@@ -684,8 +684,9 @@ fn is_poisoned(address: usize) -> bool {
     let mut bytes = [0u8; PAGE];
     let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: PAGE };
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: PAGE };
+    let me = std::process::id() as i32;
     // SAFETY: reads a page of this process into a buffer of its size.
-    unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) < 0 }
+    unsafe { libc::process_vm_readv(me, &raw const local, 1, &raw const remote, 1, 0) < 0 }
 }
 
 #[test]
@@ -772,14 +773,13 @@ fn mmap_changing_by_munmap_and_mremap() {
             let (from, to) = (map.address, room.address);
             map.bytes = 0;
             let changer = std::thread::spawn(move || {
-                // SAFETY: the test's own memory.
-                unsafe {
-                    if moves {
-                        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-                        libc::mremap(from as *mut _, 8 * PAGE, 8 * PAGE, flags, to as *mut libc::c_void);
-                    } else {
-                        libc::munmap(from as *mut _, 8 * PAGE);
-                    }
+                if moves {
+                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                    // SAFETY: the test's own memory.
+                    unsafe { libc::mremap(from as *mut _, 8 * PAGE, 8 * PAGE, flags, to as *mut libc::c_void) };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { libc::munmap(from as *mut _, 8 * PAGE) };
                 }
             });
             assert!(readable(&descriptor, 2000), "no event came");

@@ -61,7 +61,9 @@ pub(crate) struct Finder {
     looked: Instant,
     /// Unmapped or moved, of regions that are there still.
     gone: Ranges,
-    /// What could not be registered, and since when.
+    /// What could not be registered once: something may just have been changing.
+    failed: Ranges,
+    /// What could not be registered twice, and since when.
     refused: (Ranges, Instant),
 }
 
@@ -73,7 +75,7 @@ impl Finder {
     pub(crate) fn new(vm: &'static Vm, least: usize) -> io::Result<Finder> {
         let now = Instant::now();
         let (statm, refused) = (File::open("/proc/self/statm")?, (Ranges::new(), now));
-        Ok(Finder { vm, least: least.max(PAGE), statm, maps: Maps::default(), data_pages: 0, looked: now, gone: Ranges::new(), refused })
+        Ok(Finder { vm, least: least.max(PAGE), statm, maps: Maps::default(), data_pages: 0, looked: now, gone: Ranges::new(), failed: Ranges::new(), refused })
     }
 
     /// For ever.
@@ -127,10 +129,13 @@ impl Finder {
         self.give_up(&found);
         let mut registered = Ranges::new();
         following::addresses().into_iter().for_each(|range| registered.add(range));
-        let refused = &mut self.refused.0;
+        let (refused, before) = (&mut self.refused.0, std::mem::take(&mut self.failed));
         for new in found.iter().flat_map(|range| registered.missing(range.clone())) {
             if new.len() >= self.least && !refused.overlaps(&new) {
-                following::adopt(self.vm, new, |part, _why| refused.add(part));
+                following::adopt(self.vm, new, |part, _why| match before.overlaps(&part) {
+                    true => refused.add(part),
+                    false => self.failed.add(part),
+                });
             }
         }
     }

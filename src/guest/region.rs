@@ -1,6 +1,7 @@
 //! [`Region`]: a range of a caller's memory whose pages come and go.
 
 use super::pages::Pages;
+use super::service::fork::in_child;
 use super::vm::Vm;
 use super::{Error, Evicted, Prefetched, registry};
 use crate::sync::Arc;
@@ -146,6 +147,10 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         let Some(pages) = self.pages.clone() else { return };
+        if in_child() {
+            std::mem::forget(self.pages.take()); // it is the parent's
+            return;
+        }
         if let Err(error) = self.bring_and_release() {
             let addresses = pages.addresses();
             pages.close();

@@ -29,8 +29,11 @@ const REMEMBERED_MILLIS: u64 = 10_000;
 pub(crate) enum Found {
     /// A page of a region. The region lives as long as this does.
     Page(Arc<Pages>, u32),
-    /// It is being registered, or was until a moment ago: touch it again.
+    /// It is being registered: touch it again.
     Transit,
+    /// It was registered until a moment ago: touch it again, unless the kernel has it registered still, or anew: a mapping that `mremap`
+    /// has moved there.
+    Gone,
     /// Nothing of ours.
     Nothing,
 }
@@ -163,7 +166,7 @@ impl Registry {
             Some(Entry { what: What::Gone(since), .. })
                 if Clock::coarse().millis().saturating_sub(*since) < REMEMBERED_MILLIS =>
             {
-                Found::Transit
+                Found::Gone
             }
             _ => Found::Nothing,
         }

@@ -220,7 +220,8 @@ impl Vm {
             running.keep(&pages);
         }
         let announced = announced.publish(pages.clone());
-        pages.backing().register()?;
+        shared.roster.add(pages.clone());
+        pages.backing().register().inspect_err(|_| shared.roster.remove(pages.id()))?;
         // From here on it has to be unregistered, which a region does when it is dropped.
         announced.keep();
         let region = Region::new(self.clone(), pages.clone());
@@ -230,7 +231,6 @@ impl Vm {
             address: range.start,
             source,
         })?;
-        shared.roster.add(pages);
         Ok(region)
     }
 

@@ -9,6 +9,7 @@
 //! by itself. A panic in a round (a codec's, a device's) is told once and does not end the thread.
 
 use super::limits::Limits;
+use crate::guest::service::fork::in_child;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, Tally};
 use std::io;
@@ -88,6 +89,10 @@ fn run(limits: &Limits) {
 
 impl Drop for Evictor {
     fn drop(&mut self) {
+        if in_child() {
+            std::mem::forget(self.thread.take()); // it is the parent's
+            return;
+        }
         self.limits.mailbox().stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // its panics were told

@@ -246,6 +246,12 @@ impl Backing for Moved {
         self.guest.present(first, pages, each)
     }
 
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        let start = self.shadow(first);
+        self.guest.present_at(start..start + pages as usize * PAGE_SIZE, first, each)?;
+        Ok(true)
+    }
+
     fn release(&self) -> io::Result<()> {
         self.guest.release()
     }

@@ -119,6 +119,16 @@ pub trait Backing: Send + Sync {
     /// When the kernel's answer cannot be had.
     fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()>;
 
+    /// Tell `each` which runs of pages have something in a staging place of ours, in ascending order: for checks, while nothing moves.
+    /// False where there is no such place.
+    ///
+    /// # Errors
+    /// When the kernel's answer cannot be had.
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        let _ = (first, pages, each);
+        Ok(false)
+    }
+
     /// Unregister the range from the descriptor, and wake everybody who waits. What is not there reads as zero from now on.
     ///
     /// # Errors

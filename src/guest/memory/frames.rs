@@ -168,3 +168,80 @@ impl Drop for Run<'_> {
         self.frames.runs[self.index].store(NONE, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::uffd::{Ask, Features, Modes};
+
+    fn full_of(reserved: &Reserved, byte: u8) {
+        let start = reserved.addresses().start as *mut u8;
+        // SAFETY: memory of the test's.
+        unsafe { start.write_bytes(byte, reserved.addresses().len()) };
+    }
+
+    #[test]
+    fn frames_are_kept_where_they_were_missed_and_no_more_than_that() {
+        let Ok(mover) = Descriptor::open(Ask { features: Features::MOVE, ..Ask::default() }) else {
+            return; // said aloud by tests/guest_backings.rs
+        };
+        let pool = Reserved::new(POOL_BYTES).expect("address space");
+        // SAFETY: memory of the test's.
+        unsafe { mover.register(pool.addresses(), Modes::PROTECT) }.expect("it is registered");
+        let frames = Frames::new(pool);
+        let shadow = Reserved::new(RUN_BYTES).expect("address space");
+        let from = shadow.addresses().start;
+        full_of(&shadow, 1);
+        assert!(!frames.keep(&mover, from), "nobody missed any");
+        for _ in 0..2 * RUNS {
+            assert!(frames.take().is_none());
+        }
+        for kept in 0..RUNS {
+            full_of(&shadow, kept as u8 + 2);
+            assert!(frames.keep(&mover, from));
+            assert_eq!(frames.held(), kept + 1);
+        }
+        full_of(&shadow, 99);
+        assert!(!frames.keep(&mover, from), "as many as may be are held");
+        // What is taken is gone when it is done with.
+        let run = frames.take().expect("a run");
+        // SAFETY: a frame of the run.
+        assert_eq!(unsafe { run.frame(63).read_volatile() }[4095], 2);
+        drop(run);
+        assert_eq!(frames.held(), RUNS - 1);
+        // A run that has a hole is not kept.
+        shadow.empty(0..PAGE_SIZE).expect("it is empty");
+        while frames.take().is_some() {}
+        assert!(!frames.keep(&mover, from));
+        assert_eq!(frames.held(), 0);
+    }
+
+    #[test]
+    fn what_is_drained_is_gone_holes_or_not() {
+        let Ok(mover) = Descriptor::open(Ask { features: Features::MOVE, ..Ask::default() }) else {
+            return; // said aloud by tests/guest_backings.rs
+        };
+        let pool = Reserved::new(POOL_BYTES).expect("address space");
+        // SAFETY: memory of the test's.
+        unsafe { mover.register(pool.addresses(), Modes::PROTECT) }.expect("it is registered");
+        let frames = Frames::new(pool);
+        let shadow = Reserved::new(3 * RUN_BYTES).expect("address space");
+        for round in 0..4 {
+            full_of(&shadow, 7);
+            if round > 0 {
+                // Runs that are kept are drained through, too.
+                let _ = frames.take();
+                frames.keep(&mover, shadow.addresses().start);
+            }
+            shadow.empty(5 * PAGE_SIZE..9 * PAGE_SIZE).expect("holes");
+            frames.drain(&mover, shadow.addresses().start, 3 * RUN - 1).expect("drained");
+            let byte = |page: usize| {
+                let address = (shadow.addresses().start + page * PAGE_SIZE) as *const u8;
+                // SAFETY: memory of the test's.
+                unsafe { address.read_volatile() }
+            };
+            assert!((0..3 * RUN as usize - 1).all(|page| byte(page) == 0), "round {round}");
+            assert_eq!(byte(3 * RUN as usize - 1), 7, "round {round}: what was not meant is there");
+        }
+    }
+}

@@ -5,7 +5,7 @@
 
 use super::backing::{Installed, Obstacle};
 use super::claims::Claim;
-use super::{Memory, Refusal};
+use super::{Memory, Refusal, maps};
 use crate::guest::uffd::{Descriptor, Done, Entry, Errno, Ioctls, Mode, Modes, PageMap};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -105,11 +105,30 @@ impl GuestRange {
     /// Unregister it, and let children inherit it again.
     pub(super) fn release(&self) -> io::Result<()> {
         let range = self.span(0, self.pages);
-        self.descriptor.unregister(range)?;
+        if let Err(errno) = self.descriptor.unregister(range.clone()) {
+            self.release_what_is_left(&range, errno)?;
+        }
         if self.hides_from_children {
             self.advise(0, self.pages, libc::MADV_DOFORK)?;
         }
         Ok(())
+    }
+
+    /// Part of it was unmapped, and there may be other things in its place, which the kernel refuses to look past.
+    fn release_what_is_left(&self, range: &Range<usize>, errno: Errno) -> io::Result<()> {
+        let (mut covered, mut last) = (0, Ok(()));
+        for mapping in maps::inside(range)? {
+            let part = mapping.range.start.max(range.start)..mapping.range.end.min(range.end);
+            covered += part.len();
+            let is_like = mapping.read && mapping.write && (mapping.inode == 0 || mapping.shared);
+            if let Err(errno) = self.descriptor.unregister(part)
+                && is_like
+            {
+                last = Err(errno.into());
+            }
+        }
+        // Where all is mapped, it was refused for another reason.
+        if covered == range.len() { Err(errno.into()) } else { last }
     }
 
     fn advise(&self, first: u32, pages: u32, advice: libc::c_int) -> Result<(), Errno> {
@@ -205,7 +224,11 @@ impl GuestRange {
     }
 
     pub(super) fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
-        let span = self.span(first, pages);
+        self.present_at(self.span(first, pages), first, each)
+    }
+
+    /// The same of a span of ours, whose first page has this number.
+    pub(super) fn present_at(&self, span: Range<usize>, first: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
         let number = |address: usize| first + ((address - span.start) / PAGE_SIZE) as u32;
         self.page_map.present(span.clone(), &mut |run| each(number(run.start)..number(run.end)))
     }

@@ -300,6 +300,15 @@ impl Backing for Simulated {
         Ok(())
     }
 
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        for page in first..first + pages {
+            if self.state.lock().0[page as usize].staged {
+                each(page..page + 1);
+            }
+        }
+        Ok(self.staging == Staging::Apart)
+    }
+
     fn release(&self) -> io::Result<()> {
         for place in &mut self.state.lock().0 {
             if place.token.is_none() && !place.poisoned {

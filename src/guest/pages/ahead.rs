@@ -320,25 +320,26 @@ impl Pages {
         done
     }
 
-    /// Put staged pages back that are owned: all, or none by this.
+    /// Put staged pages back that are owned. How many, from the first on.
     fn put_run_back(&self, mut run: Owned<'_>) -> u32 {
         let (first, len) = (run.first(), run.len());
-        if len == 1 || self.backing().put_back(first, len).is_err() {
-            // One by one, to see which of them: what is back already is found there.
-            drop(run);
-            let put = |page: &u32| {
-                let served = self.serve(*page, Access::Read, Waiting::Leave, Why::Call, &mut None);
-                matches!(served, Served::Installed(_))
-            };
-            return (first..first + len).filter(put).count() as u32;
-        }
-        for page in first..first + len {
+        let back = match self.backing().put_back(first, len) {
+            Ok(()) => len,
+            // Some may be back: one by one, what is says that there is nothing staged, or that it is there.
+            Err(_) => {
+                let is_back = |page: &u32| {
+                    matches!(self.backing().put_back(*page, 1), Ok(()) | Err(Obstacle::Hole | Obstacle::There))
+                };
+                (first..first + len).take_while(is_back).count() as u32
+            }
+        };
+        for page in first..first + back {
             self.forget_copy(page, run.was(page), false); // it can be written from here on
             self.word(page).set_referenced(true);
         }
-        self.arrived(State::Staged, len);
-        run.end_front(len, End::at(State::Resident));
-        len
+        self.arrived(State::Staged, back);
+        run.end_front(back, End::at(State::Resident));
+        back
     }
 
     /// Have zeroes where there is nothing. How many pages, from the first on.
@@ -419,8 +420,7 @@ impl Pages {
             return 0; // as any single page
         }
         if was == State::Staged {
-            // As many as it says, though not from the first on: who asks looks again.
-            return if self.put_run_back(run) > 0 { 1 } else { 0 };
+            return self.put_run_back(run);
         }
         if !self.pay(&mut run, Why::Call) {
             return 0;

@@ -7,6 +7,7 @@
 //!                                                       +-- a page cannot be read: the gate is opened again
 //! ```
 
+use super::owned::TOGETHER;
 use super::pages::Pages;
 use super::ports::{Gauge, Why};
 use super::word::State;
@@ -14,6 +15,7 @@ use crate::guest::Error;
 use crate::sync::Bug;
 use crate::sync::thread::Backoff;
 use std::io;
+use std::ops::Range;
 
 impl Pages {
     /// Charge what is in the guest range already; for a region whose faults are served. How many pages.
@@ -21,17 +23,33 @@ impl Pages {
     /// # Errors
     /// When the kernel does not tell.
     pub(crate) fn find_present(&self) -> io::Result<u64> {
-        let shared = self.shared();
         let mut pages = 0;
         self.backing().present(0, self.count(), &mut |present| {
-            let stamp = shared.observer.epoch();
-            // A page that was missed meanwhile is not Absent any more, and paid for.
-            let found = present.filter(|&page| self.word(page).found(stamp)).count() as u32;
-            shared.purse.must_charge(found, Why::Found);
-            shared.observer.change(Gauge::Resident, found.into());
-            pages += u64::from(found);
+            let mut at = present.start;
+            while at < present.end {
+                let end = present.end.min(at + TOGETHER);
+                pages += u64::from(self.find(at..end));
+                at = end;
+            }
         })?;
         Ok(pages)
+    }
+
+    /// Few enough that those found before can make room for them.
+    fn find(&self, present: Range<u32>) -> u32 {
+        let shared = self.shared();
+        let stamp = shared.observer.epoch();
+        let absent = |page: &u32| self.word(*page).load().state() == State::Absent;
+        let charged = present.clone().filter(absent).count() as u32;
+        // Paid for before the words say that they are there: an evictor may have them at once.
+        shared.purse.must_charge(charged, Why::Found);
+        // A page that was missed meanwhile is not Absent any more, and paid for.
+        let found = present.filter(|&page| self.word(page).found(stamp)).take(charged as usize).count() as u32;
+        shared.observer.change(Gauge::Resident, found.into());
+        if found < charged {
+            shared.purse.uncharge(charged - found);
+        }
+        found
     }
 
     /// Have nobody take pages out, and bring in what is out. Faults are served before, during and after it.

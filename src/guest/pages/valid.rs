@@ -36,7 +36,28 @@ impl Pages {
             })
             .expect("the kernel says what is in the guest range");
         check(self.count(), false);
+        self.check_apart();
         sums
+    }
+
+    /// The staging place has what is staged, and nothing else.
+    fn check_apart(&self) {
+        let mut checked = 0;
+        let mut check = |upto: u32, present: bool| {
+            for page in checked..upto {
+                let seen = self.word(page).load();
+                let is_staged = seen.state() == State::Staged;
+                assert_eq!(present, is_staged, "the staging place of page {page} is not as its word says: {seen:?}");
+            }
+            checked = upto;
+        };
+        let told = self.backing().present_apart(0, self.count(), &mut |present| {
+            check(present.start, false);
+            check(present.end, true);
+        });
+        if told.expect("the kernel says what is in the staging place") {
+            check(self.count(), false);
+        }
     }
 
     fn check(&self, page: u32, present: bool, sums: &mut Sums) {

@@ -78,6 +78,9 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
+        if super::fork::in_child() {
+            return; // not mapped here, and the descriptor is about the parent's memory
+        }
         let _ = self.descriptor.unregister(self.pages.clone()); // unmapping does it too, with an event that nobody reads
         // SAFETY: ours, and nobody rings any more.
         unsafe { libc::munmap(ptr::with_exposed_provenance_mut(self.pages.start), self.pages.len()) };

@@ -27,9 +27,10 @@
 
 use super::reader::{Idle, Parking, Reader};
 use super::watchdog::Watch;
-use super::{Answer, Change, Desk, Gate, changes, last_words, signals};
+use super::{Answer, Change, Desk, Gate, changes, fork, last_words, signals};
 use crate::guest::pages::ports::{Effort, Purse, Store, Why};
 use crate::guest::pages::{Inherited, Pages, Shared};
+use crate::guest::registry;
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::memcg::Memcg;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -62,6 +63,8 @@ pub(crate) struct Family {
     relics: Mutex<Option<Arc<Child>>>,
     /// How many: mostly none, and that is one load for each store.
     count: AtomicUsize,
+    /// Goes up before words come to be in another list: who went through the lists looks again.
+    lists: AtomicU64,
     stop: AtomicBool,
     /// Readable: a child was born, or the thread is to stop.
     news: OwnedFd,
@@ -134,6 +137,7 @@ impl Children {
             living: Mutex::new(Rank::Guest, Vec::new()),
             relics: Mutex::new(Rank::Guest, None),
             count: AtomicUsize::new(0),
+            lists: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             news,
         };
@@ -166,17 +170,13 @@ impl Children {
             }
         }
     }
-
-    /// The thread, if it is not this one's business: see `fork_child`.
-    pub(super) fn forget(&self) {
-        if let Some(thread) = self.thread.lock().take() {
-            std::mem::forget(thread);
-        }
-    }
 }
 
 impl Drop for Children {
     fn drop(&mut self) {
+        if fork::in_child() {
+            return; // they are the parent's
+        }
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             self.family.stop.store(true, Ordering::Release);
@@ -193,6 +193,7 @@ impl Family {
     /// A child, which is found by stores from here on, and not served before it is ready.
     fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
         let child = Arc::new(Child::new(Arc::new(descriptor), payer));
+        self.lists.fetch_add(1, Ordering::SeqCst);
         self.living.lock().push(Arc::clone(&child));
         self.count.fetch_add(1, Ordering::Release);
         child
@@ -215,6 +216,7 @@ impl Family {
         };
         let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
         let copy = Arc::new(Copy::empty(to..to + there.len() * PAGE_SIZE, origin));
+        self.lists.fetch_add(1, Ordering::SeqCst);
         relics.copies.lock().push(Arc::clone(&copy));
         for (n, page) in there.enumerate() {
             let mut backoff = Backoff::new();
@@ -260,7 +262,7 @@ impl Family {
     /// As [`forget_relics`](Self::forget_relics), for a second move.
     pub(super) fn move_relics(&self, from: Range<usize>, to: usize) {
         if let Some(relics) = self.relics() {
-            relics.move_pages(from, to);
+            relics.move_pages(from, to, self);
         }
     }
 
@@ -292,29 +294,29 @@ impl Family {
             return Ok(());
         }
         loop {
-            let mut moved = false;
+            let lists = self.lists.load(Ordering::SeqCst);
             let mut living = self.living.lock().clone();
             living.extend(self.relics());
             for child in &living {
                 let copies = child.copies.lock().clone();
+                // In order: a word that is in another list by now is in a later one, and was Busy until it was there.
                 for copy in copies.iter().filter(|copy| copy.origin.contains(contested)) {
                     let page = (contested.0 - copy.origin.base().0) as usize;
-                    moved |= self.move_one_apart(copy.words.get(page), contested)?;
+                    self.move_one_apart(copy.words.get(page), contested)?;
                 }
             }
-            // A child that was born meanwhile may have taken a reference before its parent's word was moved.
-            if !moved || !self.zswap.is_stored(contested) {
+            // One that was born, or moved, meanwhile may have taken a reference before its parent's word was moved apart.
+            if !self.zswap.is_stored(contested) || self.lists.load(Ordering::SeqCst) == lists {
                 return Ok(());
             }
         }
     }
 
-    /// Whether it had to be.
-    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot) -> Result<bool, zswap::Error> {
+    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot) -> Result<(), zswap::Error> {
         let mut backoff = Backoff::new();
         loop {
             match take(theirs, contested) {
-                Taking::Elsewhere => return Ok(false),
+                Taking::Elsewhere => return Ok(()),
                 // The thread that serves children reads it, and waits for nobody meanwhile.
                 Taking::Busy => backoff.wait_for_io(),
                 Taking::Mine => break,
@@ -328,7 +330,7 @@ impl Family {
         };
         busy.end(now);
         let _ = self.zswap.put(contested); // ours, so it is there
-        Ok(true)
+        Ok(())
     }
 
     /// Serve children until it is to stop; then see to it that none of them misses what is here.
@@ -381,6 +383,12 @@ impl Family {
             child.forget(&copy, 0..copy.pages(), &self.zswap);
         }
         child.payer.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
+        // What the two shared is the parent's own again, and may leave: the kernel finds out with the next write.
+        for pages in registry::overlapping(&(0..usize::MAX)) {
+            if Arc::ptr_eq(pages.shared(), &child.payer) {
+                pages.backing().unshare(0, pages.count());
+            }
+        }
         false
     }
 }
@@ -540,6 +548,7 @@ impl Child {
             let mut bytes = [0; PAGE_SIZE];
             if zswap.load(slot(seen), &mut bytes).is_err() {
                 self.uncharge();
+                super::say_poisoned(address);
                 let _ = changes::arrive(&self.descriptor, address, None);
                 busy.end(POISONED);
                 let _ = zswap.put(slot(seen));
@@ -591,7 +600,7 @@ impl Child {
     }
 
     /// Its pages have other addresses.
-    fn move_pages(&self, from: Range<usize>, to: usize) {
+    fn move_pages(&self, from: Range<usize>, to: usize, family: &Family) {
         let old = self.copies.lock().clone();
         for copy in old {
             let (start, end) = (copy.addresses.start.max(from.start), copy.addresses.end.min(from.end));
@@ -602,13 +611,10 @@ impl Child {
             let there = to + (start - from.start);
             let origin = SlotRange::new(copy.origin.base() + first as u64, pages as u64);
             let moved = Arc::new(Copy::empty(there..there + (end - start), origin));
-            // Found by stores before it has the words, which are never in both.
+            family.lists.fetch_add(1, Ordering::SeqCst);
             self.copies.lock().push(Arc::clone(&moved));
             for page in 0..pages {
-                let was = replace(copy.words.get(first + page), ZERO);
-                if was != ZERO {
-                    moved.words.get(page).store(was, Ordering::Release);
-                }
+                move_word(copy.words.get(first + page), moved.words.get(page));
             }
         }
     }
@@ -693,6 +699,26 @@ fn replace(theirs: &AtomicU64, now: u64) -> u64 {
     }
 }
 
+/// Move a word to another list. One that names a slot is Busy until it is there: a store that looks for it finds it in one of the two.
+fn move_word(from: &AtomicU64, to: &AtomicU64) {
+    let mut backoff = Backoff::new();
+    loop {
+        let seen = from.load(Ordering::Acquire);
+        match seen & STATE {
+            BUSY => backoff.wait_for_io(),
+            OUT if matches!(take(from, slot(seen)), Taking::Mine) => {
+                to.store(seen, Ordering::Release);
+                return from.store(ZERO, Ordering::Release);
+            }
+            OUT => {}
+            _ if from.compare_exchange(seen, ZERO, Ordering::AcqRel, Ordering::Relaxed).is_ok() => {
+                return to.store(seen, Ordering::Release);
+            }
+            _ => {}
+        }
+    }
+}
+
 // === impl ChildDesk ===
 
 impl ChildDesk {
@@ -734,7 +760,7 @@ impl Desk for ChildDesk {
     fn follow(&self, change: &mut Option<Change>) {
         match change.take() {
             Some(Change::Removed(range) | Change::Unmapped(range)) => self.child.forget_range(&range, &self.family.zswap),
-            Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to),
+            Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to, &self.family),
             Some(Change::Forked(descriptor)) => self.bear(descriptor),
             None => {}
         }
@@ -742,10 +768,6 @@ impl Desk for ChildDesk {
 
     fn stranger(&self, fault: Fault) -> bool {
         super::stranger(&self.child.descriptor, fault)
-    }
-
-    fn poisoned(&self, address: usize) {
-        super::poisoned(address, "the thread of a child of fork that touches it is given SIGBUS").say();
     }
 
     fn parking(&self) -> &Parking {

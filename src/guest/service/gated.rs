@@ -123,6 +123,10 @@ impl Backing for Gated {
         self.inner.staging()
     }
 
+    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
+        self.inner.present_apart(first, pages, each)
+    }
+
     fn unshare(&self, first: u32, pages: u32) -> u32 {
         self.inner.unshare(first, pages)
     }

@@ -27,6 +27,7 @@ mod actions;
 mod bell;
 mod changes;
 pub(crate) mod children;
+pub(crate) mod fork;
 pub(crate) mod gate;
 mod gated;
 pub(crate) mod last_words;
@@ -50,7 +51,8 @@ pub(crate) use panics::Panics;
 
 use crate::guest::pages::{Access, Pages, Served, Waiting};
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
-use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Arc, process_static};
 use crate::units::PAGE_SIZE;
 use reader::Parking;
 use last_words::LastWords;
@@ -102,10 +104,6 @@ pub(crate) trait Desk: Send + Sync {
     fn follow(&self, change: &mut Option<Change>);
     /// A fault of an address that no region has. False: again later.
     fn stranger(&self, fault: Fault) -> bool;
-    /// A thread was given SIGBUS for a page that cannot be had.
-    fn poisoned(&self, address: usize) {
-        poisoned(address, "the thread that touches it is given SIGBUS").say();
-    }
     /// How many of its readers have something parked.
     fn parking(&self) -> &Parking;
     /// Where a page is, in words.
@@ -136,12 +134,23 @@ fn failed(address: usize, errno: i32) -> Answer {
     }
 }
 
-/// What is said about a page that cannot be had.
-pub(crate) fn poisoned(address: usize, consequence: &str) -> LastWords {
-    LastWords::new(format_args!(
-        "the page at {address:#x} cannot be read back (its copy is damaged, or its device failed), and {consequence}; make_resident() on \
-         it says more, and tries again"
-    ))
+process_static! {
+    /// Sentences about pages that cannot be had.
+    SAID: AtomicU32 = AtomicU32::new(0)
+}
+
+/// So many of them: a device that is gone takes many pages along.
+const SAYINGS: u32 = 16;
+
+/// Say that a page cannot be had: before it is poisoned, for its thread may end the process as soon as it is.
+pub(crate) fn say_poisoned(address: usize) {
+    if SAID.fetch_add(1, Ordering::Relaxed) < SAYINGS {
+        LastWords::new(format_args!(
+            "the page at {address:#x} cannot be read back (its copy is damaged, or its device failed): who touches it gets a SIGBUS, which ends \
+             the process unless it has a handler that knows better. make_resident() on it says more, and tries again"
+        ))
+        .say();
+    }
 }
 
 /// A fault where the descriptor is registered and no region is: memory that `mremap` made longer, or moved. Zeroes, and writes go ahead.

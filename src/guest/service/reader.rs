@@ -281,12 +281,8 @@ impl Reader {
         }
         self.watch.busy(Phase::Serving, fault.address);
         match desk.answer(fault) {
-            Answer::Served => true,
+            Answer::Served | Answer::Poisoned => true,
             Answer::Again => false,
-            Answer::Poisoned => {
-                desk.poisoned(fault.address);
-                true
-            }
             Answer::Stranger => desk.stranger(fault),
         }
     }

@@ -18,6 +18,7 @@
 //! | children | EVENT_FORK, where permitted | | |
 
 use super::children::Children;
+use super::fork::{self, Held};
 use super::gate::Gate;
 use super::gated::Gated;
 use super::reader::{Idle, Parking, Reader};
@@ -122,6 +123,8 @@ pub(crate) struct VmDesk {
     shared: Arc<Shared>,
     /// Regions that children have a copy of, by number.
     kept: Mutex<Vec<u32>>,
+    /// What a fork under way keeps in memory.
+    pub(super) held: Mutex<Held>,
     pub(super) children: Children,
     on_change: Option<OnChange>,
     pub(super) counts: Counts,
@@ -145,6 +148,7 @@ impl Running {
     /// # Errors
     /// When the kernel refuses the descriptor, the handler of SIGBUS or threads.
     pub(crate) fn start(options: &VmOptions, children: Children, shared: &Arc<Shared>) -> Result<Running, Error> {
+        fork::mark()?;
         let (count, served) = match &options.service {
             Service::Threads(threads) => (threads.count.max(1), true),
             Service::External => (1, true),
@@ -166,6 +170,7 @@ impl Running {
             parking: Parking::new(),
             shared: Arc::clone(shared),
             kept: Mutex::new(Rank::Guest, Vec::new()),
+            held: Mutex::new(Rank::Guest, Vec::new()),
             children,
             on_change: options.on_change.clone(),
             counts: Counts::default(),
@@ -347,6 +352,11 @@ impl VmDesk {
         }
     }
 
+    /// What the descriptor can do.
+    pub(super) fn descriptor_features(&self) -> Features {
+        self.descriptor.features()
+    }
+
     /// The regions that children have a copy of.
     pub(super) fn kept_regions(&self) -> Vec<Arc<Pages>> {
         let kept = self.kept.lock().clone();
@@ -387,8 +397,11 @@ impl Desk for VmDesk {
                 let _ = self.descriptor.wake(page..page + PAGE_SIZE); // refused only for what is not a page
                 Answer::Served
             }
-            Found::Nothing if fault.protected => Answer::Stranger,
-            Found::Nothing => self.children.family().answer_relic(fault.address).unwrap_or(Answer::Stranger),
+            // Where it is not registered any more, the kernel refuses, and its thread is woken.
+            Found::Gone | Found::Nothing if fault.protected => Answer::Stranger,
+            Found::Gone | Found::Nothing => {
+                self.children.family().answer_relic(fault.address).unwrap_or(Answer::Stranger)
+            }
         }
     }
 
@@ -410,7 +423,8 @@ impl Desk for VmDesk {
     fn state(&self, address: usize) -> &'static str {
         match registry::find(address) {
             Found::Page(pages, page) => state_name(pages.word(page).load().state()),
-            Found::Transit => "being registered or unregistered",
+            Found::Transit => "being registered",
+            Found::Gone => "just unregistered",
             Found::Nothing => "of no region",
         }
     }

@@ -27,7 +27,7 @@ use super::{Answer, Panics};
 use crate::guest::Error;
 use crate::guest::pages::{Access, Waiting};
 use crate::guest::registry::{self, Found};
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::yield_now;
 use crate::sync::{Rank, process_mutex, process_static};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,14 +49,6 @@ process_static! {
     /// Faults in a row that panicked.
     PANICS: Panics = Panics::new()
 }
-process_static! {
-    /// Sentences about poisoned pages.
-    SAID: AtomicU32 = AtomicU32::new(0)
-}
-
-/// So many of them: a program that goes on all the same need not be told each time.
-const SAYINGS: u32 = 16;
-
 process_mutex! {
     /// Whether our handler was installed.
     INSTALLED: bool = Rank::Guest, false
@@ -127,7 +119,7 @@ enum Outcome {
     /// The access is to be made again.
     Served,
     /// Ours, and its bytes cannot be had.
-    Poisoned(usize),
+    Poisoned,
     /// Of no memory of ours.
     NotOurs,
 }
@@ -138,12 +130,7 @@ extern "C" fn entry(_signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     // SAFETY: the kernel's own arguments.
     match unsafe { serve(info, context) } {
         Outcome::Served => {}
-        outcome => {
-            if let Outcome::Poisoned(address) = outcome
-                && SAID.fetch_add(1, Ordering::Relaxed) < SAYINGS
-            {
-                super::poisoned(address, "this access ends the process, unless it has a handler of SIGBUS that knows better").say();
-            }
+        Outcome::Poisoned | Outcome::NotOurs => {
             // SAFETY: the kernel's own arguments.
             unsafe { PREVIOUS.call(info, context) };
         }
@@ -184,14 +171,14 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
 fn fault(address: usize, access: Access) -> Outcome {
     let answer = match registry::find(address) {
         Found::Page(pages, page) => super::answer(&pages, page, access, Waiting::Wait),
-        Found::Transit => Answer::Again,
+        Found::Transit | Found::Gone => Answer::Again,
         Found::Nothing => Answer::Stranger,
     };
     match answer {
         Answer::Served => PANICS.none(),
         // The kernel is at the mapping this moment: the access is made again, and with it the fault.
         Answer::Again => yield_now(),
-        Answer::Poisoned => return Outcome::Poisoned(address),
+        Answer::Poisoned => return Outcome::Poisoned,
         Answer::Stranger => return Outcome::NotOurs,
     }
     Outcome::Served

@@ -15,7 +15,7 @@
 use super::last_words;
 use super::reader::{Idle, Reader};
 use super::watchdog::{OnStuck, Watch, Watchdog};
-use super::{Bell, Desk, Panics, signals};
+use super::{Bell, Desk, Panics, fork, signals};
 use crate::guest::Error;
 use crate::guest::uffd::Errno;
 use crate::sync::{Arc, thread};
@@ -133,6 +133,12 @@ impl<D: Desk + 'static> Handlers<D> {
 
 impl<D> Drop for Handlers<D> {
     fn drop(&mut self) {
+        if fork::in_child() {
+            // They are the parent's.
+            std::mem::forget(std::mem::take(&mut self.threads));
+            std::mem::forget(self.watchdog.take());
+            return;
+        }
         self.watchdog = None;
         // Each ring ends one of them, whichever reads it.
         (0..self.threads.len()).for_each(|ring| self.shared.bell.ring(ring));

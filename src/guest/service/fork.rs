@@ -1,0 +1,148 @@
+//! Forks of the process that embeds this: what is done before, and in whom.
+//!
+//! ```text
+//!   memory                    the kernel tells of forks                  it does not: no permission, or InThread
+//!   default (DONTFORK)        is not in the child: an access there is a SIGSEGV
+//!   kept for children         served from here (children.rs)             fork_prepare: everything in, and stays; fork_parent: may leave again
+//!
+//!   in the child: the engine is its parent's. What is dropped there does nothing.
+//! ```
+//!
+//! 1. A child has copies of all that the engine is made of, and of the descriptors, whose requests are about its *parent's* memory. So nothing is ever
+//!    asked of the kernel there: a page of memory that is wiped by `fork` tells.
+//! 2. [`Engine::fork_prepare`] takes no lock that is held beyond it: any thread may go on to fault while a fork is under way.
+
+use super::last_words::LastWords;
+use super::running::VmDesk;
+use crate::guest::pages::Pages;
+use crate::guest::pages::word::State;
+use crate::guest::uffd::Features;
+use crate::guest::{Engine, Error};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, process_static};
+use crate::units::PAGE_SIZE;
+use std::ops::Range;
+use std::{io, ptr};
+
+process_static! {
+    /// Address of a page whose first byte is 1, and 0 in children; 0 before there is one.
+    MARK: AtomicUsize = AtomicUsize::new(0)
+}
+
+/// Have the mark, before anything is registered.
+///
+/// # Errors
+/// When the system has no page.
+pub(crate) fn mark() -> Result<(), Error> {
+    if MARK.load(Ordering::Acquire) != 0 {
+        return Ok(());
+    }
+    let refused = || Error::Service { doing: "map the page that tells children of fork", source: io::Error::last_os_error() };
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, wherever the kernel likes.
+    let page = unsafe { libc::mmap(ptr::null_mut(), PAGE_SIZE, prot, flags, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return Err(refused());
+    }
+    // SAFETY: the mapping is ours.
+    if unsafe { libc::madvise(page, PAGE_SIZE, libc::MADV_WIPEONFORK) } != 0 {
+        return Err(refused());
+    }
+    // SAFETY: the mapping is ours, and writable.
+    unsafe { page.cast::<u8>().write(1) };
+    // Release pairs with the acquire of who asks. Whoever is second leaves its page behind.
+    let _ = MARK.compare_exchange(0, page.expose_provenance(), Ordering::Release, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether this process is a child, by fork, of the one that made the engines: they are its parent's.
+pub(crate) fn in_child() -> bool {
+    let mark = MARK.load(Ordering::Acquire);
+    // SAFETY: the page stays mapped, also in children.
+    mark != 0 && unsafe { ptr::with_exposed_provenance::<u8>(mark).read_volatile() } == 0
+}
+
+/// Pages that were brought in for a fork, and stay until it is over.
+pub(super) type Held = Vec<(Arc<Pages>, Vec<Range<u32>>)>;
+
+impl Engine {
+    /// Before a fork, as the first handler of `pthread_atfork` or by whoever forks: where the kernel does not tell of forks, memory that is
+    /// [kept for children](crate::guest::memory::Memory::keep_on_fork) is brought in, which may pass limits: that counts as
+    /// overshoot, and is said on standard error. [`fork_parent`](Self::fork_parent) must follow. Where nothing is kept, or the kernel tells,
+    /// it does nothing.
+    ///
+    /// How many bytes were brought in.
+    ///
+    /// # Errors
+    /// When a page cannot be read back: a child would have zeroes there. `fork_parent` must follow all the same.
+    pub fn fork_prepare(&self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for vm in self.vms() {
+            let here = vm.running().desk().hold_for_fork()?;
+            if here > 0 {
+                LastWords::new(format_args!(
+                    "{here} bytes of {} were brought in for a fork, whatever its limits: the kernel does not tell of forks here (it needs \
+                     CAP_SYS_PTRACE, and Service::Threads or External)",
+                    vm.memcg().path()
+                ))
+                .say();
+            }
+            bytes += here;
+        }
+        Ok(bytes)
+    }
+
+    /// After it, in the parent, whether or not there is a child: what was brought in may leave again.
+    pub fn fork_parent(&self) {
+        for vm in self.vms() {
+            vm.running().desk().let_go_after_fork();
+        }
+    }
+
+    /// After it, in the child. Engines, VMs and regions are the parent's there: they must not be used, and may be dropped, of which nothing
+    /// comes. Whether this is a child of the process that made this engine.
+    pub fn fork_child(&self) -> bool {
+        // The parent's threads may have had any lock: so none is taken.
+        in_child()
+    }
+}
+
+impl VmDesk {
+    fn hold_for_fork(&self) -> Result<u64, Error> {
+        if self.descriptor_features().contains(Features::EVENT_FORK) {
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        for pages in self.kept_regions() {
+            let mut held: Vec<Range<u32>> = Vec::new();
+            let mut result = Ok(());
+            for page in 0..pages.count() {
+                let state = pages.word(page).load().state();
+                if state == State::Absent {
+                    continue; // zeroes there as well
+                }
+                result = pages.pin(page..page + 1);
+                if result.is_err() {
+                    break;
+                }
+                if state != State::Resident {
+                    bytes += PAGE_SIZE as u64;
+                }
+                match held.last_mut() {
+                    Some(last) if last.end == page => last.end += 1,
+                    _ => held.push(page..page + 1),
+                }
+            }
+            self.held.lock().push((pages, held));
+            result?;
+        }
+        Ok(bytes)
+    }
+
+    fn let_go_after_fork(&self) {
+        let held = std::mem::take(&mut *self.held.lock());
+        for (pages, ranges) in held {
+            ranges.into_iter().for_each(|range| pages.unpin(range));
+        }
+    }
+}

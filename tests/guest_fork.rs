@@ -1,0 +1,440 @@
+//! Children of fork: they have the memory that is kept for them as it was, whatever state its pages are in, while the parent goes on.
+//!
+//! A child does nothing but look at memory, by system calls and loads, and ends: it has one thread of many, and no lock may be taken there.
+#![cfg(all(feature = "guest", target_os = "linux"))]
+
+mod support;
+#[path = "support/served.rs"]
+mod served;
+
+use served::*;
+use std::time::{Duration, Instant};
+use support::skip;
+use zspool::compress::Codecs;
+use zspool::guest::{Engine, Error, FaultAround, Follow, Region, Service, ThreadOptions, Vm, VmOptions};
+use zspool::memcg::Counter;
+use zspool::swap::MemoryDevice;
+use zspool::zswap::{Shrunk, Zswap};
+
+fn engine() -> Engine {
+    let codecs = Codecs::builtin().with(Tricky).unwrap();
+    let zswap = Zswap::builder()
+        .pool_limit(128 << 20)
+        .codecs(codecs)
+        .codec("tricky")
+        .device(MemoryDevice::new(64 << 20, 4096))
+        .build()
+        .unwrap();
+    Engine::builder(zswap).evictor(false).build().unwrap()
+}
+
+fn threads(count: usize) -> VmOptions {
+    VmOptions::new().service(Service::Threads(ThreadOptions::new(count))).children(true)
+}
+
+/// A VM whose memory is kept for children, in every state there is: pages 0..100 compressed, 100..200 on a device, 200..300 staged and back, 300..400
+/// in memory, 400..450 of one repeated word, 450..500 never touched.
+struct Family {
+    engine: Engine,
+    vm: Vm,
+    mapping: Mapping,
+    region: Region,
+}
+
+fn family(options: VmOptions) -> Family {
+    let engine = engine();
+    let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), options).unwrap();
+    let mapping = Mapping::new(500);
+    mapping.write(0..400, 1);
+    for page in 400..450 {
+        // SAFETY: the test's memory.
+        (0..512).for_each(|k| unsafe { mapping.at(page).add(k).write_volatile(page as u64) });
+    }
+    // SAFETY: the mapping outlives the region.
+    let region = unsafe { vm.register(mapping.memory().keep_on_fork()) }.unwrap();
+    region.evict(100 * PAGE..200 * PAGE);
+    let mut written = 0;
+    while written < 100 {
+        match engine.zswap().shrink_memcg(vm.memcg(), 100) {
+            Shrunk::Written(_) => written += 1,
+            _ => break,
+        }
+    }
+    region.evict(0..100 * PAGE);
+    region.evict(200 * PAGE..300 * PAGE);
+    mapping.check(220..260, 1);
+    region.evict(400 * PAGE..450 * PAGE);
+    Family { engine, vm, mapping, region }
+}
+
+impl Family {
+    /// Whether all pages are as they were when the child was made; without a lock or an allocation.
+    fn is_as_it_was(&self) -> bool {
+        let same_filled = |page: usize| {
+            // SAFETY: the test's memory.
+            (0..512).all(|k| unsafe { self.mapping.at(page).add(k).read_volatile() } == page as u64)
+        };
+        // SAFETY: the test's memory.
+        let zero = |page: usize| (0..512).all(|k| unsafe { self.mapping.at(page).add(k).read_volatile() } == 0);
+        self.mapping.is(0..400, 1) && (400..450).all(same_filled) && (450..500).all(zero)
+    }
+}
+
+/// Whether the kernel tells of forks here. Said aloud where it does not.
+fn told_of_forks(test: &str) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let caps = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let ptrace = u64::from_str_radix(caps.trim(), 16).unwrap() >> 19 & 1 == 1;
+    if !ptrace {
+        skip(test, "events of forks need CAP_SYS_PTRACE");
+    }
+    ptrace
+}
+
+/// A child that runs `f` and ends with its result, or is killed after half a minute.
+fn fork(f: impl FnOnce() -> i32) -> libc::pid_t {
+    // SAFETY: the child looks at memory and ends.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: a timer, whose signal ends the process.
+        unsafe { libc::alarm(30) };
+        let code = f();
+        // SAFETY: ends it, with nothing of the parent's run.
+        unsafe { libc::_exit(code) };
+    }
+    assert!(pid > 0);
+    pid
+}
+
+/// How it ended: its code, or 256 and its signal.
+fn wait(pid: libc::pid_t) -> i32 {
+    let mut status = 0;
+    // SAFETY: a child of ours.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    if libc::WIFSIGNALED(status) { 256 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
+}
+
+fn until(what: &str, mut f: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !f() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A pipe through which one side tells the other to go on.
+struct Whistle([i32; 2]);
+
+impl Whistle {
+    fn new() -> Whistle {
+        let mut ends = [0; 2];
+        // SAFETY: room for two.
+        assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+        Whistle(ends)
+    }
+    fn blow(&self) {
+        // SAFETY: a byte.
+        assert_eq!(unsafe { libc::write(self.0[1], b"!".as_ptr().cast(), 1) }, 1);
+    }
+    fn hear(&self) {
+        let mut byte = 0u8;
+        // SAFETY: a byte.
+        unsafe { libc::read(self.0[0], (&raw mut byte).cast(), 1) };
+    }
+}
+
+#[test]
+fn a_child_reads_all_pages_as_they_were_while_its_parent_writes() {
+    let name = "a_child_reads_all_pages_as_they_were_while_its_parent_writes";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        for (count, follow) in [(1, Follow::Nothing), (2, Follow::Mappings)] {
+            let family = family(threads(count).follow(follow));
+            let go = Whistle::new();
+            let child = fork(|| {
+                // Half before the parent has changed anything, half after it.
+                let early = family.mapping.is(50..150, 1);
+                go.hear();
+                i32::from(!(early && family.is_as_it_was()))
+            });
+            // The parent's pages come in, change, and leave again: into slots that the child has, too.
+            for version in 2..5 {
+                family.mapping.write(0..450, version);
+                family.vm.evict_all();
+                family.mapping.check(0..450, version);
+                family.vm.evict_all();
+            }
+            family.region.discard(0..30 * PAGE).unwrap();
+            go.blow();
+            assert_eq!(wait(child), 0, "the child has its memory as it was");
+            family.mapping.check(30..450, 4);
+            family.mapping.check_zero(0..30);
+            family.mapping.check_zero(450..500);
+            assert_eq!(family.vm.service_stats().children, 1);
+            end(family, 4);
+        }
+    });
+    well(&output.unwrap());
+}
+
+/// Nothing is left of children: not in limits, not in the store.
+fn end(family: Family, version: u64) {
+    let Family { engine, vm, mapping, region } = family;
+    mapping.check(100..400, version);
+    until("the child's charges go", || {
+        let resident = vm.memcg().current(Counter::Memory) - vm.memcg().usage();
+        resident <= 500 * PAGE as u64
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    region.assert_valid();
+    vm.evict_all();
+    mapping.check(100..400, version);
+    drop(region);
+    assert_eq!(vm.memcg().current(Counter::Memory), 0, "all charges are gone");
+    drop(vm);
+    engine.zswap().assert_valid();
+    assert_eq!(engine.zswap().stats().pool.objects, 0);
+    mapping.check(100..400, version);
+}
+
+#[test]
+fn a_child_writes_drops_moves_and_has_children_of_its_own() {
+    let name = "a_child_writes_drops_moves_and_has_children_of_its_own";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        let family = family(threads(1).follow(Follow::Mappings));
+        let mapping = &family.mapping;
+        let child = fork(|| {
+            mapping.write(0..20, 9);
+            // SAFETY: the child's memory.
+            let dropped = unsafe { libc::madvise(mapping.at(20).cast(), 20 * PAGE, libc::MADV_DONTNEED) };
+            let flags = libc::MREMAP_MAYMOVE;
+            // SAFETY: the child's memory.
+            let moved = unsafe { libc::mremap(mapping.at(100).cast(), 50 * PAGE, 60 * PAGE, flags) };
+            if dropped != 0 || moved == libc::MAP_FAILED {
+                return 1;
+            }
+            let grandchild = fork(|| {
+                let moved = moved.cast::<u64>();
+                // SAFETY: mapped there.
+                let at = |page: usize, k: usize| unsafe { moved.add(page * 512 + k).read_volatile() };
+                let theirs = (0..50).all(|page| bytes_of(page + 100, 1).enumerate().all(|(k, word)| at(page, k) == word));
+                let zero = (50..60).all(|page| (0..512).all(|k| at(page, k) == 0));
+                // SAFETY: the test's memory.
+                let dropped = (20..40).all(|page| unsafe { mapping.at(page).read_volatile() } == 0);
+                if !mapping.is(0..20, 9) {
+                    2
+                } else if !(mapping.is(40..100, 1) && mapping.is(150..400, 1)) {
+                    3
+                } else if !(theirs && zero) {
+                    4
+                } else if !dropped {
+                    5
+                } else {
+                    0
+                }
+            });
+            mapping.write(40..60, 10);
+            match wait(grandchild) {
+                0 if mapping.is(0..20, 9) && mapping.is(40..60, 10) && mapping.is(60..100, 1) => 0,
+                0 => 6,
+                code => code,
+            }
+        });
+        mapping.write(0..400, 2);
+        family.vm.evict_all();
+        assert_eq!(wait(child), 0);
+        assert_eq!(family.vm.service_stats().children, 1, "grandchildren are the child's");
+        end(family, 2);
+    });
+    well(&output.unwrap());
+}
+
+#[test]
+fn a_child_that_is_killed_and_one_that_looks_at_nothing_leave_nothing_behind() {
+    let name = "a_child_that_is_killed_and_one_that_looks_at_nothing_leave_nothing_behind";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        let family = family(threads(1));
+        let never = Whistle::new();
+        let killed = fork(|| {
+            family.mapping.is(0..150, 1);
+            never.hear();
+            0
+        });
+        let quick = fork(|| 7);
+        assert_eq!(wait(quick), 7);
+        family.mapping.check(0..400, 1);
+        family.vm.evict_all();
+        // SAFETY: a child of ours.
+        assert_eq!(unsafe { libc::kill(killed, libc::SIGKILL) }, 0);
+        assert_eq!(wait(killed), 256 + libc::SIGKILL);
+        end(family, 1);
+    });
+    well(&output.unwrap());
+}
+
+#[test]
+fn many_children_at_once_have_each_their_own() {
+    let name = "many_children_at_once_have_each_their_own";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        let family = family(threads(2).fault_around(FaultAround::Off));
+        let go = Whistle::new();
+        let mut children = Vec::new();
+        for version in 1..9u64 {
+            children.push(fork(|| {
+                go.hear();
+                let mine = family.mapping.is(0..400, version);
+                family.mapping.write(0..100, 100 + version);
+                i32::from(!(mine && family.mapping.is(0..100, 100 + version) && family.mapping.is(100..400, version)))
+            }));
+            family.mapping.write(0..400, version + 1);
+            family.vm.evict_all();
+        }
+        children.iter().for_each(|_| go.blow());
+        for child in children {
+            assert_eq!(wait(child), 0);
+        }
+        end(family, 9);
+    });
+    well(&output.unwrap());
+}
+
+#[test]
+fn a_child_that_outlives_the_vm_has_everything_in_memory() {
+    let name = "a_child_that_outlives_the_vm_has_everything_in_memory";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        let Family { engine, vm, mapping, region } = family(threads(1));
+        let go = Whistle::new();
+        let child = fork(|| {
+            go.hear();
+            i32::from(!mapping.is(0..400, 1))
+        });
+        drop(region);
+        drop(vm);
+        drop(engine);
+        go.blow();
+        assert_eq!(wait(child), 0);
+        mapping.check(0..400, 1);
+    });
+    well(&output.unwrap());
+}
+
+#[test]
+fn memory_that_is_not_kept_is_not_in_children() {
+    let output = in_a_process("memory_that_is_not_kept_is_not_in_children", || {
+        let engine = engine();
+        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new()).unwrap();
+        let mapping = Mapping::new(10);
+        mapping.write(0..10, 1);
+        let region = mapping.register(&vm);
+        let child = fork(|| i32::from(mapping.is(0..1, 1)));
+        assert_eq!(wait(child), 256 + libc::SIGSEGV);
+        let refused = unsafe { vm.register(Mapping::new(1).memory().keep_on_fork()) }.unwrap_err();
+        assert!(refused.to_string().contains("VmOptions::children"), "{refused}");
+        vm.evict_all();
+        mapping.check(0..10, 1);
+        drop(region);
+    });
+    well(&output.unwrap());
+}
+
+#[test]
+fn where_the_kernel_does_not_tell_everything_is_brought_in_before_a_fork() {
+    let name = "where_the_kernel_does_not_tell_everything_is_brought_in_before_a_fork";
+    let output = in_a_process(name, || {
+        // The kernel tells no fault handler in the thread itself, whatever it permits.
+        let family = family(VmOptions::new().children(true));
+        family.vm.memcg().write_file("memory.max", &(100 * PAGE).to_string()).unwrap();
+        family.vm.evict_all();
+        assert!(family.mapping.present() < 100);
+        let brought = family.engine.fork_prepare().unwrap();
+        assert!(brought >= 400 * PAGE as u64, "{brought}");
+        let out = family.vm.evict_all().pages;
+        assert_eq!(out, 0, "until the fork is over");
+        let child = fork(|| {
+            if !family.engine.fork_child() {
+                return 2;
+            }
+            i32::from(!family.is_as_it_was())
+        });
+        family.engine.fork_parent();
+        assert!(!family.engine.fork_child());
+        assert_eq!(wait(child), 0);
+        // They are shared by nobody any more, and leave once they were written.
+        family.mapping.write(0..400, 2);
+        assert!(family.vm.evict_all().pages > 300);
+        family.mapping.check(0..400, 2);
+    })
+    .unwrap();
+    well(&output);
+    assert!(said(&output).contains("were brought in for a fork"), "{}", said(&output));
+}
+
+#[test]
+fn what_a_child_drops_of_the_engine_is_its_parents() {
+    let output = in_a_process("what_a_child_drops_of_the_engine_is_its_parents", || {
+        for options in [VmOptions::new().children(true), threads(1)] {
+            if matches!(options_name(&options), "threads") && !told_of_forks("what_a_child_drops_of_the_engine_is_its_parents") {
+                continue;
+            }
+            let family = family(options);
+            family.engine.fork_prepare().unwrap();
+            // SAFETY: the child drops what it has, and ends.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: a timer, whose signal ends the process.
+                unsafe { libc::alarm(20) };
+                let Family { engine, vm, mapping, region } = family;
+                drop(region);
+                let right = mapping.is(0..400, 1);
+                std::mem::forget((engine, vm));
+                // SAFETY: ends it.
+                unsafe { libc::_exit(i32::from(!right)) };
+            }
+            family.engine.fork_parent();
+            assert_eq!(wait(child), 0);
+            family.mapping.check(0..400, 1);
+            family.mapping.write(0..400, 2);
+            family.vm.evict_all();
+            assert!(family.mapping.present() < 100, "it is registered as it was");
+            family.mapping.check(0..400, 2);
+        }
+    });
+    well(&output.unwrap());
+}
+
+fn options_name(options: &VmOptions) -> &'static str {
+    if format!("{options:?}").contains("Threads") { "threads" } else { "in_thread" }
+}
+
+#[test]
+fn a_memfd_cannot_be_kept() {
+    let engine = engine();
+    let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().children(true)).unwrap();
+    // SAFETY: a new file in memory.
+    let file = unsafe { libc::memfd_create(c"kept".as_ptr(), 0) };
+    assert!(file >= 0);
+    // SAFETY: ours.
+    assert_eq!(unsafe { libc::ftruncate(file, PAGE as i64) }, 0);
+    // SAFETY: a new mapping.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file, 0) };
+    // SAFETY: ours.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(file) };
+    let memory = zspool::guest::memory::Memory::memfd(at.cast(), PAGE, fd, 0).keep_on_fork();
+    // SAFETY: it stays mapped.
+    let refused = unsafe { vm.register(memory) }.unwrap_err();
+    assert!(matches!(refused, Error::Options { .. }) && refused.to_string().contains("memfd"), "{refused}");
+}
