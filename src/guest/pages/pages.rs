@@ -3,6 +3,7 @@
 use super::ahead::{Bounces, Streak};
 use super::kept::Kept;
 use super::left::Traces;
+use super::out::Busy;
 use super::owned::TOGETHER;
 use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
@@ -180,6 +181,8 @@ pub(crate) struct Pages {
     shared: Arc<Shared>,
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
+    /// Pages that could not leave, as the kernel called them busy.
+    pub(super) busy: Busy,
     pub(super) streak: Streak,
     pub(super) traces: Traces,
 }
@@ -203,7 +206,7 @@ impl Pages {
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
         let id = shared.roster.next_id();
-        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default(), traces: Traces::default() })
+        Ok(Pages { id, words, address, slots, backing, shared, gate, busy: Busy::default(), streak: Streak::default(), traces: Traces::default() })
     }
 
     /// No other region of the VM has, or will have, this number.
