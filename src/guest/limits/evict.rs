@@ -10,7 +10,7 @@
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
 use super::account::Account;
-use super::evictable::{Compressed, Counts, Evictable};
+use super::evictable::{Compressed, Counts, Evictable, Staged};
 use super::limits::{ALL_WORDS, Limits, RUN};
 use super::roster::Wanted;
 use crate::memcg::{
@@ -34,6 +34,16 @@ const WRITE_BACK: u64 = 256 << 10;
 /// Of what a memcg at its limit uses, so much may be compressed while a device has room: as much as is left to work in.
 const COMPRESSED_PERCENT: u64 = 50;
 
+/// Where pages were busy: those that a child shared, which has ended, can leave at the next pass. Nothing is owned here.
+fn unshare(vm: &dyn Evictable, staged: Staged) {
+    if staged.busy > 0 {
+        vm.regions(0, &mut |_, region| {
+            region.unshare();
+            true
+        });
+    }
+}
+
 impl Limits {
     /// Win `bytes` from VMs charged to `scope` or below it, as far as that goes.
     pub(crate) fn evict(&self, scope: &Memcg, bytes: u64, stop: &dyn Fn() -> bool) -> Reclaimed {
@@ -51,7 +61,9 @@ impl Limits {
             let mut fresh = 0;
             if pick.counts.staged <= ahead {
                 let want = pick.spare.min(u64::from(RUN)) as u32;
-                fresh = self.stage(pick.vm(), want, ALL_WORDS).pages;
+                let staged = self.stage(pick.vm(), want, ALL_WORDS);
+                unshare(pick.vm(), staged);
+                fresh = staged.pages;
                 pick.finish(fresh);
             }
             let kept = if fresh > 0 || pick.counts.staged > ahead { ahead } else { 0 };
@@ -198,6 +210,7 @@ impl Limits {
                 // A small VM keeps most of its pages in place.
                 let want = (ahead - counts.staged).min(counts.resident / 8 + 1).min(free) as u32;
                 let staged = self.stage(vm, want, ALL_WORDS);
+                unshare(vm, staged);
                 account.pace().took(staged.pages.into(), counts.resident, all);
             }
         });

@@ -3,6 +3,7 @@
 use super::ahead::{Bounces, Streak};
 use super::kept::Kept;
 use super::left::Traces;
+use super::out::Busy;
 use super::owned::TOGETHER;
 use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
@@ -188,6 +189,8 @@ pub(crate) struct Pages {
     shared: Arc<Shared>,
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
+    /// Pages that could not leave, as the kernel called them busy.
+    pub(super) busy: Busy,
     pub(super) streak: Streak,
     pub(super) traces: Traces,
 }
@@ -219,6 +222,7 @@ impl Pages {
             backing,
             shared,
             gate,
+            busy: Busy::default(),
             streak: Streak::default(),
             traces: Traces::default(),
         })
