@@ -12,7 +12,7 @@
 use super::account::Account;
 use super::evictable::{Compressed, Counts, Evictable, Staged};
 use super::limits::{ALL_WORDS, Limits, RUN};
-use super::roster::Wanted;
+use super::roster::{NO_PLACE, Wanted};
 use crate::memcg::{
     Ask, Cancel, Counter, End, Error, Memcg, MemcgEvent, ReclaimRequest, Reclaimed, Reclaimer, Source, Swappiness,
 };
@@ -57,7 +57,10 @@ impl Limits {
             let gives = |place: u32, _: &dyn Evictable, counts: &Counts| {
                 counts.resident > counts.pinned && !empty.contains(&place)
             };
-            let Some(pick) = self.roster().pick(&Wanted { scope, looks: u32::MAX, gives: &gives }) else { break };
+            let Some(pick) = self.roster().pick(&Wanted { scope, looks: u32::MAX, own: NO_PLACE, gives: &gives })
+            else {
+                break;
+            };
             let mut fresh = 0;
             if pick.counts.staged <= ahead {
                 let want = pick.spare.min(u64::from(RUN)) as u32;
