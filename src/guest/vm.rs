@@ -204,7 +204,7 @@ impl Vm {
         let Inner { zswap, shared, backer, running, .. } = &*self.inner;
         let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
         running.may_keep(&memory, self.options())?;
-        running.settle(&range);
+        running.settle(&range)?;
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
         let backing = running.wrap(backer.back(&memory)?, range.start);
@@ -227,6 +227,11 @@ impl Vm {
             source,
         })?;
         Ok(region)
+    }
+
+    /// Bring in what `mremap` has moved into a range and is out: nobody serves it there from here on.
+    pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
+        self.inner.running.settle(range)
     }
 
     /// Who is charged.
