@@ -258,4 +258,14 @@ impl Reclaimer for Anon {
         }
         self.0.evict(memcg, ask.bytes, &|| ask.cancel.is_cancelled())
     }
+
+    fn pinned(&self, memcg: &Memcg) -> u64 {
+        let mut pages = 0;
+        self.0.roster().each(|_, vm| {
+            if memcg.is_charged_by(vm.account().objcg()) {
+                pages += vm.counts().pinned;
+            }
+        });
+        pages * PAGE_SIZE as u64
+    }
 }
