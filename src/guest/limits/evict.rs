@@ -31,8 +31,9 @@ const SLICE: u64 = 1 << 20;
 /// Compressed bytes that are written to a device for a store that was refused.
 const WRITE_BACK: u64 = 256 << 10;
 
-/// Of what a memcg at its limit uses, so much may be compressed while a device has room: as much as is left to work in.
-const COMPRESSED_PERCENT: u64 = 50;
+/// Of what a memcg at its limit uses, so much may be compressed while a device has room: a third stays to work in, and no more goes to
+/// the device than that takes, for it is several times as slow.
+const COMPRESSED_PERCENT: u64 = 66;
 
 /// Where pages were busy: those that a child shared, which has ended, can leave at the next pass. Nothing is owned here.
 fn unshare(vm: &dyn Evictable, staged: Staged) {
