@@ -118,7 +118,11 @@ impl Pages {
         let (mut at, mut tries, mut backoff) = (range.start, 0, Backoff::new());
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
             let len = TOGETHER.min(range.end - at);
-            let staging = self.stage_with(at, len, true, None);
+            let mut staging = self.stage_with(at, len, true, None);
+            // Pages that a child shared, which has ended: nothing is owned here, so that they may be written to.
+            if staging.busy > 0 && self.backing().unshare(at, len) > 0 {
+                staging = self.stage_with(at, len, true, None);
+            }
             let compressed = self.compress_run(at, len, Effort::Full);
             evicted.pages += u64::from(compressed.pages);
             evicted.won_bytes += compressed.won;
