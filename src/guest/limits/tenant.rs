@@ -106,10 +106,6 @@ impl Observer for Tenant {
         self.meter.change(gauge, pages);
     }
 
-    fn will_poison(&self, address: usize) {
-        crate::guest::service::say_poisoned(address);
-    }
-
     fn count(&self, what: Count, pages: u32) {
         if what == Count::TakenOut {
             self.account.went(pages, self.resident());

@@ -121,8 +121,6 @@ pub(crate) trait Observer: Send + Sync {
     }
     /// A number of pages changed.
     fn change(&self, _gauge: Gauge, _pages: i64) {}
-    /// The page at this address cannot be had and will be poisoned: its thread may end the process as soon as it is.
-    fn will_poison(&self, _address: usize) {}
     /// Something happened.
     fn count(&self, _what: Count, _pages: u32) {}
 }
@@ -169,9 +167,6 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     }
     fn count(&self, what: Count, pages: u32) {
         (**self).count(what, pages);
-    }
-    fn will_poison(&self, address: usize) {
-        (**self).will_poison(address);
     }
 }
 
