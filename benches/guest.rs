@@ -189,6 +189,24 @@ fn own_work(clock: &Clock, input: &[Page], scale: Scale, copies: usize) -> Table
         |name: &str, ns: f64| table.row(vec![Cell::text(name), Cell::number(ns, 0), Cell::none(), Cell::none()]);
     row("try_load and put less the log", own);
     row("swap_out less the log", work.swap_out.median() - work.append.median());
+    match work::fault(clock, input, scale.rounds) {
+        Ok((mut fault, mut log)) => {
+            let mut row = |name: &str, samples: &mut Samples| {
+                let cells = [samples.median(), samples.mean(), samples.quantile(0.99)].map(|ns| Cell::number(ns, 0));
+                table.row([Cell::text(name)].into_iter().chain(cells).collect());
+            };
+            row("a fault without signal and kernel", &mut fault);
+            row("its page decoded from a log", &mut log);
+            let own = Cell::number(fault.median() - log.median(), 0).at_most(300.0);
+            table.row(vec![
+                Cell::text("**our own work per fault** (at most 300, goal 150)"),
+                own,
+                Cell::none(),
+                Cell::none(),
+            ]);
+        }
+        Err(error) => println!("No fault without the kernel: {error}"),
+    }
     table.end()
 }
 

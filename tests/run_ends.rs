@@ -116,7 +116,14 @@ fn it_ends_as_the_program_did() {
     assert_eq!(code("kill -TERM $$").signal(), Some(libc::SIGTERM));
     assert_eq!(code("kill -KILL $$").signal(), Some(libc::SIGKILL));
     // A signal to the launcher is the program's.
-    let mut running = Deadlined::start(&mut run(place.path(), &LIMIT, &["sh", "-c", "trap 'echo got it; exit 9' USR1; echo ready; while :; do sleep 0.05; done"]), 30);
+    let mut running = Deadlined::start(
+        &mut run(
+            place.path(),
+            &LIMIT,
+            &["sh", "-c", "trap 'echo got it; exit 9' USR1; echo ready; while :; do sleep 0.05; done"],
+        ),
+        30,
+    );
     running.program();
     std::thread::sleep(Duration::from_millis(700));
     // SAFETY: it only sends a signal, to a child of ours.

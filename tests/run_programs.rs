@@ -114,7 +114,10 @@ fn a_shell_script_and_chains_of_exec_are_one_program() {
     }
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
-    let body = format!("#!/bin/bash\nx=$(seq 1 100000)\necho ${{#x}} \"$(echo in a child)\"\nexec env bash -c 'exec python3 -c \"$1\"' - '{PYTHON}'\n", PYTHON = PYTHON.replace('\'', "'\\''"));
+    let body = format!(
+        "#!/bin/bash\nx=$(seq 1 100000)\necho ${{#x}} \"$(echo in a child)\"\nexec env bash -c 'exec python3 -c \"$1\"' - '{PYTHON}'\n",
+        PYTHON = PYTHON.replace('\'', "'\\''")
+    );
     std::fs::write(&script, body).unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let (text, stat, _) = watched(&["--memory-max", "30M"], &[script.to_str().unwrap()], 300);
@@ -144,7 +147,9 @@ fn a_program_that_mallocs_moves_forks_and_threads() {
 fn the_program() {
     // A page's content by its number: compressible, and never that of another.
     let fill = |page: &mut [u64], number: u64| {
-        page.iter_mut().enumerate().for_each(|(k, word)| *word = if k % 4 == 0 { number << 16 | k as u64 } else { number });
+        page.iter_mut()
+            .enumerate()
+            .for_each(|(k, word)| *word = if k % 4 == 0 { number << 16 | k as u64 } else { number });
     };
     let check = |page: &[u64], number: u64| {
         for (k, word) in page.iter().enumerate() {

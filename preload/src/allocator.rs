@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn blocks_are_aligned_keep_what_is_in_them_and_are_used_again() {
         let mut blocks = Vec::new();
-        for (size, align) in [(1, 1), (24, 8), (100, 64), (5000, 16), (70_000, 8), (300_000, 4096), (3 << 20, 1 << 20)] {
+        for (size, align) in [(1, 1), (24, 8), (100, 64), (5000, 16), (70_000, 8), (300_000, 4096), (3 << 20, 1 << 20)]
+        {
             let layout = Layout::from_size_align(size, align).unwrap();
             for byte in 0..3u8 {
                 // SAFETY: the layout is not empty.

@@ -1,8 +1,8 @@
 //! [`start`]: the engine that the settings describe, and one VM: the program.
 
+use crate::following;
 use std::sync::Arc;
 use zspool::guest::control::{ControlError, EngineControl, Place, Server, Settings, SwapKind, SwapSettings};
-use crate::following;
 use zspool::guest::{Engine, Error, Follow, Service, ThreadOptions, Vm, VmOptions};
 use zspool::swap::{BlockDevice, DeviceOptions, SwapFile};
 use zspool::zswap::Zswap;

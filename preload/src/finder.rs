@@ -75,7 +75,17 @@ impl Finder {
     pub(crate) fn new(vm: &'static Vm, least: usize) -> io::Result<Finder> {
         let now = Instant::now();
         let (statm, refused) = (File::open("/proc/self/statm")?, (Ranges::new(), now));
-        Ok(Finder { vm, least: least.max(PAGE), statm, maps: Maps::default(), data_pages: 0, looked: now, gone: Ranges::new(), failed: Ranges::new(), refused })
+        Ok(Finder {
+            vm,
+            least: least.max(PAGE),
+            statm,
+            maps: Maps::default(),
+            data_pages: 0,
+            looked: now,
+            gone: Ranges::new(),
+            failed: Ranges::new(),
+            refused,
+        })
     }
 
     /// For ever.

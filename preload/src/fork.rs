@@ -8,13 +8,13 @@
 //! Order of locks: the engine's own before ours, for what it does before a fork allocates; the allocator's last of all.
 
 use crate::inside::Inside;
-use crate::{allocator, own, state};
+use crate::{allocator, farewell, own, state};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{
     AtomicPtr,
     Ordering::{Acquire, Release},
 };
-use zspool::guest::Engine;
+use zspool::guest::{Engine, Error};
 
 /// The engine, never freed.
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
@@ -51,8 +51,10 @@ extern "C" fn prepare() {
 fn bring_in(engine: &Engine) {
     for vm in engine.vms() {
         for region in vm.regions() {
-            if let Err(error) = vm.make_resident(region.addresses) {
-                crate::farewell::say(&format!("{error}: a child of fork may miss it."));
+            match vm.make_resident(region.addresses) {
+                // What is not mapped any more no child misses.
+                Ok(()) | Err(Error::Gone { .. }) => (),
+                Err(error) => farewell::say(&format!("{error}: a child of fork may miss it.")),
             }
         }
     }

@@ -35,7 +35,12 @@ fn follows() -> bool {
 /// As the system call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mmap(
-    at: *mut c_void, len: size_t, protection: c_int, flags: c_int, file: c_int, offset: off_t,
+    at: *mut c_void,
+    len: size_t,
+    protection: c_int,
+    flags: c_int,
+    file: c_int,
+    offset: off_t,
 ) -> *mut c_void {
     // SAFETY: the caller's, as it is.
     let call = || unsafe { libc::syscall(libc::SYS_mmap, at, len, protection, flags, file as isize, offset) };
@@ -49,7 +54,8 @@ pub unsafe extern "C" fn mmap(
         });
     }
     let mapped = pointer(call());
-    if mapped != libc::MAP_FAILED && flags & libc::MAP_ANONYMOUS != 0 && protection & libc::PROT_WRITE != 0 && follows() {
+    if mapped != libc::MAP_FAILED && flags & libc::MAP_ANONYMOUS != 0 && protection & libc::PROT_WRITE != 0 && follows()
+    {
         following::mapped(len);
     }
     mapped
@@ -63,7 +69,12 @@ fn pointer(result: libc::c_long) -> *mut c_void {
 /// As the system call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mmap64(
-    at: *mut c_void, len: size_t, protection: c_int, flags: c_int, file: c_int, offset: libc::off64_t,
+    at: *mut c_void,
+    len: size_t,
+    protection: c_int,
+    flags: c_int,
+    file: c_int,
+    offset: libc::off64_t,
 ) -> *mut c_void {
     // SAFETY: the caller's, as it is; both offsets are 64 bits on the machines there are.
     unsafe { mmap(at, len, protection, flags, file, offset) }
@@ -89,7 +100,11 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
 /// As the system call. (The C library's takes a variable number of arguments, which come the same way.)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mremap(
-    at: *mut c_void, len: size_t, new_len: size_t, flags: c_int, new_at: *mut c_void,
+    at: *mut c_void,
+    len: size_t,
+    new_len: size_t,
+    flags: c_int,
+    new_at: *mut c_void,
 ) -> *mut c_void {
     // SAFETY: the caller's, as it is.
     let call = || unsafe { libc::syscall(libc::SYS_mremap, at, len, new_len, flags as isize, new_at) };
@@ -196,7 +211,9 @@ fn pages(at: *mut c_void, len: size_t) -> Range<usize> {
 /// As the function of the C library.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_create(
-    thread: *mut pthread_t, attributes: *const pthread_attr_t, start: extern "C" fn(*mut c_void) -> *mut c_void,
+    thread: *mut pthread_t,
+    attributes: *const pthread_attr_t,
+    start: extern "C" fn(*mut c_void) -> *mut c_void,
     argument: *mut c_void,
 ) -> c_int {
     // SAFETY: the caller's, as it is.

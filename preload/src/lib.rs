@@ -105,7 +105,8 @@ fn begin(value: &[u8]) -> Result<(), String> {
     let least = settings.least.map_or(LEAST, |bytes| bytes as usize);
     following::start(vm, least);
     let vm = following::vm().expect("it was set right now");
-    let mut finder = finder::Finder::new(vm, least).map_err(|error| format!("/proc cannot be read ({error}): mount it."))?;
+    let mut finder =
+        finder::Finder::new(vm, least).map_err(|error| format!("/proc cannot be read ({error}): mount it."))?;
     finder.look();
     let mut cold = cold::Cold::new(vm, settings.evict_cold_after);
     std::thread::Builder::new()

@@ -89,7 +89,11 @@ fn real() -> Option<Create> {
 /// # Safety
 /// As that function wants it.
 pub(crate) unsafe fn create(
-    noted: bool, thread: *mut pthread_t, attributes: *const pthread_attr_t, start: Start, argument: *mut c_void,
+    noted: bool,
+    thread: *mut pthread_t,
+    attributes: *const pthread_attr_t,
+    start: Start,
+    argument: *mut c_void,
 ) -> c_int {
     let Some(real) = real() else { return libc::EAGAIN };
     if !noted {
@@ -119,7 +123,11 @@ pub(crate) unsafe fn create(
 /// # Safety
 /// As `pthread_create` wants it.
 unsafe fn create_ours(
-    real: Create, thread: *mut pthread_t, attributes: *const pthread_attr_t, start: Start, argument: *mut c_void,
+    real: Create,
+    thread: *mut pthread_t,
+    attributes: *const pthread_attr_t,
+    start: Start,
+    argument: *mut c_void,
 ) -> c_int {
     let size = stack_size(attributes).max(LEAST).next_multiple_of(PAGE);
     let Some((stack, number)) = take_stack(size) else { return libc::EAGAIN };
@@ -157,7 +165,9 @@ fn take_stack(size: usize) -> Option<(Range<usize>, Arc<AtomicI32>)> {
         // SAFETY: signal 0 only asks whether there is such a thread.
         number => unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), number, 0) != 0 },
     };
-    if let Some((stack, number)) = stacks.iter().find(|(stack, number)| stack.len() >= size && is_free(number.load(Acquire))) {
+    if let Some((stack, number)) =
+        stacks.iter().find(|(stack, number)| stack.len() >= size && is_free(number.load(Acquire)))
+    {
         number.store(STARTING, Release);
         system::discard(stack.clone());
         return Some((stack.clone(), Arc::clone(number)));

@@ -73,7 +73,9 @@ pub(crate) fn prepare() -> Result<(), &'static str> {
 fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: the first word behind fs is the thread pointer itself: the ABI of x86-64 says so.
-    unsafe { std::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) pointer, options(nostack, readonly, preserves_flags)) };
+    unsafe {
+        std::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) pointer, options(nostack, readonly, preserves_flags))
+    };
     pointer
 }
 

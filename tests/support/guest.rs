@@ -48,6 +48,14 @@ impl Mapping {
         pagemap.read_exact_at(&mut entries, (self.start / PAGE * 8) as u64).unwrap();
         entries.chunks(8).filter(|entry| entry[7] & 0x80 != 0).count()
     }
+
+    /// Whether the kernel has this page in memory.
+    pub fn is_present(&self, page: usize) -> bool {
+        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let mut entry = [0; 8];
+        pagemap.read_exact_at(&mut entry, ((self.start / PAGE + page) * 8) as u64).unwrap();
+        entry[7] & 0x80 != 0
+    }
 }
 
 impl Drop for Mapping {

@@ -127,7 +127,8 @@ impl EngineControl {
         match <[Memcg; 1]>::try_from(memcgs) {
             Ok([memcg]) => Ok(memcg),
             Err(several) => Err(format!(
-                "This process has {} groups with VMs, and the verb is for one: use the control files of each.", several.len()
+                "This process has {} groups with VMs, and the verb is for one: use the control files of each.",
+                several.len()
             )),
         }
     }

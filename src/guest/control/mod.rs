@@ -28,6 +28,6 @@ pub use engine::EngineControl;
 pub use error::ControlError;
 pub use json::Json;
 pub use place::{Place, sockets};
-pub use settings::{Settings, SwapKind, SwapSettings, VARIABLE};
 pub use server::{CONNECTIONS, Server};
+pub use settings::{Settings, SwapKind, SwapSettings, VARIABLE};
 pub use verb::{Controlled, Verb};

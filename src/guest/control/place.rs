@@ -65,7 +65,8 @@ pub fn sockets() -> Vec<(u32, PathBuf)> {
     let names = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     if uid() == 0 {
         folders.extend(names("/run/user").map(|user| user.join("zspool")));
-        let ours = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"zspool-"));
+        let ours =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"zspool-"));
         folders.extend(names("/tmp").filter(ours));
     }
     let mut found: Vec<(u32, PathBuf)> = folders

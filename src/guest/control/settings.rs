@@ -178,7 +178,8 @@ mod tests {
     #[test]
     fn what_is_told_is_what_is_understood() {
         let bare = Settings { pid: 7, place: "/run/x".into(), ..Settings::default() };
-        let swap = |kind, path: &str| SwapSettings { kind, size: Some(5), priority: -3, tier: "t".into(), path: path.into() };
+        let swap =
+            |kind, path: &str| SwapSettings { kind, size: Some(5), priority: -3, tier: "t".into(), path: path.into() };
         let full = Settings {
             pid: 4711,
             children: true,

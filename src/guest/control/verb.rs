@@ -73,7 +73,8 @@ mod tests {
         assert_eq!(Verb::parse("reclaim  64M source=anon"), Ok(Verb::Reclaim("64M source=anon".into())));
         assert_eq!(Verb::parse("limit max"), Ok(Verb::Limit("max".into())));
         assert_eq!(Verb::parse("high 1M"), Ok(Verb::High("1M".into())));
-        for (line, word) in [("", "status"), ("fly", "fly"), ("out now", "now"), ("reclaim", "64M"), ("limit ", "256M")] {
+        for (line, word) in [("", "status"), ("fly", "fly"), ("out now", "now"), ("reclaim", "64M"), ("limit ", "256M")]
+        {
             let refused = Verb::parse(line).unwrap_err();
             assert!(refused.contains(word) && refused.ends_with('.'), "{line:?}: {refused}");
         }

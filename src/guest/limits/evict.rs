@@ -31,6 +31,9 @@ const SLICE: u64 = 1 << 20;
 /// Compressed bytes that are written to a device for a store that was refused.
 const WRITE_BACK: u64 = 256 << 10;
 
+/// Of what a memcg at its limit uses, so much may be compressed while a device has room: as much as is left to work in.
+const COMPRESSED_PERCENT: u64 = 50;
+
 /// Where pages were busy: those that a child shared, which has ended, can leave at the next pass. Nothing is owned here.
 fn unshare(vm: &dyn Evictable, staged: Staged) {
     if staged.busy > 0 {
@@ -133,6 +136,18 @@ impl Limits {
         }
     }
 
+    /// Write back what compressed bytes have above their share of a memcg, up to `bytes`, if there is a device. How many went.
+    ///
+    /// Every page that is compressed leaves something behind, so that compressed bytes, which a limit counts too, would in the
+    /// end fill it, with hardly a page in memory and every touch a fault, while the device is empty.
+    fn spill(&self, memcg: &Memcg, bytes: u64) -> u64 {
+        let share = memcg.current(Counter::Memory) / 100 * COMPRESSED_PERCENT;
+        match memcg.current(Counter::Zswap).saturating_sub(share).min(bytes) {
+            0 => 0,
+            over => self.write_back(memcg, over),
+        }
+    }
+
     /// Memcgs above their marks that VMs are charged to, the deepest first: what they give, those above them need not.
     fn above(&self) -> Vec<Memcg> {
         let mut above: Vec<Memcg> = Vec::new();
@@ -164,7 +179,8 @@ impl Limits {
                     memcg.note(MemcgEvent::High);
                 }
                 let goal = (bytes + margin).min(SLICE);
-                let mut here = self.evict(&memcg, goal, stop).bytes;
+                let mut here = self.spill(&memcg, goal);
+                here += self.evict(&memcg, goal.saturating_sub(here), stop).bytes;
                 if here < goal.min(bytes) && !stop() {
                     here += self.write_back(&memcg, bytes.min(SLICE) - here.min(bytes));
                 }
@@ -253,5 +269,15 @@ impl Reclaimer for Anon {
             return Reclaimed { bytes: 0, end: End::NothingToScan };
         }
         self.0.evict(memcg, ask.bytes, &|| ask.cancel.is_cancelled())
+    }
+
+    fn pinned(&self, memcg: &Memcg) -> u64 {
+        let mut pages = 0;
+        self.0.roster().each(|_, vm| {
+            if memcg.is_charged_by(vm.account().objcg()) {
+                pages += vm.counts().pinned;
+            }
+        });
+        pages * PAGE_SIZE as u64
     }
 }

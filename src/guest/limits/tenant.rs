@@ -8,6 +8,7 @@
 use super::account::{Account, CameFrom, Charged, Why};
 use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
 use super::policy::Look;
+use crate::guest::dirty::look_at_written;
 use crate::guest::pages::ports::{self, Count, Gauge, Observer, Purse};
 use crate::guest::pages::{Kind, Pages, Shared};
 use crate::guest::stats::{FaultKind, Meter};
@@ -181,6 +182,10 @@ impl Clocked for Pages {
 
     fn restamp(&self, page: u32, from: u8, to: u8) {
         self.word(page).restamp(from, to);
+    }
+
+    fn written(&self, each: &mut dyn FnMut(std::ops::Range<u32>)) -> bool {
+        look_at_written(self, each)
     }
 
     fn stage(&self, first: u32, pages: u32) -> Staged {

@@ -46,7 +46,9 @@ pub(crate) enum RunError {
     Spec(#[from] spec::SpecError),
     #[error("There is no limit: give --memory-max SIZE, --memory-high SIZE or --evict-cold-after SECONDS.")]
     NoLimit,
-    #[error("--memory-high {high} is above --memory-max {max}: what is over the maximum cannot wait; take a lower one.")]
+    #[error(
+        "--memory-high {high} is above --memory-max {max}: what is over the maximum cannot wait; take a lower one."
+    )]
     HighAboveMax { high: u64, max: u64 },
     #[error("With --children every program has the limits for itself, and {} can be used by one only: write {},unnamed with its folder's path.", .0.display(), .0.display())]
     NamedForChildren(PathBuf),
@@ -81,7 +83,13 @@ pub(crate) fn run(args: &Run) -> Result<watch::Ended, RunError> {
     place.make()?;
     let stat = stat::Stat::open(args.stat.as_deref())?;
     let made = files_to_be_made(&settings);
-    let launch = launch::Launch { path, name: program, arguments, library, settings: Settings { place: place.folder().into(), ..settings } };
+    let launch = launch::Launch {
+        path,
+        name: program,
+        arguments,
+        library,
+        settings: Settings { place: place.folder().into(), ..settings },
+    };
     let child = launch.start().inspect_err(|_| stat.abandon())?;
     let ended = watch::watch(child, &place);
     for file in made {

@@ -70,7 +70,8 @@ fn locate(name: &OsStr) -> Result<PathBuf, ProgramError> {
         return Ok(name.into());
     }
     let folders = env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin:/usr/bin"));
-    let executable = |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let executable =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     env::split_paths(&folders).map(|folder| folder.join(name)).find(executable).ok_or_else(not_found)
 }
 
@@ -131,7 +132,8 @@ fn has_capabilities(path: &Path) -> bool {
 fn elf(path: &Path, head: &[u8]) -> Result<(), ProgramError> {
     let not_elf = || ProgramError::NotElf(path.into());
     let half = |at: usize| head.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    let word = |at: usize| head.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")) as usize);
+    let word =
+        |at: usize| head.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")) as usize);
     if !head.starts_with(b"\x7fELF") {
         return Err(not_elf());
     }

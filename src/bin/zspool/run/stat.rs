@@ -44,7 +44,8 @@ impl<'a> Stat<'a> {
     /// When they cannot be written.
     pub(crate) fn write(&self, program: &[OsString], ended: &Ended) -> Result<(), RunError> {
         let Some(path) = self.path else { return Ok(()) };
-        let mut bytes = serde_json::to_vec_pretty(&report(program, ended)).expect("a report has no maps with strange keys");
+        let mut bytes =
+            serde_json::to_vec_pretty(&report(program, ended)).expect("a report has no maps with strange keys");
         bytes.push(b'\n');
         let written = match path == Path::new("-") {
             true => io::stderr().write_all(&bytes),

@@ -55,7 +55,9 @@ pub(crate) fn ctl(args: &Ctl) -> ExitCode {
     let answer = Client::connect(&path).and_then(|mut client| client.ask(&args.verb.join(" ")));
     let refused = match answer {
         Ok(answer) => {
-            let error = serde_json::from_str::<serde_json::Value>(&answer).ok().and_then(|a| Some(a.get("error")?.as_str()?.to_owned()));
+            let error = serde_json::from_str::<serde_json::Value>(&answer)
+                .ok()
+                .and_then(|a| Some(a.get("error")?.as_str()?.to_owned()));
             match error {
                 None => {
                     let _ = writeln!(io::stdout(), "{answer}");

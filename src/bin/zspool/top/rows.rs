@@ -81,8 +81,14 @@ mod tests {
         };
         let found = rows(&[look(1, 0, 100), look(3, 0, 5000)], &[look(1, 2, 150), look(2, 2, 9), look(3, 2, 10)]);
         let rates: Vec<_> = found.iter().map(|row| (row.pid, row.vm.as_str(), row.faults_per_second)).collect();
-        let expected =
-            [(1, "a", Some(25.0)), (1, "b", Some(0.0)), (2, "a", None), (2, "b", None), (3, "a", None), (3, "b", Some(0.0))];
+        let expected = [
+            (1, "a", Some(25.0)),
+            (1, "b", Some(0.0)),
+            (2, "a", None),
+            (2, "b", None),
+            (3, "a", None),
+            (3, "b", Some(0.0)),
+        ];
         assert_eq!(rates, expected);
         assert_eq!((found[0].memory_max, found[0].p99_ns, found[0].resident), (Some(8192), Some(7), 4096));
         assert_eq!((found[1].memory_max, found[1].p99_ns), (None, None));

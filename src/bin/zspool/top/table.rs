@@ -12,7 +12,8 @@ const NAME: usize = 20;
 /// Lines of text; what numbers say is in line.
 pub(crate) fn table(rows: &[Row]) -> String {
     if rows.is_empty() {
-        return "Nothing runs under a limit of yours: start something by `zspool run --memory-max SIZE -- PROGRAM`.\n".to_owned();
+        return "Nothing runs under a limit of yours: start something by `zspool run --memory-max SIZE -- PROGRAM`.\n"
+            .to_owned();
     }
     let size = |bytes: u64| human(bytes.into());
     let cut = |name: &str| name.chars().take(NAME).collect::<String>();
@@ -70,8 +71,14 @@ mod tests {
         let text = table(&[row(4711, Some(1234.4), Some(256 << 20)), row(5, None, None)]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert_eq!(lines[1], "4711  qemu-system-x86_64-w  vm   256M  255M      201M   54.0M  150M       0      1234  54.3 us");
-        assert_eq!(lines[2], "   5  qemu-system-x86_64-w  vm      -  255M      201M   54.0M  150M       0         -        -");
+        assert_eq!(
+            lines[1],
+            "4711  qemu-system-x86_64-w  vm   256M  255M      201M   54.0M  150M       0      1234  54.3 us"
+        );
+        assert_eq!(
+            lines[2],
+            "   5  qemu-system-x86_64-w  vm      -  255M      201M   54.0M  150M       0         -        -"
+        );
         assert!(table(&[]).contains("zspool run"));
     }
 }
