@@ -146,7 +146,10 @@ fn numbers_are_there_however_it_ends() {
         let options = ["--memory-max", "64M", "--stat", stat.to_str().unwrap()];
         let output = finish(&mut run(place.path(), &options, &["python3", "-c", &script]), 30);
         let read = json(&stat);
-        assert!(read["status"]["vms"][0]["resident"].as_u64().unwrap() >= 8 << 20, "{read:#}\n{}", shown(&output));
+        // An interpreter that ends in order has freed most by then.
+        let least = if end.starts_with("raise") { 1 << 20 } else { 8 << 20 };
+        let resident = read["status"]["vms"][0]["resident"].as_u64();
+        assert!(resident.is_some_and(|resident| resident >= least), "{read:#}\n{}", shown(&output));
         (read["status_is_seconds_old"].as_f64().unwrap(), read["exit_code"].as_u64(), read["exit_signal"].as_u64())
     };
     assert_eq!(after("raise SystemExit(3)"), (0.0, Some(3), None));

@@ -50,10 +50,10 @@ fn number(value: &serde_json::Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("{key} of {value:#}"))
 }
 
-/// A list of numbers as texts, about 90 MiB, gone over again and again in an order of its own, against sums that are known.
+/// A list of numbers as texts, about 30 MiB, gone over again and again in an order of its own, against sums that are known.
 const PYTHON: &str = "
 import hashlib
-n = 600_000
+n = 200_000
 x = ['%032x' % (i * 7919) for i in range(n)]
 def check():
     at, h = 0, hashlib.sha256()
@@ -76,19 +76,19 @@ fn python_builds_and_checks_a_list_in_a_third_of_its_memory() {
         return;
     }
     let plain = std::process::Command::new("python3").args(["-c", PYTHON]).output().unwrap();
-    let (text, stat, most) = watched(&["--memory-max", "30M"], &["python3", "-c", PYTHON], 300);
+    let (text, stat, most) = watched(&["--memory-max", "12M"], &["python3", "-c", PYTHON], 300);
     assert_eq!(text, good(&plain));
     let vm = vm(&stat);
     assert_eq!(stat["status_is_seconds_old"].as_f64(), Some(0.0), "{stat:#}");
     assert!(number(vm, "taken_out_pages") > 1000 && number(&vm["faults"], "compressed") > 1000, "{stat:#}");
     assert_eq!(number(vm, "overshoot_bytes"), 0, "{stat:#}");
     // What has just been mapped is not registered yet: a moment's worth of a fast program.
-    assert!(most <= 30 * MIB + 16 * MIB, "{most} bytes were in memory");
+    assert!(most <= 12 * MIB + 16 * MIB, "{most} bytes were in memory");
     assert!(most >= 4 * MIB, "{most} bytes: what was looked at?");
 }
 
 const NODE: &str = "
-let n = 400000, m = new Map();
+let n = 150000, m = new Map();
 for (let i = 0; i < n; i++) m.set('k' + i, {i, text: 'value ' + (i * 7919)});
 let sum = 0;
 for (let round = 0; round < 2; round++)
@@ -102,7 +102,7 @@ fn node_keeps_its_objects() {
         return;
     }
     let plain = std::process::Command::new("node").args(["-e", NODE]).output().unwrap();
-    let (text, stat, _) = watched(&["--memory-max", "48M"], &["node", "-e", NODE], 300);
+    let (text, stat, _) = watched(&["--memory-max", "32M"], &["node", "-e", NODE], 300);
     assert_eq!(text, good(&plain));
     assert!(number(vm(&stat), "taken_out_pages") > 1000, "{stat:#}");
 }
@@ -120,7 +120,7 @@ fn a_shell_script_and_chains_of_exec_are_one_program() {
     );
     std::fs::write(&script, body).unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let (text, stat, _) = watched(&["--memory-max", "30M"], &[script.to_str().unwrap()], 300);
+    let (text, stat, _) = watched(&["--memory-max", "12M"], &[script.to_str().unwrap()], 300);
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("588894 in a child"));
     assert_eq!(lines.count(), 2);

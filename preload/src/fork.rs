@@ -14,7 +14,7 @@ use std::sync::atomic::{
     AtomicPtr,
     Ordering::{Acquire, Release},
 };
-use zspool::guest::{Engine, Error};
+use zspool::guest::Engine;
 
 /// The engine, never freed.
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
@@ -40,24 +40,15 @@ extern "C" fn prepare() {
     }
     let inside = Inside::enter();
     if let Some(engine) = engine() {
-        bring_in(engine);
+        // Where the kernel tells of forks, nothing is to be done; else all comes in, past the limit, and that is said.
+        if let Err(error) = engine.fork_prepare() {
+            farewell::say(&format!("{error}. A child of fork would read zeroes there."));
+        }
     }
     own::before_fork();
     allocator::before_fork();
     // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
     unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
-}
-
-fn bring_in(engine: &Engine) {
-    for vm in engine.vms() {
-        for region in vm.regions() {
-            match vm.make_resident(region.addresses) {
-                // What is not mapped any more no child misses.
-                Ok(()) | Err(Error::Gone { .. }) => (),
-                Err(error) => farewell::say(&format!("{error}: a child of fork may miss it.")),
-            }
-        }
-    }
 }
 
 /// The signals of before, when it is dropped.
@@ -73,6 +64,9 @@ extern "C" fn parent() {
         return;
     }
     let inside = go_on();
+    if let Some(engine) = engine() {
+        engine.fork_parent();
+    }
     drop(inside);
 }
 

@@ -63,6 +63,10 @@ impl Region {
     fn bring_and_release(&self) -> Result<(), Error> {
         let pages = self.pages();
         pages.bring_everything()?;
+        if let Err(error) = self.vm.settle(&pages.addresses()) {
+            pages.reopen();
+            return Err(error);
+        }
         pages.backing().release().map_err(|source| {
             pages.reopen();
             Error::Kernel { doing: "unregister the region from", page: 0, address: pages.addresses().start, source }

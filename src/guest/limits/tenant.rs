@@ -193,4 +193,8 @@ impl Clocked for Pages {
         let staging = Pages::stage(self, first, pages, true);
         Staged { pages: staging.staged, busy: staging.busy }
     }
+
+    fn unshare(&self) {
+        Pages::unshare(self);
+    }
 }

@@ -15,11 +15,41 @@ use super::word::State;
 use crate::guest::Evicted;
 use crate::guest::memory::backing::Obstacle;
 use crate::sync::Bug;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::thread::Backoff;
 use std::ops::Range;
 
 /// Attempts of a call while the address space is changing: some tenths of a second.
 const TRIES: u32 = 256;
+
+/// Busy pages at most before they are looked at again: their looks cost as much as so many attempts to move one.
+const MOST_PATIENCE: u32 = 1 << 14;
+
+/// How many pages were busy since they were looked at, and how many more it takes. While a child lives that shares them there is nothing
+/// to be done about them, and a look at a large region takes milliseconds: so looks that were vain become rare.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    met: AtomicU32,
+    patience: AtomicU32,
+}
+
+impl Busy {
+    fn met(&self) {
+        self.met.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_worth_a_look(&self) -> bool {
+        let met = self.met.load(Ordering::Relaxed);
+        met > 0 && met >= self.patience.load(Ordering::Relaxed)
+    }
+
+    /// So many pages could be helped.
+    fn looked(&self, helped: u32) {
+        self.met.store(0, Ordering::Relaxed);
+        let patience = if helped > 0 { 0 } else { (4 * self.patience.load(Ordering::Relaxed)).clamp(1, MOST_PATIENCE) };
+        self.patience.store(patience, Ordering::Relaxed);
+    }
+}
 
 impl Pages {
     /// Take up to 64 consecutive pages out, those that may leave; with `banned`, also those that are to be left alone for a while.
@@ -89,6 +119,7 @@ impl Pages {
                     staging.busy += 1;
                     observer.count(Count::Busy, 1);
                     self.word(run.first()).set_ban(1); // not at the next pass again
+                    self.busy.met();
                     run.restore_front();
                 }
                 Some(Obstacle::Hole) => {
@@ -109,6 +140,14 @@ impl Pages {
                     return; // what is owned still goes back
                 }
             }
+        }
+    }
+
+    /// Make busy pages the process's own, where they were shared with a child that has ended. For those who own no word, and serve no fault: it
+    /// may fault as a write of the guest's does.
+    pub(crate) fn unshare(&self) {
+        if self.busy.is_worth_a_look() && self.enter().is_some() {
+            self.busy.looked(self.backing().unshare(0, self.count()));
         }
     }
 

@@ -188,7 +188,10 @@ impl Children {
             self.family.ring();
             let _ = thread.join(); // it catches what panics
         }
-        self.family.settle_relics(&(0..usize::MAX));
+        if let Some(relics) = self.family.relics() {
+            relics.bring_in(&(0..usize::MAX), &self.family.zswap);
+            relics.forget_range(&(0..usize::MAX), &self.family.zswap);
+        }
     }
 }
 
@@ -262,6 +265,14 @@ impl Family {
         Some(relics.fill(&copy, page, &self.zswap).unwrap_or(Answer::Again))
     }
 
+    /// The same, of a page that its region takes for nowhere: the region was registered before we were told what has moved there.
+    pub(super) fn answer_relic_that_is_out(&self, address: usize) -> Option<Answer> {
+        let relics = self.relics()?;
+        let (copy, page) = relics.find(address)?;
+        let out = matches!(copy.words.get(page).load(Ordering::Acquire) & STATE, OUT | POISONED | BUSY);
+        out.then(|| relics.fill(&copy, page, &self.zswap).unwrap_or(Answer::Again))
+    }
+
     /// Mappings changed where such pages are.
     pub(super) fn forget_relics(&self, range: &Range<usize>) {
         if let Some(relics) = self.relics() {
@@ -276,12 +287,16 @@ impl Family {
         }
     }
 
-    /// A range is to be registered: what is out of it is in memory from here on, and nobody's.
-    pub(super) fn settle_relics(&self, range: &Range<usize>) {
-        let Some(relics) = self.relics() else { return };
-        relics.bring_in(range, &self.zswap);
+    /// A range is to be registered: what is out of it is in memory from here on, and nobody's. False: its mapping is changing, and
+    /// something is out still.
+    pub(super) fn settle_relics(&self, range: &Range<usize>, gate: Option<&Gate>) -> bool {
+        let Some(relics) = self.relics() else { return true };
+        if !relics.put_in_place(range, gate, &self.zswap) {
+            return false;
+        }
         relics.forget_range(range, &self.zswap);
         relics.copies.lock().retain(|copy| copy.addresses.start < range.start || copy.addresses.end > range.end);
+        true
     }
 
     pub(super) fn ring(&self) {
@@ -660,6 +675,48 @@ impl Child {
                 self.forget(&copy, pages, zswap);
             }
         }
+    }
+
+    /// What is out of a range is in memory from here on. Each page passes the gate: between the moment in which a move of the range was read
+    /// and the one in which its pages have followed, something else may be mapped here. False: some are out still.
+    fn put_in_place(&self, range: &Range<usize>, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+        let copies = self.copies.lock().clone();
+        copies.iter().all(|copy| {
+            let mut pages = copy.pages_in(range).unwrap_or_default();
+            pages.all(|page| self.put_page_in_place(copy, page, gate, zswap))
+        })
+    }
+
+    fn put_page_in_place(&self, copy: &Copy, page: usize, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+        let (theirs, address) = (copy.words.get(page), copy.address(page));
+        let seen = theirs.load(Ordering::Acquire);
+        match seen & STATE {
+            OUT => {}
+            BUSY => return false,
+            _ => return true,
+        }
+        // As in `fill`: before the word is ours.
+        self.charge();
+        let Taking::Mine = take(theirs, slot(seen)) else {
+            self.uncharge();
+            return false;
+        };
+        let busy = Taken { word: theirs, back: seen };
+        let mut bytes = [0; PAGE_SIZE];
+        let installed = zswap.load(slot(seen), &mut bytes).is_ok() && {
+            let passing = gate.map(|gate| gate.pass(address..address + PAGE_SIZE));
+            !matches!(passing, Some(None)) && {
+                let done = self.descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty());
+                matches!(done.stopped, None | Some(Errno::EXISTS))
+            }
+        };
+        if installed {
+            busy.end(HERE);
+            let _ = zswap.put(slot(seen));
+        } else {
+            self.uncharge();
+        }
+        installed
     }
 
     /// What is out of a range is in memory from here on, and the child needs nobody for it.

@@ -264,8 +264,14 @@ impl Running {
     }
 
     /// A range is about to be registered: perhaps `mremap` has moved pages there that are out.
-    pub(crate) fn settle(&self, range: &Range<usize>) {
-        self.desk.children.family().settle_relics(range);
+    ///
+    /// # Errors
+    /// When its mapping is just changing.
+    pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
+        match self.desk.children.family().settle_relics(range, self.desk.gate.as_deref()) {
+            true => Ok(()),
+            false => Err(Error::Moving { range: range.clone() }),
+        }
     }
 
     /// Children have a copy of this region.
@@ -426,7 +432,11 @@ impl Desk for VmDesk {
             _ => Access::Read,
         };
         match registry::find(fault.address) {
-            Found::Page(pages, page) => answer(&pages, page, access, Waiting::Leave),
+            Found::Page(pages, page) => {
+                let nowhere = pages.word(page).load().state() == State::Absent;
+                let relic = nowhere.then(|| self.children.family().answer_relic_that_is_out(fault.address)).flatten();
+                relic.unwrap_or_else(|| answer(&pages, page, access, Waiting::Leave))
+            }
             // Its thread makes the access again, and finds out what is there then.
             Found::Transit => {
                 let page = fault.address & !(PAGE_SIZE - 1);
