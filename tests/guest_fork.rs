@@ -35,10 +35,11 @@ fn threads(count: usize) -> VmOptions {
 /// A VM whose memory is kept for children, in every state there is: pages 0..100 compressed, 100..200 on a device, 200..300 staged and back, 300..400
 /// in memory, 400..450 of one repeated word, 450..500 never touched.
 struct Family {
-    engine: Engine,
-    vm: Vm,
-    mapping: Mapping,
+    // Dropped in this order: the memory stays mapped while it is registered.
     region: Region,
+    mapping: Mapping,
+    vm: Vm,
+    engine: Engine,
 }
 
 fn family(options: VmOptions) -> Family {

@@ -94,7 +94,10 @@ pub enum MappingChange {
 
 /// Whom changes of mappings are told.
 #[derive(Clone)]
-pub(crate) struct OnChange(pub(crate) Arc<Box<dyn Fn(&MappingChange) + Send + Sync>>);
+pub(crate) struct OnChange(pub(crate) Arc<Tell>);
+
+/// See [`OnChange`].
+pub(crate) type Tell = Box<dyn Fn(&MappingChange) + Send + Sync>;
 
 impl fmt::Debug for OnChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
