@@ -189,6 +189,24 @@ fn own_work(clock: &Clock, input: &[Page], scale: Scale, copies: usize) -> Table
         |name: &str, ns: f64| table.row(vec![Cell::text(name), Cell::number(ns, 0), Cell::none(), Cell::none()]);
     row("try_load and put less the log", own);
     row("swap_out less the log", work.swap_out.median() - work.append.median());
+    match work::fault(clock, input, scale.rounds) {
+        Ok((mut fault, mut log)) => {
+            let mut row = |name: &str, samples: &mut Samples| {
+                let cells = [samples.median(), samples.mean(), samples.quantile(0.99)].map(|ns| Cell::number(ns, 0));
+                table.row([Cell::text(name)].into_iter().chain(cells).collect());
+            };
+            row("a fault without signal and kernel", &mut fault);
+            row("its page decoded from a log", &mut log);
+            let own = Cell::number(fault.median() - log.median(), 0).at_most(300.0);
+            table.row(vec![
+                Cell::text("**our own work per fault** (at most 300, goal 150)"),
+                own,
+                Cell::none(),
+                Cell::none(),
+            ]);
+        }
+        Err(error) => println!("No fault without the kernel: {error}"),
+    }
     table.end()
 }
 
@@ -274,7 +292,7 @@ impl Swappers {
 
     /// All measurements once, those that are compared one after the other.
     fn round(&self, bench: &mut Bench<'_>, rows: &mut Rows) {
-        fn both<'a>(ours: &'a Option<Ours>) -> Option<&'a dyn Swapper> {
+        fn both(ours: &Option<Ours>) -> Option<&dyn Swapper> {
             ours.as_ref().map(|one| one as &dyn Swapper)
         }
         let kernel = self.kernel.as_ref().map(|one| one as &dyn Swapper);
@@ -386,7 +404,7 @@ fn at_a_limit(input: &Input, kernel: bool, scale: Scale, core: usize) -> (Table,
     }
     let heads = ["", "runs", "faults", "mean", "median", "p99", "CPU a fault"];
     let mut table = Table::new("**At a limit of half**, random writes, ns a fault", &heads);
-    let medians: Vec<Outcome> = runs.iter().map(|runs| Outcome::median_of(runs)).collect();
+    let medians: Vec<Outcome> = runs.iter().map(Vec::as_slice).map(Outcome::median_of).collect();
     for ((subject, runs), all) in Subject::ALL.iter().zip(&runs).zip(&medians) {
         let numbers = [all.faults, all.mean, all.median, all.p99, all.cpu].map(|ns| Cell::number(ns, 0));
         let names = [Cell::text(subject.name()), Cell::count(runs.len() as u64)];

@@ -5,7 +5,9 @@ mod support;
 
 use memmap2::MmapMut;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::ops::Range;
+use std::os::fd::FromRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use support::{Random, watched};
 use zspool::guest::memory::Memory;
@@ -23,11 +25,24 @@ struct Guest {
 
 impl Guest {
     fn new(pages: usize, options: VmOptions) -> Guest {
-        let mut ram = MmapMut::map_anon(pages * PAGE_SIZE).unwrap();
+        let ram = MmapMut::map_anon(pages * PAGE_SIZE).unwrap();
+        Guest::with(ram, options, |ram| Memory::anonymous(ram.as_mut_ptr(), ram.len()))
+    }
+
+    fn of_memfd(pages: usize, options: VmOptions) -> Guest {
+        // SAFETY: a new descriptor, which nobody else has.
+        let file = unsafe { File::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC)) };
+        file.set_len((pages * PAGE_SIZE) as u64).unwrap();
+        // SAFETY: nobody else has the file, so nobody else changes it.
+        let ram = unsafe { MmapMut::map_mut(&file) }.unwrap();
+        Guest::with(ram, options, |ram| Memory::memfd(ram.as_mut_ptr(), ram.len(), &file, 0))
+    }
+
+    fn with(mut ram: MmapMut, options: VmOptions, memory: impl FnOnce(&mut MmapMut) -> Memory) -> Guest {
         let engine = Engine::new(Zswap::builder().pool_limit(64 << 20).build().unwrap()).unwrap();
         let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), options).unwrap();
         // SAFETY: the region is unregistered when this is dropped, before `ram` is.
-        let region = unsafe { vm.register(Memory::anonymous(ram.as_mut_ptr(), ram.len())) }.unwrap();
+        let region = unsafe { vm.register(memory(&mut ram)) }.unwrap();
         Guest { region: Some(region), vm, _engine: engine, ram }
     }
 
@@ -98,22 +113,28 @@ fn memory_in_use_when_it_is_registered_is_told_the_first_time() {
 
 #[test]
 fn a_page_that_left_counts_as_written_once() {
-    watched(|| {
-        let mut guest = Guest::new(64, tracking());
-        (0..64).for_each(|page| guest.write(page, page as u8));
-        guest.dirty();
-        guest.write(7, 200);
-        guest.region().evict(0..16 * PAGE_SIZE); // with the one just written
-        assert_eq!(guest.dirty(), std::slice::from_ref(&(0..16)), "those that left");
-        assert_eq!(guest.dirty(), [], "they are out, and nobody can have written them");
-        assert_eq!(guest.ram[7 * PAGE_SIZE + 100], 200);
-        assert_eq!(guest.dirty(), std::slice::from_ref(&(7..8)), "it came back, without a mark");
-        assert_eq!(guest.dirty(), []);
-        // In and out between two questions.
-        guest.write(9, 201);
-        guest.region().evict(9 * PAGE_SIZE..10 * PAGE_SIZE);
-        assert_eq!(guest.dirty(), std::slice::from_ref(&(9..10)));
-    });
+    watched(|| leaves_and_comes_back(Guest::new(64, tracking())));
+}
+
+#[test]
+fn a_page_of_a_memfd_that_left_counts_as_written_once() {
+    watched(|| leaves_and_comes_back(Guest::of_memfd(64, tracking())));
+}
+
+fn leaves_and_comes_back(mut guest: Guest) {
+    (0..64).for_each(|page| guest.write(page, page as u8));
+    guest.dirty();
+    guest.write(7, 200);
+    guest.region().evict(0..16 * PAGE_SIZE); // with the one just written
+    assert_eq!(guest.dirty(), std::slice::from_ref(&(0..16)), "those that left");
+    assert_eq!(guest.dirty(), [], "they are out, and nobody can have written them");
+    assert_eq!(guest.ram[7 * PAGE_SIZE + 100], 200);
+    assert_eq!(guest.dirty(), std::slice::from_ref(&(7..8)), "it came back, without a mark");
+    assert_eq!(guest.dirty(), []);
+    // In and out between two questions.
+    guest.write(9, 201);
+    guest.region().evict(9 * PAGE_SIZE..10 * PAGE_SIZE);
+    assert_eq!(guest.dirty(), std::slice::from_ref(&(9..10)));
 }
 
 #[test]
@@ -130,61 +151,68 @@ fn a_page_that_was_thrown_away_counts_as_written() {
     });
 }
 
-/// A copy that is made of what is told alone is equal in the end, whatever the limit did meanwhile.
 #[test]
 fn a_copy_by_what_is_told_is_equal_in_the_end() {
-    watched(|| {
-        const PAGES: usize = 512;
-        let guest = Guest::new(PAGES, tracking());
-        guest.vm.memcg().set_max(Counter::Memory, (PAGES / 3 * PAGE_SIZE) as u64).unwrap();
-        let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
-        let base = guest.ram.as_ptr() as usize;
-        let cell = |page: usize, at: usize| -> &AtomicU64 {
-            // SAFETY: inside `ram`, aligned, and only used as an atomic by these threads.
-            unsafe { AtomicU64::from_ptr((base + page * PAGE_SIZE + at * 8) as *mut u64) }
-        };
-        let mut copy = vec![[0u64; 4]; PAGES];
-        let rounds = std::thread::scope(|scope| {
-            for seed in 0..2 {
-                let (stop, writes) = (&stop, &writes);
-                scope.spawn(move || {
-                    let mut random = Random::new(seed + 1);
-                    while !stop.load(Ordering::Relaxed) {
-                        let page = random.below(PAGES as u64) as usize;
-                        cell(page, seed as usize * 2).store(random.next(), Ordering::Relaxed);
-                        writes.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-            let copy_told = |copy: &mut Vec<[u64; 4]>| {
-                let mut told = Vec::new();
-                guest.vm.take_dirty(|run| told.extend(guest.page(run.start)..guest.page(run.end))).unwrap();
-                for &page in &told {
-                    copy[page] = std::array::from_fn(|at| cell(page, at).load(Ordering::Relaxed));
+    watched(|| copies(Guest::new(PAGES, tracking())));
+}
+
+#[test]
+fn a_copy_of_a_memfd_by_what_is_told_is_equal_in_the_end() {
+    watched(|| copies(Guest::of_memfd(PAGES, tracking())));
+}
+
+const PAGES: usize = 512;
+
+/// A copy that is made of what is told alone is equal in the end, whatever the limit did meanwhile.
+fn copies(guest: Guest) {
+    guest.vm.memcg().set_max(Counter::Memory, (PAGES / 3 * PAGE_SIZE) as u64).unwrap();
+    let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let base = guest.ram.as_ptr() as usize;
+    let cell = |page: usize, at: usize| -> &AtomicU64 {
+        // SAFETY: inside `ram`, aligned, and only used as an atomic by these threads.
+        unsafe { AtomicU64::from_ptr((base + page * PAGE_SIZE + at * 8) as *mut u64) }
+    };
+    let mut copy = vec![[0u64; 4]; PAGES];
+    let rounds = std::thread::scope(|scope| {
+        for seed in 0..2 {
+            let (stop, writes) = (&stop, &writes);
+            scope.spawn(move || {
+                let mut random = Random::new(seed + 1);
+                while !stop.load(Ordering::Relaxed) {
+                    let page = random.below(PAGES as u64) as usize;
+                    cell(page, seed as usize * 2).store(random.next(), Ordering::Relaxed);
+                    writes.fetch_add(1, Ordering::Relaxed);
                 }
-                told.len()
-            };
-            let mut rounds = 0;
-            while writes.load(Ordering::Relaxed) < 60_000 {
-                copy_told(&mut copy);
-                rounds += 1;
+            });
+        }
+        let copy_told = |copy: &mut Vec<[u64; 4]>| {
+            let mut told = Vec::new();
+            guest.vm.take_dirty(|run| told.extend(guest.page(run.start)..guest.page(run.end))).unwrap();
+            for &page in &told {
+                copy[page] = std::array::from_fn(|at| cell(page, at).load(Ordering::Relaxed));
             }
-            stop.store(true, Ordering::Relaxed);
-            rounds
-        });
-        // The guest is paused: what is told now is the last of it. The evictor goes on.
-        let mut told = BTreeSet::new();
-        guest.vm.take_dirty(|run| told.extend(guest.page(run.start)..guest.page(run.end))).unwrap();
-        for &page in &told {
-            copy[page] = std::array::from_fn(|at| cell(page, at).load(Ordering::Relaxed));
+            told.len()
+        };
+        let mut rounds = 0;
+        while writes.load(Ordering::Relaxed) < 20_000 {
+            copy_told(&mut copy);
+            rounds += 1;
         }
-        for (page, copy) in copy.iter().enumerate() {
-            let is: [u64; 4] = std::array::from_fn(|at| cell(page, at).load(Ordering::Relaxed));
-            assert_eq!(is, *copy, "page {page} after {rounds} rounds");
-        }
-        assert!(guest.vm.stats().taken_out > 0, "the limit was at work");
-        guest.vm.memcg().set_max(Counter::Memory, u64::MAX).unwrap();
+        stop.store(true, Ordering::Relaxed);
+        rounds
     });
+    // The guest is paused: what is told now is the last of it. The evictor goes on.
+    let mut told = BTreeSet::new();
+    guest.vm.take_dirty(|run| told.extend(guest.page(run.start)..guest.page(run.end))).unwrap();
+    for &page in &told {
+        copy[page] = std::array::from_fn(|at| cell(page, at).load(Ordering::Relaxed));
+    }
+    for (page, copy) in copy.iter().enumerate() {
+        let is: [u64; 4] = std::array::from_fn(|at| cell(page, at).load(Ordering::Relaxed));
+        assert_eq!(is, *copy, "page {page} after {rounds} rounds");
+    }
+    assert!(guest.vm.stats().taken_out > 0, "the limit was at work");
+    guest.vm.memcg().set_max(Counter::Memory, u64::MAX).unwrap();
 }
 
 #[test]

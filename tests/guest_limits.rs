@@ -212,7 +212,15 @@ fn what_is_pinned_stays_and_passes_the_limit_counted() {
         let pin = guest.region().pin(0..300 * PAGE).unwrap();
         assert!(guest.mapping.present() >= 300 && current(&memcg) >= 300 * 4096);
         assert!(memcg.overshoot() > 0 && asked.load(Ordering::Relaxed) > 200 * 4096);
+        // A limit that could not hold is refused; one that just holds what is pinned is not.
+        let refused = memcg.write_file("memory.max", "1M").unwrap_err();
+        assert_eq!(refused.errno(), libc::EBUSY);
+        assert!(refused.to_string().contains("1228800 bytes pinned"), "{refused}");
+        assert!(engine.root().write_file("memory.max", "100").is_err(), "nor above it");
+        assert_eq!((memcg.max(Counter::Memory), engine.root().max(Counter::Memory)), (M, zspool::memcg::NO_LIMIT));
+        memcg.write_file("memory.max", "1228800").unwrap();
         drop(pin);
+        memcg.write_file("memory.max", "1M").unwrap();
         (300..400).for_each(|page| guest.write(page, 1));
         engine.quiesce();
         assert!(current(&memcg) <= M, "{}", current(&memcg));
@@ -238,5 +246,62 @@ fn protected_memory_stays_while_others_have_some() {
         assert!(kept.events(MemcgEvent::Low) > 0, "there was nothing else");
         guests.iter().for_each(|guest| (0..1024).for_each(|page| guest.check(page, 1)));
         engine.assert_valid();
+    });
+}
+
+#[test]
+fn what_the_policy_has_looked_at_is_told_to_who_asks_for_dirty_pages() {
+    within_a_minute(|| {
+        let engine = builder().policy(WrittenAges).build().unwrap();
+        let memcg = engine.root().mkdir("vm").unwrap();
+        let vm = engine.vm(&memcg, VmOptions::new().dirty_tracking(true)).unwrap();
+        let guest = Guest::served(&vm, 1024);
+        (0..1024).for_each(|page| guest.write(page, 1));
+        let start = guest.mapping.word(0).addr();
+        let dirty = || {
+            let mut told = Vec::new();
+            vm.take_dirty(|run| told.extend(run.step_by(PAGE).map(|address| (address - start) / PAGE))).map(|_| told)
+        };
+        match dirty() {
+            Ok(told) => assert_eq!(told.len(), 1024, "all of them the first time"),
+            Err(error) => return eprintln!("skipped: {error}"),
+        }
+        (10..20).for_each(|page| guest.write(page, 2));
+        std::thread::sleep(std::time::Duration::from_millis(2500)); // the evictor's tick, once a second, has looked
+        assert_eq!(dirty().unwrap(), (10..20).collect::<Vec<_>>());
+        // What was written stays when others go.
+        (10..20).for_each(|page| guest.write(page, 3));
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        memcg.write_file("memory.reclaim", "3M source=anon").unwrap();
+        let puts = vm.stats().put_away;
+        assert!((10..20).all(|page| guest.mapping.is_present(page)), "of {puts} that went");
+        (0..1024).for_each(|page| guest.check(page, if (10..20).contains(&page) { 3 } else { 1 }));
+    });
+}
+
+#[test]
+fn ages_tell_what_has_not_moved_for_long() {
+    within_a_minute(|| {
+        let clock = zspool::sync::Clock::settable();
+        let engine = builder().evictor(false).clock(clock.clone()).build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        let guest = Guest::new(&vm, 400);
+        (0..100).for_each(|page| guest.write(page, 1));
+        clock.set(100_000);
+        // Any move begins the epoch of its time.
+        memcg.write_file("memory.reclaim", "160K source=anon").unwrap();
+        let out = vm.stats().put_away;
+        assert!((40..60).contains(&out), "{out} pages went");
+        clock.set(400_000);
+        guest.write(200, 1);
+        let by_age = || {
+            let ages = vm.ages();
+            ages.classes().map(|(_, resident, stored)| (resident / 4096, stored / 4096)).collect::<Vec<_>>()
+        };
+        let ages = by_age();
+        assert_eq!(ages.iter().map(|(resident, stored)| resident + stored).sum::<u64>(), 101);
+        assert_eq!(ages.iter().map(|(_, stored)| stored).sum::<u64>(), out);
+        let old: u64 = ages[3..].iter().map(|(resident, stored)| resident + stored).sum();
+        assert!(old >= 100, "all but one have not moved for five minutes: {ages:?}");
     });
 }

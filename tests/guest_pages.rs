@@ -54,6 +54,12 @@ impl Mapping {
         }
     }
 
+    /// Zeroes everywhere.
+    fn clear(&self) {
+        // SAFETY: inside the mapping, and nobody else uses it.
+        unsafe { self.start.write_bytes(0, self.bytes) };
+    }
+
     /// Pages in memory, from outside.
     fn present(&self) -> usize {
         let mut map = vec![0u8; self.bytes / PAGE];
@@ -338,16 +344,22 @@ fn no_write_is_lost_at_a_limit_with_kept_copies() {
 fn no_write_is_lost_at_a_limit_in_memory_that_is_protected_in_place() {
     within_a_minute(|| {
         let mapping = Mapping::new(1200);
-        let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
-        threads_at_a_limit(&mapping, memory, VmOptions::new());
+        for kept in [0, 1 << 20] {
+            let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
+            mapping.clear();
+            threads_at_a_limit(&mapping, memory, VmOptions::new().kept_bytes(kept));
+        }
     });
 }
 
 #[test]
 fn no_write_is_lost_at_a_limit_in_a_memfd() {
     within_a_minute(|| {
-        let (mapping, file) = memfd(1200);
-        threads_at_a_limit(&mapping, Memory::memfd(mapping.start, mapping.bytes, &file, 0), VmOptions::new());
+        for kept in [0, 1 << 20] {
+            let (mapping, file) = memfd(1200);
+            let memory = Memory::memfd(mapping.start, mapping.bytes, &file, 0);
+            threads_at_a_limit(&mapping, memory, VmOptions::new().kept_bytes(kept));
+        }
     });
 }
 
@@ -406,28 +418,31 @@ fn threads_use_memory_all_the_while_it_is_registered_and_unregistered() {
     });
 }
 
+/// A region of 200 pages, the first 100 of which were on a device that lost everything.
+fn half_lost(mapping: &Mapping) -> (Engine, Vm, Region) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swap");
+    let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(&path, 16 << 20).worker(false).build().unwrap();
+    let engine = Engine::builder(zswap).evictor(false).build().unwrap();
+    let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().service(Service::None)).unwrap();
+    mapping.write(0..200, 5);
+    let region = register(&vm, mapping);
+    assert_eq!(region.evict(0..100 * PAGE).pages, 100);
+    assert!(engine.zswap().relieve(1000) > 0);
+    let device = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let garbage = vec![0xa5; device.metadata().unwrap().len() as usize - PAGE];
+    std::os::unix::fs::FileExt::write_all_at(&device, &garbage, PAGE as u64).unwrap();
+    device.sync_all().unwrap();
+    (engine, vm, region)
+}
+
 #[test]
 fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
     within_a_minute(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("swap");
-        let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(&path, 16 << 20).worker(false).build().unwrap();
-        let engine = Engine::builder(zswap).evictor(false).build().unwrap();
-        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().service(Service::None)).unwrap();
         let mapping = Mapping::new(200);
-        mapping.write(0..200, 5);
-        let region = register(&vm, &mapping);
-        assert_eq!(region.evict(0..100 * PAGE).pages, 100);
-        assert!(engine.zswap().relieve(1000) > 0);
-        // The device loses it all; what was never written there is in the pool.
-        let device = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        let bytes = device.metadata().unwrap().len();
-        let garbage = vec![0xa5; bytes as usize - PAGE];
-        std::os::unix::fs::FileExt::write_all_at(&device, &garbage, PAGE as u64).unwrap();
-        device.sync_all().unwrap();
+        let (_engine, vm, region) = half_lost(&mapping);
         let (region, error) = region.unregister().unwrap_err();
         assert!(matches!(error, Error::Unreadable { .. }), "{error}");
-        println!("{error}");
         mapping.check(100..200, 5);
         region.evict(0..200 * PAGE);
         region.make_resident(100 * PAGE..200 * PAGE).unwrap();
@@ -440,6 +455,29 @@ fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
         mapping.check(100..200, 5);
         // SAFETY: inside the mapping.
         assert_eq!(unsafe { mapping.start.read_volatile() }, 0);
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+    });
+}
+
+/// Whether the kernel can read a page: it says no where a thread would be given SIGBUS.
+fn is_readable(mapping: &Mapping, page: usize) -> bool {
+    use std::os::fd::AsRawFd;
+    let (_reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
+    unsafe { libc::write(writer.as_raw_fd(), mapping.start.add(page * PAGE).cast(), 1) == 1 }
+}
+
+#[test]
+fn a_dropped_region_poisons_what_cannot_be_read_and_keeps_the_rest() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(200);
+        let (_engine, vm, region) = half_lost(&mapping);
+        region.evict(100 * PAGE..200 * PAGE);
+        drop(region);
+        mapping.check(100..200, 5);
+        let (readable, lost): (Vec<_>, Vec<_>) = (0..100).partition(|&page| is_readable(&mapping, page));
+        assert!(lost.len() >= 50, "{} pages were on the device", lost.len());
+        readable.into_iter().for_each(|page| mapping.check(page..page + 1, 5)); // in the pool still; not zeroes
         assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
     });
 }

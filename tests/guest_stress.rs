@@ -65,7 +65,7 @@ impl Area {
     /// A word of a page: touching it may fault.
     fn word(&self, page: usize, word: usize) -> &AtomicU64 {
         // SAFETY: mapped memory, whose words are touched by atomic operations alone while threads are at it.
-        unsafe { AtomicU64::from_ptr((self.map.page(page) as *mut u64).add(word)) }
+        unsafe { AtomicU64::from_ptr((self.map.page(page) + 8 * word) as *mut u64) }
     }
 
     fn memory(&self, method: Method) -> Memory {

@@ -38,9 +38,11 @@ make_parts() {
 
   zspool='' preload=''
   if [[ " ${runs[*]} " = *" zspool-"* ]]; then
-    cargo build --release --features full --bin zspool --quiet
-    cargo build --release -p zspool-preload --quiet
-    local built=${CARGO_TARGET_DIR:-target}/release
+    local built=${BUILT:-}
+    if [ -z "$built" ]; then
+      cargo build --release -p zspool -p zspool-preload --features zspool/full --quiet # together: the crate is built once
+      built=${CARGO_TARGET_DIR:-target}/release
+    fi
     zspool=$(realpath "$built/zspool") preload=$(realpath "$built/libzspool_preload.so")
   fi
   echo "guest: $guest_bytes bytes, kernel $(basename "$kernel"), $("$qemu" --version | head -n 1)"

@@ -72,16 +72,17 @@ attempt_run() { # run, key
 # (compressed: what limits count; held: the frames or pages it lies in; bytes; - where nobody knows). All from outside but for
 # zspool's compressed, held and device, which are its own word and are compared with what the process takes.
 sample_until_end() { # run, folder, pid, limit, limit of the cgroup
-  local run=$1 to=$2 pid=$3 limit=$4 qemu_limit=$5 began now memory store faults charged=- step='' perf_at=''
+  local run=$1 to=$2 pid=$3 limit=$4 qemu_limit=$5 began now before memory store faults charged=- step='' perf_at=''
   echo "seconds,resident,staged,compressed,held,device,anonymous,swapped,charged,minor,major,step" >"$to/samples.csv"
   began=${EPOCHREALTIME/./}
   while kill -0 "$guest_job" 2>/dev/null; do
     now=${EPOCHREALTIME/./}
+    before=$([[ $run != zspool-* ]] || zspool_store "$pid" "$to")
     memory=$(awk -v guest=$guest_bytes -f "$here/sample.awk" "/proc/$pid/smaps" 2>/dev/null) || memory=''
     faults=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | awk '{ print $8 "," $10 }') || faults=''
     store='0,0,0'
     case $run in
-      zspool-*) store=$(zspool_store "$pid" "$to") ;;
+      zspool-*) store=$(lesser_store "$before" "$(zspool_store "$pid" "$to")") ;;
       zram-* | even-*)
         store=$(awk '{ printf "%.0f,%.0f,0", $2, $3 }' "/sys/block/zram$zram/mm_stat")
         [[ $run != even-* ]] || lower_limit "$qemu_limit" "$store" ;;
@@ -102,6 +103,10 @@ lower_limit() { # limit of the cgroup, store
   local held=${2#*,}
   echo $(($1 - ${held%,*})) 2>/dev/null >"$(cgroup_limit_file)" || true # EBUSY: it goes there with the next sample
 }
+
+# Of what the pool said before and after smaps was read, the one with less in it: what was compressed meanwhile is not taken for
+# more than there was at one time.
+lesser_store() { awk -F, -v one="$1" -v other="$2" 'BEGIN { split(one, a); split(other, b); print(a[1] <= b[1] ? one : other) }' </dev/null; }
 
 zspool_store() { # pid, folder: compressed,held,device by the socket of a running program
   local text=$2/status.json compressed held device

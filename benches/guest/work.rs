@@ -11,6 +11,8 @@ use super::floor::Log;
 use super::samples::Samples;
 use crate::inputs::Noise;
 use zspool::compress::Context;
+use zspool::guest::Engine;
+use zspool::guest::own_work::Unbacked;
 use zspool::units::{NodeId, Page};
 use zspool::zswap::Zswap;
 
@@ -74,4 +76,31 @@ pub(crate) fn measure(clock: &Clock, input: &[Page], rounds: usize, copies: usiz
         }
     }
     work
+}
+
+/// A whole fault but for the signal and the kernel: `own`, with the codec; `log`, the codec alone. In turns, a page each.
+pub(crate) fn fault(clock: &Clock, input: &[Page], rounds: usize) -> Result<(Samples, Samples), String> {
+    let zswap = Zswap::builder().build().map_err(|error| error.to_string())?;
+    let group = zswap.root().mkdir("group").map_err(|error| error.to_string())?;
+    let memcg = group.mkdir("vm").map_err(|error| error.to_string())?;
+    memcg.set_max(zspool::memcg::Counter::Memory, 64 << 30).map_err(|error| error.to_string())?;
+    let engine = Engine::builder(zswap).evictor(false).build().map_err(|error| error.to_string())?;
+    let region = Unbacked::new(&engine, &memcg, input.into()).map_err(|error| error.to_string())?;
+    let (mut own, mut alone, mut noise, mut page) = (Samples::default(), Samples::default(), Noise(13), Page::zeroed());
+    for _ in 0..rounds {
+        region.evict();
+        let (mut log, mut context) = (Log::new(input.len()), Context::new());
+        for (k, page) in input.iter().enumerate() {
+            log.compress(&mut context, k, page);
+        }
+        for k in noise.shuffled(input.len()) {
+            if noise.below(2) == 0 {
+                alone.push(clock.time(|| log.take(k, &mut page)));
+                region.fault(k as u32);
+            } else {
+                own.push(clock.time(|| region.fault(k as u32)));
+            }
+        }
+    }
+    Ok((own, alone))
 }

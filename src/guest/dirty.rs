@@ -10,11 +10,39 @@
 //!   left is looked at then: a page that leaves meanwhile is in one of them.
 //! - **D2** What is told is forgotten; what could not be told because the kernel refused is kept for the next time.
 
-use super::pages::left;
+use super::pages::{Pages, left};
 use super::uffd::{Categories, PageMap, Question};
 use super::{Error, Vm};
 use crate::units::PAGE_SIZE;
 use std::ops::Range;
+
+/// What was written, and forget it. Only of what is there: where no page is, a mark costs page tables, and is in the way of a page that is
+/// moved back (EEXIST).
+fn question() -> Question {
+    Question {
+        all: Categories::WRITTEN,
+        any: Categories::PRESENT | Categories::SWAPPED,
+        told: Categories::WRITTEN,
+        protect: true,
+        ..Question::default()
+    }
+}
+
+/// For the policy that goes by writes: tell it what was written in a region since it or [`Vm::take_dirty`] asked last, and keep it for that. False
+/// where writes are not tracked, or somebody asks this moment.
+pub(crate) fn look_at_written(pages: &Pages, each: &mut dyn FnMut(Range<u32>)) -> bool {
+    let Some(changed) = pages.changed() else { return false };
+    let Some(_marks) = pages.marks().try_lock() else { return false };
+    let Ok(page_map) = PageMap::open() else { return false };
+    let addresses = pages.addresses();
+    let page = |address: usize| ((address - addresses.start) / PAGE_SIZE) as u32;
+    let told = page_map.scan(addresses.clone(), question(), &mut |run, _| {
+        let run = page(run.start)..page(run.end);
+        changed.note(run.clone());
+        each(run);
+    });
+    told.is_ok()
+}
 
 impl Vm {
     /// Tell `each` the addresses of pages that were written since this was asked last (the first time: ever), region by region in ascending
@@ -35,20 +63,14 @@ impl Vm {
         }
         let refused = |address, source| Error::Kernel { doing: "say what was written from", page: 0, address, source };
         let page_map = PageMap::open().map_err(|source| refused(0, source))?;
-        // Only what is there: where no page is, a mark costs page tables, and is in the way of a page that is moved back (EEXIST).
-        let question = Question {
-            all: Categories::WRITTEN,
-            any: Categories::PRESENT | Categories::SWAPPED,
-            told: Categories::WRITTEN,
-            protect: true,
-            ..Question::default()
-        };
+        let question = question();
         let mut told = 0;
         for pages in self.shared().roster.all() {
             let Some(changed) = pages.changed() else { continue };
             let addresses = pages.addresses();
             let mut bits = vec![0u64; pages.count().div_ceil(u64::BITS) as usize];
             let page = |address: usize| ((address - addresses.start) / PAGE_SIZE) as u32;
+            let marks = pages.marks().lock();
             let scanned = page_map.scan(addresses.clone(), question, &mut |run, _| {
                 left::set(&mut bits, page(run.start)..page(run.end));
             });
@@ -63,7 +85,9 @@ impl Vm {
                     _ => refused(addresses.start, source),
                 });
             }
+            pages.note_going();
             changed.take(&mut bits);
+            drop(marks);
             left::runs(&bits, |run| {
                 told += u64::from(run.end - run.start);
                 each(pages.address(run.start)..pages.address(run.end));

@@ -38,6 +38,8 @@ unmodelled! {
     mod engine;
     pub mod limits;
     mod map;
+    #[doc(hidden)]
+    pub mod own_work;
     mod region;
     pub(crate) mod registry;
     pub mod service;

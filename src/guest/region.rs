@@ -137,7 +137,7 @@ impl Region {
     }
 
     fn whole_pages(&self, range: Range<usize>) -> Result<Range<u32>, Error> {
-        if range.start % PAGE_SIZE != 0 || range.end % PAGE_SIZE != 0 {
+        if !range.start.is_multiple_of(PAGE_SIZE) || !range.end.is_multiple_of(PAGE_SIZE) {
             return Err(Error::Unaligned { range });
         }
         let inside = 0..self.pages().count() as usize * PAGE_SIZE;

@@ -76,13 +76,23 @@ pub(crate) fn find(address: usize) -> Found {
     REGISTRY.find(address)
 }
 
-/// The regions that have addresses in a range, in their order.
-pub(crate) fn overlapping(range: &Range<usize>) -> Vec<Arc<Pages>> {
+/// The first region that ends behind `after` and has addresses below `end`. No lock, no allocation.
+pub(crate) fn next(after: usize, end: usize) -> Option<Arc<Pages>> {
     let reading = REGISTRY.read();
-    let entries = reading.entries().iter();
-    let there = entries.filter(|entry| entry.range.start < range.end && range.start < entry.range.end);
-    let pages = there.filter_map(|entry| if let What::Pages(pages) = &entry.what { Some(pages.clone()) } else { None });
-    pages.collect()
+    let entries = reading.entries();
+    let at = entries.partition_point(|entry| entry.range.end <= after);
+    let there = entries[at..].iter().take_while(|entry| entry.range.start < end);
+    there.filter_map(|entry| if let What::Pages(pages) = &entry.what { Some(pages.clone()) } else { None }).next()
+}
+
+/// All regions that have addresses in a range, in their order: one by one, without a lock or an allocation.
+pub(crate) fn overlapping(range: &Range<usize>) -> impl Iterator<Item = Arc<Pages>> + use<> {
+    let (mut after, end) = (range.start, range.end);
+    std::iter::from_fn(move || {
+        let pages = next(after, end)?;
+        after = pages.addresses().end;
+        Some(pages)
+    })
 }
 
 /// The region is not there any more.

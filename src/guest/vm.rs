@@ -183,14 +183,9 @@ impl Vm {
         let children = Children::new(zswap.clone(), memcg.clone())
             .map_err(|source| Error::Service { doing: "open an eventfd for children of fork", source })?;
         let store = Keeping::new(zswap.clone(), children.family());
-        let shared = Arc::new(Shared::new(
-            Box::new(store),
-            purse,
-            observer,
-            options.kept_bytes,
-            options.fault_around,
-            Planted::NONE,
-        )?);
+        let (kept, around) = (options.kept_bytes, options.fault_around);
+        let shared = Shared::new(Box::new(store), purse, observer, kept, around, Planted::NONE)?;
+        let shared = Arc::new(shared.saying(super::service::say_poisoned));
         let running = Running::start(&options, children, &shared)?;
         let backer = Backer::new(running.descriptor().clone())?;
         let enrolled = enroll.map(|enroll| enroll(&shared));

@@ -182,6 +182,18 @@ pub enum Error {
         /// Path of the memcg.
         path: String,
     },
+    /// A `memory.max` that is less than what nobody can take away.
+    #[error(
+        "{path} has {pinned} bytes pinned in memory, so its memory.max cannot be {limit}: unpin some, or write {pinned} or more"
+    )]
+    BelowPinned {
+        /// Path of the memcg.
+        path: String,
+        /// What was to be set, in bytes.
+        limit: u64,
+        /// Bytes that are pinned there and below.
+        pinned: u64,
+    },
     /// The nodes were set, and not everything could be moved off the others. What is stored from now on obeys all the same.
     #[error("{bytes} bytes of {path} lie outside of the nodes {nodes} still ({why}); set its nodes again later")]
     Unmoved {
@@ -231,7 +243,7 @@ impl Error {
             Error::Offline { .. } => libc::ENODEV,
             Error::BadName { name, .. } if name.len() > super::hierarchy::NAME_MAX => libc::ENAMETOOLONG,
             Error::Exists { .. } | Error::FileName { .. } => libc::EEXIST,
-            Error::HasChildren { .. } | Error::Root | Error::Unmoved { .. } => libc::EBUSY,
+            Error::HasChildren { .. } | Error::Root | Error::Unmoved { .. } | Error::BelowPinned { .. } => libc::EBUSY,
             Error::OutOfIds { .. } => libc::ENOSPC,
             Error::TooDeep { .. } | Error::Again { .. } => libc::EAGAIN,
             Error::Interrupted { .. } => libc::EINTR,

@@ -47,6 +47,12 @@ pub trait Reclaimer: Send + Sync {
     /// Reclaim up to `ask.bytes` bytes (see the module for what a byte is; the last page may bring more) of `memcg` and its
     /// online descendants, and of nobody else. Between batches, look at `ask.cancel`.
     fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed;
+
+    /// Bytes charged to `memcg` and its descendants that it cannot reclaim, whatever is asked, until their owner lets go of them.
+    fn pinned(&self, memcg: &Memcg) -> u64 {
+        let _ = memcg;
+        0
+    }
 }
 
 /// What a reclaimer is asked for.
@@ -106,6 +112,10 @@ impl<T: Reclaimer> Reclaimer for Arc<T> {
 
     fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
         (**self).reclaim(memcg, ask)
+    }
+
+    fn pinned(&self, memcg: &Memcg) -> u64 {
+        (**self).pinned(memcg)
     }
 }
 
@@ -252,6 +262,23 @@ impl Memcg {
             backoff.wait();
         }
         Reclaimed { bytes: progress.bytes, end: End::Met }
+    }
+
+    /// Whether a `memory.max` can hold.
+    ///
+    /// # Errors
+    /// [`Error::BelowPinned`].
+    pub(super) fn check_pinned(&self, limit: u64) -> Result<(), Error> {
+        let (mut after, mut pinned) = (0, 0);
+        while let Some(call) = self.shared().hooks.next(after, |hook| matches!(hook, Hook::Reclaimer(..))) {
+            after = call.number();
+            let Hook::Reclaimer(_, reclaimer) = call.hook() else { unreachable!("only reclaimers were asked for") };
+            pinned += reclaimer.pinned(self);
+        }
+        match pinned > limit {
+            true => Err(Error::BelowPinned { path: self.path(), limit, pinned }),
+            false => Ok(()),
+        }
     }
 
     /// Reclaim what is charged above a limit that was set below the usage, as far as that goes. What cannot be reclaimed from

@@ -176,7 +176,8 @@ impl Codec for Tricky {
         Lz4.compress(context, page)
     }
     fn decompress(&self, bytes: &[u8], out: &mut [u8; PAGE_SIZE]) -> Result<(), Corrupt> {
-        let take = |count: &AtomicU32| count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        let take =
+            |count: &AtomicU32| count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         std::thread::sleep(Duration::from_millis(MILLIS.load(Ordering::SeqCst).into()));
         if take(&PANICS) {
             panic!("on cue");

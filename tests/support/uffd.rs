@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
-use zspool::guest::uffd::{Ask, Descriptor, Event, Fault, Features};
+use zspool::guest::uffd::{Ask, Descriptor, Done, Errno, Error, Event, Fault, Features, Ioctls, Mode, Modes};
 
 pub const PAGE: usize = 4096;
+/// Milliseconds for which an event is waited that must come: long, as the machine may be busy, and shorter than the watchdog.
+pub const WAIT: i32 = 15_000;
 
 /// Run `body` on a thread of its own, and panic when it takes longer than `seconds`: a lost wake-up is a failure, not a hang.
 pub fn within<R: Send + 'static>(seconds: u64, body: impl FnOnce() -> R + Send + 'static) -> R {
@@ -210,9 +212,9 @@ pub fn readable(descriptor: &Descriptor, milliseconds: i32) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
 }
 
-/// The next event, which must come within two seconds.
+/// The next event, which must come.
 pub fn next_event(descriptor: &Descriptor) -> Event {
-    assert!(readable(descriptor, 2000), "no event came");
+    assert!(readable(descriptor, WAIT), "no event came");
     let mut event = [Event::None];
     assert_eq!(descriptor.read_events(&mut event), Ok(1));
     let [event] = event;
@@ -270,4 +272,46 @@ pub fn end(child: i32) {
     let mut status = 0;
     // SAFETY: waits for our own child.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+}
+
+/// The two kinds of memory that guests have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Anon,
+    Shmem,
+}
+
+pub const KINDS: [Kind; 2] = [Kind::Anon, Kind::Shmem];
+
+pub fn memory(kind: Kind, pages: usize) -> Mapped {
+    match kind {
+        Kind::Anon => Mapped::anonymous(pages),
+        Kind::Shmem => Mapped::memfd(pages),
+    }
+}
+
+/// A second view of a memfd's mapping.
+pub fn alias(map: &Mapped) -> Mapped {
+    use std::os::fd::AsFd;
+    let file = map.file.as_ref().expect("its file").as_fd().try_clone_to_owned().expect("a descriptor");
+    Mapped::with(map.bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, Some(file), 0)
+}
+
+pub fn register(descriptor: &Descriptor, range: std::ops::Range<usize>, modes: Modes) -> Result<Ioctls, Error> {
+    // SAFETY: memory of the test's, which it serves itself.
+    unsafe { descriptor.register(range, modes) }
+}
+
+/// Move pages of the test's own.
+pub fn mov(descriptor: &Descriptor, to: usize, from: usize, pages: usize, mode: Mode) -> Done {
+    // SAFETY: memory of the test's.
+    unsafe { descriptor.mov(to, from, pages * PAGE, mode) }
+}
+
+pub fn page_of(fault: &Fault) -> usize {
+    fault.address & !(PAGE - 1)
+}
+
+pub fn stopped(errno: Errno) -> Done {
+    Done { bytes: 0, stopped: Some(errno) }
 }

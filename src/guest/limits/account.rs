@@ -20,8 +20,9 @@ use super::limits::Limits;
 use super::overshoot::{Overshoot, Verdict};
 use super::pace::Pace;
 use super::policy::{Back, Treatment};
+use super::roster::NO_PLACE;
 use crate::memcg::{Counter, Error, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Resident};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Tally};
 use crate::units::PAGE_SIZE;
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(crate) struct Account {
     limits: Arc<Limits>,
     epochs: Epochs,
     pace: Pace,
+    /// Where it is on the roster.
+    place: AtomicU32,
     /// Where the clock hand is: region 63..32, page 31..0.
     pub(super) hand: AtomicU64,
     /// Bytes charged past a limit, added up.
@@ -106,6 +109,7 @@ impl Account {
             epochs: Epochs::new(limits.now()),
             limits,
             pace: Pace::default(),
+            place: AtomicU32::new(NO_PLACE),
             hand: AtomicU64::new(0),
             overshoot: Tally::new(),
             futile_until: Tally::new(),
@@ -124,6 +128,10 @@ impl Account {
 
     pub(crate) fn objcg(&self) -> ObjcgId {
         self.objcg.id()
+    }
+
+    pub(super) fn set_place(&self, place: u32) {
+        self.place.store(place, Ordering::Relaxed);
     }
 
     pub(super) fn pace(&self) -> &Pace {
@@ -239,7 +247,7 @@ impl Account {
             if bytes > hit.limit() {
                 break; // it can never fit
             }
-            if !self.limits.make_room(hit.memcg()) {
+            if !self.limits.make_room(hit.memcg(), self.place.load(Ordering::Relaxed)) {
                 // What cannot be had in a fault may be had by who can write to a device: unless that was in vain just now.
                 let now = self.limits.now();
                 if vain == MOST_VAIN || now < self.futile_until.get() {

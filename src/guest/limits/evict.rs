@@ -10,9 +10,9 @@
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
 use super::account::Account;
-use super::evictable::{Compressed, Counts, Evictable};
+use super::evictable::{Compressed, Counts, Evictable, Staged};
 use super::limits::{ALL_WORDS, Limits, RUN};
-use super::roster::Wanted;
+use super::roster::{NO_PLACE, Wanted};
 use crate::memcg::{
     Ask, Cancel, Counter, End, Error, Memcg, MemcgEvent, ReclaimRequest, Reclaimed, Reclaimer, Source, Swappiness,
 };
@@ -31,6 +31,20 @@ const SLICE: u64 = 1 << 20;
 /// Compressed bytes that are written to a device for a store that was refused.
 const WRITE_BACK: u64 = 256 << 10;
 
+/// Of what a memcg at its limit uses, so much may be compressed while a device has room: a third stays to work in, and no more goes to
+/// the device than that takes, for it is several times as slow.
+const COMPRESSED_PERCENT: u64 = 66;
+
+/// Where pages were busy: those that a child shared, which has ended, can leave at the next pass. Nothing is owned here.
+fn unshare(vm: &dyn Evictable, staged: Staged) {
+    if staged.busy > 0 {
+        vm.regions(0, &mut |_, region| {
+            region.unshare();
+            true
+        });
+    }
+}
+
 impl Limits {
     /// Win `bytes` from VMs charged to `scope` or below it, as far as that goes.
     pub(crate) fn evict(&self, scope: &Memcg, bytes: u64, stop: &dyn Fn() -> bool) -> Reclaimed {
@@ -44,11 +58,16 @@ impl Limits {
             let gives = |place: u32, _: &dyn Evictable, counts: &Counts| {
                 counts.resident > counts.pinned && !empty.contains(&place)
             };
-            let Some(pick) = self.roster().pick(&Wanted { scope, looks: u32::MAX, gives: &gives }) else { break };
+            let Some(pick) = self.roster().pick(&Wanted { scope, looks: u32::MAX, own: NO_PLACE, gives: &gives })
+            else {
+                break;
+            };
             let mut fresh = 0;
             if pick.counts.staged <= ahead {
                 let want = pick.spare.min(u64::from(RUN)) as u32;
-                fresh = self.stage(pick.vm(), want, ALL_WORDS).pages;
+                let staged = self.stage(pick.vm(), want, ALL_WORDS);
+                unshare(pick.vm(), staged);
+                fresh = staged.pages;
                 pick.finish(fresh);
             }
             let kept = if fresh > 0 || pick.counts.staged > ahead { ahead } else { 0 };
@@ -121,6 +140,18 @@ impl Limits {
         }
     }
 
+    /// Write back what compressed bytes have above their share of a memcg, up to `bytes`, if there is a device. How many went.
+    ///
+    /// Every page that is compressed leaves something behind, so that compressed bytes, which a limit counts too, would in the
+    /// end fill it, with hardly a page in memory and every touch a fault, while the device is empty.
+    fn spill(&self, memcg: &Memcg, bytes: u64) -> u64 {
+        let share = memcg.current(Counter::Memory) / 100 * COMPRESSED_PERCENT;
+        match memcg.current(Counter::Zswap).saturating_sub(share).min(bytes) {
+            0 => 0,
+            over => self.write_back(memcg, over),
+        }
+    }
+
     /// Memcgs above their marks that VMs are charged to, the deepest first: what they give, those above them need not.
     fn above(&self) -> Vec<Memcg> {
         let mut above: Vec<Memcg> = Vec::new();
@@ -152,7 +183,8 @@ impl Limits {
                     memcg.note(MemcgEvent::High);
                 }
                 let goal = (bytes + margin).min(SLICE);
-                let mut here = self.evict(&memcg, goal, stop).bytes;
+                let mut here = self.spill(&memcg, goal);
+                here += self.evict(&memcg, goal.saturating_sub(here), stop).bytes;
                 if here < goal.min(bytes) && !stop() {
                     here += self.write_back(&memcg, bytes.min(SLICE) - here.min(bytes));
                 }
@@ -182,6 +214,7 @@ impl Limits {
                 // A small VM keeps most of its pages in place.
                 let want = (ahead - counts.staged).min(counts.resident / 8 + 1).min(free) as u32;
                 let staged = self.stage(vm, want, ALL_WORDS);
+                unshare(vm, staged);
                 account.pace().took(staged.pages.into(), counts.resident, all);
             }
         });
@@ -240,5 +273,15 @@ impl Reclaimer for Anon {
             return Reclaimed { bytes: 0, end: End::NothingToScan };
         }
         self.0.evict(memcg, ask.bytes, &|| ask.cancel.is_cancelled())
+    }
+
+    fn pinned(&self, memcg: &Memcg) -> u64 {
+        let mut pages = 0;
+        self.0.roster().each(|_, vm| {
+            if memcg.is_charged_by(vm.account().objcg()) {
+                pages += vm.counts().pinned;
+            }
+        });
+        pages * PAGE_SIZE as u64
     }
 }

@@ -99,6 +99,10 @@ pub(crate) trait Clocked {
     /// Take consecutive pages out. Those that are not takeable any more stay.
     fn stage(&self, first: u32, pages: u32) -> Staged;
 
+    /// Pages that the kernel called busy, as a child shared them that has ended, are made the process's own again. Writes to memory as the
+    /// guest does, and may wait for whoever serves its faults: not from a fault.
+    fn unshare(&self) {}
+
     /// Runs of pages written since this was asked last, if the kernel tells (WP_ASYNC). False where it does not.
     fn written(&self, each: &mut dyn FnMut(std::ops::Range<u32>)) -> bool {
         let _ = each;

@@ -186,41 +186,35 @@ impl Limits {
         let account = vm.account();
         let (mut region, mut page) = account.hand();
         let (mut staged, mut left) = (Staged::default(), budget);
-        // Bans are spent within four laps, and chances in one; each lap that changes nothing is the last.
+        // Bans are spent within four laps, and chances in one; a lap that changes nothing is the last.
         for _lap in 0..6 {
-            let (start, mut passed, mut regions) = ((region, page), 0u64, 0u32);
-            let mut hint = false;
+            let (from_start, mut changed) = ((region, page) == (0, 0), false);
             vm.regions(region, &mut |number, clocked| {
-                regions += 1;
                 let first = if number == region { page } else { 0 };
                 let mut view = View::new(clocked, first, want - staged.pages.min(want), left);
                 self.policy().victims(&mut view);
                 staged += view.staged();
                 left -= view.passed();
-                passed += u64::from(view.passed());
-                hint |= view.changed();
+                changed |= view.changed();
                 (region, page) = (number, view.at());
                 staged.pages < want && left > 0
             });
-            account.set_hand(region, page);
             if staged.pages >= want || left == 0 {
                 break;
             }
             // All regions from the hand on are through: from the beginning, unless that is where it was.
-            let whole = start == (0, 0);
             (region, page) = (0, 0);
-            account.set_hand(0, 0);
-            if regions == 0 && whole || whole && !hint {
+            if from_start && !changed {
                 break;
             }
-            let _ = passed;
         }
+        account.set_hand(region, page);
         staged
     }
 
-    /// Compress a page or two below `scope`, here and now. False: nothing was won.
-    pub(super) fn make_room(&self, scope: &Memcg) -> bool {
-        let staged = Wanted { scope, looks: FAULT_LOOKS, gives: &|_, _, counts: &Counts| counts.staged > 0 };
+    /// Compress a page or two below `scope`, here and now, for the VM at the place `own`. False: nothing was won.
+    pub(super) fn make_room(&self, scope: &Memcg, own: u32) -> bool {
+        let staged = Wanted { scope, looks: FAULT_LOOKS, own, gives: &|_, _, counts: &Counts| counts.staged > 0 };
         let mut refused = false;
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&staged) else { break };
@@ -238,7 +232,7 @@ impl Limits {
             return false;
         }
         let gives = |_: u32, _: &dyn Evictable, counts: &Counts| counts.resident > counts.staged + counts.pinned;
-        let resident = Wanted { scope, looks: FAULT_LOOKS, gives: &gives };
+        let resident = Wanted { scope, looks: FAULT_LOOKS, own, gives: &gives };
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&resident) else { break };
             let staged = self.stage(pick.vm(), RUN, FAULT_WORDS);

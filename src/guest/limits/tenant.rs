@@ -8,6 +8,7 @@
 use super::account::{Account, CameFrom, Charged, Why};
 use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
 use super::policy::Look;
+use crate::guest::dirty::look_at_written;
 use crate::guest::pages::ports::{self, Count, Gauge, Observer, Purse};
 use crate::guest::pages::{Kind, Pages, Shared};
 use crate::guest::stats::{FaultKind, Meter};
@@ -183,9 +184,17 @@ impl Clocked for Pages {
         self.word(page).restamp(from, to);
     }
 
+    fn written(&self, each: &mut dyn FnMut(std::ops::Range<u32>)) -> bool {
+        look_at_written(self, each)
+    }
+
     fn stage(&self, first: u32, pages: u32) -> Staged {
         // Who is to be left alone was asked by the policy.
         let staging = Pages::stage(self, first, pages, true);
         Staged { pages: staging.staged, busy: staging.busy }
+    }
+
+    fn unshare(&self) {
+        Pages::unshare(self);
     }
 }

@@ -253,3 +253,24 @@ fn a_vm_that_leaves_is_waited_for_and_forgotten() {
     assert_eq!(limits.evict(&tree.root(), 1, &|| false).end, crate::memcg::End::NothingToScan);
     assert_eq!(current(&memcg), 0);
 }
+
+#[test]
+fn of_a_thousand_vms_each_makes_room_below_its_own_limit() {
+    let tree = tree();
+    let limits = limits(&tree, StagedFifo, 8);
+    let vms: Vec<_> = (0..1000)
+        .map(|k| {
+            let memcg = tree.root().mkdir(&format!("vm{k}")).unwrap();
+            memcg.set_max(Counter::Memory, 8 * 4096).unwrap();
+            let vm = FakeVm::join(&limits, &memcg, &[16]);
+            (memcg, vm)
+        })
+        .collect();
+    for page in 0..16 {
+        vms.iter().for_each(|(_, (vm, _))| assert_eq!(vm.touch(page), Some(true)));
+    }
+    for (memcg, (vm, _)) in &vms {
+        assert_eq!((memcg.overshoot(), current(memcg) <= 8 * 4096), (0, true));
+        assert!(stored(vm, 0..16) >= 8);
+    }
+}

@@ -13,10 +13,11 @@ use super::anon::{Drain, Moved};
 use super::backing::Backing;
 use super::frames::{Frames, POOL_BYTES};
 use super::guest_range::GuestRange;
+use super::maps::Mapping;
 use super::memfd::{Filed, Out};
 use super::protected::Protected;
 use super::reserved::Reserved;
-use super::{Kind, Memory, Method, Refusal, maps};
+use super::{Kind, Memory, Method, Refusal};
 use crate::guest::uffd::{Ask, Descriptor, Features, Modes, PageMap};
 use crate::sync::{Arc, Mutex, Rank};
 use std::io;
@@ -125,12 +126,12 @@ impl Backer {
     /// # Errors
     /// What is in the way of registering it.
     pub fn back(&self, memory: &Memory) -> Result<Box<dyn Backing>, Refusal> {
-        memory.inspect()?;
+        let (_, mappings) = memory.inspect_mappings()?;
         let method = self.method(memory)?;
         let guest = GuestRange::new(memory, self.descriptor.clone(), self.page_map.clone())?;
         Ok(match (memory.kind(), method) {
             (Kind::Anonymous, Method::Move) => {
-                Box::new(Moved::new(guest, self.drain()?, &executable(memory.addresses())?)?)
+                Box::new(Moved::new(guest, self.drain()?, &executable(&mappings, memory.addresses()))?)
             }
             (Kind::Anonymous, _) => Box::new(Protected::new(guest)),
             (Kind::Memfd { file, offset }, method) => {
@@ -164,10 +165,9 @@ impl Backer {
 }
 
 /// The parts of a range that may be executed, in bytes from its start.
-fn executable(range: Range<usize>) -> Result<Vec<Range<usize>>, Refusal> {
-    let there = maps::inside(&range).map_err(|source| Refusal::Proc { what: "/proc/self/maps", source })?;
-    let parts = there.into_iter().filter(|mapping| mapping.execute).map(|mapping| {
+fn executable(mappings: &[Mapping], range: Range<usize>) -> Vec<Range<usize>> {
+    let part = |mapping: &Mapping| {
         mapping.range.start.max(range.start) - range.start..mapping.range.end.min(range.end) - range.start
-    });
-    Ok(parts.collect())
+    };
+    mappings.iter().filter(|mapping| mapping.execute).map(part).collect()
 }

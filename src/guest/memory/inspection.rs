@@ -42,6 +42,11 @@ impl Memory {
     /// # Errors
     /// The first thing that is in the way.
     pub fn inspect(&self) -> Result<Inspected, Refusal> {
+        self.inspect_mappings().map(|(inspected, _)| inspected)
+    }
+
+    /// As [`inspect`](Self::inspect), with the mappings that the range lies in.
+    pub(super) fn inspect_mappings(&self) -> Result<(Inspected, Vec<Mapping>), Refusal> {
         let range = self.addresses();
         let (start, end) = (range.start, range.end);
         if range.is_empty() {
@@ -58,8 +63,7 @@ impl Memory {
         if page_size != PAGE_SIZE {
             return Err(Refusal::PageSize { found: page_size });
         }
-        let mappings =
-            maps::inside(&range).map_err(|source| Refusal::Proc { what: "/proc/self/maps", source })?;
+        let mappings = maps::inside(&range).map_err(|source| Refusal::Proc { what: "/proc/self/maps", source })?;
         without_gap(&mappings, &range)?;
         for mapping in &mappings {
             self.mapping_fits(mapping, &range)?;
@@ -75,7 +79,7 @@ impl Memory {
             shown.mapped_once(&all, like)?;
             shown.mapped_by_nobody_else(like, &mut inspected)?;
         }
-        Ok(inspected)
+        Ok((inspected, mappings))
     }
 
     /// Whether a mapping is of the kind that was said, and may be read and written.

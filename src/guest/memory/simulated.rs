@@ -56,10 +56,13 @@ struct Cue {
 #[derive(Clone)]
 pub(crate) struct Simulated {
     staging: Staging,
-    state: Arc<Mutex<(Vec<Place>, Cue)>>,
+    state: Arc<Mutex<State>>,
     /// Bytes of staged pages: in the shadow, or in the file.
     bytes: Arc<Vec<StagedBytes>>,
 }
+
+/// All pages, and what requests are to come to.
+type State = (Vec<Place>, Cue);
 
 struct StagedBytes(UnsafeCell<[u8; PAGE_SIZE]>);
 

@@ -226,7 +226,7 @@ impl Pages {
         let (mut len, mut why_not) = (0, None);
         for page in first..first + run.len().min(most) {
             // SAFETY: the buffer has room for `most` pages, and is ours for the call.
-            let to = unsafe { &mut *buffer.add(len) };
+            let to = unsafe { &mut *buffer.wrapping_add(len) };
             match self.read(page, to, how.wait) {
                 Ok(found) => (from[len], len) = (found, len + 1),
                 Err(_) => {

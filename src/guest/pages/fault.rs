@@ -325,7 +325,7 @@ impl Pages {
         let page = owned.first();
         owned.restore_from(page + 1);
         if owned.was(page).state() != State::Poisoned {
-            crate::guest::service::say_poisoned(self.address(page));
+            (self.shared().say_poisoned)(self.address(page));
         }
         let done = self.backing().poison(page, 1);
         if let Err(Obstacle::Again) = done {

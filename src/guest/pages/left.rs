@@ -9,12 +9,14 @@
 //! ```
 //!
 //! With the note before alone, a page written between `take` and MOVE would be missed; with the one after alone, a taker between MOVE and
-//! note would miss it.
+//! note would miss it. And a page whose first note an earlier taker took is told because it is Leaving still: a taker looks for those between
+//! the two.
 
 use super::pages::Pages;
+use super::word::State;
 use crate::guest::Error;
-use crate::sync::Table;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Table, TryLock};
 use std::io;
 use std::ops::Range;
 
@@ -25,6 +27,8 @@ pub(crate) struct Traces {
     changed: Option<Left>,
     /// Pages that left since a recording began.
     visited: Option<Left>,
+    /// Who asks the kernel for its marks has this until what they said is told or noted.
+    marks: TryLock<()>,
     /// Where the guest sees the region, if that was said.
     guest_address: Option<u64>,
 }
@@ -53,13 +57,28 @@ impl Pages {
             })
         };
         let changed = dirty_tracking.then(reserve).transpose()?;
-        self.traces = Traces { changed, visited: Some(reserve()?), guest_address };
+        self.traces = Traces { changed, visited: Some(reserve()?), marks: TryLock::default(), guest_address };
         Ok(self)
     }
 
     /// Pages that changed and have no mark of it, where that is tracked.
     pub(crate) fn changed(&self) -> Option<&Left> {
         self.traces.changed.as_ref()
+    }
+
+    /// Who asks the kernel for its marks, which forgets them, until they are told or noted.
+    pub(crate) fn marks(&self) -> &TryLock<()> {
+        &self.traces.marks
+    }
+
+    /// Note pages as changed that are being taken out or thrown away this moment: whoever does has taken their marks perhaps, and an earlier
+    /// taker their bits; they are owned until they are noted again. For a taker, after the kernel's marks and before the bits.
+    pub(crate) fn note_going(&self) {
+        for page in 0..self.count() {
+            if matches!(self.word(page).load().state(), State::Leaving | State::Dropping) {
+                self.note_changed(page..page + 1);
+            }
+        }
     }
 
     /// Pages that left since this was taken.

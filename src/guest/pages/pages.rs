@@ -3,6 +3,7 @@
 use super::ahead::{Bounces, Streak};
 use super::kept::Kept;
 use super::left::Traces;
+use super::out::Busy;
 use super::owned::TOGETHER;
 use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
@@ -111,10 +112,17 @@ pub(crate) struct Shared {
     pub(crate) kept: Kept,
     pub(crate) around: FaultAround,
     pub(crate) bounces: Bounces,
+    /// Told of each page that cannot be had, by its address, before it is poisoned.
+    pub(super) say_poisoned: fn(usize),
     pub(crate) planted: Planted,
 }
 
 impl Shared {
+    /// The same, which tells of pages that cannot be had.
+    pub(crate) fn saying(self, say_poisoned: fn(usize)) -> Self {
+        Shared { say_poisoned, ..self }
+    }
+
     /// What is needed from others, and how it is to be used.
     pub(crate) fn new(
         store: Box<dyn Store>,
@@ -132,6 +140,7 @@ impl Shared {
             kept: Kept::new(kept_bytes),
             around,
             bounces: Bounces::new(around)?,
+            say_poisoned: |_| (),
             planted,
         })
     }
@@ -180,6 +189,8 @@ pub(crate) struct Pages {
     shared: Arc<Shared>,
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
+    /// Pages that could not leave, as the kernel called them busy.
+    pub(super) busy: Busy,
     pub(super) streak: Streak,
     pub(super) traces: Traces,
 }
@@ -203,7 +214,18 @@ impl Pages {
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
         let id = shared.roster.next_id();
-        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default(), traces: Traces::default() })
+        Ok(Pages {
+            id,
+            words,
+            address,
+            slots,
+            backing,
+            shared,
+            gate,
+            busy: Busy::default(),
+            streak: Streak::default(),
+            traces: Traces::default(),
+        })
     }
 
     /// No other region of the VM has, or will have, this number.

@@ -10,8 +10,8 @@
 //! 2. While it runs, blocked are the signals that were when the access was made, those of its mask, and SIGBUS itself unless it has
 //!    SA_NODEFER: as without us.
 
-use crate::sync::early_new;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::early_new;
 use std::{io, mem, ptr};
 
 /// The signal all of this is about.
@@ -84,7 +84,11 @@ impl Previous {
                 }
                 if flags & libc::SA_SIGINFO != 0 {
                     // SAFETY: a handler that was installed with SA_SIGINFO takes three arguments, and these are the kernel's.
-                    let f = unsafe { mem::transmute::<usize, extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::ucontext_t)>(handler) };
+                    let f = unsafe {
+                        mem::transmute::<usize, extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::ucontext_t)>(
+                            handler,
+                        )
+                    };
                     f(SIGNAL, info, context);
                 } else {
                     // SAFETY: a handler that was installed without SA_SIGINFO takes one argument.

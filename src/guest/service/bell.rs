@@ -29,7 +29,8 @@ impl Bell {
     /// When there is no address space, or the kernel does not register it.
     pub(crate) fn new(descriptor: &Arc<Descriptor>, readers: usize) -> Result<Bell, Error> {
         let bytes = readers * PAGE_SIZE;
-        let refused = |source: io::Error| Error::Service { doing: "map the page that its handlers are ended by", source };
+        let refused =
+            |source: io::Error| Error::Service { doing: "map the page that its handlers are ended by", source };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping, wherever the kernel likes.
         let start = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ, flags, -1, 0) };

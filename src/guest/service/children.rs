@@ -21,13 +21,17 @@
 //!
 //! 1. A word is changed by compare-exchange; who makes it Busy alone reads the slot, and ends Busy. Two do: the thread that serves children,
 //!    and a store of the parent's, which waits for the other and never the other way round.
+//!    A reference is given back while the word is Busy: who finds it Elsewhere knows that the slot is not the child's any more.
 //! 2. The child's own memory cannot be taken out from here: it is charged, and may pass a limit.
 //! 3. While a child is born, the gate is closed: no page comes in or leaves between the fork and the copy of its words.
 //! 4. A descriptor is closed only when its child has ended or has everything in memory: what is missing then would read as zero.
 
+use super::gate::Closed;
 use super::reader::{Idle, Parking, Reader};
+use super::running::VmDesk;
 use super::watchdog::Watch;
 use super::{Answer, Change, Desk, Gate, changes, fork, last_words, signals};
+use crate::guest::Error;
 use crate::guest::pages::ports::{Effort, Purse, Store, Why};
 use crate::guest::pages::{Inherited, Pages, Shared};
 use crate::guest::registry;
@@ -158,26 +162,27 @@ impl Children {
         }
         child.ready.store(true, Ordering::Release);
         self.family.ring();
-        let mut thread = self.thread.lock();
-        if thread.is_none() {
-            let family = Arc::clone(&self.family);
-            match signals::blocked(|| thread::spawn("zspool-children", move || Family::serve(&family))) {
-                Ok(started) => *thread = Some(started),
-                Err(error) => last_words::end(format_args!(
-                    "no thread could be started to serve a child of fork ({error}): what is out would read as zero there, so the process ends; \
-                     raise `ulimit -u`"
-                )),
-            }
-        }
     }
-}
 
-impl Drop for Children {
-    fn drop(&mut self) {
-        if fork::in_child() {
-            return; // they are the parent's
-        }
+    /// Start the thread that serves them, and that follows changes of mappings which are not for readers.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(super) fn start(&self, desk: &Arc<VmDesk>) -> Result<(), Error> {
+        let (family, desk) = (Arc::clone(&self.family), Arc::clone(desk));
+        let started = signals::blocked(|| thread::spawn("zspool-changes", move || Family::serve(&family, &desk)));
+        let started = started
+            .map_err(|source| Error::Service { doing: "start the thread that follows changes of mappings", source })?;
+        *self.thread.lock() = Some(started);
+        Ok(())
+    }
+
+    /// Have it end, when none of the children misses what is here. Nothing is read any more.
+    pub(super) fn stop(&self) {
         let thread = self.thread.lock().take();
+        if fork::in_child() {
+            return std::mem::forget(thread); // it is the parent's
+        }
         if let Some(thread) = thread {
             self.family.stop.store(true, Ordering::Release);
             self.family.ring();
@@ -200,6 +205,11 @@ impl Family {
         self.living.lock().push(Arc::clone(&child));
         self.count.fetch_add(1, Ordering::Release);
         child
+    }
+
+    /// Whether `mremap` has moved anything.
+    pub(super) fn has_relics(&self) -> bool {
+        self.relics.lock().is_some()
     }
 
     fn relics(&self) -> Option<Arc<Child>> {
@@ -289,7 +299,7 @@ impl Family {
         true
     }
 
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         let one = 1u64;
         // SAFETY: the descriptor is ours, and so are the bytes. A counter that is full is readable too.
         unsafe { libc::write(self.news.as_raw_fd(), (&raw const one).cast(), 8) };
@@ -343,16 +353,17 @@ impl Family {
             Ok(()) => word(OUT, self.zswap.store_new(&self.memcg, NodeId(0), &bytes)?),
             Err(_) => POISONED,
         };
-        busy.end(now);
         let _ = self.zswap.put(contested); // ours, so it is there
+        busy.end(now);
         Ok(())
     }
 
     /// Serve children until it is to stop; then see to it that none of them misses what is here.
-    fn serve(this: &Arc<Self>) {
+    fn serve(this: &Arc<Self>, desk: &VmDesk) {
         let mut readers: Vec<(Arc<ChildDesk>, Reader)> = Vec::new();
         let mut looked = Instant::now();
         while !this.stop.load(Ordering::Acquire) {
+            desk.follow_matters();
             for child in this.living.lock().iter() {
                 if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
                     let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
@@ -366,6 +377,13 @@ impl Family {
             if looked.elapsed() >= LOOKS {
                 looked = Instant::now();
                 readers.retain(|(desk, _)| desk.child.lives() || this.bury(&desk.child));
+            }
+        }
+        desk.follow_matters();
+        for child in this.living.lock().iter() {
+            if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
+                let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
+                readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
             }
         }
         for (desk, _) in &readers {
@@ -391,12 +409,13 @@ impl Family {
 
     /// The child has ended: its references and charges go. Always false.
     fn bury(&self, child: &Arc<Child>) -> bool {
-        self.living.lock().retain(|other| !Arc::ptr_eq(other, child));
-        self.count.fetch_sub(1, Ordering::Release);
-        let copies = std::mem::take(&mut *child.copies.lock());
+        let copies = child.copies.lock().clone();
         for copy in copies {
             child.forget(&copy, 0..copy.pages(), &self.zswap);
         }
+        // Only now: stores look for references to their slots among the living.
+        self.living.lock().retain(|other| !Arc::ptr_eq(other, child));
+        self.count.fetch_sub(1, Ordering::Release);
         child.payer.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
         // What the two shared is the parent's own again, and may leave: the kernel finds out with the next write.
         for pages in registry::overlapping(&(0..usize::MAX)) {
@@ -565,14 +584,14 @@ impl Child {
                 self.uncharge();
                 super::say_poisoned(address);
                 let _ = changes::arrive(&self.descriptor, address, None);
-                busy.end(POISONED);
                 let _ = zswap.put(slot(seen));
+                busy.end(POISONED);
                 return Some(Answer::Poisoned);
             }
             let stopped = self.descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty()).stopped;
             if matches!(stopped, None | Some(Errno::EXISTS)) {
-                busy.end(HERE);
                 let _ = zswap.put(slot(seen));
+                busy.end(HERE);
             }
             stopped
         } else {
@@ -604,12 +623,26 @@ impl Child {
     /// The pages of a range read as zeroes from here on: their references and charges go.
     fn forget(&self, copy: &Copy, pages: Range<usize>, zswap: &Zswap) {
         for page in pages {
-            match replace(copy.words.get(page), ZERO) {
-                was if was & STATE == OUT => {
-                    let _ = zswap.put(slot(was)); // ours, so it is there
+            let theirs = copy.words.get(page);
+            let mut backoff = Backoff::new();
+            loop {
+                let seen = theirs.load(Ordering::Acquire);
+                match seen & STATE {
+                    OUT if matches!(take(theirs, slot(seen)), Taking::Mine) => {
+                        let _ = zswap.put(slot(seen)); // ours, so it is there
+                        theirs.store(ZERO, Ordering::Release);
+                        break;
+                    }
+                    OUT | BUSY => backoff.wait_for_io(),
+                    ZERO => break,
+                    state if theirs.compare_exchange(seen, ZERO, Ordering::AcqRel, Ordering::Relaxed).is_ok() => {
+                        if state == HERE && self.charged.load(Ordering::Relaxed) > 0 {
+                            self.uncharge();
+                        }
+                        break;
+                    }
+                    _ => {}
                 }
-                was if was & STATE == HERE && self.charged.load(Ordering::Relaxed) > 0 => self.uncharge(),
-                _ => {}
             }
         }
     }
@@ -743,19 +776,6 @@ fn take(theirs: &AtomicU64, wanted: Slot) -> Taking {
     }
 }
 
-/// Change a word, whatever it is, when nobody is at it. What it was.
-fn replace(theirs: &AtomicU64, now: u64) -> u64 {
-    let mut backoff = Backoff::new();
-    loop {
-        let seen = theirs.load(Ordering::Relaxed);
-        if seen & STATE == BUSY {
-            backoff.wait_for_io();
-        } else if seen == now || theirs.compare_exchange(seen, now, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return seen;
-        }
-    }
-}
-
 /// Move a word to another list. One that names a slot is Busy until it is there: a store that looks for it finds it in one of the two.
 fn move_word(from: &AtomicU64, to: &AtomicU64) {
     let mut backoff = Backoff::new();
@@ -814,13 +834,16 @@ impl Desk for ChildDesk {
         self.child.fill(&copy, page, &self.family.zswap).unwrap_or(Answer::Again)
     }
 
-    fn follow(&self, change: &mut Option<Change>) {
+    fn follow(&self, change: &mut Option<Change>, _closed: &mut [Option<Closed>; 2]) -> bool {
         match change.take() {
-            Some(Change::Removed(range) | Change::Unmapped(range)) => self.child.forget_range(&range, &self.family.zswap),
+            Some(Change::Removed(range) | Change::Unmapped(range)) => {
+                self.child.forget_range(&range, &self.family.zswap)
+            }
             Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to, &self.family),
             Some(Change::Forked(descriptor)) => self.bear(descriptor),
             None => {}
         }
+        true
     }
 
     fn stranger(&self, fault: Fault) -> bool {

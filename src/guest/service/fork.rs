@@ -37,7 +37,8 @@ pub(crate) fn mark() -> Result<(), Error> {
     if MARK.load(Ordering::Acquire) != 0 {
         return Ok(());
     }
-    let refused = || Error::Service { doing: "map the page that tells children of fork", source: io::Error::last_os_error() };
+    let refused =
+        || Error::Service { doing: "map the page that tells children of fork", source: io::Error::last_os_error() };
     let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping, wherever the kernel likes.
     let page = unsafe { libc::mmap(ptr::null_mut(), PAGE_SIZE, prot, flags, -1, 0) };

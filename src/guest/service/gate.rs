@@ -86,7 +86,8 @@ impl Gate {
 
     fn close(&self, range: Range<usize>) -> Closed {
         let mut ranges = self.ranges.lock();
-        let place = ranges.iter().position(|closed| closed.is_empty()).expect("the reader has asked whether there is room");
+        let place =
+            ranges.iter().position(|closed| closed.is_empty()).expect("the reader has asked whether there is room");
         ranges[place] = range;
         self.closed.fetch_add(1, Ordering::Release);
         Closed(place)

@@ -31,6 +31,7 @@ pub(crate) mod fork;
 pub(crate) mod gate;
 mod gated;
 pub(crate) mod last_words;
+mod matters;
 mod panics;
 pub(crate) mod reader;
 pub(crate) mod running;
@@ -54,8 +55,9 @@ use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, process_static};
 use crate::units::PAGE_SIZE;
-use reader::Parking;
+use gate::Closed;
 use last_words::LastWords;
+use reader::Parking;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
@@ -100,8 +102,9 @@ pub(crate) trait Desk: Send + Sync {
     fn gate(&self) -> Option<&Gate>;
     /// Serve a fault.
     fn answer(&self, fault: Fault) -> Answer;
-    /// Have words follow a change.
-    fn follow(&self, change: &mut Option<Change>);
+    /// Have words follow a change, or hand it on to who does, with what it has closed. False: later. Must not allocate where another thread of this
+    /// process may fork.
+    fn follow(&self, change: &mut Option<Change>, closed: &mut [Option<Closed>; 2]) -> bool;
     /// A fault of an address that no region has. False: again later.
     fn stranger(&self, fault: Fault) -> bool;
     /// How many of its readers have something parked.

@@ -3,8 +3,8 @@
 //! A handler that panics is replaced, and the fault is served again: its page's word was given back on the way. That ends
 //! somewhere, for a fault that panics each time would hang its thread for ever.
 
-use crate::sync::early_new;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::early_new;
 
 /// So many in a row, and nobody can serve it: what panics each time does so the second time, and what panics by chance seldom twice.
 const TOO_MANY: u32 = 16;

@@ -12,14 +12,17 @@
 //!    answers EAGAIN until its changes were read, and its thread has run.
 //! 2. While something is parked, no read waits: the reader looks for events, and pauses for a little longer each time.
 //! 3. What it has read lies in the reader, not on the stack: after a panic it goes on at the same event.
-//! 4. It reads no more than it can remember. What is unread waits in the kernel, and so does each thread that a change comes from:
-//!    a flood of them cannot take more memory than there are threads.
+//! 4. It remembers no more than it has room for. What is unread waits in the kernel, and so does each thread that a change comes from: a flood of
+//!    them cannot take more memory than there are threads.
+//! 5. It allocates nothing: a thread that forks has the locks of the allocator while it waits until its event is read.
 
 use super::gate::{CLOSED, Closed};
 use super::watchdog::{Phase, Watch};
 use super::{Answer, Bell, Change, Desk};
 use crate::guest::uffd::{Descriptor, Errno, Event, Fault, MOST_EVENTS};
+use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Mutex, Rank};
+use crate::units::PAGE_SIZE;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -155,7 +158,6 @@ impl Reader {
     /// Read.
     fn take(&mut self, desk: &dyn Desk, idle: Idle) -> Result<usize, Errno> {
         (self.read, self.changes, self.faults) = (0, 0, 0);
-        let room = PARKED - self.parked_len;
         if self.parked_len > 0 {
             self.wait(desk, Some(self.pause))?;
             self.pause = (2 * self.pause).clamp(Duration::from_micros(20), LONGEST_PAUSE);
@@ -165,7 +167,7 @@ impl Reader {
                 self.wait(desk, None)?;
             }
         }
-        let most = self.most.min(room);
+        let most = self.most;
         let events = &mut self.events[..most];
         let read = match desk.gate() {
             Some(gate) if !gate.has_room_for(2 * most) => Ok(0), // others are following what they have read
@@ -229,8 +231,9 @@ impl Reader {
                 },
                 Event::Fault(_) | Event::None | Event::Unknown(_) => None,
             };
-            if change.is_some() {
-                desk.follow(&mut change);
+            let mut backoff = Backoff::new();
+            while change.is_some() && !desk.follow(&mut change, &mut self.closed[place]) {
+                backoff.wait_for_io();
             }
             // Only now: after a panic it is followed again, closed still.
             self.changes += 1;
@@ -246,9 +249,15 @@ impl Reader {
             if let Event::Fault(fault) = self.events[self.faults]
                 && !self.answered(desk, fault)
             {
-                // There is room: no more was read than that.
-                self.parked[self.parked_len] = Some(fault);
-                self.parked_len += 1;
+                if self.parked_len < PARKED {
+                    self.parked[self.parked_len] = Some(fault);
+                    self.parked_len += 1;
+                } else {
+                    // No room: its thread makes the access again, and so it is read again. What is never done is to read no more: the changes
+                    // that others wait for come after the faults.
+                    let page = fault.address & !(PAGE_SIZE - 1);
+                    let _ = desk.descriptor().wake(page..page + PAGE_SIZE); // refused only for what is not a page
+                }
             }
             self.faults += 1;
         }
@@ -272,7 +281,11 @@ impl Reader {
     fn answered(&mut self, desk: &dyn Desk, fault: Fault) -> bool {
         if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_at(fault.address)) {
             // One ring for each reader: the next is for another.
-            if self.rung { bell.leave(fault.address) } else { bell.answer(fault.address) }
+            if self.rung {
+                bell.leave(fault.address)
+            } else {
+                bell.answer(fault.address)
+            }
             self.rung = true;
             return true;
         }

@@ -19,15 +19,16 @@
 
 use super::children::Children;
 use super::fork::{self, Held};
-use super::gate::Gate;
+use super::gate::{Closed, Gate};
 use super::gated::Gated;
+use super::matters::Matters;
 use super::reader::{Idle, Parking, Reader};
 use super::threads::Handlers;
 use super::watchdog::Watch;
-use super::{Answer, Change, Desk, answer, changes, sigbus};
+use super::{Answer, Change, Desk, Panics, answer, changes, last_words, sigbus};
 use crate::guest::memory::backer::WANTED;
-use crate::guest::memory::{self, Memory};
 use crate::guest::memory::backing::Backing;
+use crate::guest::memory::{self, Memory};
 use crate::guest::pages::word::State;
 use crate::guest::pages::{Access, Pages, Shared, Waiting};
 use crate::guest::registry::{self, Found};
@@ -39,6 +40,7 @@ use crate::units::PAGE_SIZE;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
 ///
@@ -126,6 +128,9 @@ pub(crate) struct VmDesk {
     /// What a fork under way keeps in memory.
     pub(super) held: Mutex<Held>,
     pub(super) children: Children,
+    /// Changes that wait for the thread that follows them.
+    matters: Matters,
+    panics: Panics,
     on_change: Option<OnChange>,
     pub(super) counts: Counts,
 }
@@ -172,9 +177,14 @@ impl Running {
             kept: Mutex::new(Rank::Guest, Vec::new()),
             held: Mutex::new(Rank::Guest, Vec::new()),
             children,
+            matters: Matters::new(),
+            panics: Panics::new(),
             on_change: options.on_change.clone(),
             counts: Counts::default(),
         });
+        if desk.gate.is_some() {
+            desk.children.start(&desk)?;
+        }
         let readers = match &options.service {
             Service::InThread => {
                 sigbus::install()?;
@@ -289,6 +299,14 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The readers first, then who follows what they have read.
+        self.readers = Readers::Unread;
+        self.desk.children.stop();
+    }
+}
+
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Running").field("descriptor", &self.desk.descriptor).finish_non_exhaustive()
@@ -366,9 +384,27 @@ impl VmDesk {
     /// The regions that children have a copy of.
     pub(super) fn kept_regions(&self) -> Vec<Arc<Pages>> {
         let kept = self.kept.lock().clone();
-        let mut all = registry::overlapping(&(0..usize::MAX));
-        all.retain(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && kept.contains(&pages.id()));
-        all
+        let all = registry::overlapping(&(0..usize::MAX));
+        all.filter(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && kept.contains(&pages.id())).collect()
+    }
+
+    /// Follow what readers have handed on.
+    pub(super) fn follow_matters(&self) {
+        while let Some(matter) = self.matters.first() {
+            let mut change = Some(matter.change);
+            while catch_unwind(AssertUnwindSafe(|| changes::follow(self, &mut change))).is_err() {
+                if let Some(times) = self.panics.too_many() {
+                    last_words::end(format_args!(
+                        "following a change of mappings panicked {times} times in a row: the process ends, for its pages would not be what they must"
+                    ));
+                }
+            }
+            self.panics.none();
+            if let Some(gate) = &self.gate {
+                matter.closed.into_iter().flatten().for_each(|closed| gate.open(closed));
+            }
+            self.matters.done();
+        }
     }
 
     /// Tell the embedder.
@@ -415,8 +451,20 @@ impl Desk for VmDesk {
         }
     }
 
-    fn follow(&self, change: &mut Option<Change>) {
+    fn follow(&self, change: &mut Option<Change>, closed: &mut [Option<Closed>; 2]) -> bool {
+        match (&self.gate, &change) {
+            // Another thread does what allocates, or calls the embedder, and what comes after that. A thread that forks has the allocator's locks,
+            // and waits for a reader of its event: who reads must not wait for those.
+            (Some(_), Some(Change::Removed(_))) if self.matters.is_empty() && !self.children.family().has_relics() => {}
+            (Some(_), _) => {
+                let handed = self.matters.put(change, closed);
+                self.children.family().ring();
+                return handed;
+            }
+            (None, _) => {}
+        }
         changes::follow(self, change);
+        true
     }
 
     fn stranger(&self, fault: Fault) -> bool {

@@ -39,9 +39,8 @@ mod tests {
 
     #[test]
     fn threads_started_in_it_block_signals_and_the_starter_does_not_after_it() {
-        let thread = blocked(|| {
-            std::thread::spawn(|| [libc::SIGALRM, libc::SIGUSR1, libc::SIGTERM, libc::SIGSEGV].map(blocks))
-        });
+        let thread =
+            blocked(|| std::thread::spawn(|| [libc::SIGALRM, libc::SIGUSR1, libc::SIGTERM, libc::SIGSEGV].map(blocks)));
         assert_eq!(thread.join().unwrap(), [true, true, true, false]);
         assert!(!blocks(libc::SIGALRM) && !blocks(libc::SIGTERM));
     }

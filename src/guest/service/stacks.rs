@@ -12,8 +12,8 @@
 //! 1. Borrowing takes no lock and allocates nothing. Who finds all in use waits for one: nobody who has one waits for who has none.
 //! 2. A stack has an inaccessible page below it: what overflows it ends the process, and nothing else is overwritten.
 
-use crate::sync::early_new;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::early_new;
 use crate::sync::thread::yield_now;
 use std::io;
 use std::mem;

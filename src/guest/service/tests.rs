@@ -37,7 +37,8 @@ impl Desk for Patterns {
         if !self.memory.contains(&fault.address) {
             return Answer::Stranger;
         }
-        let take = |count: &AtomicU32| count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        let take =
+            |count: &AtomicU32| count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         if take(&self.panics) {
             panic!("on cue");
         }
@@ -58,8 +59,9 @@ impl Desk for Patterns {
             other => panic!("{other:?}"),
         }
     }
-    fn follow(&self, change: &mut Option<Change>) {
+    fn follow(&self, change: &mut Option<Change>, _closed: &mut [Option<Closed>; 2]) -> bool {
         self.told.lock().unwrap().push(format!("{:?}", change.take().unwrap()));
+        true
     }
     fn stranger(&self, fault: Fault) -> bool {
         self.told.lock().unwrap().push(format!("stranger {:#x}", fault.address));
@@ -177,7 +179,8 @@ fn what_cannot_be_served_now_is_parked_and_served_later() {
             assert_eq!(desk.again.load(Ordering::SeqCst), 0);
             assert!(begun.elapsed() < Duration::from_secs(5));
             // SAFETY: asks for flags.
-            let nonblocking = || unsafe { libc::fcntl(desk.descriptor.as_raw_fd(), libc::F_GETFL) } & libc::O_NONBLOCK != 0;
+            let nonblocking =
+                || unsafe { libc::fcntl(desk.descriptor.as_raw_fd(), libc::F_GETFL) } & libc::O_NONBLOCK != 0;
             // Whoever had something parked says so a moment after it was served.
             let wait = Instant::now();
             while nonblocking() != gate && wait.elapsed() < Duration::from_secs(5) {
@@ -229,7 +232,9 @@ fn changes_are_followed_before_faults_and_their_threads_wait_until_then() {
             let (start, half) = (memory.start, memory.len() / 2);
             let at = ptr::with_exposed_provenance_mut(start);
             // SAFETY: the memory is this test's.
-            let moved = unsafe { libc::mremap(at, half, half, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, start + 4 * memory.len()) };
+            let moved = unsafe {
+                libc::mremap(at, half, half, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, start + 4 * memory.len())
+            };
             assert_ne!(moved, libc::MAP_FAILED);
             // SAFETY: as above.
             assert_eq!(unsafe { libc::munmap(ptr::with_exposed_provenance_mut(start + half), half) }, 0);
@@ -239,7 +244,11 @@ fn changes_are_followed_before_faults_and_their_threads_wait_until_then() {
             }
             let told = desk.told.lock().unwrap();
             assert_eq!(told[200], format!("{:?}", Change::Moved { from: start, to: moved.addr(), bytes: half }));
-            assert_eq!(told[201], format!("{:?}", Change::Unmapped(start..start + half)), "what is moved is unmapped as well");
+            assert_eq!(
+                told[201],
+                format!("{:?}", Change::Unmapped(start..start + half)),
+                "what is moved is unmapped as well"
+            );
             assert_eq!(told[202], format!("{:?}", Change::Unmapped(start + half..start + 2 * half)));
             drop(told);
             drop(handlers);
@@ -272,8 +281,9 @@ fn a_handler_that_is_stuck_is_told_with_its_page_and_why() {
         let Some(mut desk) = patterns(4, Features::empty(), false) else { return };
         desk.sleep = Duration::from_millis(300);
         let (tell, told) = mpsc::channel();
-        let options =
-            ThreadOptions::new(2).watchdog(Duration::from_millis(50)).on_stuck(move |stuck| tell.send(stuck.clone()).unwrap());
+        let options = ThreadOptions::new(2)
+            .watchdog(Duration::from_millis(50))
+            .on_stuck(move |stuck| tell.send(stuck.clone()).unwrap());
         let (desk, handlers) = start(desk, options);
         touch(&desk.memory, 2);
         let stuck = told.recv_timeout(Duration::from_secs(5)).unwrap();

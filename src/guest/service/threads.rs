@@ -19,9 +19,9 @@ use super::{Bell, Desk, Panics, fork, signals};
 use crate::guest::Error;
 use crate::guest::uffd::Errno;
 use crate::sync::{Arc, thread};
-use std::{fmt, io, mem};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
+use std::{fmt, io, mem};
 
 /// Threads that serve faults.
 #[derive(Clone)]
@@ -116,7 +116,9 @@ impl<D: Desk + 'static> Handlers<D> {
             let core = cores.get(n % cores.len().max(1)).copied();
             let spawned = signals::blocked(|| thread::spawn("zspool-fault", move || shared.handle(count, watch, core)));
             // Those that run are ended when `handlers` is dropped.
-            handlers.threads.push(spawned.map_err(|source| Error::Service { doing: "start a handler thread", source })?);
+            handlers
+                .threads
+                .push(spawned.map_err(|source| Error::Service { doing: "start a handler thread", source })?);
         }
         if let Some(limit) = options.watchdog {
             let desk = Arc::clone(&shared.desk);

@@ -93,7 +93,13 @@ impl Watch {
 
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "handler thread {} has been at one thing for {:.1} s: {}", self.thread, self.time.as_secs_f64(), self.why)
+        write!(
+            f,
+            "handler thread {} has been at one thing for {:.1} s: {}",
+            self.thread,
+            self.time.as_secs_f64(),
+            self.why
+        )
     }
 }
 

@@ -1,5 +1,5 @@
 //! What the files take. A limit below the usage has what is above it reclaimed before the write returns, as far as that goes:
-//! nothing that is charged fails for it, and the write succeeds.
+//! nothing that is charged fails for it, and the write succeeds; but for a `memory.max` below what is pinned, which never could hold.
 
 use super::super::counter::{Counter, NO_LIMIT};
 use super::super::error::Error;
@@ -38,6 +38,9 @@ fn size_or_max(word: &str) -> Result<u64, Refused> {
 
 fn limit(memcg: &Memcg, word: &str, cancel: &Cancel, counter: Counter) -> Done {
     let limit = size_or_max(word)?;
+    if counter == Counter::Memory {
+        memcg.check_pinned(limit)?;
+    }
     memcg.set_max(counter, limit)?;
     memcg.reclaim_above(counter, limit, cancel);
     Ok(())

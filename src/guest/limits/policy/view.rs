@@ -59,7 +59,7 @@ impl<'a> View<'a> {
     }
 
     /// The page under the hand, which goes on; `None` at the end, or when enough was looked at, or nothing is wanted any more.
-    pub fn next(&mut self) -> Option<(u32, Look)> {
+    pub fn advance(&mut self) -> Option<(u32, Look)> {
         if self.at >= self.pages() || self.passed >= self.budget || self.want() == 0 {
             return None;
         }
@@ -120,7 +120,7 @@ impl<'a> View<'a> {
             let (first, mut len) = (self.at, 0);
             // One page more than the longest run is not looked at: the hand must not go past what it does not take.
             while len < LONGEST
-                && let Some((page, look)) = self.next()
+                && let Some((page, look)) = self.advance()
             {
                 if !look.takeable || !may(self, page, look) {
                     break;

@@ -1,6 +1,7 @@
 //! [`WrittenAges`]: pages that were not written of late go first, where the kernel tells which were.
 //!
-//! It needs dirty tracking by the kernel (WP_ASYNC and PAGEMAP_SCAN, so no kept copies of clean pages). It sees writes alone: a page
+//! It needs [`VmOptions::dirty_tracking`](crate::guest::VmOptions::dirty_tracking) (WP_ASYNC and PAGEMAP_SCAN, so no kept copies of clean
+//! pages); what it has looked at is still told to who takes dirty pages. It sees writes alone: a page
 //! that is only read is as cold as one that is not used, and only staging tells the two apart. Where the kernel does not tell, this is
 //! [`StagedFifo`](super::StagedFifo).
 
