@@ -68,16 +68,6 @@ pub(crate) fn reserve() -> std::ops::Range<usize> {
     state.start..state.end
 }
 
-/// Across a fork nobody may be in the middle of it.
-pub(crate) fn before_fork() {
-    STATE.keep();
-}
-
-/// After the fork, on both sides.
-pub(crate) fn after_fork() {
-    STATE.unlock();
-}
-
 /// The class of blocks that hold `size` bytes, and their size. `None`: larger than anything.
 fn class_of(size: usize) -> Option<(usize, usize)> {
     if size <= 64 {

@@ -10,7 +10,9 @@
 //!    change, the pages come in, and are pinned.
 //! 2. A region of which a part is gone stays until something is mapped there: then what is left of it comes in, and all is
 //!    registered anew. Regions are small, so that this is little.
-//! 3. No lock of ours is held while pages are brought in: that may need memory, devices and other threads.
+//! 3. What is moved is given up before, and registered anew where it is then. The kernel could have moved it, registered; but it tells of that in
+//!    two events, with the pages that are out in between.
+//! 4. No lock of ours is held while pages are brought in: that may need memory, devices and other threads.
 
 use crate::finder;
 use crate::gone;
@@ -24,6 +26,7 @@ use std::sync::atomic::{
     AtomicPtr, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::time::Duration;
 use zspool::guest::memory::Memory;
 use zspool::guest::{Error, MappingChange, Pin, Region, Vm};
 
@@ -38,6 +41,18 @@ static REGIONS: Lock<BTreeMap<usize, Arc<Region>>> = Lock::new(BTreeMap::new());
 
 /// Of it what is held in memory, as its protection is another than usual.
 static HELD: Lock<Vec<Held>> = Lock::new(Vec::new());
+
+/// What the program is moving, and what the finder is registering: never the same.
+static UNDER_WAY: Lock<UnderWay> = Lock::new(UnderWay { moving: Vec::new(), adopting: None });
+
+struct UnderWay {
+    moving: Vec<Range<usize>>,
+    /// There is one finder.
+    adopting: Option<Range<usize>>,
+}
+
+/// Attempts to give up what is to be moved.
+const TRIES: u32 = 20;
 
 /// Mappings smaller than this are not worth a look when they are made.
 static LEAST: AtomicUsize = AtomicUsize::new(256 << 10);
@@ -102,12 +117,77 @@ pub(crate) fn adopt(vm: &Vm, range: Range<usize>, mut refused: impl FnMut(Range<
     while start < range.end {
         let part = start..(start / PART * PART + PART).min(range.end);
         start = part.end;
+        let Some(_adopting) = Adopting::new(&part) else { continue }; // who moves it has it looked for afterwards
         let memory = Memory::anonymous(part.start as *mut u8, part.len()).keep_on_fork();
         // SAFETY: the mapping is private and anonymous, and what becomes of it is followed.
         match unsafe { vm.register(memory) } {
             Ok(region) => drop(REGIONS.lock().insert(part.start, Arc::new(region))),
             Err(error) => refused(part, error),
         }
+    }
+}
+
+/// A part is being registered: nobody moves it meanwhile.
+struct Adopting;
+
+impl Adopting {
+    /// `None`: it is being moved.
+    fn new(part: &Range<usize>) -> Option<Self> {
+        let mut under_way = UNDER_WAY.lock();
+        if under_way.moving.iter().any(|moving| overlap(moving, part)) {
+            return None;
+        }
+        under_way.adopting = Some(part.clone());
+        Some(Adopting)
+    }
+}
+
+impl Drop for Adopting {
+    fn drop(&mut self) {
+        UNDER_WAY.lock().adopting = None;
+    }
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// The program is about to move `range`, or to make it longer: its pages come in, and it is registered no more, so that the kernel has nothing to
+/// tell. [`after_move`] must follow.
+pub(crate) fn before_move(range: Range<usize>) {
+    UNDER_WAY.lock().moving.push(range.clone());
+    while UNDER_WAY.lock().adopting.as_ref().is_some_and(|part| overlap(part, &range)) {
+        std::thread::sleep(Duration::from_micros(50)); // it is registered once, and nothing of it after that
+    }
+    for _ in 0..TRIES {
+        let starts: Vec<_> = regions(&range).iter().map(|region| region.addresses().start).collect();
+        if starts.is_empty() {
+            return;
+        }
+        starts.into_iter().for_each(give_up);
+        std::thread::yield_now(); // who else is at one is soon through
+    }
+    // What is held stays registered, and in memory until it has moved.
+    before_change(range);
+}
+
+/// It has moved, or not: it may be registered, wherever it is.
+pub(crate) fn after_move(range: &Range<usize>) {
+    moved(range);
+    finder::nudge();
+}
+
+/// What lies there, and was found to be the program's memory, is not.
+pub(crate) fn never(range: Range<usize>) {
+    before_move(range.clone());
+    moved(&range);
+}
+
+fn moved(range: &Range<usize>) {
+    drop(take_held(range));
+    let mut under_way = UNDER_WAY.lock();
+    if let Some(at) = under_way.moving.iter().position(|moving| moving == range) {
+        under_way.moving.swap_remove(at);
     }
 }
 

@@ -1,14 +1,16 @@
 //! What a fork does: the child has a copy of our memory and none of our threads.
 //!
 //! ```text
-//!   parent:  prepare: engine, then our locks --fork--> locks back, engine goes on
-//!   child:                                   --fork--> locks back, asleep: its pages are served by the parent's engine
+//!   parent:  prepare: engine --fork--> engine goes on
+//!   child:                   --fork--> asleep: its pages are served by the parent's engine
 //! ```
 //!
-//! Order of locks: the engine's own before ours, for what it does before a fork allocates; the allocator's last of all.
+//! 1. No lock of ours is held over a fork: the thread waits in it until the event of it was read, and who reads, or whom he waits for, may want
+//!    that lock.
+//! 2. So any of them may be held in the child, by a thread that is not there. The child takes none, and allocates nothing of ours.
 
 use crate::inside::Inside;
-use crate::{allocator, farewell, own, state};
+use crate::{farewell, state};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{
     AtomicPtr,
@@ -45,16 +47,12 @@ extern "C" fn prepare() {
             farewell::say(&format!("{error}. A child of fork would read zeroes there."));
         }
     }
-    own::before_fork();
-    allocator::before_fork();
     // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
     unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
 }
 
-/// The signals of before, when it is dropped.
-fn go_on() -> Inside {
-    allocator::after_fork();
-    own::after_fork();
+/// What `prepare` has left.
+fn inside() -> Inside {
     // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
     unsafe { (&raw const BETWEEN).read().assume_init() }
 }
@@ -63,7 +61,7 @@ extern "C" fn parent() {
     if !state::is_running() {
         return;
     }
-    let inside = go_on();
+    let inside = inside();
     if let Some(engine) = engine() {
         engine.fork_parent();
     }
@@ -74,7 +72,7 @@ extern "C" fn child() {
     if !state::is_running() {
         return;
     }
-    let inside = go_on();
-    drop(inside);
+    // First: from here on none of our locks is asked for.
     state::sleep();
+    drop(inside());
 }

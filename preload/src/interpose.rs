@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `mmap` | ours: noted; the program's: looked for soon, if it is large |
 //! | `munmap`, `mremap` | ours: noted |
-//! | `mremap`, `realloc` of a large piece | [`following`] brings in what is out there, and has it stay until it has moved |
+//! | `mremap`, `realloc` of a large piece | [`following`] gives it up until it has moved |
 //! | `madvise` | huge pages are not asked for in memory that is registered |
 //! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
 //! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
@@ -119,10 +119,13 @@ pub unsafe extern "C" fn mremap(
             mapped
         });
     }
+    if !follows() {
+        return pointer(call());
+    }
     let from = range(at, len);
-    before_change(at, len);
+    before_move(from.clone());
     let moved = pointer(call());
-    after_move(from);
+    after_move(&from);
     moved
 }
 
@@ -134,24 +137,33 @@ pub unsafe extern "C" fn mremap(
 pub unsafe extern "C" fn realloc(piece: *mut c_void, len: size_t) -> *mut c_void {
     // SAFETY: the caller's piece.
     let mapped = if follows() { unsafe { malloc::mapping(piece) } } else { None };
-    if let Some(mapped) = &mapped {
-        let _inside = Inside::enter();
-        following::before_change(mapped.clone());
-    }
-    // SAFETY: the caller's, as it is.
+    let Some(mapped) = mapped else {
+        // SAFETY: the caller's, as it is.
+        return unsafe { malloc::realloc(piece, len) };
+    };
+    before_move(mapped.clone());
+    // SAFETY: as above.
     let moved = unsafe { malloc::realloc(piece, len) };
-    if let Some(mapped) = mapped {
-        after_move(mapped);
-    }
+    after_move(&mapped);
     moved
 }
 
-/// What was held there, wherever it is now, may leave.
-fn after_move(from: Range<usize>) {
-    if follows() {
-        let _inside = Inside::enter();
-        following::let_go(&from);
-    }
+/// `errno` is as the system call will have it: see `before_change`.
+fn before_move(from: Range<usize>) {
+    let _inside = Inside::enter();
+    following::before_move(from);
+}
+
+/// `errno` is as the system call left it.
+fn after_move(from: &Range<usize>) {
+    // SAFETY: the thread's own.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let was = unsafe { errno.read() };
+    let _inside = Inside::enter();
+    following::after_move(from);
+    // SAFETY: as above.
+    unsafe { errno.write(was) };
 }
 
 /// # Safety

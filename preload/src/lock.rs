@@ -1,4 +1,4 @@
-//! [`Lock`]: a lock that sleeps in the kernel, uses nothing of the program's, and can be taken across a fork.
+//! [`Lock`]: a lock that sleeps in the kernel, and uses nothing of the program's.
 //!
 //! ```text
 //!   FREE --lock--> HELD --another wants it--> WAITED --unlock--> FREE, one sleeper is woken
@@ -57,13 +57,7 @@ impl<T> Lock<T> {
         Locked { lock: self }
     }
 
-    /// Take it and keep it, until [`unlock`](Self::unlock): before a fork.
-    pub(crate) fn keep(&self) {
-        std::mem::forget(self.lock());
-    }
-
-    /// Give back what [`keep`](Self::keep) took, in the parent and in the child.
-    pub(crate) fn unlock(&self) {
+    fn unlock(&self) {
         // Release: what was done under it is seen by the next.
         if self.state.swap(FREE, Release) == WAITED {
             futex(&self.state, libc::FUTEX_WAKE, 1, None);
@@ -115,9 +109,9 @@ mod tests {
             }
         });
         assert_eq!(*COUNT.lock(), 40_000);
-        COUNT.keep();
+        let locked = COUNT.lock();
         assert_eq!(COUNT.state.load(Relaxed), HELD);
-        COUNT.unlock();
+        drop(locked);
         drop(COUNT.lock());
     }
 }

@@ -52,15 +52,3 @@ pub(crate) fn snapshot() -> Ranges {
     all.add(allocator::reserve());
     all
 }
-
-/// Across a fork nobody may be in the middle of it.
-pub(crate) fn before_fork() {
-    ENDED.keep();
-    OWN.keep();
-}
-
-/// After the fork, on both sides.
-pub(crate) fn after_fork() {
-    OWN.unlock();
-    ENDED.unlock();
-}

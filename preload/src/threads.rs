@@ -9,10 +9,11 @@
 //! Stacks of ours are our own mappings: the C library would give a stack that a thread of the program's had before, and that
 //! may be registered. One is used again when the kernel knows nothing of its thread any more.
 
+use crate::following;
 use crate::inside::{self, Inside};
 use crate::lock::Lock;
 use crate::system::PAGE;
-use crate::{own, system};
+use crate::{own, state, system};
 use libc::{c_int, c_void, pthread_attr_t, pthread_t};
 use std::mem::{MaybeUninit, transmute};
 use std::ops::Range;
@@ -60,6 +61,9 @@ const STARTING: i32 = -1;
 /// Have ends of threads be seen. Before [`create`] is called.
 pub(crate) fn prepare() {
     extern "C" fn ended(stack: *mut c_void) {
+        if !state::is_running() {
+            return; // in a child: see `fork`
+        }
         // SAFETY: it is the box that `trampoline` left.
         let stack = unsafe { Box::from_raw(stack.cast::<Range<usize>>()) };
         let _inside = Inside::enter();
@@ -228,6 +232,8 @@ extern "C" fn trampoline(task: *mut c_void) -> *mut c_void {
     if size > 0 {
         let stack = stack(size);
         own::begun(stack.clone());
+        // It was mapped a moment ago, and may have been registered since: it could go out under who holds a lock of ours.
+        following::never(stack.clone());
         let key = KEY.load(Acquire);
         if key != NO_KEY {
             let stack = Box::into_raw(Box::new(stack));

@@ -77,6 +77,7 @@ impl Region {
     fn finish(&mut self) {
         let Some(pages) = self.pages.take() else { return };
         registry::remove(&pages.addresses());
+        self.vm.running().keep_no_more(&pages);
         pages.shared().roster.remove(pages.id());
         let mut backoff = Backoff::new();
         while Arc::strong_count(&pages) > 1 {

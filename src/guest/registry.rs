@@ -76,6 +76,12 @@ pub(crate) fn find(address: usize) -> Found {
     REGISTRY.find(address)
 }
 
+/// Do something about an address of no region: nobody announces one there before it is done. `None`, and nothing is done, where there is one.
+pub(crate) fn while_nobodys<R>(address: usize, f: impl FnOnce() -> R) -> Option<R> {
+    let _reading = REGISTRY.read();
+    matches!(REGISTRY.find(address), Found::Gone | Found::Nothing).then(f)
+}
+
 /// The first region that ends behind `after` and has addresses below `end`. No lock, no allocation.
 pub(crate) fn next(after: usize, end: usize) -> Option<Arc<Pages>> {
     let reading = REGISTRY.read();

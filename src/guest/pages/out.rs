@@ -43,6 +43,11 @@ impl Busy {
         met > 0 && met >= self.patience.load(Ordering::Relaxed)
     }
 
+    /// The next look may help: a child has ended.
+    fn hope(&self) {
+        self.patience.store(0, Ordering::Relaxed);
+    }
+
     /// So many pages could be helped.
     fn looked(&self, helped: u32) {
         self.met.store(0, Ordering::Relaxed);
@@ -149,6 +154,11 @@ impl Pages {
         if self.busy.is_worth_a_look() && self.enter().is_some() {
             self.busy.looked(self.backing().unshare(0, self.count()));
         }
+    }
+
+    /// A child that shared pages has ended: those that are busy from here on are worth a look.
+    pub(crate) fn may_be_unshared(&self) {
+        self.busy.hope();
     }
 
     /// Have pages leave all the way, until so many bytes are won; those that are left alone for a while too.

@@ -67,7 +67,7 @@ pub(crate) struct Family {
     relics: Mutex<Option<Arc<Child>>>,
     /// How many: mostly none, and that is one load for each store.
     count: AtomicUsize,
-    /// Goes up before words come to be in another list: who went through the lists looks again.
+    /// Goes up when there is another list, before there are words in it, and when one is gone: who went through the lists looks again.
     lists: AtomicU64,
     stop: AtomicBool,
     /// Readable: a child was born, or the thread is to stop.
@@ -201,8 +201,8 @@ impl Family {
     /// A child, which is found by stores from here on, and not served before it is ready.
     fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
         let child = Arc::new(Child::new(Arc::new(descriptor), payer));
-        self.lists.fetch_add(1, Ordering::SeqCst);
         self.living.lock().push(Arc::clone(&child));
+        self.lists_changed();
         self.count.fetch_add(1, Ordering::Release);
         child
     }
@@ -229,8 +229,8 @@ impl Family {
         };
         let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
         let copy = Arc::new(Copy::empty(to..to + there.len() * PAGE_SIZE, origin));
-        self.lists.fetch_add(1, Ordering::SeqCst);
         relics.copies.lock().push(Arc::clone(&copy));
+        self.lists_changed();
         for (n, page) in there.enumerate() {
             let mut backoff = Backoff::new();
             while !pages.inherit(page, &mut |what| self.keep_relic(&relics, &copy, n, what)) {
@@ -296,6 +296,7 @@ impl Family {
         }
         relics.forget_range(range, &self.zswap);
         relics.copies.lock().retain(|copy| copy.addresses.start < range.start || copy.addresses.end > range.end);
+        self.lists_changed();
         true
     }
 
@@ -320,21 +321,40 @@ impl Family {
         }
         loop {
             let lists = self.lists.load(Ordering::SeqCst);
-            let mut living = self.living.lock().clone();
-            living.extend(self.relics());
-            for child in &living {
-                let copies = child.copies.lock().clone();
+            // By number, not from copies of the lists: who reads events comes here too, and must not allocate.
+            for child in (0..).map_while(|n| self.nth(n)) {
                 // In order: a word that is in another list by now is in a later one, and was Busy until it was there.
-                for copy in copies.iter().filter(|copy| copy.origin.contains(contested)) {
-                    let page = (contested.0 - copy.origin.base().0) as usize;
-                    self.move_one_apart(copy.words.get(page), contested)?;
+                for copy in (0..).map_while(|n| child.copies.lock().get(n).cloned()) {
+                    if copy.origin.contains(contested) {
+                        let page = (contested.0 - copy.origin.base().0) as usize;
+                        self.move_one_apart(copy.words.get(page), contested)?;
+                    }
                 }
             }
-            // One that was born, or moved, meanwhile may have taken a reference before its parent's word was moved apart.
+            // One that was born, or moved, meanwhile may have taken a reference before its parent's word was moved apart; and where one went,
+            // another may have been passed by.
             if !self.zswap.is_stored(contested) || self.lists.load(Ordering::SeqCst) == lists {
                 return Ok(());
             }
         }
+    }
+
+    /// The children by number, then what was moved.
+    fn nth(&self, n: usize) -> Option<Arc<Child>> {
+        let living = self.living.lock();
+        match living.get(n) {
+            Some(child) => Some(Arc::clone(child)),
+            None if n == living.len() => {
+                drop(living);
+                self.relics()
+            }
+            None => None,
+        }
+    }
+
+    /// A list has changed; before there are words in it, if it is longer.
+    fn lists_changed(&self) {
+        self.lists.fetch_add(1, Ordering::SeqCst);
     }
 
     fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot) -> Result<(), zswap::Error> {
@@ -415,12 +435,14 @@ impl Family {
         }
         // Only now: stores look for references to their slots among the living.
         self.living.lock().retain(|other| !Arc::ptr_eq(other, child));
+        self.lists_changed();
         self.count.fetch_sub(1, Ordering::Release);
         child.payer.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
-        // What the two shared is the parent's own again, and may leave: the kernel finds out with the next write.
+        // What the two shared is the parent's own again, and may leave: the kernel finds out with the next write. Not with one from here: it may
+        // fault, and that may wait for a change which this thread is to follow.
         for pages in registry::overlapping(&(0..usize::MAX)) {
             if Arc::ptr_eq(pages.shared(), &child.payer) {
-                pages.backing().unshare(0, pages.count());
+                pages.may_be_unshared();
             }
         }
         false
@@ -659,8 +681,8 @@ impl Child {
             let there = to + (start - from.start);
             let origin = SlotRange::new(copy.origin.base() + first as u64, pages as u64);
             let moved = Arc::new(Copy::empty(there..there + (end - start), origin));
-            family.lists.fetch_add(1, Ordering::SeqCst);
             self.copies.lock().push(Arc::clone(&moved));
+            family.lists_changed();
             for page in 0..pages {
                 move_word(copy.words.get(first + page), moved.words.get(page));
             }

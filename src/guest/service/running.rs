@@ -282,6 +282,11 @@ impl Running {
         self.desk.kept.lock().push(pages.id());
     }
 
+    /// The region is gone.
+    pub(crate) fn keep_no_more(&self, pages: &Pages) {
+        self.desk.kept.lock().retain(|kept| *kept != pages.id());
+    }
+
     /// What it has met with.
     pub(crate) fn stats(&self) -> ServiceStats {
         let counts = &self.desk.counts;
@@ -474,7 +479,12 @@ impl Desk for VmDesk {
         if !fault.protected {
             self.counts.strangers.fetch_add(1, Ordering::Relaxed);
         }
-        super::stranger(&self.descriptor, fault)
+        // Zeroes where nobody registers anything meanwhile: else a page might have been there, and be out by now.
+        registry::while_nobodys(fault.address, || super::stranger(&self.descriptor, fault)).unwrap_or_else(|| {
+            let page = fault.address & !(PAGE_SIZE - 1);
+            let _ = self.descriptor.wake(page..page + PAGE_SIZE); // refused only for what is not a page
+            true
+        })
     }
 
     fn parking(&self) -> &Parking {
