@@ -62,7 +62,7 @@ struct Held {
     range: Range<usize>,
     /// Borrows from `region`, which lives at the same place for as long; dropped before it.
     pin: ManuallyDrop<Pin<'static>>,
-    _region: Arc<Region>,
+    region: Arc<Region>,
 }
 
 // === impl Held ===
@@ -75,7 +75,7 @@ impl Held {
         let pin = region.pin(offsets).ok()?;
         // SAFETY: the region does not move out of its Arc, which is kept beside the pin and dropped after it.
         let pin = unsafe { std::mem::transmute::<Pin<'_>, Pin<'static>>(pin) };
-        Some(Held { range, pin: ManuallyDrop::new(pin), _region: region })
+        Some(Held { range, pin: ManuallyDrop::new(pin), region })
     }
 }
 
@@ -252,8 +252,14 @@ pub(crate) fn after_change_back(range: Range<usize>) {
     drop(take_held(&range));
 }
 
-/// What is held within a range.
+/// What is held within a range; what is held beside it stays.
 fn take_held(range: &Range<usize>) -> Vec<Held> {
-    let mut held = HELD.lock();
-    held.extract_if(.., |held| range.start <= held.range.start && held.range.end <= range.end).collect()
+    let taken: Vec<Held> = HELD.lock().extract_if(.., |held| overlap(&held.range, range)).collect();
+    for held in &taken {
+        let beside = [held.range.start..range.start.min(held.range.end), range.end.max(held.range.start)..held.range.end];
+        // Pinned once more, so that it stays when `held` goes.
+        let beside = beside.into_iter().filter(|part| !part.is_empty());
+        beside.filter_map(|part| Held::new(Arc::clone(&held.region), part)).for_each(|held| HELD.lock().push(held));
+    }
+    taken
 }

@@ -3,9 +3,9 @@
 //! | function | what we do besides what it does |
 //! |---|---|
 //! | `mmap` | ours: noted; the program's: looked for soon, if it is large |
-//! | `munmap`, `mremap` | ours: noted |
+//! | `munmap`, `mremap` | ours: noted; the program's: what [`following`] held there goes |
 //! | `mremap`, `realloc` of a large piece | [`following`] gives it up until it has moved |
-//! | `madvise` | huge pages are not asked for in memory that is registered |
+//! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay |
 //! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
 //! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
 //! | `pthread_create` | see [`threads`] |
@@ -94,7 +94,9 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
             result
         });
     }
-    call()
+    let result = call();
+    after_change(at, len, result == 0);
+    result
 }
 
 /// # Safety
@@ -175,7 +177,10 @@ pub unsafe extern "C" fn madvise(at: *mut c_void, len: size_t, advice: c_int) ->
         return 0;
     }
     // SAFETY: the caller's, as it is.
-    unsafe { libc::syscall(libc::SYS_madvise, at, len, advice) as c_int }
+    let result = unsafe { libc::syscall(libc::SYS_madvise, at, len, advice) as c_int };
+    // What is thrown away need not stay, whatever its protection is: nothing can be out of it.
+    after_change(at, len, result == 0 && advice == libc::MADV_DONTNEED);
+    result
 }
 
 /// # Safety
@@ -239,8 +244,8 @@ fn before_change(at: *mut c_void, len: size_t) {
     }
 }
 
-fn after_change(at: *mut c_void, len: size_t, is_usual: bool) {
-    if is_usual && follows() {
+fn after_change(at: *mut c_void, len: size_t, may_leave: bool) {
+    if may_leave && follows() {
         let _inside = Inside::enter();
         following::after_change_back(pages(at, len));
     }
