@@ -256,7 +256,8 @@ pub(crate) fn after_change_back(range: Range<usize>) {
 fn take_held(range: &Range<usize>) -> Vec<Held> {
     let taken: Vec<Held> = HELD.lock().extract_if(.., |held| overlap(&held.range, range)).collect();
     for held in &taken {
-        let beside = [held.range.start..range.start.min(held.range.end), range.end.max(held.range.start)..held.range.end];
+        let beside =
+            [held.range.start..range.start.min(held.range.end), range.end.max(held.range.start)..held.range.end];
         // Pinned once more, so that it stays when `held` goes.
         let beside = beside.into_iter().filter(|part| !part.is_empty());
         beside.filter_map(|part| Held::new(Arc::clone(&held.region), part)).for_each(|held| HELD.lock().push(held));
