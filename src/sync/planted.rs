@@ -152,6 +152,8 @@ pub enum Bug {
     EndForgetsLeft,
     /// A page that had vanished stays charged.
     VanishedStaysCharged,
+    /// Who hands a staged page to an heir owns it as one who throws it away, whose compressor gives the frame back at once.
+    HeirOwnsAsDropping,
 }
 
 /// Which bug, if any, is planted.
