@@ -106,6 +106,30 @@ fn a_changing_address_space_is_tried_again_and_loses_nothing() {
 }
 
 #[test]
+fn a_page_that_stays_staged_while_its_turn_comes_gets_another_turn() {
+    let model = model(false, 0, 0);
+    model.write(0, 7).unwrap();
+    model.stage(0, 1);
+    // The compressor meets the page while an heir looks at it.
+    let told = model.pages.inherit(0, &mut |_| {
+        assert_eq!(model.compress(1), 0);
+        true
+    });
+    assert!(told);
+    assert_eq!((model.compress(1), model.check()), (1, (0, 0, 1)), "nobody would ever compress it");
+}
+
+#[test]
+fn a_page_that_is_protected_and_not_said_to_be_can_be_written() {
+    let model = model(true, 0, 0);
+    model.write(0, 7).unwrap();
+    // As one is whose frame could not be dropped when it was compressed.
+    model.backing.protect(0, 1).unwrap();
+    assert!(matches!(model.pages.fault(0, Access::Unknown, Waiting::Wait), Served::Installed(_)));
+    assert_eq!(model.backing.write(0, 8), Ok(()), "its thread would fault for ever");
+}
+
+#[test]
 fn pins_hold_and_end() {
     let model = model(false, 0, 0);
     (0..10).for_each(|page| model.write(page, 7).unwrap());

@@ -207,8 +207,12 @@ impl Pages {
                 Served::Installed(kind)
             }
             Some(Obstacle::There) => {
-                // Somebody was faster.
-                self.backing().wake(page, 1);
+                // Somebody was faster. Or it is protected though its word does not say so, since it could not be dropped when it was
+                // compressed: a thread that cannot tell why it faulted would fault for ever.
+                let may_be_protected = access == Access::Unknown && self.backing().staging() == Staging::InPlace;
+                if !may_be_protected || self.backing().unprotect(page, 1).is_err() {
+                    self.backing().wake(page, 1);
+                }
                 owned.end_front(1, End { moved: false, kept: was.kept(), ..End::at(State::Resident) });
                 Served::Installed(Kind::Stale)
             }
