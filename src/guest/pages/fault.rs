@@ -63,7 +63,8 @@ impl Pages {
         };
         match served {
             // Between its release and the end of the region: the kernel has what the page needs.
-            Served::Gone if self.enter().is_none() => return Served::Again,
+            // A call is told: it would try for ever, if the memory itself is gone.
+            Served::Gone if why == Why::Fault && self.enter().is_none() => return Served::Again,
             Served::Installed(kind) => self.shared().served(kind, started),
             Served::Again => self.shared().observer.count(Count::Again, 1),
             _ => {}
