@@ -14,6 +14,7 @@
 //! | `discard_vs_access` | DiscardOwnsLate |
 //! | `discard_vs_compress` | DiscardEndsShadow |
 //! | `inherit_vs_compress` | HeirOwnsAsDropping |
+//! | `removed_vs_compress` | RemovalPassesOver |
 //! | `unregister_vs_take_out` | UnregisterLeavesGateOpen |
 //! | `pin_vs_take_out` | PinCountsLate |
 //! | `write_vs_clean_page` | WriteKeepsCopy |
@@ -294,6 +295,25 @@ fn a_page_inherited_while_it_is_compressed_is_the_childs_and_the_parents() {
 fn a_frame_given_back_while_an_heir_reads_it_is_seen() {
     let message = catches(|| outcomes(|| inherit_vs_compress(Planted::bug(Bug::HeirOwnsAsDropping))));
     assert!(message.contains("heir") || message.contains("staging place"), "{message}");
+}
+
+fn removed_vs_compress(planted: Planted) -> u32 {
+    let model = staged(planted, false);
+    let (compressed, ()) = race(&model, |model| model.compress(1), |model| model.removed(0));
+    assert_eq!(place(&model), "absent", "what was thrown away came back");
+    assert_eq!(model.read(0), Some(0));
+    compressed
+}
+
+#[test]
+fn a_page_thrown_away_behind_our_back_while_it_is_compressed_is_gone() {
+    assert_eq!(outcomes(|| removed_vs_compress(Planted::NONE)), [0, 1].into());
+}
+
+#[test]
+fn a_removal_that_is_passed_over_is_seen() {
+    let message = catches(|| outcomes(|| removed_vs_compress(Planted::bug(Bug::RemovalPassesOver))));
+    assert!(message.contains("came back"), "{message}");
 }
 
 // === unregistering, pins, kept copies, pages that vanish ===

@@ -248,6 +248,14 @@ impl Model {
         self.pages.discard(first..first + pages)
     }
 
+    /// The program has emptied a page of the guest range, and we are told.
+    pub fn removed(&self, page: u32) {
+        self.backing.vanish(page);
+        while self.pages.removed(page..page + 1).is_some() {
+            crate::sync::thread::yield_now();
+        }
+    }
+
     /// A child of fork takes what it has of a page: a copy, or what is in its slot.
     pub fn inherit(&self, page: u32) -> Option<u64> {
         let mut token = None;
