@@ -135,8 +135,14 @@ impl Pages {
             }
             State::Stored => self.load_in(owned, access, why, error),
             State::Poisoned if why == Why::Fault => {
-                let _ = self.backing().poison(page, 1);
-                owned.end_front(1, End::at(State::Poisoned));
+                let done = self.backing().poison(page, 1);
+                if let Err(Obstacle::Again) = done {
+                    return Served::Again; // nobody was woken
+                }
+                owned.end_front(1, End { moved: false, ..End::at(State::Poisoned) });
+                if let Err(Obstacle::There) = done {
+                    self.backing().wake(page, 1);
+                }
                 Served::Poisoned
             }
             State::Poisoned => self.cure(owned, why, error),
