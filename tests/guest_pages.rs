@@ -197,11 +197,8 @@ fn discarded_pages_are_zeroes_and_cost_nothing() {
         mapping.check(0..100, 1);
         mapping.check(200..300, 1);
         // SAFETY: inside the mapping.
-        assert!(
-            (100 * PAGE..200 * PAGE)
-                .step_by(PAGE)
-                .all(|at| unsafe { mapping.start.wrapping_add(at).read_volatile() } == 0)
-        );
+        let byte = |at| unsafe { mapping.start.wrapping_add(at).read_volatile() };
+        assert!((100 * PAGE..200 * PAGE).step_by(PAGE).all(|at| byte(at) == 0));
         assert_eq!(vm.evict_all().pages, 0, "all are pinned");
         assert!(matches!(region.discard(0..PAGE), Err(Error::Pinned { page: 0 })));
         drop(pin);
