@@ -37,16 +37,4 @@ macro_rules! unmodelled {
     )*};
 }
 
-/// A constructor that statics use: `const`, but under loom, which makes its atomics inside models.
-macro_rules! early_new {
-    ($(#[$doc:meta])* $vis:vis fn new() -> Self $body:block) => {
-        #[cfg(not(loom))]
-        $(#[$doc])*
-        $vis const fn new() -> Self $body
-        #[cfg(loom)]
-        $(#[$doc])*
-        $vis fn new() -> Self $body
-    };
-}
-
-pub(crate) use {early_new, process_mutex, process_static, unmodelled};
+pub(crate) use {process_mutex, process_static, unmodelled};

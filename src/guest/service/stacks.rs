@@ -13,7 +13,6 @@
 //! 2. A stack has an inaccessible page below it: what overflows it ends the process, and nothing else is overwritten.
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::early_new;
 use crate::sync::thread::yield_now;
 use std::io;
 use std::mem;
@@ -119,11 +118,9 @@ struct Borrowed<'a> {
 // === impl Reserve ===
 
 impl Reserve {
-    early_new! {
-        /// Without any.
-        pub(super) fn new() -> Self {
-            Reserve { base: AtomicUsize::new(0), taken: AtomicU64::new(0) }
-        }
+    /// Without any.
+    pub(super) const fn new() -> Self {
+        Reserve { base: AtomicUsize::new(0), taken: AtomicU64::new(0) }
     }
 
     /// Have some. They stay for as long as the process lives.
