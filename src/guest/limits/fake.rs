@@ -137,7 +137,7 @@ impl Evictable for FakeVm {
         }
     }
 
-    fn compress_staged(&self, pages: u32) -> Compressed {
+    fn compress_staged(&self, pages: u32, _ahead: bool) -> Compressed {
         let mut state = self.state.lock().unwrap();
         let mut compressed = Compressed::default();
         for _ in 0..pages {

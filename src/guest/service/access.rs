@@ -57,11 +57,11 @@ unsafe fn esr(records: *const u8) -> Option<u64> {
         // SAFETY: as above; a record begins with its magic.
         let magic = unsafe { here.cast::<u32>().read_unaligned() };
         // SAFETY: as above; its size follows.
-        let bytes = unsafe { here.add(4).cast::<u32>().read_unaligned() };
+        let bytes = unsafe { here.cast::<[u32; 2]>().read_unaligned() }[1];
         match magic {
             0 => return None,
             // SAFETY: as above; the register follows magic and size.
-            ESR_MAGIC => return Some(unsafe { here.add(8).cast::<u64>().read_unaligned() }),
+            ESR_MAGIC => return Some(unsafe { here.cast::<[u64; 2]>().read_unaligned() }[1]),
             _ if bytes < 8 => return None,
             _ => at += bytes as usize,
         }
