@@ -48,13 +48,16 @@ extern "C" fn prepare() {
     own::before_fork();
     allocator::before_fork();
     // SAFETY: we hold both locks until `go_on` has read it: another thread that forks, which the C library lets go ahead, waits for them.
-    unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
+    unsafe { BETWEEN = MaybeUninit::new(inside) };
 }
 
 /// The signals of before, when it is dropped.
 fn go_on() -> Inside {
-    // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of, and the locks are held still.
-    let inside = unsafe { (&raw const BETWEEN).read().assume_init() };
+    let between = &raw const BETWEEN;
+    // SAFETY: as in `prepare`: the locks are held still.
+    let inside = unsafe { between.read() };
+    // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
+    let inside = unsafe { inside.assume_init() };
     allocator::after_fork();
     own::after_fork();
     inside

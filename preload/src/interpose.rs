@@ -150,11 +150,13 @@ pub unsafe extern "C" fn realloc(piece: *mut c_void, len: size_t) -> *mut c_void
 fn after_move(from: Range<usize>) {
     if follows() {
         let _inside = Inside::enter();
-        // SAFETY: takes nothing; the place is this thread's.
-        let errno = unsafe { &mut *libc::__errno_location() };
-        let before = *errno;
+        // SAFETY: takes nothing.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the place is this thread's.
+        let before = unsafe { errno.read() };
         following::let_go(&from);
-        *errno = before;
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
     }
 }
 
