@@ -1,14 +1,16 @@
 //! Limits over VMs in small (`fake`): what holds at each moment, who gives, and what happens when nobody can.
 
+mod fake;
+
 use super::account::{Charged, Why};
 use super::evict::Anon;
 use super::evictable::Evictable;
 use super::evictor::Evictor;
-use super::fake::{At, FakeVm, SLOT, limits};
 use super::policy::{PlainFifo, StagedFifo};
 use super::*;
 use crate::memcg::{Cancel, Counter, Memcg, MemcgEvent, ReclaimRequest, Source, Tree, TreeConfig};
 use crate::sync::{Arc, Clock};
+use fake::{At, FakeVm, SLOT, limits};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 

@@ -1,9 +1,9 @@
 //! VMs in small for unit tests: regions of words that move without a kernel, charged through real accounts.
 
-use super::account::{Account, CameFrom, Charged, Why};
-use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
-use super::limits::{Limits, LimitsConfig, Membership};
-use super::policy::{Look, Policy};
+use crate::guest::limits::account::{Account, CameFrom, Charged, Why};
+use crate::guest::limits::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
+use crate::guest::limits::limits::{Limits, LimitsConfig, Membership};
+use crate::guest::limits::policy::{Look, Policy};
 use crate::memcg::{Bytes4, Memcg, ObjcgId, Tree};
 use crate::sync::{Arc, Clock};
 use crate::units::NodeId;
