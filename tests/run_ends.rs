@@ -209,7 +209,12 @@ fn it_can_be_asked_and_told() {
     ctl(&["trim"]).unwrap();
     let top = finish(zspool(place.path()).args(["top", "--once", "--json", "--interval", "0.1"]), 30);
     let rows: serde_json::Value = serde_json::from_str(&good(&top)).unwrap();
-    let ours = rows.as_array().unwrap().iter().find(|row| row["pid"].to_string() == pid).expect("it is in the table");
+    let ours = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["pid"].as_u64() == pid.parse().ok())
+        .expect("it is in the table");
     assert_eq!(ours["memory_max"].as_u64(), Some(100 << 20));
     let table = good(&finish(zspool(place.path()).args(["top", "--once", "--interval", "0.1"]), 30));
     assert!(table.contains("PROGRAM") && table.contains("python3") && table.contains("100M"), "{table}");

@@ -48,15 +48,18 @@ extern "C" fn prepare() {
     own::before_fork();
     allocator::before_fork();
     // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
-    unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
+    unsafe { BETWEEN = MaybeUninit::new(inside) };
 }
 
 /// The signals of before, when it is dropped.
 fn go_on() -> Inside {
     allocator::after_fork();
     own::after_fork();
+    let between = &raw const BETWEEN;
+    // SAFETY: as in `prepare`.
+    let inside = unsafe { between.read() };
     // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
-    unsafe { (&raw const BETWEEN).read().assume_init() }
+    unsafe { inside.assume_init() }
 }
 
 extern "C" fn parent() {

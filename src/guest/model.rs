@@ -102,7 +102,9 @@ impl Store for Tokens {
         _effort: Effort,
     ) -> Result<Stored, zswap::Error> {
         let token = u64::from_ne_bytes(*page.first_chunk().expect("a page has eight bytes"));
-        if self.panics_after.load(Ordering::Relaxed) != u32::MAX && self.panics_after.fetch_sub(1, Ordering::Relaxed) == 0 {
+        if self.panics_after.load(Ordering::Relaxed) != u32::MAX
+            && self.panics_after.fetch_sub(1, Ordering::Relaxed) == 0
+        {
             self.panics_after.store(u32::MAX, Ordering::Relaxed);
             purse.uncharge(1); // as a charge that is dropped
             panic!("a test has the codec panic");

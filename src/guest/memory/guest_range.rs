@@ -228,7 +228,12 @@ impl GuestRange {
     }
 
     /// The same of a span of ours, whose first page has this number.
-    pub(super) fn present_at(&self, span: Range<usize>, first: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+    pub(super) fn present_at(
+        &self,
+        span: Range<usize>,
+        first: u32,
+        each: &mut dyn FnMut(Range<u32>),
+    ) -> io::Result<()> {
         let number = |address: usize| first + ((address - span.start) / PAGE_SIZE) as u32;
         self.page_map.present(span.clone(), &mut |run| each(number(run.start)..number(run.end)))
     }
