@@ -101,6 +101,57 @@ fn a_full_store_is_overshoot_and_not_an_endless_search() {
     assert!(current(&memcg) <= 110 * 4096);
 }
 
+/// A VM at its limit whose pages the store refuses, in an engine whose evictor takes its time; and how long so many faults of it take.
+fn faults_where_nothing_helps(faults: usize, others: impl Fn(&Limits) + Sync) -> (std::time::Duration, u64) {
+    let tree = tree();
+    let config = LimitsConfig {
+        policy: Box::new(StagedFifo),
+        on_overshoot: None,
+        staged_ahead: 64,
+        clock: Clock::coarse(),
+        prepare: Box::new(|_| ()),
+    };
+    let limits = Arc::new(Limits::new(tree.clone(), config));
+    let memcg = tree.root().mkdir("vm").unwrap();
+    memcg.set_max(Counter::Memory, 10 * 4096).unwrap();
+    let (vm, _here) = FakeVm::join(&limits, &memcg, &[10 + faults as u32]);
+    vm.full.store(true, Ordering::Relaxed);
+    (0..10).for_each(|page| _ = vm.touch(page));
+    limits.room().open(); // somebody may come
+    let (began, done) = (std::time::Instant::now(), std::sync::atomic::AtomicBool::new(false));
+    let took = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                others(&limits);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        });
+        (10..10 + faults).for_each(|page| assert_eq!(vm.touch(page), Some(true)));
+        let took = began.elapsed();
+        done.store(true, Ordering::Relaxed);
+        took
+    });
+    limits.room().close();
+    (took, memcg.overshoot())
+}
+
+#[test]
+fn where_waiting_is_in_vain_one_fault_waits_and_not_each() {
+    let (took, overshoot) = faults_where_nothing_helps(20, |_| ());
+    assert_eq!(overshoot, 20 * 4096);
+    assert!(took < std::time::Duration::from_millis(2000), "20 faults took {took:?}");
+}
+
+#[test]
+fn what_others_win_keeps_a_fault_waiting_for_a_second_at_most() {
+    let (took, overshoot) = faults_where_nothing_helps(2, |limits| {
+        limits.note_won(1);
+        limits.room().turn();
+    });
+    assert_eq!(overshoot, 2 * 4096);
+    assert!(took < std::time::Duration::from_millis(2200), "2 faults took {took:?}");
+}
+
 #[test]
 fn the_callback_raises_pauses_or_poisons() {
     let tree = tree();
