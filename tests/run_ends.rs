@@ -65,6 +65,15 @@ fn what_cannot_be_limited_is_refused_with_a_sentence() {
     assert_refused(&refused(&LIMIT, &[&file("static", &fixed, 0o755)]), 125, &["statically", "embed"]);
     assert_refused(&refused(&[], &["true"]), 125, &["--memory-max"]);
     assert_refused(&refused(&["--memory-max", "1M", "--memory-high", "2M"], &["true"]), 125, &["--memory-high"]);
+    for bytes in ["0", "1", "64"] {
+        assert_refused(&refused(&["--memory-max", bytes], &["true"]), 125, &["--memory-max", "1048576", "64M"]);
+    }
+    assert_refused(&refused(&["--memory-high", "0"], &["true"]), 125, &["--memory-high"]);
+    assert_eq!(
+        refused(&["--memory-max", "1024T"], &["true"]).status.code(),
+        Some(0),
+        "more than there is, is no limit"
+    );
     assert_refused(&refused(&["--memory-max", "1M", "--preload", "/no/such"], &["true"]), 125, &["cargo build"]);
     assert_refused(&refused(&["--memory-max", "1M", "--swapfile", "/x"], &["true"]), 125, &["--swap-size"]);
     let shared = ["--memory-max", "1M", "--children", "--swapfile", "/tmp/x,size=1M"];

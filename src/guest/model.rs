@@ -1,6 +1,6 @@
 //! A region without a kernel, for the crate's own models and unit tests; of no use to embedders.
 //!
-//! The real `Pages` over a [`Simulated`] backing and a store of tokens, or the real `Zswap`. A guest access that faults is served as
+//! The real `Pages` over a `Simulated` backing and a store of tokens, or the real `Zswap`. A guest access that faults is served as
 //! the SIGBUS service would: in the thread, waiting for owners.
 
 use super::memory::backing::{Backing, Staging};
