@@ -8,7 +8,7 @@
 //!          +----- from anywhere      |   |                                                | compress.rs: one after the other,
 //!                                    |   +------- copied, if touched meanwhile -----------+ the frames given back together
 //!                                    |                                                    v
-//!                                    +----- fill.rs: load, install ------------------- Stored
+//!                                    +----- fault.rs: load, install ------------------ Stored
 //! ```
 //!
 //! `word.rs` has the states and their invariants; `owned.rs` who owns them; `pages.rs` what a region has; `queue.rs` the order in
