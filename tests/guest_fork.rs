@@ -368,6 +368,9 @@ fn where_the_kernel_does_not_tell_everything_is_brought_in_before_a_fork() {
         assert!(family.mapping.present() < 100);
         let brought = family.engine.fork_prepare().unwrap();
         assert!(brought >= 400 * PAGE as u64, "{brought}");
+        // Another thread forks as well, and is through first.
+        assert_eq!(family.engine.fork_prepare().unwrap(), 0);
+        family.engine.fork_parent();
         let out = family.vm.evict_all().pages;
         assert_eq!(out, 0, "until the fork is over");
         let child = fork(|| {

@@ -481,3 +481,23 @@ fn a_dropped_region_poisons_what_cannot_be_read_and_keeps_the_rest() {
         assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
     });
 }
+
+#[test]
+fn a_region_whose_memory_is_gone_ends_all_the_same() {
+    within_a_minute(|| {
+        let (_engine, vm) = vm(VmOptions::new());
+        let mapping = Mapping::new(300);
+        mapping.write(0..300, 3);
+        let region = register(&vm, &mapping);
+        assert_eq!(region.evict(0..300 * PAGE).pages, 300);
+        // Something else is in its place, that no other test is given: the kernel would install pages there as well.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: ours, and not used any more.
+        let other = unsafe { libc::mmap(mapping.start.cast(), mapping.bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_eq!(other, mapping.start.cast());
+        let (region, error) = region.unregister().unwrap_err();
+        assert!(matches!(error, Error::Gone { .. }), "{error}");
+        drop(region);
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+    });
+}

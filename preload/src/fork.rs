@@ -19,7 +19,7 @@ use zspool::guest::Engine;
 /// The engine, never freed.
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Signals that the forking thread had blocked; it is in between [`prepare`] and the other two, and no other thread is.
+/// Signals that the forking thread had blocked; it is in between [`prepare`] and the other two, and has our locks.
 static mut BETWEEN: MaybeUninit<Inside> = MaybeUninit::uninit();
 
 /// Have forks be seen.
@@ -47,19 +47,20 @@ extern "C" fn prepare() {
     }
     own::before_fork();
     allocator::before_fork();
-    // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
+    // SAFETY: we hold both locks until `go_on` has read it: another thread that forks, which the C library lets go ahead, waits for them.
     unsafe { BETWEEN = MaybeUninit::new(inside) };
 }
 
 /// The signals of before, when it is dropped.
 fn go_on() -> Inside {
-    allocator::after_fork();
-    own::after_fork();
     let between = &raw const BETWEEN;
-    // SAFETY: as in `prepare`.
+    // SAFETY: as in `prepare`: the locks are held still.
     let inside = unsafe { between.read() };
     // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
-    unsafe { inside.assume_init() }
+    let inside = unsafe { inside.assume_init() };
+    allocator::after_fork();
+    own::after_fork();
+    inside
 }
 
 extern "C" fn parent() {

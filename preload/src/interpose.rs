@@ -146,11 +146,17 @@ pub unsafe extern "C" fn realloc(piece: *mut c_void, len: size_t) -> *mut c_void
     moved
 }
 
-/// What was held there, wherever it is now, may leave.
+/// What was held there, wherever it is now, may leave. `errno` stays the call's.
 fn after_move(from: Range<usize>) {
     if follows() {
         let _inside = Inside::enter();
+        // SAFETY: takes nothing.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the place is this thread's.
+        let before = unsafe { errno.read() };
         following::let_go(&from);
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
     }
 }
 

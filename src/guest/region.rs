@@ -75,11 +75,12 @@ impl Region {
 
     /// The kernel sends no more faults: wait for those that are being served, and settle up.
     fn finish(&mut self) {
-        let Some(pages) = self.pages.take() else { return };
+        let Some(mut pages) = self.pages.take() else { return };
         registry::remove(&pages.addresses());
         pages.shared().roster.remove(pages.id());
         let mut backoff = Backoff::new();
-        while Arc::strong_count(&pages) > 1 {
+        // Not by the count alone: what the last of them did to the words is to be seen.
+        while Arc::get_mut(&mut pages).is_none() {
             backoff.wait_for_io();
         }
         pages.settle();

@@ -47,8 +47,6 @@ mod roster;
 mod tenant;
 
 #[cfg(all(test, not(loom)))]
-mod fake;
-#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub(crate) use account::Account;

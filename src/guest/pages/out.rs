@@ -43,6 +43,11 @@ impl Busy {
         met > 0 && met >= self.patience.load(Ordering::Relaxed)
     }
 
+    /// There is something new to hope for.
+    fn hope(&self) {
+        self.patience.store(0, Ordering::Relaxed);
+    }
+
     /// So many pages could be helped.
     fn looked(&self, helped: u32) {
         self.met.store(0, Ordering::Relaxed);
@@ -151,11 +156,20 @@ impl Pages {
         }
     }
 
+    /// A child has ended that shared pages: the next one that is busy is worth a look.
+    pub(crate) fn may_be_unshared(&self) {
+        self.busy.hope();
+    }
+
     /// Have pages leave all the way, until so many bytes are won; those that are left alone for a while too.
     pub(crate) fn evict(&self, range: Range<u32>, most: Option<u64>) -> Evicted {
         let mut evicted = Evicted::default();
         let (mut at, mut tries, mut backoff) = (range.start, 0, Backoff::new());
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
+            at = self.next_used(at);
+            if at >= range.end {
+                break;
+            }
             let len = TOGETHER.min(range.end - at);
             let mut staging = self.stage_with(at, len, true, None);
             // Pages that a child shared, which has ended: nothing is owned here, so that they may be written to.

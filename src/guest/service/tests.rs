@@ -254,11 +254,14 @@ fn changes_are_followed_before_faults_and_their_threads_wait_until_then() {
             assert_eq!(desk.told.lock().unwrap().iter().filter(|told| told.starts_with("Removed(")).count(), 200);
             let (start, half) = (memory.start, memory.len() / 2);
             let at = ptr::with_exposed_provenance_mut(start);
-            // SAFETY: the memory is this test's.
-            let moved = unsafe {
-                libc::mremap(at, half, half, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, start + 4 * memory.len())
-            };
-            assert_ne!(moved, libc::MAP_FAILED);
+            // A place of its own: what is mapped in the way of a fixed address goes, and may be another test's, whose readers are told then.
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            // SAFETY: a new mapping.
+            let place = unsafe { libc::mmap(ptr::null_mut(), half, libc::PROT_NONE, flags, -1, 0) };
+            assert_ne!(place, libc::MAP_FAILED);
+            // SAFETY: the memory is this test's, and so is the place.
+            let moved = unsafe { libc::mremap(at, half, half, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, place) };
+            assert_eq!(moved, place);
             // SAFETY: as above.
             assert_eq!(unsafe { libc::munmap(ptr::with_exposed_provenance_mut(start + half), half) }, 0);
             let wait = Instant::now();
