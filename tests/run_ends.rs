@@ -252,3 +252,15 @@ fn children_take_part_if_they_are_to() {
     // And the shell's, and those of the two that it starts as far as they have begun.
     assert!(sockets(&["--children"]).parse::<u32>().unwrap() >= 2);
 }
+
+#[test]
+fn a_fork_at_the_limit_ends_in_bounded_time() {
+    if !can("a_fork_at_the_limit_ends_in_bounded_time") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    // Pages that are shared with the child cannot leave, and both go over all of them.
+    let script = "import os\nx = [str(i) * 5 for i in range(300000)]\ns = sum(map(hash, x))\npid = os.fork()\nif pid == 0: os._exit(0 if sum(map(hash, x)) == s else 1)\nprint(os.waitpid(pid, 0)[1] == 0 and sum(map(hash, x)) == s)";
+    let output = finish(&mut run(place.path(), &["--memory-max", "16M"], &["python3", "-c", script]), 60);
+    assert_eq!(good(&output), "True\n");
+}
