@@ -13,6 +13,8 @@ use std::path::Path;
 use zspool_fuzz::list::List;
 use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
+#[cfg(all(feature = "guest", target_os = "linux"))]
+use zspool_fuzz::guest_ops;
 use zspool_fuzz::{Reached, pool_ops, reclaim_ops, swap_table_ops, swapfile_bytes, zswap_ops};
 
 /// Run every seed of a target, as libFuzzer would.
