@@ -95,7 +95,7 @@ impl Model {
             _ => FaultAround::Adaptive,
         };
         let (served, dirty) = (!service.is_multiple_of(4), dirty % 4 == 3);
-        let kept = if dirty || kept.is_multiple_of(4) { 0 } else { u64::from(kept) * 512 };
+        let kept = if dirty || !served || kept.is_multiple_of(4) { 0 } else { u64::from(kept) * 512 };
         let service = if served { Service::InThread } else { Service::None };
         let options = VmOptions::new().service(service).fault_around(around).kept_bytes(kept).dirty_tracking(dirty);
         Ok(OneVm { vm: self.engine.vm(&self.memcgs[1 + k], options)?, served, dirty, recorded: None })
@@ -375,22 +375,24 @@ impl Model {
                 let vm = &self.vms[usize::from(vm) % 2].vm;
                 let before = vm.memcg().current(Counter::Memory);
                 let evicted = vm.evict_all();
-                let won = before.wrapping_sub(vm.memcg().current(Counter::Memory));
-                assert_eq!(won, evicted.won_bytes, "5: {evicted:?}");
+                let won = before.saturating_sub(vm.memcg().current(Counter::Memory));
+                assert!(won >= evicted.won_bytes, "5: {won} were won, said were {evicted:?}");
                 self.reached.add("pages evicted by calls", evicted.pages);
             }
             Op::EvictBytes { vm, pages } => {
                 let vm = &self.vms[usize::from(vm) % 2].vm;
                 let before = vm.memcg().current(Counter::Memory);
                 let won = vm.evict(u64::from(pages) * PAGE_SIZE as u64);
-                assert_eq!(before.wrapping_sub(vm.memcg().current(Counter::Memory)), won, "5: Vm::evict");
+                let left = before.saturating_sub(vm.memcg().current(Counter::Memory));
+                assert!(left >= won, "5: Vm::evict says {won}, and {left} were won");
                 self.reached.add("bytes won by a VM's eviction", won);
             }
             Op::EvictMemcg { memcg, pages } => {
                 let memcg = self.memcg(memcg);
                 let before = memcg.current(Counter::Memory);
                 let won = self.engine.evict(&memcg, u64::from(pages) * PAGE_SIZE as u64);
-                assert_eq!(before.wrapping_sub(memcg.current(Counter::Memory)), won, "5: Engine::evict");
+                let left = before.saturating_sub(memcg.current(Counter::Memory));
+                assert!(left >= won, "5: Engine::evict says {won}, and {left} were won");
                 self.reached.add("bytes won by a memcg's eviction", won);
             }
             Op::Prefetch { place, first, n } => {
@@ -523,8 +525,9 @@ impl Model {
         let memcg = region.vm().memcg().clone();
         let before = memcg.current(Counter::Memory);
         let evicted = region.evict(Place::span(pages.clone()));
-        let won = before.wrapping_sub(memcg.current(Counter::Memory));
-        assert_eq!(won, evicted.won_bytes, "5: {evicted:?}");
+        let won = before.saturating_sub(memcg.current(Counter::Memory));
+        // More than that: what had vanished, and older pages that went to a device to make room.
+        assert!(won >= evicted.won_bytes, "5: {won} were won, said were {evicted:?}");
         if evicted.refused == 0 {
             let stayed = pages.filter(|&page| place.map.is_mapped(page) && !place.is_pinned(page)).count();
             assert_eq!(stayed, 0, "3: pages that nobody holds stayed: {evicted:?} ({:?})", place.method);
