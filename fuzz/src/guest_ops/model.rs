@@ -1,5 +1,7 @@
 //! [`Model`]: what every place must read as, who has it, and whether a device was ever told to fail.
 
+mod calls;
+
 use super::super::instance;
 use super::super::meddler::SEGMENT_BYTES;
 use super::super::page::PageOf;
@@ -452,10 +454,15 @@ impl Model {
                 let name = ["memory.max", "memory.high", "memory.low", "memory.zswap.max", "memory.swap.max"]
                     [usize::from(file % 5)];
                 let text = pages.map_or("max".to_owned(), |pages| (u64::from(pages) * PAGE_SIZE as u64).to_string());
-                match self.memcg(memcg).write_file(name, &text) {
-                    Ok(()) => self.reached.add("limits set", 1),
-                    Err(error) => panic!("{name} = {text}: {error}"),
-                }
+                // What is pinned cannot leave for a limit.
+                let k = usize::from(memcg) % self.memcgs.len();
+                let below = self.vms.iter().enumerate().filter(|(vm, _)| k == 0 || k == vm + 1);
+                let pinned: u64 = below.map(|(_, one)| one.vm.stats().pinned).sum();
+                let fits =
+                    name != "memory.max" || pages.is_none_or(|pages| pinned <= u64::from(pages) * PAGE_SIZE as u64);
+                let result = self.memcg(memcg).write_file(name, &text);
+                assert_eq!(result.is_ok(), fits, "3: {name} = {text}, and {pinned} bytes are pinned: {result:?}");
+                self.reached.add(if fits { "limits set" } else { "limits below pins refused" }, 1);
             }
             Op::Writeback { memcg, on } => self.memcg(memcg).set_writeback(on).expect("it is online"),
             Op::Reclaim { memcg, pages, source } => {
@@ -513,93 +520,6 @@ impl Model {
             Op::Check => {
                 self.read_all(false);
                 self.look();
-            }
-        }
-    }
-
-    fn evict(&mut self, place: u8, first: u8, n: u8) {
-        let Some(k) = self.at(place) else { return };
-        let pages = self.pages(k, first, n);
-        let place = self.places[k].as_ref().expect("it was looked at");
-        let Some(region) = place.region() else { return };
-        let memcg = region.vm().memcg().clone();
-        let before = memcg.current(Counter::Memory);
-        let evicted = region.evict(Place::span(pages.clone()));
-        let won = before.saturating_sub(memcg.current(Counter::Memory));
-        // More than that: what had vanished, and older pages that went to a device to make room.
-        assert!(won >= evicted.won_bytes, "5: {won} were won, said were {evicted:?}");
-        if evicted.refused == 0 {
-            let stayed = pages.filter(|&page| place.map.is_mapped(page) && !place.is_pinned(page)).count();
-            assert_eq!(stayed, 0, "3: pages that nobody holds stayed: {evicted:?} ({:?})", place.method);
-        }
-        self.reached.add("pages evicted by calls", evicted.pages);
-        self.reached.add("pages that stayed", evicted.stayed);
-        self.reached.add("evictions refused", evicted.refused);
-    }
-
-    fn pin_often(&mut self, place: u8, at: u8) {
-        let Some(k) = self.at(place) else { return };
-        let page = self.pages(k, at, 0).start;
-        if self.place(k).region().is_none() {
-            return;
-        }
-        let before = self.place(k).pins();
-        let had = self.place(k).pins_of(page);
-        for n in had..=MOST_PINS {
-            match self.place(k).pin(page..page + 1) {
-                Ok(()) => assert!(n < MOST_PINS, "3: page {page} is pinned more often than it can be"),
-                Err(Error::TooManyPins { page: named, .. }) => {
-                    assert_eq!((n, named as usize), (MOST_PINS, page), "3: the number of pins");
-                    self.reached.add("pins refused", 1);
-                }
-                Err(error) => {
-                    self.lost(k, page..page + 1, error);
-                    return self.place(k).unpin_to(before);
-                }
-            }
-        }
-        self.place(k).unpin_to(before);
-    }
-
-    fn discard(&mut self, place: u8, first: u8, n: u8) {
-        let Some(k) = self.at(place) else { return };
-        let pages = self.pages(k, first, n);
-        let place = self.place(k);
-        let Some(region) = place.region() else { return };
-        let end = pages.clone().find(|&page| place.is_pinned(page));
-        match (region.discard(Place::span(pages.clone())), end) {
-            (Ok(bytes), None) => assert!(bytes <= (pages.len() * PAGE_SIZE) as u64, "5: {bytes} were somewhere"),
-            (Err(Error::Pinned { page }), Some(pinned)) => {
-                assert_eq!(page as usize, pinned, "3: a discard stops at the first pinned page");
-            }
-            (result, pinned) => panic!("3: discard of {pages:?}, of which {pinned:?} is pinned: {result:?}"),
-        }
-        let upto = end.unwrap_or(pages.end);
-        (pages.start..upto).for_each(|page| place.zero(page));
-        self.reached.add("discards", 1);
-        self.reached.note("discards that a pin stopped", end.is_some());
-    }
-
-    fn take_dirty(&mut self, vm: usize) {
-        let one = &self.vms[vm];
-        let mut told = Vec::new();
-        let result = one.vm.take_dirty(|run| told.push(run));
-        match result {
-            Err(Error::Options { .. }) => return self.reached.note("questions for dirty pages refused", !one.dirty),
-            Err(other) => panic!("6: {other}"),
-            Ok(_) => assert!(one.dirty),
-        }
-        for place in self.places.iter_mut().flatten().filter(|place| place.vm == vm && place.region().is_some()) {
-            for page in 0..place.pages {
-                let address = place.map.page(page).addr();
-                let is_told = told.iter().any(|run| run.contains(&address));
-                assert!(
-                    is_told || !place.written[page],
-                    "6: page {page} was written, and is not told ({:?})",
-                    place.method
-                );
-                place.written[page] = false;
-                self.reached.note("dirty pages told", is_told);
             }
         }
     }
