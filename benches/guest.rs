@@ -292,7 +292,7 @@ impl Swappers {
 
     /// All measurements once, those that are compared one after the other.
     fn round(&self, bench: &mut Bench<'_>, rows: &mut Rows) {
-        fn both<'a>(ours: &'a Option<Ours>) -> Option<&'a dyn Swapper> {
+        fn both(ours: &Option<Ours>) -> Option<&dyn Swapper> {
             ours.as_ref().map(|one| one as &dyn Swapper)
         }
         let kernel = self.kernel.as_ref().map(|one| one as &dyn Swapper);
@@ -404,7 +404,7 @@ fn at_a_limit(input: &Input, kernel: bool, scale: Scale, core: usize) -> (Table,
     }
     let heads = ["", "runs", "faults", "mean", "median", "p99", "CPU a fault"];
     let mut table = Table::new("**At a limit of half**, random writes, ns a fault", &heads);
-    let medians: Vec<Outcome> = runs.iter().map(|runs| Outcome::median_of(runs)).collect();
+    let medians: Vec<Outcome> = runs.iter().map(Vec::as_slice).map(Outcome::median_of).collect();
     for ((subject, runs), all) in Subject::ALL.iter().zip(&runs).zip(&medians) {
         let numbers = [all.faults, all.mean, all.median, all.p99, all.cpu].map(|ns| Cell::number(ns, 0));
         let names = [Cell::text(subject.name()), Cell::count(runs.len() as u64)];

@@ -203,6 +203,41 @@ fn evicting_takes_what_a_child_shared_that_has_ended() {
     });
 }
 
+/// The same by a limit: nobody asks for these pages, and they leave.
+#[test]
+fn a_limit_takes_what_a_child_shared_that_has_ended() {
+    if !alone("a_limit_takes_what_a_child_shared_that_has_ended") {
+        return;
+    }
+    within(60, || {
+        const PAGES: usize = 1024;
+        let map = Mapped::anonymous(PAGES);
+        fill(&map, 0..PAGES);
+        let zswap = Zswap::builder().pool_limit(16 << 20).build().expect("an instance");
+        let engine = Engine::new(zswap).expect("an engine");
+        let memcg = engine.root().mkdir("vm").expect("a memcg");
+        let vm = match engine.vm(&memcg, VmOptions::new()) {
+            Ok(vm) => vm,
+            Err(error) => {
+                return support::skip("a_limit_takes_what_a_child_shared_that_has_ended", &error.to_string());
+            }
+        };
+        let child = sleeping_child();
+        // SAFETY: the memory is mapped until it was unregistered.
+        let region = unsafe { vm.register(Memory::anonymous(map.pointer(), map.bytes)) }.expect("a region");
+        _ = memcg.write_file("memory.reclaim", &(PAGES * 2048).to_string());
+        assert!(vm.stats().busy > 0 && vm.stats().put_away == 0, "shared with a child that lives");
+        end(child);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while vm.stats().put_away < PAGES as u64 / 4 && std::time::Instant::now() < deadline {
+            _ = memcg.write_file("memory.reclaim", &(PAGES * 2048).to_string());
+        }
+        assert!(vm.stats().put_away >= PAGES as u64 / 4, "{:?}", vm.stats());
+        (0..PAGES).for_each(|page| assert!(read(map.page(page)) == pattern(page, 0), "page {page}"));
+        region.unregister().map_err(|(_, error)| error).expect("it is unregistered");
+    });
+}
+
 #[test]
 fn children_do_not_inherit_registered_memory() {
     if !alone("children_do_not_inherit_registered_memory") {
@@ -405,6 +440,29 @@ fn a_range_that_is_gone_is_said_to_be() {
             }
             assert_eq!(bed.backing.take_out(0, 32), all_out(32), "{}", bed.name);
             bed.backing.put_back(0, 32).expect("they go back");
+        }
+    });
+}
+
+/// A page that came in is the guest's at once, who may have written to it before what stopped the others is told.
+#[test]
+fn pages_that_came_in_before_the_memory_ends_stay() {
+    within(60, || {
+        for kind in ALL {
+            let Some(bed) = Bed::with(kind, 64, Features::empty(), |_| ()) else { return };
+            let gone = bed.map.span(20, 44);
+            // Something else is in its place, that nobody else is given.
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            // SAFETY: memory of the test's, which nobody uses.
+            let else_there = unsafe { libc::mmap(gone.start as *mut _, gone.len(), libc::PROT_NONE, flags, -1, 0) };
+            assert_eq!(else_there as usize, gone.start);
+            let moved = bed.backing.move_in(0, 64, &mut |page, frame| {
+                // SAFETY: a frame that is ours for the call.
+                unsafe { frame.write(pattern(page as usize, 1)) };
+                true
+            });
+            assert_eq!(moved, in_until(20, Obstacle::Gone), "{}", bed.name);
+            (0..20).for_each(|page| bed.holds(page, 1));
         }
     });
 }

@@ -30,8 +30,11 @@ impl Guest {
     }
 
     fn of_memfd(pages: usize, options: VmOptions) -> Guest {
+        // SAFETY: a call without pointers but its name.
+        let descriptor = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+        assert!(descriptor >= 0);
         // SAFETY: a new descriptor, which nobody else has.
-        let file = unsafe { File::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC)) };
+        let file = unsafe { File::from_raw_fd(descriptor) };
         file.set_len((pages * PAGE_SIZE) as u64).unwrap();
         // SAFETY: nobody else has the file, so nobody else changes it.
         let ram = unsafe { MmapMut::map_mut(&file) }.unwrap();

@@ -39,7 +39,7 @@ impl Mapping {
         for page in pages {
             for (k, word) in expected(page, version).into_iter().enumerate() {
                 // SAFETY: inside the mapping, and nobody else uses it.
-                unsafe { self.start.add(page * PAGE).cast::<u64>().add(k).write_volatile(word) };
+                unsafe { self.start.wrapping_add(page * PAGE).cast::<u64>().wrapping_add(k).write_volatile(word) };
             }
         }
     }
@@ -48,10 +48,16 @@ impl Mapping {
         for page in pages {
             // SAFETY: inside the mapping, and nobody else uses it.
             let found: Vec<u64> = (0..PAGE / 8)
-                .map(|k| unsafe { self.start.add(page * PAGE).cast::<u64>().add(k).read_volatile() })
+                .map(|k| unsafe { self.start.wrapping_add(page * PAGE).cast::<u64>().wrapping_add(k).read_volatile() })
                 .collect();
             assert!(found == expected(page, version), "page {page} is not what was written");
         }
+    }
+
+    /// Zeroes everywhere.
+    fn clear(&self) {
+        // SAFETY: inside the mapping, and nobody else uses it.
+        unsafe { self.start.write_bytes(0, self.bytes) };
     }
 
     /// Pages in memory, from outside.
@@ -191,7 +197,8 @@ fn discarded_pages_are_zeroes_and_cost_nothing() {
         mapping.check(0..100, 1);
         mapping.check(200..300, 1);
         // SAFETY: inside the mapping.
-        assert!((100 * PAGE..200 * PAGE).step_by(PAGE).all(|at| unsafe { mapping.start.add(at).read_volatile() } == 0));
+        let byte = |at| unsafe { mapping.start.wrapping_add(at).read_volatile() };
+        assert!((100 * PAGE..200 * PAGE).step_by(PAGE).all(|at| byte(at) == 0));
         assert_eq!(vm.evict_all().pages, 0, "all are pinned");
         assert!(matches!(region.discard(0..PAGE), Err(Error::Pinned { page: 0 })));
         drop(pin);
@@ -223,12 +230,11 @@ fn a_range_registered_twice_is_refused_and_can_be_had_again() {
 /// A memfd, and a mapping of all of it.
 fn memfd(pages: usize) -> (Mapping, std::os::fd::OwnedFd) {
     use std::os::fd::{AsRawFd, FromRawFd};
-    // SAFETY: a new descriptor, which nobody else has.
-    let file = unsafe {
-        let fd = libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC);
-        assert!(fd >= 0);
-        std::os::fd::OwnedFd::from_raw_fd(fd)
-    };
+    // SAFETY: makes a new descriptor.
+    let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(fd >= 0);
+    // SAFETY: new, and nobody else has it.
+    let file = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
     let bytes = pages * PAGE;
     // SAFETY: makes the file larger.
     assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as i64) }, 0);
@@ -272,7 +278,7 @@ fn threads_at_a_limit(mapping: &Mapping, memory: Memory, options: VmOptions) {
                         let k = if round % 4 == 0 { x as usize % mine } else { round / 8 % mine };
                         let cell = cell(start, t * mine + k);
                         assert_eq!(cell.load(Ordering::Relaxed), version[k], "page {k} of thread {t}, round {round}");
-                        if x % 3 == 0 {
+                        if x.is_multiple_of(3) {
                             version[k] = x;
                             cell.store(x, Ordering::Relaxed);
                         }
@@ -338,16 +344,22 @@ fn no_write_is_lost_at_a_limit_with_kept_copies() {
 fn no_write_is_lost_at_a_limit_in_memory_that_is_protected_in_place() {
     within_a_minute(|| {
         let mapping = Mapping::new(1200);
-        let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
-        threads_at_a_limit(&mapping, memory, VmOptions::new());
+        for kept in [0, 1 << 20] {
+            let memory = mapping.memory().method(zspool::guest::memory::Method::Protect);
+            mapping.clear();
+            threads_at_a_limit(&mapping, memory, VmOptions::new().kept_bytes(kept));
+        }
     });
 }
 
 #[test]
 fn no_write_is_lost_at_a_limit_in_a_memfd() {
     within_a_minute(|| {
-        let (mapping, file) = memfd(1200);
-        threads_at_a_limit(&mapping, Memory::memfd(mapping.start, mapping.bytes, &file, 0), VmOptions::new());
+        for kept in [0, 1 << 20] {
+            let (mapping, file) = memfd(1200);
+            let memory = Memory::memfd(mapping.start, mapping.bytes, &file, 0);
+            threads_at_a_limit(&mapping, memory, VmOptions::new().kept_bytes(kept));
+        }
     });
 }
 
@@ -406,28 +418,31 @@ fn threads_use_memory_all_the_while_it_is_registered_and_unregistered() {
     });
 }
 
+/// A region of 200 pages, the first 100 of which were on a device that lost everything.
+fn half_lost(mapping: &Mapping) -> (Engine, Vm, Region) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swap");
+    let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(&path, 16 << 20).worker(false).build().unwrap();
+    let engine = Engine::builder(zswap).evictor(false).build().unwrap();
+    let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().service(Service::None)).unwrap();
+    mapping.write(0..200, 5);
+    let region = register(&vm, mapping);
+    assert_eq!(region.evict(0..100 * PAGE).pages, 100);
+    assert!(engine.zswap().relieve(1000) > 0);
+    let device = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let garbage = vec![0xa5; device.metadata().unwrap().len() as usize - PAGE];
+    std::os::unix::fs::FileExt::write_all_at(&device, &garbage, PAGE as u64).unwrap();
+    device.sync_all().unwrap();
+    (engine, vm, region)
+}
+
 #[test]
 fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
     within_a_minute(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("swap");
-        let zswap = Zswap::builder().pool_limit(64 << 20).swapfile(&path, 16 << 20).worker(false).build().unwrap();
-        let engine = Engine::builder(zswap).evictor(false).build().unwrap();
-        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().service(Service::None)).unwrap();
         let mapping = Mapping::new(200);
-        mapping.write(0..200, 5);
-        let region = register(&vm, &mapping);
-        assert_eq!(region.evict(0..100 * PAGE).pages, 100);
-        assert!(engine.zswap().relieve(1000) > 0);
-        // The device loses it all; what was never written there is in the pool.
-        let device = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        let bytes = device.metadata().unwrap().len();
-        let garbage = vec![0xa5; bytes as usize - PAGE];
-        std::os::unix::fs::FileExt::write_all_at(&device, &garbage, PAGE as u64).unwrap();
-        device.sync_all().unwrap();
+        let (_engine, vm, region) = half_lost(&mapping);
         let (region, error) = region.unregister().unwrap_err();
         assert!(matches!(error, Error::Unreadable { .. }), "{error}");
-        println!("{error}");
         mapping.check(100..200, 5);
         region.evict(0..200 * PAGE);
         region.make_resident(100 * PAGE..200 * PAGE).unwrap();
@@ -440,6 +455,49 @@ fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
         mapping.check(100..200, 5);
         // SAFETY: inside the mapping.
         assert_eq!(unsafe { mapping.start.read_volatile() }, 0);
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+    });
+}
+
+/// Whether the kernel can read a page: it says no where a thread would be given SIGBUS.
+fn is_readable(mapping: &Mapping, page: usize) -> bool {
+    use std::os::fd::AsRawFd;
+    let (_reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
+    unsafe { libc::write(writer.as_raw_fd(), mapping.start.wrapping_add(page * PAGE).cast(), 1) == 1 }
+}
+
+#[test]
+fn a_dropped_region_poisons_what_cannot_be_read_and_keeps_the_rest() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(200);
+        let (_engine, vm, region) = half_lost(&mapping);
+        region.evict(100 * PAGE..200 * PAGE);
+        drop(region);
+        mapping.check(100..200, 5);
+        let (readable, lost): (Vec<_>, Vec<_>) = (0..100).partition(|&page| is_readable(&mapping, page));
+        assert!(lost.len() >= 50, "{} pages were on the device", lost.len());
+        readable.into_iter().for_each(|page| mapping.check(page..page + 1, 5)); // in the pool still; not zeroes
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+    });
+}
+
+#[test]
+fn a_region_whose_memory_is_gone_ends_all_the_same() {
+    within_a_minute(|| {
+        let (_engine, vm) = vm(VmOptions::new());
+        let mapping = Mapping::new(300);
+        mapping.write(0..300, 3);
+        let region = register(&vm, &mapping);
+        assert_eq!(region.evict(0..300 * PAGE).pages, 300);
+        // Something else is in its place, that no other test is given: the kernel would install pages there as well.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: ours, and not used any more.
+        let other = unsafe { libc::mmap(mapping.start.cast(), mapping.bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_eq!(other, mapping.start.cast());
+        let (region, error) = region.unregister().unwrap_err();
+        assert!(matches!(error, Error::Gone { .. }), "{error}");
+        drop(region);
         assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
     });
 }

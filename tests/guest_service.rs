@@ -1,9 +1,9 @@
 //! Who serves faults: the faulting thread, threads of ours, a loop of the embedder; and what the world around does to them.
 #![cfg(all(feature = "guest", target_os = "linux"))]
 
-mod support;
 #[path = "support/served.rs"]
 mod served;
+mod support;
 
 use served::*;
 use std::os::fd::AsRawFd;
@@ -251,7 +251,11 @@ fn a_service_is_stopped_and_another_started_on_the_same_memory() {
             let region = mapping.register(&vm);
             vm.evict_all();
             mapping.check(0..100, 1);
-            if round % 2 == 0 { region.unregister().unwrap() } else { drop(region) }
+            if round % 2 == 0 {
+                region.unregister().unwrap()
+            } else {
+                drop(region)
+            }
             assert_eq!(vm.memcg().current(Counter::Memory), 0);
         }
         mapping.check(0..200, 1);
@@ -340,14 +344,22 @@ fn repair(address: usize) {
     let page = std::ptr::with_exposed_provenance_mut(page);
     // SAFETY: replaces a page that cannot be accessed, of the test's own.
     unsafe { libc::mmap(page, PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    set_errno(libc::EXDEV);
+}
+
+fn set_errno(value: i32) {
     // SAFETY: the thread's own.
-    unsafe { *libc::__errno_location() = libc::EXDEV };
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    unsafe { errno.write(value) };
 }
 
 extern "C" fn with_info(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     assert!(!context.is_null() && (signal == libc::SIGBUS || signal == libc::SIGSEGV));
-    // SAFETY: the kernel's.
-    repair(unsafe { (*info).si_addr() }.addr());
+    // SAFETY: the kernel's, for the time of the call.
+    let info = unsafe { &*info };
+    // SAFETY: these signals have an address.
+    repair(unsafe { info.si_addr() }.addr());
 }
 
 static LAST_FILE_PAGE: AtomicUsize = AtomicUsize::new(0);
@@ -390,8 +402,6 @@ fn a_handler_before_us_gets_what_is_not_ours() {
         install(libc::SIGBUS, with_info as *const () as usize, libc::SA_SIGINFO);
         let (_engine, vm, mapping, region) = out(VmOptions::new());
         let errno = || std::io::Error::last_os_error().raw_os_error().unwrap();
-        // SAFETY: the thread's own.
-        let set_errno = |value| unsafe { *libc::__errno_location() = value };
         for _ in 0..3 {
             let page = page_behind_the_end();
             set_errno(libc::EDOM);
@@ -434,8 +444,8 @@ fn without_a_handler_before_us_the_process_ends_as_it_would_have() {
         ("without_a_handler_before_us_the_process_ends_as_it_would_have", true, true),
     ] {
         // The process inside takes its case from the environment.
-        // SAFETY: this test alone reads and writes it.
         if std::env::var("ZSPOOL_TEST_CASE").is_err() || std::env::var("ZSPOOL_TEST_INSIDE").is_err() {
+            // SAFETY: this test alone reads and writes it.
             unsafe { std::env::set_var("ZSPOOL_TEST_CASE", format!("{ignored} {sent}")) };
         }
         let output = in_a_process(name, || {
@@ -479,8 +489,8 @@ fn a_page_that_is_lost_goes_to_the_handler_before_us() {
 fn a_page_that_is_lost_ends_the_process_with_a_sentence() {
     for (k, options) in [VmOptions::new(), threads(1)].into_iter().enumerate() {
         let name = "a_page_that_is_lost_ends_the_process_with_a_sentence";
-        // SAFETY: this test alone reads and writes it.
         if std::env::var("ZSPOOL_TEST_INSIDE").is_err() {
+            // SAFETY: this test alone reads and writes it.
             unsafe { std::env::set_var("ZSPOOL_TEST_THREADS", k.to_string()) };
         }
         drop(options);
@@ -496,7 +506,11 @@ fn a_page_that_is_lost_ends_the_process_with_a_sentence() {
         .unwrap();
         assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{}", said(&output));
         let page = said(&output).lines().find_map(|line| line.strip_prefix("page ").map(str::to_owned)).unwrap();
-        assert!(said(&output).contains(&format!("zspool: the page at {page} cannot be read back")), "{}", said(&output));
+        assert!(
+            said(&output).contains(&format!("zspool: the page at {page} cannot be read back")),
+            "{}",
+            said(&output)
+        );
     }
 }
 
@@ -656,12 +670,21 @@ fn what_madvise_drops_behind_our_back_is_zero_and_uncharged() {
             if staged {
                 // Again while others touch: the page is zero or what it was, and afterwards zero.
                 std::thread::scope(|scope| {
-                    scope.spawn(|| (0..300).rev().for_each(|page| assert!(mapping.is(page..page + 1, 1) || read(mapping.at(page).addr()) == 0)));
+                    scope.spawn(|| {
+                        (0..300).rev().for_each(|page| {
+                            assert!(mapping.is(page..page + 1, 1) || read(mapping.at(page).addr()) == 0)
+                        })
+                    });
                     drop_pages(&mapping, 100, 150);
                 });
             } else {
                 drop_pages(&mapping, 100, 150);
-                assert!(vm.memcg().current(Counter::Memory) + 50 * PAGE as u64 <= before);
+                // The call goes on when its event is read, a moment before the pages have followed.
+                let started = Instant::now();
+                while vm.memcg().current(Counter::Memory) + 50 * PAGE as u64 > before {
+                    assert!(started.elapsed() < Duration::from_secs(10), "what was dropped is charged still");
+                    std::thread::yield_now();
+                }
             }
             mapping.check_zero(100..250);
             mapping.check(0..100, 1);
@@ -710,12 +733,15 @@ fn what_madvise_drops_while_nobody_follows_is_zero_if_it_was_in_memory() {
 
 #[test]
 fn memory_that_is_unmapped_and_mapped_anew_is_left_alone() {
-    for count in [1, 2] {
-        within_a_minute(move || {
+    // In a process of its own: what is mapped meanwhile should be ours.
+    let output = in_a_process("memory_that_is_unmapped_and_mapped_anew_is_left_alone", || {
+        for count in [1, 2] {
             let engine = engine();
             let told = Arc::new(Mutex::new(Vec::new()));
             let tell = Arc::clone(&told);
-            let options = threads(count).follow(Follow::Mappings).on_change(move |change| tell.lock().unwrap().push(change.clone()));
+            let options = threads(count)
+                .follow(Follow::Mappings)
+                .on_change(move |change| tell.lock().unwrap().push(change.clone()));
             let vm = vm(&engine, "vm", options).unwrap();
             let mapping = Mapping::new(400);
             mapping.write(0..400, 1);
@@ -730,11 +756,12 @@ fn memory_that_is_unmapped_and_mapped_anew_is_left_alone() {
                     }
                 });
                 for round in 2..40 {
+                    // Unmaps what was there, and maps other memory.
+                    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
                     // SAFETY: the test's memory.
-                    assert_eq!(unsafe { libc::munmap(mapping.at(100).cast(), 100 * PAGE) }, 0);
-                    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-                    // SAFETY: where there is nothing now.
-                    let anew = unsafe { libc::mmap(mapping.at(100).cast(), 100 * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+                    let anew = unsafe {
+                        libc::mmap(mapping.at(100).cast(), 100 * PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+                    };
                     assert_eq!(anew, mapping.at(100).cast());
                     mapping.write(100..200, round);
                     mapping.check(100..200, round);
@@ -744,7 +771,10 @@ fn memory_that_is_unmapped_and_mapped_anew_is_left_alone() {
                 stop.store(true, Ordering::SeqCst);
             });
             mapping.check(100..200, 39);
-            assert_eq!(told.lock().unwrap()[0], MappingChange::Unmapped(mapping.at(100).addr()..mapping.at(200).addr()));
+            assert_eq!(
+                told.lock().unwrap()[0],
+                MappingChange::Unmapped(mapping.at(100).addr()..mapping.at(200).addr())
+            );
             assert_eq!(vm.service_stats().unmapped_bytes, 100 * PAGE as u64, "the new ones are not registered");
             drop(region);
             mapping.check(0..100, 1);
@@ -752,14 +782,16 @@ fn memory_that_is_unmapped_and_mapped_anew_is_left_alone() {
             mapping.check(200..400, 1);
             drop(vm);
             engine.zswap().assert_valid();
-        });
-    }
+        }
+    });
+    well(&output.unwrap());
 }
 
 #[test]
 fn memory_that_is_moved_takes_along_what_is_out() {
-    for count in [1, 2] {
-        within_a_minute(move || {
+    // In a process of its own: what is mapped meanwhile should be ours.
+    let output = in_a_process("memory_that_is_moved_takes_along_what_is_out", || {
+        for count in [1, 2] {
             let engine = engine();
             let vm = vm(&engine, "vm", threads(count).follow(Follow::Mappings)).unwrap();
             let mapping = Mapping::new(300);
@@ -774,11 +806,6 @@ fn memory_that_is_moved_takes_along_what_is_out() {
                 libc::mremap(mapping.at(100).cast(), 150 * PAGE, 200 * PAGE, flags, there.at(50))
             };
             assert_eq!(moved, there.at(50).cast());
-            // Nobody else is to map anything there: it is of the region as long as that lives.
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-            // SAFETY: where there is nothing now.
-            let hole = unsafe { libc::mmap(mapping.at(100).cast(), 150 * PAGE, libc::PROT_NONE, flags, -1, 0) };
-            assert_eq!(hole, mapping.at(100).cast());
             for page in (0..150).rev() {
                 let expected: Vec<u64> = bytes_of(page + 100, 1).collect();
                 // SAFETY: mapped there.
@@ -812,13 +839,20 @@ fn memory_that_is_moved_takes_along_what_is_out() {
             assert_eq!(vm.memcg().current(Counter::Memory), 0);
             drop(vm);
             engine.zswap().assert_valid();
-        });
-    }
+            // Between its ends others have mapped something by now: our own tables.
+            // SAFETY: the test's memory.
+            unsafe { libc::munmap(mapping.at(0).cast(), 100 * PAGE) };
+            // SAFETY: as above.
+            unsafe { libc::munmap(mapping.at(250).cast(), 50 * PAGE) };
+            std::mem::forget(mapping);
+        }
+    });
+    well(&output.unwrap());
 }
 
 #[test]
 fn a_thousand_ranges_come_and_go() {
-    within_a_minute(|| {
+    let output = in_a_process("a_thousand_ranges_come_and_go", || {
         let engine = engine();
         for (name, count, options) in [("in_thread", 1000, VmOptions::new()), ("threads", 50, threads(1))] {
             let vm = vm(&engine, name, options).unwrap();
@@ -844,6 +878,7 @@ fn a_thousand_ranges_come_and_go() {
             assert_eq!((vm.regions().len(), vm.memcg().current(Counter::Memory)), (0, 0));
         }
     });
+    well(&output.unwrap());
 }
 
 #[test]
@@ -865,11 +900,13 @@ fn sixty_four_gib_mostly_untouched_cost_what_is_used() {
         used.iter().for_each(|&page| mapping.check(page..page + 1, 1));
         assert_eq!(vm.memcg().current(Counter::Memory), 1000 * PAGE as u64);
         drop(region);
-        eprintln!("64 GiB: {registered} bytes when registered, {out} when 1000 scattered pages are out, {:?}", started.elapsed());
+        eprintln!(
+            "64 GiB: {registered} bytes when registered, {out} when 1000 scattered pages are out, {:?}",
+            started.elapsed()
+        );
         assert!(registered < 1 << 20, "{registered} bytes for registering");
         // At worst each has a page of words, of slot words, of links and of entries to itself, and its compressed bytes.
         assert!(out < 1000 * 6 * PAGE as i64, "{out} bytes for 1000 pages");
-        assert!(started.elapsed() < Duration::from_secs(30));
     });
 }
 

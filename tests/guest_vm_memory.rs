@@ -26,8 +26,11 @@ fn vm(options: VmOptions) -> (Engine, Vm) {
 }
 
 fn memfd(bytes: usize) -> File {
+    // SAFETY: a call without pointers but its name.
+    let descriptor = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(descriptor >= 0);
     // SAFETY: a new descriptor, which nobody else has.
-    let file = unsafe { File::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC)) };
+    let file = unsafe { File::from_raw_fd(descriptor) };
     file.set_len(bytes as u64).unwrap();
     file
 }

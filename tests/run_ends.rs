@@ -65,6 +65,15 @@ fn what_cannot_be_limited_is_refused_with_a_sentence() {
     assert_refused(&refused(&LIMIT, &[&file("static", &fixed, 0o755)]), 125, &["statically", "embed"]);
     assert_refused(&refused(&[], &["true"]), 125, &["--memory-max"]);
     assert_refused(&refused(&["--memory-max", "1M", "--memory-high", "2M"], &["true"]), 125, &["--memory-high"]);
+    for bytes in ["0", "1", "64"] {
+        assert_refused(&refused(&["--memory-max", bytes], &["true"]), 125, &["--memory-max", "1048576", "64M"]);
+    }
+    assert_refused(&refused(&["--memory-high", "0"], &["true"]), 125, &["--memory-high"]);
+    assert_eq!(
+        refused(&["--memory-max", "1024T"], &["true"]).status.code(),
+        Some(0),
+        "more than there is, is no limit"
+    );
     assert_refused(&refused(&["--memory-max", "1M", "--preload", "/no/such"], &["true"]), 125, &["cargo build"]);
     assert_refused(&refused(&["--memory-max", "1M", "--swapfile", "/x"], &["true"]), 125, &["--swap-size"]);
     let shared = ["--memory-max", "1M", "--children", "--swapfile", "/tmp/x,size=1M"];
@@ -146,7 +155,10 @@ fn numbers_are_there_however_it_ends() {
         let options = ["--memory-max", "64M", "--stat", stat.to_str().unwrap()];
         let output = finish(&mut run(place.path(), &options, &["python3", "-c", &script]), 30);
         let read = json(&stat);
-        assert!(read["status"]["vms"][0]["resident"].as_u64().unwrap() >= 8 << 20, "{read:#}\n{}", shown(&output));
+        // An interpreter that ends in order has freed most by then.
+        let least = if end.starts_with("raise") { 4096 } else { 8 << 20 };
+        let resident = read["status"]["vms"][0]["resident"].as_u64();
+        assert!(resident.is_some_and(|resident| resident >= least), "{read:#}\n{}", shown(&output));
         (read["status_is_seconds_old"].as_f64().unwrap(), read["exit_code"].as_u64(), read["exit_signal"].as_u64())
     };
     assert_eq!(after("raise SystemExit(3)"), (0.0, Some(3), None));
@@ -201,7 +213,12 @@ fn it_can_be_asked_and_told() {
     ctl(&["trim"]).unwrap();
     let top = finish(zspool(place.path()).args(["top", "--once", "--json", "--interval", "0.1"]), 30);
     let rows: serde_json::Value = serde_json::from_str(&good(&top)).unwrap();
-    let ours = rows.as_array().unwrap().iter().find(|row| row["pid"].to_string() == pid).expect("it is in the table");
+    let ours = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["pid"].as_u64() == pid.parse().ok())
+        .expect("it is in the table");
     assert_eq!(ours["memory_max"].as_u64(), Some(100 << 20));
     let table = good(&finish(zspool(place.path()).args(["top", "--once", "--interval", "0.1"]), 30));
     assert!(table.contains("PROGRAM") && table.contains("python3") && table.contains("100M"), "{table}");

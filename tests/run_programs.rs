@@ -6,7 +6,10 @@ mod support;
 mod under;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use under::*;
 
 /// What must be there, or a skip.
@@ -50,10 +53,10 @@ fn number(value: &serde_json::Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("{key} of {value:#}"))
 }
 
-/// A list of numbers as texts, about 90 MiB, gone over again and again in an order of its own, against sums that are known.
+/// A list of numbers as texts, about 30 MiB, gone over again and again in an order of its own, against sums that are known.
 const PYTHON: &str = "
 import hashlib
-n = 600_000
+n = 200_000
 x = ['%032x' % (i * 7919) for i in range(n)]
 def check():
     at, h = 0, hashlib.sha256()
@@ -76,19 +79,19 @@ fn python_builds_and_checks_a_list_in_a_third_of_its_memory() {
         return;
     }
     let plain = std::process::Command::new("python3").args(["-c", PYTHON]).output().unwrap();
-    let (text, stat, most) = watched(&["--memory-max", "30M"], &["python3", "-c", PYTHON], 300);
+    let (text, stat, most) = watched(&["--memory-max", "12M"], &["python3", "-c", PYTHON], 300);
     assert_eq!(text, good(&plain));
     let vm = vm(&stat);
     assert_eq!(stat["status_is_seconds_old"].as_f64(), Some(0.0), "{stat:#}");
     assert!(number(vm, "taken_out_pages") > 1000 && number(&vm["faults"], "compressed") > 1000, "{stat:#}");
     assert_eq!(number(vm, "overshoot_bytes"), 0, "{stat:#}");
     // What has just been mapped is not registered yet: a moment's worth of a fast program.
-    assert!(most <= 30 * MIB + 16 * MIB, "{most} bytes were in memory");
+    assert!(most <= 12 * MIB + 16 * MIB, "{most} bytes were in memory");
     assert!(most >= 4 * MIB, "{most} bytes: what was looked at?");
 }
 
 const NODE: &str = "
-let n = 400000, m = new Map();
+let n = 150000, m = new Map();
 for (let i = 0; i < n; i++) m.set('k' + i, {i, text: 'value ' + (i * 7919)});
 let sum = 0;
 for (let round = 0; round < 2; round++)
@@ -102,9 +105,114 @@ fn node_keeps_its_objects() {
         return;
     }
     let plain = std::process::Command::new("node").args(["-e", NODE]).output().unwrap();
-    let (text, stat, _) = watched(&["--memory-max", "48M"], &["node", "-e", NODE], 300);
+    let (text, stat, _) = watched(&["--memory-max", "32M"], &["node", "-e", NODE], 300);
     assert_eq!(text, good(&plain));
     assert!(number(vm(&stat), "taken_out_pages") > 1000, "{stat:#}");
+}
+
+/// A client of redis, and how many keys it has there.
+struct Redis(BufReader<UnixStream>);
+
+const KEYS: usize = 60_000;
+
+impl Redis {
+    /// The server's, as soon as it listens.
+    fn at(socket: &Path) -> Self {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                    return Redis(BufReader::new(stream));
+                }
+                Err(error) => assert!(Instant::now() < until, "redis does not listen: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn send(&mut self, words: &[&str]) {
+        let mut text = format!("*{}\r\n", words.len());
+        words.iter().for_each(|word| text += &format!("${}\r\n{word}\r\n", word.len()));
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn reply(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        assert!(!line.starts_with('-') && !line.is_empty(), "redis says {line:?}");
+        let Some(len) = line.strip_prefix('$') else { return line[1..].trim_end().to_owned() };
+        let mut bytes = vec![0; len.trim_end().parse::<usize>().expect("there is such a key") + 2];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes.truncate(bytes.len() - 2);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn ask(&mut self, words: &[&str]) -> String {
+        self.send(words);
+        self.reply()
+    }
+
+    fn value(key: usize, version: u32) -> String {
+        format!("version {version} of {key} ").repeat(20)
+    }
+
+    /// Those of every `step` keys: nothing else is there.
+    fn check(&mut self, step: usize, version: u32) {
+        for key in (0..KEYS).step_by(step) {
+            assert_eq!(self.ask(&["GET", &key.to_string()]), Self::value(key, version));
+        }
+    }
+}
+
+#[test]
+fn redis_saves_in_the_background_while_it_is_written() {
+    let test = "redis_saves_in_the_background_while_it_is_written";
+    if !can(test, &["redis-server"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (socket, stat) = (place.path().join("redis"), place.path().join("stat"));
+    let (dir, path) = (place.path().to_str().unwrap(), socket.to_str().unwrap());
+    let server = ["redis-server", "--port", "0", "--unixsocket", path, "--dir", dir, "--save", "", "--daemonize", "no"];
+    let options = ["--memory-max", "16M", "--stat", stat.to_str().unwrap()];
+    let running = Deadlined::start(&mut run(place.path(), &options, &server), 240);
+    let mut redis = Redis::at(&socket);
+    for first in (0..KEYS).step_by(100) {
+        (first..first + 100).for_each(|key| redis.send(&["SET", &key.to_string(), &Redis::value(key, 1)]));
+        (0..100).for_each(|_| assert_eq!(redis.reply(), "OK"));
+    }
+    assert_eq!(redis.ask(&["BGSAVE"]), "Background saving started");
+    // Written while the child reads: the child must have what was there before.
+    for key in (0..KEYS).step_by(10) {
+        assert_eq!(redis.ask(&["SET", &key.to_string(), &Redis::value(key, 2)]), "OK");
+    }
+    let until = Instant::now() + Duration::from_secs(120);
+    let saved = loop {
+        let said = redis.ask(&["INFO", "persistence"]);
+        if said.contains("rdb_bgsave_in_progress:0") {
+            break said;
+        }
+        assert!(Instant::now() < until, "the background save does not end: {said}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(saved.contains("rdb_last_bgsave_status:ok"), "{saved}");
+    redis.check(10, 2);
+    redis.send(&["SHUTDOWN", "NOSAVE"]);
+    good(&running.finish());
+    assert!(number(vm(&json(&stat)), "taken_out_pages") > 1000, "{:#}", json(&stat));
+
+    // Another server, without a limit, reads what the child saved.
+    let mut plain = Deadlined::start(std::process::Command::new(server[0]).args(&server[1..]), 120);
+    let mut redis = Redis::at(&socket);
+    while redis.ask(&["INFO", "persistence"]).contains("\nloading:1") {
+        assert!(plain.is_running());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(redis.ask(&["DBSIZE"]), KEYS.to_string());
+    redis.check(1, 1);
+    redis.send(&["SHUTDOWN", "NOSAVE"]);
+    good(&plain.finish());
 }
 
 #[test]
@@ -120,7 +228,7 @@ fn a_shell_script_and_chains_of_exec_are_one_program() {
     );
     std::fs::write(&script, body).unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let (text, stat, _) = watched(&["--memory-max", "30M"], &[script.to_str().unwrap()], 300);
+    let (text, stat, _) = watched(&["--memory-max", "12M"], &[script.to_str().unwrap()], 300);
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("588894 in a child"));
     assert_eq!(lines.count(), 2);

@@ -77,8 +77,10 @@ static SERVED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 extern "C" fn on_sigbus(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: set while the handler is installed, and lives as long.
     let shared = unsafe { &*SERVED.load(Ordering::Acquire) };
+    // SAFETY: what the kernel hands to a handler lives as long as that runs.
+    let info = unsafe { &*info };
     // SAFETY: the kernel fills in the address of a SIGBUS.
-    let address = unsafe { (*info).si_addr() } as usize;
+    let address = unsafe { info.si_addr() } as usize;
     let k = (address - shared.mapping.page(0) as usize) / PAGE_SIZE;
     shared.bring(k);
 }
@@ -86,7 +88,9 @@ extern "C" fn on_sigbus(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void
 impl Shared {
     fn bring(&self, k: usize) {
         // SAFETY: one thread uses all of this.
-        let (log, bounce) = unsafe { (&*self.log.get(), &mut *self.bounce.get()) };
+        let log = unsafe { &*self.log.get() };
+        // SAFETY: as above.
+        let bounce = unsafe { &mut *self.bounce.get() };
         log.take(k, bounce);
         // SAFETY: a page of the mapping that is registered.
         unsafe { self.raw.copy(self.mapping.page(k), bounce.as_ptr(), 1) }.expect("the page is missing");
@@ -119,8 +123,10 @@ impl Swapper for Bare {
     fn turn(&self, begins: bool) {
         let shared: *const Shared = &*self.shared;
         SERVED.store(shared.cast_mut(), Ordering::Release);
-        // SAFETY: the handler uses what `SERVED` names, which lives until the turn ends; one thread takes turns.
-        unsafe { *self.handler.get() = begins.then(|| Handler::install(libc::SIGBUS, on_sigbus)) };
+        // SAFETY: the handler uses what `SERVED` names, which lives until the turn ends.
+        let handler = begins.then(|| unsafe { Handler::install(libc::SIGBUS, on_sigbus) });
+        // SAFETY: one thread takes turns.
+        unsafe { *self.handler.get() = handler };
     }
 
     fn begin_out(&self) {
@@ -131,7 +137,9 @@ impl Swapper for Bare {
     fn out(&self, first: usize, pages: usize) {
         let Shared { raw, mapping, shadow, log, .. } = &*self.shared;
         // SAFETY: one thread uses all of this.
-        let (log, context) = unsafe { (&mut *log.get(), &mut *self.context.get()) };
+        let log = unsafe { &mut *log.get() };
+        // SAFETY: as above.
+        let context = unsafe { &mut *self.context.get() };
         // SAFETY: the shadow is registered; one thread knows the pages, and looks for them there.
         unsafe { raw.mov(shadow.page(0), mapping.page(first), pages) }.expect("all are there, and the shadow is empty");
         for k in 0..pages {

@@ -65,8 +65,9 @@ impl Mapping {
     /// Store a page's stamp.
     #[inline(always)]
     pub(crate) fn stamp(&self, k: usize, stamp: u64) {
+        let to = self.page(k).wrapping_add(STAMP).cast::<u64>();
         // SAFETY: within the mapping, at a multiple of 8.
-        unsafe { self.page(k).add(STAMP).cast::<u64>().write_volatile(stamp) };
+        unsafe { to.write_volatile(stamp) };
     }
 
     pub(crate) fn stamp_all(&self, stamp: u64) {

@@ -11,8 +11,8 @@ use super::floor::Log;
 use super::samples::Samples;
 use crate::inputs::Noise;
 use zspool::compress::Context;
+use zspool::guest::Engine;
 use zspool::guest::own_work::Unbacked;
-use zspool::guest::{Engine, FaultAround, Service, VmOptions};
 use zspool::units::{NodeId, Page};
 use zspool::zswap::Zswap;
 
@@ -85,9 +85,7 @@ pub(crate) fn fault(clock: &Clock, input: &[Page], rounds: usize) -> Result<(Sam
     let memcg = group.mkdir("vm").map_err(|error| error.to_string())?;
     memcg.set_max(zspool::memcg::Counter::Memory, 64 << 30).map_err(|error| error.to_string())?;
     let engine = Engine::builder(zswap).evictor(false).build().map_err(|error| error.to_string())?;
-    let options = VmOptions::new().service(Service::None).fault_around(FaultAround::Off);
-    let vm = engine.vm(&memcg, options).map_err(|error| error.to_string())?;
-    let region = Unbacked::new(&vm, input.into()).map_err(|error| error.to_string())?;
+    let region = Unbacked::new(&engine, &memcg, input.into()).map_err(|error| error.to_string())?;
     let (mut own, mut alone, mut noise, mut page) = (Samples::default(), Samples::default(), Noise(13), Page::zeroed());
     for _ in 0..rounds {
         region.evict();

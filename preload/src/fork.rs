@@ -14,12 +14,12 @@ use std::sync::atomic::{
     AtomicPtr,
     Ordering::{Acquire, Release},
 };
-use zspool::guest::{Engine, Error};
+use zspool::guest::Engine;
 
 /// The engine, never freed.
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Signals that the forking thread had blocked; it is in between [`prepare`] and the other two, and no other thread is.
+/// Signals that the forking thread had blocked; it is in between [`prepare`] and the other two, and has our locks.
 static mut BETWEEN: MaybeUninit<Inside> = MaybeUninit::uninit();
 
 /// Have forks be seen.
@@ -40,32 +40,27 @@ extern "C" fn prepare() {
     }
     let inside = Inside::enter();
     if let Some(engine) = engine() {
-        bring_in(engine);
+        // Where the kernel tells of forks, nothing is to be done; else all comes in, past the limit, and that is said.
+        if let Err(error) = engine.fork_prepare() {
+            farewell::say(&format!("{error}. A child of fork would read zeroes there."));
+        }
     }
     own::before_fork();
     allocator::before_fork();
-    // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
-    unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
-}
-
-fn bring_in(engine: &Engine) {
-    for vm in engine.vms() {
-        for region in vm.regions() {
-            match vm.make_resident(region.addresses) {
-                // What is not mapped any more no child misses.
-                Ok(()) | Err(Error::Gone { .. }) => (),
-                Err(error) => farewell::say(&format!("{error}: a child of fork may miss it.")),
-            }
-        }
-    }
+    // SAFETY: we hold both locks until `go_on` has read it: another thread that forks, which the C library lets go ahead, waits for them.
+    unsafe { BETWEEN = MaybeUninit::new(inside) };
 }
 
 /// The signals of before, when it is dropped.
 fn go_on() -> Inside {
+    let between = &raw const BETWEEN;
+    // SAFETY: as in `prepare`: the locks are held still.
+    let inside = unsafe { between.read() };
+    // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
+    let inside = unsafe { inside.assume_init() };
     allocator::after_fork();
     own::after_fork();
-    // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
-    unsafe { (&raw const BETWEEN).read().assume_init() }
+    inside
 }
 
 extern "C" fn parent() {
@@ -73,6 +68,9 @@ extern "C" fn parent() {
         return;
     }
     let inside = go_on();
+    if let Some(engine) = engine() {
+        engine.fork_parent();
+    }
     drop(inside);
 }
 

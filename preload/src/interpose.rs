@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mmap` | ours: noted; the program's: looked for soon, if it is large |
 //! | `munmap`, `mremap` | ours: noted |
+//! | `mremap`, `realloc` of a large piece | [`following`] brings in what is out there, and has it stay until it has moved |
 //! | `madvise` | huge pages are not asked for in memory that is registered |
 //! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
 //! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
@@ -17,7 +18,7 @@
 
 use crate::following;
 use crate::inside::{self, Inside};
-use crate::{own, state, threads};
+use crate::{malloc, own, state, threads};
 use libc::{c_int, c_uint, c_void, off_t, pthread_attr_t, pthread_t, size_t};
 use std::ops::Range;
 
@@ -118,7 +119,45 @@ pub unsafe extern "C" fn mremap(
             mapped
         });
     }
-    pointer(call())
+    let from = range(at, len);
+    before_change(at, len);
+    let moved = pointer(call());
+    after_move(from);
+    moved
+}
+
+/// As of the C library, whose `malloc` has this memory: what it maps for one large piece it moves by `mremap`, without passing here.
+///
+/// # Safety
+/// As that function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn realloc(piece: *mut c_void, len: size_t) -> *mut c_void {
+    // SAFETY: the caller's piece.
+    let mapped = if follows() { unsafe { malloc::mapping(piece) } } else { None };
+    if let Some(mapped) = &mapped {
+        let _inside = Inside::enter();
+        following::before_change(mapped.clone());
+    }
+    // SAFETY: the caller's, as it is.
+    let moved = unsafe { malloc::realloc(piece, len) };
+    if let Some(mapped) = mapped {
+        after_move(mapped);
+    }
+    moved
+}
+
+/// What was held there, wherever it is now, may leave. `errno` stays the call's.
+fn after_move(from: Range<usize>) {
+    if follows() {
+        let _inside = Inside::enter();
+        // SAFETY: takes nothing.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the place is this thread's.
+        let before = unsafe { errno.read() };
+        following::let_go(&from);
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
+    }
 }
 
 /// # Safety

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `settings` of [`zspool::guest::control`] | what the launcher says |
 //! | [`engine`] | the engine it describes |
-//! | [`interpose`], [`threads`], [`fork`] | what is seen of the program |
+//! | [`interpose`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
 //! | [`finder`], [`maps`], [`following`], [`gone`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
 //! | [`allocator`], [`lock`], [`system`], [`inside`], [`tls`], [`state`] | how we stay out of the program's way |
 //! | [`farewell`] | the last word |
@@ -39,6 +39,7 @@ mod gone;
 mod inside;
 mod interpose;
 mod lock;
+mod malloc;
 mod maps;
 mod own;
 mod ranges;
@@ -89,6 +90,7 @@ extern "C" fn start() {
     let _inside = Inside::enter();
     std::panic::set_hook(Box::new(|panic| farewell::say(&format!("{panic}"))));
     threads::prepare();
+    malloc::prepare();
     // A panic must not go through the dynamic linker.
     match std::panic::catch_unwind(|| begin(value)) {
         Ok(Ok(())) => (),

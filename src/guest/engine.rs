@@ -15,9 +15,10 @@ use super::limits::{
     Account, Anon, Evictee, Evictor, Limits, LimitsConfig, Membership, OnOvershoot, Overshoot, Tenant, Verdict,
 };
 use super::pages::Shared;
+use super::pages::outcomes::FaultAround;
 use super::vm::{Parts, Vm, VmOptions, WeakVm};
 use crate::memcg::{Memcg, Registration};
-use crate::sync::{Arc, Clock, Mutex, Rank};
+use crate::sync::{Arc, Clock, Mutex, Planted, Rank};
 use crate::zswap::Zswap;
 use std::fmt;
 
@@ -132,6 +133,13 @@ impl Engine {
         vms.push(vm.downgrade());
         drop(vms);
         Ok(vm)
+    }
+
+    /// What the pages of a VM share, for one that the kernel knows nothing of: see [`own_work`](super::own_work).
+    pub(super) fn without_kernel(&self, memcg: &Memcg) -> Result<Arc<Shared>, Error> {
+        let tenant = Arc::new(Tenant::new(Account::new(memcg, Arc::clone(&self.inner.limits))?));
+        let (purse, store) = (Box::new(Arc::clone(&tenant)), Box::new(Arc::clone(&self.inner.zswap)));
+        Ok(Arc::new(Shared::new(store, purse, Box::new(tenant), 0, FaultAround::Off, Planted::NONE)?))
     }
 
     /// The VMs there are, oldest first.

@@ -177,6 +177,12 @@ pub enum Error {
          faults by Service::Threads"
     )]
     SigbusTaken,
+    /// `mremap` has moved a range there, or is moving it away, and its pages have not followed yet.
+    #[error("{range:#x?} was just moved by mremap, or is being moved: try again in a moment")]
+    Moving {
+        /// The addresses.
+        range: Range<usize>,
+    },
     /// A limit, a memcg.
     #[error(transparent)]
     Memcg(#[from] memcg::Error),

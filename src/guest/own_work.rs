@@ -5,7 +5,8 @@
 use super::memory::backing::{Backing, Installed, Obstacle, TakenOut};
 use super::pages::{Access, Pages, Served, Waiting};
 use super::registry::{self, Announced, Found};
-use super::{Error, Vm};
+use super::{Engine, Error};
+use crate::memcg::Memcg;
 use crate::sync::Arc;
 use crate::units::{PAGE_SIZE, Page};
 use std::io;
@@ -22,15 +23,15 @@ pub struct Unbacked {
 struct Nothing(Arc<[Page]>);
 
 impl Unbacked {
-    /// A region of `vm` that has these pages.
+    /// A region that has these pages, charged to `memcg`.
     ///
     /// # Errors
-    /// As [`Vm::register`].
-    pub fn new(vm: &Vm, content: Arc<[Page]>) -> Result<Self, Error> {
+    /// As [`Vm::register`](super::Vm::register).
+    pub fn new(engine: &Engine, memcg: &Memcg, content: Arc<[Page]>) -> Result<Self, Error> {
         let start = content.as_ptr() as usize;
         let announced = Announced::new(start..start + content.len() * PAGE_SIZE)?;
-        let slots = vm.zswap().reserve(content.len() as u64)?;
-        let pages = Arc::new(Pages::new(vm.shared().clone(), Box::new(Nothing(content)), slots, start)?);
+        let slots = engine.zswap().reserve(content.len() as u64)?;
+        let pages = Arc::new(Pages::new(engine.without_kernel(memcg)?, Box::new(Nothing(content)), slots, start)?);
         let announced = announced.publish(pages.clone());
         pages.find_present().expect("the pages are there");
         Ok(Unbacked { pages, start, _announced: announced })

@@ -63,6 +63,10 @@ impl Region {
     fn bring_and_release(&self) -> Result<(), Error> {
         let pages = self.pages();
         pages.bring_everything()?;
+        if let Err(error) = self.vm.settle(&pages.addresses()) {
+            pages.reopen();
+            return Err(error);
+        }
         pages.backing().release().map_err(|source| {
             pages.reopen();
             Error::Kernel { doing: "unregister the region from", page: 0, address: pages.addresses().start, source }
@@ -71,11 +75,12 @@ impl Region {
 
     /// The kernel sends no more faults: wait for those that are being served, and settle up.
     fn finish(&mut self) {
-        let Some(pages) = self.pages.take() else { return };
+        let Some(mut pages) = self.pages.take() else { return };
         registry::remove(&pages.addresses());
         pages.shared().roster.remove(pages.id());
         let mut backoff = Backoff::new();
-        while Arc::strong_count(&pages) > 1 {
+        // Not by the count alone: what the last of them did to the words is to be seen.
+        while Arc::get_mut(&mut pages).is_none() {
             backoff.wait_for_io();
         }
         pages.settle();
@@ -167,6 +172,12 @@ impl Drop for Region {
         }
         drop(pages);
         self.finish();
+    }
+}
+
+impl std::fmt::Debug for Pin<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pin").field("region", &self.region.addresses()).field("pages", &self.pages).finish()
     }
 }
 

@@ -189,14 +189,9 @@ impl Vm {
         let children = Children::new(zswap.clone(), memcg.clone())
             .map_err(|source| Error::Service { doing: "open an eventfd for children of fork", source })?;
         let store = Keeping::new(zswap.clone(), children.family());
-        let shared = Arc::new(Shared::new(
-            Box::new(store),
-            purse,
-            observer,
-            options.kept_bytes,
-            options.fault_around,
-            Planted::NONE,
-        )?);
+        let (kept, around) = (options.kept_bytes, options.fault_around);
+        let shared = Shared::new(Box::new(store), purse, observer, kept, around, Planted::NONE)?;
+        let shared = Arc::new(shared.saying(super::service::say_poisoned));
         let running = Running::start(&options, children, &shared)?;
         let backer = Backer::new(running.descriptor().clone())?;
         let enrolled = enroll.map(|enroll| enroll(&shared));
@@ -215,7 +210,7 @@ impl Vm {
         let Inner { zswap, shared, backer, running, .. } = &*self.inner;
         let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
         running.may_keep(&memory, self.options())?;
-        running.settle(&range);
+        running.settle(&range)?;
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
         let backing = running.wrap(backer.back(&memory)?, range.start);
@@ -238,6 +233,11 @@ impl Vm {
             source,
         })?;
         Ok(region)
+    }
+
+    /// Bring in what `mremap` has moved into a range and is out: nobody serves it there from here on.
+    pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
+        self.inner.running.settle(range)
     }
 
     /// Who is charged.

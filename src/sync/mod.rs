@@ -64,11 +64,11 @@ pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
 pub use turnstile::{Deadline, Passed, Ticket, Turnstile};
 
+#[cfg(loom)]
+pub use loom::sync::Arc;
 /// As loom's: it has none.
 #[cfg(loom)]
 pub use std::sync::Weak;
-#[cfg(loom)]
-pub use loom::sync::Arc;
 #[cfg(not(loom))]
 pub use std::sync::{Arc, Weak};
 

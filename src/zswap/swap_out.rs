@@ -60,7 +60,6 @@ impl Zswap {
     /// # Locks
     /// As [`store`](Self::store); none that anybody holds while calling the allocator, but for the codec's context, of which there are
     /// as many as threads may compress at once.
-    #[expect(clippy::result_large_err, reason = "a box would be the allocator's")]
     pub fn swap_out_unaided(
         &self,
         slot: Slot,
@@ -71,7 +70,6 @@ impl Zswap {
         self.swap_out_with(slot, resident, node, page, true)
     }
 
-    #[expect(clippy::result_large_err, reason = "a box would be the allocator's")]
     fn swap_out_with(
         &self,
         slot: Slot,

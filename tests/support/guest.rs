@@ -8,16 +8,16 @@ use std::time::Duration;
 use zspool::guest::memory::Memory;
 use zspool::guest::{Pin, Region, Vm};
 
-pub const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// Anonymous memory, unmapped in the end: after its regions are dropped.
-pub struct Mapping {
+pub(crate) struct Mapping {
     start: usize,
-    pub pages: usize,
+    pub(crate) pages: usize,
 }
 
 impl Mapping {
-    pub fn new(pages: usize) -> Mapping {
+    pub(crate) fn new(pages: usize) -> Mapping {
         let (prot, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         // SAFETY: a new mapping, wherever there is room.
@@ -26,23 +26,23 @@ impl Mapping {
         Mapping { start: start.addr(), pages }
     }
 
-    pub fn memory(&self) -> Memory {
+    pub(crate) fn memory(&self) -> Memory {
         Memory::anonymous(std::ptr::with_exposed_provenance_mut(self.start), self.pages * PAGE)
     }
 
-    pub fn register(&self, vm: &Vm) -> Region {
+    pub(crate) fn register(&self, vm: &Vm) -> Region {
         // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
         unsafe { vm.register(self.memory()) }.unwrap()
     }
 
     /// The word at the beginning of a page, which is in memory.
-    pub fn word(&self, page: usize) -> *mut u64 {
+    pub(crate) fn word(&self, page: usize) -> *mut u64 {
         assert!(page < self.pages);
         std::ptr::with_exposed_provenance_mut(self.start + page * PAGE)
     }
 
     /// Pages of the guest's range that the kernel has in memory, by /proc/self/pagemap.
-    pub fn present(&self) -> usize {
+    pub(crate) fn present(&self) -> usize {
         let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
         let mut entries = vec![0u8; self.pages * 8];
         pagemap.read_exact_at(&mut entries, (self.start / PAGE * 8) as u64).unwrap();
@@ -50,7 +50,7 @@ impl Mapping {
     }
 
     /// Whether the kernel has this page in memory.
-    pub fn is_present(&self, page: usize) -> bool {
+    pub(crate) fn is_present(&self, page: usize) -> bool {
         let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
         let mut entry = [0; 8];
         pagemap.read_exact_at(&mut entry, ((self.start / PAGE + page) * 8) as u64).unwrap();
@@ -66,22 +66,22 @@ impl Drop for Mapping {
 }
 
 /// A guest. Unless faults are served, it accesses by way of a call: the page is brought in and kept while it is used, as a device does it.
-pub struct Guest {
+pub(crate) struct Guest {
     // Dropped first: what is registered is still there.
     region: Option<Region>,
-    pub mapping: Mapping,
+    pub(crate) mapping: Mapping,
     /// Touched as it is: faults are served.
     direct: bool,
 }
 
 impl Guest {
-    pub fn new(vm: &Vm, pages: usize) -> Guest {
+    pub(crate) fn new(vm: &Vm, pages: usize) -> Guest {
         let mapping = Mapping::new(pages);
         Guest { region: Some(mapping.register(vm)), mapping, direct: false }
     }
 
     /// One whose faults are served in the thread that touches it.
-    pub fn served(vm: &Vm, pages: usize) -> Guest {
+    pub(crate) fn served(vm: &Vm, pages: usize) -> Guest {
         Guest { direct: true, ..Guest::new(vm, pages) }
     }
 
@@ -89,31 +89,31 @@ impl Guest {
         (!self.direct).then(|| self.region().pin(page * PAGE..(page + 1) * PAGE).unwrap())
     }
 
-    pub fn region(&self) -> &Region {
+    pub(crate) fn region(&self) -> &Region {
         self.region.as_ref().expect("until it is dropped")
     }
 
     /// Write a page that compresses to an eighth, and says which it is and in which version.
-    pub fn write(&self, page: usize, version: u64) {
+    pub(crate) fn write(&self, page: usize, version: u64) {
         let _pin = self.hold(page);
         for (k, word) in words(page, version).enumerate() {
             // SAFETY: pinned or served, inside the mapping; tests give each page to one thread at a time.
-            unsafe { self.mapping.word(page).add(k).write_volatile(word) };
+            unsafe { self.mapping.word(page).wrapping_add(k).write_volatile(word) };
         }
     }
 
     /// Read a page and check it.
-    pub fn check(&self, page: usize, version: u64) {
+    pub(crate) fn check(&self, page: usize, version: u64) {
         let _pin = self.hold(page);
         for (k, word) in words(page, version).enumerate() {
             // SAFETY: as above.
-            let found = unsafe { self.mapping.word(page).add(k).read_volatile() };
+            let found = unsafe { self.mapping.word(page).wrapping_add(k).read_volatile() };
             assert_eq!(found, word, "word {k} of page {page}");
         }
     }
 
     /// Bring everything back and check it.
-    pub fn unregister(mut self) {
+    pub(crate) fn unregister(mut self) {
         self.region.take().unwrap().unregister().map_err(|(_, error)| error).unwrap();
     }
 }
@@ -129,7 +129,7 @@ fn words(page: usize, version: u64) -> impl Iterator<Item = u64> {
 }
 
 /// A hang is a failure. One test at a time: they look at the memory of the process.
-pub fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn within_a_minute(test: impl FnOnce() + Send + 'static) {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(|failed| failed.into_inner());
     let (done, wait) = mpsc::channel();
@@ -147,7 +147,7 @@ pub fn within_a_minute(test: impl FnOnce() + Send + 'static) {
 }
 
 /// Looks again and again at a number from a thread of its own, and keeps the largest.
-pub struct Watch {
+pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
     most: Arc<AtomicU64>,
     looks: Arc<AtomicU64>,
@@ -155,7 +155,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn over(look: impl Fn() -> u64 + Send + 'static) -> Watch {
+    pub(crate) fn over(look: impl Fn() -> u64 + Send + 'static) -> Watch {
         let (stop, most, looks) =
             (Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let thread = {
@@ -172,7 +172,7 @@ impl Watch {
     }
 
     /// The most it was, in so many looks.
-    pub fn most(mut self) -> (u64, u64) {
+    pub(crate) fn most(mut self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
         (self.most.load(Ordering::Relaxed), self.looks.load(Ordering::Relaxed))
@@ -180,14 +180,14 @@ impl Watch {
 }
 
 /// Anonymous memory of this process, in bytes.
-pub fn rss_anon() -> u64 {
+pub(crate) fn rss_anon() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
 /// Pages, in a random order that is always the same.
-pub fn shuffled(pages: Range<usize>, seed: u64) -> Vec<usize> {
+pub(crate) fn shuffled(pages: Range<usize>, seed: u64) -> Vec<usize> {
     let (mut order, mut x): (Vec<_>, _) = (pages.collect(), seed * 2 + 1);
     for k in (1..order.len()).rev() {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

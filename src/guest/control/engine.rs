@@ -3,7 +3,7 @@
 use super::json::Json;
 use super::verb::{Controlled, Verb};
 use crate::guest::stats::{FaultKind, VmStats};
-use crate::guest::{Engine, Vm};
+use crate::guest::{Engine, Error, Vm};
 use crate::memcg::Memcg;
 use crate::sync::Clock;
 
@@ -93,7 +93,11 @@ impl EngineControl {
         for vm in self.engine.vms() {
             let before = vm.stats().resident;
             for region in vm.regions() {
-                vm.make_resident(region.addresses).map_err(|error| format!("{error}."))?;
+                match vm.make_resident(region.addresses) {
+                    // What is not mapped any more is not out either.
+                    Ok(()) | Err(Error::Gone { .. }) => (),
+                    Err(error) => return Err(format!("{error}.")),
+                }
             }
             bytes += vm.stats().resident.saturating_sub(before);
         }

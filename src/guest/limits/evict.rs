@@ -10,9 +10,9 @@
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
 use super::account::Account;
-use super::evictable::{Compressed, Counts, Evictable};
+use super::evictable::{Compressed, Counts, Evictable, Staged};
 use super::limits::{ALL_WORDS, Limits, RUN};
-use super::roster::Wanted;
+use super::roster::{NO_PLACE, Wanted};
 use crate::memcg::{
     Ask, Cancel, Counter, End, Error, Memcg, MemcgEvent, ReclaimRequest, Reclaimed, Reclaimer, Source, Swappiness,
 };
@@ -31,8 +31,19 @@ const SLICE: u64 = 1 << 20;
 /// Compressed bytes that are written to a device for a store that was refused.
 const WRITE_BACK: u64 = 256 << 10;
 
-/// Of what a memcg at its limit uses, so much may be compressed while a device has room: as much as is left to work in.
-const COMPRESSED_PERCENT: u64 = 50;
+/// Of what a memcg at its limit uses, so much may be compressed while a device has room: a third stays to work in, and no more goes to
+/// the device than that takes, for it is several times as slow.
+const COMPRESSED_PERCENT: u64 = 66;
+
+/// Where pages were busy: those that a child shared, which has ended, can leave at the next pass. Nothing is owned here.
+fn unshare(vm: &dyn Evictable, staged: Staged) {
+    if staged.busy > 0 {
+        vm.regions(0, &mut |_, region| {
+            region.unshare();
+            true
+        });
+    }
+}
 
 impl Limits {
     /// Win `bytes` from VMs charged to `scope` or below it, as far as that goes.
@@ -47,11 +58,16 @@ impl Limits {
             let gives = |place: u32, _: &dyn Evictable, counts: &Counts| {
                 counts.resident > counts.pinned && !empty.contains(&place)
             };
-            let Some(pick) = self.roster().pick(&Wanted { scope, looks: u32::MAX, gives: &gives }) else { break };
+            let Some(pick) = self.roster().pick(&Wanted { scope, looks: u32::MAX, own: NO_PLACE, gives: &gives })
+            else {
+                break;
+            };
             let mut fresh = 0;
             if pick.counts.staged <= ahead {
                 let want = pick.spare.min(u64::from(RUN)) as u32;
-                fresh = self.stage(pick.vm(), want, ALL_WORDS).pages;
+                let staged = self.stage(pick.vm(), want, ALL_WORDS);
+                unshare(pick.vm(), staged);
+                fresh = staged.pages;
                 pick.finish(fresh);
             }
             let kept = if fresh > 0 || pick.counts.staged > ahead { ahead } else { 0 };
@@ -61,7 +77,7 @@ impl Limits {
                 // No more than may be needed: a page brings at most what it was charged.
                 let missing = (bytes - won - gone).div_ceil(PAGE_SIZE as u64);
                 let batch = over.min(BATCH).min(missing.try_into().unwrap_or(BATCH));
-                let compressed = pick.vm().compress_staged(batch);
+                let compressed = pick.vm().compress_staged(batch, true);
                 some |= compressed.pages + compressed.back + compressed.refused > 0;
                 gone += compressed.bytes;
                 over = over.saturating_sub(compressed.pages + compressed.back);
@@ -198,6 +214,7 @@ impl Limits {
                 // A small VM keeps most of its pages in place.
                 let want = (ahead - counts.staged).min(counts.resident / 8 + 1).min(free) as u32;
                 let staged = self.stage(vm, want, ALL_WORDS);
+                unshare(vm, staged);
                 account.pace().took(staged.pages.into(), counts.resident, all);
             }
         });
@@ -225,11 +242,13 @@ impl Limits {
                 // The part that goes past the end is at the beginning.
                 for (from, to) in [(from, to), (0, to.saturating_sub(all))] {
                     let inside = |at: u64| at.saturating_sub(base).min(pages) as u32;
-                    for page in inside(from)..inside(to) {
+                    let mut page = region.next_used(inside(from));
+                    while page < inside(to) {
                         let stamp = region.look(page).stamp;
                         if epochs.is_stale(stamp) {
                             region.restamp(page, stamp, 0);
                         }
+                        page = region.next_used(page + 1);
                     }
                 }
                 base += pages;

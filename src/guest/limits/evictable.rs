@@ -72,14 +72,20 @@ pub(crate) trait Evictable: Send + Sync {
     /// `each` returns.
     fn regions(&self, from: u32, each: &mut dyn FnMut(u32, &dyn Clocked) -> bool);
 
-    /// Compress up to `pages` staged pages, those first that were staged first. The store makes no room: it refuses.
-    fn compress_staged(&self, pages: u32) -> Compressed;
+    /// Compress up to `pages` staged pages, those first that were staged first. The store makes no room: it refuses; and where it would
+    /// have to call the allocator, it refuses in a fault (not `ahead` of one).
+    fn compress_staged(&self, pages: u32, ahead: bool) -> Compressed;
 }
 
 /// A region as policies see it: pages by number.
 pub(crate) trait Clocked {
     /// How many pages it has.
     fn pages(&self) -> u32;
+
+    /// The first page from this one on that may have been in memory ever, or how many there are: what lies between is not looked at.
+    fn next_used(&self, page: u32) -> u32 {
+        page
+    }
 
     /// What the page's word says now.
     fn look(&self, page: u32) -> Look;
@@ -98,6 +104,10 @@ pub(crate) trait Clocked {
 
     /// Take consecutive pages out. Those that are not takeable any more stay.
     fn stage(&self, first: u32, pages: u32) -> Staged;
+
+    /// Pages that the kernel called busy, as a child shared them that has ended, are made the process's own again. Writes to memory as the
+    /// guest does, and may wait for whoever serves its faults: not from a fault.
+    fn unshare(&self) {}
 
     /// Runs of pages written since this was asked last, if the kernel tells (WP_ASYNC). False where it does not.
     fn written(&self, each: &mut dyn FnMut(std::ops::Range<u32>)) -> bool {

@@ -212,13 +212,13 @@ impl Limits {
         staged
     }
 
-    /// Compress a page or two below `scope`, here and now. False: nothing was won.
-    pub(super) fn make_room(&self, scope: &Memcg) -> bool {
-        let staged = Wanted { scope, looks: FAULT_LOOKS, gives: &|_, _, counts: &Counts| counts.staged > 0 };
+    /// Compress a page or two below `scope`, here and now, for the VM at the place `own`. False: nothing was won.
+    pub(super) fn make_room(&self, scope: &Memcg, own: u32) -> bool {
+        let staged = Wanted { scope, looks: FAULT_LOOKS, own, gives: &|_, _, counts: &Counts| counts.staged > 0 };
         let mut refused = false;
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&staged) else { break };
-            let compressed = pick.vm().compress_staged(FAULT_PAGES);
+            let compressed = pick.vm().compress_staged(FAULT_PAGES, false);
             self.note_won(compressed.bytes);
             if compressed.bytes > 0 || compressed.back > 0 {
                 return true; // what came back is charged by who touched it, and the next may go
@@ -232,13 +232,13 @@ impl Limits {
             return false;
         }
         let gives = |_: u32, _: &dyn Evictable, counts: &Counts| counts.resident > counts.staged + counts.pinned;
-        let resident = Wanted { scope, looks: FAULT_LOOKS, gives: &gives };
+        let resident = Wanted { scope, looks: FAULT_LOOKS, own, gives: &gives };
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&resident) else { break };
             let staged = self.stage(pick.vm(), RUN, FAULT_WORDS);
             pick.finish(staged.pages);
             if staged.pages > 0 {
-                let compressed = pick.vm().compress_staged(FAULT_PAGES);
+                let compressed = pick.vm().compress_staged(FAULT_PAGES, false);
                 self.note_won(compressed.bytes);
                 return compressed.bytes > 0 || compressed.back > 0;
             }

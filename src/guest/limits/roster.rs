@@ -19,6 +19,9 @@ use crate::units::PAGE_SIZE;
 /// VMs that are looked at for one pick in a fault; a thread of its own looks at all.
 pub(super) const FAULT_LOOKS: u32 = 64;
 
+/// The place of nobody.
+pub(super) const NO_PLACE: u32 = u32::MAX;
+
 /// Who is there.
 #[derive(Debug)]
 pub(crate) struct Roster {
@@ -58,6 +61,8 @@ pub(super) struct Wanted<'a> {
     pub(super) scope: &'a Memcg,
     /// Of all places, or of so many from where the last such look ended.
     pub(super) looks: u32,
+    /// And this one, if it is any's: that of who asks.
+    pub(super) own: u32,
     /// What else they must be.
     pub(super) gives: &'a dyn Fn(u32, &dyn Evictable, &Counts) -> bool,
 }
@@ -84,6 +89,7 @@ impl Roster {
             self.used.store(place + 1, Ordering::Release);
             place
         });
+        vm.account().set_place(place);
         let put = self.at(place).0.put(vm);
         assert!(put.is_ok(), "place {place} of the roster was given out twice");
         place
@@ -131,8 +137,9 @@ impl Roster {
         let looks = wanted.looks.min(used);
         let first = if looks < used { self.looked.fetch_add(looks, Ordering::Relaxed) } else { 0 };
         let (mut best, mut all) = (None::<Pick<'_>>, 0);
-        for look in 0..looks {
-            let place = first.wrapping_add(look) % used;
+        // Its own limit is what a fault meets most, and of many VMs those that are looked at may all be others.
+        let own = Some(wanted.own).filter(|&own| looks < used && own < used);
+        for place in own.into_iter().chain((0..looks).map(|look| first.wrapping_add(look) % used)) {
             let Some(vm) = self.at(place).0.get() else { continue };
             if !wanted.scope.is_charged_by(vm.account().objcg()) {
                 continue;

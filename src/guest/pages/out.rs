@@ -15,11 +15,46 @@ use super::word::State;
 use crate::guest::Evicted;
 use crate::guest::memory::backing::Obstacle;
 use crate::sync::Bug;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::thread::Backoff;
 use std::ops::Range;
 
 /// Attempts of a call while the address space is changing: some tenths of a second.
 const TRIES: u32 = 256;
+
+/// Busy pages at most before they are looked at again: their looks cost as much as so many attempts to move one.
+const MOST_PATIENCE: u32 = 1 << 14;
+
+/// How many pages were busy since they were looked at, and how many more it takes. While a child lives that shares them there is nothing
+/// to be done about them, and a look at a large region takes milliseconds: so looks that were vain become rare.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    met: AtomicU32,
+    patience: AtomicU32,
+}
+
+impl Busy {
+    fn met(&self) {
+        self.met.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_worth_a_look(&self) -> bool {
+        let met = self.met.load(Ordering::Relaxed);
+        met > 0 && met >= self.patience.load(Ordering::Relaxed)
+    }
+
+    /// There is something new to hope for.
+    fn hope(&self) {
+        self.patience.store(0, Ordering::Relaxed);
+    }
+
+    /// So many pages could be helped.
+    fn looked(&self, helped: u32) {
+        self.met.store(0, Ordering::Relaxed);
+        let patience = if helped > 0 { 0 } else { (4 * self.patience.load(Ordering::Relaxed)).clamp(1, MOST_PATIENCE) };
+        self.patience.store(patience, Ordering::Relaxed);
+    }
+}
 
 impl Pages {
     /// Take up to 64 consecutive pages out, those that may leave; with `banned`, also those that are to be left alone for a while.
@@ -89,6 +124,7 @@ impl Pages {
                     staging.busy += 1;
                     observer.count(Count::Busy, 1);
                     self.word(run.first()).set_ban(1); // not at the next pass again
+                    self.busy.met();
                     run.restore_front();
                 }
                 Some(Obstacle::Hole) => {
@@ -112,11 +148,28 @@ impl Pages {
         }
     }
 
+    /// Make busy pages the process's own, where they were shared with a child that has ended. For those who own no word, and serve no fault: it
+    /// may fault as a write of the guest's does.
+    pub(crate) fn unshare(&self) {
+        if self.busy.is_worth_a_look() && self.enter().is_some() {
+            self.busy.looked(self.backing().unshare(0, self.count()));
+        }
+    }
+
+    /// A child has ended that shared pages: the next one that is busy is worth a look.
+    pub(crate) fn may_be_unshared(&self) {
+        self.busy.hope();
+    }
+
     /// Have pages leave all the way, until so many bytes are won; those that are left alone for a while too.
     pub(crate) fn evict(&self, range: Range<u32>, most: Option<u64>) -> Evicted {
         let mut evicted = Evicted::default();
         let (mut at, mut tries, mut backoff) = (range.start, 0, Backoff::new());
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
+            at = self.next_used(at);
+            if at >= range.end {
+                break;
+            }
             let len = TOGETHER.min(range.end - at);
             let mut staging = self.stage_with(at, len, true, None);
             // Pages that a child shared, which has ended: nothing is owned here, so that they may be written to.

@@ -3,9 +3,11 @@
 use super::ahead::{Bounces, Streak};
 use super::kept::Kept;
 use super::left::Traces;
+use super::out::Busy;
 use super::owned::TOGETHER;
 use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
+use super::used::Used;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
 use crate::guest::{Error, FaultAround};
@@ -111,10 +113,17 @@ pub(crate) struct Shared {
     pub(crate) kept: Kept,
     pub(crate) around: FaultAround,
     pub(crate) bounces: Bounces,
+    /// Told of each page that cannot be had, by its address, before it is poisoned.
+    pub(super) say_poisoned: fn(usize),
     pub(crate) planted: Planted,
 }
 
 impl Shared {
+    /// The same, which tells of pages that cannot be had.
+    pub(crate) fn saying(self, say_poisoned: fn(usize)) -> Self {
+        Shared { say_poisoned, ..self }
+    }
+
     /// What is needed from others, and how it is to be used.
     pub(crate) fn new(
         store: Box<dyn Store>,
@@ -132,6 +141,7 @@ impl Shared {
             kept: Kept::new(kept_bytes),
             around,
             bounces: Bounces::new(around)?,
+            say_poisoned: |_| (),
             planted,
         })
     }
@@ -148,12 +158,12 @@ impl Shared {
         self.observer.served(kind, since.nanoseconds());
     }
 
-    /// Compress up to so many staged pages, longest staged first.
+    /// Compress up to so many staged pages, longest staged first. Not in a fault.
     pub(crate) fn compress_staged(&self, most: u32) -> Compressed {
-        self.compress_staged_with(most, Effort::Unaided)
+        self.compress_staged_with(most, Effort::Ahead)
     }
 
-    /// The same.
+    /// The same, wherever.
     pub(crate) fn compress_staged_with(&self, most: u32, effort: Effort) -> Compressed {
         let mut done = Compressed::default();
         let mut left = most;
@@ -180,6 +190,10 @@ pub(crate) struct Pages {
     shared: Arc<Shared>,
     /// Who takes pages out comes through here; closed while the region is being unregistered.
     gate: Seat<()>,
+    /// Pages that could not leave, as the kernel called them busy.
+    pub(super) busy: Busy,
+    /// Where pages were in memory.
+    pub(super) used: Used,
     pub(super) streak: Streak,
     pub(super) traces: Traces,
 }
@@ -203,7 +217,19 @@ impl Pages {
         let gate = Seat::new(shared.planted);
         gate.put(()).expect("it is new");
         let id = shared.roster.next_id();
-        Ok(Pages { id, words, address, slots, backing, shared, gate, streak: Streak::default(), traces: Traces::default() })
+        Ok(Pages {
+            id,
+            words,
+            address,
+            slots,
+            backing,
+            shared,
+            gate,
+            busy: Busy::default(),
+            used: Used::new(slots.len() as u32),
+            streak: Streak::default(),
+            traces: Traces::default(),
+        })
     }
 
     /// No other region of the VM has, or will have, this number.

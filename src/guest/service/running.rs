@@ -94,7 +94,10 @@ pub enum MappingChange {
 
 /// Whom changes of mappings are told.
 #[derive(Clone)]
-pub(crate) struct OnChange(pub(crate) Arc<Box<dyn Fn(&MappingChange) + Send + Sync>>);
+pub(crate) struct OnChange(pub(crate) Arc<Tell>);
+
+/// See [`OnChange`].
+pub(crate) type Tell = Box<dyn Fn(&MappingChange) + Send + Sync>;
 
 impl fmt::Debug for OnChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,7 +178,7 @@ impl Running {
             parking: Parking::new(),
             shared: Arc::clone(shared),
             kept: Mutex::new(Rank::Guest, Vec::new()),
-            held: Mutex::new(Rank::Guest, Vec::new()),
+            held: Mutex::new(Rank::Guest, Held::default()),
             children,
             matters: Matters::new(),
             panics: Panics::new(),
@@ -264,8 +267,14 @@ impl Running {
     }
 
     /// A range is about to be registered: perhaps `mremap` has moved pages there that are out.
-    pub(crate) fn settle(&self, range: &Range<usize>) {
-        self.desk.children.family().settle_relics(range);
+    ///
+    /// # Errors
+    /// When its mapping is just changing.
+    pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
+        match self.desk.children.family().settle_relics(range, self.desk.gate.as_deref()) {
+            true => Ok(()),
+            false => Err(Error::Moving { range: range.clone() }),
+        }
     }
 
     /// Children have a copy of this region.
@@ -426,7 +435,11 @@ impl Desk for VmDesk {
             _ => Access::Read,
         };
         match registry::find(fault.address) {
-            Found::Page(pages, page) => answer(&pages, page, access, Waiting::Leave),
+            Found::Page(pages, page) => {
+                let nowhere = pages.word(page).load().state() == State::Absent;
+                let relic = nowhere.then(|| self.children.family().answer_relic_that_is_out(fault.address)).flatten();
+                relic.unwrap_or_else(|| answer(&pages, page, access, Waiting::Leave))
+            }
             // Its thread makes the access again, and finds out what is there then.
             Found::Transit => {
                 let page = fault.address & !(PAGE_SIZE - 1);

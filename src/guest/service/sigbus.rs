@@ -13,7 +13,7 @@
 //!    `errno` as it was.
 //! 3. All signals are blocked while a page's word is owned: a handler of the program's that touched the same page on the same thread
 //!    would wait for itself.
-//! 4. It runs on the thread's alternate stack if there is one with room, on one [in reserve](super::stacks) if it is small, and on the thread's own
+//! 4. It runs on the thread's alternate stack if there is one with room, on one in reserve (`stacks.rs`) if it is small, and on the thread's own
 //!    stack if there is none.
 //!
 //! The kernel itself gets no signal: a system call that is handed memory that is out fails with EFAULT. Bring it in before
@@ -146,7 +146,9 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
         return Outcome::NotOurs; // somebody sent it: there is no address
     }
     // SAFETY: as above; the kernel's SIGBUS for an access has an address.
-    let address = unsafe { (*info).si_addr() }.addr();
+    let told = unsafe { &*info };
+    // SAFETY: of that kind.
+    let address = unsafe { told.si_addr() }.addr();
     // SAFETY: as above.
     let access = unsafe { access(context) };
     // SAFETY: as above.
@@ -185,11 +187,15 @@ fn fault(address: usize, access: Access) -> Outcome {
 }
 
 fn errno() -> i32 {
-    // SAFETY: the address of the thread's own.
-    unsafe { *libc::__errno_location() }
+    // SAFETY: takes nothing.
+    let place = unsafe { libc::__errno_location() };
+    // SAFETY: the thread's own.
+    unsafe { *place }
 }
 
 fn set_errno(value: i32) {
-    // SAFETY: the address of the thread's own.
-    unsafe { *libc::__errno_location() = value };
+    // SAFETY: takes nothing.
+    let place = unsafe { libc::__errno_location() };
+    // SAFETY: the thread's own.
+    unsafe { *place = value };
 }

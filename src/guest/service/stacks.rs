@@ -29,6 +29,10 @@ const ENOUGH_BYTES: usize = 96 << 10;
 /// Below each stack.
 const GUARD_BYTES: usize = 4096;
 
+/// Zeroes above where a borrowed stack begins. Who walks up the stack (a panic that prints a backtrace) takes the frame that
+/// switched for one of this stack, and looks for its caller there: a zero ends the walk, and the next stack's guard would end the process.
+const ABOVE_BYTES: usize = 4096;
+
 /// How many threads can be served at once whose own stacks are too small; others wait for them.
 const RESERVE: usize = 64;
 
@@ -183,10 +187,10 @@ impl Reserve {
 }
 
 impl Borrowed<'_> {
-    /// Its highest address: stacks grow down from there.
+    /// Where it begins: stacks grow down from there.
     fn top(&self) -> usize {
         let base = self.reserve.base.load(Ordering::Relaxed);
-        base + (self.number as usize + 1) * (GUARD_BYTES + STACK_BYTES)
+        base + (self.number as usize + 1) * (GUARD_BYTES + STACK_BYTES) - ABOVE_BYTES
     }
 }
 

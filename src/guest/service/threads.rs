@@ -193,7 +193,8 @@ impl<D: Desk> Shared<D> {
 /// The set with one core, which must be one that this process may use.
 fn one_core(core: usize) -> io::Result<libc::cpu_set_t> {
     // SAFETY: all zeroes are good values: no core.
-    let (mut ours, mut one): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { (mem::zeroed(), mem::zeroed()) };
+    let mut ours: libc::cpu_set_t = unsafe { mem::zeroed() };
+    let mut one = ours;
     // SAFETY: the set is ours.
     if unsafe { libc::sched_getaffinity(0, mem::size_of_val(&ours), &mut ours) } != 0 {
         return Err(io::Error::last_os_error());
