@@ -504,7 +504,7 @@ impl Model {
             Op::FailAt { device, k, how } => {
                 if !self.devices.is_empty() {
                     let attached = &self.devices[usize::from(device) % self.devices.len()];
-                    attached.device.replan(how.plan(attached.device.operations() as u64 + u64::from(k)));
+                    attached.device.replan(how.plan(attached.device.operations() + u64::from(k)));
                     self.tainted = true;
                 }
             }

@@ -19,8 +19,11 @@ impl Map {
     pub fn new(pages: usize, of_file: bool) -> Map {
         let bytes = pages * PAGE_SIZE;
         let file = of_file.then(|| {
-            // SAFETY: takes a name and flags; nobody else knows the descriptor.
-            let file = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC)) };
+            // SAFETY: takes a name and flags.
+            let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            // SAFETY: new; nobody else knows the descriptor.
+            let file = unsafe { OwnedFd::from_raw_fd(fd) };
             // SAFETY: changes the size of our own file.
             assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as libc::off_t) }, 0);
             file
@@ -213,7 +216,7 @@ impl Place {
         let start = self.map.page(page);
         for (at, word) in expected.chunks_exact(8).enumerate() {
             // SAFETY: mapped, whole words.
-            let found = unsafe { start.cast::<u64>().add(at).read_volatile() };
+            let found = unsafe { start.cast::<u64>().wrapping_add(at).read_volatile() };
             let expected = u64::from_ne_bytes(word.try_into().expect("8 bytes"));
             assert!(
                 found == expected,
@@ -232,7 +235,7 @@ impl Place {
         let to = unsafe { self.map.page(page).add(from) }.cast::<u64>();
         for (at, word) in bytes.chunks_exact(8).enumerate() {
             // SAFETY: as above.
-            unsafe { to.add(at).write_volatile(u64::from_ne_bytes(word.try_into().expect("8 bytes"))) };
+            unsafe { to.wrapping_add(at).write_volatile(u64::from_ne_bytes(word.try_into().expect("8 bytes"))) };
         }
         self.vanished[page] = false;
         self.written[page] = true;
