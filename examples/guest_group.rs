@@ -92,7 +92,7 @@ impl Ram {
 
     /// One unit of a busy guest's work.
     fn visit(&mut self, random: u64) {
-        let pages = if random % COLD_VISITS == 0 { PAGES } else { HOT_PAGES };
+        let pages = if random.is_multiple_of(COLD_VISITS) { PAGES } else { HOT_PAGES };
         let page = (random >> 16) as usize % pages;
         for index in [0, (random >> 40) as usize % WORDS, WORDS - 1] {
             self.check(page, index);

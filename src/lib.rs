@@ -5,7 +5,11 @@
 //! colder still, and come back identical. It is the design of the kernel's zsmalloc, zswap and memory cgroups, as a library;
 //! `docs/ARCHITECTURE.md` is the map of the code, `docs/fault-model.md` says which faults are detected.
 //!
+//! Or it registers memory that its guest uses directly, and that memory leaves and comes back by itself (`guest`).
+//!
 //! ```text
+//!              guest            memory under a limit while it is used, by userfaultfd
+//!                \________________.
 //!                               zswap        store, load, take_with, free; who is cold, limits, writeback
 //!              +-------------+----+------+     (zram beside it: blocks, over compress and zsmalloc alone)
 //!            swap         compress    zsmalloc      where a slot's page is | page <-> bytes | objects in size classes
@@ -110,6 +114,39 @@
 //! `examples/json_cache.rs` is a cache of JSON documents with eviction. A client that has names for its objects already brings
 //! them as [`Cells`](zsmalloc::Cells) and saves the table of handles.
 //!
+//! # Guest memory
+//!
+//! Memory that is used directly (a virtual machine's, an emulator's, a heap) is registered where it lies, with the feature `guest` on Linux:
+//! an `Engine` over a `Zswap`, a `Vm` for each guest with a memcg and a choice of who serves its faults
+//! (`Service`), and a `Region` for each range. At `memory.max` cold pages leave before others come.
+#![cfg_attr(
+    all(feature = "guest", target_os = "linux"),
+    doc = r#"
+```
+use zspool::guest::{Engine, VmOptions, memory::Memory};
+use zspool::memcg::Counter;
+use zspool::zswap::Zswap;
+
+# fn main() -> Result<(), Box<dyn std::error::Error>> {
+let mut ram = memmap2::MmapMut::map_anon(8 << 20)?;
+let engine = Engine::new(Zswap::builder().pool_limit(64 << 20).build()?)?;
+let group = engine.root().mkdir("vm0")?;
+group.set_max(Counter::Memory, 2 << 20)?;
+let vm = engine.vm(&group, VmOptions::new())?;
+// SAFETY: `ram` stays mapped as it is until `unregister`.
+let region = unsafe { vm.register(Memory::anonymous(ram.as_mut_ptr(), ram.len())) }?;
+ram.chunks_exact_mut(4096).enumerate().for_each(|(k, page)| page.fill(k as u8)); // in a quarter of its memory
+assert!(ram.chunks_exact(4096).enumerate().all(|(k, page)| page[4095] == k as u8));
+group.set_max(Counter::Memory, u64::MAX)?; // all of it comes in
+region.unregister().map_err(|(_, error)| error)?;
+# Ok(())
+# }
+```
+"#
+)]
+//!
+//! `docs/embedding.md` is the guide; an unmodified program is put under a limit by `zspool run`.
+//!
 //! # What to rely on
 //!
 //! - A page that was stored comes back identical or as an error, never as other bytes, within the faults of
@@ -119,6 +156,8 @@
 //! - [`load`](zswap::Zswap::load), [`take_with`](zswap::Zswap::take_with), [`put`](zswap::Zswap::put) and
 //!   [`free`](zswap::Zswap::free) never call the global allocator, and take no lock that is ever held over client memory: they can
 //!   run in fault handlers. `store` may allocate.
+//! - A page of a guest comes back as it was, or touching it is a SIGBUS: never zeroes, never other bytes. Its limit is passed only where a
+//!   fault must be served and nothing can leave, and that is counted.
 //! - Nothing survives the process, on purpose: a swapfile of an earlier instance is thrown away unread.
 //!
 //! # Features

@@ -10,6 +10,8 @@ mod zspool_fuzz;
 
 use arbitrary::{Arbitrary, Unstructured};
 use std::path::Path;
+#[cfg(all(feature = "guest", target_os = "linux"))]
+use zspool_fuzz::guest_ops;
 use zspool_fuzz::list::List;
 use zspool_fuzz::meddler::{How, Meanwhile};
 use zspool_fuzz::page::PageOf;
@@ -129,7 +131,6 @@ fn seeds_of_the_swap_table_reach_what_they_are_for() {
             "objects moved by swapoff to other devices",
             "objects moved to another tier",
             "operations done during a request",
-            "pages lost",
             "pages on devices at the end",
             "pages written back or through",
             "pages written through",
@@ -191,6 +192,53 @@ fn seeds_of_reclaim_reach_what_they_are_for() {
             "stores refused for the pool limit",
             "stores refused for want of swap",
             "texts refused",
+        ],
+    );
+}
+
+#[cfg(all(feature = "guest", target_os = "linux"))]
+#[test]
+fn seeds_of_guest_memory_reach_what_they_are_for() {
+    let reached = replay("guest_ops", guest_ops::run);
+    if reached.get("userfaultfd not permitted") > 0 {
+        return eprintln!("skipped: userfaultfd is not permitted here");
+    }
+    assert_reached(
+        &reached,
+        &[
+            "bytes won by a VM's eviction",
+            "bytes won by a memcg's eviction",
+            "devices taken off",
+            "dirty pages told",
+            "discards",
+            "discards that a pin stopped",
+            "dropped",
+            "evictions refused",
+            "faults of absent pages",
+            "faults of compressed pages",
+            "faults of pages on devices",
+            "faults of protected pages",
+            "faults of same-filled pages",
+            "faults of staged pages",
+            "faults of vanished pages",
+            "limits set",
+            "made resident",
+            "objects moved by swapoff",
+            "pages evicted by calls",
+            "pages left by a prefetch",
+            "pages on devices at the end",
+            "pages prefetched",
+            "pages put away without the codec",
+            "pages refused by the store",
+            "pages replayed",
+            "pages that came along",
+            "pages that stayed",
+            "pages thrown away behind its back",
+            "pins refused",
+            "requests met",
+            "swapoffs without room",
+            "unregistered",
+            "ways out that the kernel or options exclude",
         ],
     );
 }
@@ -330,4 +378,84 @@ fn a_cluster_made_for_a_write_that_failed_is_taken_back() {
         Run { pool_frames: 64, devices: [disk, none], new_is_referenced: false, encryption: true, ops: List(ops) };
     let reached = swap_table_ops::run(run);
     assert_eq!(reached.get("batches a device failed"), 1, "{reached}");
+}
+
+/// Pages on a device that fails are errors that name them, and there again when it heals; pins above a limit are overshoot.
+#[cfg(all(feature = "guest", target_os = "linux"))]
+#[test]
+fn guest_pages_are_lost_with_their_device_and_pinned_past_a_limit() {
+    use guest_ops::{Op, Patch, Run, Serving};
+    let serving = Serving { service: 1, around: 0, kept: 0, dirty: 0 };
+    let patch = Patch { kind: 0, vm: 0, pages: 40, used: 0 };
+    let lose = vec![
+        Op::WriteMany { place: 0, first: 0, n: 31, random: 2000 },
+        Op::Evict { place: 0, first: 0, n: 63 },
+        Op::Shrink { memcg: 1, n: 255 },
+        Op::Shrink { memcg: 1, n: 255 },
+        Op::FailAt { device: 0, k: 0, how: How::Down },
+        Op::ReadMany { place: 0, first: 0, n: 15 },
+        Op::Heal { device: 0 },
+        Op::Check,
+    ];
+    let pin = vec![
+        Op::WriteMany { place: 0, first: 0, n: 31, random: 2000 },
+        Op::Pin { place: 0, first: 0, n: 7 },
+        Op::Limit { memcg: 1, file: 0, pages: Some(4) },
+        Op::Limit { memcg: 1, file: 0, pages: Some(8) },
+        Op::ReadMany { place: 0, first: 0, n: 63 },
+        Op::Check,
+    ];
+    let run = |ops| {
+        let places = [patch, Patch { vm: 1, ..patch }];
+        let vms = [serving, serving];
+        guest_ops::run(Run { pool_frames: 128, device: 15, staged_ahead: 0, vms, places, ops: List(ops) })
+    };
+    let (lost, pinned) = (run(lose), run(pin));
+    if lost.get("userfaultfd not permitted") > 0 {
+        return eprintln!("skipped: userfaultfd is not permitted here");
+    }
+    assert_reached(&lost, &["pages lost"]);
+    assert_reached(&pinned, &["limits below pins refused", "overshoots"]);
+}
+
+/// A page that came in with a copy kept is write-protected. Pinned for a device, it stayed so, and a system call that was to fill it failed
+/// with EFAULT; with nobody who serves, the embedder's own write ended the process.
+#[cfg(all(feature = "guest", target_os = "linux"))]
+#[test]
+fn a_pinned_page_can_be_written_by_who_cannot_be_served() {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use zspool::guest::memory::Memory;
+    use zspool::guest::{Engine, Error, Service, VmOptions};
+    let zswap = zspool::zswap::Zswap::builder().pool_limit(1 << 20).build().unwrap();
+    let engine = Engine::builder(zswap).evictor(false).build().unwrap();
+    let vm = match engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().kept_bytes(1 << 20)) {
+        Ok(vm) => vm,
+        Err(error @ Error::Userfaultfd(_)) => return eprintln!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+    };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, wherever there is room.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    let word = start.cast::<u64>();
+    // SAFETY: mapped until the end of the process.
+    let region = unsafe { vm.register(Memory::anonymous(start.cast(), 4096)) }.unwrap();
+    // Not a repeated word: no copy is kept of such a page. SAFETY: mapped, and served.
+    unsafe { word.write_volatile(7) };
+    assert_eq!(region.evict(0..4096).pages, 1);
+    let pin = region.pin(0..4096).unwrap();
+    assert_eq!((vm.stats().pinned, vm.stats().kept), (4096, 0));
+    let (from, mut to) = std::io::pipe().unwrap();
+    to.write_all(&9u64.to_ne_bytes()).unwrap();
+    // SAFETY: 8 bytes into a mapped page.
+    let read = unsafe { libc::read(from.as_raw_fd(), start, 8) };
+    assert_eq!(read, 8, "{}", std::io::Error::last_os_error());
+    drop(pin);
+    assert_eq!(region.evict(0..4096).pages, 1);
+    // SAFETY: mapped, and served.
+    assert_eq!(unsafe { word.read_volatile() }, 9, "what the system call wrote");
+    region.assert_valid();
+    let none = VmOptions::new().kept_bytes(1 << 20).service(Service::None);
+    assert!(matches!(engine.vm(&engine.root(), none), Err(Error::Options { .. })));
 }

@@ -443,3 +443,26 @@ fn a_range_that_is_gone_is_said_to_be() {
         }
     });
 }
+
+/// A page that came in is the guest's at once, who may have written to it before what stopped the others is told.
+#[test]
+fn pages_that_came_in_before_the_memory_ends_stay() {
+    within(60, || {
+        for kind in ALL {
+            let Some(bed) = Bed::with(kind, 64, Features::empty(), |_| ()) else { return };
+            let gone = bed.map.span(20, 44);
+            // Something else is in its place, that nobody else is given.
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            // SAFETY: memory of the test's, which nobody uses.
+            let else_there = unsafe { libc::mmap(gone.start as *mut _, gone.len(), libc::PROT_NONE, flags, -1, 0) };
+            assert_eq!(else_there as usize, gone.start);
+            let moved = bed.backing.move_in(0, 64, &mut |page, frame| {
+                // SAFETY: a frame that is ours for the call.
+                unsafe { frame.write(pattern(page as usize, 1)) };
+                true
+            });
+            assert_eq!(moved, in_until(20, Obstacle::Gone), "{}", bed.name);
+            (0..20).for_each(|page| bed.holds(page, 1));
+        }
+    });
+}

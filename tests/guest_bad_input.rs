@@ -301,6 +301,34 @@ fn a_range_that_is_registered_already_or_overlaps_one() {
     sentence(&refusal.to_string(), "memory of this library's own", "no memory of this library's own");
 }
 
+/// Whether children of fork have what is mapped at an address.
+fn is_inherited(address: usize) -> bool {
+    let text = std::fs::read_to_string("/proc/self/smaps").expect("/proc");
+    let mut lines = text.lines().skip_while(|line| {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        !range.is_some_and(|(start, end)| {
+            number(start).is_some_and(|start| start <= address) && number(end).is_some_and(|end| address < end)
+        })
+    });
+    let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("the kernel tells flags");
+    !flags.split(' ').any(|flag| flag == "dc")
+}
+
+#[test]
+fn memory_that_was_refused_is_inherited_by_children_as_before() {
+    let Some(backer) = backer(Features::empty()) else { return };
+    let stranger = descriptor(Features::empty()).expect("as before");
+    let map = Mapped::anonymous(8);
+    // SAFETY: the test's own memory, which nobody touches.
+    unsafe { stranger.register(map.span(0, 8), Modes::MISSING) }.expect("it is registered");
+    let backing = backer.back(&anonymous(&map)).expect("a backing");
+    assert!(!is_inherited(map.page(3)), "children would share the pages");
+    backing.register().expect_err("another descriptor has it");
+    drop(backing);
+    assert!(is_inherited(map.page(3)), "children lack memory that was refused");
+}
+
 #[test]
 fn a_range_that_somebody_else_registered_with_the_kernel() {
     let Some(backer) = backer(Features::empty()) else { return };

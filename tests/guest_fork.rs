@@ -49,7 +49,7 @@ fn family(options: VmOptions) -> Family {
     mapping.write(0..400, 1);
     for page in 400..450 {
         // SAFETY: the test's memory.
-        (0..512).for_each(|k| unsafe { mapping.at(page).add(k).write_volatile(page as u64) });
+        (0..512).for_each(|k| unsafe { mapping.at(page).wrapping_add(k).write_volatile(page as u64) });
     }
     // SAFETY: the mapping outlives the region.
     let region = unsafe { vm.register(mapping.memory().keep_on_fork()) }.unwrap();
@@ -73,10 +73,11 @@ impl Family {
     fn is_as_it_was(&self) -> bool {
         let same_filled = |page: usize| {
             // SAFETY: the test's memory.
-            (0..512).all(|k| unsafe { self.mapping.at(page).add(k).read_volatile() } == page as u64)
+            (0..512).all(|k| unsafe { self.mapping.at(page).wrapping_add(k).read_volatile() } == page as u64)
         };
         // SAFETY: the test's memory.
-        let zero = |page: usize| (0..512).all(|k| unsafe { self.mapping.at(page).add(k).read_volatile() } == 0);
+        let zero =
+            |page: usize| (0..512).all(|k| unsafe { self.mapping.at(page).wrapping_add(k).read_volatile() } == 0);
         self.mapping.is(0..400, 1) && (400..450).all(same_filled) && (450..500).all(zero)
     }
 }
@@ -222,7 +223,7 @@ fn a_child_writes_drops_moves_and_has_children_of_its_own() {
             let grandchild = fork(|| {
                 let moved = moved.cast::<u64>();
                 // SAFETY: mapped there.
-                let at = |page: usize, k: usize| unsafe { moved.add(page * 512 + k).read_volatile() };
+                let at = |page: usize, k: usize| unsafe { moved.wrapping_add(page * 512 + k).read_volatile() };
                 let theirs =
                     (0..50).all(|page| bytes_of(page + 100, 1).enumerate().all(|(k, word)| at(page, k) == word));
                 let zero = (50..60).all(|page| (0..512).all(|k| at(page, k) == 0));
@@ -346,6 +347,7 @@ fn memory_that_is_not_kept_is_not_in_children() {
         let region = mapping.register(&vm);
         let child = fork(|| i32::from(mapping.is(0..1, 1)));
         assert_eq!(wait(child), 256 + libc::SIGSEGV);
+        // SAFETY: it is refused.
         let refused = unsafe { vm.register(Mapping::new(1).memory().keep_on_fork()) }.unwrap_err();
         assert!(refused.to_string().contains("VmOptions::children"), "{refused}");
         vm.evict_all();
@@ -366,6 +368,9 @@ fn where_the_kernel_does_not_tell_everything_is_brought_in_before_a_fork() {
         assert!(family.mapping.present() < 100);
         let brought = family.engine.fork_prepare().unwrap();
         assert!(brought >= 400 * PAGE as u64, "{brought}");
+        // Another thread forks as well, and is through first.
+        assert_eq!(family.engine.fork_prepare().unwrap(), 0);
+        family.engine.fork_parent();
         let out = family.vm.evict_all().pages;
         assert_eq!(out, 0, "until the fork is over");
         let child = fork(|| {

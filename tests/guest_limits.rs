@@ -217,6 +217,8 @@ fn what_is_pinned_stays_and_passes_the_limit_counted() {
         assert_eq!(refused.errno(), libc::EBUSY);
         assert!(refused.to_string().contains("1228800 bytes pinned"), "{refused}");
         assert!(engine.root().write_file("memory.max", "100").is_err(), "nor above it");
+        let refused = memcg.set_max(Counter::Memory, M).unwrap_err();
+        assert!(matches!(refused, zspool::memcg::Error::BelowPinned { .. }), "by a call as by the file: {refused}");
         assert_eq!((memcg.max(Counter::Memory), engine.root().max(Counter::Memory)), (M, zspool::memcg::NO_LIMIT));
         memcg.write_file("memory.max", "1228800").unwrap();
         drop(pin);

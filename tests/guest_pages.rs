@@ -39,7 +39,7 @@ impl Mapping {
         for page in pages {
             for (k, word) in expected(page, version).into_iter().enumerate() {
                 // SAFETY: inside the mapping, and nobody else uses it.
-                unsafe { self.start.add(page * PAGE).cast::<u64>().add(k).write_volatile(word) };
+                unsafe { self.start.wrapping_add(page * PAGE).cast::<u64>().wrapping_add(k).write_volatile(word) };
             }
         }
     }
@@ -48,7 +48,7 @@ impl Mapping {
         for page in pages {
             // SAFETY: inside the mapping, and nobody else uses it.
             let found: Vec<u64> = (0..PAGE / 8)
-                .map(|k| unsafe { self.start.add(page * PAGE).cast::<u64>().add(k).read_volatile() })
+                .map(|k| unsafe { self.start.wrapping_add(page * PAGE).cast::<u64>().wrapping_add(k).read_volatile() })
                 .collect();
             assert!(found == expected(page, version), "page {page} is not what was written");
         }
@@ -197,7 +197,8 @@ fn discarded_pages_are_zeroes_and_cost_nothing() {
         mapping.check(0..100, 1);
         mapping.check(200..300, 1);
         // SAFETY: inside the mapping.
-        assert!((100 * PAGE..200 * PAGE).step_by(PAGE).all(|at| unsafe { mapping.start.add(at).read_volatile() } == 0));
+        let byte = |at| unsafe { mapping.start.wrapping_add(at).read_volatile() };
+        assert!((100 * PAGE..200 * PAGE).step_by(PAGE).all(|at| byte(at) == 0));
         assert_eq!(vm.evict_all().pages, 0, "all are pinned");
         assert!(matches!(region.discard(0..PAGE), Err(Error::Pinned { page: 0 })));
         drop(pin);
@@ -229,12 +230,11 @@ fn a_range_registered_twice_is_refused_and_can_be_had_again() {
 /// A memfd, and a mapping of all of it.
 fn memfd(pages: usize) -> (Mapping, std::os::fd::OwnedFd) {
     use std::os::fd::{AsRawFd, FromRawFd};
-    // SAFETY: a new descriptor, which nobody else has.
-    let file = unsafe {
-        let fd = libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC);
-        assert!(fd >= 0);
-        std::os::fd::OwnedFd::from_raw_fd(fd)
-    };
+    // SAFETY: makes a new descriptor.
+    let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(fd >= 0);
+    // SAFETY: new, and nobody else has it.
+    let file = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
     let bytes = pages * PAGE;
     // SAFETY: makes the file larger.
     assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as i64) }, 0);
@@ -278,7 +278,7 @@ fn threads_at_a_limit(mapping: &Mapping, memory: Memory, options: VmOptions) {
                         let k = if round % 4 == 0 { x as usize % mine } else { round / 8 % mine };
                         let cell = cell(start, t * mine + k);
                         assert_eq!(cell.load(Ordering::Relaxed), version[k], "page {k} of thread {t}, round {round}");
-                        if x % 3 == 0 {
+                        if x.is_multiple_of(3) {
                             version[k] = x;
                             cell.store(x, Ordering::Relaxed);
                         }
@@ -464,7 +464,7 @@ fn is_readable(mapping: &Mapping, page: usize) -> bool {
     use std::os::fd::AsRawFd;
     let (_reader, writer) = std::io::pipe().unwrap();
     // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
-    unsafe { libc::write(writer.as_raw_fd(), mapping.start.add(page * PAGE).cast(), 1) == 1 }
+    unsafe { libc::write(writer.as_raw_fd(), mapping.start.wrapping_add(page * PAGE).cast(), 1) == 1 }
 }
 
 #[test]
@@ -478,6 +478,26 @@ fn a_dropped_region_poisons_what_cannot_be_read_and_keeps_the_rest() {
         let (readable, lost): (Vec<_>, Vec<_>) = (0..100).partition(|&page| is_readable(&mapping, page));
         assert!(lost.len() >= 50, "{} pages were on the device", lost.len());
         readable.into_iter().for_each(|page| mapping.check(page..page + 1, 5)); // in the pool still; not zeroes
+        assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
+    });
+}
+
+#[test]
+fn a_region_whose_memory_is_gone_ends_all_the_same() {
+    within_a_minute(|| {
+        let (_engine, vm) = vm(VmOptions::new());
+        let mapping = Mapping::new(300);
+        mapping.write(0..300, 3);
+        let region = register(&vm, &mapping);
+        assert_eq!(region.evict(0..300 * PAGE).pages, 300);
+        // Something else is in its place, that no other test is given: the kernel would install pages there as well.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // SAFETY: ours, and not used any more.
+        let other = unsafe { libc::mmap(mapping.start.cast(), mapping.bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_eq!(other, mapping.start.cast());
+        let (region, error) = region.unregister().unwrap_err();
+        assert!(matches!(error, Error::Gone { .. }), "{error}");
+        drop(region);
         assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
     });
 }

@@ -344,14 +344,22 @@ fn repair(address: usize) {
     let page = std::ptr::with_exposed_provenance_mut(page);
     // SAFETY: replaces a page that cannot be accessed, of the test's own.
     unsafe { libc::mmap(page, PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    set_errno(libc::EXDEV);
+}
+
+fn set_errno(value: i32) {
     // SAFETY: the thread's own.
-    unsafe { *libc::__errno_location() = libc::EXDEV };
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    unsafe { errno.write(value) };
 }
 
 extern "C" fn with_info(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     assert!(!context.is_null() && (signal == libc::SIGBUS || signal == libc::SIGSEGV));
-    // SAFETY: the kernel's.
-    repair(unsafe { (*info).si_addr() }.addr());
+    // SAFETY: the kernel's, for the time of the call.
+    let info = unsafe { &*info };
+    // SAFETY: these signals have an address.
+    repair(unsafe { info.si_addr() }.addr());
 }
 
 static LAST_FILE_PAGE: AtomicUsize = AtomicUsize::new(0);
@@ -394,8 +402,6 @@ fn a_handler_before_us_gets_what_is_not_ours() {
         install(libc::SIGBUS, with_info as *const () as usize, libc::SA_SIGINFO);
         let (_engine, vm, mapping, region) = out(VmOptions::new());
         let errno = || std::io::Error::last_os_error().raw_os_error().unwrap();
-        // SAFETY: the thread's own.
-        let set_errno = |value| unsafe { *libc::__errno_location() = value };
         for _ in 0..3 {
             let page = page_behind_the_end();
             set_errno(libc::EDOM);
@@ -438,8 +444,8 @@ fn without_a_handler_before_us_the_process_ends_as_it_would_have() {
         ("without_a_handler_before_us_the_process_ends_as_it_would_have", true, true),
     ] {
         // The process inside takes its case from the environment.
-        // SAFETY: this test alone reads and writes it.
         if std::env::var("ZSPOOL_TEST_CASE").is_err() || std::env::var("ZSPOOL_TEST_INSIDE").is_err() {
+            // SAFETY: this test alone reads and writes it.
             unsafe { std::env::set_var("ZSPOOL_TEST_CASE", format!("{ignored} {sent}")) };
         }
         let output = in_a_process(name, || {
@@ -483,8 +489,8 @@ fn a_page_that_is_lost_goes_to_the_handler_before_us() {
 fn a_page_that_is_lost_ends_the_process_with_a_sentence() {
     for (k, options) in [VmOptions::new(), threads(1)].into_iter().enumerate() {
         let name = "a_page_that_is_lost_ends_the_process_with_a_sentence";
-        // SAFETY: this test alone reads and writes it.
         if std::env::var("ZSPOOL_TEST_INSIDE").is_err() {
+            // SAFETY: this test alone reads and writes it.
             unsafe { std::env::set_var("ZSPOOL_TEST_THREADS", k.to_string()) };
         }
         drop(options);

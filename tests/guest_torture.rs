@@ -259,7 +259,10 @@ impl Arena {
                 if *touches != now || page == 0 {
                     (*touches, *since) = (now, Instant::now());
                 } else if since.elapsed() > PATIENCE {
-                    eprintln!("writer {writer} has been at page {} for {PATIENCE:?} with {setting:?}: a deadlock", page - 1);
+                    eprintln!(
+                        "writer {writer} has been at page {} for {PATIENCE:?} with {setting:?}: a deadlock",
+                        page - 1
+                    );
                     std::process::abort();
                 }
             }
@@ -282,8 +285,7 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
     let zswap = builder.device(std::sync::Arc::clone(&device)).build().expect("an instance");
     let engine = Engine::new(zswap)?;
     let memcg = engine.root().mkdir("vm").expect("a memcg");
-    let service =
-        if setting.threads { Service::Threads(ThreadOptions::new(2)) } else { Service::InThread };
+    let service = if setting.threads { Service::Threads(ThreadOptions::new(2)) } else { Service::InThread };
     let options = VmOptions::new().service(service).kept_bytes(setting.kept_bytes).fault_around(FaultAround::Adaptive);
     let vm = engine.vm(&memcg, options)?;
     let arena = Arena::new(setting);

@@ -220,7 +220,7 @@ fn balloons_and_devices_ask_by_guest_addresses() {
         vm.evict_all();
         assert_eq!(guest.prefetch(edge - 2 * 4096..edge - 4095).unwrap().pages, 2);
 
-        let hole = guest.pin(2 << 20..(2 << 20) + 1).err().expect("nothing there");
+        let hole = guest.pin(2 << 20..(2 << 20) + 1).expect_err("nothing there");
         assert!(matches!(hole, Error::NoGuestMemory { .. }), "{hole}");
         let behind = guest.discard(edge..edge + 2 * MIB as u64).unwrap_err();
         assert!(matches!(behind, Error::NoGuestMemory { .. }), "{behind}");

@@ -90,7 +90,9 @@ fn every_file_refuses_what_it_does_not_take_by_errno() {
             Some(_) if name == "cgroup.procs" => assert_eq!(refused(&vm, name, "1").errno(), libc::EOPNOTSUPP),
             Some(_) => assert_eq!(refused(&vm, name, " \n").errno(), libc::EINVAL, "{name}"),
         }
-        if name.ends_with(".max") && name != "memory.swap.tiers.max" || matches!(name, "memory.high" | "memory.low" | "memory.min") {
+        if name.ends_with(".max") && name != "memory.swap.tiers.max"
+            || matches!(name, "memory.high" | "memory.low" | "memory.min")
+        {
             for text in ["12Q", "-1", "MAX", "1 2", "0x10", "1.5M", "18446744073709551616", "1T0", "4096\0", "max 1"] {
                 let error = refused(&vm, name, text);
                 assert_eq!(error.errno(), libc::EINVAL, "{name} {text:?}");

@@ -65,6 +65,15 @@ fn what_cannot_be_limited_is_refused_with_a_sentence() {
     assert_refused(&refused(&LIMIT, &[&file("static", &fixed, 0o755)]), 125, &["statically", "embed"]);
     assert_refused(&refused(&[], &["true"]), 125, &["--memory-max"]);
     assert_refused(&refused(&["--memory-max", "1M", "--memory-high", "2M"], &["true"]), 125, &["--memory-high"]);
+    for bytes in ["0", "1", "64"] {
+        assert_refused(&refused(&["--memory-max", bytes], &["true"]), 125, &["--memory-max", "1048576", "64M"]);
+    }
+    assert_refused(&refused(&["--memory-high", "0"], &["true"]), 125, &["--memory-high"]);
+    assert_eq!(
+        refused(&["--memory-max", "1024T"], &["true"]).status.code(),
+        Some(0),
+        "more than there is, is no limit"
+    );
     assert_refused(&refused(&["--memory-max", "1M", "--preload", "/no/such"], &["true"]), 125, &["cargo build"]);
     assert_refused(&refused(&["--memory-max", "1M", "--swapfile", "/x"], &["true"]), 125, &["--swap-size"]);
     let shared = ["--memory-max", "1M", "--children", "--swapfile", "/tmp/x,size=1M"];
@@ -204,7 +213,12 @@ fn it_can_be_asked_and_told() {
     ctl(&["trim"]).unwrap();
     let top = finish(zspool(place.path()).args(["top", "--once", "--json", "--interval", "0.1"]), 30);
     let rows: serde_json::Value = serde_json::from_str(&good(&top)).unwrap();
-    let ours = rows.as_array().unwrap().iter().find(|row| row["pid"].to_string() == pid).expect("it is in the table");
+    let ours = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["pid"].as_u64() == pid.parse().ok())
+        .expect("it is in the table");
     assert_eq!(ours["memory_max"].as_u64(), Some(100 << 20));
     let table = good(&finish(zspool(place.path()).args(["top", "--once", "--interval", "0.1"]), 30));
     assert!(table.contains("PROGRAM") && table.contains("python3") && table.contains("100M"), "{table}");
@@ -237,4 +251,16 @@ fn children_take_part_if_they_are_to() {
     assert_eq!(sockets(&[]), "1", "python's");
     // And the shell's, and those of the two that it starts as far as they have begun.
     assert!(sockets(&["--children"]).parse::<u32>().unwrap() >= 2);
+}
+
+#[test]
+fn a_fork_at_the_limit_ends_in_bounded_time() {
+    if !can("a_fork_at_the_limit_ends_in_bounded_time") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    // Pages that are shared with the child cannot leave, and both go over all of them.
+    let script = "import os\nx = [str(i) * 5 for i in range(300000)]\ns = sum(map(hash, x))\npid = os.fork()\nif pid == 0: os._exit(0 if sum(map(hash, x)) == s else 1)\nprint(os.waitpid(pid, 0)[1] == 0 and sum(map(hash, x)) == s)";
+    let output = finish(&mut run(place.path(), &["--memory-max", "16M"], &["python3", "-c", script]), 60);
+    assert_eq!(good(&output), "True\n");
 }

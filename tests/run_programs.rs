@@ -6,7 +6,10 @@ mod support;
 mod under;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use under::*;
 
 /// What must be there, or a skip.
@@ -105,6 +108,111 @@ fn node_keeps_its_objects() {
     let (text, stat, _) = watched(&["--memory-max", "48M"], &["node", "-e", NODE], 300);
     assert_eq!(text, good(&plain));
     assert!(number(vm(&stat), "taken_out_pages") > 1000, "{stat:#}");
+}
+
+/// A client of redis, and how many keys it has there.
+struct Redis(BufReader<UnixStream>);
+
+const KEYS: usize = 60_000;
+
+impl Redis {
+    /// The server's, as soon as it listens.
+    fn at(socket: &Path) -> Self {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => {
+                    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                    return Redis(BufReader::new(stream));
+                }
+                Err(error) => assert!(Instant::now() < until, "redis does not listen: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn send(&mut self, words: &[&str]) {
+        let mut text = format!("*{}\r\n", words.len());
+        words.iter().for_each(|word| text += &format!("${}\r\n{word}\r\n", word.len()));
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn reply(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        assert!(!line.starts_with('-') && !line.is_empty(), "redis says {line:?}");
+        let Some(len) = line.strip_prefix('$') else { return line[1..].trim_end().to_owned() };
+        let mut bytes = vec![0; len.trim_end().parse::<usize>().expect("there is such a key") + 2];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes.truncate(bytes.len() - 2);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn ask(&mut self, words: &[&str]) -> String {
+        self.send(words);
+        self.reply()
+    }
+
+    fn value(key: usize, version: u32) -> String {
+        format!("version {version} of {key} ").repeat(20)
+    }
+
+    /// Those of every `step` keys: nothing else is there.
+    fn check(&mut self, step: usize, version: u32) {
+        for key in (0..KEYS).step_by(step) {
+            assert_eq!(self.ask(&["GET", &key.to_string()]), Self::value(key, version));
+        }
+    }
+}
+
+#[test]
+fn redis_saves_in_the_background_while_it_is_written() {
+    let test = "redis_saves_in_the_background_while_it_is_written";
+    if !can(test, &["redis-server"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (socket, stat) = (place.path().join("redis"), place.path().join("stat"));
+    let (dir, path) = (place.path().to_str().unwrap(), socket.to_str().unwrap());
+    let server = ["redis-server", "--port", "0", "--unixsocket", path, "--dir", dir, "--save", "", "--daemonize", "no"];
+    let options = ["--memory-max", "16M", "--stat", stat.to_str().unwrap()];
+    let running = Deadlined::start(&mut run(place.path(), &options, &server), 240);
+    let mut redis = Redis::at(&socket);
+    for first in (0..KEYS).step_by(100) {
+        (first..first + 100).for_each(|key| redis.send(&["SET", &key.to_string(), &Redis::value(key, 1)]));
+        (0..100).for_each(|_| assert_eq!(redis.reply(), "OK"));
+    }
+    assert_eq!(redis.ask(&["BGSAVE"]), "Background saving started");
+    // Written while the child reads: the child must have what was there before.
+    for key in (0..KEYS).step_by(10) {
+        assert_eq!(redis.ask(&["SET", &key.to_string(), &Redis::value(key, 2)]), "OK");
+    }
+    let until = Instant::now() + Duration::from_secs(120);
+    let saved = loop {
+        let said = redis.ask(&["INFO", "persistence"]);
+        if said.contains("rdb_bgsave_in_progress:0") {
+            break said;
+        }
+        assert!(Instant::now() < until, "the background save does not end: {said}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(saved.contains("rdb_last_bgsave_status:ok"), "{saved}");
+    redis.check(10, 2);
+    redis.send(&["SHUTDOWN", "NOSAVE"]);
+    good(&running.finish());
+    assert!(number(vm(&json(&stat)), "taken_out_pages") > 1000, "{:#}", json(&stat));
+
+    // Another server, without a limit, reads what the child saved.
+    let mut plain = Deadlined::start(std::process::Command::new(server[0]).args(&server[1..]), 120);
+    let mut redis = Redis::at(&socket);
+    while redis.ask(&["INFO", "persistence"]).contains("\nloading:1") {
+        assert!(plain.is_running());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(redis.ask(&["DBSIZE"]), KEYS.to_string());
+    redis.check(1, 1);
+    redis.send(&["SHUTDOWN", "NOSAVE"]);
+    good(&plain.finish());
 }
 
 #[test]

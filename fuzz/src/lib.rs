@@ -14,10 +14,13 @@
 //! | `reclaim_ops` | a tree with all that reclaims from it: control files as raw texts, limits, pages in memory |
 //! | `swapfile_bytes` | what lies on devices, changed by others between write and read; headers of files |
 //! | `swap_table_ops` | slots with many references over devices in tiers that come, go and fail |
+//! | `guest_ops` | guest memory over userfaultfd, with limits and devices that fail |
 //! | `meddler` | that device: it also does other operations in the middle of its requests |
 //!
 //! A list decides everything: the same one runs the same way, but for random seeds and keys of what goes to devices.
 
+#[cfg(all(feature = "guest", target_os = "linux"))]
+pub mod guest_ops;
 pub mod instance;
 pub mod list;
 pub mod meddler;

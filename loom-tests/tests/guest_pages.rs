@@ -13,6 +13,8 @@
 //! | `again_vs_compress` | UntakeIgnoresThrough |
 //! | `discard_vs_access` | DiscardOwnsLate |
 //! | `discard_vs_compress` | DiscardEndsShadow |
+//! | `inherit_vs_compress` | HeirOwnsAsDropping |
+//! | `removed_vs_compress` | RemovalPassesOver |
 //! | `unregister_vs_take_out` | UnregisterLeavesGateOpen |
 //! | `pin_vs_take_out` | PinCountsLate |
 //! | `write_vs_clean_page` | WriteKeepsCopy |
@@ -272,6 +274,46 @@ fn a_page_thrown_away_while_it_is_compressed_can_be_used_anew() {
 fn a_staging_place_taken_from_its_compressor_is_seen() {
     let message = catches(|| outcomes_of_long(|| discard_vs_compress(Planted::bug(Bug::DiscardEndsShadow))));
     assert!(message.contains("the shadow place of page 0 was not empty"), "{message}");
+}
+
+fn inherit_vs_compress(planted: Planted) -> (u32, &'static str) {
+    let model = staged(planted, false);
+    let (compressed, inherited) = race(&model, |model| model.compress(1), |model| model.inherit(0));
+    assert_eq!(inherited, Some(1), "an heir has something else");
+    let place = place(&model);
+    assert_eq!(model.read(0), Some(1), "a page was lost to its heir");
+    (compressed, place)
+}
+
+#[test]
+fn a_page_inherited_while_it_is_compressed_is_the_childs_and_the_parents() {
+    let seen = outcomes(|| inherit_vs_compress(Planted::NONE));
+    assert_eq!(seen, [(0, "staged"), (1, "stored")].into());
+}
+
+#[test]
+fn a_frame_given_back_while_an_heir_reads_it_is_seen() {
+    let message = catches(|| outcomes(|| inherit_vs_compress(Planted::bug(Bug::HeirOwnsAsDropping))));
+    assert!(message.contains("heir") || message.contains("staging place"), "{message}");
+}
+
+fn removed_vs_compress(planted: Planted) -> u32 {
+    let model = staged(planted, false);
+    let (compressed, ()) = race(&model, |model| model.compress(1), |model| model.removed(0));
+    assert_eq!(place(&model), "absent", "what was thrown away came back");
+    assert_eq!(model.read(0), Some(0));
+    compressed
+}
+
+#[test]
+fn a_page_thrown_away_behind_our_back_while_it_is_compressed_is_gone() {
+    assert_eq!(outcomes(|| removed_vs_compress(Planted::NONE)), [0, 1].into());
+}
+
+#[test]
+fn a_removal_that_is_passed_over_is_seen() {
+    let message = catches(|| outcomes(|| removed_vs_compress(Planted::bug(Bug::RemovalPassesOver))));
+    assert!(message.contains("came back"), "{message}");
 }
 
 // === unregistering, pins, kept copies, pages that vanish ===

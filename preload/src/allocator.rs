@@ -102,7 +102,7 @@ impl State {
             // The last first, so that they go out in order.
             for number in (0..CHUNK / size).rev() {
                 // SAFETY: the block lies in the chunk, which nobody else has.
-                unsafe { self.give(class, chunk.add(number * size)) };
+                unsafe { self.give(class, chunk.wrapping_add(number * size)) };
             }
         }
         let block = self.free[class];

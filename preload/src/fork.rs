@@ -11,6 +11,7 @@
 
 use crate::inside::Inside;
 use crate::{farewell, state};
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{
     AtomicPtr,
@@ -21,8 +22,10 @@ use zspool::guest::Engine;
 /// The engine, never freed.
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Signals that the forking thread had blocked; it is in between [`prepare`] and the other two, and no other thread is.
-static mut BETWEEN: MaybeUninit<Inside> = MaybeUninit::uninit();
+thread_local! {
+    /// Signals that the forking thread had blocked, between [`prepare`] and the other two. Of the thread: several may fork at once.
+    static BETWEEN: Cell<MaybeUninit<Inside>> = const { Cell::new(MaybeUninit::uninit()) };
+}
 
 /// Have forks be seen.
 pub(crate) fn start(engine: Engine) {
@@ -47,14 +50,14 @@ extern "C" fn prepare() {
             farewell::say(&format!("{error}. A child of fork would read zeroes there."));
         }
     }
-    // SAFETY: the C library lets one thread fork at a time (it holds a lock over these calls).
-    unsafe { (&raw mut BETWEEN).write(MaybeUninit::new(inside)) };
+    BETWEEN.set(MaybeUninit::new(inside));
 }
 
 /// What `prepare` has left.
 fn inside() -> Inside {
+    let inside = BETWEEN.replace(MaybeUninit::uninit());
     // SAFETY: `prepare` has written it, in this thread or in the one it is a copy of.
-    unsafe { (&raw const BETWEEN).read().assume_init() }
+    unsafe { inside.assume_init() }
 }
 
 extern "C" fn parent() {

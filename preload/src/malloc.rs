@@ -60,11 +60,11 @@ pub(crate) unsafe fn realloc(piece: *mut c_void, len: size_t) -> *mut c_void {
 /// The piece is of the C library's `malloc`, or null.
 pub(crate) unsafe fn mapping(piece: *mut c_void) -> Option<Range<usize>> {
     let ours = NEXT.load(Acquire) == __libc_realloc as Realloc as *mut c_void;
-    if piece.is_null() || !ours || piece.addr() % 16 != 0 {
+    if piece.is_null() || !ours || !piece.addr().is_multiple_of(16) {
         return None;
     }
     // SAFETY: two words lie before each piece.
-    let (before, size) = unsafe { (piece.cast::<usize>().sub(2).read(), piece.cast::<usize>().sub(1).read()) };
+    let [before, size] = unsafe { piece.cast::<[usize; 2]>().wrapping_sub(1).read() };
     if size & IS_MAPPED == 0 {
         return None;
     }

@@ -166,8 +166,11 @@ fn take_stack(size: usize) -> Option<(Range<usize>, Arc<AtomicI32>)> {
     let is_free = |number: i32| match number {
         0 => true,
         STARTING => false,
-        // SAFETY: signal 0 only asks whether there is such a thread.
-        number => unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), number, 0) != 0 },
+        number => {
+            let process = std::process::id();
+            // SAFETY: signal 0 only asks whether there is such a thread.
+            unsafe { libc::syscall(libc::SYS_tgkill, process, number, 0) != 0 }
+        }
     };
     if let Some((stack, number)) =
         stacks.iter().find(|(stack, number)| stack.len() >= size && is_free(number.load(Acquire)))

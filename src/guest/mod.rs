@@ -29,6 +29,7 @@ mod error;
 pub mod memory;
 #[doc(hidden)]
 pub mod model;
+#[cfg_attr(loom, allow(dead_code, reason = "models have no kernel, and use a part of it"))]
 pub(crate) mod pages;
 pub mod uffd;
 

@@ -1,12 +1,12 @@
 //! A region without a kernel, for the crate's own models and unit tests; of no use to embedders.
 //!
-//! The real `Pages` over a [`Simulated`] backing and a store of tokens, or the real `Zswap`. A guest access that faults is served as
+//! The real `Pages` over a `Simulated` backing and a store of tokens, or the real `Zswap`. A guest access that faults is served as
 //! the SIGBUS service would: in the thread, waiting for owners.
 
 use super::memory::backing::{Backing, Staging};
 use super::memory::simulated::{Simulated, Trap};
 use super::pages::ports::{Effort, Purse, Store, Why};
-use super::pages::{Access, Pages, Served, Shared, Waiting};
+use super::pages::{Access, Inherited, Pages, Served, Shared, Waiting};
 use super::{Error, FaultAround};
 use crate::memcg::{Counter, Memcg, Resident};
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -102,7 +102,9 @@ impl Store for Tokens {
         _effort: Effort,
     ) -> Result<Stored, zswap::Error> {
         let token = u64::from_ne_bytes(*page.first_chunk().expect("a page has eight bytes"));
-        if self.panics_after.load(Ordering::Relaxed) != u32::MAX && self.panics_after.fetch_sub(1, Ordering::Relaxed) == 0 {
+        if self.panics_after.load(Ordering::Relaxed) != u32::MAX
+            && self.panics_after.fetch_sub(1, Ordering::Relaxed) == 0
+        {
             self.panics_after.store(u32::MAX, Ordering::Relaxed);
             purse.uncharge(1); // as a charge that is dropped
             panic!("a test has the codec panic");
@@ -244,6 +246,34 @@ impl Model {
     /// When one is pinned.
     pub fn discard(&self, first: u32, pages: u32) -> Result<u64, Error> {
         self.pages.discard(first..first + pages)
+    }
+
+    /// The program has emptied a page of the guest range, and we are told.
+    pub fn removed(&self, page: u32) {
+        self.backing.vanish(page);
+        while self.pages.removed(page..page + 1).is_some() {
+            crate::sync::thread::yield_now();
+        }
+    }
+
+    /// A child of fork takes what it has of a page: a copy, or what is in its slot.
+    pub fn inherit(&self, page: u32) -> Option<u64> {
+        let mut token = None;
+        while !self.pages.inherit(page, &mut |what| {
+            token = match what {
+                Inherited::Bytes(bytes) => {
+                    Some(u64::from_ne_bytes(*bytes.first_chunk().expect("a page has eight bytes")))
+                }
+                Inherited::Slot(slot) => {
+                    self.tokens.as_ref().and_then(|tokens| tokens.slots.lock().get(&slot.0).copied())
+                }
+                Inherited::Poisoned => None,
+            };
+            true
+        }) {
+            crate::sync::thread::yield_now();
+        }
+        token
     }
 
     /// Somebody throws a page away without telling.

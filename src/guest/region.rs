@@ -75,12 +75,13 @@ impl Region {
 
     /// The kernel sends no more faults: wait for those that are being served, and settle up.
     fn finish(&mut self) {
-        let Some(pages) = self.pages.take() else { return };
+        let Some(mut pages) = self.pages.take() else { return };
         registry::remove(&pages.addresses());
         self.vm.running().keep_no_more(&pages);
         pages.shared().roster.remove(pages.id());
         let mut backoff = Backoff::new();
-        while Arc::strong_count(&pages) > 1 {
+        // Not by the count alone: what the last of them did to the words is to be seen.
+        while Arc::get_mut(&mut pages).is_none() {
             backoff.wait_for_io();
         }
         pages.settle();
@@ -172,6 +173,12 @@ impl Drop for Region {
         }
         drop(pages);
         self.finish();
+    }
+}
+
+impl std::fmt::Debug for Pin<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pin").field("region", &self.region.addresses()).field("pages", &self.pages).finish()
     }
 }
 

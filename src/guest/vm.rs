@@ -180,6 +180,12 @@ impl Vm {
                 instead: "use one of the two: noting writes leaves no way to hold the first one off",
             });
         }
+        if options.kept_bytes > 0 && matches!(options.service, Service::None) {
+            return Err(Error::Options {
+                what: "copies of clean pages cannot be kept (kept_bytes) where nobody serves faults (Service::None)",
+                instead: "use one of the two: the first write to a page with such a copy is a fault",
+            });
+        }
         let children = Children::new(zswap.clone(), memcg.clone())
             .map_err(|source| Error::Service { doing: "open an eventfd for children of fork", source })?;
         let store = Keeping::new(zswap.clone(), children.family());

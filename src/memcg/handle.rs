@@ -207,11 +207,14 @@ impl Memcg {
     /// already stays, also above it, and then the memcg is [noted](super::Tree::take_excess).
     ///
     /// # Errors
-    /// [`Error::Offline`].
+    /// [`Error::Offline`]; [`Error::BelowPinned`] for memory, when more than that is pinned there and below: the limit is as it was.
     ///
     /// # Locks
     /// The tree lock.
     pub fn set_max(&self, counter: Counter, limit: u64) -> Result<(), Error> {
+        if counter == Counter::Memory && limit != NO_LIMIT {
+            self.check_pinned(limit)?;
+        }
         let hierarchy = self.online()?;
         let planted = self.shared().config.planted;
         self.words().of(counter).set_limit(limit, counter.mark(limit, self.words().high()), planted);

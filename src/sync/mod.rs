@@ -51,7 +51,9 @@ pub use grow_table::GrowTable;
 pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
-pub(crate) use process::{early_new, process_mutex, process_static, unmodelled};
+#[cfg_attr(not(feature = "guest"), allow(unused_imports))]
+pub(crate) use process::unmodelled;
+pub(crate) use process::{process_mutex, process_static};
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;
 pub use region::{Region, prefetch};
@@ -64,11 +66,11 @@ pub use tally::Tally;
 pub use try_lock::{TryGuard, TryLock};
 pub use turnstile::{Deadline, Passed, Ticket, Turnstile};
 
+#[cfg(loom)]
+pub use loom::sync::Arc;
 /// As loom's: it has none.
 #[cfg(loom)]
 pub use std::sync::Weak;
-#[cfg(loom)]
-pub use loom::sync::Arc;
 #[cfg(not(loom))]
 pub use std::sync::{Arc, Weak};
 

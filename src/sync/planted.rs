@@ -152,6 +152,10 @@ pub enum Bug {
     EndForgetsLeft,
     /// A page that had vanished stays charged.
     VanishedStaysCharged,
+    /// Who hands a staged page to an heir owns it as one who throws it away, whose compressor gives the frame back at once.
+    HeirOwnsAsDropping,
+    /// Who follows a removal takes a page that is about to be stored for one that is being thrown away.
+    RemovalPassesOver,
 }
 
 /// Which bug, if any, is planted.

@@ -30,6 +30,7 @@ macro_rules! process_static {
 }
 
 /// Items that no model has a use for, and that use what loom has not (references that do not keep, references to traits).
+#[cfg_attr(not(feature = "guest"), allow(unused_macros))] // guest memory is all there is of the kind
 macro_rules! unmodelled {
     ($($item:item)*) => {$(
         #[cfg(not(loom))]
@@ -37,16 +38,6 @@ macro_rules! unmodelled {
     )*};
 }
 
-/// A constructor that statics use: `const`, but under loom, which makes its atomics inside models.
-macro_rules! early_new {
-    ($(#[$doc:meta])* $vis:vis fn new() -> Self $body:block) => {
-        #[cfg(not(loom))]
-        $(#[$doc])*
-        $vis const fn new() -> Self $body
-        #[cfg(loom)]
-        $(#[$doc])*
-        $vis fn new() -> Self $body
-    };
-}
-
-pub(crate) use {early_new, process_mutex, process_static, unmodelled};
+#[cfg_attr(not(feature = "guest"), allow(unused_imports))]
+pub(crate) use unmodelled;
+pub(crate) use {process_mutex, process_static};

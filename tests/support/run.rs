@@ -85,7 +85,7 @@ impl Deadlined {
     /// Both its outputs, read to their ends.
     pub fn finish(mut self) -> Output {
         let mut child = self.child.take().unwrap();
-        let mut read = |mut from: Box<dyn std::io::Read + Send>| {
+        let read = |mut from: Box<dyn std::io::Read + Send>| {
             std::thread::spawn(move || {
                 let mut bytes = Vec::new();
                 from.read_to_end(&mut bytes).unwrap();

@@ -55,7 +55,7 @@ impl Mapping {
         for page in pages {
             for (k, word) in bytes_of(page, version).enumerate() {
                 // SAFETY: inside the mapping; the test says who else uses it.
-                unsafe { self.at(page).add(k).write_volatile(word) };
+                unsafe { self.at(page).wrapping_add(k).write_volatile(word) };
             }
         }
     }
@@ -64,7 +64,9 @@ impl Mapping {
     pub fn is(&self, pages: Range<usize>, version: u64) -> bool {
         pages.into_iter().all(|page| {
             // SAFETY: inside the mapping; the test says who else uses it.
-            bytes_of(page, version).enumerate().all(|(k, word)| word == unsafe { self.at(page).add(k).read_volatile() })
+            bytes_of(page, version)
+                .enumerate()
+                .all(|(k, word)| word == unsafe { self.at(page).wrapping_add(k).read_volatile() })
         })
     }
 
@@ -79,7 +81,7 @@ impl Mapping {
     pub fn check_zero(&self, pages: Range<usize>) {
         for page in pages {
             // SAFETY: inside the mapping; the test says who else uses it.
-            let zero = (0..512).all(|k| unsafe { self.at(page).add(k).read_volatile() } == 0);
+            let zero = (0..512).all(|k| unsafe { self.at(page).wrapping_add(k).read_volatile() } == 0);
             assert!(zero, "page {page} does not read as zeroes");
         }
     }

@@ -5,6 +5,7 @@
 pub enum Kind {
     Nothing,
     Limit,
+    Protection,
     Reclaim,
     Peak,
     Flag,
@@ -19,6 +20,8 @@ pub const FILES: &[(&str, Kind)] = &[
     ("memory.current", Kind::Nothing),
     ("memory.peak", Kind::Peak),
     ("memory.max", Kind::Limit),
+    ("memory.low", Kind::Protection),
+    ("memory.min", Kind::Protection),
     ("memory.high", Kind::Limit),
     ("memory.reclaim", Kind::Reclaim),
     ("memory.stat", Kind::Nothing),
@@ -46,10 +49,11 @@ pub const FILES: &[(&str, Kind)] = &[
     ("cgroup.stat", Kind::Nothing),
 ];
 
-/// Which file the number in an operation means: an index of [`FILES`]. Those of tiers came late; numbers in seeds from before mean
-/// what they meant, but for a few.
+/// Which file the number in an operation means: an index of [`FILES`]. Those of tiers, low and min came late; numbers in seeds from before
+/// mean what they meant, but for a few.
 pub fn which_file(file: u8) -> usize {
-    let is_late = |&index: &usize| FILES[index].0.starts_with("memory.swap.tiers");
+    let is_late =
+        |&index: &usize| FILES[index].0.starts_with("memory.swap.tiers") || FILES[index].1 == Kind::Protection;
     let (late, early): (Vec<_>, Vec<_>) = (0..FILES.len()).partition(is_late);
     match usize::from(file % 64).checked_sub(64 - late.len()) {
         Some(which) => late[which],
@@ -87,7 +91,7 @@ pub fn meaning(kind: Kind, text: &str) -> Result<Meaning, i32> {
     let one = || if words.len() == 1 { Ok(&words[0]) } else { Err(libc::EINVAL) };
     match kind {
         Kind::Nothing => Err(libc::EACCES),
-        Kind::Limit => match one()?.as_slice() {
+        Kind::Limit | Kind::Protection => match one()?.as_slice() {
             b"max" => Ok(Meaning::Limit(u64::MAX)),
             word => size(word).map(Meaning::Limit).ok_or(libc::EINVAL),
         },

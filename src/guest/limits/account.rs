@@ -23,7 +23,7 @@ use super::policy::{Back, Treatment};
 use super::roster::NO_PLACE;
 use crate::memcg::{Counter, Error, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Resident};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Arc, Tally};
+use crate::sync::{Arc, Deadline, Tally};
 use crate::units::PAGE_SIZE;
 use std::time::Duration;
 
@@ -39,8 +39,13 @@ const MOST_VAIN: u32 = 2;
 /// How long a fault waits for the evictor, each time.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Milliseconds after a wait in vain in which nobody waits again.
+/// How long it waits in all, while others have luck.
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Milliseconds after a wait in vain in which nobody waits again; twice as many each time in a row, up to the most. What does not
+/// compress, without a device, is served past the limit at once then, and not after a wait for each page.
 const FUTILE: u64 = 100;
+const MOST_FUTILE: u64 = 6400;
 
 /// How long a paused thread waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -63,6 +68,8 @@ pub(crate) struct Account {
     overshoot: Tally,
     /// Until then nobody of this VM waits for the evictor: it was in vain just now.
     futile_until: Tally,
+    /// For so many milliseconds; 0 after a wait that brought room.
+    futile_for: Tally,
 }
 
 /// What pages are brought in for.
@@ -113,6 +120,7 @@ impl Account {
             hand: AtomicU64::new(0),
             overshoot: Tally::new(),
             futile_until: Tally::new(),
+            futile_for: Tally::new(),
         })
     }
 
@@ -242,26 +250,38 @@ impl Account {
 
     /// Charge, making room as long as there is something to take.
     fn charge_with_room(&self, bytes: u64, hit: LimitHit) -> Result<(), LimitHit> {
-        let (mut hit, mut vain) = (hit, 0);
+        let (mut hit, mut vain, mut until) = (hit, 0, None);
         for _ in 0..MOST_ROUNDS {
             if bytes > hit.limit() {
                 break; // it can never fit
             }
             if !self.limits.make_room(hit.memcg(), self.place.load(Ordering::Relaxed)) {
                 // What cannot be had in a fault may be had by who can write to a device: unless that was in vain just now.
-                let now = self.limits.now();
-                if vain == MOST_VAIN || now < self.futile_until.get() {
+                if self.limits.now() < self.futile_until.get() {
                     break;
                 }
+                let until = until.get_or_insert_with(|| Deadline::after(MOST_PATIENCE));
                 let won = self.limits.progress();
-                self.limits.wait_for_room(PATIENCE);
+                self.limits.wait_for_room(PATIENCE.min(until.left()));
                 vain = if self.limits.progress() == won { vain + 1 } else { 0 };
-                if vain == MOST_VAIN {
-                    self.futile_until.set(now + FUTILE);
+                if vain == MOST_VAIN || until.passed() {
+                    // Once more, for what was won meanwhile; then it is futile from now on, however long the wait was.
+                    if let Ok(()) = self.climb(bytes) {
+                        return Ok(());
+                    }
+                    let time = (2 * self.futile_for.get()).clamp(FUTILE, MOST_FUTILE);
+                    self.futile_for.set(time);
+                    self.futile_until.set(self.limits.now() + time);
+                    break;
                 }
             }
             match self.climb(bytes) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    if until.is_some() {
+                        self.futile_for.set(0);
+                    }
+                    return Ok(());
+                }
                 Err(again) => hit = again,
             }
         }

@@ -77,7 +77,7 @@ impl Limits {
                 // No more than may be needed: a page brings at most what it was charged.
                 let missing = (bytes - won - gone).div_ceil(PAGE_SIZE as u64);
                 let batch = over.min(BATCH).min(missing.try_into().unwrap_or(BATCH));
-                let compressed = pick.vm().compress_staged(batch);
+                let compressed = pick.vm().compress_staged(batch, true);
                 some |= compressed.pages + compressed.back + compressed.refused > 0;
                 gone += compressed.bytes;
                 over = over.saturating_sub(compressed.pages + compressed.back);
@@ -242,11 +242,13 @@ impl Limits {
                 // The part that goes past the end is at the beginning.
                 for (from, to) in [(from, to), (0, to.saturating_sub(all))] {
                     let inside = |at: u64| at.saturating_sub(base).min(pages) as u32;
-                    for page in inside(from)..inside(to) {
+                    let mut page = region.next_used(inside(from));
+                    while page < inside(to) {
                         let stamp = region.look(page).stamp;
                         if epochs.is_stale(stamp) {
                             region.restamp(page, stamp, 0);
                         }
+                        page = region.next_used(page + 1);
                     }
                 }
                 base += pages;

@@ -72,14 +72,20 @@ pub(crate) trait Evictable: Send + Sync {
     /// `each` returns.
     fn regions(&self, from: u32, each: &mut dyn FnMut(u32, &dyn Clocked) -> bool);
 
-    /// Compress up to `pages` staged pages, those first that were staged first. The store makes no room: it refuses.
-    fn compress_staged(&self, pages: u32) -> Compressed;
+    /// Compress up to `pages` staged pages, those first that were staged first. The store makes no room: it refuses; and where it would
+    /// have to call the allocator, it refuses in a fault (not `ahead` of one).
+    fn compress_staged(&self, pages: u32, ahead: bool) -> Compressed;
 }
 
 /// A region as policies see it: pages by number.
 pub(crate) trait Clocked {
     /// How many pages it has.
     fn pages(&self) -> u32;
+
+    /// The first page from this one on that may have been in memory ever, or how many there are: what lies between is not looked at.
+    fn next_used(&self, page: u32) -> u32 {
+        page
+    }
 
     /// What the page's word says now.
     fn look(&self, page: u32) -> Look;

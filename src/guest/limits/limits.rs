@@ -218,7 +218,7 @@ impl Limits {
         let mut refused = false;
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&staged) else { break };
-            let compressed = pick.vm().compress_staged(FAULT_PAGES);
+            let compressed = pick.vm().compress_staged(FAULT_PAGES, false);
             self.note_won(compressed.bytes);
             if compressed.bytes > 0 || compressed.back > 0 {
                 return true; // what came back is charged by who touched it, and the next may go
@@ -238,7 +238,7 @@ impl Limits {
             let staged = self.stage(pick.vm(), RUN, FAULT_WORDS);
             pick.finish(staged.pages);
             if staged.pages > 0 {
-                let compressed = pick.vm().compress_staged(FAULT_PAGES);
+                let compressed = pick.vm().compress_staged(FAULT_PAGES, false);
                 self.note_won(compressed.bytes);
                 return compressed.bytes > 0 || compressed.back > 0;
             }

@@ -14,7 +14,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `account` | [`Account`]: one VM's charges: never refused in a fault |
+//! | `account` | `Account`: one VM's charges: never refused in a fault |
 //! | `evictable` | what the rest here sees of a VM and its regions |
 //! | `limits` | what all VMs of an engine share; making room for a charge |
 //! | `roster` | the VMs there are, found without a lock; whose turn it is |
@@ -46,8 +46,6 @@ pub mod policy;
 mod roster;
 mod tenant;
 
-#[cfg(all(test, not(loom)))]
-mod fake;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

@@ -9,7 +9,7 @@ use super::account::{Account, CameFrom, Charged, Why};
 use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
 use super::policy::Look;
 use crate::guest::dirty::look_at_written;
-use crate::guest::pages::ports::{self, Count, Gauge, Observer, Purse};
+use crate::guest::pages::ports::{self, Count, Effort, Gauge, Observer, Purse};
 use crate::guest::pages::{Kind, Pages, Shared};
 use crate::guest::stats::{FaultKind, Meter};
 use crate::memcg::Resident;
@@ -145,8 +145,9 @@ impl Evictable for Evictee {
         }
     }
 
-    fn compress_staged(&self, pages: u32) -> Compressed {
-        let done = self.shared.compress_staged(pages);
+    fn compress_staged(&self, pages: u32, ahead: bool) -> Compressed {
+        let effort = if ahead { Effort::Ahead } else { Effort::Unaided };
+        let done = self.shared.compress_staged_with(pages, effort);
         Compressed { pages: done.pages, bytes: done.won, back: done.back, refused: done.refused }
     }
 }
@@ -154,6 +155,10 @@ impl Evictable for Evictee {
 impl Clocked for Pages {
     fn pages(&self) -> u32 {
         self.count()
+    }
+
+    fn next_used(&self, page: u32) -> u32 {
+        Pages::next_used(self, page)
     }
 
     #[inline]

@@ -8,7 +8,7 @@ use super::claims::Claim;
 use super::{Memory, Refusal, maps};
 use crate::guest::uffd::{Descriptor, Done, Entry, Errno, Ioctls, Mode, Modes, PageMap};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::units::PAGE_SIZE;
 use std::io;
 use std::ops::Range;
@@ -23,6 +23,8 @@ pub(super) struct GuestRange {
     page_map: Arc<PageMap>,
     /// We keep children from inheriting it.
     hides_from_children: bool,
+    /// From then on it is [`release`](Self::release) that ends it.
+    registered: AtomicBool,
     _claim: Claim,
 }
 
@@ -41,6 +43,7 @@ impl GuestRange {
             descriptor,
             page_map,
             hides_from_children: !memory.kept_on_fork(),
+            registered: AtomicBool::new(false),
             _claim: claim,
         };
         // A kernel without huge pages refuses this, and needs it not.
@@ -90,6 +93,7 @@ impl GuestRange {
             other => other?,
         };
         if takes.contains(need) {
+            self.registered.store(true, Ordering::Relaxed);
             return Ok(());
         }
         let _ = self.descriptor.unregister(range.clone());
@@ -228,7 +232,12 @@ impl GuestRange {
     }
 
     /// The same of a span of ours, whose first page has this number.
-    pub(super) fn present_at(&self, span: Range<usize>, first: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+    pub(super) fn present_at(
+        &self,
+        span: Range<usize>,
+        first: u32,
+        each: &mut dyn FnMut(Range<u32>),
+    ) -> io::Result<()> {
         let number = |address: usize| first + ((address - span.start) / PAGE_SIZE) as u32;
         self.page_map.present(span.clone(), &mut |run| each(number(run.start)..number(run.end)))
     }
@@ -236,6 +245,15 @@ impl GuestRange {
     /// The pagemap's entries of pages, 64 at most.
     pub(super) fn entries(&self, first: u32, pages: u32, entries: &mut [Entry; 64]) -> io::Result<()> {
         self.page_map.entries(self.address(first), &mut entries[..pages as usize])
+    }
+}
+
+impl Drop for GuestRange {
+    fn drop(&mut self) {
+        // Refused after all: children inherit it as before.
+        if self.hides_from_children && !self.registered.load(Ordering::Relaxed) {
+            let _ = self.advise(0, self.pages, libc::MADV_DOFORK);
+        }
     }
 }
 

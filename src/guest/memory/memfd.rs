@@ -158,6 +158,11 @@ impl Filed {
 
     /// Map pages that the file has; those that are mapped already are passed over.
     fn map(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.map_until(first, pages).obstacle.map_or(Ok(()), Err)
+    }
+
+    /// The same, which says how far it came.
+    fn map_until(&self, first: u32, pages: u32) -> Installed {
         let mut done = 0;
         while done < pages {
             let mapped = self.guest.map_from_file(first + done, pages - done);
@@ -168,11 +173,14 @@ impl Filed {
                     self.guest.wake(first + done, 1);
                     done += 1;
                 }
-                Some(Obstacle::Failed(libc::EFAULT)) => return Err(Obstacle::Hole), // not in the file
-                Some(obstacle) => return Err(obstacle),
+                // Not in the file.
+                Some(Obstacle::Failed(libc::EFAULT)) => {
+                    return Installed { pages: done, obstacle: Some(Obstacle::Hole) };
+                }
+                obstacle => return Installed { pages: done, obstacle },
             }
         }
-        Ok(())
+        Installed { pages, obstacle: None }
     }
 }
 
@@ -275,10 +283,12 @@ impl Backing for Filed {
         let written = Written { filed: self, first, pages: count };
         let filled = (0..count).find(|&at| !fill(first + at, self.in_view(first + at))).unwrap_or(count);
         let written = written.keep(filled);
-        if let Err(obstacle) = self.map(first, filled) {
-            return Installed { pages: 0, obstacle: Some(obstacle) };
+        let mapped = self.map_until(first, filled);
+        // What is mapped is the guest's, who may have written to it by now.
+        std::mem::forget(written.keep(mapped.pages));
+        if mapped.obstacle.is_some() {
+            return mapped;
         }
-        std::mem::forget(written);
         let mapped = Installed { pages: filled, obstacle: if filled < count { None } else { obstacle } };
         self.map_what_is_there(first, mapped)
     }

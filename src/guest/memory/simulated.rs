@@ -48,7 +48,7 @@ struct Place {
 /// What requests fail with, on cue.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cue {
-    /// So many installations still find the address space changing.
+    /// So many installations, of pages or of poison, still find the address space changing.
     again: u32,
 }
 
@@ -267,7 +267,11 @@ impl Backing for Simulated {
     }
 
     fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        all(self.each(first, pages, |_, place, _| match place.token {
+        all(self.each(first, pages, |_, place, cue| match place.token {
+            _ if cue.again > 0 => {
+                cue.again -= 1;
+                Err(Obstacle::Again)
+            }
             Some(_) => Err(Obstacle::There),
             None => {
                 (place.poisoned, place.waited_for) = (true, false);

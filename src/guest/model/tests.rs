@@ -106,6 +106,48 @@ fn a_changing_address_space_is_tried_again_and_loses_nothing() {
 }
 
 #[test]
+fn a_poisoned_page_whose_mark_is_gone_is_marked_again_and_nobody_sleeps() {
+    let model = model(false, 0, 0);
+    model.write(0, 7).unwrap();
+    model.stage(0, 1);
+    model.compress(1);
+    model.set_lost(vec![0]);
+    assert_eq!(model.read(0), None);
+    model.backing.discard(0, 1).unwrap(); // the program's madvise, which takes the mark along
+    assert!(model.backing.enqueue(0, false));
+    model.set_again(1);
+    // While the address space changes: later. It is no answer that wakes the thread.
+    assert_eq!(model.pages.fault(0, Access::Read, Waiting::Leave), Served::Again);
+    assert!(model.backing.is_waited_for(0));
+    assert_eq!(model.pages.fault(0, Access::Read, Waiting::Leave), Served::Poisoned);
+    assert!(!model.backing.is_waited_for(0) && model.backing.read(0) == Err(Trap::Poisoned));
+}
+
+#[test]
+fn a_page_that_stays_staged_while_its_turn_comes_gets_another_turn() {
+    let model = model(false, 0, 0);
+    model.write(0, 7).unwrap();
+    model.stage(0, 1);
+    // The compressor meets the page while an heir looks at it.
+    let told = model.pages.inherit(0, &mut |_| {
+        assert_eq!(model.compress(1), 0);
+        true
+    });
+    assert!(told);
+    assert_eq!((model.compress(1), model.check()), (1, (0, 0, 1)), "nobody would ever compress it");
+}
+
+#[test]
+fn a_page_that_is_protected_and_not_said_to_be_can_be_written() {
+    let model = model(true, 0, 0);
+    model.write(0, 7).unwrap();
+    // As one is whose frame could not be dropped when it was compressed.
+    model.backing.protect(0, 1).unwrap();
+    assert!(matches!(model.pages.fault(0, Access::Unknown, Waiting::Wait), Served::Installed(_)));
+    assert_eq!(model.backing.write(0, 8), Ok(()), "its thread would fault for ever");
+}
+
+#[test]
 fn pins_hold_and_end() {
     let model = model(false, 0, 0);
     (0..10).for_each(|page| model.write(page, 7).unwrap());

@@ -47,7 +47,13 @@ impl Pages {
         for page in first..first + len.min(TOGETHER) {
             match self.word(page).compress() {
                 Some(was) => batch.store(page, was, effort, &mut done),
-                None => done.back += 1,
+                None => {
+                    done.back += 1;
+                    // Whoever is at it may leave it staged: it must not fall out of the queue. (Leaving pages join it by themselves.)
+                    if matches!(self.word(page).load().state(), State::Filling | State::Dropping | State::Staged) {
+                        self.shared().roster.push_again(self.id(), page, 1);
+                    }
+                }
             }
             if done.refused > 0 {
                 // The rest waits for room.

@@ -63,7 +63,8 @@ impl Pages {
         };
         match served {
             // Between its release and the end of the region: the kernel has what the page needs.
-            Served::Gone if self.enter().is_none() => return Served::Again,
+            // A call is told: it would try for ever, if the memory itself is gone.
+            Served::Gone if why == Why::Fault && self.enter().is_none() => return Served::Again,
             Served::Installed(kind) => self.shared().served(kind, started),
             Served::Again => self.shared().observer.count(Count::Again, 1),
             _ => {}
@@ -134,8 +135,14 @@ impl Pages {
             }
             State::Stored => self.load_in(owned, access, why, error),
             State::Poisoned if why == Why::Fault => {
-                let _ = self.backing().poison(page, 1);
-                owned.end_front(1, End::at(State::Poisoned));
+                let done = self.backing().poison(page, 1);
+                if let Err(Obstacle::Again) = done {
+                    return Served::Again; // nobody was woken
+                }
+                owned.end_front(1, End { moved: false, ..End::at(State::Poisoned) });
+                if let Err(Obstacle::There) = done {
+                    self.backing().wake(page, 1);
+                }
                 Served::Poisoned
             }
             State::Poisoned => self.cure(owned, why, error),
@@ -207,8 +214,12 @@ impl Pages {
                 Served::Installed(kind)
             }
             Some(Obstacle::There) => {
-                // Somebody was faster.
-                self.backing().wake(page, 1);
+                // Somebody was faster. Or it is protected though its word does not say so, since it could not be dropped when it was
+                // compressed: a thread that cannot tell why it faulted would fault for ever.
+                let may_be_protected = access == Access::Unknown && self.backing().staging() == Staging::InPlace;
+                if !may_be_protected || self.backing().unprotect(page, 1).is_err() {
+                    self.backing().wake(page, 1);
+                }
                 owned.end_front(1, End { moved: false, kept: was.kept(), ..End::at(State::Resident) });
                 Served::Installed(Kind::Stale)
             }

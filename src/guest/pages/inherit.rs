@@ -10,8 +10,9 @@
 
 use super::owned::Owned;
 use super::pages::Pages;
-use super::word::State;
+use super::word::{Bits, State};
 use crate::guest::memory::backing::Staging;
+use crate::sync::Bug;
 use crate::units::{PAGE_SIZE, Slot};
 
 /// What a child of fork has of a page that the kernel does not give it.
@@ -38,7 +39,9 @@ impl Pages {
             state if state.is_owned() => false,
             // Staged in the guest range: the kernel gives it.
             _ if self.backing().staging() == Staging::InPlace => true,
-            _ if self.word(page).discard(seen).is_err() => false,
+            // Filling: a compressor that it is taken from leaves the frame to us. One that is Dropping it would give back at once, while
+            // the heir reads it, and the page would be staged again without one.
+            _ if !self.own_for_heir(page, seen) => false,
             _ => {
                 let owned = Owned::one(self, page, seen);
                 // SAFETY: owned, so the staged page stays as it is.
@@ -48,5 +51,11 @@ impl Pages {
                 has
             }
         }
+    }
+    fn own_for_heir(&self, page: u32, seen: Bits) -> bool {
+        let word = self.word(page);
+        let owned =
+            if self.shared().planted.is(Bug::HeirOwnsAsDropping) { word.discard(seen) } else { word.fill(seen) };
+        owned.is_ok()
     }
 }

@@ -8,12 +8,14 @@
 //!          +----- from anywhere      |   |                                                | compress.rs: one after the other,
 //!                                    |   +------- copied, if touched meanwhile -----------+ the frames given back together
 //!                                    |                                                    v
-//!                                    +----- fill.rs: load, install ------------------- Stored
+//!                                    +----- fault.rs, ahead.rs: load, install --------- Stored
 //! ```
 //!
 //! `word.rs` has the states and their invariants; `owned.rs` who owns them; `pages.rs` what a region has; `queue.rs` the order in
 //! which staged pages are compressed; `kept.rs` copies of pages that came in and were not written; `ahead.rs` what comes before it is
-//! asked for; `pin.rs`; `left.rs` which left since somebody asked; `outcomes.rs` what calls came to; `valid.rs` all of it against the kernel; `ports.rs` what is needed from others.
+//! asked for; `pin.rs`; `unregister.rs` how a region begins and ends; `inherit.rs` what a child of fork has of it; `left.rs` which left since somebody
+//! asked; `used.rs` which parts a look at all words passes by; `outcomes.rs` what calls came to; `valid.rs` all of it against the kernel;
+//! `ports.rs` what is needed from others.
 //!
 //! 1. Who owns a word never waits for another word, holds no lock while it asks the kernel, the codec or a device, and gives the
 //!    word back on every path.
@@ -35,6 +37,7 @@ mod pin;
 pub(crate) mod ports;
 mod queue;
 mod unregister;
+mod used;
 mod valid;
 pub(crate) mod word;
 

@@ -43,7 +43,7 @@ impl Busy {
         met > 0 && met >= self.patience.load(Ordering::Relaxed)
     }
 
-    /// The next look may help: a child has ended.
+    /// There is something new to hope for.
     fn hope(&self) {
         self.patience.store(0, Ordering::Relaxed);
     }
@@ -156,7 +156,7 @@ impl Pages {
         }
     }
 
-    /// A child that shared pages has ended: those that are busy from here on are worth a look.
+    /// A child has ended that shared pages: the next one that is busy is worth a look.
     pub(crate) fn may_be_unshared(&self) {
         self.busy.hope();
     }
@@ -166,6 +166,10 @@ impl Pages {
         let mut evicted = Evicted::default();
         let (mut at, mut tries, mut backoff) = (range.start, 0, Backoff::new());
         while at < range.end && most.is_none_or(|most| evicted.won_bytes < most) {
+            at = self.next_used(at);
+            if at >= range.end {
+                break;
+            }
             let len = TOGETHER.min(range.end - at);
             let mut staging = self.stage_with(at, len, true, None);
             // Pages that a child shared, which has ended: nothing is owned here, so that they may be written to.

@@ -151,6 +151,9 @@ impl Pages {
     /// End an owned word, and wake who waits.
     fn end(&self, page: u32, end: End) {
         let word = self.word(page);
+        if end.to == State::Resident {
+            self.used.note(page);
+        }
         let stamp = end.moved.then(|| self.shared().observer.epoch());
         loop {
             match word.end(end.to, end.kept, stamp) {

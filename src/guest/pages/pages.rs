@@ -7,6 +7,7 @@ use super::out::Busy;
 use super::owned::TOGETHER;
 use super::ports::{Effort, Observer, Purse, Store};
 use super::queue::Roster;
+use super::used::Used;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
 use crate::guest::{Error, FaultAround};
@@ -157,12 +158,12 @@ impl Shared {
         self.observer.served(kind, since.nanoseconds());
     }
 
-    /// Compress up to so many staged pages, longest staged first.
+    /// Compress up to so many staged pages, longest staged first. Not in a fault.
     pub(crate) fn compress_staged(&self, most: u32) -> Compressed {
-        self.compress_staged_with(most, Effort::Unaided)
+        self.compress_staged_with(most, Effort::Ahead)
     }
 
-    /// The same.
+    /// The same, wherever.
     pub(crate) fn compress_staged_with(&self, most: u32, effort: Effort) -> Compressed {
         let mut done = Compressed::default();
         let mut left = most;
@@ -191,6 +192,8 @@ pub(crate) struct Pages {
     gate: Seat<()>,
     /// Pages that could not leave, as the kernel called them busy.
     pub(super) busy: Busy,
+    /// Where pages were in memory.
+    pub(super) used: Used,
     pub(super) streak: Streak,
     pub(super) traces: Traces,
 }
@@ -223,6 +226,7 @@ impl Pages {
             shared,
             gate,
             busy: Busy::default(),
+            used: Used::new(slots.len() as u32),
             streak: Streak::default(),
             traces: Traces::default(),
         })

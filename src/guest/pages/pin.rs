@@ -2,11 +2,16 @@
 //!
 //! A pin is a count in the word, and nobody takes a page out while it has one. It does not keep a page from vanishing behind our
 //! back, nor the kernel's own reclaim from having it.
+//!
+//! A page that is pinned may be written by whoever cannot be served: a device, a system call, the embedder of a VM that nobody serves. So it
+//! is not protected: its kept copy goes when it is pinned, and none is kept of it while it is.
 
-use super::pages::Pages;
-use super::ports::Gauge;
+use super::pages::{Access, Pages, Served, Waiting};
+use super::ports::{Gauge, Why};
 use super::word::{MAX_PINS, State};
 use crate::guest::Error;
+use crate::guest::memory::backing::Obstacle;
+use crate::sync::thread::Backoff;
 use std::ops::Range;
 
 impl Pages {
@@ -32,13 +37,34 @@ impl Pages {
                     if first {
                         self.shared().observer.change(Gauge::Pinned, 1);
                     }
-                    return Ok(());
+                    return self.let_write(page).inspect_err(|_| self.unpin(page..page + 1));
                 }
                 Err(seen) if seen.state() == State::Resident => {
                     return Err(Error::TooManyPins { page, most: MAX_PINS });
                 }
                 // It left again meanwhile, or somebody is at it.
                 Err(_) => self.make_one_resident(page)?,
+            }
+        }
+    }
+
+    /// A page that is pinned can be written without a fault from here on.
+    fn let_write(&self, page: u32) -> Result<(), Error> {
+        let mut again = Backoff::new();
+        loop {
+            let seen = self.word(page).load();
+            if seen.state().is_owned() {
+                self.wait(page);
+                continue;
+            }
+            if !seen.is_kept() {
+                return Ok(());
+            }
+            match self.serve(page, Access::Protect, Waiting::Wait, Why::Call, &mut None) {
+                Served::Gone => return Err(Error::Gone { address: self.address(page) }),
+                Served::Failed(errno) => return Err(self.refused("unprotect", page, Obstacle::Failed(errno))),
+                Served::Again => again.wait_for_io(), // whoever reads events makes this end
+                Served::Installed(_) | Served::Poisoned | Served::Left => {}
             }
         }
     }

@@ -37,8 +37,10 @@ pub(crate) trait Purse: Send + Sync {
 /// What storing a page may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
-    /// Neither the allocator nor a device: in faults, and by the evictor, which makes room by itself.
+    /// Neither the allocator nor a device: in faults.
     Unaided,
+    /// No device: by the evictor, which makes room by itself.
+    Ahead,
     /// Whatever makes room: by calls.
     Full,
 }
@@ -201,7 +203,7 @@ impl Store for Zswap {
     ) -> Result<Stored, zswap::Error> {
         let stored = match effort {
             // The evictor makes room, and comes again.
-            Effort::Unaided => self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page),
+            Effort::Unaided | Effort::Ahead => self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page),
             Effort::Full => self.swap_out(slot, purse.page_charge(), NodeId(0), page).map_err(|refused| *refused),
         };
         match stored {

@@ -41,6 +41,7 @@ impl Pages {
         let stamp = shared.observer.epoch();
         let absent = |page: &u32| self.word(*page).load().state() == State::Absent;
         let charged = present.clone().filter(absent).count() as u32;
+        present.clone().for_each(|page| self.used.note(page));
         // Paid for before the words say that they are there: an evictor may have them at once.
         shared.purse.must_charge(charged, Why::Found);
         // A page that was missed meanwhile is not Absent any more, and paid for.

@@ -3,6 +3,10 @@
 use super::pages::Pages;
 use super::word::State;
 use crate::guest::memory::backing::Staging;
+use crate::sync::thread::Backoff;
+
+/// Looks at a page that somebody is at before that is an error.
+const TRIES: u32 = if cfg!(loom) { 0 } else { 4096 };
 
 /// Pages of a region by where they are, as its words say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,11 +20,13 @@ pub(crate) struct Sums {
 }
 
 impl Pages {
-    /// Check every page; only while nobody is at them. What there is.
+    /// Check every page; only while nobody touches them. Who served the last fault may not have given its word back, though its thread goes on:
+    /// that is waited for. What there is.
     ///
     /// # Panics
     /// When a page is not where its word says.
     pub(crate) fn assert_valid(&self) -> Sums {
+        (0..self.count()).for_each(|page| self.await_quiet(page));
         let mut sums = Sums::default();
         let mut checked = 0;
         let mut check = |upto: u32, present: bool| {
@@ -38,6 +44,18 @@ impl Pages {
         check(self.count(), false);
         self.check_apart();
         sums
+    }
+
+    /// Wait until nobody is at a page, for some seconds at most.
+    fn await_quiet(&self, page: u32) {
+        let mut backoff = Backoff::new();
+        for _ in 0..TRIES {
+            let seen = self.word(page).load();
+            if !seen.state().is_owned() && seen.state() != State::Compressing && !seen.has_shadow() {
+                return;
+            }
+            backoff.wait_for_io();
+        }
     }
 
     /// The staging place has what is staged, and nothing else.

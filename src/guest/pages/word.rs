@@ -22,7 +22,7 @@
 //! | flag | means |
 //! |---|---|
 //! | shadow | a compressor is not through with the staging place: the page is not taken out until it is cleared |
-//! | through | only while owned: the compressor that the page was taken from knows that; it does not read the staging place any more |
+//! | through | only while owned: the compressor that the page was taken from knows that; it does not read the staging place any more. Or, of a page that is Dropping, it is that compressor who owns it |
 //! | handed | only while Filling: and it has left the frame in the staging place to the owner |
 //! | kept | the slot holds an equal copy, and the page is write-protected; cleared before the first write goes ahead |
 //! | size | of that copy, in steps of 512 bytes, less one |
@@ -234,8 +234,8 @@ impl Bits {
         self.0 & HANDED != 0
     }
 
-    /// The compressor that it was taken from knows that.
-    const fn is_through(self) -> bool {
+    /// The compressor that it was taken from knows that, or has it still: Dropping, on its way to its slot.
+    pub(crate) const fn is_through(self) -> bool {
         self.0 & (THROUGH | HANDED) != 0
     }
 
@@ -353,7 +353,7 @@ impl Word {
 
     fn end_compressing(&self, to: State) -> Through {
         let next = |seen: Bits| match seen.state() {
-            State::Compressing => Some(seen.with_state(to).set(SHADOW, false)),
+            State::Compressing => Some(seen.with_state(to).set(SHADOW, false).set(THROUGH, to.is_owned())),
             state if state.is_owned() => Some(seen.set(THROUGH, true)),
             _ => None,
         };

@@ -57,11 +57,17 @@ unsafe fn esr(records: *const u8) -> Option<u64> {
         // SAFETY: as above; a record begins with its magic.
         let magic = unsafe { here.cast::<u32>().read_unaligned() };
         // SAFETY: as above; its size follows.
-        let bytes = unsafe { here.add(4).cast::<u32>().read_unaligned() };
+        let size = unsafe { here.add(4) };
+        // SAFETY: as above.
+        let bytes = unsafe { size.cast::<u32>().read_unaligned() };
         match magic {
             0 => return None,
-            // SAFETY: as above; the register follows magic and size.
-            ESR_MAGIC => return Some(unsafe { here.add(8).cast::<u64>().read_unaligned() }),
+            ESR_MAGIC => {
+                // SAFETY: as above; the register follows magic and size.
+                let register = unsafe { here.add(8) };
+                // SAFETY: as above.
+                return Some(unsafe { register.cast::<u64>().read_unaligned() });
+            }
             _ if bytes < 8 => return None,
             _ => at += bytes as usize,
         }

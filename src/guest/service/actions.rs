@@ -11,7 +11,6 @@
 //!    SA_NODEFER: as without us.
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::early_new;
 use std::{io, mem, ptr};
 
 /// The signal all of this is about.
@@ -43,11 +42,9 @@ pub(super) fn current() -> io::Result<libc::sigaction> {
 // === impl Previous ===
 
 impl Previous {
-    early_new! {
-        /// As if it had been SIG_DFL, until it is [kept](Self::keep).
-        pub(super) fn new() -> Self {
-            Previous { handler: AtomicUsize::new(libc::SIG_DFL), flags: AtomicUsize::new(0), mask: AtomicU64::new(0) }
-        }
+    /// As if it had been SIG_DFL, until it is [kept](Self::keep).
+    pub(super) const fn new() -> Self {
+        Previous { handler: AtomicUsize::new(libc::SIG_DFL), flags: AtomicUsize::new(0), mask: AtomicU64::new(0) }
     }
 
     /// Remember it. Before our handler is installed.

@@ -61,13 +61,15 @@ impl Bell {
         self.pages.contains(&address)
     }
 
-    /// Answer: who rang goes on.
-    pub(crate) fn answer(&self, address: usize) {
+    /// Answer: who rang goes on. False: not now, for a mapping is changing; its thread touches it again, and who reads that answers. So a reader
+    /// that has not answered must not end: it may be the only one.
+    pub(crate) fn answer(&self, address: usize) -> bool {
         let page = address & !(PAGE_SIZE - 1);
-        // EAGAIN: its thread touches it again, for it is woken, and somebody reads that.
-        if !self.descriptor.zeropage(page..page + PAGE_SIZE, Mode::empty()).all() {
+        let done = self.descriptor.zeropage(page..page + PAGE_SIZE, Mode::empty());
+        if !done.all() {
             self.leave(address);
         }
+        done.all()
     }
 
     /// Leave the ring to another reader.

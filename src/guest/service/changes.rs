@@ -8,7 +8,7 @@
 //! | `fork` | a child has a copy of all of them: [`children`](super::children) | |
 //!
 //! A word that somebody owns is waited for: he owns it for one request, and gets EAGAIN meanwhile, or passes no gate. What of our own requests is
-//! told as an event, he has made Dropping, and that is left alone.
+//! told as an event, he has made Dropping, and that is left alone; but not what a compressor is about to have stored.
 
 use super::running::{MappingChange, VmDesk};
 use super::{Change, Desk};

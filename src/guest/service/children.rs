@@ -27,6 +27,7 @@
 //! 4. A descriptor is closed only when its child has ended or has everything in memory: what is missing then would read as zero.
 
 use super::gate::Closed;
+use super::list::List;
 use super::reader::{Idle, Parking, Reader};
 use super::running::VmDesk;
 use super::watchdog::Watch;
@@ -62,12 +63,12 @@ pub(crate) struct Family {
     zswap: Arc<Zswap>,
     /// Who pays for the slots that become theirs.
     memcg: Memcg,
-    living: Mutex<Vec<Arc<Child>>>,
+    living: List<Child>,
     /// What `mremap` moved out of regions: served like a child's copy, in this process.
     relics: Mutex<Option<Arc<Child>>>,
     /// How many: mostly none, and that is one load for each store.
     count: AtomicUsize,
-    /// Goes up when there is another list, before there are words in it, and when one is gone: who went through the lists looks again.
+    /// Goes up before words come to be in another list, and with each list that becomes shorter: who went through them looks again.
     lists: AtomicU64,
     stop: AtomicBool,
     /// Readable: a child was born, or the thread is to stop.
@@ -77,7 +78,7 @@ pub(crate) struct Family {
 /// One child.
 struct Child {
     descriptor: Arc<Descriptor>,
-    copies: Mutex<Vec<Arc<Copy>>>,
+    copies: List<Copy>,
     /// Its words are all there: faults can be served.
     ready: AtomicBool,
     parking: Parking,
@@ -138,7 +139,7 @@ impl Children {
         let family = Family {
             zswap,
             memcg,
-            living: Mutex::new(Rank::Guest, Vec::new()),
+            living: List::new(),
             relics: Mutex::new(Rank::Guest, None),
             count: AtomicUsize::new(0),
             lists: AtomicU64::new(0),
@@ -201,8 +202,8 @@ impl Family {
     /// A child, which is found by stores from here on, and not served before it is ready.
     fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
         let child = Arc::new(Child::new(Arc::new(descriptor), payer));
-        self.living.lock().push(Arc::clone(&child));
-        self.lists_changed();
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        self.living.push(Arc::clone(&child));
         self.count.fetch_add(1, Ordering::Release);
         child
     }
@@ -218,19 +219,16 @@ impl Family {
 
     /// The pages of a region have other addresses: they are served there from here on.
     pub(super) fn take_relics(&self, descriptor: &Arc<Descriptor>, pages: &Pages, there: Range<u32>, to: usize) {
-        let relics = {
-            let mut relics = self.relics.lock();
-            let make = || {
-                let relics = Child::new(Arc::clone(descriptor), Arc::clone(pages.shared()));
-                relics.ready.store(true, Ordering::Release);
-                Arc::new(relics)
-            };
-            Arc::clone(relics.get_or_insert_with(make))
-        };
+        let relics = self.relics().unwrap_or_else(|| {
+            let relics = Child::new(Arc::clone(descriptor), Arc::clone(pages.shared()));
+            relics.ready.store(true, Ordering::Release);
+            let relics = Arc::new(relics);
+            Arc::clone(self.relics.lock().get_or_insert(relics))
+        });
         let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
         let copy = Arc::new(Copy::empty(to..to + there.len() * PAGE_SIZE, origin));
-        relics.copies.lock().push(Arc::clone(&copy));
-        self.lists_changed();
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        relics.copies.push(Arc::clone(&copy));
         for (n, page) in there.enumerate() {
             let mut backoff = Backoff::new();
             while !pages.inherit(page, &mut |what| self.keep_relic(&relics, &copy, n, what)) {
@@ -295,8 +293,8 @@ impl Family {
             return false;
         }
         relics.forget_range(range, &self.zswap);
-        relics.copies.lock().retain(|copy| copy.addresses.start < range.start || copy.addresses.end > range.end);
-        self.lists_changed();
+        let elsewhere = |copy: &Arc<Copy>| copy.addresses.start < range.start || copy.addresses.end > range.end;
+        relics.copies.retain(elsewhere, || _ = self.lists.fetch_add(1, Ordering::SeqCst));
         true
     }
 
@@ -311,55 +309,53 @@ impl Family {
         self.count.load(Ordering::Acquire)
     }
 
-    /// A slot is about to be stored into anew: children that have what is there get slots of their own for it.
+    /// A slot is about to be stored into anew: children that have what is there get slots of their own for it. In a fault (not `helped`),
+    /// where that would allocate, the store is refused instead, and the evictor does it. Nothing is allocated to find out.
     ///
     /// # Errors
-    /// When the store has no room for them; the slot is as it was.
-    pub(crate) fn move_apart(&self, contested: Slot) -> Result<(), zswap::Error> {
-        if (self.living() == 0 && self.relics().is_none()) || !self.zswap.is_stored(contested) {
+    /// When the store has no room for them, or [`Unprepared`](zswap::Error::Unprepared) in a fault; the slot is as it was.
+    pub(crate) fn move_apart(&self, contested: Slot, helped: bool) -> Result<(), zswap::Error> {
+        if (self.living() == 0 && !self.has_relics()) || !self.zswap.is_stored(contested) {
             return Ok(());
         }
         loop {
+            // What comes to a list, or leaves it, meanwhile shifts the others, and changes this: then once more.
             let lists = self.lists.load(Ordering::SeqCst);
-            // By number, not from copies of the lists: who reads events comes here too, and must not allocate.
-            for child in (0..).map_while(|n| self.nth(n)) {
-                // In order: a word that is in another list by now is in a later one, and was Busy until it was there.
-                for copy in (0..).map_while(|n| child.copies.lock().get(n).cloned()) {
-                    if copy.origin.contains(contested) {
-                        let page = (contested.0 - copy.origin.base().0) as usize;
-                        self.move_one_apart(copy.words.get(page), contested)?;
-                    }
-                }
+            let mut number = 0;
+            while let Some(child) = self.living.nth(number) {
+                self.move_theirs_apart(&child, contested, helped)?;
+                number += 1;
             }
-            // One that was born, or moved, meanwhile may have taken a reference before its parent's word was moved apart; and where one went,
-            // another may have been passed by.
+            if let Some(relics) = self.relics() {
+                self.move_theirs_apart(&relics, contested, helped)?;
+            }
+            // One that was born, or moved, meanwhile may have taken a reference before its parent's word was moved apart.
             if !self.zswap.is_stored(contested) || self.lists.load(Ordering::SeqCst) == lists {
                 return Ok(());
             }
         }
     }
 
-    /// The children by number, then what was moved.
-    fn nth(&self, n: usize) -> Option<Arc<Child>> {
-        let living = self.living.lock();
-        match living.get(n) {
-            Some(child) => Some(Arc::clone(child)),
-            None if n == living.len() => {
-                drop(living);
-                self.relics()
+    /// In order: a word that is in another list by now is in a later one, and was Busy until it was there.
+    fn move_theirs_apart(&self, child: &Child, contested: Slot, helped: bool) -> Result<(), zswap::Error> {
+        let mut number = 0;
+        while let Some(copy) = child.copies.nth(number) {
+            if copy.origin.contains(contested) {
+                let page = (contested.0 - copy.origin.base().0) as usize;
+                self.move_one_apart(copy.words.get(page), contested, helped)?;
             }
-            None => None,
+            number += 1;
         }
+        Ok(())
     }
 
-    /// A list has changed; before there are words in it, if it is longer.
-    fn lists_changed(&self) {
-        self.lists.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot) -> Result<(), zswap::Error> {
+    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot, helped: bool) -> Result<(), zswap::Error> {
         let mut backoff = Backoff::new();
         loop {
+            let seen = theirs.load(Ordering::Acquire);
+            if !helped && matches!(seen & STATE, OUT | BUSY) && slot(seen) == contested {
+                return Err(zswap::Error::Unprepared { slot: contested });
+            }
             match take(theirs, contested) {
                 Taking::Elsewhere => return Ok(()),
                 // The thread that serves children reads it, and waits for nobody meanwhile.
@@ -384,7 +380,7 @@ impl Family {
         let mut looked = Instant::now();
         while !this.stop.load(Ordering::Acquire) {
             desk.follow_matters();
-            for child in this.living.lock().iter() {
+            for child in &this.living.snapshot() {
                 if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
                     let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
                     readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
@@ -400,7 +396,7 @@ impl Family {
             }
         }
         desk.follow_matters();
-        for child in this.living.lock().iter() {
+        for child in &this.living.snapshot() {
             if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
                 let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
                 readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
@@ -429,17 +425,16 @@ impl Family {
 
     /// The child has ended: its references and charges go. Always false.
     fn bury(&self, child: &Arc<Child>) -> bool {
-        let copies = child.copies.lock().clone();
-        for copy in copies {
+        for copy in child.copies.snapshot() {
             child.forget(&copy, 0..copy.pages(), &self.zswap);
         }
         // Only now: stores look for references to their slots among the living.
-        self.living.lock().retain(|other| !Arc::ptr_eq(other, child));
-        self.lists_changed();
+        let others = |other: &Arc<Child>| !Arc::ptr_eq(other, child);
+        self.living.retain(others, || _ = self.lists.fetch_add(1, Ordering::SeqCst));
         self.count.fetch_sub(1, Ordering::Release);
         child.payer.purse.uncharge(child.charged.swap(0, Ordering::Relaxed) as u32);
-        // What the two shared is the parent's own again, and may leave: the kernel finds out with the next write. Not with one from here: it may
-        // fault, and that may wait for a change which this thread is to follow.
+        // What the two shared is the parent's own again, and may leave: the kernel finds out with the next write. That is the evictor's, for it
+        // may fault, and who serves the fault may wait for this thread to follow a change first.
         for pages in registry::overlapping(&(0..usize::MAX)) {
             if Arc::ptr_eq(pages.shared(), &child.payer) {
                 pages.may_be_unshared();
@@ -484,7 +479,7 @@ impl Child {
     fn new(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
         Child {
             descriptor,
-            copies: Mutex::new(Rank::Guest, Vec::new()),
+            copies: List::new(),
             ready: AtomicBool::new(false),
             parking: Parking::new(),
             payer,
@@ -495,7 +490,7 @@ impl Child {
     /// What the kernel does not give it of a region.
     fn inherit_all(&self, pages: &Pages, zswap: &Zswap) {
         let copy = Arc::new(Copy::empty(pages.addresses(), pages.slots()));
-        self.copies.lock().push(Arc::clone(&copy));
+        self.copies.push(Arc::clone(&copy));
         for page in 0..pages.count() {
             let mut backoff = Backoff::new();
             while !pages.inherit(page, &mut |what| self.inherit(&copy, page as usize, what, zswap)) {
@@ -562,9 +557,9 @@ impl Child {
     }
 
     fn find(&self, address: usize) -> Option<(Arc<Copy>, usize)> {
-        let copies = self.copies.lock();
-        let copy = copies.iter().find(|copy| copy.addresses.contains(&address))?;
-        Some((Arc::clone(copy), (address - copy.addresses.start) / PAGE_SIZE))
+        let copy = self.copies.find(|copy| copy.addresses.contains(&address))?;
+        let page = (address - copy.addresses.start) / PAGE_SIZE;
+        Some((copy, page))
     }
 
     /// Whether the process is there. Nobody tells when it has ended, but requests about its memory fail then.
@@ -671,8 +666,7 @@ impl Child {
 
     /// Its pages have other addresses.
     fn move_pages(&self, from: Range<usize>, to: usize, family: &Family) {
-        let old = self.copies.lock().clone();
-        for copy in old {
+        for copy in self.copies.snapshot() {
             let (start, end) = (copy.addresses.start.max(from.start), copy.addresses.end.min(from.end));
             if start >= end {
                 continue;
@@ -681,8 +675,8 @@ impl Child {
             let there = to + (start - from.start);
             let origin = SlotRange::new(copy.origin.base() + first as u64, pages as u64);
             let moved = Arc::new(Copy::empty(there..there + (end - start), origin));
-            self.copies.lock().push(Arc::clone(&moved));
-            family.lists_changed();
+            family.lists.fetch_add(1, Ordering::SeqCst);
+            self.copies.push(Arc::clone(&moved));
             for page in 0..pages {
                 move_word(copy.words.get(first + page), moved.words.get(page));
             }
@@ -691,8 +685,7 @@ impl Child {
 
     /// The pages of an address range read as zeroes from here on.
     fn forget_range(&self, range: &Range<usize>, zswap: &Zswap) {
-        let copies = self.copies.lock().clone();
-        for copy in copies {
+        for copy in self.copies.snapshot() {
             if let Some(pages) = copy.pages_in(range) {
                 self.forget(&copy, pages, zswap);
             }
@@ -702,8 +695,7 @@ impl Child {
     /// What is out of a range is in memory from here on. Each page passes the gate: between the moment in which a move of the range was read
     /// and the one in which its pages have followed, something else may be mapped here. False: some are out still.
     fn put_in_place(&self, range: &Range<usize>, gate: Option<&Gate>, zswap: &Zswap) -> bool {
-        let copies = self.copies.lock().clone();
-        copies.iter().all(|copy| {
+        self.copies.snapshot().iter().all(|copy| {
             let mut pages = copy.pages_in(range).unwrap_or_default();
             pages.all(|page| self.put_page_in_place(copy, page, gate, zswap))
         })
@@ -733,8 +725,8 @@ impl Child {
             }
         };
         if installed {
+            let _ = zswap.put(slot(seen)); // before the word says so: invariant 1
             busy.end(HERE);
-            let _ = zswap.put(slot(seen));
         } else {
             self.uncharge();
         }
@@ -743,8 +735,7 @@ impl Child {
 
     /// What is out of a range is in memory from here on, and the child needs nobody for it.
     fn bring_in(&self, range: &Range<usize>, zswap: &Zswap) {
-        let copies = self.copies.lock().clone();
-        for copy in copies {
+        for copy in self.copies.snapshot() {
             for page in copy.pages_in(range).unwrap_or_default() {
                 let mut backoff = Backoff::new();
                 while matches!(copy.words.get(page).load(Ordering::Acquire) & STATE, OUT | BUSY)
@@ -886,10 +877,9 @@ impl ChildDesk {
     fn bear(&self, descriptor: Descriptor) {
         let grandchild = self.family.adopt(descriptor, Arc::clone(&self.child.payer));
         let zswap = &self.family.zswap;
-        let parents = self.child.copies.lock().clone();
-        for theirs in parents {
+        for theirs in self.child.copies.snapshot() {
             let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
-            grandchild.copies.lock().push(Arc::clone(&copy));
+            grandchild.copies.push(Arc::clone(&copy));
             for page in 0..theirs.pages() {
                 let mut backoff = Backoff::new();
                 while !grandchild.inherit_from(theirs.words.get(page), &copy, page, zswap) {
@@ -925,7 +915,7 @@ impl Store for Keeping {
         page: &[u8; PAGE_SIZE],
         effort: Effort,
     ) -> Result<Stored, zswap::Error> {
-        self.family.move_apart(slot)?;
+        self.family.move_apart(slot, effort != Effort::Unaided)?;
         Store::put_away(&*self.zswap, slot, purse, page, effort)
     }
 

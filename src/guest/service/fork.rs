@@ -63,8 +63,12 @@ pub(crate) fn in_child() -> bool {
     mark != 0 && unsafe { ptr::with_exposed_provenance::<u8>(mark).read_volatile() } == 0
 }
 
-/// Pages that were brought in for a fork, and stay until it is over.
-pub(super) type Held = Vec<(Arc<Pages>, Vec<Range<u32>>)>;
+/// Pages that were brought in for forks, and stay until all that are under way are over: several threads may fork at once.
+#[derive(Default)]
+pub(super) struct Held {
+    forks: u32,
+    pages: Vec<(Arc<Pages>, Vec<Range<u32>>)>,
+}
 
 impl Engine {
     /// Before a fork, as the first handler of `pthread_atfork` or by whoever forks: where the kernel does not tell of forks, memory that is
@@ -77,9 +81,16 @@ impl Engine {
     /// # Errors
     /// When a page cannot be read back: a child would have zeroes there. `fork_parent` must follow all the same.
     pub fn fork_prepare(&self) -> Result<u64, Error> {
-        let mut bytes = 0;
+        let (mut bytes, mut failed) = (0, None);
         for vm in self.vms() {
-            let here = vm.running().desk().hold_for_fork()?;
+            let here = match vm.running().desk().hold_for_fork() {
+                Ok(here) => here,
+                // The others' memory is held all the same.
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
             if here > 0 {
                 LastWords::new(format_args!(
                     "{here} bytes of {} were brought in for a fork, whatever its limits: the kernel does not tell of forks here (it needs \
@@ -90,7 +101,7 @@ impl Engine {
             }
             bytes += here;
         }
-        Ok(bytes)
+        failed.map_or(Ok(bytes), Err)
     }
 
     /// After it, in the parent, whether or not there is a child: what was brought in may leave again.
@@ -113,6 +124,7 @@ impl VmDesk {
         if self.descriptor_features().contains(Features::EVENT_FORK) {
             return Ok(0);
         }
+        self.held.lock().forks += 1;
         let mut bytes = 0;
         for pages in self.kept_regions() {
             let mut held: Vec<Range<u32>> = Vec::new();
@@ -134,15 +146,22 @@ impl VmDesk {
                     _ => held.push(page..page + 1),
                 }
             }
-            self.held.lock().push((pages, held));
+            self.held.lock().pages.push((pages, held));
             result?;
         }
         Ok(bytes)
     }
 
     fn let_go_after_fork(&self) {
-        let held = std::mem::take(&mut *self.held.lock());
-        for (pages, ranges) in held {
+        let over = {
+            let mut held = self.held.lock();
+            held.forks = held.forks.saturating_sub(1);
+            if held.forks > 0 {
+                return; // what is held is another fork's as well
+            }
+            std::mem::take(&mut held.pages)
+        };
+        for (pages, ranges) in over {
             ranges.into_iter().for_each(|range| pages.unpin(range));
         }
     }

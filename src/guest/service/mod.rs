@@ -31,6 +31,7 @@ pub(crate) mod fork;
 pub(crate) mod gate;
 mod gated;
 pub(crate) mod last_words;
+mod list;
 mod matters;
 mod panics;
 pub(crate) mod reader;

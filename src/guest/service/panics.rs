@@ -4,7 +4,6 @@
 //! somewhere, for a fault that panics each time would hang its thread for ever.
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sync::early_new;
 
 /// So many in a row, and nobody can serve it: what panics each time does so the second time, and what panics by chance seldom twice.
 const TOO_MANY: u32 = 16;
@@ -17,11 +16,9 @@ pub(crate) struct Panics {
 }
 
 impl Panics {
-    early_new! {
-        /// None yet.
-        pub(crate) fn new() -> Self {
-            Panics { in_a_row: AtomicU32::new(0), all: AtomicU64::new(0) }
-        }
+    /// None yet.
+    pub(crate) const fn new() -> Self {
+        Panics { in_a_row: AtomicU32::new(0), all: AtomicU64::new(0) }
     }
 
     /// A fault was served.

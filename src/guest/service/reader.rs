@@ -282,11 +282,10 @@ impl Reader {
         if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_at(fault.address)) {
             // One ring for each reader: the next is for another.
             if self.rung {
-                bell.leave(fault.address)
+                bell.leave(fault.address);
             } else {
-                bell.answer(fault.address)
+                self.rung = bell.answer(fault.address);
             }
-            self.rung = true;
             return true;
         }
         if desk.gate().is_some_and(|gate| !gate.is_open(fault.address..fault.address + 1)) {

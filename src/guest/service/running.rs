@@ -178,7 +178,7 @@ impl Running {
             parking: Parking::new(),
             shared: Arc::clone(shared),
             kept: Mutex::new(Rank::Guest, Vec::new()),
-            held: Mutex::new(Rank::Guest, Vec::new()),
+            held: Mutex::new(Rank::Guest, Held::default()),
             children,
             matters: Matters::new(),
             panics: Panics::new(),

@@ -13,7 +13,7 @@
 //!    `errno` as it was.
 //! 3. All signals are blocked while a page's word is owned: a handler of the program's that touched the same page on the same thread
 //!    would wait for itself.
-//! 4. It runs on the thread's alternate stack if there is one with room, on one [in reserve](super::stacks) if it is small, and on the thread's own
+//! 4. It runs on the thread's alternate stack if there is one with room, on one in reserve (`stacks.rs`) if it is small, and on the thread's own
 //!    stack if there is none.
 //!
 //! The kernel itself gets no signal: a system call that is handed memory that is out fails with EFAULT. Bring it in before

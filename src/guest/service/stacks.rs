@@ -13,7 +13,6 @@
 //! 2. A stack has an inaccessible page below it: what overflows it ends the process, and nothing else is overwritten.
 
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::early_new;
 use crate::sync::thread::yield_now;
 use std::io;
 use std::mem;
@@ -28,6 +27,10 @@ const ENOUGH_BYTES: usize = 96 << 10;
 
 /// Below each stack.
 const GUARD_BYTES: usize = 4096;
+
+/// Zeroes above where a borrowed stack begins. Who walks up the stack (a panic that prints a backtrace) takes the frame that
+/// switched for one of this stack, and looks for its caller there: a zero ends the walk, and the next stack's guard would end the process.
+const ABOVE_BYTES: usize = 4096;
 
 /// How many threads can be served at once whose own stacks are too small; others wait for them.
 const RESERVE: usize = 64;
@@ -119,11 +122,9 @@ struct Borrowed<'a> {
 // === impl Reserve ===
 
 impl Reserve {
-    early_new! {
-        /// Without any.
-        pub(super) fn new() -> Self {
-            Reserve { base: AtomicUsize::new(0), taken: AtomicU64::new(0) }
-        }
+    /// Without any.
+    pub(super) const fn new() -> Self {
+        Reserve { base: AtomicUsize::new(0), taken: AtomicU64::new(0) }
     }
 
     /// Have some. They stay for as long as the process lives.
@@ -183,10 +184,10 @@ impl Reserve {
 }
 
 impl Borrowed<'_> {
-    /// Its highest address: stacks grow down from there.
+    /// Where it begins: stacks grow down from there.
     fn top(&self) -> usize {
         let base = self.reserve.base.load(Ordering::Relaxed);
-        base + (self.number as usize + 1) * (GUARD_BYTES + STACK_BYTES)
+        base + (self.number as usize + 1) * (GUARD_BYTES + STACK_BYTES) - ABOVE_BYTES
     }
 }
 

@@ -38,9 +38,6 @@ fn size_or_max(word: &str) -> Result<u64, Refused> {
 
 fn limit(memcg: &Memcg, word: &str, cancel: &Cancel, counter: Counter) -> Done {
     let limit = size_or_max(word)?;
-    if counter == Counter::Memory {
-        memcg.check_pinned(limit)?;
-    }
     memcg.set_max(counter, limit)?;
     memcg.reclaim_above(counter, limit, cancel);
     Ok(())

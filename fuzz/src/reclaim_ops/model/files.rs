@@ -67,7 +67,9 @@ impl Model {
             Meaning::Limit(limit) => {
                 let says = if limit == u64::MAX { "max\n".to_owned() } else { format!("{limit}\n") };
                 assert_eq!(read(), says, "3: {file} after {text:?}");
-                self.check_limit_met(g, file, limit);
+                if kind == Kind::Limit {
+                    self.check_limit_met(g, file, limit);
+                }
             }
             Meaning::Flag(on) => assert_eq!(read(), if on { "1\n" } else { "0\n" }),
             Meaning::Nodes(nodes) => assert_eq!(memcg.own_nodes().bits(), nodes, "3: {}", read()),
@@ -216,7 +218,8 @@ impl Model {
 
 /// All that can be set.
 fn settings(memcg: &Memcg) -> String {
-    let set =
-        |&&(file, kind): &&(&str, Kind)| matches!(kind, Kind::Limit | Kind::Flag | Kind::Nodes) && !file.is_empty();
+    let set = |&&(file, kind): &&(&str, Kind)| {
+        matches!(kind, Kind::Limit | Kind::Protection | Kind::Flag | Kind::Nodes) && !file.is_empty()
+    };
     FILES.iter().filter(set).map(|(file, _)| memcg.read_file(file).unwrap_or_default()).collect()
 }

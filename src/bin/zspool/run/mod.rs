@@ -26,6 +26,10 @@ use std::path::PathBuf;
 use zspool::guest::control::{ControlError, Place, Settings, SwapKind, SwapSettings};
 use zspool::guest::uffd;
 
+/// The smallest limit, in bytes: pages leave by 64, and what a fault brings in must have room beside them. Below it a limit is passed by
+/// almost every fault, which is hardly what was meant (`--memory-max 64` for 64M).
+const LEAST: u64 = 1 << 20;
+
 /// The program was not started.
 const REFUSED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
@@ -46,6 +50,10 @@ pub(crate) enum RunError {
     Spec(#[from] spec::SpecError),
     #[error("There is no limit: give --memory-max SIZE, --memory-high SIZE or --evict-cold-after SECONDS.")]
     NoLimit,
+    #[error(
+        "{option} {bytes} is less than a program can do with, which is {LEAST}: give what it may have in memory, as in {option} 64M."
+    )]
+    TooSmall { option: &'static str, bytes: u64 },
     #[error(
         "--memory-high {high} is above --memory-max {max}: what is over the maximum cannot wait; take a lower one."
     )]
@@ -109,6 +117,11 @@ fn permission() -> Result<(), RunError> {
 fn settings(args: &Run) -> Result<Settings, RunError> {
     if args.memory_max.is_none() && args.memory_high.is_none() && args.evict_cold_after.is_none() {
         return Err(RunError::NoLimit);
+    }
+    for (option, bytes) in [("--memory-max", args.memory_max), ("--memory-high", args.memory_high)] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes < LEAST) {
+            return Err(RunError::TooSmall { option, bytes });
+        }
     }
     if let (Some(high), Some(max)) = (args.memory_high, args.memory_max)
         && high > max

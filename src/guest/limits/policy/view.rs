@@ -117,6 +117,7 @@ impl<'a> View<'a> {
     /// each page that can be taken, under the hand.
     pub fn take_runs(&mut self, mut may: impl FnMut(&mut Self, u32, Look) -> bool) {
         while self.want() > 0 {
+            self.at = self.region.next_used(self.at).min(self.pages());
             let (first, mut len) = (self.at, 0);
             // One page more than the longest run is not looked at: the hand must not go past what it does not take.
             while len < LONGEST

@@ -1,14 +1,16 @@
 //! Limits over VMs in small (`fake`): what holds at each moment, who gives, and what happens when nobody can.
 
+mod fake;
+
 use super::account::{Charged, Why};
 use super::evict::Anon;
 use super::evictable::Evictable;
 use super::evictor::Evictor;
-use super::fake::{At, FakeVm, SLOT, limits};
 use super::policy::{PlainFifo, StagedFifo};
 use super::*;
 use crate::memcg::{Cancel, Counter, Memcg, MemcgEvent, ReclaimRequest, Source, Tree, TreeConfig};
 use crate::sync::{Arc, Clock};
+use fake::{At, FakeVm, SLOT, limits};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -99,6 +101,98 @@ fn a_full_store_is_overshoot_and_not_an_endless_search() {
     vm.full.store(false, Ordering::Relaxed);
     (110..200).for_each(|page| _ = vm.touch(page));
     assert!(current(&memcg) <= 110 * 4096);
+}
+
+/// A VM at its limit whose pages the store refuses, in an engine whose evictor takes its time; and how long so many faults of it take.
+fn faults_where_nothing_helps(faults: usize, others: impl Fn(&Limits) + Sync) -> (std::time::Duration, u64) {
+    let tree = tree();
+    let config = LimitsConfig {
+        policy: Box::new(StagedFifo),
+        on_overshoot: None,
+        staged_ahead: 64,
+        clock: Clock::coarse(),
+        prepare: Box::new(|_| ()),
+    };
+    let limits = Arc::new(Limits::new(tree.clone(), config));
+    let memcg = tree.root().mkdir("vm").unwrap();
+    memcg.set_max(Counter::Memory, 10 * 4096).unwrap();
+    let (vm, _here) = FakeVm::join(&limits, &memcg, &[10 + faults as u32]);
+    vm.full.store(true, Ordering::Relaxed);
+    (0..10).for_each(|page| _ = vm.touch(page));
+    limits.room().open(); // somebody may come
+    let (began, done) = (std::time::Instant::now(), std::sync::atomic::AtomicBool::new(false));
+    let took = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                others(&limits);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        });
+        (10..10 + faults).for_each(|page| assert_eq!(vm.touch(page), Some(true)));
+        let took = began.elapsed();
+        done.store(true, Ordering::Relaxed);
+        took
+    });
+    limits.room().close();
+    (took, memcg.overshoot())
+}
+
+#[test]
+fn where_waiting_is_in_vain_one_fault_waits_and_not_each() {
+    let (took, overshoot) = faults_where_nothing_helps(20, |_| ());
+    assert_eq!(overshoot, 20 * 4096);
+    assert!(took < std::time::Duration::from_millis(2000), "20 faults took {took:?}");
+}
+
+#[test]
+fn what_others_win_keeps_a_fault_waiting_for_a_second_at_most() {
+    let (took, overshoot) = faults_where_nothing_helps(2, |limits| {
+        limits.note_won(1);
+        limits.room().turn();
+    });
+    assert_eq!(overshoot, 2 * 4096);
+    assert!(took < std::time::Duration::from_millis(2200), "2 faults took {took:?}");
+}
+
+/// A region of 64 GiB with one page in memory; counts the words that are looked at.
+#[derive(Default)]
+struct Huge(std::sync::atomic::AtomicU32, std::sync::atomic::AtomicU32);
+
+impl Huge {
+    const PAGES: u32 = 16 << 20;
+    const PAGE: u32 = 9_000_000;
+}
+
+impl super::evictable::Clocked for Huge {
+    fn pages(&self) -> u32 {
+        Self::PAGES
+    }
+    fn next_used(&self, page: u32) -> u32 {
+        let part = Self::PAGE / 4096 * 4096;
+        if page >= part + 4096 { Self::PAGES } else { page.max(part) }
+    }
+    fn look(&self, page: u32) -> super::policy::Look {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        super::policy::Look { takeable: page == Self::PAGE, ..Default::default() }
+    }
+    fn spend_chance(&self, _: u32) {}
+    fn give_chance(&self, _: u32) {}
+    fn spend_ban(&self, _: u32) {}
+    fn restamp(&self, _: u32, _: u8, _: u8) {}
+    fn stage(&self, first: u32, pages: u32) -> super::evictable::Staged {
+        assert_eq!((first, pages), (Self::PAGE, 1));
+        super::evictable::Staged { pages: self.1.fetch_add(pages, Ordering::Relaxed) + 1, busy: 0 }
+    }
+}
+
+#[test]
+fn words_of_memory_that_was_never_used_are_not_looked_at() {
+    use super::policy::{Policy, View};
+    let huge = Huge::default();
+    let mut view = View::new(&huge, 0, 64, u32::MAX);
+    StagedFifo.victims(&mut view);
+    assert_eq!((view.at(), view.staged().pages), (Huge::PAGES, 1));
+    assert!(huge.0.load(Ordering::Relaxed) <= 4096, "{:?} words", huge.0);
 }
 
 #[test]

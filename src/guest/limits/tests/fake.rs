@@ -1,9 +1,9 @@
 //! VMs in small for unit tests: regions of words that move without a kernel, charged through real accounts.
 
-use super::account::{Account, CameFrom, Charged, Why};
-use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
-use super::limits::{Limits, LimitsConfig, Membership};
-use super::policy::{Look, Policy};
+use crate::guest::limits::account::{Account, CameFrom, Charged, Why};
+use crate::guest::limits::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
+use crate::guest::limits::limits::{Limits, LimitsConfig, Membership};
+use crate::guest::limits::policy::{Look, Policy};
 use crate::memcg::{Bytes4, Memcg, ObjcgId, Tree};
 use crate::sync::{Arc, Clock};
 use crate::units::NodeId;
@@ -137,7 +137,7 @@ impl Evictable for FakeVm {
         }
     }
 
-    fn compress_staged(&self, pages: u32) -> Compressed {
+    fn compress_staged(&self, pages: u32, _ahead: bool) -> Compressed {
         let mut state = self.state.lock().unwrap();
         let mut compressed = Compressed::default();
         for _ in 0..pages {
