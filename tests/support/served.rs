@@ -139,7 +139,8 @@ pub fn in_a_process(name: &str, inside: impl FnOnce() + Send + 'static) -> Optio
         std::process::exit(0);
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        // One that is ignored was asked for.
+        .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(INSIDE, name)
         .output()
         .unwrap();
