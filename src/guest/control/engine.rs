@@ -203,7 +203,8 @@ fn numbers(stats: &VmStats, json: &mut Json) {
         .number("on_device", stats.on_device_into)
         .number("poisoned", stats.poisoned)
         .number("kept", stats.kept)
-        .number("pinned", stats.pinned);
+        .number("pinned", stats.pinned)
+        .number("incompressible", stats.incompressible);
     json.map("faults", |faults| {
         faults.number("total", stats.all_faults());
         for kind in FaultKind::ALL {
@@ -221,6 +222,7 @@ fn numbers(stats: &VmStats, json: &mut Json) {
         .number("put_away_clean_pages", stats.put_away_clean)
         .number("wasted_pages", stats.wasted)
         .number("refused_pages", stats.refused)
+        .number("put_back_pages", stats.put_back)
         .number("around_pages", stats.around)
         .number("busy_pages", stats.busy)
         .number("again", stats.again)
