@@ -36,6 +36,9 @@ const WRITERS: usize = 4;
 /// A touch that takes so long is never going to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Touches, and pages taken out, of a round.
+const ENOUGH: u64 = 100;
+
 /// What the memory is, and who serves its faults.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
@@ -319,7 +322,12 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
         scope.spawn(move || arena.watch(setting));
         let _stop = Stop(&arena.stop);
         let end = Instant::now() + how_long;
-        while Instant::now() < end && arena.going_on() {
+        // A busy machine may keep some of the threads from running at all for a while.
+        let idle = || {
+            let touches: u64 = arena.touches.iter().map(|touches| touches.load(Ordering::Relaxed)).sum();
+            touches < ENOUGH || vm.stats().taken_out < ENOUGH
+        };
+        while arena.going_on() && (Instant::now() < end || (idle() && Instant::now() < end + PATIENCE)) {
             std::thread::sleep(Duration::from_millis(50));
             if setting.failing {
                 let k = device.operations() + random.below(40) as u64;
@@ -378,7 +386,6 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
 }
 
 #[test]
-#[ignore = "open: about one run in ten finds a page that was discarded and written, and reads as zeroes later"]
 fn nothing_is_lost_whatever_is_done_at_once() {
     if !alone("nothing_is_lost_whatever_is_done_at_once") {
         return;
@@ -395,7 +402,7 @@ fn nothing_is_lost_whatever_is_done_at_once() {
         match torture(setting, each, seed) {
             Ok(seen) => {
                 println!("  {seen:?}");
-                assert!(seen.touches > 100 && seen.taken_out > 100, "the round did nothing: {seen:?}");
+                assert!(seen.touches >= ENOUGH && seen.taken_out >= ENOUGH, "the round did nothing: {seen:?}");
                 assert!(setting.failing || seen.lost == 0, "a page cannot be lost where nothing fails");
             }
             Err(error) => support::skip("nothing_is_lost_whatever_is_done_at_once", &error.to_string()),
