@@ -151,7 +151,7 @@ fn others_go(builder: EngineBuilder) {
         }
     }
     for page in shuffled(0..PAGES, 9) {
-        if page % 2 == 0 {
+        if page.is_multiple_of(2) {
             bed.guest.check(page, 2)
         } else {
             bed.check_noise(page, 2)
