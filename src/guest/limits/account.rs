@@ -81,6 +81,11 @@ pub(crate) enum Why {
     Call,
     /// They were in memory before they were registered.
     Found,
+    /// A child of fork has them, which is being born: nothing can leave before it is, so nobody tries. The evictor does, afterwards.
+    Fork,
+    /// A child of fork wants a page, which cannot leave from there again; what it shares with its parent cannot either. Room is made here and now,
+    /// or not: the thread that serves it serves all children, and does not wait for the evictor, who pays back later.
+    Child,
 }
 
 /// How a charge ended.
@@ -180,6 +185,10 @@ impl Account {
         let bytes = u64::from(pages) * PAGE;
         match self.climb(bytes) {
             Ok(()) => Charged::Within,
+            Err(_) if why == Why::Fork => {
+                self.limits.wake();
+                self.overshoot_by(bytes)
+            }
             Err(hit) => self.charge_at_limit(bytes, why, hit),
         }
     }
@@ -221,7 +230,7 @@ impl Account {
         let (mut hit, mut asked) = (hit, 0);
         self.limits.wake();
         loop {
-            match self.charge_with_room(bytes, hit) {
+            match self.charge_with_room(bytes, why, hit) {
                 Ok(()) => return Charged::Within,
                 Err(full) => hit = full,
             }
@@ -249,7 +258,7 @@ impl Account {
     }
 
     /// Charge, making room as long as there is something to take.
-    fn charge_with_room(&self, bytes: u64, hit: LimitHit) -> Result<(), LimitHit> {
+    fn charge_with_room(&self, bytes: u64, why: Why, hit: LimitHit) -> Result<(), LimitHit> {
         let (mut hit, mut vain, mut until) = (hit, 0, None);
         for _ in 0..MOST_ROUNDS {
             if bytes > hit.limit() {
@@ -257,7 +266,7 @@ impl Account {
             }
             if !self.limits.make_room(hit.memcg(), self.place.load(Ordering::Relaxed)) {
                 // What cannot be had in a fault may be had by who can write to a device: unless that was in vain just now.
-                if self.limits.now() < self.futile_until.get() {
+                if why == Why::Child || self.limits.now() < self.futile_until.get() {
                     break;
                 }
                 let until = until.get_or_insert_with(|| Deadline::after(MOST_PATIENCE));

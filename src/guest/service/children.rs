@@ -540,14 +540,15 @@ impl Child {
     fn give(&self, address: usize, bytes: Option<&[u8; PAGE_SIZE]>) -> bool {
         let given = changes::arrive(&self.descriptor, address, bytes);
         if given && bytes.is_some() {
-            self.charge();
+            // While it is born; and its parent's word is owned.
+            self.payer.purse.must_charge(1, Why::Fork);
+            self.charged.fetch_add(1, Ordering::Relaxed);
         }
         given
     }
 
     fn charge(&self) {
-        // A call, as it were: whoever is asked about overshoot can have no page of a child poisoned.
-        self.payer.purse.must_charge(1, Why::Call);
+        self.payer.purse.must_charge(1, Why::Child);
         self.charged.fetch_add(1, Ordering::Relaxed);
     }
 
