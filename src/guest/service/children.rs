@@ -71,6 +71,9 @@ pub(crate) struct Family {
     /// Goes up before words come to be in another list, and with each list that becomes shorter: who went through them looks again.
     lists: AtomicU64,
     stop: AtomicBool,
+    /// How often it was asked to have children miss nothing, and how often that was done.
+    asked: AtomicU64,
+    done: AtomicU64,
     /// Readable: a child was born, or the thread is to stop.
     news: OwnedFd,
 }
@@ -144,6 +147,8 @@ impl Children {
             count: AtomicUsize::new(0),
             lists: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            done: AtomicU64::new(0),
             news,
         };
         Ok(Children { family: Arc::new(family), thread: Mutex::new(Rank::Guest, None) })
@@ -178,6 +183,19 @@ impl Children {
         Ok(())
     }
 
+    /// Return when none of the children that were born before misses what is here: this process is about to end.
+    pub(super) fn settle(&self) {
+        if self.family.living() == 0 || fork::in_child() || self.thread.lock().is_none() {
+            return;
+        }
+        let mine = self.family.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.family.ring();
+        let mut backoff = Backoff::new();
+        while self.family.done.load(Ordering::Acquire) < mine && !self.family.stop.load(Ordering::Acquire) {
+            backoff.wait_for_io();
+        }
+    }
+
     /// Have it end, when none of the children misses what is here. Nothing is read any more.
     pub(super) fn stop(&self) {
         let thread = self.thread.lock().take();
@@ -190,7 +208,10 @@ impl Children {
             let _ = thread.join(); // it catches what panics
         }
         if let Some(relics) = self.family.relics() {
-            relics.bring_in(&(0..usize::MAX), &self.family.zswap);
+            let mut backoff = Backoff::new();
+            while !relics.bring_in(&self.family.zswap) && relics.lives() {
+                backoff.wait_for_io();
+            }
             relics.forget_range(&(0..usize::MAX), &self.family.zswap);
         }
     }
@@ -379,12 +400,12 @@ impl Family {
         let mut readers: Vec<(Arc<ChildDesk>, Reader)> = Vec::new();
         let mut looked = Instant::now();
         while !this.stop.load(Ordering::Acquire) {
+            let asked = this.asked.load(Ordering::SeqCst);
             desk.follow_matters();
-            for child in &this.living.snapshot() {
-                if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
-                    let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
-                    readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
-                }
+            this.meet(&mut readers);
+            if asked > this.done.load(Ordering::Relaxed) {
+                readers.iter_mut().for_each(|(desk, reader)| desk.bring_all_in(reader));
+                this.done.store(asked, Ordering::Release);
             }
             this.wait(&readers);
             for (desk, reader) in &mut readers {
@@ -396,17 +417,20 @@ impl Family {
             }
         }
         desk.follow_matters();
-        for child in &this.living.snapshot() {
-            if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, child)) {
-                let desk = ChildDesk { child: Arc::clone(child), family: Arc::clone(this) };
+        this.meet(&mut readers);
+        for (desk, reader) in &mut readers {
+            desk.bring_all_in(reader);
+            this.bury(&desk.child);
+        }
+    }
+
+    /// Have a reader for each child.
+    fn meet(self: &Arc<Self>, readers: &mut Vec<(Arc<ChildDesk>, Reader)>) {
+        for child in self.living.snapshot() {
+            if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, &child)) {
+                let desk = ChildDesk { child, family: Arc::clone(self) };
                 readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
             }
-        }
-        for (desk, _) in &readers {
-            if desk.child.lives() {
-                desk.child.bring_in(&(0..usize::MAX), &this.zswap);
-            }
-            this.bury(&desk.child);
         }
     }
 
@@ -734,19 +758,16 @@ impl Child {
         installed
     }
 
-    /// What is out of a range is in memory from here on, and the child needs nobody for it.
-    fn bring_in(&self, range: &Range<usize>, zswap: &Zswap) {
+    /// Bring in what is out, as far as that goes now. Whether nothing is out any more.
+    fn bring_in(&self, zswap: &Zswap) -> bool {
+        let is_out = |word: u64| matches!(word & STATE, OUT | BUSY);
+        let mut all = true;
         for copy in self.copies.snapshot() {
-            for page in copy.pages_in(range).unwrap_or_default() {
-                let mut backoff = Backoff::new();
-                while matches!(copy.words.get(page).load(Ordering::Acquire) & STATE, OUT | BUSY)
-                    && self.fill(&copy, page, zswap).is_none()
-                    && self.lives()
-                {
-                    backoff.wait_for_io();
-                }
+            for page in 0..copy.pages() {
+                all &= !is_out(copy.words.get(page).load(Ordering::Acquire)) || self.fill(&copy, page, zswap).is_some();
             }
         }
+        all
     }
 }
 
@@ -825,6 +846,15 @@ impl ChildDesk {
             }
         }));
         drop(served);
+    }
+
+    /// What it misses is in its memory from here on, unless it ends. Its changes are followed meanwhile: nothing can be installed before.
+    fn bring_all_in(&self, reader: &mut Reader) {
+        let mut backoff = Backoff::new();
+        while self.child.lives() && !self.child.bring_in(&self.family.zswap) {
+            self.serve(reader);
+            backoff.wait_for_io();
+        }
     }
 }
 

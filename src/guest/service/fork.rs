@@ -110,6 +110,15 @@ impl Engine {
         }
     }
 
+    /// Before this process ends, where its children are to live on: what is theirs and out comes into their memory, whatever limits say, for
+    /// nobody serves it once this process is gone, and it would read as zeroes. Takes as long as that takes; where there are no children, or none
+    /// is served from here, it does nothing.
+    pub fn settle_children(&self) {
+        if !in_child() {
+            self.vms().iter().for_each(|vm| vm.running().desk().children.settle());
+        }
+    }
+
     /// After it, in the child. Engines, VMs and regions are the parent's there: they must not be used, and may be dropped, of which nothing
     /// comes. Whether this is a child of the process that made this engine.
     pub fn fork_child(&self) -> bool {
