@@ -149,7 +149,8 @@ mod tests {
     #[test]
     fn what_finds_no_place_closes_everything_until_it_is_opened() {
         let gate = Gate::new();
-        let mut closed = gate.alone(|close| (1..=CLOSED + 2).map(|k| close(k << 12..(k + 1) << 12)).collect::<Vec<_>>());
+        let mut closed =
+            gate.alone(|close| (1..=CLOSED + 2).map(|k| close(k << 12..(k + 1) << 12)).collect::<Vec<_>>());
         assert!(gate.is_all_closed() && !gate.is_open(0..1));
         closed.drain(CLOSED..).for_each(|closed| gate.open(closed));
         assert!(!gate.is_all_closed() && gate.is_open(0..1) && !gate.is_open(1 << 12..2 << 12));
