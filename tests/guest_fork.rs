@@ -373,15 +373,28 @@ fn where_the_kernel_does_not_tell_everything_is_brought_in_before_a_fork() {
         family.engine.fork_parent();
         let out = family.vm.evict_all().pages;
         assert_eq!(out, 0, "until the fork is over");
+        // What was nowhere, and what nobody had registered, before it began: they may not leave either.
+        family.mapping.write(450..500, 1);
+        let late = Mapping::new(20);
+        late.write(0..10, 3);
+        // SAFETY: it outlives its region.
+        let late_region = unsafe { family.vm.register(late.memory().keep_on_fork()) }.unwrap();
+        late.write(10..20, 3);
+        assert_eq!(family.vm.evict_all().pages, 0, "nor what came since");
         let child = fork(|| {
             if !family.engine.fork_child() {
                 return 2;
             }
-            i32::from(!family.is_as_it_was())
+            let same = family.mapping.is(0..400, 1) && family.mapping.is(450..500, 1) && late.is(0..20, 3);
+            i32::from(!same)
         });
         family.engine.fork_parent();
         assert!(!family.engine.fork_child());
         assert_eq!(wait(child), 0);
+        late.write(0..20, 4);
+        assert_eq!(late_region.evict(0..20 * PAGE).pages, 20);
+        late.check(0..20, 4);
+        late_region.unregister().unwrap();
         // They are shared by nobody any more, and leave once they were written.
         family.mapping.write(0..400, 2);
         assert!(family.vm.evict_all().pages > 300);

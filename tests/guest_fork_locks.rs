@@ -80,7 +80,6 @@ fn wait(pid: libc::pid_t) -> i32 {
 }
 
 #[test]
-#[ignore = "hangs: a handler that makes room at a limit while a child lives asks for the allocator's lock, which the thread that forks holds"]
 fn nobody_whom_a_fork_waits_for_wants_the_lock_of_who_forks() {
     let name = "nobody_whom_a_fork_waits_for_wants_the_lock_of_who_forks";
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -287,7 +287,6 @@ fn a_program_whose_swapfile_is_full_goes_on_past_its_limit() {
 }
 
 #[test]
-#[ignore = "open: python ended by SIGSEGV in one run"]
 fn a_fork_at_the_limit_ends_in_bounded_time() {
     if !can("a_fork_at_the_limit_ends_in_bounded_time") {
         return;
@@ -297,4 +296,25 @@ fn a_fork_at_the_limit_ends_in_bounded_time() {
     let script = "import os\nx = [str(i) * 5 for i in range(300000)]\ns = sum(map(hash, x))\npid = os.fork()\nif pid == 0: os._exit(0 if sum(map(hash, x)) == s else 1)\nprint(os.waitpid(pid, 0)[1] == 0 and sum(map(hash, x)) == s)";
     let output = finish(&mut run(place.path(), &["--memory-max", "16M"], &["python3", "-c", script]), 60);
     assert_eq!(good(&output), "True\n");
+}
+
+#[test]
+fn a_child_that_outlives_the_program_has_all_its_memory() {
+    if !can("a_child_that_outlives_the_program_has_all_its_memory") {
+        return;
+    }
+    let script = "import os, sys, time\nx = [str(i) * 5 for i in range(200000)]\ns = sum(map(hash, x))\nif os.fork():\n    os._exit(0) if sys.argv[1] == '_exit' else sys.exit(0)\ntime.sleep(0.3)\nopen(sys.argv[2] + '.new', 'w').write(str(sum(map(hash, x)) == s))\nos.rename(sys.argv[2] + '.new', sys.argv[2])\nos._exit(0)";
+    for how in ["exit", "_exit"] {
+        let place = tempfile::tempdir().unwrap();
+        let said = place.path().join("said");
+        let program = ["python3", "-c", script, how, said.to_str().unwrap()];
+        let output = finish(&mut run(place.path(), &["--memory-max", "12M"], &program), 60);
+        good(&output);
+        let since = Instant::now();
+        while !said.exists() {
+            assert!(since.elapsed() < Duration::from_secs(30), "{how}: the child says nothing");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(std::fs::read_to_string(&said).unwrap(), "True", "{how}");
+    }
 }

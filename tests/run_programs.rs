@@ -237,7 +237,6 @@ fn a_shell_script_and_chains_of_exec_are_one_program() {
 }
 
 #[test]
-#[ignore = "open: did not always end in time"]
 fn a_program_that_mallocs_moves_forks_and_threads() {
     if !can("a_program_that_mallocs_moves_forks_and_threads", &[]) {
         return;

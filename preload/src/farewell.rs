@@ -5,7 +5,8 @@
 //!             PLACE/4711.sock removed
 //! ```
 //!
-//! Programs that end by `_exit` or a signal leave nothing, and the launcher has what it asked for last.
+//! Programs that end by `_exit` or a signal leave nothing, and the launcher has what it asked for last. Children that live on get all their memory
+//! before their parent ends by `exit` or `_exit`; where it is killed, nobody can see to that.
 
 use crate::inside::Inside;
 use crate::state;
@@ -19,6 +20,7 @@ use zspool::guest::Engine;
 use zspool::guest::control::{Controlled, EngineControl, Place, Settings, Verb};
 
 struct Last {
+    engine: Engine,
     control: EngineControl,
     place: Place,
     /// A forked child that ends is not the program.
@@ -37,19 +39,31 @@ pub(crate) fn program() -> String {
 /// Leave the last word when the program calls `exit`.
 pub(crate) fn at_exit(settings: &Settings, program: &str, engine: &Engine) {
     let control = EngineControl::new(engine.clone(), program);
-    let last = Last { control, place: Place::at(&settings.place), pid: std::process::id() };
+    let last = Last { engine: engine.clone(), control, place: Place::at(&settings.place), pid: std::process::id() };
     LAST.store(Box::into_raw(Box::new(last)), Release);
     // SAFETY: the function is there for as long as the process.
     unsafe { libc::atexit(leave) };
 }
 
-extern "C" fn leave() {
+/// What there is to say, in the process that has it.
+fn last() -> Option<&'static Last> {
     // SAFETY: it is null or a box that nobody frees.
-    let Some(last) = (unsafe { LAST.load(Acquire).as_ref() }) else { return };
-    if !state::is_running() || last.pid != std::process::id() {
-        return;
+    let last = unsafe { LAST.load(Acquire).as_ref() }?;
+    (state::is_running() && last.pid == std::process::id()).then_some(last)
+}
+
+/// The process ends in a moment: children of it that live on get what is theirs and out, for nobody serves it then.
+pub(crate) fn settle_children() {
+    if let Some(last) = last() {
+        let _inside = Inside::enter();
+        last.engine.settle_children();
     }
+}
+
+extern "C" fn leave() {
+    let Some(last) = last() else { return };
     let _inside = Inside::enter();
+    last.engine.settle_children();
     let file = |end: &str| -> PathBuf { last.place.folder().join(format!("{}.{end}", last.pid)) };
     if let Ok(status) = last.control.answer(Verb::Status)
         && fs::write(file("last.new"), status).is_ok()

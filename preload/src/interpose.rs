@@ -8,6 +8,7 @@
 //! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay |
 //! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
 //! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
+//! | `_exit`, `_Exit` | children that live on get what is theirs |
 //! | `pthread_create` | see [`threads`] |
 //!
 //! The C library maps memory without passing here, and unmaps it so. What is new is found by looking ([`finder`](crate::finder));
@@ -18,7 +19,7 @@
 
 use crate::following;
 use crate::inside::{self, Inside};
-use crate::{malloc, own, state, threads};
+use crate::{farewell, malloc, own, state, threads};
 use libc::{c_int, c_uint, c_void, off_t, pthread_attr_t, pthread_t, size_t};
 use std::ops::Range;
 
@@ -255,6 +256,29 @@ fn after_change(at: *mut c_void, len: size_t, may_leave: bool) {
 fn pages(at: *mut c_void, len: size_t) -> Range<usize> {
     let start = at.addr() & !(crate::system::PAGE - 1);
     range(std::ptr::without_provenance_mut(start), at.addr() - start + len)
+}
+
+/// As of the C library, which ends the process without passing here where `exit` does it: that is seen by `atexit`.
+///
+/// # Safety
+/// As that function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _exit(code: c_int) -> ! {
+    if state::is_running() && !inside::is_inside() {
+        farewell::settle_children();
+    }
+    loop {
+        // SAFETY: it ends the process.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
+    }
+}
+
+/// # Safety
+/// As [`_exit`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _Exit(code: c_int) -> ! {
+    // SAFETY: the same function.
+    unsafe { _exit(code) }
 }
 
 /// # Safety

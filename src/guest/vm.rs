@@ -8,7 +8,8 @@ use super::pages::ports::{Observer, Purse};
 use super::pages::{Pages, Shared};
 use super::region::Region;
 use super::registry::Announced;
-use super::service::children::{Children, Keeping};
+use super::service::children::Children;
+use super::service::keeping::Keeping;
 use super::service::running::{OnChange, Running};
 use super::service::{Follow, MappingChange, ServiceStats, ThreadOptions};
 use super::{Evicted, FaultAround};
@@ -216,13 +217,18 @@ impl Vm {
         let backing = running.wrap(backer.back(&memory)?, range.start);
         let slots = zswap.reserve(memory.pages() as u64)?;
         let pages = Pages::new(shared.clone(), backing, slots, range.start)?;
+        let pages = pages.inherited_by_children(memory.kept_on_fork());
         let pages = Arc::new(pages.traced(self.options().dirty_tracking, guest_address)?);
+        let announced = announced.publish(pages.clone());
         if memory.kept_on_fork() {
             running.keep(&pages);
         }
-        let announced = announced.publish(pages.clone());
         shared.roster.add(pages.clone());
-        pages.backing().register().inspect_err(|_| shared.roster.remove(pages.id()))?;
+        let registered = pages.backing().register();
+        registered.inspect_err(|_| {
+            shared.roster.remove(pages.id());
+            running.keep_no_more(&pages);
+        })?;
         // From here on it has to be unregistered, which a region does when it is dropped.
         announced.keep();
         let region = Region::new(self.clone(), pages.clone());

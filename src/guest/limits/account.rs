@@ -85,6 +85,11 @@ pub(crate) enum Why {
     Call,
     /// They were in memory before they were registered.
     Found,
+    /// A child of fork has them, which is being born: nothing can leave before it is, so nobody tries. The evictor does, afterwards.
+    Fork,
+    /// A child of fork wants a page, which cannot leave from there again; what it shares with its parent cannot either. Room is made here and now,
+    /// or not: the thread that serves it serves all children, and does not wait for the evictor, who pays back later.
+    Child,
 }
 
 /// How a charge ended.
@@ -186,6 +191,10 @@ impl Account {
         let bytes = u64::from(pages) * PAGE;
         match self.climb(bytes) {
             Ok(()) => Charged::Within,
+            Err(_) if why == Why::Fork => {
+                self.limits.wake();
+                self.overshoot_by(bytes)
+            }
             Err(hit) => self.charge_at_limit(bytes, why, hit),
         }
     }
@@ -228,7 +237,7 @@ impl Account {
         self.hits.add(1);
         self.limits.wake();
         loop {
-            match self.charge_with_room(bytes, hit) {
+            match self.charge_with_room(bytes, why, hit) {
                 Ok(()) => return Charged::Within,
                 Err(full) => hit = full,
             }
@@ -256,7 +265,7 @@ impl Account {
     }
 
     /// Charge, making room as long as there is something to take.
-    fn charge_with_room(&self, bytes: u64, hit: LimitHit) -> Result<(), LimitHit> {
+    fn charge_with_room(&self, bytes: u64, why: Why, hit: LimitHit) -> Result<(), LimitHit> {
         let (mut hit, mut vain, mut until) = (hit, 0, None);
         let (mut rounds, mut search) = (0, None);
         while rounds < MOST_ROUNDS {
@@ -271,7 +280,7 @@ impl Account {
             }
             if made == Made::Nothing {
                 // What cannot be had in a fault may be had by who can write to a device: unless that was in vain just now.
-                if self.limits.now() < self.futile_until.get() {
+                if why == Why::Child || self.limits.now() < self.futile_until.get() {
                     break;
                 }
                 let until = until.get_or_insert_with(|| Deadline::after(MOST_PATIENCE));

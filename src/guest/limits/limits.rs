@@ -210,7 +210,7 @@ impl Limits {
                 let mut view = View::new(clocked, first, want - staged.pages.min(want), left);
                 self.policy().victims(&mut view);
                 staged += view.staged();
-                left -= view.passed();
+                left = left.saturating_sub(view.passed()); // what was busy counts for more
                 changed |= view.changed();
                 (region, page) = (number, view.at());
                 staged.pages < want && left > 0

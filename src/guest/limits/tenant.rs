@@ -53,6 +53,8 @@ impl Purse for Tenant {
             ports::Why::Fault => Why::Fault,
             ports::Why::Call => Why::Call,
             ports::Why::Found => Why::Found,
+            ports::Why::Fork => Why::Fork,
+            ports::Why::Child => Why::Child,
         };
         match self.account.charge(pages, why) {
             Charged::Within | Charged::Over(_) => true,

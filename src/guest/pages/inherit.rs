@@ -7,10 +7,14 @@
 //! | Staged, Compressing | a copy of the bytes (staged in place: as Resident) |
 //! | Stored | the slot, if the heir takes a reference more |
 //! | Poisoned | that |
+//!
+//! Where the kernel tells nobody of a fork, a child has what is in the guest range, and nothing else: so all is brought in before, and
+//! [held](Pages::hold) there.
 
 use super::owned::Owned;
 use super::pages::Pages;
 use super::word::{Bits, State};
+use crate::guest::Error;
 use crate::guest::memory::backing::Staging;
 use crate::sync::Bug;
 use crate::units::{PAGE_SIZE, Slot};
@@ -52,6 +56,16 @@ impl Pages {
             }
         }
     }
+
+    /// Before a fork that nobody will tell of: nobody takes pages out from here on, until they are [let go](Self::reopen); and what is out comes in.
+    /// How many pages that were. In this order: what is nowhere now may be written at any time, and is not to leave then.
+    pub(crate) fn hold(&self) -> (u64, Result<(), Error>) {
+        self.close();
+        let is_out = |page: &u32| !matches!(self.word(*page).load().state(), State::Absent | State::Resident);
+        let out = (0..self.count()).filter(is_out).count() as u64;
+        (out, self.bring_all())
+    }
+
     fn own_for_heir(&self, page: u32, seen: Bits) -> bool {
         let word = self.word(page);
         let owned =

@@ -11,7 +11,7 @@ use super::used::Used;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
 use crate::guest::{Error, FaultAround};
-use crate::sync::{Arc, Moment, Planted, Seat, Seated, Table};
+use crate::sync::{Arc, Moment, Mutex, Planted, Rank, Seat, Seated, Table};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
 use std::ops::Range;
 
@@ -192,8 +192,12 @@ pub(crate) struct Pages {
     slots: SlotRange,
     backing: Box<dyn Backing>,
     shared: Arc<Shared>,
-    /// Who takes pages out comes through here; closed while the region is being unregistered.
+    /// Who takes pages out comes through here; closed while the region is being unregistered, or a fork is under way of which nobody tells.
     gate: Seat<()>,
+    /// How many have it closed.
+    closers: Mutex<u32>,
+    /// Children of fork have a copy.
+    inherited: bool,
     /// Pages that could not leave, as the kernel called them busy.
     pub(super) busy: Busy,
     /// Where pages were in memory.
@@ -229,6 +233,8 @@ impl Pages {
             backing,
             shared,
             gate,
+            closers: Mutex::new(Rank::Leaf, 0),
+            inherited: false,
             busy: Busy::default(),
             used: Used::new(slots.len() as u32),
             streak: Streak::default(),
@@ -290,12 +296,31 @@ impl Pages {
 
     /// Nobody takes pages out from here on; who does is waited for.
     pub(crate) fn close(&self) {
-        let _ = self.gate.take();
+        let mut closers = self.closers.lock();
+        *closers += 1;
+        if *closers == 1 {
+            let _ = self.gate.take();
+        }
     }
 
-    /// Pages may be taken out again.
+    /// Pages may be taken out again, when all who closed it say so.
     pub(crate) fn reopen(&self) {
-        let _ = self.gate.put(());
+        let mut closers = self.closers.lock();
+        *closers -= 1;
+        if *closers == 0 {
+            let _ = self.gate.put(());
+        }
+    }
+
+    /// Children of fork have a copy of them, or not.
+    pub(crate) fn inherited_by_children(mut self, yes: bool) -> Self {
+        self.inherited = yes;
+        self
+    }
+
+    /// Whether they have.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
     }
 }
 

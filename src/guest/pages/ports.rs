@@ -17,6 +17,10 @@ pub(crate) enum Why {
     Call,
     /// It was there when the memory was registered.
     Found,
+    /// A child is born, and nothing can leave meanwhile: no room is made.
+    Fork,
+    /// A child has it, whose thread waits; who serves it serves all children, and waits for nobody.
+    Child,
 }
 
 /// Who pays for pages in memory, 4096 bytes each.

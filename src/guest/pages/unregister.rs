@@ -68,7 +68,7 @@ impl Pages {
         result
     }
 
-    fn bring_all(&self) -> Result<(), Error> {
+    pub(super) fn bring_all(&self) -> Result<(), Error> {
         let (mut at, mut result) = (0, Ok(()));
         while at < self.count() {
             let end = self.out_until(at);

@@ -3,7 +3,7 @@
 //! ```text
 //!   memory                    the kernel tells of forks                  it does not: no permission, or InThread
 //!   default (DONTFORK)        is not in the child: an access there is a SIGSEGV
-//!   kept for children         served from here (children.rs)             fork_prepare: everything in, and stays; fork_parent: may leave again
+//!   kept for children         served from here (children.rs)             fork_prepare: nothing leaves, all comes in; fork_parent: may leave again
 //!
 //!   in the child: the engine is its parent's. What is dropped there does nothing.
 //! ```
@@ -15,13 +15,11 @@
 use super::last_words::LastWords;
 use super::running::VmDesk;
 use crate::guest::pages::Pages;
-use crate::guest::pages::word::State;
 use crate::guest::uffd::Features;
 use crate::guest::{Engine, Error};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, process_static};
 use crate::units::PAGE_SIZE;
-use std::ops::Range;
 use std::{io, ptr};
 
 process_static! {
@@ -63,11 +61,12 @@ pub(crate) fn in_child() -> bool {
     mark != 0 && unsafe { ptr::with_exposed_provenance::<u8>(mark).read_volatile() } == 0
 }
 
-/// Pages that were brought in for forks, and stay until all that are under way are over: several threads may fork at once.
+/// Regions whose pages were brought in for forks, and stay until all that are under way are over: several threads may fork at once. One for each
+/// time that it was closed.
 #[derive(Default)]
 pub(super) struct Held {
     forks: u32,
-    pages: Vec<(Arc<Pages>, Vec<Range<u32>>)>,
+    pages: Vec<Arc<Pages>>,
 }
 
 impl Engine {
@@ -111,6 +110,15 @@ impl Engine {
         }
     }
 
+    /// Before this process ends, where its children are to live on: what is theirs and out comes into their memory, whatever limits say, for
+    /// nobody serves it once this process is gone, and it would read as zeroes. Takes as long as that takes; where there are no children, or none
+    /// is served from here, it does nothing.
+    pub fn settle_children(&self) {
+        if !in_child() {
+            self.vms().iter().for_each(|vm| vm.running().desk().children.settle());
+        }
+    }
+
     /// After it, in the child. Engines, VMs and regions are the parent's there: they must not be used, and may be dropped, of which nothing
     /// comes. Whether this is a child of the process that made this engine.
     pub fn fork_child(&self) -> bool {
@@ -124,32 +132,17 @@ impl VmDesk {
         if self.descriptor_features().contains(Features::EVENT_FORK) {
             return Ok(0);
         }
+        // What is registered from here on is held at once.
         self.held.lock().forks += 1;
-        let mut bytes = 0;
+        let (mut brought, mut result) = (0, Ok(()));
         for pages in self.kept_regions() {
-            let mut held: Vec<Range<u32>> = Vec::new();
-            let mut result = Ok(());
-            for page in 0..pages.count() {
-                let state = pages.word(page).load().state();
-                if state == State::Absent {
-                    continue; // zeroes there as well
-                }
-                result = pages.pin(page..page + 1);
-                if result.is_err() {
-                    break;
-                }
-                if state != State::Resident {
-                    bytes += PAGE_SIZE as u64;
-                }
-                match held.last_mut() {
-                    Some(last) if last.end == page => last.end += 1,
-                    _ => held.push(page..page + 1),
-                }
-            }
-            self.held.lock().pages.push((pages, held));
-            result?;
+            let (out, held) = pages.hold();
+            self.held.lock().pages.push(pages);
+            brought += out;
+            // The others' memory is held all the same.
+            result = result.and(held);
         }
-        Ok(bytes)
+        result.map(|()| brought * PAGE_SIZE as u64)
     }
 
     fn let_go_after_fork(&self) {
@@ -161,8 +154,22 @@ impl VmDesk {
             }
             std::mem::take(&mut held.pages)
         };
-        for (pages, ranges) in over {
-            ranges.into_iter().for_each(|range| pages.unpin(range));
+        over.iter().for_each(|pages| pages.reopen());
+    }
+
+    /// A region is about to be registered, and known already: while a fork is under way, none of its pages leaves.
+    pub(super) fn hold_if_forking(&self, pages: &Arc<Pages>) {
+        let mut held = self.held.lock();
+        if held.forks > 0 {
+            pages.close();
+            held.pages.push(Arc::clone(pages));
         }
+    }
+
+    /// It is registered no more.
+    pub(super) fn hold_no_more(&self, pages: &Arc<Pages>) {
+        let gone = |held: &Arc<Pages>| Arc::ptr_eq(held, pages);
+        let gone: Vec<_> = self.held.lock().pages.extract_if(.., |held| gone(held)).collect();
+        drop(gone);
     }
 }

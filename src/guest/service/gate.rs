@@ -16,15 +16,20 @@
 //!    may do something there as if no event had come.
 //! 2. In the gate nobody waits for a word, and only one request is made of the kernel. Words follow outside, and the range is opened after that.
 //!
+//! A fork closes everything, and so does a range for which there is no place: who reads never waits for a place. A thread that forks, or unmaps,
+//! may have the allocator's lock until its event is read, and who opens ranges may want that lock first.
+//!
 //! Where no event is asked for there is no need for a gate.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, Rank, RwLock, RwLockReadGuard};
 use std::ops::Range;
 
-/// Ranges that can be closed at once: more than the events of a read for each thread that reads. A reader that finds all in use
-/// reads no more until one is opened.
-pub(crate) const CLOSED: usize = 256;
+/// Ranges that can be closed at once and by themselves: more than the events of a read for each thread that reads.
+const CLOSED: usize = if cfg!(loom) { 1 } else { 256 };
+
+/// All there is.
+pub(crate) const ALL: Range<usize> = 0..usize::MAX;
 
 /// Guards ranges against being taken out while they change.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub(crate) struct Gate {
     passage: RwLock<()>,
     /// How many are closed: most of the time none, and that is one load.
     closed: AtomicUsize,
+    /// How many of those are all there is.
+    everything: AtomicUsize,
     ranges: Mutex<[Range<usize>; CLOSED]>,
 }
 
@@ -39,10 +46,10 @@ pub(crate) struct Gate {
 #[must_use = "dropped, events are read again"]
 pub(crate) struct Passing<'a>(#[expect(dead_code, reason = "held")] RwLockReadGuard<'a, ()>);
 
-/// A range that was closed, by its place.
+/// A range that was closed.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "it stays closed until it is opened"]
-pub(crate) struct Closed(usize);
+pub(crate) struct Closed(Option<usize>);
 
 impl Gate {
     /// All is open.
@@ -50,6 +57,7 @@ impl Gate {
         Gate {
             passage: RwLock::new(Rank::Changes, ()),
             closed: AtomicUsize::new(0),
+            everything: AtomicUsize::new(0),
             ranges: Mutex::new(Rank::Leaf, [const { 0..0 }; CLOSED]),
         }
     }
@@ -67,12 +75,13 @@ impl Gate {
     pub(crate) fn is_open(&self, range: Range<usize>) -> bool {
         // Acquire pairs with the release of who opened it: the words are as he left them.
         self.closed.load(Ordering::Acquire) == 0
-            || !self.ranges.lock().iter().any(|closed| closed.start < range.end && range.start < closed.end)
+            || (!self.is_all_closed()
+                && !self.ranges.lock().iter().any(|closed| closed.start < range.end && range.start < closed.end))
     }
 
-    /// Whether `most` more ranges can be closed.
-    pub(crate) fn has_room_for(&self, most: usize) -> bool {
-        self.closed.load(Ordering::Relaxed) + most <= CLOSED
+    /// Whether everything is closed: no fault can be served anyway.
+    pub(crate) fn is_all_closed(&self) -> bool {
+        self.everything.load(Ordering::Acquire) > 0
     }
 
     /// Read events, alone, and close what they change: `f` is called with what closes a range.
@@ -84,18 +93,30 @@ impl Gate {
         f(&mut |range| self.close(range))
     }
 
+    /// What covers all there is takes no place, nor does what finds none.
     fn close(&self, range: Range<usize>) -> Closed {
-        let mut ranges = self.ranges.lock();
-        let place =
-            ranges.iter().position(|closed| closed.is_empty()).expect("the reader has asked whether there is room");
-        ranges[place] = range;
+        let place = (range != ALL).then(|| self.take_place(range)).flatten();
+        if place.is_none() {
+            self.everything.fetch_add(1, Ordering::Release);
+        }
         self.closed.fetch_add(1, Ordering::Release);
         Closed(place)
     }
 
+    fn take_place(&self, range: Range<usize>) -> Option<usize> {
+        let mut ranges = self.ranges.lock();
+        let place = ranges.iter().position(|closed| closed.is_empty())?;
+        ranges[place] = range;
+        Some(place)
+    }
+
     /// Its words have followed.
     pub(crate) fn open(&self, closed: Closed) {
-        self.ranges.lock()[closed.0] = 0..0;
+        match closed.0 {
+            Some(place) => self.ranges.lock()[place] = 0..0,
+            None => _ = self.everything.fetch_sub(1, Ordering::Release),
+        }
+        // Release, and last: who reads it finds what is open open.
         self.closed.fetch_sub(1, Ordering::Release);
     }
 }
@@ -123,6 +144,21 @@ mod tests {
             gate.open(closed);
         }
         assert!(gate.pass(0..usize::MAX).is_some());
+    }
+
+    #[test]
+    fn what_finds_no_place_closes_everything_until_it_is_opened() {
+        let gate = Gate::new();
+        let mut closed =
+            gate.alone(|close| (1..=CLOSED + 2).map(|k| close(k << 12..(k + 1) << 12)).collect::<Vec<_>>());
+        assert!(gate.is_all_closed() && !gate.is_open(0..1));
+        closed.drain(CLOSED..).for_each(|closed| gate.open(closed));
+        assert!(!gate.is_all_closed() && gate.is_open(0..1) && !gate.is_open(1 << 12..2 << 12));
+        let fork = gate.alone(|close| close(ALL));
+        assert!(gate.is_all_closed() && !gate.is_open(0..1));
+        gate.open(fork);
+        closed.into_iter().for_each(|closed| gate.open(closed));
+        assert!(gate.pass(ALL).is_some());
     }
 
     #[test]

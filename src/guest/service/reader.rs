@@ -14,14 +14,15 @@
 //! 3. What it has read lies in the reader, not on the stack: after a panic it goes on at the same event.
 //! 4. It remembers no more than it has room for. What is unread waits in the kernel, and so does each thread that a change comes from: a flood of
 //!    them cannot take more memory than there are threads.
-//! 5. It allocates nothing: a thread that forks has the locks of the allocator while it waits until its event is read.
+//! 5. It allocates nothing, and waits without end for nobody who may: a thread that forks has the locks of the allocator while it waits until its
+//!    event is read.
 
-use super::gate::{CLOSED, Closed};
+use super::gate::{ALL, Closed};
 use super::watchdog::{Phase, Watch};
-use super::{Answer, Bell, Change, Desk};
+use super::{Answer, Bell, Change, Desk, Gate};
 use crate::guest::uffd::{Descriptor, Errno, Event, Fault, MOST_EVENTS};
 use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Mutex, Rank};
+use crate::sync::{Arc, Deadline, Mutex, Rank};
 use crate::units::PAGE_SIZE;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -31,6 +32,9 @@ const PARKED: usize = 2 * MOST_EVENTS;
 
 /// The longest pause between two looks at what is parked.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long no event is read while everything is closed.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What a reader does when there is nothing to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +75,6 @@ pub(crate) struct Reader {
     /// At most so many a read: where several read, each should leave something to the others.
     most: usize,
 }
-
-const _: () = assert!(CLOSED >= 2 * MOST_EVENTS);
 
 // === impl Parking ===
 
@@ -167,10 +169,10 @@ impl Reader {
                 self.wait(desk, None)?;
             }
         }
+        desk.gate().inspect(|gate| throttle(gate));
         let most = self.most;
         let events = &mut self.events[..most];
         let read = match desk.gate() {
-            Some(gate) if !gate.has_room_for(2 * most) => Ok(0), // others are following what they have read
             Some(gate) => gate.alone(|close| {
                 let read = desk.descriptor().read_events(events)?;
                 for (event, closed) in events[..read].iter().zip(&mut self.closed) {
@@ -180,7 +182,7 @@ impl Reader {
                             *closed = [Some(close(*from..from + bytes)), Some(close(*to..to + bytes))];
                         }
                         // No page comes in or leaves before the child has copies of all words.
-                        Event::Fork(_) => closed[0] = Some(close(0..usize::MAX)),
+                        Event::Fork(_) => closed[0] = Some(close(ALL)),
                         _ => {}
                     }
                 }
@@ -297,5 +299,16 @@ impl Reader {
             Answer::Again => false,
             Answer::Stranger => desk.stranger(fault),
         }
+    }
+}
+
+/// While everything is closed no fault can be served, and the next event may be a fork again. So whoever opens it gets some time: forks that
+/// follow each other faster than their children are born would keep it closed for ever. But not without end: the thread that forks may have the
+/// lock of the allocator, for which he waits, and it is given back when the event was read.
+fn throttle(gate: &Gate) {
+    let until = Deadline::after(PATIENCE);
+    let mut backoff = Backoff::new();
+    while gate.is_all_closed() && !until.passed() {
+        backoff.wait_for_io();
     }
 }

@@ -126,8 +126,6 @@ pub(crate) struct VmDesk {
     gate: Option<Arc<Gate>>,
     parking: Parking,
     shared: Arc<Shared>,
-    /// Regions that children have a copy of, by number.
-    kept: Mutex<Vec<u32>>,
     /// What a fork under way keeps in memory.
     pub(super) held: Mutex<Held>,
     pub(super) children: Children,
@@ -173,7 +171,6 @@ impl Running {
             gate: gated.then(|| Arc::new(Gate::new())),
             parking: Parking::new(),
             shared: Arc::clone(shared),
-            kept: Mutex::new(Rank::Guest, Vec::new()),
             held: Mutex::new(Rank::Guest, Held::default()),
             children,
             matters: Matters::new(),
@@ -273,14 +270,14 @@ impl Running {
         }
     }
 
-    /// Children have a copy of this region.
+    /// A region that children have a copy of is about to be registered, and known already.
     pub(crate) fn keep(&self, pages: &Arc<Pages>) {
-        self.desk.kept.lock().push(pages.id());
+        self.desk.hold_if_forking(pages);
     }
 
     /// The region is gone.
-    pub(crate) fn keep_no_more(&self, pages: &Pages) {
-        self.desk.kept.lock().retain(|kept| *kept != pages.id());
+    pub(crate) fn keep_no_more(&self, pages: &Arc<Pages>) {
+        self.desk.hold_no_more(pages);
     }
 
     /// What it has met with.
@@ -387,9 +384,8 @@ impl VmDesk {
 
     /// The regions that children have a copy of.
     pub(super) fn kept_regions(&self) -> Vec<Arc<Pages>> {
-        let kept = self.kept.lock().clone();
         let all = registry::overlapping(&(0..usize::MAX));
-        all.filter(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && kept.contains(&pages.id())).collect()
+        all.filter(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && pages.is_inherited()).collect()
     }
 
     /// Follow what readers have handed on.

@@ -30,7 +30,7 @@ pub(crate) struct Launch<'a> {
     /// What the program is called, as it was written.
     pub(crate) name: &'a OsStr,
     pub(crate) arguments: &'a [OsString],
-    pub(crate) library: PathBuf,
+    pub(crate) preload: PathBuf,
     pub(crate) settings: Settings,
 }
 
@@ -95,7 +95,7 @@ impl Launch<'_> {
         signals::undo_in_child();
         // SAFETY: the set is the one that was found.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
-        let mut preload = self.library.clone().into_os_string();
+        let mut preload = self.preload.clone().into_os_string();
         if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
             preload.push(":");
             preload.push(others);

@@ -14,6 +14,10 @@ const CUT: u32 = 16;
 /// From this length on the kernel flushes everything at once.
 const LONG: u32 = 34;
 
+/// A page that the kernel keeps where it is has cost a request of its own, as much as looking at so many words: a fault that makes room
+/// among pages that a child shares is through after some dozens of them.
+const BUSY_WORDS: u32 = 128;
+
 /// What a page's word says of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
@@ -90,6 +94,7 @@ impl<'a> View<'a> {
     pub fn take(&mut self, first: u32, pages: u32) {
         let staged = self.region.stage(first, pages.min(self.pages().saturating_sub(first)));
         self.changed |= staged.pages > 0;
+        self.passed = self.passed.saturating_add(staged.busy.saturating_mul(BUSY_WORDS));
         self.staged += staged;
     }
 

@@ -1,0 +1,346 @@
+//! [`Child`]: a child of fork, and its copies of regions.
+//!
+//! ```text
+//!   Child -- descriptor of its memory
+//!     +----- Copy: addresses, slots of the parent's, a claim for each page       one for each region, and for each part that it moves
+//! ```
+//!
+//! 1. A copy is in the list before any claim in it is made: a store of the parent's that looks for claims on its slot finds it.
+//! 2. Its own memory cannot be taken out from here: it is charged, and may pass a limit.
+
+use super::children::Family;
+use super::claim::{BUSY, HERE, OUT, POISONED, STATE, Taken, Taking, ZERO, move_word, slot, take, word};
+use super::list::List;
+use super::reader::Parking;
+use super::{Answer, Gate, changes, last_words};
+use crate::guest::pages::ports::Why;
+use crate::guest::pages::{Inherited, Pages, Shared};
+use crate::guest::uffd::{Descriptor, Errno, Mode};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::Backoff;
+use crate::sync::{Arc, Table};
+use crate::units::{PAGE_SIZE, SlotRange};
+use crate::zswap::{self, Zswap};
+use std::ops::Range;
+
+/// One child.
+pub(super) struct Child {
+    pub(super) descriptor: Arc<Descriptor>,
+    pub(super) copies: List<Copy>,
+    /// Its words are all there: faults can be served.
+    pub(super) ready: AtomicBool,
+    pub(super) parking: Parking,
+    /// Who pays for its pages in memory: its parent's VM.
+    pub(super) payer: Arc<Shared>,
+    /// Pages that it is charged for.
+    pub(super) charged: AtomicU64,
+}
+
+/// A child's copy of a region, or of a part of it.
+pub(super) struct Copy {
+    pub(super) addresses: Range<usize>,
+    /// The parent's slots of these pages.
+    pub(super) origin: SlotRange,
+    pub(super) words: Table<AtomicU64>,
+}
+
+impl Copy {
+    pub(super) fn pages(&self) -> usize {
+        self.addresses.len() / PAGE_SIZE
+    }
+
+    pub(super) fn address(&self, page: usize) -> usize {
+        self.addresses.start + page * PAGE_SIZE
+    }
+
+    /// Its pages that have addresses in a range, if any.
+    pub(super) fn pages_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let (start, end) = (self.addresses.start.max(range.start), self.addresses.end.min(range.end));
+        let page = |address: usize| (address - self.addresses.start) / PAGE_SIZE;
+        (start < end).then(|| page(start)..page(end))
+    }
+
+    /// So many pages, all zero.
+    pub(super) fn empty(addresses: Range<usize>, origin: SlotRange) -> Copy {
+        let pages = addresses.len() / PAGE_SIZE;
+        match Table::reserve(pages) {
+            Ok(words) => Copy { addresses, origin, words },
+            Err(error) => last_words::end(format_args!(
+                "there is no address space for the words of a child's {pages} pages ({error}): what is out would read as zero there, so the \
+                 process ends; raise `ulimit -v`"
+            )),
+        }
+    }
+}
+
+impl Child {
+    pub(super) fn new(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
+        Child {
+            descriptor,
+            copies: List::new(),
+            ready: AtomicBool::new(false),
+            parking: Parking::new(),
+            payer,
+            charged: AtomicU64::new(0),
+        }
+    }
+
+    /// What the kernel does not give it of a region.
+    pub(super) fn inherit_all(&self, pages: &Pages, zswap: &Zswap) {
+        let copy = Arc::new(Copy::empty(pages.addresses(), pages.slots()));
+        self.copies.push(Arc::clone(&copy));
+        for page in 0..pages.count() {
+            let mut backoff = Backoff::new();
+            while !pages.inherit(page, &mut |what| self.inherit(&copy, page as usize, what, zswap)) {
+                backoff.wait_for_io();
+            }
+        }
+    }
+
+    /// It has such a page. False: later.
+    pub(super) fn inherit(&self, copy: &Copy, page: usize, what: Inherited<'_>, zswap: &Zswap) -> bool {
+        let now = match what {
+            Inherited::Poisoned => POISONED,
+            Inherited::Bytes(bytes) => return self.give(copy.address(page), Some(bytes)),
+            Inherited::Slot(slot) => match zswap.dup(slot) {
+                Ok(_) => word(OUT, slot),
+                Err(zswap::Error::TooManyReferences { .. }) => {
+                    let mut bytes = [0; PAGE_SIZE];
+                    let read = zswap.load(slot, &mut bytes).is_ok();
+                    return self.give(copy.address(page), read.then_some(&bytes));
+                }
+                // Discarded this moment, by a thread of the parent's: the child has it as it is from now on.
+                Err(_) => ZERO,
+            },
+        };
+        if now != ZERO {
+            copy.words.get(page).store(now, Ordering::Release);
+        }
+        true
+    }
+
+    /// It has what a word of its parent's says, who is a child too. False: later.
+    pub(super) fn inherit_from(&self, theirs: &AtomicU64, copy: &Copy, page: usize, zswap: &Zswap) -> bool {
+        let seen = theirs.load(Ordering::Acquire);
+        match seen & STATE {
+            POISONED => self.inherit(copy, page, Inherited::Poisoned, zswap),
+            OUT if matches!(take(theirs, slot(seen)), Taking::Mine) => {
+                // Until ours is written: a store that moves theirs apart finds ours as well.
+                let _back = Taken { word: theirs, back: seen };
+                self.inherit(copy, page, Inherited::Slot(slot(seen)), zswap)
+            }
+            OUT | BUSY => false,
+            _ => true,
+        }
+    }
+
+    /// Install bytes, which it is charged for. False: later.
+    pub(super) fn give(&self, address: usize, bytes: Option<&[u8; PAGE_SIZE]>) -> bool {
+        let given = changes::arrive(&self.descriptor, address, bytes);
+        if given && bytes.is_some() {
+            // While it is born; and its parent's word is owned.
+            self.payer.purse.must_charge(1, Why::Fork);
+            self.charged.fetch_add(1, Ordering::Relaxed);
+        }
+        given
+    }
+
+    pub(super) fn charge(&self) {
+        self.payer.purse.must_charge(1, Why::Child);
+        self.charged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn uncharge(&self) {
+        self.payer.purse.uncharge(1);
+        self.charged.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn find(&self, address: usize) -> Option<(Arc<Copy>, usize)> {
+        let copy = self.copies.find(|copy| copy.addresses.contains(&address))?;
+        let page = (address - copy.addresses.start) / PAGE_SIZE;
+        Some((copy, page))
+    }
+
+    /// Whether the process is there. Nobody tells when it has ended, but requests about its memory fail then.
+    pub(super) fn lives(&self) -> bool {
+        // The lowest page that may be mapped anywhere: nobody registers that, and whoever lives says so.
+        let nowhere = 0x1_0000;
+        self.descriptor.zeropage(nowhere..nowhere + PAGE_SIZE, Mode::empty()).stopped != Some(Errno::NO_PROCESS)
+    }
+
+    /// Serve a fault. `None`: again later.
+    pub(super) fn fill(&self, copy: &Copy, page: usize, zswap: &Zswap) -> Option<Answer> {
+        let theirs = copy.words.get(page);
+        let address = copy.address(page);
+        let seen = theirs.load(Ordering::Acquire);
+        match seen & STATE {
+            POISONED => {
+                let _ = changes::arrive(&self.descriptor, address, None);
+                return Some(Answer::Poisoned);
+            }
+            BUSY => return None, // a store of the parent's moves it, in a moment
+            _ => {}
+        }
+        // Before the word is ours: this may take pages of the parent out, and move what children have of them.
+        let charged = seen & STATE != HERE;
+        if charged {
+            self.charge();
+        }
+        let stopped = if seen & STATE == OUT {
+            match take(theirs, slot(seen)) {
+                Taking::Mine => {}
+                _ => {
+                    self.uncharge();
+                    return None;
+                }
+            }
+            let busy = Taken { word: theirs, back: seen };
+            let mut bytes = [0; PAGE_SIZE];
+            if zswap.load(slot(seen), &mut bytes).is_err() {
+                self.uncharge();
+                super::say_poisoned(address);
+                let _ = changes::arrive(&self.descriptor, address, None);
+                let _ = zswap.put(slot(seen));
+                busy.end(POISONED);
+                return Some(Answer::Poisoned);
+            }
+            let stopped = self.descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty()).stopped;
+            if matches!(stopped, None | Some(Errno::EXISTS)) {
+                let _ = zswap.put(slot(seen));
+                busy.end(HERE);
+            }
+            stopped
+        } else {
+            let stopped = self.descriptor.zeropage(address..address + PAGE_SIZE, Mode::empty()).stopped;
+            // There: somebody was faster, or the kernel shares it.
+            if stopped.is_none() {
+                theirs.store(HERE, Ordering::Release);
+            }
+            stopped
+        };
+        match stopped {
+            None => Some(Answer::Served),
+            Some(errno) => {
+                // A page that is there without our doing is the kernel's to account for.
+                if charged && (seen & STATE != OUT || errno != Errno::EXISTS) {
+                    self.uncharge();
+                }
+                match errno {
+                    Errno::AGAIN | Errno::NO_MEMORY => None,
+                    _ => {
+                        let _ = self.descriptor.wake(address..address + PAGE_SIZE); // refused only for what is no page
+                        Some(Answer::Served)
+                    }
+                }
+            }
+        }
+    }
+
+    /// The pages of a range read as zeroes from here on: their references and charges go.
+    pub(super) fn forget(&self, copy: &Copy, pages: Range<usize>, zswap: &Zswap) {
+        for page in pages {
+            let theirs = copy.words.get(page);
+            let mut backoff = Backoff::new();
+            loop {
+                let seen = theirs.load(Ordering::Acquire);
+                match seen & STATE {
+                    OUT if matches!(take(theirs, slot(seen)), Taking::Mine) => {
+                        let _ = zswap.put(slot(seen)); // ours, so it is there
+                        theirs.store(ZERO, Ordering::Release);
+                        break;
+                    }
+                    OUT | BUSY => backoff.wait_for_io(),
+                    ZERO => break,
+                    state if theirs.compare_exchange(seen, ZERO, Ordering::AcqRel, Ordering::Relaxed).is_ok() => {
+                        if state == HERE && self.charged.load(Ordering::Relaxed) > 0 {
+                            self.uncharge();
+                        }
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Its pages have other addresses.
+    pub(super) fn move_pages(&self, from: Range<usize>, to: usize, family: &Family) {
+        for copy in self.copies.snapshot() {
+            let (start, end) = (copy.addresses.start.max(from.start), copy.addresses.end.min(from.end));
+            if start >= end {
+                continue;
+            }
+            let (first, pages) = ((start - copy.addresses.start) / PAGE_SIZE, (end - start) / PAGE_SIZE);
+            let there = to + (start - from.start);
+            let origin = SlotRange::new(copy.origin.base() + first as u64, pages as u64);
+            let moved = Arc::new(Copy::empty(there..there + (end - start), origin));
+            family.note_list();
+            self.copies.push(Arc::clone(&moved));
+            for page in 0..pages {
+                move_word(copy.words.get(first + page), moved.words.get(page));
+            }
+        }
+    }
+
+    /// The pages of an address range read as zeroes from here on.
+    pub(super) fn forget_range(&self, range: &Range<usize>, zswap: &Zswap) {
+        for copy in self.copies.snapshot() {
+            if let Some(pages) = copy.pages_in(range) {
+                self.forget(&copy, pages, zswap);
+            }
+        }
+    }
+
+    /// What is out of a range is in memory from here on. Each page passes the gate: between the moment in which a move of the range was read
+    /// and the one in which its pages have followed, something else may be mapped here. False: some are out still.
+    pub(super) fn put_in_place(&self, range: &Range<usize>, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+        self.copies.snapshot().iter().all(|copy| {
+            let mut pages = copy.pages_in(range).unwrap_or_default();
+            pages.all(|page| self.put_page_in_place(copy, page, gate, zswap))
+        })
+    }
+
+    pub(super) fn put_page_in_place(&self, copy: &Copy, page: usize, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+        let (theirs, address) = (copy.words.get(page), copy.address(page));
+        let seen = theirs.load(Ordering::Acquire);
+        match seen & STATE {
+            OUT => {}
+            BUSY => return false,
+            _ => return true,
+        }
+        // As in `fill`: before the word is ours.
+        self.charge();
+        let Taking::Mine = take(theirs, slot(seen)) else {
+            self.uncharge();
+            return false;
+        };
+        let busy = Taken { word: theirs, back: seen };
+        let mut bytes = [0; PAGE_SIZE];
+        let installed = zswap.load(slot(seen), &mut bytes).is_ok() && {
+            let passing = gate.map(|gate| gate.pass(address..address + PAGE_SIZE));
+            !matches!(passing, Some(None)) && {
+                let done = self.descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty());
+                matches!(done.stopped, None | Some(Errno::EXISTS))
+            }
+        };
+        if installed {
+            let _ = zswap.put(slot(seen)); // before the word says so: invariant 1
+            busy.end(HERE);
+        } else {
+            self.uncharge();
+        }
+        installed
+    }
+
+    /// Bring in what is out, as far as that goes now. Whether nothing is out any more.
+    pub(super) fn bring_in(&self, zswap: &Zswap) -> bool {
+        let is_out = |word: u64| matches!(word & STATE, OUT | BUSY);
+        let mut all = true;
+        for copy in self.copies.snapshot() {
+            for page in 0..copy.pages() {
+                all &= !is_out(copy.words.get(page).load(Ordering::Acquire)) || self.fill(&copy, page, zswap).is_some();
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,108 @@
+//! [`ChildDesk`]: the faults of a child, and what it does to its mappings; by one thread, which serves all children.
+
+use super::child::{Child, Copy};
+use super::children::Family;
+use super::gate::Closed;
+use super::reader::{Idle, Parking, Reader};
+use super::{Answer, Change, Desk, Gate};
+use crate::guest::uffd::{Descriptor, Fault};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::Backoff;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The desk of a child.
+pub(super) struct ChildDesk {
+    pub(super) child: Arc<Child>,
+    pub(super) family: Arc<Family>,
+}
+
+impl ChildDesk {
+    /// Serve what there is. One that panics is tried again with the next look, its word as it was.
+    pub(super) fn serve(&self, reader: &mut Reader) {
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                match reader.round(self, Idle::Return) {
+                    Ok(0) if !reader.has_parked() || !self.child.lives() => return,
+                    Ok(_) => {}
+                    Err(_) => return, // it has ended: seen with the next look
+                }
+            }
+        }));
+        drop(served);
+    }
+
+    /// What it misses is in its memory from here on, unless it ends. Its changes are followed meanwhile: nothing can be installed before.
+    pub(super) fn bring_all_in(&self, reader: &mut Reader) {
+        let mut backoff = Backoff::new();
+        while self.child.lives() && !self.child.bring_in(self.family.zswap()) {
+            self.serve(reader);
+            backoff.wait_for_io();
+        }
+    }
+}
+
+impl Desk for ChildDesk {
+    fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.child.descriptor
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        None
+    }
+
+    fn answer(&self, fault: Fault) -> Answer {
+        if !self.child.ready.load(Ordering::Acquire) {
+            return Answer::Again;
+        }
+        let Some((copy, page)) = self.child.find(fault.address) else { return Answer::Stranger };
+        if fault.protected {
+            return Answer::Stranger; // protected in the parent, for whom that had a meaning
+        }
+        self.child.fill(&copy, page, self.family.zswap()).unwrap_or(Answer::Again)
+    }
+
+    fn follow(&self, change: &mut Option<Change>, _closed: &mut [Option<Closed>; 2]) -> bool {
+        match change.take() {
+            Some(Change::Removed(range) | Change::Unmapped(range)) => {
+                self.child.forget_range(&range, self.family.zswap())
+            }
+            Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to, &self.family),
+            Some(Change::Forked(descriptor)) => self.bear(descriptor),
+            None => {}
+        }
+        true
+    }
+
+    fn stranger(&self, fault: Fault) -> bool {
+        super::stranger(&self.child.descriptor, fault)
+    }
+
+    fn parking(&self) -> &Parking {
+        &self.child.parking
+    }
+
+    fn state(&self, _address: usize) -> &'static str {
+        "a child's"
+    }
+}
+
+impl ChildDesk {
+    /// The child has a child: it has copies of its parent's words.
+    fn bear(&self, descriptor: Descriptor) {
+        let grandchild = self.family.adopt(descriptor, Arc::clone(&self.child.payer));
+        let zswap = self.family.zswap();
+        for theirs in self.child.copies.snapshot() {
+            let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
+            grandchild.copies.push(Arc::clone(&copy));
+            for page in 0..theirs.pages() {
+                let mut backoff = Backoff::new();
+                while !grandchild.inherit_from(theirs.words.get(page), &copy, page, zswap) {
+                    backoff.wait_for_io();
+                }
+            }
+        }
+        grandchild.ready.store(true, Ordering::Release);
+        self.family.ring();
+    }
+}

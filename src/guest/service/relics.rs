@@ -1,0 +1,109 @@
+//! Relics: what `mremap` has moved out of regions, and that was out then. It is served where it is now, like a child's copy, in this process.
+//!
+//! ```text
+//!   region   [ p0 p1 p2 p3 ]  --mremap p1..p3-->   region [ p0 .  .  p3 ]     relics: [ p1 p2 ] at the new address, until a region is made there
+//! ```
+
+use super::child::{Child, Copy};
+use super::children::Family;
+use super::claim::{BUSY, OUT, POISONED, STATE, word};
+use super::{Answer, Gate, last_words};
+use crate::guest::pages::{Inherited, Pages};
+use crate::guest::uffd::Descriptor;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::sync::thread::Backoff;
+use crate::units::{NodeId, PAGE_SIZE, SlotRange};
+use std::ops::Range;
+
+impl Family {
+    /// Whether `mremap` has moved anything.
+    pub(super) fn has_relics(&self) -> bool {
+        self.relics.lock().is_some()
+    }
+
+    pub(super) fn relics(&self) -> Option<Arc<Child>> {
+        self.relics.lock().clone()
+    }
+
+    /// The pages of a region have other addresses: they are served there from here on.
+    pub(super) fn take_relics(&self, descriptor: &Arc<Descriptor>, pages: &Pages, there: Range<u32>, to: usize) {
+        let relics = self.relics().unwrap_or_else(|| {
+            let relics = Child::new(Arc::clone(descriptor), Arc::clone(pages.shared()));
+            relics.ready.store(true, Ordering::Release);
+            let relics = Arc::new(relics);
+            Arc::clone(self.relics.lock().get_or_insert(relics))
+        });
+        let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
+        let copy = Arc::new(Copy::empty(to..to + there.len() * PAGE_SIZE, origin));
+        self.note_list();
+        relics.copies.push(Arc::clone(&copy));
+        for (n, page) in there.enumerate() {
+            let mut backoff = Backoff::new();
+            while !pages.inherit(page, &mut |what| self.keep_relic(&relics, &copy, n, what)) {
+                backoff.wait_for_io();
+            }
+            while pages.removed(page..page + 1).is_some() {
+                backoff.wait_for_io();
+            }
+        }
+    }
+
+    /// Bytes cannot be installed there now, for the mapping is changing: they are stored. False: later.
+    fn keep_relic(&self, relics: &Child, copy: &Copy, page: usize, what: Inherited<'_>) -> bool {
+        let Inherited::Bytes(bytes) = what else { return relics.inherit(copy, page, what, &self.zswap) };
+        match self.zswap.store_new(&self.memcg, NodeId(0), bytes) {
+            Ok(slot) => {
+                copy.words.get(page).store(word(OUT, slot), Ordering::Release);
+                true
+            }
+            Err(error) => last_words::end(format_args!(
+                "there is no room to store a page that was about to be, and that mremap has moved to {:#x} ({error}): it would read as zero there, \
+                 so the process ends; have a larger pool limit, or a swap device",
+                copy.address(page)
+            )),
+        }
+    }
+
+    /// Serve a fault of what was moved, if that is there. `None` where it is not.
+    pub(super) fn answer_relic(&self, address: usize) -> Option<Answer> {
+        let relics = self.relics()?;
+        let (copy, page) = relics.find(address)?;
+        Some(relics.fill(&copy, page, &self.zswap).unwrap_or(Answer::Again))
+    }
+
+    /// The same, of a page that its region takes for nowhere: the region was registered before we were told what has moved there.
+    pub(super) fn answer_relic_that_is_out(&self, address: usize) -> Option<Answer> {
+        let relics = self.relics()?;
+        let (copy, page) = relics.find(address)?;
+        let out = matches!(copy.words.get(page).load(Ordering::Acquire) & STATE, OUT | POISONED | BUSY);
+        out.then(|| relics.fill(&copy, page, &self.zswap).unwrap_or(Answer::Again))
+    }
+
+    /// Mappings changed where such pages are.
+    pub(super) fn forget_relics(&self, range: &Range<usize>) {
+        if let Some(relics) = self.relics() {
+            relics.forget_range(range, &self.zswap);
+        }
+    }
+
+    /// As [`forget_relics`](Self::forget_relics), for a second move.
+    pub(super) fn move_relics(&self, from: Range<usize>, to: usize) {
+        if let Some(relics) = self.relics() {
+            relics.move_pages(from, to, self);
+        }
+    }
+
+    /// A range is to be registered: what is out of it is in memory from here on, and nobody's. False: its mapping is changing, and
+    /// something is out still.
+    pub(super) fn settle_relics(&self, range: &Range<usize>, gate: Option<&Gate>) -> bool {
+        let Some(relics) = self.relics() else { return true };
+        if !relics.put_in_place(range, gate, &self.zswap) {
+            return false;
+        }
+        relics.forget_range(range, &self.zswap);
+        let elsewhere = |copy: &Arc<Copy>| copy.addresses.start < range.start || copy.addresses.end > range.end;
+        relics.copies.retain(elsewhere, || self.note_list());
+        true
+    }
+}
