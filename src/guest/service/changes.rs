@@ -14,7 +14,7 @@
 //! told as an event, he has made Dropping, and that is left alone; but not what a compressor is about to have stored.
 
 use super::running::{MappingChange, VmDesk};
-use super::{Change, Desk};
+use super::Change;
 use crate::guest::uffd::{Descriptor, Errno, Mode};
 use crate::sync::Moment;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +45,7 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
         }
         Some(Change::Forked(_)) => {
             if let Some(Change::Forked(child)) = change.take() {
-                desk.children.born(child, &desk.kept_regions());
+                desk.children.born(child, desk.shared(), desk.kept_regions());
                 count(&counts.children, 1);
             }
         }
@@ -102,7 +102,7 @@ fn move_pages(desk: &VmDesk, range: &Range<usize>, to: usize) {
     family.move_relics(range.clone(), to);
     desk.regions_in(range, |pages, there| {
         let address = to + (pages.address(there.start) - range.start);
-        family.take_relics(desk.descriptor(), pages, there, address);
+        family.take_relics(desk.own_descriptor(), pages, there, address);
     });
 }
 

@@ -19,13 +19,13 @@ use crate::guest::uffd::{Descriptor, Errno, Mode};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Table};
-use crate::units::{PAGE_SIZE, SlotRange};
+use crate::units::{NodeId, PAGE_SIZE, SlotRange};
 use crate::zswap::{self, Zswap};
 use std::ops::Range;
 
 /// One child.
 pub(super) struct Child {
-    pub(super) descriptor: Arc<Descriptor>,
+    pub(super) descriptor: Whose,
     pub(super) copies: List<Copy>,
     /// Its words are all there: faults can be served.
     pub(super) ready: AtomicBool,
@@ -34,6 +34,27 @@ pub(super) struct Child {
     pub(super) payer: Arc<Shared>,
     /// Pages that it is charged for.
     pub(super) charged: AtomicU64,
+}
+
+/// Whose memory its descriptor is about.
+pub(super) enum Whose {
+    /// There is no child yet.
+    Nobodys,
+    Own(Descriptor),
+    /// This process's: [`relics`](super::relics).
+    Ours(Arc<Descriptor>),
+}
+
+impl std::ops::Deref for Whose {
+    type Target = Descriptor;
+
+    fn deref(&self) -> &Descriptor {
+        match self {
+            Whose::Own(descriptor) => descriptor,
+            Whose::Ours(descriptor) => descriptor,
+            Whose::Nobodys => unreachable!("a child that is in a list was born"),
+        }
+    }
 }
 
 /// A child's copy of a region, or of a part of it.
@@ -51,6 +72,11 @@ impl Copy {
 
     pub(super) fn address(&self, page: usize) -> usize {
         self.addresses.start + page * PAGE_SIZE
+    }
+
+    /// Whether it is of this region.
+    pub(super) fn is_of(&self, pages: &Pages) -> bool {
+        self.origin == pages.slots() && self.addresses == pages.addresses()
     }
 
     /// Its pages that have addresses in a range, if any.
@@ -74,10 +100,18 @@ impl Copy {
 }
 
 impl Child {
-    pub(super) fn new(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
+    /// Not a child, but what is served in this process in the same way.
+    pub(super) fn ours(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
+        let child = Child::unborn(payer, 0);
+        child.ready.store(true, Ordering::Release);
+        Child { descriptor: Whose::Ours(descriptor), ..child }
+    }
+
+    /// With room for copies of so many regions.
+    pub(super) fn unborn(payer: Arc<Shared>, regions: usize) -> Child {
         Child {
-            descriptor,
-            copies: List::new(),
+            descriptor: Whose::Nobodys,
+            copies: List::with_capacity(regions + 4),
             ready: AtomicBool::new(false),
             parking: Parking::new(),
             payer,
@@ -85,29 +119,34 @@ impl Child {
         }
     }
 
+    /// This is its memory.
+    pub(super) fn of(&mut self, descriptor: Descriptor) {
+        self.descriptor = Whose::Own(descriptor);
+    }
+
     /// What the kernel does not give it of a region.
-    pub(super) fn inherit_all(&self, pages: &Pages, zswap: &Zswap) {
-        let copy = Arc::new(Copy::empty(pages.addresses(), pages.slots()));
+    pub(super) fn inherit_all(&self, pages: &Pages, copy: Arc<Copy>, family: &Family) {
         self.copies.push(Arc::clone(&copy));
         for page in 0..pages.count() {
             let mut backoff = Backoff::new();
-            while !pages.inherit(page, &mut |what| self.inherit(&copy, page as usize, what, zswap)) {
+            while !pages.inherit(page, &mut |what| self.inherit(&copy, page as usize, what, family)) {
                 backoff.wait_for_io();
             }
         }
     }
 
     /// It has such a page. False: later.
-    pub(super) fn inherit(&self, copy: &Copy, page: usize, what: Inherited<'_>, zswap: &Zswap) -> bool {
+    pub(super) fn inherit(&self, copy: &Copy, page: usize, what: Inherited<'_>, family: &Family) -> bool {
+        let zswap = family.zswap();
         let now = match what {
             Inherited::Poisoned => POISONED,
-            Inherited::Bytes(bytes) => return self.give(copy.address(page), Some(bytes)),
+            Inherited::Bytes(bytes) => return self.give(copy, page, Some(bytes), family),
             Inherited::Slot(slot) => match zswap.dup(slot) {
                 Ok(_) => word(OUT, slot),
                 Err(zswap::Error::TooManyReferences { .. }) => {
                     let mut bytes = [0; PAGE_SIZE];
                     let read = zswap.load(slot, &mut bytes).is_ok();
-                    return self.give(copy.address(page), read.then_some(&bytes));
+                    return self.give(copy, page, read.then_some(&bytes), family);
                 }
                 // Discarded this moment, by a thread of the parent's: the child has it as it is from now on.
                 Err(_) => ZERO,
@@ -120,29 +159,35 @@ impl Child {
     }
 
     /// It has what a word of its parent's says, who is a child too. False: later.
-    pub(super) fn inherit_from(&self, theirs: &AtomicU64, copy: &Copy, page: usize, zswap: &Zswap) -> bool {
+    pub(super) fn inherit_from(&self, theirs: &AtomicU64, copy: &Copy, page: usize, family: &Family) -> bool {
         let seen = theirs.load(Ordering::Acquire);
         match seen & STATE {
-            POISONED => self.inherit(copy, page, Inherited::Poisoned, zswap),
+            POISONED => self.inherit(copy, page, Inherited::Poisoned, family),
             OUT if matches!(take(theirs, slot(seen)), Taking::Mine) => {
                 // Until ours is written: a store that moves theirs apart finds ours as well.
                 let _back = Taken { word: theirs, back: seen };
-                self.inherit(copy, page, Inherited::Slot(slot(seen)), zswap)
+                self.inherit(copy, page, Inherited::Slot(slot(seen)), family)
             }
             OUT | BUSY => false,
             _ => true,
         }
     }
 
-    /// Install bytes, which it is charged for. False: later.
-    pub(super) fn give(&self, address: usize, bytes: Option<&[u8; PAGE_SIZE]>) -> bool {
-        let given = changes::arrive(&self.descriptor, address, bytes);
-        if given && bytes.is_some() {
+    /// It has these bytes, or a page that nobody can read. Installed, and charged; while it changes a mapping that cannot be, and nobody reads of
+    /// that before it is ready: then it gets a slot for them. False: later.
+    fn give(&self, copy: &Copy, page: usize, bytes: Option<&[u8; PAGE_SIZE]>, family: &Family) -> bool {
+        let Some(bytes) = bytes else {
+            copy.words.get(page).store(POISONED, Ordering::Release);
+            return true;
+        };
+        if changes::arrive(&self.descriptor, copy.address(page), Some(bytes)) {
             // While it is born; and its parent's word is owned.
             self.payer.purse.must_charge(1, Why::Fork);
             self.charged.fetch_add(1, Ordering::Relaxed);
+            return true;
         }
-        given
+        let stored = family.zswap().store_new(&family.memcg, NodeId(0), bytes);
+        stored.map(|slot| copy.words.get(page).store(word(OUT, slot), Ordering::Release)).is_ok()
     }
 
     pub(super) fn charge(&self) {

@@ -3,6 +3,7 @@
 use super::child::{Child, Copy};
 use super::children::Family;
 use super::gate::Closed;
+use super::nursery::Spare;
 use super::reader::{Idle, Parking, Reader};
 use super::{Answer, Change, Desk, Gate};
 use crate::guest::uffd::{Descriptor, Fault};
@@ -43,7 +44,7 @@ impl ChildDesk {
 }
 
 impl Desk for ChildDesk {
-    fn descriptor(&self) -> &Arc<Descriptor> {
+    fn descriptor(&self) -> &Descriptor {
         &self.child.descriptor
     }
 
@@ -90,14 +91,13 @@ impl Desk for ChildDesk {
 impl ChildDesk {
     /// The child has a child: it has copies of its parent's words.
     fn bear(&self, descriptor: Descriptor) {
-        let grandchild = self.family.adopt(descriptor, Arc::clone(&self.child.payer));
-        let zswap = self.family.zswap();
+        let grandchild = self.family.adopt(descriptor, &mut Spare::new(&self.child.payer, &[]));
         for theirs in self.child.copies.snapshot() {
             let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
             grandchild.copies.push(Arc::clone(&copy));
             for page in 0..theirs.pages() {
                 let mut backoff = Backoff::new();
-                while !grandchild.inherit_from(theirs.words.get(page), &copy, page, zswap) {
+                while !grandchild.inherit_from(theirs.words.get(page), &copy, page, &self.family) {
                     backoff.wait_for_io();
                 }
             }

@@ -20,6 +20,7 @@
 use super::child::Child;
 use super::child_desk::ChildDesk;
 use super::list::List;
+use super::nursery::{Nursery, Spare};
 use super::reader::Reader;
 use super::running::VmDesk;
 use super::watchdog::Watch;
@@ -29,7 +30,7 @@ use crate::guest::pages::{Pages, Shared};
 use crate::guest::registry;
 use crate::guest::uffd::Descriptor;
 use crate::memcg::Memcg;
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::{Backoff, JoinHandle};
 use crate::sync::{Arc, Mutex, Rank, thread};
 use crate::zswap::Zswap;
@@ -37,13 +38,16 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// Children that may be born before somebody makes room for more.
+const MOST_BIRTHS: usize = 64;
+
 /// How often it is looked whether children have ended: nobody tells.
 const LOOKS: Duration = Duration::from_millis(100);
 
-/// The children of a VM, and the thread that serves them.
+/// The children of a VM, the thread that serves them, and the one that follows changes of mappings, among which births are.
 pub(crate) struct Children {
     family: Arc<Family>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Option<[JoinHandle<()>; 2]>>,
 }
 
 /// What children share.
@@ -58,12 +62,16 @@ pub(crate) struct Family {
     count: AtomicUsize,
     /// Goes up before words come to be in another list, and with each list that becomes shorter: who went through them looks again.
     pub(super) lists: AtomicU64,
-    stop: AtomicBool,
+    /// How many of the two threads are to end.
+    stop: AtomicUsize,
     /// How often it was asked to have children miss nothing, and how often that was done.
     asked: AtomicU64,
     done: AtomicU64,
     /// Readable: a child was born, or the thread is to stop.
     news: OwnedFd,
+    /// The same for who follows changes.
+    follower: OwnedFd,
+    nursery: Nursery,
 }
 
 // === impl Children ===
@@ -74,13 +82,6 @@ impl Children {
     /// # Errors
     /// When the system has no descriptor left.
     pub(crate) fn new(zswap: Arc<Zswap>, memcg: Memcg) -> io::Result<Self> {
-        // SAFETY: takes numbers, and returns a new descriptor.
-        let news = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if news < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: new, and nobody else's.
-        let news = unsafe { OwnedFd::from_raw_fd(news) };
         let family = Family {
             zswap,
             memcg,
@@ -88,12 +89,14 @@ impl Children {
             relics: Mutex::new(Rank::Guest, None),
             count: AtomicUsize::new(0),
             lists: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
+            stop: AtomicUsize::new(0),
             asked: AtomicU64::new(0),
             done: AtomicU64::new(0),
-            news,
+            news: bell()?,
+            follower: bell()?,
+            nursery: Nursery::new(),
         };
-        Ok(Children { family: Arc::new(family), thread: Mutex::new(Rank::Guest, None) })
+        Ok(Children { family: Arc::new(family), threads: Mutex::new(Rank::Guest, None) })
     }
 
     /// What a store needs to know of them.
@@ -101,54 +104,65 @@ impl Children {
         &self.family
     }
 
-    /// A child has copies of these regions. The gate is closed meanwhile.
-    pub(super) fn born(&self, descriptor: Descriptor, regions: &[Arc<Pages>]) {
-        let Some(payer) = regions.first().map(|pages| Arc::clone(pages.shared())) else { return };
-        let child = self.family.adopt(descriptor, payer);
+    /// A child has copies of these regions. The gate is closed meanwhile. Calls no allocator while there are spares.
+    pub(super) fn born(&self, descriptor: Descriptor, payer: &Arc<Shared>, regions: impl Iterator<Item = Arc<Pages>>) {
+        let mut spare = self.family.nursery.take().unwrap_or_else(|| Spare::new(payer, &[]));
+        let child = self.family.adopt(descriptor, &mut spare);
         for pages in regions {
-            child.inherit_all(pages, &self.family.zswap);
+            let copy = spare.copy_of(&pages);
+            child.inherit_all(&pages, copy, &self.family);
         }
         child.ready.store(true, Ordering::Release);
         self.family.ring();
     }
 
-    /// Start the thread that serves them, and that follows changes of mappings which are not for readers.
+    /// Start the threads.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub(super) fn start(&self, desk: &Arc<VmDesk>) -> Result<(), Error> {
-        let (family, desk) = (Arc::clone(&self.family), Arc::clone(desk));
-        let started = signals::blocked(|| thread::spawn("zspool-changes", move || Family::serve(&family, &desk)));
-        let started = started
-            .map_err(|source| Error::Service { doing: "start the thread that follows changes of mappings", source })?;
-        *self.thread.lock() = Some(started);
+        let refused = |source| Error::Service { doing: "start the threads that follow changes of mappings", source };
+        let (family, theirs) = (Arc::clone(&self.family), Arc::clone(desk));
+        let follower = signals::blocked(|| thread::spawn("zspool-changes", move || family.follow(&theirs)));
+        let follower = follower.map_err(refused)?;
+        let (family, theirs) = (Arc::clone(&self.family), Arc::clone(desk));
+        match signals::blocked(|| thread::spawn("zspool-children", move || Family::serve(&family, &theirs))) {
+            Ok(server) => *self.threads.lock() = Some([follower, server]),
+            Err(source) => {
+                self.family.end(follower);
+                return Err(refused(source));
+            }
+        }
         Ok(())
     }
 
     /// Return when none of the children that were born before misses what is here: this process is about to end.
-    pub(super) fn settle(&self) {
-        if self.family.living() == 0 || fork::in_child() || self.thread.lock().is_none() {
+    pub(super) fn settle(&self, desk: &VmDesk) {
+        if fork::in_child() || self.threads.lock().is_none() {
+            return;
+        }
+        let mut backoff = Backoff::new();
+        while !desk.has_followed() {
+            backoff.wait_for_io(); // one may be being born
+        }
+        if self.family.living() == 0 {
             return;
         }
         let mine = self.family.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.family.ring();
-        let mut backoff = Backoff::new();
-        while self.family.done.load(Ordering::Acquire) < mine && !self.family.stop.load(Ordering::Acquire) {
+        while self.family.done.load(Ordering::Acquire) < mine && self.family.stop.load(Ordering::Acquire) < 2 {
             backoff.wait_for_io();
         }
     }
 
     /// Have it end, when none of the children misses what is here. Nothing is read any more.
     pub(super) fn stop(&self) {
-        let thread = self.thread.lock().take();
+        let threads = self.threads.lock().take();
         if fork::in_child() {
-            return std::mem::forget(thread); // it is the parent's
+            return std::mem::forget(threads); // they are the parent's
         }
-        if let Some(thread) = thread {
-            self.family.stop.store(true, Ordering::Release);
-            self.family.ring();
-            let _ = thread.join(); // it catches what panics
-        }
+        // Who follows changes first: what is born still is served by the other.
+        threads.into_iter().flatten().for_each(|thread| self.family.end(thread));
         if let Some(relics) = self.family.relics() {
             let mut backoff = Backoff::new();
             while !relics.bring_in(&self.family.zswap) && relics.lives() {
@@ -163,8 +177,9 @@ impl Children {
 
 impl Family {
     /// A child, which is found by stores from here on, and not served before it is ready.
-    pub(super) fn adopt(&self, descriptor: Descriptor, payer: Arc<Shared>) -> Arc<Child> {
-        let child = Arc::new(Child::new(Arc::new(descriptor), payer));
+    pub(super) fn adopt(&self, descriptor: Descriptor, spare: &mut Spare) -> Arc<Child> {
+        Arc::get_mut(&mut spare.child).expect("nobody else has one that is not born").of(descriptor);
+        let child = Arc::clone(&spare.child);
         self.note_list();
         self.living.push(Arc::clone(&child));
         self.count.fetch_add(1, Ordering::Release);
@@ -181,9 +196,29 @@ impl Family {
     }
 
     pub(super) fn ring(&self) {
-        let one = 1u64;
-        // SAFETY: the descriptor is ours, and so are the bytes. A counter that is full is readable too.
-        unsafe { libc::write(self.news.as_raw_fd(), (&raw const one).cast(), 8) };
+        ring(&self.news);
+    }
+
+    /// There is a change to follow.
+    pub(super) fn ring_follower(&self) {
+        ring(&self.follower);
+    }
+
+    /// Have a thread end: the follower is the first.
+    fn end(&self, thread: JoinHandle<()>) {
+        self.stop.fetch_add(1, Ordering::AcqRel);
+        self.ring_follower();
+        self.ring();
+        let _ = thread.join(); // it catches what panics
+    }
+
+    /// Follow changes of mappings, until it is to stop.
+    fn follow(&self, desk: &VmDesk) {
+        while self.stop.load(Ordering::Acquire) == 0 {
+            desk.follow_matters();
+            wait(&self.follower, std::iter::empty(), -1);
+        }
+        desk.follow_matters();
     }
 
     /// How many children live.
@@ -195,9 +230,13 @@ impl Family {
     fn serve(this: &Arc<Self>, desk: &VmDesk) {
         let mut readers: Vec<(Arc<ChildDesk>, Reader)> = Vec::new();
         let mut looked = Instant::now();
-        while !this.stop.load(Ordering::Acquire) {
+        while this.stop.load(Ordering::Acquire) < 2 {
             let asked = this.asked.load(Ordering::SeqCst);
-            desk.follow_matters();
+            if this.living() > 0 {
+                // Who has forked once may again.
+                this.living.make_room(MOST_BIRTHS);
+                this.nursery.stock(desk.shared(), &desk.kept_regions().collect::<Vec<_>>());
+            }
             this.meet(&mut readers);
             if asked > this.done.load(Ordering::Relaxed) {
                 readers.iter_mut().for_each(|(desk, reader)| desk.bring_all_in(reader));
@@ -212,7 +251,6 @@ impl Family {
                 readers.retain(|(desk, _)| desk.child.lives() || this.bury(&desk.child));
             }
         }
-        desk.follow_matters();
         this.meet(&mut readers);
         for (desk, reader) in &mut readers {
             desk.bring_all_in(reader);
@@ -222,8 +260,10 @@ impl Family {
 
     /// Have a reader for each child.
     fn meet(self: &Arc<Self>, readers: &mut Vec<(Arc<ChildDesk>, Reader)>) {
+        // One that is being born is not served: its words are not all there, so nothing of it may be moved.
         for child in self.living.snapshot() {
-            if !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, &child)) {
+            if child.ready.load(Ordering::Acquire) && !readers.iter().any(|(desk, _)| Arc::ptr_eq(&desk.child, &child))
+            {
                 let desk = ChildDesk { child, family: Arc::clone(self) };
                 readers.push((Arc::new(desk), Reader::new(1, Arc::new(Watch::default()))));
             }
@@ -232,15 +272,8 @@ impl Family {
 
     /// Wait until a child has something to be served, or for a look at whether they live.
     fn wait(&self, readers: &[(Arc<ChildDesk>, Reader)]) {
-        let fd = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = vec![fd(self.news.as_raw_fd())];
-        fds.extend(readers.iter().map(|(desk, _)| fd(desk.child.descriptor.as_raw_fd())));
         let at_most = if readers.is_empty() { -1 } else { LOOKS.as_millis() as i32 };
-        // SAFETY: as many descriptors as are said.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, at_most) };
-        let mut count = 0u64;
-        // SAFETY: the descriptor is ours, and so are the bytes.
-        unsafe { libc::read(self.news.as_raw_fd(), (&raw mut count).cast(), 8) };
+        wait(&self.news, readers.iter().map(|(desk, _)| desk.child.descriptor.as_raw_fd()), at_most);
     }
 
     /// The child has ended: its references and charges go. Always false.
@@ -262,4 +295,39 @@ impl Family {
         }
         false
     }
+}
+
+/// Somebody waits until it is rung.
+fn bell() -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers, and returns a new descriptor.
+    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if bell < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: new, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(bell) })
+}
+
+fn ring(bell: &OwnedFd) {
+    let one = 1u64;
+    // SAFETY: the descriptor is ours, and so are the bytes. A counter that is full is readable too.
+    unsafe { libc::write(bell.as_raw_fd(), (&raw const one).cast(), 8) };
+}
+
+/// Wait until it is rung, or one of the others is readable; at most so many milliseconds, or -1. Without others no allocator is called.
+fn wait(bell: &OwnedFd, others: impl Iterator<Item = i32>, at_most: i32) {
+    let fd = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let (mut one, mut all) = ([fd(bell.as_raw_fd())], Vec::new());
+    all.extend(others.map(fd));
+    let fds = if all.is_empty() {
+        &mut one[..]
+    } else {
+        all.push(one[0]);
+        &mut all[..]
+    };
+    // SAFETY: as many descriptors as are said.
+    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, at_most) };
+    let mut count = 0u64;
+    // SAFETY: the descriptor is ours, and so are the bytes.
+    unsafe { libc::read(bell.as_raw_fd(), (&raw mut count).cast(), 8) };
 }

@@ -115,7 +115,10 @@ impl Engine {
     /// is served from here, it does nothing.
     pub fn settle_children(&self) {
         if !in_child() {
-            self.vms().iter().for_each(|vm| vm.running().desk().children.settle());
+            self.vms().iter().for_each(|vm| {
+                let desk = vm.running().desk();
+                desk.children.settle(desk);
+            });
         }
     }
 

@@ -20,6 +20,32 @@ impl<T> List<T> {
         List(Mutex::new(Rank::Guest, Vec::new()))
     }
 
+    /// An empty one, with room.
+    pub(super) fn with_capacity(room: usize) -> Self {
+        List(Mutex::new(Rank::Guest, Vec::with_capacity(room)))
+    }
+
+    /// Have room for so many more: they are pushed without the allocator.
+    pub(super) fn make_room(&self, more: usize) {
+        loop {
+            let room = {
+                let list = self.0.lock();
+                if list.capacity() - list.len() >= more {
+                    return;
+                }
+                2 * list.len() + more
+            };
+            let mut larger = Vec::with_capacity(room);
+            let mut list = self.0.lock();
+            if list.len() + more <= larger.capacity() {
+                larger.append(&mut list);
+                std::mem::swap(&mut *list, &mut larger);
+                drop(list);
+                return drop(larger);
+            }
+        }
+    }
+
     /// Put something at the end.
     pub(super) fn push(&self, item: Arc<T>) {
         loop {

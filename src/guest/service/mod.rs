@@ -38,6 +38,7 @@ pub(crate) mod last_words;
 mod list;
 mod matters;
 mod panics;
+mod nursery;
 pub(crate) mod reader;
 mod relics;
 pub(crate) mod running;
@@ -59,7 +60,7 @@ pub(crate) use panics::Panics;
 use crate::guest::pages::{Access, Pages, Served, Waiting};
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Arc, process_static};
+use crate::sync::process_static;
 use crate::units::PAGE_SIZE;
 use gate::Closed;
 use last_words::LastWords;
@@ -103,7 +104,7 @@ pub(crate) enum Change {
 /// Whose descriptor a reader reads: what it needs of a VM.
 pub(crate) trait Desk: Send + Sync {
     /// The descriptor.
-    fn descriptor(&self) -> &Arc<Descriptor>;
+    fn descriptor(&self) -> &Descriptor;
     /// The gate, where mappings change behind our back or several threads read.
     fn gate(&self) -> Option<&Gate>;
     /// Serve a fault.

@@ -29,9 +29,7 @@ impl Family {
     /// The pages of a region have other addresses: they are served there from here on.
     pub(super) fn take_relics(&self, descriptor: &Arc<Descriptor>, pages: &Pages, there: Range<u32>, to: usize) {
         let relics = self.relics().unwrap_or_else(|| {
-            let relics = Child::new(Arc::clone(descriptor), Arc::clone(pages.shared()));
-            relics.ready.store(true, Ordering::Release);
-            let relics = Arc::new(relics);
+            let relics = Arc::new(Child::ours(Arc::clone(descriptor), Arc::clone(pages.shared())));
             Arc::clone(self.relics.lock().get_or_insert(relics))
         });
         let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
@@ -51,7 +49,7 @@ impl Family {
 
     /// Bytes cannot be installed there now, for the mapping is changing: they are stored. False: later.
     fn keep_relic(&self, relics: &Child, copy: &Copy, page: usize, what: Inherited<'_>) -> bool {
-        let Inherited::Bytes(bytes) = what else { return relics.inherit(copy, page, what, &self.zswap) };
+        let Inherited::Bytes(bytes) = what else { return relics.inherit(copy, page, what, self) };
         match self.zswap.store_new(&self.memcg, NodeId(0), bytes) {
             Ok(slot) => {
                 copy.words.get(page).store(word(OUT, slot), Ordering::Release);

@@ -191,7 +191,9 @@ impl Running {
                 let reader = Box::new(Reader::new(1, Arc::new(Watch::default())));
                 Readers::External(Mutex::new(Rank::Guest, Some(reader)))
             }
-            Service::Threads(threads) => Readers::Threads(Handlers::start(Arc::clone(&desk), threads)?),
+            Service::Threads(threads) => {
+                Readers::Threads(Handlers::start(Arc::clone(&desk), &desk.descriptor, threads)?)
+            }
         };
         Ok(Running { desk, readers })
     }
@@ -383,9 +385,24 @@ impl VmDesk {
     }
 
     /// The regions that children have a copy of.
-    pub(super) fn kept_regions(&self) -> Vec<Arc<Pages>> {
+    pub(super) fn kept_regions(&self) -> impl Iterator<Item = Arc<Pages>> {
         let all = registry::overlapping(&(0..usize::MAX));
-        all.filter(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && pages.is_inherited()).collect()
+        all.filter(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && pages.is_inherited())
+    }
+
+    /// What all regions share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The descriptor, for who keeps it.
+    pub(super) fn own_descriptor(&self) -> &Arc<Descriptor> {
+        &self.descriptor
+    }
+
+    /// Whether all changes were followed.
+    pub(super) fn has_followed(&self) -> bool {
+        self.matters.is_empty()
     }
 
     /// Follow what readers have handed on.
@@ -416,7 +433,7 @@ impl VmDesk {
 }
 
 impl Desk for VmDesk {
-    fn descriptor(&self) -> &Arc<Descriptor> {
+    fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
 
@@ -458,7 +475,7 @@ impl Desk for VmDesk {
             (Some(_), Some(Change::Removed(_))) if self.matters.is_empty() && !self.children.family().has_relics() => {}
             (Some(_), _) => {
                 let handed = self.matters.put(change, closed);
-                self.children.family().ring();
+                self.children.family().ring_follower();
                 return handed;
             }
             (None, _) => {}

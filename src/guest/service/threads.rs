@@ -17,7 +17,7 @@ use super::reader::{Idle, Reader};
 use super::watchdog::{OnStuck, Watch, Watchdog};
 use super::{Bell, Desk, Panics, fork, signals};
 use crate::guest::Error;
-use crate::guest::uffd::Errno;
+use crate::guest::uffd::{Descriptor, Errno};
 use crate::sync::{Arc, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -101,9 +101,9 @@ impl<D: Desk + 'static> Handlers<D> {
     ///
     /// # Errors
     /// When the system refuses a thread, a core, or the bell's page.
-    pub(crate) fn start(desk: Arc<D>, options: &ThreadOptions) -> Result<Self, Error> {
+    pub(crate) fn start(desk: Arc<D>, bell_of: &Arc<Descriptor>, options: &ThreadOptions) -> Result<Self, Error> {
         let count = options.count.max(1);
-        let bell = Arc::new(Bell::new(desk.descriptor(), count)?);
+        let bell = Arc::new(Bell::new(bell_of, count)?);
         let shared = Arc::new(Shared { desk, bell, panics: Panics::new() });
         let watches: Vec<Arc<Watch>> = (0..count).map(|_| Arc::new(Watch::default())).collect();
         let mut handlers = Handlers { shared: Arc::clone(&shared), threads: Vec::new(), watchdog: None };

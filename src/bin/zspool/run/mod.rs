@@ -95,7 +95,7 @@ pub(crate) fn run(args: &Run) -> Result<watch::Ended, RunError> {
         path,
         name: program,
         arguments,
-        library,
+        preload: library,
         settings: Settings { place: place.folder().into(), ..settings },
     };
     let child = launch.start().inspect_err(|_| stat.abandon())?;
