@@ -206,14 +206,16 @@ impl Arena {
                 let Ok(version) = self.versions[page].try_lock() else { break };
                 locked.push(version);
             }
-            if behind && random.below(2) == 0 {
+            // Not while the memory is being registered or unregistered: see `Follow`.
+            let place = self.region.try_read();
+            if behind && place.is_ok() && random.below(2) == 0 {
                 let pages = self.map.span(first, locked.len());
                 if !locked.is_empty() {
                     uffd::advise(pages, libc::MADV_DONTNEED).expect("memory can be dropped");
                 }
                 locked.iter_mut().for_each(|version| **version = 0);
-            } else if let Ok(region) = self.region.try_read()
-                && let Some(region) = &*region
+            } else if let Ok(region) = &place
+                && let Some(region) = &**region
                 && region.discard(first * PAGE..(first + locked.len()) * PAGE).is_ok()
             {
                 locked.iter_mut().for_each(|version| **version = 0);
@@ -226,7 +228,7 @@ impl Arena {
                     }
                 }
             }
-            drop(locked);
+            drop((locked, place));
             std::thread::sleep(Duration::from_micros(300));
         }
     }

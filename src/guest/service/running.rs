@@ -44,6 +44,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
 ///
+/// Memory must not be changed so while it is being registered or unregistered: the kernel tells of a change before it makes it, and nobody would
+/// know of the one that is still to come.
+///
 /// Without, it is as with [`Service::InThread`], where the kernel tells of none: pages that were in memory when they were dropped are
 /// zeroes, are uncharged when somebody looks for them, and one that was out comes back as it was. Use
 /// [`Region::discard`](crate::guest::Region::discard), and unregister what is to be unmapped.
