@@ -4,7 +4,7 @@
 //!   page   | its number and version (8) | a word of noise that the two make, 511 times |     version 0: zeroes
 //!
 //!   writers     lock a page in the model, compare all of it with the version that the model knows, write the next one
-//!   discarders  lock some pages in the model, throw them away, say zeroes
+//!   discarders  lock some pages in the model, throw them away (by a call, or by `madvise`), say zeroes
 //!   movers      take out, bring in, prefetch, pin and unpin, take everything out, set limits
 //!   remover     unregisters the memory and registers it again, while it is being written
 //!   watchdog    ends the process with a sentence when a writer is at one page for too long
@@ -25,7 +25,7 @@ use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 use uffd::{Mapped, PAGE, alone};
 use zspool::guest::memory::{Memory, Method};
-use zspool::guest::{Engine, Error, FaultAround, Region, Service, ThreadOptions, Vm, VmOptions};
+use zspool::guest::{Engine, Error, FaultAround, Follow, Region, Service, ThreadOptions, Vm, VmOptions};
 use zspool::memcg::Counter;
 use zspool::swap::{Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::zswap::Zswap;
@@ -47,10 +47,13 @@ struct Setting {
     threads: bool,
     kept_bytes: u64,
     failing: bool,
+    /// Pages are also thrown away by `madvise`, which handlers are told of.
+    follow: bool,
 }
 
-const SETTINGS: [Setting; 8] = {
-    let plain = Setting { anonymous: true, method: Method::Move, threads: false, kept_bytes: 0, failing: false };
+const SETTINGS: [Setting; 9] = {
+    let plain =
+        Setting { anonymous: true, method: Method::Move, threads: false, kept_bytes: 0, failing: false, follow: false };
     [
         plain,
         Setting { threads: true, ..plain },
@@ -60,6 +63,7 @@ const SETTINGS: [Setting; 8] = {
         Setting { failing: true, ..plain },
         Setting { anonymous: false, method: Method::Zap, threads: true, ..plain },
         Setting { failing: true, threads: true, kept_bytes: 1 << 20, ..plain },
+        Setting { threads: true, follow: true, ..plain },
     ]
 };
 
@@ -193,7 +197,7 @@ impl Arena {
     }
 
     /// Throw away pages that nobody writes this moment.
-    fn discards(&self, seed: u64) {
+    fn discards(&self, seed: u64, behind: bool) {
         let mut random = Random(seed | 1);
         while self.going_on() {
             let first = random.below(PAGES);
@@ -202,7 +206,13 @@ impl Arena {
                 let Ok(version) = self.versions[page].try_lock() else { break };
                 locked.push(version);
             }
-            if let Ok(region) = self.region.try_read()
+            if behind && random.below(2) == 0 {
+                let pages = self.map.span(first, locked.len());
+                if !locked.is_empty() {
+                    uffd::advise(pages, libc::MADV_DONTNEED).expect("memory can be dropped");
+                }
+                locked.iter_mut().for_each(|version| **version = 0);
+            } else if let Ok(region) = self.region.try_read()
                 && let Some(region) = &*region
                 && region.discard(first * PAGE..(first + locked.len()) * PAGE).is_ok()
             {
@@ -288,8 +298,15 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
     let zswap = builder.device(std::sync::Arc::clone(&device)).build().expect("an instance");
     let engine = Engine::new(zswap)?;
     let memcg = engine.root().mkdir("vm").expect("a memcg");
-    let service = if setting.threads { Service::Threads(ThreadOptions::new(2)) } else { Service::InThread };
-    let options = VmOptions::new().service(service).kept_bytes(setting.kept_bytes).fault_around(FaultAround::Adaptive);
+    // One thread that follows discards has others beside it that make calls.
+    let threads = if setting.follow { 1 } else { 2 };
+    let service = if setting.threads { Service::Threads(ThreadOptions::new(threads)) } else { Service::InThread };
+    let follow = if setting.follow { Follow::Discards } else { Follow::Nothing };
+    let options = VmOptions::new()
+        .service(service)
+        .kept_bytes(setting.kept_bytes)
+        .fault_around(FaultAround::Adaptive)
+        .follow(follow);
     let vm = engine.vm(&memcg, options)?;
     let arena = Arena::new(setting);
     *arena.region.write().unwrap() = Some(arena.register(&vm, setting)?);
@@ -317,7 +334,7 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
         scope.spawn(move || arena.moves(seeds[0], vm, engine));
         scope.spawn(move || arena.moves(seeds[1], vm, engine));
         if !setting.failing {
-            scope.spawn(move || arena.discards(seeds[2]));
+            scope.spawn(move || arena.discards(seeds[2], setting.follow));
         }
         scope.spawn(move || arena.watch(setting));
         let _stop = Stop(&arena.stop);

@@ -16,7 +16,7 @@
 //!    may do something there as if no event had come.
 //! 2. In the gate nobody waits for a word, and only one request is made of the kernel. Words follow outside, and the range is opened after that.
 //!
-//! Where nothing is ever unmapped or moved behind our back, and one thread reads, there is no need for a gate.
+//! Where no event is asked for there is no need for a gate.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, Rank, RwLock, RwLockReadGuard};
