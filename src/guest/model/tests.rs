@@ -43,7 +43,8 @@ fn what_does_not_shrink_is_back_where_it_was() {
     for in_place in [false, true] {
         let model = model(in_place, 0, 0);
         // Runs of each kind, and singles.
-        let token = |page: u32| if page < 20 || page.is_multiple_of(3) { STIFF + u64::from(page) } else { u64::from(page) };
+        let token =
+            |page: u32| if page < 20 || page.is_multiple_of(3) { STIFF + u64::from(page) } else { u64::from(page) };
         let stiff = |upto: u32| (0..upto).filter(|&page| token(page) >= STIFF).count() as u64;
         (0..100).for_each(|page| model.write(page, token(page)).unwrap());
         assert_eq!(model.stage(0, 64), (64, 0));
