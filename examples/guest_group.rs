@@ -7,6 +7,9 @@
 //!                     one in 50,000 anywhere
 //! ```
 //!
+//! The busy ones run alone first, with no limit; then the idle one is beside them, and the limit is there. Their speed in the second part, as
+//! a share of that in the first, is the last column.
+//!
 //! A visit checks what the visit before left in the page and writes it anew, so a page that came back stale, or as another's, ends
 //! the program. At the end every page is checked, and per-VM bytes must add up to the group and to the allocator.
 //!
@@ -21,7 +24,7 @@ use std::time::{Duration, Instant};
 #[cfg(target_os = "linux")]
 use zspool::{
     guest::memory::Memory,
-    guest::{Engine, Region, Vm, VmOptions},
+    guest::{Engine, FaultKind, Region, Vm, VmOptions},
     memcg::{Counter, Memcg},
     zswap::Zswap,
 };
@@ -126,7 +129,7 @@ struct Guest {
     _mapping: memmap2::MmapMut,
     visits: Arc<AtomicU64>,
     thread: Option<JoinHandle<Ram>>,
-    free_rate: f64,
+    alone_rate: f64,
 }
 
 #[cfg(target_os = "linux")]
@@ -137,34 +140,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let group = engine.root().mkdir("guests")?;
     let stop = Arc::new(AtomicBool::new(false));
 
-    let (mut guests, mut idle) = (Vec::new(), None);
-    for (number, name) in ["idle", "busy0", "busy1", "busy2"].into_iter().enumerate() {
-        let mut mapping = memmap2::MmapMut::map_anon(MEMORY_BYTES)?;
-        let start = mapping.as_mut_ptr();
-        let vm = engine.vm(&group.mkdir(name)?, VmOptions::default())?;
-        // SAFETY: the mapping stays until its region has been unregistered, and nobody maps anything over it.
-        let region = unsafe { vm.register(Memory::anonymous(start, MEMORY_BYTES))? };
-        let mut ram = Ram { guest: number as u64, start: start.cast(), versions: vec![0; PAGES] };
-        (0..PAGES).for_each(|page| ram.write(page));
-        let visits = Arc::new(AtomicU64::new(0));
-        let thread = if name == "idle" {
-            idle = Some(ram);
-            None
-        } else {
-            let (visits, stop) = (visits.clone(), stop.clone());
-            Some(thread::spawn(move || work(ram, visits, stop)))
-        };
-        guests.push(Guest { name, vm, region, _mapping: mapping, visits, thread, free_rate: 0.0 });
+    let mut guests = Vec::new();
+    for (number, name) in ["busy0", "busy1", "busy2"].into_iter().enumerate() {
+        let (mut guest, ram) = Guest::filled(&engine, &group, number as u64, name)?;
+        let (visits, stop) = (guest.visits.clone(), stop.clone());
+        guest.thread = Some(thread::spawn(move || work(ram, visits, stop)));
+        guests.push(guest);
+    }
+    watch(&guests, &group, phase);
+    let (rates, _) = watch(&guests, &group, phase);
+    println!("The busy guests alone, without a limit: {} MiB in use.", group.current(Counter::Memory) >> 20);
+    table(&guests, &rates);
+    for (guest, rate) in guests.iter_mut().zip(&rates) {
+        guest.alone_rate = *rate;
     }
 
+    let (idle, idle_ram) = Guest::filled(&engine, &group, guests.len() as u64, "idle")?;
+    guests.insert(0, idle);
     let limit = (guests.len() * MEMORY_BYTES * 3 / 4) as u64;
-    let (free_rates, _) = watch(&guests, &group, phase);
-    for (guest, rate) in guests.iter_mut().zip(&free_rates) {
-        guest.free_rate = *rate;
-    }
-    println!("No limit: {} MiB in use.", group.current(Counter::Memory) >> 20);
-    table(&guests, &free_rates);
-
     group.set_max(Counter::Memory, limit)?;
     let began = Instant::now();
     while group.current(Counter::Memory) > limit {
@@ -173,12 +166,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let below = began.elapsed();
     watch(&guests, &group, phase);
+    let before: Vec<u64> = guests.iter().map(Guest::refaults).collect();
     let (rates, peak) = watch(&guests, &group, phase);
-    println!("\nLimit of {} MiB for the four, kept after {below:.1?}; {seconds} s after that:", limit >> 20);
+    println!(
+        "\nAn idle guest beside them, and {} MiB for all four, kept after {below:.1?}; {seconds} s after that:",
+        limit >> 20
+    );
     table(&guests, &rates);
+    let (now, alone): (f64, f64) = (rates.iter().sum(), guests.iter().map(|guest| guest.alone_rate).sum());
+    let refaults: u64 = guests.iter().zip(before).map(|(guest, before)| guest.refaults() - before).sum();
+    println!(
+        "The busy ones have {:.1}% of the speed they had alone; {refaults} of their {:.0} visits waited for a page that was out.",
+        100.0 * now / alone,
+        now * seconds
+    );
 
     stop.store(true, Ordering::Relaxed);
-    let mut rams: Vec<Ram> = idle.into_iter().collect();
+    let mut rams = vec![idle_ram];
     for guest in &mut guests {
         rams.extend(guest.thread.take().map(|thread| thread.join().expect("a guest's thread found a wrong page")));
     }
@@ -196,6 +200,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         guest.region.unregister().map_err(|(_, error)| error)?;
     }
     Ok(())
+}
+
+#[cfg(target_os = "linux")]
+impl Guest {
+    /// One whose memory is all in use, and nobody at it.
+    fn filled(engine: &Engine, group: &Memcg, number: u64, name: &'static str) -> Result<(Guest, Ram), Box<dyn Error>> {
+        let mut mapping = memmap2::MmapMut::map_anon(MEMORY_BYTES)?;
+        let start = mapping.as_mut_ptr();
+        let vm = engine.vm(&group.mkdir(name)?, VmOptions::default())?;
+        // SAFETY: the mapping stays until its region has been unregistered, and nobody maps anything over it.
+        let region = unsafe { vm.register(Memory::anonymous(start, MEMORY_BYTES))? };
+        let mut ram = Ram { guest: number, start: start.cast(), versions: vec![0; PAGES] };
+        (0..PAGES).for_each(|page| ram.write(page));
+        let visits = Arc::new(AtomicU64::new(0));
+        Ok((Guest { name, vm, region, _mapping: mapping, visits, thread: None, alone_rate: 0.0 }, ram))
+    }
+
+    /// Faults of pages that had been compressed.
+    fn refaults(&self) -> u64 {
+        self.vm.stats().faults_of(FaultKind::Compressed).count()
+    }
 }
 
 /// Visits a second of each guest over a time, and the most that the group was seen to use in it.
@@ -221,7 +246,8 @@ fn table(guests: &[Guest], rates: &[f64]) {
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     for (guest, rate) in guests.iter().zip(rates) {
         let stats = guest.vm.stats();
-        let speed = if guest.free_rate > 0.0 { format!("{:.0}%", 100.0 * rate / guest.free_rate) } else { "-".into() };
+        let speed =
+            if guest.alone_rate > 0.0 { format!("{:.0}%", 100.0 * rate / guest.alone_rate) } else { "-".into() };
         println!(
             "{:8}{:>12.1}{:>10.1}{:>12.1}{:>10}{:>12.1}{rate:>14.0}{speed:>8}",
             guest.name,

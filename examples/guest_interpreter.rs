@@ -27,10 +27,23 @@ const DATA: u32 = 4096;
 /// The guest's memory: the program, the records, and as much room again for merging.
 const BYTES: usize = DATA as usize + 128 * RECORDS as usize;
 
-/// One instruction: 4 bytes, operation | a | b | c, where a, b and c are registers or small numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Op {
+/// An enum, and all its values in their order.
+macro_rules! operations {
+    ($(#[$about:meta])* enum $name:ident as $all:ident: $($(#[$does:meta])* $op:ident,)*) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        enum $name {
+            $($(#[$does])* $op,)*
+        }
+
+        const $all: &[$name] = &[$($name::$op),*];
+    };
+}
+
+operations! {
+    /// One instruction: 4 bytes, operation | a | b | c, where a, b and c are registers or small numbers.
+    enum Op as OPS:
     /// End.
     Halt,
     /// a = the 32 bits after this instruction.
@@ -71,34 +84,6 @@ enum Op {
     /// Swap a and b.
     Swap,
 }
-
-const OPS: [Op; 22] = {
-    use Op::*;
-    [
-        Halt,
-        Set,
-        Move,
-        Add,
-        Sub,
-        Mul,
-        Xor,
-        And,
-        ShiftLeft,
-        ShiftRight,
-        Load,
-        Store,
-        LoadByte,
-        StoreByte,
-        Jump,
-        JumpLess,
-        JumpNotLess,
-        JumpEqual,
-        JumpNotEqual,
-        Increase,
-        Least,
-        Swap,
-    ]
-};
 
 /// Puts a program together: instructions, and labels that may be used before they are known.
 #[derive(Default)]

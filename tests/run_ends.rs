@@ -253,6 +253,39 @@ fn children_take_part_if_they_are_to() {
     assert!(sockets(&["--children"]).parse::<u32>().unwrap() >= 2);
 }
 
+/// What cannot leave stays: the program goes on past its limit, in bounded time, and the numbers say by how much, and why.
+#[test]
+fn a_program_whose_swapfile_is_full_goes_on_past_its_limit() {
+    if !can("a_program_whose_swapfile_is_full_goes_on_past_its_limit") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (swap, stat) = (format!("{},size=2M", place.path().join("swap").display()), place.path().join("stat.json"));
+    // Nothing of it compresses, and there is room for 18 MiB of 32. It is written, looked for by the library, and read.
+    let script = "import os, time\nx = [os.urandom(4096) for i in range(8192)]\ns = sum(map(hash, x))\ntime.sleep(1)\n\
+                  print(sum(b[0] for b in x) == sum(b[0] for b in x) and sum(map(hash, x)) == s)";
+    let options = ["--memory-max", "16M", "--stat", stat.to_str().unwrap(), "--swapfile", &swap];
+    let output = finish(&mut run(place.path(), &options, &["python3", "-c", script]), 60);
+    assert_eq!(good(&output), "True\n");
+    let read = json(&stat);
+    let vm = &read["status"]["vms"][0];
+    let number = |value: &serde_json::Value| value.as_u64().unwrap_or_else(|| panic!("no number: {read:#}"));
+    let faults = number(&vm["faults"]["total"]);
+    println!(
+        "{faults} faults, {} pages taken out, {} put away, {} put back, {} bytes past the limit, {} s user, {} s system",
+        vm["taken_out_pages"],
+        vm["put_away_pages"],
+        vm["put_back_pages"],
+        vm["overshoot_bytes"],
+        read["user_seconds"],
+        read["system_seconds"]
+    );
+    // Those that do not shrink are gone by the end of the program.
+    assert!(number(&vm["overshoot_bytes"]) > 0 && number(&vm["put_back_pages"]) > 1024, "{read:#}");
+    // Each page is touched a few times, and most of them are there.
+    assert!(faults < 8 * 8192, "each access is a fault: {read:#}");
+}
+
 #[test]
 #[ignore = "open: python ended by SIGSEGV in one run"]
 fn a_fork_at_the_limit_ends_in_bounded_time() {

@@ -6,7 +6,7 @@ use support::*;
 use zspool::memcg::{Counter, Event, Memcg};
 use zspool::swap::MemoryDevice;
 use zspool::units::{NodeId, PAGE_SIZE, Page};
-use zspool::zswap::{Builder, Error, Stored, Unwritable, Zswap};
+use zspool::zswap::{Builder, Error, Help, Stored, Unwritable, Zswap};
 
 const N0: NodeId = NodeId(0);
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -65,6 +65,55 @@ fn what_needs_no_memory_gives_the_page_back() {
     assert_eq!(out(2, &page_of(Kind::Random, 5)), Stored::Incompressible);
     assert_eq!(usage(&vm), (PAGE + memory, PAGE + memory), "a raw page is as large as it was");
     zswap.assert_valid();
+}
+
+#[test]
+fn a_store_that_is_to_win_memory_takes_no_page_that_hardly_shrinks_into_the_pool() {
+    let (alone, with) = (base().build().unwrap(), with_device());
+    for (zswap, help, place) in [
+        (&alone, Help::None, Err(Unwritable::NoDevice)),
+        (&alone, Help::All, Err(Unwritable::NoDevice)),
+        (&with, Help::None, Err(Unwritable::NotTried)),
+        (&with, Help::Device, Ok(())),
+        (&with, Help::All, Ok(())),
+    ] {
+        let vm = zswap.root().mkdir(&format!("{help:?}")).unwrap();
+        zswap.prepare_stores(&vm).unwrap();
+        let slots = zswap.reserve(4).unwrap();
+        let out = |k: u64, page: &Page| {
+            let resident = vm.charge_resident(PAGE).unwrap();
+            zswap.swap_out_to_win(slots.get(k).unwrap(), resident, N0, page, help)
+        };
+        // Noise, and what shrinks by a sixteenth alone; then what shrinks by a quarter.
+        for (k, page) in [page_of(Kind::Random, 5), compressible(5, 3840)].iter().enumerate() {
+            match (out(k as u64, page), place) {
+                (Ok(stored), Ok(())) => assert_eq!((stored, usage(&vm)), (Stored::WrittenThrough, (0, 0))),
+                (Err(refused), Err(why)) => {
+                    assert!(
+                        matches!(refused.error, Error::Incompressible { reason, .. } if reason == why),
+                        "{refused}"
+                    );
+                    assert_eq!((refused.resident.bytes(), usage(&vm)), (PAGE, (PAGE, 0)));
+                }
+                (came, expected) => panic!("{help:?}: {came:?}, not {expected:?}"),
+            }
+        }
+        assert!(matches!(out(2, &compressible(6, 3000)), Ok(Stored::Compressed { .. })));
+        assert_eq!(out(3, &Page::zeroed()).unwrap(), Stored::SameFilled);
+        if place.is_ok() {
+            let mut page = Page::zeroed();
+            zswap.load(slots.base(), &mut page).unwrap();
+            assert!(page[..] == page_of(Kind::Random, 5)[..]);
+            vm.set_max(Counter::Swap, vm.current(Counter::Swap)).unwrap();
+            let refused = out(2, &page_of(Kind::Random, 6)).unwrap_err();
+            assert!(matches!(refused.error, Error::Incompressible { reason: Unwritable::SwapMax, .. }), "{refused}");
+            assert!(!zswap.is_stored(slots.get(2).unwrap()), "no older copy stays behind");
+        }
+        assert_eq!(zswap.stats().incompressible_pages, 0);
+        slots.iter().for_each(|slot| _ = zswap.free(slot));
+        assert_eq!(usage(&vm), (0, 0));
+        zswap.assert_valid();
+    }
 }
 
 /// The kernel's test_swapin_nozswap: with `memory.zswap.max` at 0 pages come and go, and zswap has nothing to do with it.

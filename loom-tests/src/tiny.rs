@@ -19,6 +19,10 @@ pub fn page(number: u8) -> Page {
     page
 }
 
+/// Segments of two pages of 256 bytes, and one buffer of each kind.
+pub const GEOMETRY: swap::Geometry =
+    swap::Geometry { page_bytes: 256, batch_pages: 2, max_payload: 64, write_buffers: 1, read_buffers: 1 };
+
 /// An instance for a slot or two without a device: segments are two pages of 256 bytes, and there is one buffer of each kind.
 pub fn builder(planted: Planted) -> Builder {
     Zswap::builder()
@@ -33,13 +37,7 @@ pub fn builder(planted: Planted) -> Builder {
         .slots_in_use(4)
         .scan(1, 1)
         .tree(TreeConfig { objcg_ids: 3, stripes: 1, patience: 4, ..TreeConfig::default() })
-        .device_geometry(swap::Geometry {
-            page_bytes: 256,
-            batch_pages: 2,
-            max_payload: 64,
-            write_buffers: 1,
-            read_buffers: 1,
-        })
+        .device_geometry(GEOMETRY)
         .worker(false)
         .planted(planted)
 }

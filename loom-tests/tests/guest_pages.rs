@@ -10,6 +10,7 @@
 //! | `access_vs_compress`, staged apart and in place | FrameDroppedUnderReader |
 //! | `two_faults`, one of which goes on to write and to take out | InstallOwnsNothing |
 //! | `left_vs_take_out`, `left_vs_first_write`: faults left to owners | EndForgetsLeft |
+//! | `access_vs_stiff`, `discard_vs_stiff`: what does not shrink, staged apart and in place | StiffKeepsCharge |
 //! | `again_vs_compress` | UntakeIgnoresThrough |
 //! | `discard_vs_access` | DiscardOwnsLate |
 //! | `discard_vs_compress` | DiscardEndsShadow |
@@ -27,7 +28,7 @@ use zspool::guest::model::{Model, ModelOptions};
 use zspool::sync::{Arc, Bug, Planted};
 
 const OPTIONS: ModelOptions =
-    ModelOptions { pages: 1, in_place: false, kept_bytes: 0, around: 0, planted: Planted::NONE };
+    ModelOptions { pages: 1, in_place: false, kept_bytes: 0, around: 0, stiff_from: 0, planted: Planted::NONE };
 
 fn model(planted: Planted) -> Arc<Model> {
     Arc::new(Model::new(ModelOptions { planted, ..OPTIONS }))
@@ -113,6 +114,64 @@ fn a_page_that_is_touched_while_it_is_compressed_is_as_it_was() {
 fn a_frame_dropped_while_it_is_read_is_seen() {
     let message = catches(|| outcomes(|| access_vs_compress(Planted::bug(Bug::FrameDroppedUnderReader), false)));
     assert!(message.contains("a page was read back wrong"), "{message}");
+}
+
+/// A page that does not shrink, staged.
+fn stiff(planted: Planted, in_place: bool) -> Arc<Model> {
+    let model = Arc::new(Model::new(ModelOptions { planted, in_place, stiff_from: 1, ..OPTIONS }));
+    model.write(0, 1).unwrap();
+    assert_eq!(model.stage(0, 1), (1, 0));
+    model
+}
+
+fn access_vs_stiff(planted: Planted, in_place: bool) -> (u64, &'static str) {
+    let model = stiff(planted, in_place);
+    let (compressed, read) = race(&model, |model| model.compress(1), |model| model.read(0));
+    assert_eq!((compressed, read), (0, Some(1)), "a page was read back wrong");
+    let seen = (model.stiff(), place(&model));
+    // It can go on as if nothing had been.
+    assert_eq!((model.read(0), model.stage(0, 1), model.compress(1)), (Some(1), (1, 0), 0));
+    assert_eq!((model.read(0), place(&model)), (Some(1), "resident"));
+    seen
+}
+
+#[test]
+fn a_page_that_does_not_shrink_and_is_touched_meanwhile_is_back() {
+    for in_place in [false, true] {
+        let seen = outcomes(move || access_vs_stiff(Planted::NONE, in_place));
+        // Found out, or taken away before.
+        assert_eq!(seen, [(0, "resident"), (1, "resident")].into());
+    }
+}
+
+fn discard_vs_stiff(planted: Planted, in_place: bool) -> (u64, &'static str) {
+    let model = stiff(planted, in_place);
+    let (_, discarded) = race(&model, |model| model.compress(1), |model| model.discard(0, 1));
+    assert_eq!(discarded.unwrap(), 1);
+    let seen = (model.stiff(), place(&model));
+    model.write(0, 2).unwrap();
+    assert_eq!((model.stage(0, 1), model.compress(1), model.read(0)), ((1, 0), 0, Some(2)));
+    model.check();
+    seen
+}
+
+#[test]
+fn a_page_that_does_not_shrink_and_is_thrown_away_meanwhile_is_gone() {
+    for in_place in [false, true] {
+        let seen = outcomes(move || discard_vs_stiff(Planted::NONE, in_place));
+        assert_eq!(seen, [(0, "absent")].into());
+    }
+}
+
+#[test]
+fn a_charge_kept_for_a_page_that_does_not_shrink_is_seen() {
+    let bug = Planted::bug(Bug::StiffKeepsCharge);
+    for in_place in [false, true] {
+        let message = catches(move || outcomes(move || access_vs_stiff(bug, in_place)));
+        assert!(message.contains("what is charged"), "{message}");
+    }
+    let message = catches(move || outcomes(move || discard_vs_stiff(bug, false)));
+    assert!(message.contains("what is charged"), "{message}");
 }
 
 fn again_vs_compress(planted: Planted) -> (u32, &'static str) {

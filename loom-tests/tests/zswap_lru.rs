@@ -13,25 +13,15 @@
 //! | `take_of_a_place_vs_offline` | places and their owners | PlaceKeepsCharge |
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes_of_long, race};
+use loom_tests::{GEOMETRY, builder, catches, outcomes_of_long, page, race};
 use std::collections::BTreeSet;
-use zspool::arena::Topology;
-use zspool::compress::{Codecs, Tagged};
-use zspool::memcg::{Counter, Event, Memcg, TreeConfig};
+use zspool::memcg::{Counter, Event, Memcg};
 use zspool::swap::{self, Device, Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::sync::{Arc, Bug, Planted};
-use zspool::units::{NodeId, PAGE_SIZE, Slot};
-use zspool::zsmalloc::Geometry;
+use zspool::units::{NodeId, Slot};
 use zspool::zswap::{Error, Installed, Shrunk, Taken, Zswap};
 
 const N0: NodeId = NodeId(0);
-
-/// A page that is not same-filled and that the stub codec makes small.
-fn page(number: u8) -> Box<[u8; PAGE_SIZE]> {
-    let mut page = Box::new([0; PAGE_SIZE]);
-    page[0] = number;
-    page
-}
 
 fn device() -> MemoryDevice {
     MemoryDevice::new(6 * 256, 256)
@@ -39,28 +29,9 @@ fn device() -> MemoryDevice {
 
 /// An instance that looks at one entry at a time, with a memcg.
 fn tiny(planted: Planted, device: impl Device + 'static) -> (Arc<Zswap>, Memcg) {
-    let zswap = Zswap::builder()
-        .codecs(Codecs::none().with(Tagged).unwrap())
-        .codec("tagged")
-        .compressing_threads(2)
-        .pool_limit(1 << 20)
-        .topology(Topology::simulated(1))
-        .address_space(4 * 2 * 4096)
-        .geometry(Geometry::new(1024, 1024, 2).unwrap())
-        .warm_frames(0)
-        .slots_in_use(4)
-        .scan(1, 1)
-        .tree(TreeConfig { objcg_ids: 3, stripes: 1, patience: 4, ..TreeConfig::default() })
+    let zswap = builder(planted)
         .device(device)
-        .device_geometry(swap::Geometry {
-            page_bytes: 256,
-            batch_pages: 2,
-            max_payload: 64,
-            write_buffers: 2,
-            read_buffers: 1,
-        })
-        .worker(false)
-        .planted(planted)
+        .device_geometry(swap::Geometry { write_buffers: 2, ..GEOMETRY })
         .build()
         .unwrap();
     let child = zswap.root().mkdir("c").unwrap();

@@ -12,7 +12,7 @@ use crate::memcg::{Counter, Memcg, Resident};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, Planted, Rank};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
-use crate::zswap::{self, LoadedFrom, Stored, Zswap};
+use crate::zswap::{self, LoadedFrom, Stored, Unwritable, Zswap};
 use std::collections::BTreeMap;
 
 /// How a model is made.
@@ -26,6 +26,8 @@ pub struct ModelOptions {
     pub kept_bytes: u64,
     /// Neighbours that come along: 0 is none.
     pub around: u32,
+    /// Tokens from this one on do not shrink, and are refused; 0: none.
+    pub stiff_from: u64,
     /// The bug planted.
     pub planted: Planted,
 }
@@ -91,6 +93,8 @@ struct Tokens {
     lost: Mutex<Vec<u64>>,
     /// So many stores more, and the next one panics.
     panics_after: AtomicU32,
+    /// Tokens from this one on do not shrink; 0: all do.
+    stiff_from: u64,
 }
 
 impl Store for Tokens {
@@ -108,6 +112,9 @@ impl Store for Tokens {
             self.panics_after.store(u32::MAX, Ordering::Relaxed);
             purse.uncharge(1); // as a charge that is dropped
             panic!("a test has the codec panic");
+        }
+        if self.stiff_from > 0 && token >= self.stiff_from {
+            return Err(zswap::Error::Incompressible { slot, reason: Unwritable::NoDevice });
         }
         let before = self.slots.lock().insert(slot.0, token);
         assert_eq!(before, None, "slot {} was stored to while it held a page", slot.0);
@@ -139,6 +146,7 @@ impl Model {
             slots: Mutex::new(Rank::Leaf, BTreeMap::new()),
             lost: Mutex::new(Rank::Leaf, Vec::new()),
             panics_after: AtomicU32::new(u32::MAX),
+            stiff_from: options.stiff_from,
         });
         let slots = SlotRange::new(Slot(0), options.pages.into());
         let (pages, backing) = Self::make(options, tokens.clone(), coins.clone(), slots);
@@ -342,6 +350,11 @@ impl Model {
         self.pages.settle();
         self.pages.shared().roster.remove(self.pages.id());
         assert_eq!(self.charged_bytes(), 0, "nothing is charged any more");
+    }
+
+    /// Pages in memory that were found not to shrink.
+    pub fn stiff(&self) -> u64 {
+        self.pages.assert_valid().stiff
     }
 
     /// Pages whose copies are kept.

@@ -136,6 +136,8 @@ pub enum Bug {
     FrameDroppedUnderReader,
     /// A compressor that lost its page leaves what it stored.
     LostKeepsSlot,
+    /// A compressor that lost a page that does not shrink keeps its charge.
+    StiffKeepsCharge,
     /// Who could do nothing with a page that he took from a compressor gives it back to that one, also when it knows that it lost it.
     UntakeIgnoresThrough,
     /// Who throws a page away empties its slot before he owns the word.

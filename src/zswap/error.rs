@@ -91,6 +91,14 @@ pub enum Error {
         /// Its path there.
         path: String,
     },
+    /// A page of which the pool would win next to nothing, in a store that is to win memory; and it is not on a device.
+    #[error("the page of slot {} hardly shrinks: it is as well off in memory ({reason})", .slot.0)]
+    Incompressible {
+        /// The slot.
+        slot: Slot,
+        /// Why it was not written to a device.
+        reason: Unwritable,
+    },
     /// A store that may not call the allocator would have to.
     #[error("storing a page in slot {} would call the allocator: call Zswap::prepare_stores first, and again now and then", .slot.0)]
     Unprepared {

@@ -93,7 +93,7 @@ pub use sampling::Sampling;
 pub use shrinker::{Scanned, Shrinker};
 pub use stats::Stats;
 pub use store::Stored;
-pub use swap_out::SwapOutError;
+pub use swap_out::{Help, SwapOutError};
 #[doc(hidden)] // for its model
 pub use swapins::Swapins;
 pub use swapoff::{Progress, SwapoffError, SwapoffReport};

@@ -13,7 +13,7 @@
 use super::Error;
 use super::core::{Core, Zswap};
 use super::places::Held;
-use super::store::Payer;
+use super::store::{Payer, Poor};
 use crate::compress;
 use crate::memcg::Memcg;
 use crate::swap::{Content, SlotGuard, SlotWord};
@@ -50,7 +50,7 @@ impl Zswap {
         node: NodeId,
         pages: &[[u8; PAGE_SIZE]],
     ) -> (usize, Result<(), Error>) {
-        let (core, payer) = (&*self.core, Payer { memcg, prepaid: None, unaided: false });
+        let (core, payer) = (&*self.core, Payer { memcg, prepaid: None, unaided: false, poor: Poor::Kept });
         let mut rest = Rest { core, first, len: pages.len() as u64 };
         let mut done = 0;
         while let Some(page) = pages.get(done) {
@@ -114,7 +114,7 @@ impl Zswap {
         let word = SlotWord::new(Content::SameFilled(0)).expect("a small word fits");
         self.core.counters.enter(word);
         let slot = self.core.slots.claim(word).inspect_err(|_| self.core.counters.leave(word))?;
-        self.core.store_or_empty(slot, Payer { memcg, prepaid: None, unaided: false }, node, page)?;
+        self.core.store_or_empty(slot, Payer { memcg, prepaid: None, unaided: false, poor: Poor::Kept }, node, page)?;
         Ok(slot)
     }
 }

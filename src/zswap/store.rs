@@ -49,7 +49,8 @@ pub enum Stored {
     /// Stored as it is, because compression did not make it smaller, or was not tried where it seldom does
     /// ([`Sampling`](super::Sampling)).
     Incompressible,
-    /// Written to the device without entering the pool: a limit does not admit it.
+    /// Written to the device without entering the pool: a limit does not admit it, or it does not shrink
+    /// ([`swap_out_to_win`](Zswap::swap_out_to_win)).
     WrittenThrough,
 }
 
@@ -80,7 +81,24 @@ pub(super) struct Payer<'a> {
     pub(super) prepaid: Option<u64>,
     /// Neither the allocator nor a device may help: a store that does not fit as things are is refused.
     pub(super) unaided: bool,
+    /// What becomes of a page that hardly shrinks.
+    pub(super) poor: Poor,
 }
+
+/// What becomes of a page of which the pool would hold nearly as much as memory does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Poor {
+    /// It is stored all the same, raw if it does not shrink at all.
+    Kept,
+    /// It is refused.
+    Refused,
+    /// It is written to a device, or refused where none takes it.
+    Written,
+}
+
+/// What a page has to win to be stored where that is asked: an eighth. With less, more than eight would have to go for one that comes,
+/// each of them to fault again.
+const LEAST_WON: usize = PAGE_SIZE / 8;
 
 /// Whether a page may enter the pool.
 pub(super) enum Admission<'a> {
@@ -94,6 +112,8 @@ pub(super) enum Admission<'a> {
 pub(super) enum Refusal {
     Limit(LimitHit),
     Pool(zsmalloc::Error),
+    /// None: it does not shrink.
+    Poor,
 }
 
 bitflags::bitflags! {
@@ -125,7 +145,7 @@ impl Zswap {
     /// # Locks
     /// Class, arena, cluster, LRU, one after the other; none while compressing or writing.
     pub fn store(&self, slot: Slot, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
-        self.core.store_or_empty(slot, Payer { memcg, prepaid: None, unaided: false }, node, page)
+        self.core.store_or_empty(slot, Payer { memcg, prepaid: None, unaided: false, poor: Poor::Kept }, node, page)
     }
 }
 
@@ -181,7 +201,8 @@ impl Core {
             return Ok(charged.map_or(Stored::WrittenThrough, |slot_bytes| Stored::Pattern { slot_bytes }));
         }
         let mut refused_raw = None;
-        if self.sampler.passes_by(slot) {
+        // Who is refused what does not shrink remembers that for each page.
+        if payer.poor == Poor::Kept && self.sampler.passes_by(slot) {
             match self.store_unseen(slot, payer, node, page)? {
                 Unseen::Stored(stored) => return Ok(stored),
                 Unseen::Refused(error) => refused_raw = error,
@@ -200,6 +221,10 @@ impl Core {
             return Err(error); // a whole page was asked for already
         }
         let payload_bytes = payload.bytes.len();
+        if payer.poor != Poor::Kept && self.slot_bytes(payload_bytes) > PAGE_SIZE - LEAST_WON {
+            drop(context);
+            return self.store_poor(slot, payer, node, page);
+        }
         let stored = match self.allocate(payer, payload_bytes, node) {
             Ok(object) => self.put_object(slot, object, payload).map(Some),
             // What it says does not matter: nothing was tried.
@@ -235,6 +260,27 @@ impl Core {
         }
     }
 
+    /// Size of the slot of an object of so many bytes.
+    fn slot_bytes(&self, len: usize) -> usize {
+        let geometry = self.pool.geometry();
+        geometry.class_of(len).map_or(PAGE_SIZE, |class| geometry.class(class).size())
+    }
+
+    /// A page that hardly shrinks, and is not to be kept in the pool: to a device, as it is, or nowhere.
+    fn store_poor(&self, slot: Slot, payer: Payer<'_>, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Stored, Error> {
+        if payer.poor == Poor::Refused {
+            let reason = match () {
+                () if self.devices.is_empty() => Unwritable::NoDevice,
+                () if !payer.memcg.writeback() => Unwritable::Disabled,
+                () => Unwritable::NotTried,
+            };
+            return Err(Error::Incompressible { slot, reason });
+        }
+        let payload = Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false };
+        self.write_through(slot, payer.memcg, node, payload, Refusal::Poor)?;
+        Ok(Stored::WrittenThrough)
+    }
+
     /// Charge and allocate an object.
     #[inline]
     fn allocate(
@@ -257,9 +303,7 @@ impl Core {
         payload: Payload<'_>,
     ) -> Result<usize, Error> {
         object.write(payload.bytes).expect("as many bytes as were just asked for");
-        let geometry = self.pool.geometry();
-        let class = geometry.class_of(payload.bytes.len()).expect("an object of this length was just allocated");
-        let slot_bytes = geometry.class(class).size();
+        let slot_bytes = self.slot_bytes(payload.bytes.len());
         let objcg = object.objcg();
         let mut pinned = None;
         self.replace(slot, |owner, generation| {
@@ -352,7 +396,7 @@ impl Core {
         }
     }
 
-    /// Write a page that its limit can never admit to the device, through the same kind of batch that writeback uses.
+    /// Write a page that its limit can never admit, or of which the pool would win nothing, to the device, through the same kind of batch that writeback uses.
     fn write_through(
         &self,
         slot: Slot,
@@ -365,6 +409,7 @@ impl Core {
             Refusal::Limit(source) => Error::Limit { source, reason },
             Refusal::Pool(source @ zsmalloc::Error::NodesFull { .. }) => Error::NodesFull { source, reason },
             Refusal::Pool(source) => Error::PoolFull { source, reason },
+            Refusal::Poor => Error::Incompressible { slot, reason },
         };
         if self.devices.is_empty() {
             return Err(refuse(Unwritable::NoDevice));

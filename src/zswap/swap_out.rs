@@ -11,7 +11,7 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::store::{Payer, Stored};
+use super::store::{Payer, Poor, Stored};
 use crate::compress::CodecId;
 use crate::memcg::{self, Memcg, Resident};
 use crate::sync::atomic::Ordering;
@@ -27,6 +27,17 @@ pub struct SwapOutError {
     pub error: Error,
     /// The charge, untouched.
     pub resident: Resident,
+}
+
+/// What may help a store [that is to win memory](Zswap::swap_out_to_win).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Help {
+    /// Neither the allocator nor a device: inside the handler of a fault.
+    None,
+    /// A device, for a page that does not shrink. No room is made for those that do.
+    Device,
+    /// Whatever makes room.
+    All,
 }
 
 impl Zswap {
@@ -48,7 +59,34 @@ impl Zswap {
         node: NodeId,
         page: &[u8; PAGE_SIZE],
     ) -> Result<Stored, Box<SwapOutError>> {
-        self.swap_out_with(slot, resident, node, page, false).map_err(Box::new)
+        self.swap_out_with(slot, resident, node, page, (false, Poor::Kept)).map_err(Box::new)
+    }
+
+    /// [`swap_out`](Self::swap_out) that wins memory or is refused: a page that would not shrink by an eighth at least does not enter the
+    /// pool. It is written to a device, or with [`Help::None`] refused at once.
+    ///
+    /// # Errors
+    /// As [`swap_out`](Self::swap_out), or with less than [`Help::All`] as [`swap_out_unaided`](Self::swap_out_unaided); and
+    /// [`Error::Incompressible`] for a page that hardly shrinks where no device takes it, or was asked ([`Unwritable::NotTried`]).
+    ///
+    /// # Locks
+    /// As that one.
+    ///
+    /// [`Unwritable::NotTried`]: super::Unwritable::NotTried
+    pub fn swap_out_to_win(
+        &self,
+        slot: Slot,
+        resident: Resident,
+        node: NodeId,
+        page: &[u8; PAGE_SIZE],
+        help: Help,
+    ) -> Result<Stored, SwapOutError> {
+        let how = match help {
+            Help::None => (true, Poor::Refused),
+            Help::Device => (true, Poor::Written),
+            Help::All => (false, Poor::Written),
+        };
+        self.swap_out_with(slot, resident, node, page, how)
     }
 
     /// [`swap_out`](Self::swap_out) inside the handler of a fault: it neither calls the allocator nor waits for a device. Where a
@@ -67,7 +105,7 @@ impl Zswap {
         node: NodeId,
         page: &[u8; PAGE_SIZE],
     ) -> Result<Stored, SwapOutError> {
-        self.swap_out_with(slot, resident, node, page, true)
+        self.swap_out_with(slot, resident, node, page, (true, Poor::Kept))
     }
 
     fn swap_out_with(
@@ -76,7 +114,7 @@ impl Zswap {
         resident: Resident,
         node: NodeId,
         page: &[u8; PAGE_SIZE],
-        unaided: bool,
+        (unaided, poor): (bool, Poor),
     ) -> Result<Stored, SwapOutError> {
         let (mut resident, mut backoff) = (resident, Backoff::new());
         loop {
@@ -90,7 +128,7 @@ impl Zswap {
             };
             // Ours until an object has taken it over: a device that panics does not take it along.
             let charge = Resident::from_prepaid(objcg, bytes);
-            let payer = Payer { memcg: &memcg, prepaid: Some(bytes), unaided };
+            let payer = Payer { memcg: &memcg, prepaid: Some(bytes), unaided, poor };
             if unaided && !self.core.is_prepared(&memcg, slot) {
                 return Err(SwapOutError { error: Error::Unprepared { slot }, resident: charge });
             }

@@ -193,17 +193,35 @@ fn status_of(vm: &Vm, json: &mut Json) {
 }
 
 fn numbers(stats: &VmStats, json: &mut Json) {
-    json.number("resident", stats.resident)
-        .number("staged", stats.staged)
-        .number("compressed", stats.compressed_into)
-        .number("out", stats.compressed + stats.on_device + stats.same_filled)
-        .number("out_compressed", stats.compressed)
-        .number("out_same_filled", stats.same_filled)
-        .number("out_on_device", stats.on_device)
-        .number("on_device", stats.on_device_into)
-        .number("poisoned", stats.poisoned)
-        .number("kept", stats.kept)
-        .number("pinned", stats.pinned);
+    let bytes = [
+        ("resident", stats.resident),
+        ("staged", stats.staged),
+        ("compressed", stats.compressed_into),
+        ("out", stats.compressed + stats.on_device + stats.same_filled),
+        ("out_compressed", stats.compressed),
+        ("out_same_filled", stats.same_filled),
+        ("out_on_device", stats.on_device),
+        ("on_device", stats.on_device_into),
+        ("poisoned", stats.poisoned),
+        ("kept", stats.kept),
+        ("pinned", stats.pinned),
+        ("incompressible", stats.incompressible),
+    ];
+    let counts = [
+        ("refault_distance_p50_pages", stats.refault_distance.p50()),
+        ("taken_out_pages", stats.taken_out),
+        ("put_away_pages", stats.put_away),
+        ("put_away_clean_pages", stats.put_away_clean),
+        ("wasted_pages", stats.wasted),
+        ("refused_pages", stats.refused),
+        ("put_back_pages", stats.put_back),
+        ("around_pages", stats.around),
+        ("busy_pages", stats.busy),
+        ("again", stats.again),
+        ("vanished_pages", stats.vanished),
+        ("overshoot_bytes", stats.overshoot_bytes),
+    ];
+    json.numbers(&bytes);
     json.map("faults", |faults| {
         faults.number("total", stats.all_faults());
         for kind in FaultKind::ALL {
@@ -215,15 +233,5 @@ fn numbers(stats: &VmStats, json: &mut Json) {
     json.perhaps("fault_p50_ns", some(nanos.p50()))
         .perhaps("fault_p99_ns", some(nanos.p99()))
         .perhaps("fault_p999_ns", some(nanos.p999()))
-        .number("refault_distance_p50_pages", stats.refault_distance.p50())
-        .number("taken_out_pages", stats.taken_out)
-        .number("put_away_pages", stats.put_away)
-        .number("put_away_clean_pages", stats.put_away_clean)
-        .number("wasted_pages", stats.wasted)
-        .number("refused_pages", stats.refused)
-        .number("around_pages", stats.around)
-        .number("busy_pages", stats.busy)
-        .number("again", stats.again)
-        .number("vanished_pages", stats.vanished)
-        .number("overshoot_bytes", stats.overshoot_bytes);
+        .numbers(&counts);
 }

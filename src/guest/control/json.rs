@@ -72,6 +72,14 @@ impl Json {
         self
     }
 
+    /// Several of them.
+    pub fn numbers(&mut self, numbers: &[(&str, u64)]) -> &mut Self {
+        for &(key, number) in numbers {
+            self.number(key, number);
+        }
+        self
+    }
+
     /// A whole number, or null.
     pub fn perhaps(&mut self, key: &str, number: Option<u64>) -> &mut Self {
         match number {

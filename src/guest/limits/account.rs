@@ -16,7 +16,7 @@
 //! Callers: `pages`, with a page's word owned and no lock held; also in a signal handler.
 
 use super::epochs::Epochs;
-use super::limits::Limits;
+use super::limits::{Limits, Made, RUN};
 use super::overshoot::{Overshoot, Verdict};
 use super::pace::Pace;
 use super::policy::{Back, Treatment};
@@ -70,6 +70,10 @@ pub(crate) struct Account {
     futile_until: Tally,
     /// For so many milliseconds; 0 after a wait that brought room.
     futile_for: Tally,
+    /// Charges that were refused at first.
+    hits: Tally,
+    /// Those there had been when all pages were looked at and none could be taken, 63..8, and the stamp of then, 7..0; 0: never.
+    barren: Tally,
 }
 
 /// What pages are brought in for.
@@ -121,6 +125,8 @@ impl Account {
             overshoot: Tally::new(),
             futile_until: Tally::new(),
             futile_for: Tally::new(),
+            hits: Tally::new(),
+            barren: Tally::new(),
         })
     }
 
@@ -219,6 +225,7 @@ impl Account {
     fn charge_at_limit(&self, bytes: u64, why: Why, hit: LimitHit) -> Charged {
         let _stalled = self.memcg.stall();
         let (mut hit, mut asked) = (hit, 0);
+        self.hits.add(1);
         self.limits.wake();
         loop {
             match self.charge_with_room(bytes, hit) {
@@ -251,11 +258,18 @@ impl Account {
     /// Charge, making room as long as there is something to take.
     fn charge_with_room(&self, bytes: u64, hit: LimitHit) -> Result<(), LimitHit> {
         let (mut hit, mut vain, mut until) = (hit, 0, None);
-        for _ in 0..MOST_ROUNDS {
+        let (mut rounds, mut search) = (0, None);
+        while rounds < MOST_ROUNDS {
+            rounds += 1;
             if bytes > hit.limit() {
                 break; // it can never fit
             }
-            if !self.limits.make_room(hit.memcg(), self.place.load(Ordering::Relaxed)) {
+            let made = self.limits.make_room(hit.memcg(), self.place.load(Ordering::Relaxed));
+            // A search ends: each page is met once.
+            if made == Made::Search && !search.get_or_insert_with(|| Deadline::after(MOST_PATIENCE)).passed() {
+                rounds -= 1;
+            }
+            if made == Made::Nothing {
                 // What cannot be had in a fault may be had by who can write to a device: unless that was in vain just now.
                 if self.limits.now() < self.futile_until.get() {
                     break;
@@ -308,6 +322,22 @@ impl Account {
     /// So many pages were taken out of the guest's range, of `resident`.
     pub(crate) fn went(&self, pages: u32, resident: u64) {
         self.epochs.evicted(pages.into(), resident, self.limits.now());
+    }
+
+    /// So many of those did not shrink, and are back.
+    pub(crate) fn stayed(&self, pages: u32) {
+        self.epochs.unevicted(pages.into());
+    }
+
+    /// All pages were looked at, and none could be taken.
+    pub(super) fn note_barren(&self) {
+        self.barren.set(self.hits.get() << 8 | u64::from(self.stamp()));
+    }
+
+    /// Whether that was just now: less than a run may have come in since, and nothing that rests is due.
+    pub(super) fn is_barren(&self) -> bool {
+        let barren = self.barren.get();
+        barren as u8 == self.stamp() && self.hits.get() - (barren >> 8) < u64::from(RUN)
     }
 
     /// A page was touched that had been taken out, and has this stamp: how it is to be treated.

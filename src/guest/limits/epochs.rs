@@ -16,6 +16,7 @@
 //!
 //! Callers: `account` stamps and asks; the evictor goes on and sweeps.
 
+use crate::guest::pages::word::MAX_STIFF;
 use crate::sync::Tally;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,6 +31,11 @@ const MILLIS: u64 = 8000;
 
 /// An epoch ends when so large a part of the VM's pages has left.
 const PART: u64 = 32;
+
+/// Epochs for which a page is left alone that did not shrink.
+const FIRST_REST: u32 = 8;
+
+const _: () = assert!(FIRST_REST << (MAX_STIFF - 1) < FORGET, "who rests is not forgotten");
 
 /// Or so many, if it is small: a run.
 const LEAST: u64 = 64;
@@ -79,6 +85,11 @@ impl Epochs {
         self.go_on(resident, now);
     }
 
+    /// So many of those came to nothing: they are back, as if they had not left.
+    pub(crate) fn unevicted(&self, pages: u64) {
+        self.evicted.sub(pages);
+    }
+
     /// Begin another epoch if this one is over. True if it did.
     pub(crate) fn go_on(&self, resident: u64, now: u64) -> bool {
         let begun = self.begun.load(Ordering::Relaxed);
@@ -95,27 +106,34 @@ impl Epochs {
     }
 
     /// How many epochs ago a stamp was given. `None`: longer than is remembered.
-    fn epochs_since(&self, stamp: u8) -> Option<u32> {
+    fn since(&self, stamp: u8) -> Option<u32> {
         let begun = self.begun.load(Ordering::Relaxed);
         let ago = (u32::from(number(begun)) + NUMBERS - u32::from(stamp)) % NUMBERS;
         (stamp != 0 && ago < begun).then_some(ago)
     }
 
+    /// Whether a page that was put back at this stamp rests still, as it did not shrink, `times` times in a row: for 8 epochs (a quarter of the
+    /// VM's memory has left, or a minute is over), 16, and so on up to 128.
+    pub(crate) fn rests(&self, stamp: u8, times: u32) -> bool {
+        self.since(stamp).is_some_and(|ago| ago < FIRST_REST << (times - 1))
+    }
+
     /// Milliseconds since a page got this stamp, as of `now`. `None`: longer than is remembered.
     pub(crate) fn age(&self, stamp: u8, now: u64) -> Option<u64> {
-        self.epochs_since(stamp)?;
+        self.since(stamp)?;
         Some(now.saturating_sub(self.began[usize::from(stamp)].millis.get()))
     }
 
     /// Pages of the VM that have left since the epoch of this stamp began. `None`: it is longer ago than is remembered.
     pub(crate) fn distance(&self, stamp: u8) -> Option<u64> {
-        self.epochs_since(stamp)?;
+        self.since(stamp)?;
+        // What came to nothing may have begun an epoch before that was known: less has left by now than had then.
         Some(self.evicted.get().saturating_sub(self.began[usize::from(stamp)].evicted.get()))
     }
 
     /// Whether a stamp is to be forgotten.
     pub(crate) fn is_stale(&self, stamp: u8) -> bool {
-        stamp != 0 && self.epochs_since(stamp).is_none_or(|ago| ago >= FORGET)
+        stamp != 0 && self.since(stamp).is_none_or(|ago| ago >= FORGET)
     }
 
     /// Go on, and say whether an epoch began since this was asked last.
@@ -151,6 +169,23 @@ mod tests {
         assert_eq!(epochs.age(2, 20_000), Some(18_400));
         assert_eq!((epochs.age(0, 20_000), epochs.distance(0)), (None, None));
         assert_eq!(epochs.age(200, 20_000), None, "nobody can have it yet");
+    }
+
+    #[test]
+    fn what_came_to_nothing_makes_no_time_pass() {
+        let epochs = Epochs::new(0);
+        for _ in 0..1000 {
+            epochs.evicted(64, 100, 0);
+            epochs.unevicted(64);
+        }
+        assert_eq!(
+            (epochs.stamp(), epochs.distance(1)),
+            (2, Some(0)),
+            "the first run was not known to come to nothing"
+        );
+        epochs.evicted(64, 100, 0);
+        epochs.evicted(64, 100, 0);
+        assert_eq!((epochs.stamp(), epochs.since(1), epochs.distance(1)), (3, Some(2), Some(128)));
     }
 
     #[test]

@@ -72,15 +72,16 @@ impl Limits {
             }
             let kept = if fresh > 0 || pick.counts.staged > ahead { ahead } else { 0 };
             let mut over = pick.vm().counts().staged.saturating_sub(kept).min(pick.spare).min(u64::from(RUN)) as u32;
-            let (mut gone, mut refused, mut helped) = (0, fresh == 0 && over == 0, false);
+            let (mut gone, mut stayed, mut refused, mut helped) = (0, 0, fresh == 0 && over == 0, false);
             while over > 0 && won + gone < bytes && !stop() {
                 // No more than may be needed: a page brings at most what it was charged.
                 let missing = (bytes - won - gone).div_ceil(PAGE_SIZE as u64);
                 let batch = over.min(BATCH).min(missing.try_into().unwrap_or(BATCH));
                 let compressed = pick.vm().compress_staged(batch, true);
-                some |= compressed.pages + compressed.back + compressed.refused > 0;
+                some |= compressed != Compressed::default();
                 gone += compressed.bytes;
-                over = over.saturating_sub(compressed.pages + compressed.back);
+                over = over.saturating_sub(compressed.pages + compressed.back + compressed.stayed);
+                stayed += compressed.stayed;
                 if compressed.refused > 0 && !helped {
                     helped = true;
                     if self.help(pick.vm().account()) {
@@ -89,11 +90,11 @@ impl Limits {
                 }
                 // Nothing at all: another thread is at what was staged.
                 busy |= compressed == Compressed::default();
-                if compressed.refused > 0 || compressed.pages + compressed.back == 0 {
+                if compressed.refused > 0 || compressed.pages + compressed.back + compressed.stayed == 0 {
                     refused = true;
                     break;
                 }
-                self.note_won(compressed.bytes);
+                self.note_won(compressed.progress());
                 self.room().turn();
             }
             some |= fresh > 0;
@@ -103,7 +104,8 @@ impl Limits {
                 empty.push(place);
             }
             won += gone;
-            vain = if gone > 0 { 0 } else { vain + 1 };
+            // What does not shrink is not met again soon: its search ends.
+            vain = if gone > 0 || stayed > 0 { 0 } else { vain + 1 };
             if vain > MOST_VAIN {
                 break;
             }

@@ -49,6 +49,17 @@ pub(crate) struct Compressed {
     pub(crate) back: u32,
     /// Pages that the store refused: staged still.
     pub(crate) refused: u32,
+    /// Pages that did not shrink: in their place again, where they are not takeable for a while.
+    pub(crate) stayed: u32,
+    /// Pages that did not shrink: staged still, for who may write them to a device.
+    pub(crate) later: u32,
+}
+
+impl Compressed {
+    /// What brings the next win nearer, of whoever's: bytes, and pages that will not be looked at again for a while.
+    pub(crate) fn progress(&self) -> u64 {
+        self.bytes + u64::from(self.stayed)
+    }
 }
 
 impl std::ops::AddAssign for Compressed {
@@ -57,6 +68,8 @@ impl std::ops::AddAssign for Compressed {
         self.bytes += other.bytes;
         self.back += other.back;
         self.refused += other.refused;
+        self.stayed += other.stayed;
+        self.later += other.later;
     }
 }
 
@@ -73,7 +86,7 @@ pub(crate) trait Evictable: Send + Sync {
     fn regions(&self, from: u32, each: &mut dyn FnMut(u32, &dyn Clocked) -> bool);
 
     /// Compress up to `pages` staged pages, those first that were staged first. The store makes no room: it refuses; and where it would
-    /// have to call the allocator, it refuses in a fault (not `ahead` of one).
+    /// have to call the allocator, or a device, it refuses in a fault (not `ahead` of one).
     fn compress_staged(&self, pages: u32, ahead: bool) -> Compressed;
 }
 

@@ -5,13 +5,13 @@
 //!                          | none                                                                          ^
 //!                          v                                                                               |
 //!                       a VM below it with pages in place? -- stage 64 where its hand is, compress two ----+
-//!                          | none gave any, of a few that were asked
+//!                          | none gave any, of a few that were asked        (what does not shrink is put back, and the next looked at)
 //!                          v
 //!                       no room here and now: the evictor, who may write to a device, is waited for once
 //! ```
 
 use super::account::Account;
-use super::evictable::{Counts, Evictable, Staged};
+use super::evictable::{Compressed, Counts, Evictable, Staged};
 use super::overshoot::{OnOvershoot, Overshoot, Verdict};
 use super::policy::{Policy, View};
 use super::roster::{FAULT_LOOKS, Roster, Wanted};
@@ -25,6 +25,17 @@ const FAULT_PAGES: u32 = 2;
 
 /// Pages that go together, where so many lie together.
 pub(super) const RUN: u32 = 64;
+
+/// What making room in a fault came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// There may be room.
+    Room,
+    /// None yet: pages were found that do not shrink, which are passed by from now on.
+    Search,
+    /// None, and nothing more to be done here.
+    Nothing,
+}
 
 /// VMs that are asked to stage a run in one fault before it is taken for vain.
 const FAULT_TRIES: u32 = 4;
@@ -62,7 +73,7 @@ pub(crate) struct Limits {
     room: Turnstile,
     /// The evictor does nothing: somebody checks.
     held: AtomicBool,
-    /// Bytes that were won here, added up: it changes when there is something new to hope for.
+    /// Bytes that were won here, and pages found not to shrink, added up: it changes when there is something new to hope for.
     won: Tally,
 }
 
@@ -154,7 +165,7 @@ impl Limits {
         self.held.load(Ordering::Acquire)
     }
 
-    /// Bytes were won.
+    /// Bytes were won, or something else that brings winning some nearer.
     pub(super) fn note_won(&self, bytes: u64) {
         self.won.add(bytes);
     }
@@ -184,6 +195,11 @@ impl Limits {
     /// Neither allocates nor takes a lock, but for what the VM's regions do.
     pub(super) fn stage(&self, vm: &dyn Evictable, want: u32, budget: u32) -> Staged {
         let account = vm.account();
+        if budget != ALL_WORDS && account.is_barren() {
+            return Staged::default();
+        }
+        // What rests may be due by now.
+        account.epochs().go_on(vm.counts().resident, self.now());
         let (mut region, mut page) = account.hand();
         let (mut staged, mut left) = (Staged::default(), budget);
         // Bans are spent within four laps, and chances in one; a lap that changes nothing is the last.
@@ -209,27 +225,38 @@ impl Limits {
             }
         }
         account.set_hand(region, page);
+        if staged == Staged::default() && left > 0 {
+            account.note_barren();
+        }
         staged
     }
 
-    /// Compress a page or two below `scope`, here and now, for the VM at the place `own`. False: nothing was won.
-    pub(super) fn make_room(&self, scope: &Memcg, own: u32) -> bool {
+    /// Compress a page or two below `scope`, here and now, for the VM at the place `own`.
+    pub(super) fn make_room(&self, scope: &Memcg, own: u32) -> Made {
         let staged = Wanted { scope, looks: FAULT_LOOKS, own, gives: &|_, _, counts: &Counts| counts.staged > 0 };
-        let mut refused = false;
+        let made = |compressed: Compressed| {
+            self.note_won(compressed.progress());
+            match compressed {
+                // What came back is charged by who touched it, and the next may go.
+                Compressed { bytes: 1.., .. } | Compressed { back: 1.., .. } => Made::Room,
+                Compressed { stayed: 1.., .. } => Made::Search,
+                _ => Made::Nothing,
+            }
+        };
+        let mut best = Made::Nothing;
         for _ in 0..FAULT_TRIES {
             let Some(pick) = self.roster.pick(&staged) else { break };
             let compressed = pick.vm().compress_staged(FAULT_PAGES, false);
-            self.note_won(compressed.bytes);
-            if compressed.bytes > 0 || compressed.back > 0 {
-                return true; // what came back is charged by who touched it, and the next may go
-            }
-            refused = compressed.refused > 0;
-            if refused {
-                break;
+            match made(compressed) {
+                Made::Room => return Made::Room,
+                Made::Search => best = Made::Search,
+                // Somebody has to make room first, or to write.
+                Made::Nothing if compressed.refused + compressed.later > 0 => return best,
+                Made::Nothing => {}
             }
         }
-        if refused {
-            return false;
+        if best == Made::Search {
+            return best;
         }
         let gives = |_: u32, _: &dyn Evictable, counts: &Counts| counts.resident > counts.staged + counts.pinned;
         let resident = Wanted { scope, looks: FAULT_LOOKS, own, gives: &gives };
@@ -238,12 +265,10 @@ impl Limits {
             let staged = self.stage(pick.vm(), RUN, FAULT_WORDS);
             pick.finish(staged.pages);
             if staged.pages > 0 {
-                let compressed = pick.vm().compress_staged(FAULT_PAGES, false);
-                self.note_won(compressed.bytes);
-                return compressed.bytes > 0 || compressed.back > 0;
+                return made(pick.vm().compress_staged(FAULT_PAGES, false));
             }
         }
-        false
+        Made::Nothing
     }
 }
 

@@ -95,6 +95,10 @@ impl Observer for Tenant {
         self.meter.served(kind, nanoseconds);
     }
 
+    fn rests(&self, stamp: u8, stiff: u32) -> bool {
+        self.account.epochs().rests(stamp, stiff)
+    }
+
     fn came_back(&self, stamp: u8) -> u32 {
         if let Some(distance) = self.account.epochs().distance(stamp) {
             self.meter.came_back(distance);
@@ -107,8 +111,10 @@ impl Observer for Tenant {
     }
 
     fn count(&self, what: Count, pages: u32) {
-        if what == Count::TakenOut {
-            self.account.went(pages, self.resident());
+        match what {
+            Count::TakenOut => self.account.went(pages, self.resident()),
+            Count::Stayed => self.account.stayed(pages),
+            _ => {}
         }
         self.meter.count(what, pages);
     }
@@ -148,7 +154,14 @@ impl Evictable for Evictee {
     fn compress_staged(&self, pages: u32, ahead: bool) -> Compressed {
         let effort = if ahead { Effort::Ahead } else { Effort::Unaided };
         let done = self.shared.compress_staged_with(pages, effort);
-        Compressed { pages: done.pages, bytes: done.won, back: done.back, refused: done.refused }
+        Compressed {
+            pages: done.pages,
+            bytes: done.won,
+            back: done.back,
+            refused: done.refused,
+            stayed: done.stayed,
+            later: done.later,
+        }
     }
 }
 
@@ -164,8 +177,10 @@ impl Clocked for Pages {
     #[inline]
     fn look(&self, page: u32) -> Look {
         let bits = self.word(page).load();
+        // What does not shrink is taken for nothing: not now.
+        let rests = || bits.stiff() > 0 && self.shared().observer.rests(bits.stamp(), bits.stiff());
         Look {
-            takeable: bits.can_leave(),
+            takeable: bits.can_leave() && !rests(),
             referenced: bits.is_referenced(),
             ban: bits.ban() as u8,
             stamp: bits.stamp(),

@@ -1,8 +1,11 @@
 use super::*;
 use crate::sync::thread;
 
+/// Tokens from here on do not shrink.
+const STIFF: u64 = 1 << 40;
+
 fn model(in_place: bool, kept_bytes: u64, around: u32) -> Model {
-    Model::new(ModelOptions { pages: 256, in_place, kept_bytes, around, planted: Planted::NONE })
+    Model::new(ModelOptions { pages: 256, in_place, kept_bytes, around, stiff_from: STIFF, planted: Planted::NONE })
 }
 
 #[test]
@@ -31,6 +34,47 @@ fn pages_go_all_the_way_out_and_come_back() {
         model.compress(10);
         model.unregister().unwrap();
         (0..60).for_each(|page| assert_eq!(model.read(page), Some(1000 + u64::from(page))));
+        model.settle();
+    }
+}
+
+#[test]
+fn what_does_not_shrink_is_back_where_it_was() {
+    for in_place in [false, true] {
+        let model = model(in_place, 0, 0);
+        // Runs of each kind, and singles.
+        let token =
+            |page: u32| if page < 20 || page.is_multiple_of(3) { STIFF + u64::from(page) } else { u64::from(page) };
+        let stiff = |upto: u32| (0..upto).filter(|&page| token(page) >= STIFF).count() as u64;
+        (0..100).for_each(|page| model.write(page, token(page)).unwrap());
+        assert_eq!(model.stage(0, 64), (64, 0));
+        assert_eq!(u64::from(model.compress(64)), 64 - stiff(64));
+        assert_eq!(model.check(), (36 + stiff(64), 0, 64 - stiff(64)));
+        assert_eq!(model.stiff(), stiff(64));
+        // Staged again it is known still; thrown away, or shrunk, it is not.
+        model.stage(0, 64);
+        assert_eq!(model.stiff(), stiff(64));
+        model.discard(0, 10).unwrap();
+        assert_eq!(model.stiff(), stiff(64) - 10);
+        model.write(10, 1).unwrap();
+        model.stage(10, 1);
+        model.compress(64);
+        assert_eq!((model.stiff(), model.check().1), (stiff(64) - 11, 0));
+        (11..100).for_each(|page| assert_eq!(model.read(page), Some(token(page))));
+        // What cannot be put back now is staged still, and not forgotten.
+        model.stage(11, 9);
+        model.set_again(1);
+        model.compress(9);
+        model.compress(9);
+        assert_eq!(model.check(), (89, 0, 1));
+        // A codec that panics in the midst of it leaves everything staged.
+        model.stage(0, 64);
+        model.set_panic(2);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.compress(64)));
+        assert!(panicked.is_err() && model.check().1 == 53);
+        model.compress(64);
+        assert_eq!(model.check().1, 0);
+        model.unregister().unwrap();
         model.settle();
     }
 }

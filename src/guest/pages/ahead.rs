@@ -312,7 +312,7 @@ impl Pages {
                 continue;
             }
             // What is staged is paid for.
-            let came = if seen == State::Staged { self.put_run_back(run) } else { self.come_if_room(run) };
+            let came = if seen == State::Staged { self.put_run_back(run, true) } else { self.come_if_room(run) };
             done.pages += u64::from(came);
             done.left += u64::from(len - came);
             at += len;
@@ -320,8 +320,8 @@ impl Pages {
         done
     }
 
-    /// Put staged pages back that are owned. How many, from the first on.
-    fn put_run_back(&self, mut run: Owned<'_>) -> u32 {
+    /// Put staged pages back that are owned, because they are `wanted` or not. How many, from the first on.
+    pub(super) fn put_run_back(&self, mut run: Owned<'_>, wanted: bool) -> u32 {
         let (first, len) = (run.first(), run.len());
         let back = match self.backing().put_back(first, len) {
             Ok(()) => len,
@@ -335,7 +335,9 @@ impl Pages {
         };
         for page in first..first + back {
             self.forget_copy(page, run.was(page), false); // it can be written from here on
-            self.word(page).set_referenced(true);
+            if wanted {
+                self.word(page).set_referenced(true);
+            }
         }
         self.arrived(State::Staged, back);
         run.end_front(back, End::at(State::Resident));
@@ -420,7 +422,7 @@ impl Pages {
             return 0; // as any single page
         }
         if was == State::Staged {
-            return self.put_run_back(run);
+            return self.put_run_back(run, true);
         }
         if !self.pay(&mut run, Why::Call) {
             return 0;

@@ -5,6 +5,8 @@
 //!   2. Compressing -> Dropping: ours          ... or lost: what was stored is given back; then the frame is left to who
 //!   3. frames of runs that are ours go back        fills the page, or given back; then shadow is cleared
 //!   4. Dropping -> Stored
+//!
+//!   not smaller    2. Compressing -> Filling: ours    3. put back    4. Filling -> Resident, stiff: left alone for a while
 //! ```
 //!
 //! Nothing is owned while a page is compressed: a fault never waits for the codec. What is compressed is memory that nobody
@@ -17,6 +19,7 @@ use super::word::{Bits, Frame, State, Through};
 use crate::guest::memory::backing::Staging;
 use crate::sync::Bug;
 use crate::units::PAGE_SIZE;
+use crate::zswap::{Error, Unwritable};
 
 /// What became of a page in step 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ enum Work {
     Stored(u16),
     /// Its slot had an equal copy; the charge is ours.
     Clean,
+    /// It does not shrink, and no device takes it; the charge is ours.
+    Stiff,
 }
 
 /// Pages of a run that this thread compresses. Dropped, also by a panic of the codec's, they are staged again.
@@ -95,10 +100,20 @@ impl<'a> Batch<'a> {
         };
         match shared.store.put_away(pages.slot(page), &*shared.purse, bytes, effort) {
             Ok(stored) => *self.work(page) = Work::Stored(stored.slot_bytes() as u16),
-            Err(_) => {
+            Err(Error::Incompressible { reason, .. }) if reason != Unwritable::NotTried => {
+                *self.work(page) = Work::Stiff;
+            }
+            Err(error) => {
                 *self.work(page) = Work::None;
-                shared.observer.count(Count::Refused, 1);
+                let later = matches!(error, Error::Incompressible { .. });
+                if !later {
+                    shared.observer.count(Count::Refused, 1);
+                }
                 match pages.word(page).not_compressed() {
+                    Through::Mine if later => {
+                        done.later += 1;
+                        shared.roster.push_again(pages.id(), page, 1);
+                    }
                     Through::Mine => done.refused += 1,
                     Through::Lost => {
                         done.back += 1;
@@ -114,6 +129,7 @@ impl<'a> Batch<'a> {
     fn finish(mut self, done: &mut Compressed) {
         let (pages, shared) = (self.pages, self.pages.shared());
         let mut run = Owned::none(pages, self.first);
+        let mut stiff = Owned::none(pages, self.first);
         for page in self.first..self.first + self.len {
             let work = std::mem::replace(self.work(page), Work::None);
             let mine = match work {
@@ -144,6 +160,22 @@ impl<'a> Batch<'a> {
                         false
                     }
                 },
+                Work::Stiff => match pages.word(page).not_shrunk() {
+                    Through::Mine => {
+                        if stiff.first() + stiff.len() != page {
+                            done.stayed += pages.put_stiff_back(&mut stiff, page);
+                        }
+                        stiff.push(pages.word(page).load().as_staged());
+                        pages.drop_frames(&mut run, page + 1);
+                        continue;
+                    }
+                    Through::Lost => {
+                        if !shared.planted.is(Bug::StiffKeepsCharge) {
+                            shared.purse.uncharge(1);
+                        }
+                        false
+                    }
+                },
             };
             if mine {
                 done.pages += 1;
@@ -161,6 +193,7 @@ impl<'a> Batch<'a> {
             }
         }
         pages.drop_frames(&mut run, self.first);
+        done.stayed += pages.put_stiff_back(&mut stiff, self.first);
     }
 }
 
@@ -178,7 +211,7 @@ impl Drop for Batch<'_> {
             if let Work::Stored(_) = work {
                 shared.store.give_back(pages.slot(page));
             }
-            if work != Work::Clean {
+            if matches!(work, Work::Begun | Work::Stored(_)) {
                 shared.purse.must_charge(1, Why::Call);
             }
             if let Through::Lost = pages.word(page).not_compressed() {
@@ -208,6 +241,24 @@ impl Pages {
             run.end_front(run.len(), End { moved: false, ..End::at(State::Stored) });
         }
         *run = Owned::none(self, next);
+    }
+
+    /// Have the pages back in the guest range that do not shrink and are owned; the next run begins at `next`. How many are back.
+    fn put_stiff_back<'a>(&'a self, run: &mut Owned<'a>, next: u32) -> u32 {
+        let run = std::mem::replace(run, Owned::none(self, next));
+        let (first, len) = (run.first(), run.len());
+        if len == 0 {
+            return 0;
+        }
+        let observer = &self.shared().observer;
+        let stiffer = (first..first + len).filter(|&page| self.word(page).stiffen()).count();
+        observer.change(Gauge::Stiff, stiffer as i64);
+        let back = self.put_run_back(run, false);
+        observer.count(Count::Stayed, back);
+        if back < len {
+            self.shared().roster.push_again(self.id(), first + back, len - back);
+        }
+        back
     }
 
     /// This compressor lost its page, and what it stored is given back.

@@ -9,7 +9,7 @@
 //! Its holder waits for no word, and asks the kernel, the store and who pays without holding a lock.
 
 use super::pages::Pages;
-use super::ports::Why;
+use super::ports::{Gauge, Why};
 use super::word::{Bits, Ended, KeptSize, State};
 use crate::guest::memory::backing::Staging;
 use crate::sync::Bug;
@@ -157,7 +157,12 @@ impl Pages {
         let stamp = end.moved.then(|| self.shared().observer.epoch());
         loop {
             match word.end(end.to, end.kept, stamp) {
-                Ok(ended) => return self.tell(page, ended),
+                Ok(ended) => {
+                    if ended.softened {
+                        self.shared().observer.change(Gauge::Stiff, -1);
+                    }
+                    return self.tell(page, ended);
+                }
                 // The compressor that we took the page from was through first, and left us its frame: the one we copied.
                 Err(_) => {
                     if end.to != State::Staged && self.backing().staging() == Staging::Apart {

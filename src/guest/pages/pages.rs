@@ -102,6 +102,10 @@ pub(crate) struct Compressed {
     pub(crate) back: u32,
     /// Pages that the store refused: staged still.
     pub(crate) refused: u32,
+    /// Pages that did not shrink, and that no device takes: in the guest range again.
+    pub(crate) stayed: u32,
+    /// Pages that did not shrink, and that a device may take, which was not asked: staged still.
+    pub(crate) later: u32,
 }
 
 /// What all pages of a VM share.
@@ -301,6 +305,8 @@ impl std::ops::AddAssign for Compressed {
         self.won += other.won;
         self.back += other.back;
         self.refused += other.refused;
+        self.stayed += other.stayed;
+        self.later += other.later;
     }
 }
 

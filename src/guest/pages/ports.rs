@@ -6,7 +6,7 @@
 use crate::memcg::Resident;
 use crate::sync::Arc;
 use crate::units::{NodeId, PAGE_SIZE, Slot};
-use crate::zswap::{self, LoadedFrom, Stored, Zswap};
+use crate::zswap::{self, Help, LoadedFrom, Stored, Zswap};
 
 /// Why pages are charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) trait Purse: Send + Sync {
 pub(crate) enum Effort {
     /// Neither the allocator nor a device: in faults.
     Unaided,
-    /// No device: by the evictor, which makes room by itself.
+    /// No device but for what does not shrink: by the evictor, which makes room by itself.
     Ahead,
     /// Whatever makes room: by calls.
     Full,
@@ -50,7 +50,7 @@ pub(crate) trait Store: Send + Sync {
     /// Store a page that is charged as resident; its charge pays for what it becomes.
     ///
     /// # Errors
-    /// Where there is no room; the page is charged as before, and the slot is empty.
+    /// Where there is no room, or nothing is won ([`zswap::Error::Incompressible`]); the page is charged as before, and the slot is empty.
     fn put_away(
         &self,
         slot: Slot,
@@ -84,6 +84,8 @@ pub(crate) enum Gauge {
     Kept,
     /// Pinned, however often.
     Pinned,
+    /// In memory, and found not to shrink.
+    Stiff,
 }
 
 /// Something that happened to a page.
@@ -107,6 +109,8 @@ pub(crate) enum Count {
     Wasted,
     /// It came without having been asked for, beside one that was.
     Around,
+    /// It was taken out, did not shrink, and was put back.
+    Stayed,
 }
 
 /// Who keeps statistics, and the coarse time.
@@ -117,6 +121,10 @@ pub(crate) trait Observer: Send + Sync {
     }
     /// A fault, or a call for one page, was served.
     fn served(&self, _kind: super::Kind, _nanoseconds: u64) {}
+    /// Whether a page with this stamp, found so many times in a row not to shrink, is left alone.
+    fn rests(&self, _stamp: u8, _stiff: u32) -> bool {
+        false
+    }
     /// A stored page came back: its stamp says when it left. How many passes of the clock leave it alone from now on.
     fn came_back(&self, _stamp: u8) -> u32 {
         0
@@ -161,6 +169,9 @@ impl<O: Observer + ?Sized> Observer for Arc<O> {
     fn served(&self, kind: super::Kind, nanoseconds: u64) {
         (**self).served(kind, nanoseconds);
     }
+    fn rests(&self, stamp: u8, stiff: u32) -> bool {
+        (**self).rests(stamp, stiff)
+    }
     fn came_back(&self, stamp: u8) -> u32 {
         (**self).came_back(stamp)
     }
@@ -201,12 +212,12 @@ impl Store for Zswap {
         page: &[u8; PAGE_SIZE],
         effort: Effort,
     ) -> Result<Stored, zswap::Error> {
-        let stored = match effort {
-            // The evictor makes room, and comes again.
-            Effort::Unaided | Effort::Ahead => self.swap_out_unaided(slot, purse.page_charge(), NodeId(0), page),
-            Effort::Full => self.swap_out(slot, purse.page_charge(), NodeId(0), page).map_err(|refused| *refused),
+        let help = match effort {
+            Effort::Unaided => Help::None,
+            Effort::Ahead => Help::Device, // the evictor makes room, and comes again
+            Effort::Full => Help::All,
         };
-        match stored {
+        match self.swap_out_to_win(slot, purse.page_charge(), NodeId(0), page, help) {
             Ok(stored) => Ok(stored),
             Err(refused) => {
                 refused.resident.forget(); // charged as before

@@ -116,6 +116,9 @@ impl Pages {
                 }
                 backoff.wait();
             };
+            if seen.stiff() > 0 {
+                shared.observer.change(Gauge::Stiff, -1);
+            }
             match seen.state() {
                 State::Absent => continue,
                 State::Resident => {

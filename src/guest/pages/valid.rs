@@ -17,6 +17,8 @@ pub(crate) struct Sums {
     pub(crate) poisoned: u64,
     pub(crate) kept: u64,
     pub(crate) pinned: u64,
+    /// Of those in memory, found not to shrink.
+    pub(crate) stiff: u64,
 }
 
 impl Pages {
@@ -111,6 +113,7 @@ impl Pages {
             }
         };
         sums.kept += u64::from(seen.is_kept());
+        sums.stiff += u64::from(seen.stiff() > 0);
         assert!(is_in.is_none_or(|is_in| is_in == present), "not where its word says: {}", at());
         assert!(is_stored.is_none_or(|is_stored| is_stored == stored), "its slot is not as its word says: {}", at());
     }

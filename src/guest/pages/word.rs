@@ -25,7 +25,7 @@
 //! | through | only while owned: the compressor that the page was taken from knows that; it does not read the staging place any more. Or, of a page that is Dropping, it is that compressor who owns it |
 //! | handed | only while Filling: and it has left the frame in the staging place to the owner |
 //! | kept | the slot holds an equal copy, and the page is write-protected; cleared before the first write goes ahead |
-//! | size | of that copy, in steps of 512 bytes, less one |
+//! | size | of that copy, in steps of 512 bytes, less one; where none is kept: how *stiff* the page is, so often in a row it did not shrink |
 //! | referenced | it came back from the staging place: hot |
 //! | waiter | somebody sleeps until the owned state ends |
 //! | left | somebody left a fault of the page to the owner, who wakes it |
@@ -119,6 +119,9 @@ const _: () = {
 /// The most passes of the clock a page can be left alone.
 pub(crate) const MAX_BAN: u32 = BAN >> BAN_SHIFT;
 
+/// The most times in a row that a page is known not to shrink.
+pub(crate) const MAX_STIFF: u32 = 5;
+
 /// The most pins a page can have.
 pub(crate) const MAX_PINS: u32 = PINS >> PINS_SHIFT;
 
@@ -165,6 +168,8 @@ pub(crate) struct Ended {
     pub(crate) waiter: bool,
     /// Threads wait in the kernel, and whoever was to serve them left it to the owner.
     pub(crate) left: bool,
+    /// It was stiff, and is not any more.
+    pub(crate) softened: bool,
 }
 
 /// What a compressor finds when it is through with a page.
@@ -217,6 +222,16 @@ impl Bits {
     /// The equal copy in the slot.
     pub(crate) const fn kept(self) -> Option<KeptSize> {
         if self.is_kept() { Some(KeptSize(((self.0 & SIZE) >> SIZE_SHIFT) as u8 + 1)) } else { None }
+    }
+
+    /// So often in a row it was found not to shrink.
+    pub(crate) const fn stiff(self) -> u32 {
+        if self.is_kept() { 0 } else { (self.0 & SIZE) >> SIZE_SHIFT }
+    }
+
+    fn with_stiff(self, times: u32) -> Bits {
+        debug_assert!(!self.is_kept());
+        Bits(self.0 & !SIZE | times << SIZE_SHIFT)
     }
 
     fn with_kept(self, kept: Option<KeptSize>) -> Bits {
@@ -345,6 +360,18 @@ impl Word {
         self.end_compressing(State::Dropping)
     }
 
+    /// The page does not shrink: Compressing -> Filling, without `shadow`, to be put back by who compressed it, unless somebody took it away;
+    /// as [`compressed`](Self::compressed).
+    pub(crate) fn not_shrunk(&self) -> Through {
+        self.end_compressing(State::Filling)
+    }
+
+    /// The owner says that the page does not shrink. Whether that is new.
+    pub(crate) fn stiffen(&self) -> bool {
+        let stiffer = |seen: Bits| (!seen.is_kept()).then(|| seen.with_stiff((seen.stiff() + 1).min(MAX_STIFF)));
+        self.update(stiffer).is_ok_and(|before| before.stiff() == 0)
+    }
+
     /// The page could not be stored: Compressing -> Staged, without `shadow`, unless somebody took it away; as
     /// [`compressed`](Self::compressed).
     pub(crate) fn not_compressed(&self) -> Through {
@@ -371,7 +398,7 @@ impl Word {
         let before = self
             .update(|seen| (!seen.is_through() || planted.is(Bug::UntakeIgnoresThrough)).then(|| back(seen)))
             .ok()?;
-        Some(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0 })
+        Some(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0, softened: false })
     }
 
     /// A compressor that lost its page, and has given back what it stored, is through with it: who is filling the page gives the
@@ -399,13 +426,17 @@ impl Word {
     pub(crate) fn end(&self, to: State, kept: Option<KeptSize>, stamp: Option<u8>) -> Result<Ended, Bits> {
         let next = |seen: Bits| {
             let next = seen.with_state(to).with_kept(kept).set(WAITER | LEFT | THROUGH, false);
+            // As long as it is in memory.
+            let is_in = kept.is_none() && matches!(to, State::Resident | State::Staged);
+            let next = if is_in { next.with_stiff(seen.stiff()) } else { next };
             stamp.map_or(next, |stamp| next.with_stamp(stamp))
         };
         let before = self.update(|seen| {
             debug_assert!(seen.state().is_owned() && !to.is_owned(), "{seen:?} -> {to:?}");
             (!seen.is_handed()).then(|| next(seen))
         })?;
-        Ok(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0 })
+        let softened = before.stiff() > 0 && next(before).stiff() == 0;
+        Ok(Ended { waiter: before.0 & WAITER != 0, left: before.0 & LEFT != 0, softened })
     }
 
     /// The owner has given back the frame that was handed to it.
@@ -499,7 +530,7 @@ mod tests {
         word.set_ban(0);
         word.set_referenced(true);
         assert!(word.leave(false).is_some() && word.leave(false).is_none());
-        assert_eq!(word.end(State::Staged, None, Some(7)), Ok(Ended { waiter: false, left: false }));
+        assert_eq!(word.end(State::Staged, None, Some(7)), Ok(Ended { waiter: false, left: false, softened: false }));
         assert!(word.compress().is_some() && word.load().has_shadow());
         assert_eq!(word.compressed(), Through::Mine);
         assert!(word.end(State::Stored, None, None).is_ok());
@@ -511,7 +542,10 @@ mod tests {
         word.fill(seen).unwrap();
         assert_eq!(word.fill(seen).unwrap_err().state(), State::Filling);
         assert!(word.will_wait(seen).is_none() && word.will_wait(word.load()).is_some() && word.leave_to_owner());
-        assert_eq!(word.end(State::Resident, Some(KeptSize::of(1000)), None), Ok(Ended { waiter: true, left: true }));
+        assert_eq!(
+            word.end(State::Resident, Some(KeptSize::of(1000)), None),
+            Ok(Ended { waiter: true, left: true, softened: false })
+        );
         assert!(!word.leave_to_owner() && word.load().kept() == Some(KeptSize(2)));
     }
 
@@ -533,6 +567,19 @@ mod tests {
         assert_eq!((word.leave(true), word.not_compressed(), word.hand_over()), (None, Through::Lost, Frame::Ours));
         word.shadow_gone();
         assert!(word.leave(true).is_some());
+    }
+
+    #[test]
+    fn a_page_is_stiff_while_it_is_in_memory() {
+        let word = Word::default();
+        assert!(word.found(0) && word.leave(true).is_some() && word.stiffen() && !word.stiffen());
+        assert!(!word.end(State::Staged, None, None).unwrap().softened && word.load().stiff() == 2);
+        assert!(word.compress().is_some() && word.compressed() == Through::Mine);
+        assert!(word.end(State::Stored, None, None).unwrap().softened && word.load().stiff() == 0);
+        // The size of a kept copy has the same bits.
+        word.fill(word.load()).unwrap();
+        assert!(!word.end(State::Resident, Some(KeptSize::of(4096)), None).unwrap().softened);
+        assert_eq!((word.load().stiff(), word.stiffen(), word.load().kept()), (0, false, Some(KeptSize(8))));
     }
 
     #[test]

@@ -8,9 +8,10 @@ use crate::guest::pages::ports::{Count, Gauge};
 use crate::sync::Tally;
 use crate::units::PAGE_SIZE;
 
-const GAUGES: [Gauge; 6] = [Gauge::Resident, Gauge::Staged, Gauge::Stored, Gauge::Poisoned, Gauge::Kept, Gauge::Pinned];
+const GAUGES: [Gauge; 7] =
+    [Gauge::Resident, Gauge::Staged, Gauge::Stored, Gauge::Poisoned, Gauge::Kept, Gauge::Pinned, Gauge::Stiff];
 
-const COUNTS: [Count; 9] = [
+const COUNTS: [Count; 10] = [
     Count::Busy,
     Count::Again,
     Count::Vanished,
@@ -20,6 +21,7 @@ const COUNTS: [Count; 9] = [
     Count::PutAwayClean,
     Count::Wasted,
     Count::Around,
+    Count::Stayed,
 ];
 
 /// One VM's.
@@ -77,6 +79,7 @@ impl Meter {
             poisoned: bytes(Gauge::Poisoned),
             kept: bytes(Gauge::Kept),
             pinned: bytes(Gauge::Pinned),
+            incompressible: bytes(Gauge::Stiff),
             faults: self.faults.each_ref().map(|recorder| Faults { nanos: recorder.snapshot() }),
             refault_distance: self.distance.snapshot(),
             taken_out: self.counted(Count::TakenOut),
@@ -84,6 +87,7 @@ impl Meter {
             put_away_clean: self.counted(Count::PutAwayClean),
             wasted: self.counted(Count::Wasted),
             refused: self.counted(Count::Refused),
+            put_back: self.counted(Count::Stayed),
             around: self.counted(Count::Around),
             busy: self.counted(Count::Busy),
             again: self.counted(Count::Again),
@@ -121,6 +125,7 @@ mod tests {
             (100, 101, 102, 103, 104)
         );
         assert_eq!((stats.refused, stats.put_away_clean, stats.wasted, stats.around), (105, 106, 107, 108));
+        assert_eq!((stats.put_back, stats.incompressible), (109, 15 * 4096));
         assert_eq!((stats.faults_of(FaultKind::Device).count(), stats.all_faults()), (3, 36 - 7));
         assert_eq!(stats.fault_nanos().count(), 36);
         meter.change(Gauge::Kept, -100);

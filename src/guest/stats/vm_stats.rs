@@ -90,6 +90,9 @@ pub struct VmStats {
     pub kept: u64,
     /// Bytes that are pinned.
     pub pinned: u64,
+    /// Bytes in memory that were found not to shrink, with no device that takes them: to take them out would win nothing. They are left
+    /// alone for a while, longer each time in a row, and then tried again.
+    pub incompressible: u64,
     /// Faults by kind, as [`FaultKind::ALL`] has them; see [`faults_of`](Self::faults_of).
     pub faults: [Faults; FaultKind::ALL.len()],
     /// Pages that came back, by how many others of the VM had left meanwhile (pages).
@@ -104,6 +107,8 @@ pub struct VmStats {
     pub wasted: u64,
     /// Pages that the store had no room for.
     pub refused: u64,
+    /// Pages that were taken out and put back, because they did not shrink.
+    pub put_back: u64,
     /// Pages that came along with one that was asked for.
     pub around: u64,
     /// Pages that the kernel would not move: pinned by a device, or shared after a fork.

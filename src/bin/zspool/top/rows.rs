@@ -21,6 +21,8 @@ pub(crate) struct Row {
     /// Of the pages that are compressed, before.
     pub(crate) out: u64,
     pub(crate) on_device: u64,
+    /// In memory, found not to shrink.
+    pub(crate) incompressible: u64,
     pub(crate) faults: u64,
     /// None: the process was not there at the first look.
     pub(crate) faults_per_second: Option<f64>,
@@ -57,6 +59,7 @@ fn row(before: &[Look], look: &Look, vm: &Value) -> Row {
         compressed: number("compressed"),
         out: number("out"),
         on_device: number("on_device"),
+        incompressible: number("incompressible"),
         faults: faults(vm),
         faults_per_second: same,
         p99_ns: vm["fault_p99_ns"].as_u64(),

@@ -3,8 +3,8 @@
 use super::rows::Row;
 use crate::size::{human, human_ns};
 
-const HEADS: [&str; 11] =
-    ["PID", "PROGRAM", "VM", "LIMIT", "USED", "RESIDENT", "POOLED", "OUT", "DEVICE", "FAULTS/S", "P99"];
+const HEADS: [&str; 12] =
+    ["PID", "PROGRAM", "VM", "LIMIT", "USED", "RESIDENT", "INCOMPR", "POOLED", "OUT", "DEVICE", "FAULTS/S", "P99"];
 
 /// Names are cut here.
 const NAME: usize = 20;
@@ -26,6 +26,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             row.memory_max.map_or("-".to_owned(), size),
             size(row.memory_current),
             size(row.resident + row.staged),
+            size(row.incompressible),
             size(row.compressed),
             size(row.out),
             size(row.on_device),
@@ -33,7 +34,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             row.p99_ns.map_or("-".to_owned(), human_ns),
         ]
     }));
-    let widths: [usize; 11] =
+    let widths: [usize; 12] =
         std::array::from_fn(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0));
     let mut text = String::new();
     for line in &lines {
@@ -64,6 +65,7 @@ mod tests {
             compressed: 54 << 20,
             out: 150 << 20,
             on_device: 0,
+            incompressible: 3 << 20,
             faults: 9,
             faults_per_second: rate,
             p99_ns: limit.map(|_| 54_321),
@@ -73,11 +75,11 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(
             lines[1],
-            "4711  qemu-system-x86_64-w  vm   256M  255M      201M   54.0M  150M       0      1234  54.3 us"
+            "4711  qemu-system-x86_64-w  vm   256M  255M      201M    3.00M   54.0M  150M       0      1234  54.3 us"
         );
         assert_eq!(
             lines[2],
-            "   5  qemu-system-x86_64-w  vm      -  255M      201M   54.0M  150M       0         -        -"
+            "   5  qemu-system-x86_64-w  vm      -  255M      201M    3.00M   54.0M  150M       0         -        -"
         );
         assert!(table(&[]).contains("zspool run"));
     }
