@@ -230,7 +230,12 @@ fn uffd_stress() {
         let areas = [true, false].map(|anonymous| Arc::new(Area::new(anonymous)));
         let until = Instant::now() + Duration::from_secs(seconds);
         let (mut rounds, mut all) = (0, Result { left: 0, counted: 0, faults: 0 });
-        while Instant::now() < until || rounds < 16 {
+        // A busy machine may keep some of the threads from running for a while.
+        let enough = |all: &Result| all.left > 1000 && all.faults > 1000 && all.counted > 1000;
+        while Instant::now() < until
+            || rounds < 16
+            || (!enough(&all) && Instant::now() < until + Duration::from_secs(30))
+        {
             // All modes come in sixteen rounds, and each with all kinds of memory in sixty-four.
             let round = rounds as u32 % 16;
             let (anonymous, method) = KINDS[(rounds + rounds / 4 + rounds / 16) % KINDS.len()];
@@ -247,7 +252,7 @@ fn uffd_stress() {
             rounds += 1;
         }
         eprintln!("{rounds} rounds: {} pages left, {} faults, {} counts", all.left, all.faults, all.counted);
-        assert!(all.left > 1000 && all.faults > 1000 && all.counted > 1000);
+        assert!(enough(&all));
     });
 }
 

@@ -38,7 +38,7 @@ fn place(bytes: usize, tries: u32) -> Result<(*mut libc::c_void, Claim), Refusal
 pub(super) struct Reserved {
     start: usize,
     bytes: usize,
-    _claim: Claim,
+    claim: Option<Claim>,
 }
 
 impl Reserved {
@@ -48,7 +48,7 @@ impl Reserved {
     /// When there is no address space for it.
     pub(super) fn new(bytes: usize) -> Result<Reserved, Refusal> {
         let (start, claim) = place(bytes, TRIES)?;
-        let reserved = Reserved { start: start as usize, bytes, _claim: claim };
+        let reserved = Reserved { start: start as usize, bytes, claim: Some(claim) };
         // SAFETY: our own mapping. A mapping that is not locked is unlocked without complaint.
         unsafe { libc::munlock(start, bytes) };
         reserved.protect(0..bytes, false)?;
@@ -95,6 +95,8 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
+        // Before it is unmapped: after that the place may be somebody else's, who registers it.
+        drop(self.claim.take());
         // SAFETY: our own mapping; those who hold pointers into it hold it too.
         unsafe { libc::munmap(self.start as *mut libc::c_void, self.bytes) };
     }
