@@ -3,6 +3,7 @@
 use super::gate::Gate;
 use super::threads::{Handlers, ThreadOptions};
 use super::*;
+use crate::sync::Arc;
 use crate::guest::uffd::{Ask, Features, Mode, Modes};
 use crate::units::PAGE_SIZE;
 use std::os::fd::AsRawFd;
@@ -26,7 +27,7 @@ struct Patterns {
 }
 
 impl Desk for Patterns {
-    fn descriptor(&self) -> &Arc<Descriptor> {
+    fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
     fn gate(&self) -> Option<&Gate> {
