@@ -4,7 +4,7 @@
 //!   page   | its number and version (8) | a word of noise that the two make, 511 times |     version 0: zeroes
 //!
 //!   writers     lock a page in the model, compare all of it with the version that the model knows, write the next one
-//!   discarders  lock some pages in the model, throw them away, say zeroes
+//!   discarders  lock some pages in the model, throw them away (by a call, or by `madvise`), say zeroes
 //!   movers      take out, bring in, prefetch, pin and unpin, take everything out, set limits
 //!   remover     unregisters the memory and registers it again, while it is being written
 //!   watchdog    ends the process with a sentence when a writer is at one page for too long
@@ -25,7 +25,7 @@ use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 use uffd::{Mapped, PAGE, alone};
 use zspool::guest::memory::{Memory, Method};
-use zspool::guest::{Engine, Error, FaultAround, Region, Service, ThreadOptions, Vm, VmOptions};
+use zspool::guest::{Engine, Error, FaultAround, Follow, Region, Service, ThreadOptions, Vm, VmOptions};
 use zspool::memcg::Counter;
 use zspool::swap::{Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::zswap::Zswap;
@@ -36,6 +36,9 @@ const WRITERS: usize = 4;
 /// A touch that takes so long is never going to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Touches, and pages taken out, of a round.
+const ENOUGH: u64 = 100;
+
 /// What the memory is, and who serves its faults.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
@@ -44,10 +47,13 @@ struct Setting {
     threads: bool,
     kept_bytes: u64,
     failing: bool,
+    /// Pages are also thrown away by `madvise`, which handlers are told of.
+    follow: bool,
 }
 
-const SETTINGS: [Setting; 8] = {
-    let plain = Setting { anonymous: true, method: Method::Move, threads: false, kept_bytes: 0, failing: false };
+const SETTINGS: [Setting; 9] = {
+    let plain =
+        Setting { anonymous: true, method: Method::Move, threads: false, kept_bytes: 0, failing: false, follow: false };
     [
         plain,
         Setting { threads: true, ..plain },
@@ -57,6 +63,7 @@ const SETTINGS: [Setting; 8] = {
         Setting { failing: true, ..plain },
         Setting { anonymous: false, method: Method::Zap, threads: true, ..plain },
         Setting { failing: true, threads: true, kept_bytes: 1 << 20, ..plain },
+        Setting { threads: true, follow: true, ..plain },
     ]
 };
 
@@ -190,7 +197,7 @@ impl Arena {
     }
 
     /// Throw away pages that nobody writes this moment.
-    fn discards(&self, seed: u64) {
+    fn discards(&self, seed: u64, behind: bool) {
         let mut random = Random(seed | 1);
         while self.going_on() {
             let first = random.below(PAGES);
@@ -199,7 +206,13 @@ impl Arena {
                 let Ok(version) = self.versions[page].try_lock() else { break };
                 locked.push(version);
             }
-            if let Ok(region) = self.region.try_read()
+            if behind && random.below(2) == 0 {
+                let pages = self.map.span(first, locked.len());
+                if !locked.is_empty() {
+                    uffd::advise(pages, libc::MADV_DONTNEED).expect("memory can be dropped");
+                }
+                locked.iter_mut().for_each(|version| **version = 0);
+            } else if let Ok(region) = self.region.try_read()
                 && let Some(region) = &*region
                 && region.discard(first * PAGE..(first + locked.len()) * PAGE).is_ok()
             {
@@ -285,8 +298,15 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
     let zswap = builder.device(std::sync::Arc::clone(&device)).build().expect("an instance");
     let engine = Engine::new(zswap)?;
     let memcg = engine.root().mkdir("vm").expect("a memcg");
-    let service = if setting.threads { Service::Threads(ThreadOptions::new(2)) } else { Service::InThread };
-    let options = VmOptions::new().service(service).kept_bytes(setting.kept_bytes).fault_around(FaultAround::Adaptive);
+    // One thread that follows discards has others beside it that make calls.
+    let threads = if setting.follow { 1 } else { 2 };
+    let service = if setting.threads { Service::Threads(ThreadOptions::new(threads)) } else { Service::InThread };
+    let follow = if setting.follow { Follow::Discards } else { Follow::Nothing };
+    let options = VmOptions::new()
+        .service(service)
+        .kept_bytes(setting.kept_bytes)
+        .fault_around(FaultAround::Adaptive)
+        .follow(follow);
     let vm = engine.vm(&memcg, options)?;
     let arena = Arena::new(setting);
     *arena.region.write().unwrap() = Some(arena.register(&vm, setting)?);
@@ -314,12 +334,17 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
         scope.spawn(move || arena.moves(seeds[0], vm, engine));
         scope.spawn(move || arena.moves(seeds[1], vm, engine));
         if !setting.failing {
-            scope.spawn(move || arena.discards(seeds[2]));
+            scope.spawn(move || arena.discards(seeds[2], setting.follow));
         }
         scope.spawn(move || arena.watch(setting));
         let _stop = Stop(&arena.stop);
         let end = Instant::now() + how_long;
-        while Instant::now() < end && arena.going_on() {
+        // A busy machine may keep some of the threads from running at all for a while.
+        let idle = || {
+            let touches: u64 = arena.touches.iter().map(|touches| touches.load(Ordering::Relaxed)).sum();
+            touches < ENOUGH || vm.stats().taken_out < ENOUGH
+        };
+        while arena.going_on() && (Instant::now() < end || (idle() && Instant::now() < end + PATIENCE)) {
             std::thread::sleep(Duration::from_millis(50));
             if setting.failing {
                 let k = device.operations() + random.below(40) as u64;
@@ -378,7 +403,6 @@ fn torture(setting: Setting, how_long: Duration, seed: u64) -> Result<Seen, Erro
 }
 
 #[test]
-#[ignore = "open: about one run in ten finds a page that was discarded and written, and reads as zeroes later"]
 fn nothing_is_lost_whatever_is_done_at_once() {
     if !alone("nothing_is_lost_whatever_is_done_at_once") {
         return;
@@ -395,7 +419,7 @@ fn nothing_is_lost_whatever_is_done_at_once() {
         match torture(setting, each, seed) {
             Ok(seen) => {
                 println!("  {seen:?}");
-                assert!(seen.touches > 100 && seen.taken_out > 100, "the round did nothing: {seen:?}");
+                assert!(seen.touches >= ENOUGH && seen.taken_out >= ENOUGH, "the round did nothing: {seen:?}");
                 assert!(setting.failing || seen.lost == 0, "a page cannot be lost where nothing fails");
             }
             Err(error) => support::skip("nothing_is_lost_whatever_is_done_at_once", &error.to_string()),

@@ -14,6 +14,8 @@
 //! - **A4** Where the descriptor has events, dropping frames of the shadow would raise one and wait for its reader, who may be the very thread that
 //!   drops them. There frames are first moved on, to memory of a descriptor without events, and dropped there.
 //! - **A2** A place of the shadow is empty before a page is moved to it: EEXIST means that a page was left behind, which is dropped.
+//! - **A5** EEXIST does not say that nothing was done: Linux (seen in 6.18) says so too of a page that it has just moved, when its entry changed
+//!   while it looked: the first write to a page of zeroes, say. So who gets it looks where the page is ([`Moved::is_moved`]).
 //! - **A3** A page whose protection was changed since it went out cannot be moved back (EINVAL): it is copied back, and the staged one dropped.
 
 use super::Refusal;
@@ -85,6 +87,11 @@ impl Moved {
             .map_err(|e| Obstacle::Failed(e.raw_os_error().unwrap_or(libc::EIO)))
     }
 
+    /// Whether the kernel has moved a page that the caller owns, though it said EEXIST: A5. Where that cannot be told it has not.
+    fn is_moved(&self, from: usize, to: usize) -> bool {
+        !self.guest.holds(from).unwrap_or(true) && self.guest.holds(to).unwrap_or(false)
+    }
+
     /// Copy one staged page back where it cannot be moved: A3.
     fn copy_back(&self, page: u32) -> Result<(), Obstacle> {
         match self.guest.install(page, self.shadow(page) as *const u8, 1, Mode::empty()).obstacle {
@@ -117,7 +124,7 @@ impl Backing for Moved {
 
     fn take_out(&self, first: u32, pages: u32) -> TakenOut {
         let mut moved = 0;
-        let mut emptied = false;
+        let mut emptied = None;
         loop {
             let (more, stopped) = through(pages - moved, Errno::INVALID, |at, count| {
                 let page = first + moved + at;
@@ -128,10 +135,14 @@ impl Backing for Moved {
             moved += more;
             let obstacle = match stopped {
                 None => None,
-                // A2. None of the pages that are left is staged, so all their places may be emptied; once is enough.
-                Some(Errno::EXISTS) if !emptied => {
-                    emptied = true;
-                    match self.empty(first + moved, pages - moved) {
+                Some(Errno::EXISTS) if self.is_moved(self.guest.address(first + moved), self.shadow(first + moved)) => {
+                    moved += 1; // A5
+                    continue;
+                }
+                // A2. One place only: pages behind it may have been moved as this one might.
+                Some(Errno::EXISTS) if emptied != Some(moved) => {
+                    emptied = Some(moved);
+                    match self.empty(first + moved, 1) {
                         Ok(()) => continue,
                         Err(obstacle) => Some(obstacle),
                     }
@@ -153,6 +164,10 @@ impl Backing for Moved {
                 None => {}
                 Some(Errno::INVALID | Errno::BUSY) => {
                     self.copy_back(first + back)?;
+                    back += 1;
+                }
+                Some(Errno::EXISTS) if self.is_moved(self.shadow(first + back), self.guest.address(first + back)) => {
+                    self.guest.wake(first + back, 1); // A5
                     back += 1;
                 }
                 Some(errno) => return Err(self.guest.obstacle(first + back, errno)),

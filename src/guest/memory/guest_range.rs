@@ -242,6 +242,13 @@ impl GuestRange {
         self.page_map.present(span.clone(), &mut |run| each(number(run.start)..number(run.end)))
     }
 
+    /// Whether there is a page at an address, of the range or of a staging place.
+    pub(super) fn holds(&self, address: usize) -> io::Result<bool> {
+        let mut entry = [Entry::empty()];
+        self.page_map.entries(address, &mut entry)?;
+        Ok(entry[0].intersects(Entry::PRESENT | Entry::SWAPPED))
+    }
+
     /// The pagemap's entries of pages, 64 at most.
     pub(super) fn entries(&self, first: u32, pages: u32, entries: &mut [Entry; 64]) -> io::Result<()> {
         self.page_map.entries(self.address(first), &mut entries[..pages as usize])

@@ -129,6 +129,15 @@ impl Pages {
         left
     }
 
+    /// The first run of these pages that is in the guest range, whatever their words say. Where the kernel does not tell: none.
+    pub(crate) fn first_present(&self, range: Range<u32>) -> Option<Range<u32>> {
+        let mut first = None;
+        let _ = self.backing().present(range.start, range.end - range.start, &mut |run| {
+            first.get_or_insert(run);
+        });
+        first
+    }
+
     fn discard_resident(&self, mut run: Owned<'_>) -> Result<Done, Error> {
         let (first, len) = (run.first(), run.len());
         match self.backing().discard(first, len) {

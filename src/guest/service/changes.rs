@@ -2,10 +2,13 @@
 //!
 //! | change | the pages there | then |
 //! |---|---|---|
-//! | `madvise` drops them | read as zeroes: slots, staged pages and charges go | |
+//! | `madvise` drops them | read as zeroes, once the kernel has emptied the range: slots, staged pages and charges go | |
 //! | `munmap` | the same | the embedder is told: the region, or its part, holds nothing |
 //! | `mremap` | those in memory have moved with it; those that are out are served at the new address | the embedder is told, and may register it anew, by another thread |
 //! | `fork` | a child has a copy of all of them: [`children`](super::children) | |
+//!
+//! The kernel empties a range that `madvise` drops only when its thread runs again, after the event was read. A page whose word said Absent before
+//! that could be taken for one that is there, leave, and come back: so that moment is waited for, with the range closed.
 //!
 //! A word that somebody owns is waited for: he owns it for one request, and gets EAGAIN meanwhile, or passes no gate. What of our own requests is
 //! told as an event, he has made Dropping, and that is left alone; but not what a compressor is about to have stored.
@@ -13,10 +16,12 @@
 use super::running::{MappingChange, VmDesk};
 use super::Change;
 use crate::guest::uffd::{Descriptor, Errno, Mode};
+use crate::sync::Moment;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::units::PAGE_SIZE;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Follow one change. It is taken when that is done: after a panic on the way it is followed again, which does no harm.
 pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
@@ -24,7 +29,7 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
     let count = |what: &AtomicU64, bytes: usize| what.fetch_add(bytes as u64, Ordering::Relaxed);
     match change {
         Some(Change::Removed(range)) => {
-            drop_pages(desk, range);
+            drop_emptied(desk, range);
             count(&counts.discarded, range.len());
         }
         Some(Change::Unmapped(range)) => {
@@ -47,6 +52,35 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
         None => {}
     }
     *change = None;
+}
+
+/// How long the kernel may take to empty a range: after that it most likely never will, as when its thread was killed.
+const EMPTIED_IN: Duration = Duration::from_secs(2);
+
+/// Pages of a range read as zeroes as soon as the kernel has emptied it. What it leaves there stays what it is.
+fn drop_emptied(desk: &VmDesk, range: &Range<usize>) {
+    let (since, mut backoff) = (Moment::now(), Backoff::new());
+    let mut at = range.start;
+    while let Some(there) = first_present(desk, at..range.end) {
+        if since.nanoseconds() < EMPTIED_IN.as_nanos() as u64 {
+            backoff.wait_for_io();
+            continue;
+        }
+        drop_pages(desk, &(at..there.start));
+        at = there.end;
+    }
+    drop_pages(desk, &(at..range.end));
+}
+
+/// The first run of a range's pages that the kernel still has there. Where it does not tell: none.
+fn first_present(desk: &VmDesk, range: Range<usize>) -> Option<Range<usize>> {
+    let mut first: Option<Range<usize>> = None;
+    desk.regions_in(&range, |pages, there| {
+        if first.is_none() {
+            first = pages.first_present(there).map(|run| pages.address(run.start)..pages.address(run.end));
+        }
+    });
+    first
 }
 
 /// Pages of a range read as zeroes from here on.

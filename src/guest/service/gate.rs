@@ -19,7 +19,7 @@
 //! A fork closes everything, and so does a range for which there is no place: who reads never waits for a place. A thread that forks, or unmaps,
 //! may have the allocator's lock until its event is read, and who opens ranges may want that lock first.
 //!
-//! Where nothing is ever unmapped or moved behind our back, and one thread reads, there is no need for a gate.
+//! Where no event is asked for there is no need for a gate.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, Rank, RwLock, RwLockReadGuard};

@@ -11,7 +11,7 @@
 //! | | features | its reads | gate |
 //! |---|---|---|---|
 //! | `InThread`, `None` | SIGBUS; user mode only | nobody's | no |
-//! | `Threads` | | wait, or `poll` does where there is a gate | where mappings are followed, children served, or several threads follow discards |
+//! | `Threads` | | wait, or `poll` does where there is a gate | where discards or mappings are followed, or children served |
 //! | `External` | | do not wait | the same |
 //! | [`Follow::Discards`] | EVENT_REMOVE | | |
 //! | [`Follow::Mappings`] | and EVENT_UNMAP, EVENT_REMAP | | |
@@ -52,10 +52,10 @@ pub enum Follow {
     /// None.
     #[default]
     Nothing,
-    /// What `madvise` drops: for a balloon that does so itself. Each such call waits until a handler has read of it. Only for memory
-    /// whose pages are moved: private anonymous memory from Linux 6.8 on.
+    /// What `madvise` drops: for a balloon that does so itself. Each such call waits until a handler has read of it, and each read of
+    /// faults takes a system call more. Only for memory whose pages are moved: private anonymous memory from Linux 6.8 on.
     Discards,
-    /// Also `munmap` and `mremap`: for memory that others manage, as a program's heap. Each read of faults takes a system call more.
+    /// Also `munmap` and `mremap`: for memory that others manage, as a program's heap.
     Mappings,
 }
 
@@ -155,20 +155,16 @@ impl Running {
     /// When the kernel refuses the descriptor, the handler of SIGBUS or threads.
     pub(crate) fn start(options: &VmOptions, children: Children, shared: &Arc<Shared>) -> Result<Running, Error> {
         fork::mark()?;
-        let (count, served) = match &options.service {
-            Service::Threads(threads) => (threads.count.max(1), true),
-            Service::External => (1, true),
-            Service::InThread | Service::None => (0, false),
-        };
+        let served = matches!(options.service, Service::Threads(_) | Service::External);
         if !served && (options.follow != Follow::Nothing || options.kernel_faults) {
             return Err(Error::Options {
                 what: "Only threads that read a descriptor can serve the kernel's accesses, and follow changes of mappings",
                 instead: "use Service::Threads or Service::External, or leave out kernel_faults and follow",
             });
         }
-        let gated = options.follow == Follow::Mappings
-            || (served && options.children)
-            || (options.follow == Follow::Discards && count > 1);
+        // Also where one thread reads: others make calls, and what they bring in between the read of an event and its being followed
+        // would be thrown away.
+        let gated = served && (options.follow != Follow::Nothing || options.children);
         let descriptor = open(options, served, gated || matches!(options.service, Service::External))?;
         let desk = Arc::new(VmDesk {
             descriptor: Arc::new(descriptor),

@@ -3,8 +3,8 @@
 use super::gate::Gate;
 use super::threads::{Handlers, ThreadOptions};
 use super::*;
-use crate::sync::Arc;
 use crate::guest::uffd::{Ask, Features, Mode, Modes};
+use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -148,7 +148,7 @@ fn touch_all(desk: &Arc<Patterns>) {
 
 fn start(desk: Patterns, options: ThreadOptions) -> (Arc<Patterns>, Handlers<Patterns>) {
     let desk = Arc::new(desk);
-    let handlers = Handlers::start(Arc::clone(&desk), &options).unwrap();
+    let handlers = Handlers::start(Arc::clone(&desk), &desk.descriptor, &options).unwrap();
     (desk, handlers)
 }
 
