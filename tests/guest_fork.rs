@@ -3,10 +3,13 @@
 //! A child does nothing but look at memory, by system calls and loads, and ends: it has one thread of many, and no lock may be taken there.
 #![cfg(all(feature = "guest", target_os = "linux"))]
 
+#[path = "support/forked.rs"]
+mod forked;
 #[path = "support/served.rs"]
 mod served;
 mod support;
 
+use forked::*;
 use served::*;
 use std::time::{Duration, Instant};
 use support::skip;
@@ -91,29 +94,6 @@ fn told_of_forks(test: &str) -> bool {
         skip(test, "events of forks need CAP_SYS_PTRACE");
     }
     ptrace
-}
-
-/// A child that runs `f` and ends with its result, or is killed after half a minute.
-fn fork(f: impl FnOnce() -> i32) -> libc::pid_t {
-    // SAFETY: the child looks at memory and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        // SAFETY: a timer, whose signal ends the process.
-        unsafe { libc::alarm(30) };
-        let code = f();
-        // SAFETY: ends it, with nothing of the parent's run.
-        unsafe { libc::_exit(code) };
-    }
-    assert!(pid > 0);
-    pid
-}
-
-/// How it ended: its code, or 256 and its signal.
-fn wait(pid: libc::pid_t) -> i32 {
-    let mut status = 0;
-    // SAFETY: a child of ours.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    if libc::WIFSIGNALED(status) { 256 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
 fn until(what: &str, mut f: impl FnMut() -> bool) {

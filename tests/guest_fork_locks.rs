@@ -4,10 +4,13 @@
 //! The C library's malloc is like that, and so are others; but whether its lock is asked for depends on what is cached. This one always is.
 #![cfg(all(feature = "guest", target_os = "linux"))]
 
+#[path = "support/forked.rs"]
+mod forked;
 #[path = "support/served.rs"]
 mod served;
 mod support;
 
+use forked::*;
 use served::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -55,29 +58,6 @@ unsafe impl GlobalAlloc for Locked {
 
 #[global_allocator]
 static ALLOCATOR: Locked = Locked;
-
-/// A child that runs `f` and ends with its result, or is killed after half a minute.
-fn fork(f: impl FnOnce() -> i32) -> libc::pid_t {
-    // SAFETY: the child looks at memory and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        // SAFETY: a timer, whose signal ends the process.
-        unsafe { libc::alarm(30) };
-        let code = f();
-        // SAFETY: ends it, with nothing of the parent's run.
-        unsafe { libc::_exit(code) };
-    }
-    assert!(pid > 0);
-    pid
-}
-
-/// How it ended: its code, or 256 and its signal.
-fn wait(pid: libc::pid_t) -> i32 {
-    let mut status = 0;
-    // SAFETY: a child of ours.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    if libc::WIFSIGNALED(status) { 256 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
-}
 
 #[test]
 fn nobody_whom_a_fork_waits_for_wants_the_lock_of_who_forks() {

@@ -515,6 +515,22 @@ fn a_page_that_is_lost_ends_the_process_with_a_sentence() {
 }
 
 #[test]
+fn pages_that_are_lost_are_told_once_and_counted_when_their_region_ends() {
+    let output = in_a_process("pages_that_are_lost_are_told_once_and_counted_when_their_region_ends", || {
+        let (_engine, _vm, mapping, region) = out(alone(VmOptions::new()));
+        DAMAGES.store(u32::MAX, Ordering::SeqCst);
+        region.make_resident(60 * PAGE..70 * PAGE).unwrap_err();
+        DAMAGES.store(0, Ordering::SeqCst);
+        region.unregister().unwrap();
+        mapping.check(0..100, 1);
+    })
+    .unwrap();
+    well(&output);
+    let told = |words: &str| said(&output).matches(words).count();
+    assert_eq!((told("cannot be read back"), told("could not be read back 10 times")), (1, 1), "{}", said(&output));
+}
+
+#[test]
 fn a_handler_that_was_installed_after_ours_is_noticed_or_adopted() {
     let output = in_a_process("a_handler_that_was_installed_after_ours_is_noticed_or_adopted", || {
         extern "C" fn theirs(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {

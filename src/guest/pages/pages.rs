@@ -11,6 +11,7 @@ use super::used::Used;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
 use crate::guest::{Error, FaultAround};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Moment, Mutex, Planted, Rank, Seat, Seated, Table};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
 use std::ops::Range;
@@ -198,6 +199,8 @@ pub(crate) struct Pages {
     closers: Mutex<u32>,
     /// Children of fork have a copy.
     inherited: bool,
+    /// How often a page of it could not be had.
+    lost: AtomicU64,
     /// Pages that could not leave, as the kernel called them busy.
     pub(super) busy: Busy,
     /// Where pages were in memory.
@@ -235,6 +238,7 @@ impl Pages {
             gate,
             closers: Mutex::new(Rank::Leaf, 0),
             inherited: false,
+            lost: AtomicU64::new(0),
             busy: Busy::default(),
             used: Used::new(slots.len() as u32),
             streak: Streak::default(),
@@ -310,6 +314,16 @@ impl Pages {
         if *closers == 0 {
             let _ = self.gate.put(());
         }
+    }
+
+    /// A page could not be had. How often that was before.
+    pub(crate) fn note_lost(&self) -> u64 {
+        self.lost.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How often a page could not be had.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Children of fork have a copy of them, or not.

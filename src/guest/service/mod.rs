@@ -37,8 +37,8 @@ pub(crate) mod keeping;
 pub(crate) mod last_words;
 mod list;
 mod matters;
-mod panics;
 mod nursery;
+mod panics;
 pub(crate) mod reader;
 mod relics;
 pub(crate) mod running;
@@ -58,6 +58,7 @@ pub(crate) use gate::Gate;
 pub(crate) use panics::Panics;
 
 use crate::guest::pages::{Access, Pages, Served, Waiting};
+use crate::guest::registry::{self, Found};
 use crate::guest::uffd::{Descriptor, Errno, Fault, Mode};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::process_static;
@@ -145,19 +146,36 @@ fn failed(address: usize, errno: i32) -> Answer {
 }
 
 process_static! {
-    /// Sentences about pages that cannot be had.
+    /// Sentences about pages of no region that cannot be had.
     SAID: AtomicU32 = AtomicU32::new(0)
 }
 
-/// So many of them: a device that is gone takes many pages along.
+/// So many of them.
 const SAYINGS: u32 = 16;
 
-/// Say that a page cannot be had: before it is poisoned, for its thread may end the process as soon as it is.
+/// Say that a page cannot be had: before it is poisoned, for its thread may end the process as soon as it is. Once for each region: a device that
+/// is gone takes many pages along, and how many is said [when the region ends](say_lost).
 pub(crate) fn say_poisoned(address: usize) {
-    if SAID.fetch_add(1, Ordering::Relaxed) < SAYINGS {
+    let first = match registry::find(address) {
+        Found::Page(pages, _) => pages.note_lost() == 0,
+        _ => SAID.fetch_add(1, Ordering::Relaxed) < SAYINGS, // a child's, or one that was moved
+    };
+    if first {
         LastWords::new(format_args!(
             "the page at {address:#x} cannot be read back (its copy is damaged, or its device failed): who touches it gets a SIGBUS, which ends \
              the process unless it has a handler that knows better. make_resident() on it says more, and tries again"
+        ))
+        .say();
+    }
+}
+
+/// Its region ends: say how many there were, if that was not said.
+pub(crate) fn say_lost(pages: &Pages) {
+    let (lost, there) = (pages.lost(), pages.addresses());
+    if lost > 1 {
+        LastWords::new(format_args!(
+            "pages of the region {:#x}..{:#x} could not be read back {lost} times, of which the first was told",
+            there.start, there.end
         ))
         .say();
     }

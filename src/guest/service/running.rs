@@ -283,6 +283,7 @@ impl Running {
     /// The region is gone.
     pub(crate) fn keep_no_more(&self, pages: &Arc<Pages>) {
         self.desk.hold_no_more(pages);
+        super::say_lost(pages);
     }
 
     /// What it has met with.

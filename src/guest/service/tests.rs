@@ -4,6 +4,7 @@ use super::gate::Gate;
 use super::threads::{Handlers, ThreadOptions};
 use super::*;
 use crate::guest::uffd::{Ask, Features, Mode, Modes};
+use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -26,7 +27,7 @@ struct Patterns {
 }
 
 impl Desk for Patterns {
-    fn descriptor(&self) -> &Arc<Descriptor> {
+    fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
     fn gate(&self) -> Option<&Gate> {
@@ -147,7 +148,7 @@ fn touch_all(desk: &Arc<Patterns>) {
 
 fn start(desk: Patterns, options: ThreadOptions) -> (Arc<Patterns>, Handlers<Patterns>) {
     let desk = Arc::new(desk);
-    let handlers = Handlers::start(Arc::clone(&desk), &options).unwrap();
+    let handlers = Handlers::start(Arc::clone(&desk), &desk.descriptor, &options).unwrap();
     (desk, handlers)
 }
 

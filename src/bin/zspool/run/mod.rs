@@ -44,6 +44,12 @@ pub(crate) enum RunError {
     Library(#[from] library::LibraryError),
     #[error("{0}")]
     Permission(uffd::Error),
+    #[error(
+        "This user may not serve page faults that happen in system calls, which PROGRAM makes with memory that is out (userfaultfd: EPERM; \
+         /dev/userfaultfd: {0}). Do one of these: run `zspool run` as root; or have root set `sysctl vm.unprivileged_userfaultfd=1`; or have root \
+         give this user access to the device, as by `setfacl -m u:USER:rw /dev/userfaultfd`."
+    )]
+    NotPermitted(io::Error),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -111,7 +117,12 @@ pub(crate) fn run(args: &Run) -> Result<watch::Ended, RunError> {
 /// Whether this user may serve faults of the kernel's.
 fn permission() -> Result<(), RunError> {
     let ask = uffd::Ask { user_mode_only: false, ..uffd::Ask::default() };
-    uffd::Descriptor::open(ask).map(drop).map_err(RunError::Permission)
+    match uffd::Descriptor::open(ask) {
+        Ok(_) => Ok(()),
+        // Its own advice is for who embeds the crate.
+        Err(uffd::Error::NotPermitted { device }) => Err(RunError::NotPermitted(device)),
+        Err(error) => Err(RunError::Permission(error)),
+    }
 }
 
 fn settings(args: &Run) -> Result<Settings, RunError> {
