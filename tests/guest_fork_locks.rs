@@ -105,6 +105,8 @@ fn nobody_whom_a_fork_waits_for_wants_the_lock_of_who_forks() {
             while started.elapsed() < Duration::from_millis(1500) || rounds.load(Ordering::Relaxed) < 3 {
                 assert_eq!(wait(fork(|| 0)), 0);
                 forks += 1;
+                // Each keeps all pages where they are until its child is born: without a pause the writer gets nowhere.
+                std::thread::sleep(Duration::from_millis(2));
             }
             stop.store(true, Ordering::Relaxed);
             assert!(forks > 3, "{forks}");
