@@ -115,7 +115,12 @@ impl<C: Cells> Pool<C> {
         let to = to.filter(|&to| self.may_be_backed(to, shape, within));
         match to.and_then(|to| self.reserve(class, to)) {
             Some(to) => Step::Back(Ready { from, to }),
-            None => Step::Busy(victim),
+            None => {
+                // Nobody is at it: its memcg may not have frames here, or there are none.
+                work.busy.push(victim);
+                work.goal = None;
+                Step::Next
+            }
         }
     }
 
