@@ -391,6 +391,10 @@ fn while_an_event_is_unread_what_fills_pages_says_again() {
 /// The program unmaps a range, and something else is mapped there, before anybody could be told: none of it is taken.
 #[test]
 fn what_a_stranger_mapped_meanwhile_is_not_taken() {
+    // A process of its own: other tests would map things into the hole.
+    if !alone("what_a_stranger_mapped_meanwhile_is_not_taken") {
+        return;
+    }
     within(60, || {
         let features = Features::EVENT_UNMAP | Features::EVENT_REMOVE;
         let Some(mut bed) = Bed::with((true, Method::Move), 64, features, |map| fill(map, 0..64)) else { return };

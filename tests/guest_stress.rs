@@ -43,7 +43,7 @@ const KINDS: [(bool, Method); 4] =
 
 /// What a page holds at first. Every fourth does not shrink, and is put back whenever it was taken out; the others leave.
 fn content(page: usize) -> [u8; PAGE] {
-    let mut content = pattern(page, 1);
+    let mut content = noise(page, 1);
     if !page.is_multiple_of(4) {
         content[PAGE / 4..].fill(page as u8 | 1);
     }

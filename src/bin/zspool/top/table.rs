@@ -75,11 +75,11 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(
             lines[1],
-            "4711  qemu-system-x86_64-w  vm   256M  255M      201M    3.00M   54.0M  150M       0      1234  54.3 us"
+            "4711  qemu-system-x86_64-w  vm   256M  255M      201M     3.0M   54.0M  150M       0      1234  54.3 us"
         );
         assert_eq!(
             lines[2],
-            "   5  qemu-system-x86_64-w  vm      -  255M      201M    3.00M   54.0M  150M       0         -        -"
+            "   5  qemu-system-x86_64-w  vm      -  255M      201M     3.0M   54.0M  150M       0         -        -"
         );
         assert!(table(&[]).contains("zspool run"));
     }
