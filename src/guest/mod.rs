@@ -31,6 +31,10 @@ pub mod memory;
 pub mod model;
 #[cfg_attr(loom, allow(dead_code, reason = "models have no kernel, and use a part of it"))]
 pub(crate) mod pages;
+#[cfg(loom)]
+#[allow(dead_code, reason = "models use a part of it")]
+#[path = "service/modelled.rs"]
+mod service;
 pub mod uffd;
 
 unmodelled! {

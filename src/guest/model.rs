@@ -3,10 +3,14 @@
 //! The real `Pages` over a `Simulated` backing and a store of tokens, or the real `Zswap`. A guest access that faults is served as
 //! the SIGBUS service would: in the thread, waiting for owners.
 
+mod changing;
+
 use super::memory::backing::{Backing, Staging};
 use super::memory::simulated::{Simulated, Trap};
 use super::pages::ports::{Effort, Purse, Store, Why};
 use super::pages::{Access, Inherited, Pages, Served, Shared, Waiting};
+use super::service::gate::Gate;
+use super::service::gated::Gated;
 use super::{Error, FaultAround};
 use crate::memcg::{Counter, Memcg, Resident};
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -38,6 +42,7 @@ pub struct Model {
     backing: Simulated,
     charged: Charged,
     tokens: Option<Arc<Tokens>>,
+    gate: Arc<Gate>,
 }
 
 enum Charged {
@@ -141,6 +146,15 @@ impl Store for Tokens {
 impl Model {
     /// A region over a store of tokens.
     pub fn new(options: ModelOptions) -> Model {
+        Self::of_tokens(options, false)
+    }
+
+    /// The same behind a gate, and traced: mappings may change behind its back.
+    pub fn gated(options: ModelOptions) -> Model {
+        Self::of_tokens(options, true)
+    }
+
+    fn of_tokens(options: ModelOptions, gated: bool) -> Model {
         let coins = Arc::new(Coins::default());
         let tokens = Arc::new(Tokens {
             slots: Mutex::new(Rank::Leaf, BTreeMap::new()),
@@ -149,15 +163,15 @@ impl Model {
             stiff_from: options.stiff_from,
         });
         let slots = SlotRange::new(Slot(0), options.pages.into());
-        let (pages, backing) = Self::make(options, tokens.clone(), coins.clone(), slots);
-        Model { pages, backing, charged: Charged::Alone(coins), tokens: Some(tokens) }
+        let (pages, backing, gate) = Self::make(options, tokens.clone(), coins.clone(), slots, gated);
+        Model { pages, backing, charged: Charged::Alone(coins), tokens: Some(tokens), gate }
     }
 
     /// A region over a real store, charged to `memcg`.
     pub fn over(options: ModelOptions, zswap: Arc<Zswap>, memcg: &Memcg) -> Model {
         let slots = zswap.reserve(options.pages.into()).expect("there are slots");
-        let (pages, backing) = Self::make(options, zswap, Wallet(memcg.clone()), slots);
-        Model { pages, backing, charged: Charged::Memcg(memcg.clone()), tokens: None }
+        let (pages, backing, gate) = Self::make(options, zswap, Wallet(memcg.clone()), slots, false);
+        Model { pages, backing, charged: Charged::Memcg(memcg.clone()), tokens: None, gate }
     }
 
     fn make(
@@ -165,17 +179,26 @@ impl Model {
         store: impl Store + 'static,
         purse: impl Purse + 'static,
         slots: SlotRange,
-    ) -> (Arc<Pages>, Simulated) {
+        gated: bool,
+    ) -> (Arc<Pages>, Simulated, Arc<Gate>) {
         let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
         let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
         let shared =
             Shared::new(Box::new(store), Box::new(purse), Box::new(()), options.kept_bytes, around, options.planted)
                 .expect("there are addresses");
         let backing = Simulated::new(options.pages, staging);
-        let pages = Pages::new(Arc::new(shared), Box::new(backing.clone()), slots, 0).expect("there are addresses");
+        let gate = Arc::new(Gate::with_planted(options.planted));
+        let behind: Box<dyn Backing> = match gated {
+            true => Box::new(Gated::new(Box::new(backing.clone()), gate.clone(), 0)),
+            false => Box::new(backing.clone()),
+        };
+        let mut pages = Pages::new(Arc::new(shared), behind, slots, 0).expect("there are addresses");
+        if gated {
+            pages = pages.traced(true, None).expect("there are addresses");
+        }
         let pages = Arc::new(pages);
         pages.shared().roster.add(pages.clone());
-        (pages, backing)
+        (pages, backing, gate)
     }
 
     /// The guest reads a page: what it holds, or `None` where it is poisoned.

@@ -158,6 +158,16 @@ pub enum Bug {
     HeirOwnsAsDropping,
     /// Who follows a removal takes a page that is about to be stored for one that is being thrown away.
     RemovalPassesOver,
+    /// Who passes the gate looks whether the range is open, and enters then.
+    GateLooksFirst,
+    /// A range is opened before its words have followed.
+    GateOpensEarly,
+    /// Words follow a removal although the kernel has not emptied the range yet.
+    RemovalNotAwaited,
+    /// Who takes pages out notes it before only.
+    LeavesNotedBefore,
+    /// Who asks what was written does not look for pages that are leaving.
+    LeavingNotLookedFor,
 }
 
 /// Which bug, if any, is planted.

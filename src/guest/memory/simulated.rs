@@ -10,6 +10,8 @@
 //! Each request, and each access of the guest's, is one step under one lock, as the kernel's lock of an address space makes it.
 //! Staged bytes are read without it.
 
+mod changing;
+
 use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
 use crate::sync::{Arc, Mutex, Rank};
 use crate::units::PAGE_SIZE;
@@ -43,6 +45,10 @@ struct Place {
     staged: bool,
     /// Threads wait here in the kernel.
     waited_for: bool,
+    /// What other memory holds that is mapped here by now, and not registered.
+    other: Option<u64>,
+    /// Written since the kernel was asked for its marks.
+    written: bool,
 }
 
 /// What requests fail with, on cue.
@@ -50,6 +56,8 @@ struct Place {
 struct Cue {
     /// So many installations, of pages or of poison, still find the address space changing.
     again: u32,
+    /// Threads that change mappings, and have not gone on.
+    changing: u32,
 }
 
 /// A guest range without a kernel. Clones are the same one.
@@ -114,6 +122,7 @@ impl Simulated {
             return Err(Trap::Protected);
         }
         let result = f(token);
+        place.written |= write;
         if write && self.staging == Staging::InPlace {
             let token = *token;
             self.set_bytes(page, token);
@@ -125,6 +134,7 @@ impl Simulated {
     pub(crate) fn vanish(&self, page: u32) {
         let place = &mut self.state.lock().0[page as usize];
         (place.token, place.mapped, place.protected) = (None, false, false);
+        (place.other, place.written) = (None, false);
     }
 
     /// A thread faults and waits in the kernel, unless it can go on by now. Whether it waits.
@@ -167,17 +177,33 @@ impl Simulated {
     }
 
     fn put(&self, page: u32, place: &mut Place, cue: &mut Cue, token: u64, protected: bool) -> Result<(), Obstacle> {
-        if cue.again > 0 {
-            cue.again -= 1;
-            return Err(Obstacle::Again);
+        cue.again()?;
+        if place.other.is_some() {
+            return Err(Obstacle::Gone);
         }
         if place.token.is_some() || place.poisoned {
             return Err(Obstacle::There);
         }
         (place.token, place.mapped, place.protected) = (Some(token), true, protected);
-        place.waited_for = false;
+        (place.waited_for, place.written) = (false, true);
         if self.staging == Staging::InPlace {
             self.set_bytes(page, token);
+        }
+        Ok(())
+    }
+}
+
+impl Cue {
+    /// While somebody changes mappings, nothing comes in or leaves.
+    fn unchanging(&self) -> Result<(), Obstacle> {
+        if self.changing > 0 { Err(Obstacle::Again) } else { Ok(()) }
+    }
+
+    fn again(&mut self) -> Result<(), Obstacle> {
+        self.unchanging()?;
+        if self.again > 0 {
+            self.again -= 1;
+            return Err(Obstacle::Again);
         }
         Ok(())
     }
@@ -189,12 +215,14 @@ fn all((_, obstacle): (u32, Option<Obstacle>)) -> Result<(), Obstacle> {
 
 impl Backing for Simulated {
     fn take_out(&self, first: u32, pages: u32) -> TakenOut {
-        let (moved, obstacle) = self.each(first, pages, |page, place, _| {
+        let (moved, obstacle) = self.each(first, pages, |page, place, cue| {
+            cue.unchanging()?;
+            assert_eq!(place.other, None, "page {page} was taken, which is not registered");
             if place.pinned {
                 return Err(Obstacle::Busy);
             }
             let token = place.token.filter(|_| place.mapped).ok_or(Obstacle::Hole)?;
-            (place.mapped, place.protected) = (false, false);
+            (place.mapped, place.protected, place.written) = (false, false, false);
             if self.staging == Staging::Apart {
                 assert!(!place.staged, "the shadow place of page {page} was not empty");
                 (place.token, place.staged) = (None, true);
@@ -208,6 +236,7 @@ impl Backing for Simulated {
     fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         all(self.each(first, pages, |page, place, cue| match self.staging {
             Staging::InPlace => {
+                cue.unchanging()?;
                 place.token.ok_or(Obstacle::Hole)?;
                 (place.mapped, place.waited_for) = (true, false);
                 Ok(())
@@ -253,30 +282,29 @@ impl Backing for Simulated {
     }
 
     fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        all(self.each(first, pages, |_, place, _| {
+        all(self.each(first, pages, |_, place, cue| {
+            cue.unchanging()?;
             (place.protected, place.waited_for) = (false, false);
             Ok(())
         }))
     }
 
     fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        all(self.each(first, pages, |_, place, _| {
+        all(self.each(first, pages, |_, place, cue| {
+            cue.unchanging()?;
             place.protected = true;
             Ok(())
         }))
     }
 
     fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        all(self.each(first, pages, |_, place, cue| match place.token {
-            _ if cue.again > 0 => {
-                cue.again -= 1;
-                Err(Obstacle::Again)
+        all(self.each(first, pages, |_, place, cue| {
+            cue.again()?;
+            if place.token.is_some() {
+                return Err(Obstacle::There);
             }
-            Some(_) => Err(Obstacle::There),
-            None => {
-                (place.poisoned, place.waited_for) = (true, false);
-                Ok(())
-            }
+            (place.poisoned, place.waited_for) = (true, false);
+            Ok(())
         }))
     }
 

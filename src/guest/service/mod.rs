@@ -32,7 +32,7 @@ pub(crate) mod children;
 mod claim;
 pub(crate) mod fork;
 pub(crate) mod gate;
-mod gated;
+pub(crate) mod gated;
 pub(crate) mod keeping;
 pub(crate) mod last_words;
 mod list;
