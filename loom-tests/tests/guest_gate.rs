@@ -9,6 +9,7 @@
 //! | `drop_vs_access` of a stored page | GateOpensEarly |
 //! | `drop_vs_round_trip` of one that is there | RemovalNotAwaited |
 //! | `fork_vs_take_out`, `fork_vs_access` | GateLooksFirst, GateOpensEarly |
+//! | `fork_then_discard` | DiscardIgnoresGate |
 //! | `dirty_vs_take_out` | LeavesNotedBefore, LeavingNotLookedFor |
 #![cfg(loom)]
 
@@ -206,6 +207,42 @@ fn a_gate_that_does_not_hold_is_seen_by_the_child() {
         assert!(message.contains("the child has"), "{bug:?}: {message}");
         let message = catches(move || outcomes(move || fork_vs_access(Planted::bug(bug))));
         assert!(message.contains("the child has"), "{bug:?}: {message}");
+    }
+}
+
+fn fork_then_discard(planted: Planted, is_stored: bool) -> &'static str {
+    let model = if is_stored { stored(planted) } else { resident(planted) };
+    if !is_stored {
+        model.stage(0, 1);
+    }
+    let (child, discarded, ()) = race_of_three(
+        &model,
+        |model, woken| model.follow_fork(0, woken),
+        |model| {
+            model.forked();
+            model.discard(0, 1).unwrap()
+        },
+        |_| (),
+    );
+    assert_eq!((discarded, model.read(0)), (1, Some(0)), "it was thrown away");
+    model.check();
+    from(child)
+}
+
+#[test]
+fn a_page_thrown_away_after_a_fork_is_the_childs() {
+    for is_stored in [true, false] {
+        let seen = outcomes_of_long(move || fork_then_discard(Planted::NONE, is_stored));
+        assert_eq!(seen, ["the words"].into());
+    }
+}
+
+#[test]
+fn a_page_thrown_away_before_the_child_has_it_is_seen() {
+    for is_stored in [true, false] {
+        let bug = Planted::bug(Bug::DiscardIgnoresGate);
+        let message = catches(move || outcomes_of_long(move || fork_then_discard(bug, is_stored)));
+        assert!(message.contains("lost the page"), "{message}");
     }
 }
 

@@ -160,6 +160,8 @@ pub enum Bug {
     RemovalPassesOver,
     /// Who passes the gate looks whether the range is open, and enters then.
     GateLooksFirst,
+    /// Who throws away a page that is out does not ask the gate.
+    DiscardIgnoresGate,
     /// A range is opened before its words have followed.
     GateOpensEarly,
     /// Words follow a removal although the kernel has not emptied the range yet.

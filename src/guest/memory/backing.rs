@@ -113,6 +113,15 @@ pub trait Backing: Send + Sync {
     /// The obstacle.
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
 
+    /// Whether pages that are out may be thrown away now; nothing is asked of the kernel.
+    ///
+    /// # Errors
+    /// `Again` while their mapping changes: a child of fork may be about to inherit them.
+    fn steady(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        let _ = (first, pages);
+        Ok(())
+    }
+
     /// Tell `each` which runs of pages hold something, in ascending order. Needs no word: what moves meanwhile may be told either way.
     ///
     /// # Errors

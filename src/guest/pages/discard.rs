@@ -85,6 +85,13 @@ impl Pages {
                         Owned::one(self, at, seen).end_front(1, End::at(State::Absent));
                     }
                 }
+                // Out: who throws away after a fork finds it closed, until the child has the page. Asked owning nothing: the fork waits for owners.
+                _ if !self.shared().planted.is(Bug::DiscardIgnoresGate)
+                    && self.backing().steady(at, 1) == Err(Obstacle::Again) =>
+                {
+                    again.wait_for_io();
+                    continue;
+                }
                 _ if self.word(at).discard(seen).is_err() => continue,
                 _ => {
                     if self.discard_out(Owned::one(self, at, seen), By::Us)? == Done::Again {

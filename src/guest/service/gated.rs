@@ -111,6 +111,10 @@ impl Backing for Gated {
         self.inner.discard(first, pages)
     }
 
+    fn steady(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+        self.through(first, pages, || Ok(()))
+    }
+
     fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
         self.inner.present(first, pages, each)
     }
