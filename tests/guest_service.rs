@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use support::skip;
 use zspool::compress::Codecs;
 use zspool::guest::service::{AlternateStack, sigbus};
-use zspool::guest::{Engine, Error, FaultAround, Follow, MappingChange, Service, ThreadOptions, Vm, VmOptions};
+use zspool::guest::{
+    Engine, Error, FaultAround, FaultKind, Follow, MappingChange, Service, ThreadOptions, Vm, VmOptions,
+};
 use zspool::memcg::Counter;
 use zspool::zswap::Zswap;
 
@@ -923,6 +925,39 @@ fn sixty_four_gib_mostly_untouched_cost_what_is_used() {
         assert!(registered < 1 << 20, "{registered} bytes for registering");
         // At worst each has a page of words, of slot words, of links and of entries to itself, and its compressed bytes.
         assert!(out < 1000 * 6 * PAGE as i64, "{out} bytes for 1000 pages");
+    });
+}
+
+/// Memory that is touched for the first time in order comes by windows, and takes nothing but charges before it is written.
+#[test]
+fn memory_that_is_touched_in_order_comes_by_windows_and_scattered_pages_alone() {
+    within_a_minute(|| {
+        const PAGES: usize = 2048;
+        let engine = engine();
+        for (options, most) in
+            [(VmOptions::new(), 100), (VmOptions::new().fault_around(FaultAround::Off), PAGES as u64)]
+        {
+            let vm = vm(&engine, &format!("vm{most}"), options).unwrap();
+            let mapping = Mapping::new(PAGES);
+            let region = mapping.register(&vm);
+            mapping.write(0..PAGES, 1);
+            let stats = vm.stats();
+            let faults = stats.faults_of(FaultKind::Absent).count();
+            assert!(faults <= most && (most < PAGES as u64 || faults == most), "{faults} of {PAGES} pages were faults");
+            assert_eq!(stats.resident, (PAGES * PAGE) as u64);
+            // Thrown away, with every ninth page touched again: nothing is next to it.
+            region.discard(0..PAGES * PAGE).unwrap();
+            (0..PAGES).step_by(9).for_each(|page| mapping.write(page..page + 1, 2));
+            assert_eq!(vm.stats().resident, (PAGES.div_ceil(9) * PAGE) as u64);
+            // At a limit of as much as there is, nothing leaves for zeroes that nobody asked for.
+            vm.memcg().write_file("memory.max", &vm.stats().resident.to_string()).unwrap();
+            mapping.write(1..2, 2);
+            mapping.check(1..2, 2);
+            assert!(vm.memcg().current(Counter::Memory) <= (PAGES.div_ceil(9) * PAGE) as u64);
+            assert_eq!(vm.memcg().overshoot(), 0);
+            region.unregister().unwrap();
+            (0..PAGES).step_by(9).for_each(|page| mapping.check(page..page + 1, 2));
+        }
     });
 }
 

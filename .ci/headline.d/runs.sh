@@ -68,7 +68,7 @@ attempt_run() { # run, key
   [ "$(value "$run" ended)" = well ] || tail -n 5 "$to/errors" "$to/console"
 }
 
-# Four times a second, a line: seconds, resident, staged, compressed, held, device, anonymous, swapped, charged, minor, major, step
+# Twice a second, a line: seconds, resident, staged, compressed, held, device, anonymous, swapped, charged, minor, major, step
 # (compressed: what limits count; held: the frames or pages it lies in; bytes; - where nobody knows). All from outside but for
 # zspool's compressed, held and device, which are its own word and are compared with what the process takes.
 sample_until_end() { # run, folder, pid, limit, limit of the cgroup
@@ -94,7 +94,7 @@ sample_until_end() { # run, folder, pid, limit, limit of the cgroup
       printf '%d.%02d,%s,%s,%s,%s,%s,%s\n' $(((now - began) / 1000000)) $(((now - began) / 10000 % 100)) \
         "${memory%,*,*}" "$store" "${memory#*,*,}" "$charged" "$faults" "$step" >>"$to/samples.csv"
     fi
-    sleep 0.25
+    sleep 0.5
   done
 }
 

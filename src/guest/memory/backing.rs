@@ -71,6 +71,11 @@ pub trait Backing: Send + Sync {
     /// Install pages that read as zero, and wake who waits.
     fn install_zero(&self, first: u32, pages: u32) -> Installed;
 
+    /// Whether pages of [`install_zero`](Self::install_zero) take no memory before they are written.
+    fn shares_zeroes(&self) -> bool {
+        true
+    }
+
     /// Whether [`move_in`](Self::move_in) of so many pages has frames at hand, and so costs less than [`install`](Self::install).
     fn can_move_in(&self, pages: u32) -> bool {
         let _ = pages;

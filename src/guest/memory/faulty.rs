@@ -190,6 +190,10 @@ impl Backing for Faulty {
         self.inner.release()
     }
 
+    fn shares_zeroes(&self) -> bool {
+        self.inner.shares_zeroes()
+    }
+
     fn staging(&self) -> Staging {
         self.inner.staging()
     }

@@ -329,6 +329,10 @@ impl Backing for Filed {
         self.guest.release()
     }
 
+    fn shares_zeroes(&self) -> bool {
+        false // each is a page of the file
+    }
+
     fn staging(&self) -> Staging {
         Staging::InPlace
     }

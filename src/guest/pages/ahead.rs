@@ -4,6 +4,8 @@
 //!   a fault of p, stored     ... s s s [ s s P s s s r s ... ]   16 aligned pages: those around p without a gap that are
 //!                                      +---------+               stored and went out with it
 //!   in order, for the third time       P s s s s s ...           up to 64 from p on, straight into frames that are moved in
+//!   a fault of p, nowhere, beside      the same windows: neighbours that are nowhere become zeroes in the same request, where that
+//!   one that is in use                 takes no memory before they are written
 //! ```
 //!
 //! Neighbours are charged only as far as nothing has to leave for them, and are not read from a device unless the page itself is.
@@ -133,18 +135,7 @@ impl Pages {
     pub(super) fn gather<'a>(&'a self, mut owned: Owned<'a>) -> Owned<'a> {
         let page = owned.first();
         let stamp = owned.was(page).stamp();
-        let in_order = self.streak.missed(page);
-        let window = match self.shared().around {
-            FaultAround::Off | FaultAround::Pages(0 | 1) => return owned,
-            FaultAround::Adaptive if in_order => page..page.saturating_add(TOGETHER),
-            FaultAround::Adaptive => page / BY_COPY * BY_COPY..page / BY_COPY * BY_COPY + BY_COPY,
-            FaultAround::Pages(most) => {
-                let most = most.min(TOGETHER);
-                page / most * most..(page / most).saturating_add(1).saturating_mul(most)
-            }
-        };
-        let window = window.start..window.end.min(self.count());
-        self.streak.window(window.end);
+        let Some(window) = self.window(page) else { return owned };
         let alike = |page: u32| {
             let seen = self.word(page).load();
             let alike = seen.state() == State::Stored
@@ -161,6 +152,67 @@ impl Pages {
             owned.push_front(was);
         }
         owned
+    }
+
+    /// The pages that are to come with one that was missed, and that one.
+    fn window(&self, page: u32) -> Option<Range<u32>> {
+        let in_order = self.streak.missed(page);
+        let window = match self.shared().around {
+            FaultAround::Off | FaultAround::Pages(0 | 1) => return None,
+            FaultAround::Adaptive if in_order => page..page.saturating_add(TOGETHER),
+            FaultAround::Adaptive => page / BY_COPY * BY_COPY..page / BY_COPY * BY_COPY + BY_COPY,
+            FaultAround::Pages(most) => {
+                let most = most.min(TOGETHER);
+                page / most * most..(page / most).saturating_add(1).saturating_mul(most)
+            }
+        };
+        let window = window.start..window.end.min(self.count());
+        self.streak.window(window.end);
+        Some(window)
+    }
+
+    /// A fault of a page that is nowhere, which is owned and paid for: its neighbours that are nowhere come with it, as far as nothing has to leave
+    /// for them. `None` where none comes; the page is as it was then.
+    pub(super) fn zero_around(&self, owned: &mut Owned<'_>) -> Option<Served> {
+        if !self.backing().shares_zeroes() {
+            return None;
+        }
+        let page = owned.first();
+        // Next to one that is in use: of memory that is touched here and there, neighbours would be charged for nothing.
+        let is_used = |page: u32| page < self.count() && self.word(page).load().state() != State::Absent;
+        if !is_used(page + 1) && !page.checked_sub(1).is_some_and(is_used) {
+            return None;
+        }
+        let window = self.window(page)?;
+        let absent = |page: u32| {
+            let seen = self.word(page).load();
+            (seen.state() == State::Absent && self.word(page).fill(seen).is_ok()).then_some(seen)
+        };
+        let mut after = Owned::none(self, page + 1);
+        for next in page + 1..window.end {
+            let Some(was) = absent(next) else { break };
+            after.push(was);
+        }
+        let mut before = Owned::none(self, page);
+        for earlier in (window.start..page).rev() {
+            let Some(was) = absent(earlier) else { break };
+            before.push_front(was);
+        }
+        let neighbours = before.len() + after.len();
+        if neighbours == 0 || !self.shared().purse.try_charge(neighbours) {
+            return None;
+        }
+        before.set_paid();
+        after.set_paid();
+        let done = self.backing().install_zero(before.first(), neighbours + 1).pages;
+        // From the front: as many as came. What did not is restored, and what was paid for it given back.
+        let (ahead, came) = (before.len(), done > before.len());
+        self.arrived(State::Absent, done);
+        before.end_front(done.min(ahead), End::at(State::Resident));
+        owned.end_front(u32::from(came), End::at(State::Resident));
+        after.end_front(done.saturating_sub(ahead + 1), End::at(State::Resident));
+        self.shared().observer.count(Count::Around, done - u32::from(came));
+        came.then_some(Served::Installed(Kind::Absent))
     }
 
     /// A fault of `page`, which is owned with neighbours.

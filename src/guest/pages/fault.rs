@@ -2,7 +2,7 @@
 //!
 //! | the word says | then |
 //! |---|---|
-//! | Absent | zeroes, and a charge |
+//! | Absent | zeroes, and a charge; neighbours that are absent too come along where zeroes take no memory |
 //! | Staged | put back as it is |
 //! | Compressing | a copy of the staged page, and a charge; the compressor drops its result (where the page is staged in place: put back) |
 //! | Stored | loaded, and a charge; neighbours that went out with it come along |
@@ -121,6 +121,11 @@ impl Pages {
             State::Absent => {
                 if !self.pay(&mut owned, why) {
                     return self.denied(owned);
+                }
+                if why == Why::Fault
+                    && let Some(served) = self.zero_around(&mut owned)
+                {
+                    return served;
                 }
                 let done = match access {
                     Access::Write => self.backing().install(page, &raw const ZEROES.0, 1, false),

@@ -13,8 +13,8 @@
 //! A word that somebody owns is waited for: he owns it for one request, and gets EAGAIN meanwhile, or passes no gate. What of our own requests is
 //! told as an event, he has made Dropping, and that is left alone; but not what a compressor is about to have stored.
 
-use super::running::{MappingChange, VmDesk};
 use super::Change;
+use super::running::{MappingChange, VmDesk};
 use crate::guest::uffd::{Descriptor, Errno, Mode};
 use crate::sync::Moment;
 use crate::sync::atomic::{AtomicU64, Ordering};

@@ -21,7 +21,7 @@
 //!
 //! Where no event is asked for there is no need for a gate.
 
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Bug, Mutex, Planted, Rank, RwLock, RwLockReadGuard};
 use std::ops::Range;
 
@@ -37,6 +37,8 @@ pub(crate) struct Gate {
     passage: RwLock<()>,
     /// How many are closed: most of the time none, and that is one load.
     closed: AtomicUsize,
+    /// Something was moved, ever.
+    moved: AtomicBool,
     /// How many of those are all there is.
     everything: AtomicUsize,
     ranges: Mutex<[Range<usize>; CLOSED]>,
@@ -63,6 +65,7 @@ impl Gate {
         Gate {
             passage: RwLock::new(Rank::Changes, ()),
             closed: AtomicUsize::new(0),
+            moved: AtomicBool::new(false),
             everything: AtomicUsize::new(0),
             ranges: Mutex::new(Rank::Leaf, [const { 0..0 }; CLOSED]),
             planted,
@@ -92,6 +95,16 @@ impl Gate {
     /// Whether everything is closed: no fault can be served anyway.
     pub(crate) fn is_all_closed(&self) -> bool {
         self.everything.load(Ordering::Acquire) > 0
+    }
+
+    /// A range was moved: what is nowhere by its word may have been moved there. For who is alone in the gate.
+    pub(crate) fn note_moved(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a range was moved, ever. Who passes knows of all that was read before; Relaxed, as the passage is a lock.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
     }
 
     /// Read events, alone, and close what they change: `f` is called with what closes a range.

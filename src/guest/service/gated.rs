@@ -81,7 +81,11 @@ impl Backing for Gated {
     }
 
     fn install_zero(&self, first: u32, pages: u32) -> Installed {
-        self.install_through(first, pages, || self.inner.install_zero(first, pages))
+        self.install_through(first, pages, || match pages {
+            // Who asks for one has looked whether it was moved there.
+            2.. if self.gate.has_moved() => Installed { pages: 0, obstacle: Some(Obstacle::Again) },
+            _ => self.inner.install_zero(first, pages),
+        })
     }
 
     fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
@@ -121,6 +125,10 @@ impl Backing for Gated {
 
     fn release(&self) -> io::Result<()> {
         self.inner.release()
+    }
+
+    fn shares_zeroes(&self) -> bool {
+        self.inner.shares_zeroes() && !self.gate.has_moved()
     }
 
     fn staging(&self) -> Staging {

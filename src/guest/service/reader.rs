@@ -179,6 +179,7 @@ impl Reader {
                     match event {
                         Event::Remove(range) | Event::Unmap(range) => closed[0] = Some(close(range.clone())),
                         Event::Remap { from, to, bytes } => {
+                            gate.note_moved();
                             *closed = [Some(close(*from..from + bytes)), Some(close(*to..to + bytes))];
                         }
                         // No page comes in or leaves before the child has copies of all words.
