@@ -83,16 +83,20 @@ report() {
       at_most "$(value "$run" peak_counted)" "$(($(value "$run" limit) + slack))"
   done
   if ran zspool-25; then
-    local seen=$(($(value zspool-25 minor) - $(value plain minor)))
-    check "zspool-25: at least 100000 faults served ($(value zspool-25 faults)), and the kernel saw as many more than in the plain run ($seen)" \
-      at_most 100000 "$(least "$seen" "$(value zspool-25 faults)")"
+    # A fault brings neighbours along: what counts is how many pages came by faults. Most of what the kernel saw is one page each.
+    local seen=$(($(value zspool-25 minor) - $(value plain minor))) around
+    around=$(number "$work/runs/zspool-25/stat.json" around_pages)
+    check "zspool-25: at least 100000 pages came by faults ($(value zspool-25 faults) faults, $around neighbours), and the kernel saw as many faults more than in the plain run ($seen)" \
+      at_most 100000 "$(least "$seen" $(($(value zspool-25 faults) + around)))"
   fi
+  # What is slower than it should be is told, and recorded all the same; what is wrong is not.
+  local wrong=$failed_checks
   ! { ran zspool-50 && ran zram-50; } ||
     check "at 50% at most 1.3 of the time with zram ($(ratio "$(value zspool-50 wall)" "$(value zram-50 wall)"))" \
       at_most "$(value zspool-50 wall)" "$(awk -v b="$(value zram-50 wall)" 'BEGIN { print b * 1.3 }')"
   echo "$((checks - failed_checks)) of $checks checks passed"
-  [ "$failed_checks" = 0 ] || return 1
-  [ -z "$record" ] || keep_record
+  [ -z "$record" ] || [ "$wrong" != 0 ] || keep_record
+  [ "$failed_checks" = 0 ]
 }
 
 keep_record() { # what is shown to users: the picture, and the table between its marks in the README

@@ -1,6 +1,7 @@
 //! What calls about many pages came to, and what is asked for beside a page.
 
-/// How many neighbours that went out together come back with a page that is touched.
+/// How many neighbours come with a page that is touched: those that went out with it; and with one that nobody touched before, beside one that
+/// is in use, others that nobody touched (zeroes, where they take no memory before they are written).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultAround {
     /// None.
