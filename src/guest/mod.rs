@@ -31,12 +31,13 @@ pub mod memory;
 pub mod model;
 #[cfg_attr(loom, allow(dead_code, reason = "models have no kernel, and use a part of it"))]
 pub(crate) mod pages;
-#[cfg(loom)]
-#[allow(dead_code, reason = "models use a part of it")]
-#[path = "service/modelled.rs"]
-mod service;
 pub mod uffd;
 
+modelled! {
+    #[allow(dead_code, reason = "models use a part of it")]
+    #[path = "service/modelled.rs"]
+    mod service;
+}
 unmodelled! {
     pub mod control;
     mod dirty;
@@ -67,7 +68,7 @@ unmodelled! {
 pub use error::Error;
 pub use pages::outcomes::{Evicted, FaultAround, Prefetched};
 
-use crate::sync::unmodelled;
+use crate::sync::{modelled, unmodelled};
 
 /// The code of the guide is compiled and run with the other examples of the documentation.
 #[cfg(doctest)]

@@ -52,7 +52,7 @@ pub use lock::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteG
 pub use mailbox::{Alarm, Attendance, Mailbox};
 pub use planted::{Bug, Planted};
 #[cfg_attr(not(feature = "guest"), allow(unused_imports))]
-pub(crate) use process::unmodelled;
+pub(crate) use process::{modelled, unmodelled};
 pub(crate) use process::{process_mutex, process_static};
 pub use rank::{Rank, assert_no_lock_held, assert_not_held};
 pub use record::Record;

@@ -38,6 +38,15 @@ macro_rules! unmodelled {
     )*};
 }
 
+/// Items that are for models alone.
+#[cfg_attr(not(feature = "guest"), allow(unused_macros))]
+macro_rules! modelled {
+    ($($item:item)*) => {$(
+        #[cfg(loom)]
+        $item
+    )*};
+}
+
 #[cfg_attr(not(feature = "guest"), allow(unused_imports))]
-pub(crate) use unmodelled;
+pub(crate) use {modelled, unmodelled};
 pub(crate) use {process_mutex, process_static};
