@@ -293,8 +293,8 @@ fn a_fork_at_the_limit_ends_in_bounded_time() {
     }
     let place = tempfile::tempdir().unwrap();
     // Pages that are shared with the child cannot leave, and both go over all of them.
-    let script = "import os\nx = [str(i) * 5 for i in range(300000)]\ns = sum(map(hash, x))\npid = os.fork()\nif pid == 0: os._exit(0 if sum(map(hash, x)) == s else 1)\nprint(os.waitpid(pid, 0)[1] == 0 and sum(map(hash, x)) == s)";
-    let output = finish(&mut run(place.path(), &["--memory-max", "16M"], &["python3", "-c", script]), 60);
+    let script = "import os\nx = [str(i) * 5 for i in range(150000)]\ns = sum(map(hash, x))\npid = os.fork()\nif pid == 0: os._exit(0 if sum(map(hash, x)) == s else 1)\nprint(os.waitpid(pid, 0)[1] == 0 and sum(map(hash, x)) == s)";
+    let output = finish(&mut run(place.path(), &["--memory-max", "10M"], &["python3", "-c", script]), 60);
     assert_eq!(good(&output), "True\n");
 }
 
@@ -303,12 +303,12 @@ fn a_child_that_outlives_the_program_has_all_its_memory() {
     if !can("a_child_that_outlives_the_program_has_all_its_memory") {
         return;
     }
-    let script = "import os, sys, time\nx = [str(i) * 5 for i in range(200000)]\ns = sum(map(hash, x))\nif os.fork():\n    os._exit(0) if sys.argv[1] == '_exit' else sys.exit(0)\ntime.sleep(0.3)\nopen(sys.argv[2] + '.new', 'w').write(str(sum(map(hash, x)) == s))\nos.rename(sys.argv[2] + '.new', sys.argv[2])\nos._exit(0)";
+    let script = "import os, sys, time\nx = [str(i) * 5 for i in range(120000)]\ns = sum(map(hash, x))\nif os.fork():\n    os._exit(0) if sys.argv[1] == '_exit' else sys.exit(0)\ntime.sleep(0.3)\nopen(sys.argv[2] + '.new', 'w').write(str(sum(map(hash, x)) == s))\nos.rename(sys.argv[2] + '.new', sys.argv[2])\nos._exit(0)";
     for how in ["exit", "_exit"] {
         let place = tempfile::tempdir().unwrap();
         let said = place.path().join("said");
         let program = ["python3", "-c", script, how, said.to_str().unwrap()];
-        let output = finish(&mut run(place.path(), &["--memory-max", "12M"], &program), 60);
+        let output = finish(&mut run(place.path(), &["--memory-max", "9M"], &program), 60);
         good(&output);
         let since = Instant::now();
         while !said.exists() {
