@@ -928,6 +928,31 @@ fn sixty_four_gib_mostly_untouched_cost_what_is_used() {
     });
 }
 
+/// MADV_FREE is told as MADV_DONTNEED is, and leaves pages where they are until the kernel wants them: what is written again is kept.
+#[test]
+fn what_is_freed_lazily_and_written_again_is_kept() {
+    within_a_minute(|| {
+        const PAGES: usize = 64;
+        let engine = engine();
+        let Ok(vm) = vm(&engine, "vm", threads(1).follow(Follow::Discards)) else {
+            return skip("what_is_freed_lazily_and_written_again_is_kept", "no events of removal");
+        };
+        let mapping = Mapping::new(PAGES);
+        let region = mapping.register(&vm);
+        // Only the first call may take long: the minute would not do for so many.
+        for version in 1..200 {
+            mapping.write(0..PAGES, version);
+            // SAFETY: pages of the test's.
+            assert_eq!(unsafe { libc::madvise(mapping.start as *mut libc::c_void, PAGES * PAGE, libc::MADV_FREE) }, 0);
+            mapping.write(0..PAGES, version + 1000);
+            vm.evict_all();
+            mapping.check(0..PAGES, version + 1000);
+        }
+        valid(&region);
+        region.unregister().unwrap();
+    });
+}
+
 /// Memory that is touched for the first time in order comes by windows, and takes nothing but charges before it is written.
 #[test]
 fn memory_that_is_touched_in_order_comes_by_windows_and_scattered_pages_alone() {

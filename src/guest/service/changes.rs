@@ -15,6 +15,7 @@
 
 use super::Change;
 use super::running::{MappingChange, VmDesk};
+use crate::guest::pages::word::MAX_BAN;
 use crate::guest::uffd::{Descriptor, Errno, Mode};
 use crate::sync::Moment;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -54,18 +55,24 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
     *change = None;
 }
 
-/// How long the kernel may take to empty a range: after that it most likely never will, as when its thread was killed.
-const EMPTIED_IN: Duration = Duration::from_secs(2);
+/// How long the kernel may take to empty a range. After that it never will: MADV_FREE is told as the same event, and leaves pages where they are.
+const EMPTIED_IN: Duration = Duration::from_millis(500);
 
-/// Pages of a range read as zeroes as soon as the kernel has emptied it. What it leaves there stays what it is.
+/// The same, in a program that has been seen to use MADV_FREE: each of its calls would hold up those who fault there.
+const EMPTIED_SOON: Duration = Duration::from_millis(2);
+
+/// Pages of a range read as zeroes as soon as the kernel has emptied it. What it leaves there stays what it is, and for a while where it is.
 fn drop_emptied(desk: &VmDesk, range: &Range<usize>) {
     let (since, mut backoff) = (Moment::now(), Backoff::new());
+    let most = if desk.counts.left_there.load(Ordering::Relaxed) > 0 { EMPTIED_SOON } else { EMPTIED_IN };
     let mut at = range.start;
     while let Some(there) = first_present(desk, at..range.end) {
-        if since.nanoseconds() < EMPTIED_IN.as_nanos() as u64 {
+        if since.nanoseconds() < most.as_nanos() as u64 {
             backoff.wait_for_io();
             continue;
         }
+        desk.counts.left_there.fetch_add(1, Ordering::Relaxed);
+        desk.regions_in(&there, |pages, there| there.for_each(|page| pages.word(page).set_ban(MAX_BAN)));
         drop_pages(desk, &(at..there.start));
         at = there.end;
     }

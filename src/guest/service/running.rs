@@ -143,6 +143,8 @@ pub(crate) struct VmDesk {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) discarded: AtomicU64,
+    /// Runs of pages that the kernel left in a range of which it told that it is dropped.
+    pub(super) left_there: AtomicU64,
     pub(super) unmapped: AtomicU64,
     pub(super) moved: AtomicU64,
     strangers: AtomicU64,
