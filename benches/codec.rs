@@ -17,7 +17,20 @@ const PAGES: usize = 4096;
 fn inputs() -> Vec<(String, Vec<Page>)> {
     let mut inputs = vec![Input::Heap, Input::Noise];
     inputs.extend(inputs::files());
-    inputs.iter().map(|input| (input.name(), input.pages(PAGES))).collect()
+    let mut all: Vec<_> = inputs.iter().map(|input| (input.name(), input.pages(PAGES))).collect();
+    // What decoders differ most on: a page that is nearly empty, and one that is a repeated word but for its first bytes.
+    let mut noise = Noise(7);
+    for (name, word) in [("sparse", 0u64), ("words", 0x7f3a_4000_1230)] {
+        let mut make = || {
+            let mut page = Page::zeroed();
+            page.0.as_chunks_mut::<8>().0.iter_mut().enumerate().for_each(|(k, bytes)| {
+                *bytes = if k < 16 { noise.next() } else { word }.to_le_bytes();
+            });
+            page
+        };
+        all.push((name.to_owned(), (0..256).map(|_| make()).collect()));
+    }
+    all
 }
 
 fn codec(c: &mut Criterion) {

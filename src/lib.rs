@@ -3,9 +3,9 @@
 //! An embedder (a virtual machine monitor, an emulator, a cache) names its pages by *slots* and hands the cold ones over. They
 //! are compressed into a dense pool, charged to the byte to a group with limits (a *memcg*), written to a swapfile when
 //! colder still, and come back identical. It is the design of the kernel's zsmalloc, zswap and memory cgroups, as a library;
-//! `docs/ARCHITECTURE.md` is the map of the code, `docs/fault-model.md` says which faults are detected.
+//! [`docs/ARCHITECTURE.md`] is the map of the code, [`docs/fault-model.md`] says which faults are detected.
 //!
-//! Or it registers memory that its guest uses directly, and that memory leaves and comes back by itself (`guest`).
+//! Or it registers memory that its guest uses directly, and that memory leaves and comes back by itself ([`guest`]).
 //!
 //! ```text
 //!              guest            memory under a limit while it is used, by userfaultfd
@@ -28,8 +28,8 @@
 //! | [`compress`] | [`Codec`](compress::Codec), to bring a codec of one's own; LZ4 is built in |
 //! | [`swap`] | [`Device`](swap::Device), to write cold pages somewhere else than to a [`SwapFile`](swap::SwapFile) |
 //! | [`arena`] | [`Topology`](arena::Topology), [`ArenaConfig`](arena::ArenaConfig): nodes, address space |
-//! | `guest` | **Guest memory**: memory of virtual machines and emulators that is under a limit while it is used (feature `guest`, Linux) |
-//! | `cgroupfs` | the groups as a mounted tree of cgroup v2's files, for shells and agents (feature `fuse`) |
+//! | [`guest`] | **Guest memory**: memory of virtual machines and emulators that is under a limit while it is used (feature `guest`, Linux) |
+//! | [`cgroupfs`] | the groups as a mounted tree of cgroup v2's files, for shells and agents (feature `fuse`) |
 //! | [`sync`] | what the crate's own models need; nothing for embedders but [`Arc`](sync::Arc) |
 //!
 //! # Example
@@ -145,12 +145,12 @@ region.unregister().map_err(|(_, error)| error)?;
 "#
 )]
 //!
-//! `docs/embedding.md` is the guide; an unmodified program is put under a limit by `zspool run`.
+//! [`docs/embedding.md`] is the guide; an unmodified program is put under a limit by `zspool run`.
 //!
 //! # What to rely on
 //!
 //! - A page that was stored comes back identical or as an error, never as other bytes, within the faults of
-//!   `docs/fault-model.md`.
+//!   [`docs/fault-model.md`].
 //! - A store that fails leaves the caller's page untouched and no older copy in the slot.
 //! - No limit is exceeded at any instant by any number of threads: bytes are reserved, not counted afterwards.
 //! - [`load`](zswap::Zswap::load), [`take_with`](zswap::Zswap::take_with), [`put`](zswap::Zswap::put) and
@@ -166,10 +166,25 @@ region.unregister().map_err(|(_, error)| error)?;
 //! |---|---|
 //! | `cli` | the program `zspool` |
 //! | `fuse` | `cgroupfs`: the tree of memcgs as files, mounted for shells and agents to read and drive; Linux |
-//! | `guest` | `guest`: memory of the embedder's own, registered, paged out and back by userfaultfd; `docs/embedding.md` is the guide; Linux |
+//! | `guest` | `guest`: memory of the embedder's own, registered, paged out and back by userfaultfd; [`docs/embedding.md`] is the guide; Linux |
 //! | `vm-memory` | `guest::vm_memory`: guest memory of monitors that are built on the crate vm-memory; brings `guest` |
 //! | `full` | all of the above |
 //! | `poison` | marks pool memory for AddressSanitizer where no live object lies; only links under the sanitizer |
+//!
+//! [`docs/ARCHITECTURE.md`]: https://docs.rs/crate/zspool/latest/source/docs/ARCHITECTURE.md
+//! [`docs/embedding.md`]: https://docs.rs/crate/zspool/latest/source/docs/embedding.md
+//! [`docs/fault-model.md`]: https://docs.rs/crate/zspool/latest/source/docs/fault-model.md
+// Modules that are not in every build are linked to where they are.
+#![cfg_attr(all(feature = "guest", target_os = "linux"), doc = "", doc = "[`guest`]: crate::guest")]
+#![cfg_attr(
+    not(all(feature = "guest", target_os = "linux")),
+    doc = "",
+    doc = "[`guest`]: https://docs.rs/zspool/latest/zspool/guest/"
+)]
+#![cfg_attr(feature = "fuse", doc = "", doc = "[`cgroupfs`]: crate::cgroupfs")]
+#![cfg_attr(not(feature = "fuse"), doc = "", doc = "[`cgroupfs`]: https://docs.rs/zspool/latest/zspool/cgroupfs/")]
+// docs.rs labels items with their features.
+#![cfg_attr(docsrs, feature(doc_cfg), doc(auto_cfg(hide(loom))))]
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("zspool needs a 64-bit unix");

@@ -418,6 +418,32 @@ fn guest_pages_are_lost_with_their_device_and_pinned_past_a_limit() {
     assert_reached(&pinned, &["limits below pins refused", "overshoots"]);
 }
 
+/// A page of which little is won stays where it is with no device to take it, and says so; one that shrinks goes.
+#[cfg(all(feature = "guest", target_os = "linux"))]
+#[test]
+fn a_page_that_would_win_nothing_stays_and_is_counted() {
+    use guest_ops::{Op, Patch, Run, Serving};
+    for kind in 0..4 {
+        let serving = Serving { service: 1, around: 0, kept: 0, dirty: 0 };
+        let patch = Patch { kind, vm: 0, pages: 40, used: 0 };
+        let random = |seed, random| Op::Write { place: 0, at: seed, page: PageOf::Mixed { random, seed } };
+        let ops = vec![
+            random(0, 3794), // 4096 for its object, whatever its codec
+            random(1, 2000),
+            Op::Evict { place: 0, first: 0, n: 63 },
+            Op::Check,
+        ];
+        let places = [patch, Patch { vm: 1, ..patch }];
+        let vms = [serving, serving];
+        let run = Run { pool_frames: 128, device: 0, staged_ahead: 0, vms, places, ops: List(ops) };
+        let reached = guest_ops::run(run);
+        if reached.get("userfaultfd not permitted") > 0 {
+            return eprintln!("skipped: userfaultfd is not permitted here");
+        }
+        assert_reached(&reached, &["pages that stayed", "pages evicted by calls"]);
+    }
+}
+
 /// A page that came in with a copy kept is write-protected. Pinned for a device, it stayed so, and a system call that was to fill it failed
 /// with EFAULT; with nobody who serves, the embedder's own write ended the process.
 #[cfg(all(feature = "guest", target_os = "linux"))]
@@ -458,4 +484,31 @@ fn a_pinned_page_can_be_written_by_who_cannot_be_served() {
     region.assert_valid();
     let none = VmOptions::new().kept_bytes(1 << 20).service(Service::None);
     assert!(matches!(engine.vm(&engine.root(), none), Err(Error::Options { .. })));
+}
+
+/// Pages of a file that were lost and thrown away kept their mark: they read as SIGBUS, and for the embedder, after `unregister`, too.
+#[cfg(all(feature = "guest", target_os = "linux"))]
+#[test]
+fn a_lost_page_that_was_thrown_away_can_be_touched_after_unregistering() {
+    use guest_ops::{Op, Patch, Run, Serving};
+    for kind in 0..4 {
+        let serving = Serving { service: 1, around: 0, kept: 0, dirty: 0 };
+        let patch = Patch { kind, vm: 0, pages: 34, used: 20 };
+        let ops = vec![
+            Op::Evict { place: 0, first: 0, n: 63 },
+            Op::Shrink { memcg: 1, n: 255 },
+            Op::FailAt { device: 0, k: 0, how: How::Down },
+            Op::Prefetch { place: 0, first: 0, n: 10 },
+            Op::Discard { place: 0, first: 0, n: 5 },
+            Op::Unregister { place: 0 }, // throws the others away, one after the other, and reads all
+        ];
+        let places = [patch, Patch { vm: 1, ..patch }];
+        let vms = [serving, serving];
+        let run = Run { pool_frames: 122, device: 15, staged_ahead: 0, vms, places, ops: List(ops) };
+        let reached = guest_ops::run(run);
+        if reached.get("userfaultfd not permitted") > 0 {
+            return eprintln!("skipped: userfaultfd is not permitted here");
+        }
+        assert_reached(&reached, &["pages lost", "unregistered"]);
+    }
 }

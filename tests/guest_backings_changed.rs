@@ -309,38 +309,6 @@ fn whole_huge_pages_leave_at_once_and_small_ones_out_of_them() {
     });
 }
 
-#[test]
-fn a_mapping_that_moves_takes_its_staged_pages_along() {
-    within(60, || {
-        for method in [Method::Move, Method::Protect] {
-            let features = Features::EVENT_REMAP;
-            let Some(mut bed) = Bed::with((true, method), 64, features, |map| fill(map, 0..64)) else { return };
-            assert_eq!(bed.backing.take_out(0, 16), all_out(16));
-            let room = Mapped::with(64 * PAGE, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None, 0);
-            let (from, to) = (bed.map.address, room.address);
-            let mover = std::thread::spawn(move || {
-                // SAFETY: the test's own memory, which goes where there is nothing of value.
-                let moved = unsafe {
-                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-                    libc::mremap(from as *mut _, 64 * PAGE, 64 * PAGE, flags, to as *mut libc::c_void)
-                };
-                assert_eq!(moved as usize, to);
-            });
-            let Event::Remap { from: told, to: there, bytes } = next_event(&bed.descriptor) else { panic!("no remap") };
-            assert_eq!((told, there, bytes), (from, to, 64 * PAGE));
-            mover.join().expect("it moves");
-            bed.map.bytes = 0; // nothing is there to be unmapped
-            assert!(bed.backing.moved(to));
-            bed.backing.put_back(0, 16).expect("they go back");
-            for page in 0..64 {
-                assert!(read(room.page(page)) == pattern(page, 0), "{method:?}: page {page}");
-            }
-            assert_eq!(bed.backing.take_out(0, 64), all_out(64));
-            bed.backing.release().expect("it is released");
-        }
-    });
-}
-
 /// The thread that drops frames may be the one that reads events: nothing it does may wait for them.
 #[test]
 fn taking_pages_out_raises_no_event_of_removal() {

@@ -3,98 +3,20 @@
 //! A child does nothing but look at memory, by system calls and loads, and ends: it has one thread of many, and no lock may be taken there.
 #![cfg(all(feature = "guest", target_os = "linux"))]
 
+#[path = "support/family.rs"]
+mod family;
 #[path = "support/forked.rs"]
 mod forked;
 #[path = "support/served.rs"]
 mod served;
 mod support;
 
+use family::*;
 use forked::*;
 use served::*;
 use std::time::{Duration, Instant};
-use support::skip;
-use zspool::compress::Codecs;
-use zspool::guest::{Engine, Error, FaultAround, Follow, Region, Service, ThreadOptions, Vm, VmOptions};
+use zspool::guest::{Error, FaultAround, Follow, VmOptions};
 use zspool::memcg::Counter;
-use zspool::swap::MemoryDevice;
-use zspool::zswap::{Shrunk, Zswap};
-
-fn engine() -> Engine {
-    let codecs = Codecs::builtin().with(Tricky).unwrap();
-    let zswap = Zswap::builder()
-        .pool_limit(128 << 20)
-        .codecs(codecs)
-        .codec("tricky")
-        .device(MemoryDevice::new(64 << 20, 4096))
-        .build()
-        .unwrap();
-    Engine::builder(zswap).evictor(false).build().unwrap()
-}
-
-fn threads(count: usize) -> VmOptions {
-    VmOptions::new().service(Service::Threads(ThreadOptions::new(count))).children(true)
-}
-
-/// A VM whose memory is kept for children, in every state there is: pages 0..100 compressed, 100..200 on a device, 200..300 staged and back, 300..400
-/// in memory, 400..450 of one repeated word, 450..500 never touched.
-struct Family {
-    // Dropped in this order: the memory stays mapped while it is registered.
-    region: Region,
-    mapping: Mapping,
-    vm: Vm,
-    engine: Engine,
-}
-
-fn family(options: VmOptions) -> Family {
-    let engine = engine();
-    let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), options).unwrap();
-    let mapping = Mapping::new(500);
-    mapping.write(0..400, 1);
-    for page in 400..450 {
-        // SAFETY: the test's memory.
-        (0..512).for_each(|k| unsafe { mapping.at(page).wrapping_add(k).write_volatile(page as u64) });
-    }
-    // SAFETY: the mapping outlives the region.
-    let region = unsafe { vm.register(mapping.memory().keep_on_fork()) }.unwrap();
-    region.evict(100 * PAGE..200 * PAGE);
-    let mut written = 0;
-    while written < 100 {
-        match engine.zswap().shrink_memcg(vm.memcg(), 100) {
-            Shrunk::Written(_) => written += 1,
-            _ => break,
-        }
-    }
-    region.evict(0..100 * PAGE);
-    region.evict(200 * PAGE..300 * PAGE);
-    mapping.check(220..260, 1);
-    region.evict(400 * PAGE..450 * PAGE);
-    Family { engine, vm, mapping, region }
-}
-
-impl Family {
-    /// Whether all pages are as they were when the child was made; without a lock or an allocation.
-    fn is_as_it_was(&self) -> bool {
-        let same_filled = |page: usize| {
-            // SAFETY: the test's memory.
-            (0..512).all(|k| unsafe { self.mapping.at(page).wrapping_add(k).read_volatile() } == page as u64)
-        };
-        // SAFETY: the test's memory.
-        let zero =
-            |page: usize| (0..512).all(|k| unsafe { self.mapping.at(page).wrapping_add(k).read_volatile() } == 0);
-        self.mapping.is(0..400, 1) && (400..450).all(same_filled) && (450..500).all(zero)
-    }
-}
-
-/// Whether the kernel tells of forks here. Said aloud where it does not.
-fn told_of_forks(test: &str) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let caps = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-    let ptrace = u64::from_str_radix(caps.trim(), 16).unwrap() >> 19 & 1 == 1;
-    if !ptrace {
-        skip(test, "events of forks need CAP_SYS_PTRACE");
-    }
-    ptrace
-}
 
 fn until(what: &str, mut f: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -133,7 +55,7 @@ fn a_child_reads_all_pages_as_they_were_while_its_parent_writes() {
     }
     let output = in_a_process(name, || {
         for (count, follow) in [(1, Follow::Nothing), (2, Follow::Mappings)] {
-            let family = family(threads(count).follow(follow));
+            let family = family(parent(count).follow(follow));
             let go = Whistle::new();
             let child = fork(|| {
                 // Half before the parent has changed anything, half after it.
@@ -188,7 +110,7 @@ fn a_child_writes_drops_moves_and_has_children_of_its_own() {
         return;
     }
     let output = in_a_process(name, || {
-        let family = family(threads(1).follow(Follow::Mappings));
+        let family = family(parent(1).follow(Follow::Mappings));
         let mapping = &family.mapping;
         let child = fork(|| {
             mapping.write(0..20, 9);
@@ -244,7 +166,7 @@ fn a_child_that_is_killed_and_one_that_looks_at_nothing_leave_nothing_behind() {
         return;
     }
     let output = in_a_process(name, || {
-        let family = family(threads(1));
+        let family = family(parent(1));
         let never = Whistle::new();
         let killed = fork(|| {
             family.mapping.is(0..150, 1);
@@ -270,7 +192,7 @@ fn many_children_at_once_have_each_their_own() {
         return;
     }
     let output = in_a_process(name, || {
-        let family = family(threads(2).fault_around(FaultAround::Off));
+        let family = family(parent(2).fault_around(FaultAround::Off));
         let go = Whistle::new();
         let mut children = Vec::new();
         for version in 1..6u64 {
@@ -301,7 +223,7 @@ fn a_child_that_outlives_the_vm_has_everything_in_memory() {
         return;
     }
     let output = in_a_process(name, || {
-        let Family { engine, vm, mapping, region } = family(threads(1));
+        let Family { engine, vm, mapping, region } = family(parent(1));
         let go = Whistle::new();
         let child = fork(|| {
             go.hear();
@@ -388,7 +310,7 @@ fn where_the_kernel_does_not_tell_everything_is_brought_in_before_a_fork() {
 #[test]
 fn what_a_child_drops_of_the_engine_is_its_parents() {
     let output = in_a_process("what_a_child_drops_of_the_engine_is_its_parents", || {
-        for options in [VmOptions::new().children(true), threads(1)] {
+        for options in [VmOptions::new().children(true), parent(1)] {
             if matches!(options_name(&options), "threads")
                 && !told_of_forks("what_a_child_drops_of_the_engine_is_its_parents")
             {

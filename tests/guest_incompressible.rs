@@ -45,14 +45,14 @@ impl Bed {
     fn write_noise(&self, page: usize, version: u64) {
         for (k, word) in noise(page, version).enumerate() {
             // SAFETY: inside the mapping, served; one thread.
-            unsafe { self.guest.mapping.word(page).wrapping_add(k).write_volatile(word) };
+            unsafe { self.guest.mapping.at(page).wrapping_add(k).write_volatile(word) };
         }
     }
 
     fn check_noise(&self, page: usize, version: u64) {
         for (k, word) in noise(page, version).enumerate() {
             // SAFETY: as above.
-            let found = unsafe { self.guest.mapping.word(page).wrapping_add(k).read_volatile() };
+            let found = unsafe { self.guest.mapping.at(page).wrapping_add(k).read_volatile() };
             assert_eq!(found, word, "word {k} of page {page}");
         }
     }

@@ -1,125 +1,24 @@
 //! Pages of real memory go out and come back: by calls, so that who serves faults has no part in it.
 #![cfg(all(feature = "guest", target_os = "linux"))]
 
-use std::ops::Range;
-use std::sync::mpsc;
-use std::time::Duration;
+#[path = "support/served.rs"]
+mod served;
+mod support;
+
+use served::*;
 use zspool::guest::memory::Memory;
 use zspool::guest::{Engine, Error, FaultAround, Region, Service, Vm, VmOptions};
 use zspool::zswap::Zswap;
 
-const PAGE: usize = 4096;
-
-/// Anonymous memory of a test's, unmapped in the end.
-struct Mapping {
-    start: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: addresses; the tests say who uses them.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(pages: usize) -> Mapping {
-        let bytes = pages * PAGE;
-        let (prot, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-        // SAFETY: a new mapping, wherever there is room.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, -1, 0) };
-        assert_ne!(start, libc::MAP_FAILED);
-        Mapping { start: start.cast(), bytes }
-    }
-
-    fn memory(&self) -> Memory {
-        Memory::anonymous(self.start, self.bytes)
-    }
-
-    /// Write something that differs from page to page and compresses to about a quarter.
-    fn write(&self, pages: Range<usize>, version: u64) {
-        for page in pages {
-            for (k, word) in expected(page, version).into_iter().enumerate() {
-                // SAFETY: inside the mapping, and nobody else uses it.
-                unsafe { self.start.wrapping_add(page * PAGE).cast::<u64>().wrapping_add(k).write_volatile(word) };
-            }
-        }
-    }
-
-    fn check(&self, pages: Range<usize>, version: u64) {
-        for page in pages {
-            // SAFETY: inside the mapping, and nobody else uses it.
-            let found: Vec<u64> = (0..PAGE / 8)
-                .map(|k| unsafe { self.start.wrapping_add(page * PAGE).cast::<u64>().wrapping_add(k).read_volatile() })
-                .collect();
-            assert!(found == expected(page, version), "page {page} is not what was written");
-        }
-    }
-
-    /// Zeroes everywhere.
-    fn clear(&self) {
-        // SAFETY: inside the mapping, and nobody else uses it.
-        unsafe { self.start.write_bytes(0, self.bytes) };
-    }
-
-    /// Pages in memory, from outside.
-    fn present(&self) -> usize {
-        let mut map = vec![0u8; self.bytes / PAGE];
-        // SAFETY: the vector has a byte for each page.
-        assert_eq!(unsafe { libc::mincore(self.start.cast(), self.bytes, map.as_mut_ptr()) }, 0);
-        map.iter().filter(|&&byte| byte & 1 != 0).count()
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: ours; what was registered is not any more.
-        unsafe { libc::munmap(self.start.cast(), self.bytes) };
-    }
-}
-
-fn expected(page: usize, version: u64) -> Vec<u64> {
-    let mut x = (page as u64) << 20 | version | 1;
-    (0..PAGE as u64 / 8)
-        .map(|k| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            if k % 4 == 0 { x } else { k / 16 }
-        })
-        .collect()
-}
-
-/// A hang is a failure.
-fn within_a_minute(test: impl FnOnce() + Send + 'static) {
-    let (done, wait) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        test();
-        let _ = done.send(());
-    });
-    match wait.recv_timeout(Duration::from_secs(60)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            eprintln!("the test hangs: somebody was not woken");
-            std::process::abort();
-        }
-        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-    }
-}
-
 /// One that nobody serves.
-fn vm(options: VmOptions) -> (Engine, Vm) {
-    vm_with(options.service(Service::None))
+fn unserved(options: VmOptions) -> (Engine, Vm) {
+    one(options.service(Service::None))
 }
 
-fn vm_with(options: VmOptions) -> (Engine, Vm) {
-    let zswap = Zswap::builder().pool_limit(64 << 20).build().unwrap();
-    let engine = Engine::builder(zswap).evictor(false).build().unwrap();
-    let memcg = engine.root().mkdir("vm").unwrap();
-    let vm = engine.vm(&memcg, options).unwrap();
+fn one(options: VmOptions) -> (Engine, Vm) {
+    let engine = engine();
+    let vm = vm(&engine, "vm", options).unwrap();
     (engine, vm)
-}
-
-fn register(vm: &Vm, mapping: &Mapping) -> Region {
-    // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
-    unsafe { vm.register(mapping.memory()) }.unwrap()
 }
 
 #[test]
@@ -127,8 +26,8 @@ fn memory_in_use_is_found_leaves_and_comes_back() {
     within_a_minute(|| {
         let mapping = Mapping::new(1000);
         mapping.write(100..600, 1);
-        let (engine, vm) = vm(VmOptions::new());
-        let region = register(&vm, &mapping);
+        let (engine, vm) = unserved(VmOptions::new());
+        let region = mapping.register(&vm);
         assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 500 * PAGE as u64, "what was there is charged");
         region.assert_valid();
         let evicted = vm.evict_all();
@@ -156,7 +55,7 @@ fn memory_in_use_that_is_larger_than_the_limit_is_taken_out_as_it_is_found() {
         let memcg = engine.root().mkdir("vm").unwrap();
         memcg.set_max(zspool::memcg::Counter::Memory, 600 * PAGE as u64).unwrap();
         let vm = engine.vm(&memcg, VmOptions::new()).unwrap();
-        let region = register(&vm, &mapping);
+        let region = mapping.register(&vm);
         assert_eq!(vm.stats().overshoot_bytes, 0, "there was always something to take out");
         assert!(mapping.present() <= 600, "{} pages are in memory", mapping.present());
         mapping.check(0..1000, 1);
@@ -172,8 +71,8 @@ fn clean_pages_leave_without_the_codec() {
         let mapping = Mapping::new(64);
         mapping.write(0..64, 1);
         // What is protected for a copy's sake is written after a fault: the thread's own.
-        let (engine, vm) = vm_with(VmOptions::new().kept_bytes(1 << 20));
-        let region = register(&vm, &mapping);
+        let (engine, vm) = one(VmOptions::new().kept_bytes(1 << 20));
+        let region = mapping.register(&vm);
         vm.evict_all();
         region.make_resident(0..64 * PAGE).unwrap();
         mapping.check(0..64, 1);
@@ -194,8 +93,8 @@ fn discarded_pages_are_zeroes_and_cost_nothing() {
     within_a_minute(|| {
         let mapping = Mapping::new(300);
         mapping.write(0..300, 1);
-        let (_engine, vm) = vm(VmOptions::new());
-        let region = register(&vm, &mapping);
+        let (_engine, vm) = unserved(VmOptions::new());
+        let region = mapping.register(&vm);
         region.evict(0..150 * PAGE);
         assert_eq!(region.discard(100 * PAGE..200 * PAGE).unwrap(), 100 * PAGE as u64);
         region.assert_valid();
@@ -203,7 +102,7 @@ fn discarded_pages_are_zeroes_and_cost_nothing() {
         mapping.check(0..100, 1);
         mapping.check(200..300, 1);
         // SAFETY: inside the mapping.
-        let byte = |at| unsafe { mapping.start.wrapping_add(at).read_volatile() };
+        let byte = |at| unsafe { mapping.at(0).cast::<u8>().wrapping_add(at).read_volatile() };
         assert!((100 * PAGE..200 * PAGE).step_by(PAGE).all(|at| byte(at) == 0));
         assert_eq!(vm.evict_all().pages, 0, "all are pinned");
         assert!(matches!(region.discard(0..PAGE), Err(Error::Pinned { page: 0 })));
@@ -219,17 +118,99 @@ fn a_range_registered_twice_is_refused_and_can_be_had_again() {
     within_a_minute(|| {
         let mapping = Mapping::new(10);
         mapping.write(0..10, 3);
-        let (_engine, vm) = vm(VmOptions::new().fault_around(FaultAround::Off));
-        let region = register(&vm, &mapping);
+        let (_engine, vm) = unserved(VmOptions::new().fault_around(FaultAround::Off));
+        let region = mapping.register(&vm);
         // SAFETY: refused.
         assert!(unsafe { vm.register(mapping.memory()) }.is_err());
         vm.evict_all();
         drop(region);
         mapping.check(0..10, 3);
-        let region = register(&vm, &mapping);
+        let region = mapping.register(&vm);
         vm.evict_all();
         vm.make_resident(region.addresses()).unwrap();
         mapping.check(0..10, 3);
+    });
+}
+
+#[test]
+fn a_page_takes_255_pins_and_no_more() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(3);
+        mapping.write(0..3, 1);
+        let (_engine, vm) = unserved(VmOptions::new());
+        let region = mapping.register(&vm);
+        let mut pins: Vec<_> = (0..255).map(|_| region.pin(PAGE..2 * PAGE).unwrap()).collect();
+        let refused = region.pin(0..3 * PAGE).unwrap_err();
+        assert!(matches!(refused, Error::TooManyPins { page: 1, most: 255 }), "{refused}");
+        assert_eq!(vm.stats().pinned, PAGE as u64, "a refused pin holds nothing");
+        assert_eq!(vm.evict_all().pages, 2);
+        pins.pop();
+        pins.push(region.pin(PAGE..2 * PAGE).unwrap());
+        drop(pins);
+        assert_eq!((vm.evict_all().pages, vm.stats().pinned), (1, 0));
+        region.make_resident(0..3 * PAGE).unwrap();
+        mapping.check(0..3, 1);
+    });
+}
+
+/// The store holds no lock while it reads or writes a client's memory: a fault on that memory, which goes into the same store, is served
+/// in the middle of a call.
+#[test]
+fn calls_of_the_store_touch_memory_whose_faults_go_into_the_same_store() {
+    use zspool::swap::MemoryDevice;
+    use zspool::units::{NodeId, Page};
+    use zspool::zswap::{Installed, Shrunk, Taken};
+    within_a_minute(|| {
+        const PAGES: usize = 32;
+        let mapping = Mapping::new(PAGES);
+        mapping.write(0..PAGES, 1);
+        let zswap = Zswap::builder().pool_limit(64 << 20).device(MemoryDevice::new(8 << 20, 4096)).build().unwrap();
+        let engine = Engine::builder(zswap).evictor(false).build().unwrap();
+        let [guests, own] = ["guests", "own"].map(|name| engine.root().mkdir(name).unwrap());
+        let vm = engine.vm(&guests, VmOptions::new().fault_around(FaultAround::Off)).unwrap();
+        let region = mapping.register(&vm);
+        let zswap = engine.zswap();
+        let slots = zswap.reserve(PAGES as u64).unwrap();
+        let mut kept = Page::zeroed();
+        for (k, on_device) in (0..PAGES / 2).flat_map(|k| [(k, false), (k, true)]) {
+            let (slot, other) = (slots.get(k as u64).unwrap(), PAGES / 2 + k);
+            let page = |k: usize| mapping.at(k).cast::<Page>();
+            let out = || {
+                assert!(vm.evict_all().pages > 0);
+                if on_device {
+                    assert!(matches!(zswap.shrink_memcg(&guests, 64), Shrunk::Written(_)));
+                }
+            };
+            let faults = || vm.stats().all_faults();
+            // Compressed from a page that is out; loaded into one; shown to somebody who writes to one.
+            out();
+            let before = faults();
+            // SAFETY: a page of the test's, which it alone uses.
+            let from = unsafe { &*page(k) };
+            // SAFETY: as above, another one.
+            let to = unsafe { &mut *page(other) };
+            zswap.store(slot, &own, NodeId(0), from).unwrap();
+            assert!(faults() > before, "the page was out");
+            out();
+            let before = faults();
+            zswap.load(slot, to).unwrap();
+            assert!(faults() > before, "the page was out");
+            mapping.check(k..k + 1, 1);
+            kept.copy_from_slice(&to[..]);
+            out();
+            let before = faults();
+            let taken = zswap.take_with(slot, |page| {
+                to.iter_mut().zip(&page[..]).for_each(|(to, &byte)| *to = !byte);
+                Installed::Yes
+            });
+            assert_eq!(taken.unwrap(), Taken::Freed);
+            assert!(faults() > before, "the page was out");
+            assert!(to.iter().zip(&kept[..]).all(|(&turned, &byte)| turned == !byte));
+            // SAFETY: as above.
+            assert!(unsafe { &*page(k) }[..] == kept[..], "page {k} came through as it was");
+        }
+        region.unregister().unwrap();
+        zswap.assert_valid();
     });
 }
 
@@ -248,7 +229,7 @@ fn memfd(pages: usize) -> (Mapping, std::os::fd::OwnedFd) {
     // SAFETY: a new mapping, wherever there is room.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, file.as_raw_fd(), 0) };
     assert_ne!(start, libc::MAP_FAILED);
-    (Mapping { start: start.cast(), bytes }, file)
+    (Mapping { start: start.expose_provenance(), bytes }, file)
 }
 
 /// A word in each page, read and written by threads of a test's as a guest would.
@@ -263,7 +244,7 @@ fn threads_at_a_limit(mapping: &Mapping, memory: Memory, options: VmOptions) {
     use std::sync::atomic::{AtomicBool, Ordering};
     const WRITERS: usize = 3;
     let pages = mapping.bytes / PAGE;
-    let (mine, start) = (pages / (WRITERS + 1), mapping.start.expose_provenance());
+    let (mine, start) = (pages / (WRITERS + 1), mapping.start);
     let engine = Engine::new(Zswap::builder().pool_limit(256 << 20).build().unwrap()).unwrap();
     let memcg = engine.root().mkdir("vm").unwrap();
     memcg.set_max(zspool::memcg::Counter::Memory, (mapping.bytes / 3) as u64).unwrap();
@@ -363,7 +344,7 @@ fn no_write_is_lost_at_a_limit_in_a_memfd() {
     within_a_minute(|| {
         for kept in [0, 1 << 20] {
             let (mapping, file) = memfd(1200);
-            let memory = Memory::memfd(mapping.start, mapping.bytes, &file, 0);
+            let memory = Memory::memfd(mapping.at(0).cast(), mapping.bytes, &file, 0);
             threads_at_a_limit(&mapping, memory, VmOptions::new().kept_bytes(kept));
         }
     });
@@ -375,10 +356,10 @@ fn threads_use_memory_all_the_while_it_is_registered_and_unregistered() {
     within_a_minute(|| {
         const PAGES: usize = 64;
         let mapping = Mapping::new(PAGES);
-        let start = mapping.start.expose_provenance();
+        let start = mapping.start;
         let engine = Engine::new(Zswap::builder().pool_limit(64 << 20).build().unwrap()).unwrap();
         let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new()).unwrap();
-        let first = register(&vm, &mapping); // the handler of faults is there from here on
+        let first = mapping.register(&vm); // the handler of faults is there from here on
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let stop = &stop;
@@ -403,11 +384,11 @@ fn threads_use_memory_all_the_while_it_is_registered_and_unregistered() {
             let writers: Vec<_> = writers.collect();
             let mut region = Some(first);
             for round in 0..60 {
-                let here = region.take().unwrap_or_else(|| register(&vm, &mapping));
+                let here = region.take().unwrap_or_else(|| mapping.register(&vm));
                 here.evict(0..mapping.bytes);
                 // Another one comes and goes beside it.
                 let beside = Mapping::new(4);
-                drop(register(&vm, &beside));
+                drop(beside.register(&vm));
                 if round % 2 == 0 {
                     here.unregister().unwrap();
                 } else {
@@ -432,7 +413,7 @@ fn half_lost(mapping: &Mapping) -> (Engine, Vm, Region) {
     let engine = Engine::builder(zswap).evictor(false).build().unwrap();
     let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), VmOptions::new().service(Service::None)).unwrap();
     mapping.write(0..200, 5);
-    let region = register(&vm, mapping);
+    let region = mapping.register(&vm);
     assert_eq!(region.evict(0..100 * PAGE).pages, 100);
     assert!(engine.zswap().relieve(1000) > 0);
     let device = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -460,7 +441,7 @@ fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
         region.unregister().map_err(|(_, error)| error).unwrap();
         mapping.check(100..200, 5);
         // SAFETY: inside the mapping.
-        assert_eq!(unsafe { mapping.start.read_volatile() }, 0);
+        assert_eq!(unsafe { mapping.at(0).read_volatile() }, 0);
         assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);
     });
 }
@@ -470,7 +451,7 @@ fn is_readable(mapping: &Mapping, page: usize) -> bool {
     use std::os::fd::AsRawFd;
     let (_reader, writer) = std::io::pipe().unwrap();
     // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
-    unsafe { libc::write(writer.as_raw_fd(), mapping.start.wrapping_add(page * PAGE).cast(), 1) == 1 }
+    unsafe { libc::write(writer.as_raw_fd(), mapping.at(page).cast(), 1) == 1 }
 }
 
 #[test]
@@ -491,16 +472,16 @@ fn a_dropped_region_poisons_what_cannot_be_read_and_keeps_the_rest() {
 #[test]
 fn a_region_whose_memory_is_gone_ends_all_the_same() {
     within_a_minute(|| {
-        let (_engine, vm) = vm(VmOptions::new());
+        let (_engine, vm) = unserved(VmOptions::new());
         let mapping = Mapping::new(300);
         mapping.write(0..300, 3);
-        let region = register(&vm, &mapping);
+        let region = mapping.register(&vm);
         assert_eq!(region.evict(0..300 * PAGE).pages, 300);
         // Something else is in its place, that no other test is given: the kernel would install pages there as well.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         // SAFETY: ours, and not used any more.
-        let other = unsafe { libc::mmap(mapping.start.cast(), mapping.bytes, libc::PROT_NONE, flags, -1, 0) };
-        assert_eq!(other, mapping.start.cast());
+        let other = unsafe { libc::mmap(mapping.at(0).cast(), mapping.bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_eq!(other, mapping.at(0).cast());
         let (region, error) = region.unregister().unwrap_err();
         assert!(matches!(error, Error::Gone { .. }), "{error}");
         drop(region);

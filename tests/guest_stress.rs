@@ -256,6 +256,17 @@ fn uffd_stress() {
     });
 }
 
+/// At once, if the other thread runs; where it has no core, it is given this one.
+fn spin_until(seen: impl Fn() -> bool) {
+    for spins in 0.. {
+        match spins {
+            _ if seen() => return,
+            0..2000 => std::hint::spin_loop(),
+            _ => std::thread::yield_now(),
+        }
+    }
+}
+
 /// Linux says EEXIST of a page that it has moved where the first write to a page of zeroes comes between: the page must not be taken for one
 /// that was left behind. (Without that, one in some hundred of these writes was lost.)
 #[test]
@@ -283,9 +294,7 @@ fn the_first_write_to_a_page_of_zeroes_is_not_lost_while_it_leaves() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for now in 1..=ROUNDS {
-                    while round.load(Ordering::Acquire) != now {
-                        std::hint::spin_loop();
-                    }
+                    spin_until(|| round.load(Ordering::Acquire) == now);
                     word.store(now, Ordering::Relaxed);
                     written.store(now, Ordering::Release);
                 }
@@ -298,9 +307,7 @@ fn the_first_write_to_a_page_of_zeroes_is_not_lost_while_it_leaves() {
                     std::hint::spin_loop();
                 }
                 region.evict(0..PAGE);
-                while written.load(Ordering::Acquire) != now {
-                    std::hint::spin_loop();
-                }
+                spin_until(|| written.load(Ordering::Acquire) == now);
                 lost += u64::from(zero != 0 || word.load(Ordering::Relaxed) != now);
             }
         });

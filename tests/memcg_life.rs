@@ -4,7 +4,9 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::*;
-use zspool::memcg::{Census, Counter, Event, Memcg, Tree, TreeConfig};
+use zspool::memcg::{Census, Counter, Event};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use zspool::memcg::{Memcg, Tree, TreeConfig};
 use zspool::units::{NodeId, Page};
 use zspool::zswap::Zswap;
 
@@ -97,6 +99,41 @@ fn a_charge_walks_up_and_costs_depth_not_the_size_of_the_tree() {
     }
     assert_eq!(tree.census().online, 7 + 7 * 400);
     assert_eq!(costs(&path), before, "the size of the tree costs nothing");
+}
+
+/// What is removed leaves its objects and places to its parent by pointers and spliced lists: no counter and no object is touched.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn taking_a_memcg_offline_costs_the_same_whatever_it_holds() {
+    use zspool::swap::MemoryDevice;
+    use zspool::zswap::Shrunk;
+    let cost = |pages: u64| {
+        let zswap = Zswap::builder()
+            .pool_limit(16 << 20)
+            .slots_in_use(1 << 14)
+            .address_space(128 << 20)
+            .worker(false)
+            .device(MemoryDevice::new(8 << 20, 4096))
+            .build()
+            .unwrap();
+        let vm = zswap.root().mkdir("parent").unwrap().mkdir("vm").unwrap();
+        let slots = zswap.reserve(pages).unwrap();
+        slots.iter().for_each(|slot| _ = zswap.store(slot, &vm, NODE, &page_of(Kind::Mixed(900), slot.0)).unwrap());
+        // A half of them on the device.
+        assert!(matches!(zswap.shrink_memcg(&vm, pages as usize / 2), Shrunk::Written(_)));
+        zswap.offline(&zswap.root().mkdir("first").unwrap()).unwrap(); // what only the first call does
+        let steps = instructions(|| zswap.offline(&vm).unwrap());
+        // That was a child's memory; here the same, and it is true.
+        let (usage, swap) = (vm.usage(), vm.current(Counter::Swap));
+        zswap.offline(&vm).unwrap();
+        let parent = zswap.root().children().into_iter().find(|child| child.path() == "/parent").unwrap();
+        assert_eq!((parent.usage(), parent.current(Counter::Swap)), (usage, swap));
+        assert!(usage > 0 && swap > 0);
+        zswap.assert_valid();
+        steps
+    };
+    let (few, many) = (cost(40), cost(4000));
+    assert!(many < few + few / 10, "{few} instructions with 40 pages, {many} with 4000");
 }
 
 // === ten thousand memcgs under load ===

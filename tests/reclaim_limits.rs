@@ -226,6 +226,48 @@ fn clients_at_three_limits_pass_none_and_none_is_refused() {
 }
 
 #[test]
+fn places_at_three_swap_limits_pass_none() {
+    const SLOTS: usize = 256;
+    let case = Case::new("places_at_three_swap_limits");
+    let levels = Levels::new(&case.memcg);
+    let leaves = [128 << 10, 256 << 10, 192 << 10, 512 << 10];
+    levels.set_max(Counter::Swap, [&[700 << 10], &[300 << 10, 500 << 10], &leaves]);
+    let slots = case.zswap.reserve((THREADS * SLOTS) as u64).unwrap();
+    let pages = Pages::new();
+    // Who may not write is told; whose limit it was shows in what it came to: less than a page is left of one of each level.
+    let were_reached = || {
+        let is_full = |memcg: &Memcg| memcg.peak(Counter::Swap) + 4096 > memcg.max(Counter::Swap);
+        levels.0.iter().all(|memcgs| memcgs.iter().any(is_full))
+    };
+    run(&levels, Counter::Swap, were_reached, |thread, stop| {
+        let slot = |k: usize| slots.get((thread * SLOTS + k) as u64).unwrap();
+        let mut back = Page::zeroed();
+        for number in 0.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let k = (number * 31 + number / SLOTS) % SLOTS;
+            let page = pages.page(number * THREADS + thread);
+            case.zswap.store(slot(k), levels.leaf(thread), N0, &page).unwrap();
+            if number % 8 == 7 {
+                let _ = case.zswap.shrink_memcg(levels.leaf(thread), 16);
+            }
+            case.zswap.load(slot(k), &mut back).unwrap();
+            assert!(back[..] == page[..], "page {number} of thread {thread}");
+        }
+        (0..SLOTS).for_each(|k| _ = case.zswap.free(slot(k)));
+    });
+    assert!(were_reached(), "no limit of some level was ever reached");
+    assert!(levels.0[2].iter().all(|leaf| leaf.local_events(MemcgEvent::SwapMax) > 0));
+    for memcg in levels.all() {
+        let (peak, limit) = (memcg.peak(Counter::Swap), memcg.max(Counter::Swap));
+        assert!(peak > 0 && peak <= limit, "{peak} of {limit} at some time in {}", memcg.path());
+    }
+    drop(levels);
+    case.end();
+}
+
+#[test]
 fn no_page_is_refused_that_fits() {
     /// What each thread has room for. So much that threads charge ahead when there is room: what they have in stock then is
     /// needed by the others of the leaf when there is none.

@@ -187,7 +187,7 @@ fn options_with_values_that_make_no_sense() {
         (&["--threads", "0"][..], "Zero threads would store nothing"),
         (&["--threads", "x"], "The number of threads is a whole number"),
         (&["--threads", "1000000"], "At most 1024 threads"),
-        (&["--codec", "lz5"], "There is no codec \"lz5\"; use one of: lz4."),
+        (&["--codec", "lz5"], "--codec names none that is built in: there is no codec \"lz5\"; use one of: lz4."),
         (&["--pool-limit", "ten"], "\"ten\" is no size"),
         (&["--pool-limit", "-1"], "unexpected argument"),
         (&["--pool-limit", "99999999T"], "is too large a size"),

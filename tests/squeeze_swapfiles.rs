@@ -85,7 +85,7 @@ fn a_full_swapfile_leaves_pages_where_they_were() {
     let refused = sum(&report, "refused_pages");
     assert_eq!(sum(&report, "stored_pages") + refused, 4000);
     assert!((400..3900).contains(&refused) && sum(&report, "mismatched_pages") == 0, "{refused}");
-    ended.assert_said(&["x: ", "pages were not stored", "the swapfile is full: make it larger, or raise the limit"]);
+    ended.assert_said(&["x: ", "pages were not stored", "the swap devices are full: add one, or raise the limit"]);
 }
 
 /// A file system that is unmounted at the end.
@@ -117,7 +117,7 @@ fn enospc_on_a_tiny_file_system() {
     let (stored, refused) = (sum(&report, "stored_pages"), sum(&report, "refused_pages"));
     assert_eq!((stored + refused, sum(&report, "mismatched_pages")), (2000, 0));
     assert!(stored > 500 && refused > 500, "{stored} stored, {refused} refused");
-    ended.assert_said(&["x: ", "pages were not stored", "writes to the swapfile fail", "on its file system"]);
+    ended.assert_said(&["x: ", "pages were not stored", "writes to the swap device fail", "on its file system"]);
     assert_eq!(fs::read_dir(mount.0.path()).unwrap().count(), 0);
 }
 
@@ -161,7 +161,7 @@ fn a_file_size_limit_is_a_refusal_at_first_and_a_full_disk_later() {
     ended.assert_said(&[
         "x: ",
         "pages were not stored",
-        "writes to the swapfile fail",
+        "writes to the swap device fail",
         "stored pages came back identical",
     ]);
     assert!(!swapfile.exists());

@@ -252,7 +252,7 @@ fn bad_swapfiles_are_refused_with_a_sentence() {
     );
     refused(
         &["--swapfile", &with(&a, "size=16M,tier=x,priority=1"), "--swapfile", &with(&b, "size=16M,tier=y,priority=1")],
-        &["Priority 1 is that of the tier x"],
+        &["priority 1 is that of the tier x"],
     );
     refused(&["--swapfile", &with(&a, "size=16M,tier=a b")], &["cannot be the name of a tier"]);
     refused(&["--swapfile", &with(&a, "size=16M,unnamed")], &["does not exist"]);

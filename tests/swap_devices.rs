@@ -204,15 +204,15 @@ fn what_does_not_fit_in_is_refused_with_a_sentence() {
         assert_eq!(format!("{:?}{:?}", devices.rows(), devices.tiers().1), before, "nothing was changed");
     };
     refuse(file("disk", 3), "is in use by another process or by another handle of this one: stop its user");
-    refuse(memory(MIB).tier("disk", 4), "The tier disk has priority 3, and the new device asks for 4");
-    refuse(memory(MIB).tier("nvme", 3), "Priority 3 is that of the tier disk, so the tier nvme cannot have it");
+    refuse(memory(MIB).tier("disk", 4), "the tier disk has priority 3, and the new device asks for 4");
+    refuse(memory(MIB).tier("nvme", 3), "priority 3 is that of the tier disk, so the tier nvme cannot have it");
     refuse(memory(MIB).tier("a b", 4), "\"a b\" cannot be the name of a tier");
     refuse(memory(8192).tier("disk", 3), "is too small: it needs 524288");
     refuse(DeviceOptions::swapfile(SwapFile::options().path(folder.path()).size(1 << 20)), "is a directory");
     for _ in 1..32 {
         devices.add(memory(MIB)).unwrap();
     }
-    refuse(memory(MIB), "There are 32 swap devices already");
+    refuse(memory(MIB), "there are 32 swap devices already");
     let rows = devices.rows();
     assert_eq!((rows.len(), rows[0].name.as_str(), rows[0].tier.as_str()), (32, path.to_str().unwrap(), "disk"));
     assert_eq!(rows[0].state.to_string(), "on");

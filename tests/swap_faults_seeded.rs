@@ -9,121 +9,21 @@
 #[path = "support/oracle.rs"]
 mod oracle;
 mod support;
+#[path = "support/trouble.rs"]
+mod trouble;
 
 use oracle::{Cost, Oracle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Random, rest_of_device};
+use support::Random;
+use trouble::{Split, TROUBLES, Trouble};
 use zspool::memcg::Cancel;
-use zspool::swap::{Device, DeviceOptions, Fault, FaultyDevice, Geometry, MemoryDevice, Op, Plan, Request};
+use zspool::swap::{DeviceOptions, FaultyDevice, Geometry, MemoryDevice, Plan};
 use zspool::zswap::Zswap;
 
 /// Faults to be met in all.
 const FAULTS: u64 = 10_000;
-
-/// Which operations go wrong, how, and what that may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Trouble {
-    WritesFail,
-    NoRoom,
-    ShortWrites,
-    TornWrites,
-    LostWrites,
-    FlippedWrites,
-    AstrayWrites,
-    ReadsFail,
-    ShortReads,
-    FlippedReads,
-    AstrayReads,
-    Anything,
-    Down,
-    Hangs,
-}
-
-const TROUBLES: [Trouble; 14] = [
-    Trouble::WritesFail,
-    Trouble::NoRoom,
-    Trouble::ShortWrites,
-    Trouble::TornWrites,
-    Trouble::LostWrites,
-    Trouble::FlippedWrites,
-    Trouble::AstrayWrites,
-    Trouble::ReadsFail,
-    Trouble::ShortReads,
-    Trouble::FlippedReads,
-    Trouble::AstrayReads,
-    Trouble::Anything,
-    Trouble::Down,
-    Trouble::Hangs,
-];
-
-impl Trouble {
-    fn fault(self, random: &mut Random) -> Fault {
-        let bits = 8 * 16 * 4096;
-        match self {
-            Trouble::WritesFail | Trouble::ReadsFail | Trouble::Down => Fault::Errno(libc::EIO),
-            Trouble::NoRoom => Fault::Errno([libc::ENOSPC, libc::EDQUOT, libc::EFBIG][random.below(3) as usize]),
-            Trouble::ShortWrites | Trouble::ShortReads => Fault::Short { bytes: random.below(16 * 4096) as usize },
-            Trouble::TornWrites => Fault::Torn { sectors: random.below(32) as usize },
-            Trouble::LostWrites => Fault::Lost,
-            Trouble::FlippedWrites | Trouble::FlippedReads => Fault::Flip { bit: random.below(bits) as usize },
-            Trouble::AstrayWrites | Trouble::AstrayReads => Fault::Misdirect { to: random.below(DEVICE_BYTES as u64) },
-            Trouble::Hangs => Fault::Hang,
-            Trouble::Anything => TROUBLES[random.below(11) as usize].fault(random),
-        }
-    }
-
-    fn of_reads(self) -> bool {
-        use Trouble::*;
-        matches!(self, ReadsFail | ShortReads | FlippedReads | AstrayReads | Anything | Down | Hangs)
-    }
-
-    fn of_writes(self) -> bool {
-        matches!(self, Trouble::Anything | Trouble::Down | Trouble::Hangs) || !self.of_reads()
-    }
-
-    /// What writes that are admitted to have failed cost, and requests that come late: nothing. The others may cost what lies on
-    /// the device.
-    fn cost(self) -> Cost {
-        match self {
-            Trouble::WritesFail | Trouble::NoRoom | Trouble::ShortWrites | Trouble::Hangs => Cost::Nothing,
-            _ => Cost::OnDevice(u64::MAX),
-        }
-    }
-
-    fn plan(self, random: &mut Random) -> Plan {
-        match self {
-            Trouble::Down => Plan::none().down_from(1 + random.below(40), libc::EIO),
-            _ => (1..4000).filter(|_| random.below(2) == 0).collect::<Vec<_>>().into_iter().fold(
-                Plan::none(),
-                |plan, k| {
-                    let fault = self.fault(random);
-                    plan.at(k, fault)
-                },
-            ),
-        }
-    }
-}
-
-/// A device of whose writes, or reads and punches, or both, some go wrong.
-#[derive(Debug)]
-struct Split {
-    plain: Arc<MemoryDevice>,
-    faulty: FaultyDevice<Arc<MemoryDevice>>,
-    trouble: Trouble,
-}
-
-impl Device for Split {
-    fn submit(&self, requests: &mut [Request]) {
-        for request in requests {
-            let faulty = if request.op() == Op::Read { self.trouble.of_reads() } else { self.trouble.of_writes() };
-            let one = std::slice::from_mut(request);
-            if faulty { self.faulty.submit(one) } else { self.plain.submit(one) }
-        }
-    }
-    rest_of_device!(faulty);
-}
 
 const DEVICE_BYTES: usize = 384 * 4096;
 const SLOTS: u64 = 96;
@@ -131,6 +31,11 @@ const STEPS: usize = 500;
 
 /// The client's work comes in so many parts, between which hung requests are let go.
 const PARTS: usize = 10;
+
+/// What lies on the device may be lost to trouble that says nothing, or that has reads fail.
+fn cost_of(trouble: Trouble) -> Cost {
+    if trouble.may_lose() { Cost::OnDevice(u64::MAX) } else { Cost::Nothing }
+}
 
 /// An instance with the device, and in every third round a healthy one of a lower tier.
 fn instance(device: Arc<Split>, random: &mut Random) -> Zswap {
@@ -174,7 +79,7 @@ fn round(trouble: Trouble, seed: u64, cost: Cost) -> u64 {
     oracle.verify(Cost::Nothing);
     let mut met = 0;
     for _ in 0..3 {
-        device.faulty.replan(trouble.plan(random));
+        device.faulty.replan(trouble.plan(2, DEVICE_BYTES as u64, &mut |end| random.below(end)));
         for _ in 0..PARTS {
             oracle.churn(STEPS / threads as usize / PARTS);
             // What hangs is done late, and what it held is used again.
@@ -215,7 +120,7 @@ fn ten_thousand_faults_give_no_wrong_byte_and_lose_nothing_that_has_another_copy
     while met.values().sum::<u64>() < wanted {
         for trouble in TROUBLES {
             seed += 1;
-            *met.entry(trouble).or_default() += round(trouble, seed, trouble.cost());
+            *met.entry(trouble).or_default() += round(trouble, seed, cost_of(trouble));
         }
     }
     println!("{} faults in {seed} rounds: {met:?}", met.values().sum::<u64>());

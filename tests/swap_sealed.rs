@@ -3,6 +3,7 @@
 //!
 //! - No nonce comes twice, whatever becomes of what it sealed.
 //! - No page can be read off a device.
+//! - A child of fork, which has its parent's key and nonces, writes nothing.
 //!
 //! Every page is one that does not shrink, so that objects are equally long, and where each begins in a write is known.
 
@@ -150,4 +151,47 @@ fn no_nonce_comes_twice_and_no_page_is_seen_in_all_that_is_written() {
     // They would be found.
     let (plain, _) = life(false);
     assert!(seen(&plain) > PAGES as usize * 512, "{} words", seen(&plain));
+}
+
+/// A file that the child of a fork shares with its parent: what it wrote there would use nonces of its parent's again.
+#[test]
+fn the_child_of_a_fork_is_refused_every_write_and_its_parent_goes_on() {
+    use std::os::unix::fs::FileExt;
+    use zspool::swap::{Area, Error, Label, SwapFile, Tenant};
+    use zspool::units::Owner;
+    const TENANT: Tenant = Tenant { owner: Owner(1), payer: 1 };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("swap");
+    let file = SwapFile::options().path(&path).size(4 << 20).open().unwrap();
+    let area = Area::new(Box::new(file), 0, Geometry::default()).unwrap();
+    let image = || {
+        let mut bytes = vec![0; 4 << 20];
+        std::fs::File::open(&path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let object = |slot: u64| move |to: &mut [u8]| to.fill(slot as u8);
+    let mut before = area.begin(4).unwrap();
+    let early = before.push(7, Label::default(), TENANT, 2000, object(7)).unwrap();
+    before.write().unwrap();
+    let mut open = area.begin(4).unwrap();
+    let place = open.push(8, Label::default(), TENANT, 2000, object(8)).unwrap();
+    let there = image();
+    // SAFETY: the child asks for what it is refused, which takes no lock that another thread of the parent could have held, and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let written = matches!(open.write(), Err(Error::Forked));
+        let begun = matches!(area.begin(4), Err(Error::Forked));
+        // SAFETY: ends the child without running what belongs to the parent.
+        unsafe { libc::_exit(i32::from(!(written && begun))) };
+    }
+    assert!(child > 0);
+    let mut status = 0;
+    // SAFETY: waits for our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 0), "a write of the child was not refused");
+    assert!(image() == there, "the child has changed the file");
+    open.write().unwrap();
+    for (slot, place) in [(7, early), (8, place)] {
+        area.read(place, slot, |read| assert!(read.bytes.iter().all(|&byte| byte == slot as u8))).unwrap();
+    }
 }

@@ -1,9 +1,12 @@
 //! Areas on swapfiles: what a full or damaged disk does to them, what stays in the page cache, and what calls the allocator.
 #![cfg(all(target_os = "linux", not(loom), not(miri)))]
 
+#[path = "support/mod.rs"]
+mod aloud;
 #[path = "support/swapfile.rs"]
 mod support;
 
+use aloud::skip;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
@@ -81,7 +84,8 @@ fn a_full_swapfile_reads_back_whole_and_its_holes_give_storage_back() {
             assert!(thin.blocks() * 512 < full / 2, "{} of {full} bytes of storage", thin.blocks() * 512);
             assert_eq!(thin.len(), 4 * MIB);
         } else {
-            println!("skipped: the file system of {} has no holes", path.display());
+            let why = format!("in part: the file system of {} has no holes", path.display());
+            skip("a_full_swapfile_reads_back_whole_and_its_holes_give_storage_back", &why);
         }
         for &(slot, place) in kept {
             check(&area, place, slot, LEN).unwrap();
@@ -169,14 +173,16 @@ fn a_file_cut_down_by_others_is_an_error_for_its_slots_and_is_told() {
 #[test]
 fn a_disk_that_is_full_is_an_error_and_room_on_it_is_used_again() {
     if !is_root() {
-        println!("skipped: mounting a small tmpfs needs root");
-        return;
+        return skip(
+            "a_disk_that_is_full_is_an_error_and_room_on_it_is_used_again",
+            "mounting a small tmpfs needs root",
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(folder.path()).output();
     if !mount.as_ref().is_ok_and(|output| output.status.success()) {
-        println!("skipped: mount says {mount:?}");
-        return;
+        let why = format!("mount says {mount:?}");
+        return skip("a_disk_that_is_full_is_an_error_and_room_on_it_is_used_again", &why);
     }
     struct Unmount<'a>(&'a Path);
     impl Drop for Unmount<'_> {
@@ -271,8 +277,8 @@ fn cached_bytes(file: &fs::File) -> u64 {
 fn a_swapfile_has_at_most_a_mib_in_the_page_cache_however_much_is_written_and_read() {
     let (folder, path) = folder();
     if is_tmpfs(folder.path()) {
-        println!("skipped: {} is a tmpfs, whose pages are the cache", folder.path().display());
-        return;
+        let why = format!("{} is a tmpfs, whose pages are the cache", folder.path().display());
+        return skip("a_swapfile_has_at_most_a_mib_in_the_page_cache_however_much_is_written_and_read", &why);
     }
     for direct in [false, true] {
         let options = SwapFile::options().path(&path).size(66 * MIB).direct(direct);

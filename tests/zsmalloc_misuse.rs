@@ -1,5 +1,8 @@
 //! What a client can do wrong with handles, and what it is told.
 
+mod support;
+
+use support::watched;
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::sync::Arc;
 use zspool::zsmalloc::{Handle, HandleError, Pool, PoolConfig, TagSpace};
@@ -88,6 +91,28 @@ fn a_guard_outlives_the_removal() {
     assert_eq!(pool.stats().objects, 300);
     others.into_iter().for_each(|handle| pool.remove(handle).unwrap());
     pool.close().unwrap();
+}
+
+#[test]
+fn sixty_three_guards_hold_an_object_and_another_waits_for_one_to_go() {
+    watched(|| {
+        use std::sync::mpsc::{RecvTimeoutError, channel};
+        use std::time::Duration;
+        let pool = pool(&TagSpace::new());
+        let handle = put(&pool, b"read me");
+        let mut guards: Vec<_> = (0..63).map(|_| pool.get(handle).unwrap()).collect();
+        std::thread::scope(|scope| {
+            let (done, read) = channel();
+            let pool = &pool;
+            scope.spawn(move || done.send(pool.get(handle).unwrap().to_vec()).unwrap());
+            assert_eq!(read.recv_timeout(Duration::from_millis(100)), Err(RecvTimeoutError::Timeout));
+            guards.pop();
+            assert_eq!(read.recv_timeout(Duration::from_secs(60)).as_deref(), Ok(&b"read me"[..]));
+        });
+        drop(guards);
+        pool.remove(handle).unwrap();
+        pool.close().unwrap();
+    });
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn without_a_device_a_limit_refuses_and_says_what_to_do() {
     match zswap.store(slot, &vm, N0, &compressible(1, 900)) {
         Err(error @ Error::Limit { reason: Unwritable::NoDevice, .. }) => {
             let text = error.to_string();
-            assert!(text.contains("vm") && text.contains("swapfile"), "{text}");
+            assert!(text.contains("vm") && text.contains("swap device"), "{text}");
         }
         other => panic!("{other:?}"),
     }

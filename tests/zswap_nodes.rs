@@ -120,7 +120,7 @@ fn without_a_device_a_full_node_refuses_and_says_why() {
     assert!(stored >= 4 && matches!(refused, Error::NodesFull { .. }), "{stored}: {refused}");
     let text = "no room is left on the nodes 0, where the pool has 16384 bytes of at most 16384; ";
     assert!(refused.to_string().starts_with(text), "{refused}");
-    assert!(refused.to_string().contains("there is no swapfile"), "{refused}");
+    assert!(refused.to_string().contains("there is no swap device"), "{refused}");
     // Others spill.
     for n in 50..60 {
         zswap.store(slots + n, &free, N0, &page(n)).unwrap();

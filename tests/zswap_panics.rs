@@ -1,4 +1,4 @@
-//! A device that panics, as a client's own may: whoever catches that finds everything adding up, and the instance works on.
+//! A device or a codec that panics, as a client's own may: whoever catches that finds everything adding up, and the instance works on.
 
 mod support;
 
@@ -6,6 +6,7 @@ use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::*;
+use zspool::compress::{Codec, CodecId, Codecs, Compressed, Context, Corrupt, Lz4};
 use zspool::memcg::{Counter, Memcg};
 use zspool::swap::{Device, MemoryDevice, Request};
 use zspool::units::{NodeId, PAGE_SIZE, Page, Slot};
@@ -125,4 +126,75 @@ fn a_swap_out_that_panics_gives_the_page_back() {
     }
     assert_eq!(vm.current(Counter::Memory), 0);
     zswap.assert_valid();
+}
+
+// === a codec ===
+
+/// LZ4 that panics while it is told to.
+struct Touchy {
+    compressing: Arc<AtomicBool>,
+    decompressing: Arc<AtomicBool>,
+}
+
+impl Codec for Touchy {
+    fn id(&self) -> CodecId {
+        CodecId::new(9)
+    }
+    fn name(&self) -> &'static str {
+        "touchy"
+    }
+    fn compress<'c>(&self, context: &'c mut Context, page: &[u8; PAGE_SIZE]) -> Compressed<'c> {
+        if self.compressing.load(Ordering::Relaxed) {
+            panic::resume_unwind(Box::new("as told"));
+        }
+        Lz4.compress(context, page)
+    }
+    fn decompress(&self, bytes: &[u8], out: &mut [u8; PAGE_SIZE]) -> Result<(), Corrupt> {
+        if self.decompressing.load(Ordering::Relaxed) {
+            out[..100].fill(0x5a);
+            panic::resume_unwind(Box::new("as told"));
+        }
+        Lz4.decompress(bytes, out)
+    }
+}
+
+#[test]
+fn a_codec_that_panics_leaves_no_older_copy_and_keeps_nothing_of_ours() {
+    watched(codec_panics);
+}
+
+fn codec_panics() {
+    let flags = [false; 2].map(|told| Arc::new(AtomicBool::new(told)));
+    let [compressing, decompressing] = flags.each_ref().map(Arc::clone);
+    let codecs = Codecs::builtin().with(Touchy { compressing, decompressing }).unwrap();
+    let [compressing, decompressing] = &flags;
+    let during = |flag: &AtomicBool, f: &mut dyn FnMut()| {
+        flag.store(true, Ordering::Relaxed);
+        assert!(catch_unwind(AssertUnwindSafe(f)).is_err(), "the codec was not asked");
+        flag.store(false, Ordering::Relaxed);
+    };
+    // One thread may compress at a time: scratch memory that a panic kept would stop the next store for ever.
+    let builder = base().codecs(codecs).codec("touchy").compressing_threads(1);
+    let zswap = builder.device(MemoryDevice::new(8 << 20, 4096)).build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slots: Vec<_> = zswap.reserve(40).unwrap().iter().collect();
+    slots.iter().for_each(|&slot| _ = zswap.store(slot, &vm, N0, &page(slot)).unwrap());
+    assert!(matches!(zswap.shrink_memcg(&vm, 20), Shrunk::Written(_)));
+    for &slot in &slots {
+        during(compressing, &mut || _ = zswap.store(slot, &vm, N0, &compressible(1, 2000)));
+        assert!(matches!(zswap.load(slot, &mut Page::zeroed()), Err(Error::NotStored { .. })));
+        zswap.assert_valid();
+        zswap.store(slot, &vm, N0, &page(slot)).unwrap();
+    }
+    assert!(matches!(zswap.shrink_memcg(&vm, 20), Shrunk::Written(_)));
+    // In the pool and on the device: no guard, seat or buffer is kept, however often.
+    for _ in 0..3 {
+        for &slot in &slots {
+            during(decompressing, &mut || zswap.load(slot, &mut Page::zeroed()).unwrap());
+        }
+    }
+    check(&zswap, &slots);
+    slots.iter().for_each(|&slot| assert!(zswap.free(slot)));
+    zswap.assert_valid();
+    assert_eq!([vm.usage(), vm.current(Counter::Swap)], [0, 0]);
 }

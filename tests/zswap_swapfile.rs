@@ -122,7 +122,7 @@ fn a_full_file_system_keeps_pages_in_the_pool() {
         match zswap.store(slot, &zswap.root(), N0, &compressible(slot.0, 1500)) {
             Ok(_) => stored.push(slot),
             Err(error @ Error::PoolFull { .. }) => {
-                assert!(error.to_string().contains("swapfile"), "{error}");
+                assert!(error.to_string().contains("swap device"), "{error}");
                 refused += 1;
             }
             Err(other) => panic!("{other:?}"),

@@ -135,7 +135,8 @@ fn devices_come_while_others_work() {
         });
         for (number, (tier, priority)) in [("nvme", 10), ("nvme", 10), ("ram", 20)].into_iter().enumerate() {
             assert_eq!(usize::from(zswap.swapon(memory(tier, priority)).unwrap()), number + 1);
-            assert!(matches!(zswap.shrink_memcg(&vm, 40), Shrunk::Written(_)));
+            // The loads may have referenced all 40 that it looks at: then it comes back for them.
+            while zswap.shrink_memcg(&vm, 40) == Shrunk::NoneWritten {}
         }
         loads.join().unwrap();
     });
@@ -203,7 +204,7 @@ fn a_retired_device_is_left_out_and_comes_back() {
     let _ = zswap.shrink_memcg(&vm, 400);
     let _ = zswap.shrink_memcg(&vm, 400);
     assert!(by_tier(&zswap)["nvme"] > before);
-    assert!(zswap.reinstate(7).unwrap_err().to_string().contains("There is no swap device 7"));
+    assert!(zswap.reinstate(7).unwrap_err().to_string().contains("there is no swap device 7"));
     zswap.assert_valid();
 }
 

@@ -1,4 +1,4 @@
-//! Who is written back: by the policy for new entries (W-14), and with or without pages that do not shrink first (W-10).
+//! Who is written back: by the policy for new entries, and with or without pages that do not shrink first.
 //!
 //! ```text
 //!   access k of a trace: 4 in 5 to page p of the universe, p by Zipf (0.8); 1 in 5 to a page used once

@@ -361,7 +361,7 @@ impl World {
             }
             Err(error) => {
                 assert!(!fits, "{error}");
-                assert!(error.to_string().ends_with('.'), "{error}");
+                assert!(!error.to_string().ends_with('.'), "{error}");
                 let now = std::fs::read(file.path()).expect("it is still there");
                 assert!(now == first, "a file was refused and changed");
                 self.reached.add("files refused", 1);

@@ -4,7 +4,7 @@
 mod tiny;
 
 #[cfg(loom)]
-pub use tiny::{GEOMETRY, Page, builder, page};
+pub use tiny::{GEOMETRY, Page, builder, empty_and_check, look, page};
 
 /// Explore every interleaving of `model` (within the bounds of the environment) and return the set of its outcomes.
 ///

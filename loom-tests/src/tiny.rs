@@ -2,12 +2,12 @@
 
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
-use zspool::memcg::TreeConfig;
+use zspool::memcg::{Counter, TreeConfig};
 use zspool::swap;
 use zspool::sync::Planted;
-use zspool::units::PAGE_SIZE;
+use zspool::units::{PAGE_SIZE, Slot};
 use zspool::zsmalloc::Geometry;
-use zspool::zswap::{Builder, Zswap};
+use zspool::zswap::{Builder, Error, Zswap};
 
 /// A page of a model.
 pub type Page = Box<[u8; PAGE_SIZE]>;
@@ -17,6 +17,41 @@ pub fn page(number: u8) -> Page {
     let mut page = Box::new([0; PAGE_SIZE]);
     page[0] = number;
     page
+}
+
+/// What a slot holds: its number, and whether it lies on the device.
+///
+/// # Panics
+/// When it cannot be had, or is not one page.
+pub fn look(zswap: &Zswap, slot: Slot) -> (u8, bool) {
+    let mut read = page(0);
+    let on_device = match zswap.try_load(slot, &mut read) {
+        Ok(()) => false,
+        Err(Error::NeedsIo { .. }) => {
+            zswap.load(slot, &mut read).unwrap();
+            true
+        }
+        Err(other) => panic!("{other}"),
+    };
+    assert!(read[1..].iter().all(|&byte| byte == 0), "a page mixed from two");
+    (read[0], on_device)
+}
+
+/// Check that all adds up, before and after these slots, which are all there are, are freed.
+///
+/// # Panics
+/// When it does not.
+pub fn empty_and_check(zswap: &Zswap, slots: impl IntoIterator<Item = Slot>) {
+    let check = || {
+        zswap.assert_valid();
+        let on_devices = zswap.stats().area.map_or(0, |area| area.live_bytes);
+        assert_eq!(zswap.root().current(Counter::Swap), on_devices, "what lies on a device is charged");
+    };
+    check();
+    slots.into_iter().for_each(|slot| _ = zswap.free(slot));
+    check();
+    assert_eq!(Counter::ALL.map(|counter| zswap.root().current(counter)), [0, 0, 0], "nothing stays charged");
+    assert_eq!(zswap.stats().area.map_or(0, |area| area.used_bytes), 0, "every place is given back");
 }
 
 /// Segments of two pages of 256 bytes, and one buffer of each kind.

@@ -1,13 +1,15 @@
 //! Races of guest pages with changes of their mappings: what is unmapped, dropped or forked, and what was written.
 //!
-//! The real gate and the real backing behind it, over a simulated range whose changes wait to be read, as the kernel's do. The program's thread
-//! goes on as soon as its event was read.
+//! The real gate with the real backing behind it, and the real reader, over a simulated range whose changes wait to be read, as the kernel's do. The
+//! program's thread goes on as soon as its event was read.
 //!
 //! | model | bug planted |
 //! |---|---|
 //! | `unmap_vs_take_out` | GateLooksFirst, GateOpensEarly |
 //! | `drop_vs_access` of a stored page | GateOpensEarly |
 //! | `drop_vs_round_trip` of one that is there | RemovalNotAwaited |
+//! | `slow_drop_vs_take_out` | HoldForgotten |
+//! | `move_vs_unmapping`, read by two | FollowsOutOfTurn |
 //! | `fork_vs_take_out`, `fork_vs_access` | GateLooksFirst, GateOpensEarly |
 //! | `fork_then_discard` | DiscardIgnoresGate |
 //! | `dirty_vs_take_out` | LeavesNotedBefore, LeavingNotLookedFor |
@@ -146,6 +148,56 @@ fn words_that_follow_before_the_kernel_has_emptied_the_range_are_seen() {
     assert!(message.contains("came back"), "{message}");
 }
 
+fn slow_drop_vs_take_out(planted: Planted) -> (u32, Option<u64>) {
+    let model = resident(planted);
+    let ((), (), staged) = race_of_three(
+        &model,
+        |model, woken| model.follow_removal_in_haste(0, woken),
+        |model| model.emptied(0),
+        |model| model.stage(0, 1).0,
+    );
+    let read = model.read(0);
+    assert_eq!(read, Some(0), "what was dropped came back");
+    model.check();
+    (staged, read)
+}
+
+#[test]
+fn a_page_that_is_emptied_late_is_not_taken_out_before() {
+    assert_eq!(outcomes_of_long(|| slow_drop_vs_take_out(Planted::NONE)), [(0, Some(0)), (1, Some(0))].into());
+}
+
+#[test]
+fn a_page_that_leaves_before_it_is_emptied_late_is_seen() {
+    let message = catches(|| outcomes_of_long(|| slow_drop_vs_take_out(Planted::bug(Bug::HoldForgotten))));
+    assert!(message.contains("came back"), "{message}");
+}
+
+// === mremap ===
+
+/// What came along of a page that was out when it was moved.
+fn move_vs_unmapping(planted: Planted) -> Option<u64> {
+    let model = stored(planted);
+    let [moved, unmapped] = model.read_a_move(0);
+    let (came, nothing) = race(&model, |model| model.follow(moved), |model| model.follow(unmapped));
+    assert_eq!(nothing, None);
+    let came = came.expect("the move was followed");
+    assert_eq!(came, Some(1), "what was out of what was moved is lost");
+    assert_eq!(model.check(), (0, 0, 0), "it is still where it was");
+    came
+}
+
+#[test]
+fn what_is_moved_takes_along_what_is_out_whoever_follows_what_the_kernel_says_next() {
+    assert_eq!(outcomes(|| move_vs_unmapping(Planted::NONE)), [Some(1)].into());
+}
+
+#[test]
+fn changes_that_are_followed_out_of_turn_are_seen_when_what_was_moved_is_lost() {
+    let message = catches(|| outcomes(|| move_vs_unmapping(Planted::bug(Bug::FollowsOutOfTurn))));
+    assert!(message.contains("is lost"), "{message}");
+}
+
 // === fork ===
 
 /// Where the child has the page from: it must have it once, as it was.
@@ -163,7 +215,7 @@ fn fork_vs_take_out(planted: Planted) -> (u32, &'static str) {
     let model = resident(planted);
     let (child, written, staged) = race_of_three(
         &model,
-        |model, woken| model.follow_fork(0, woken),
+        |model, woken| model.follow_fork(woken),
         |model| {
             model.forked();
             model.write_or_park(0, 2) // which the child must not see
@@ -179,7 +231,7 @@ fn fork_vs_access(planted: Planted) -> &'static str {
     let model = stored(planted);
     let (child, (), read) = race_of_three(
         &model,
-        |model, woken| model.follow_fork(0, woken),
+        |model, woken| model.follow_fork(woken),
         |model| model.forked(),
         |model| model.read_or_park(0),
     );
@@ -217,7 +269,7 @@ fn fork_then_discard(planted: Planted, is_stored: bool) -> &'static str {
     }
     let (child, discarded, ()) = race_of_three(
         &model,
-        |model, woken| model.follow_fork(0, woken),
+        |model, woken| model.follow_fork(woken),
         |model| {
             model.forked();
             model.discard(0, 1).unwrap()

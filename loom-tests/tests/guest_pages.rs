@@ -14,9 +14,10 @@
 //! | `again_vs_compress` | UntakeIgnoresThrough |
 //! | `discard_vs_access` | DiscardOwnsLate |
 //! | `discard_vs_compress` | DiscardEndsShadow |
+//! | `discard_vs_compress_in_place` | DiscardPassesReader |
 //! | `inherit_vs_compress` | HeirOwnsAsDropping |
 //! | `removed_vs_compress` | RemovalPassesOver |
-//! | `unregister_vs_take_out` | UnregisterLeavesGateOpen |
+//! | `unregister_vs_take_out` | UnregisterLeavesExitOpen |
 //! | `pin_vs_take_out` | PinCountsLate |
 //! | `write_vs_clean_page` | WriteKeepsCopy |
 //! | `vanished_vs_take_out` | VanishedStaysCharged |
@@ -335,6 +336,31 @@ fn a_staging_place_taken_from_its_compressor_is_seen() {
     assert!(message.contains("the shadow place of page 0 was not empty"), "{message}");
 }
 
+fn discard_vs_compress_in_place(planted: Planted) -> (u32, u64) {
+    let model = staged(planted, true);
+    let (compressed, ()) = race(
+        &model,
+        |model| model.compress(1),
+        |model| {
+            model.write(0, 3); // it may be back, and read still
+            model.discard(0, 1).unwrap();
+        },
+    );
+    (compressed, model.read(0).unwrap())
+}
+
+#[test]
+fn a_page_that_is_read_in_place_stays_until_it_was_read() {
+    let seen = outcomes(|| discard_vs_compress_in_place(Planted::NONE));
+    assert_eq!(seen, [(0, 0), (1, 0)].into());
+}
+
+#[test]
+fn a_page_thrown_away_while_it_is_read_in_place_is_seen() {
+    let message = catches(|| outcomes(|| discard_vs_compress_in_place(Planted::bug(Bug::DiscardPassesReader))));
+    assert!(message.contains("while it was read in place"), "{message}");
+}
+
 fn inherit_vs_compress(planted: Planted) -> (u32, &'static str) {
     let model = staged(planted, false);
     let (compressed, inherited) = race(&model, |model| model.compress(1), |model| model.inherit(0));
@@ -401,7 +427,7 @@ fn nothing_is_out_when_a_region_goes() {
 
 #[test]
 fn a_gate_left_open_is_seen() {
-    let message = catches(|| outcomes(|| unregister_vs_take_out(Planted::bug(Bug::UnregisterLeavesGateOpen))));
+    let message = catches(|| outcomes(|| unregister_vs_take_out(Planted::bug(Bug::UnregisterLeavesExitOpen))));
     assert!(message.contains("out when its region went"), "{message}");
 }
 

@@ -4,11 +4,11 @@
 //! model says which outcomes it has seen, and has a twin with a planted bug that must fail.
 #![cfg(loom)]
 
-use loom_tests::{builder, catches, outcomes, outcomes_of_long, page, race};
+use loom_tests::{builder, catches, empty_and_check, look, outcomes, outcomes_of_long, page, race};
 use zspool::swap::MemoryDevice;
 use zspool::sync::{Arc, Bug, Planted};
 use zspool::units::{NodeId, Slot};
-use zspool::zswap::{Error, Shrunk, Zswap};
+use zspool::zswap::{Shrunk, Zswap};
 
 const N0: NodeId = NodeId(0);
 
@@ -21,31 +21,6 @@ fn one_slot(zswap: &Zswap, number: u8) -> Slot {
     let slot = zswap.reserve(1).unwrap().base();
     zswap.store(slot, &zswap.root(), N0, &page(number)).unwrap();
     slot
-}
-
-/// What a slot holds: its number, and whether it lies on the device.
-fn look(zswap: &Zswap, slot: Slot) -> (u8, bool) {
-    let mut read = page(0);
-    let on_device = match zswap.try_load(slot, &mut read) {
-        Ok(()) => false,
-        Err(Error::NeedsIo { .. }) => {
-            zswap.load(slot, &mut read).unwrap();
-            true
-        }
-        Err(other) => panic!("{other}"),
-    };
-    assert!(read[1..].iter().all(|&b| b == 0), "a page mixed from two");
-    (read[0], on_device)
-}
-
-fn empty_and_check(zswap: &Zswap, slots: &[Slot]) {
-    zswap.assert_valid();
-    for &slot in slots {
-        zswap.free(slot);
-    }
-    zswap.assert_valid();
-    assert_eq!(zswap.root().usage(), 0);
-    assert_eq!(zswap.stats().area.unwrap().used_bytes, 0, "every place is given back");
 }
 
 // === writeback against free and a new store of the slot ===
@@ -63,7 +38,7 @@ fn writeback_vs_free_and_restore(planted: Planted) -> (bool, bool) {
     );
     let (number, on_device) = look(&zswap, slot);
     assert_eq!(number, 2, "the newer page is what is there");
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     (matches!(shrunk, Shrunk::Written(_)), on_device)
 }
 
@@ -96,7 +71,7 @@ fn writeback_vs_load(planted: Planted) -> (bool, bool) {
             zswap.stats().area.unwrap().read_bytes > 0
         },
     );
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     (matches!(shrunk, Shrunk::Written(_)), on_device)
 }
 
@@ -134,7 +109,7 @@ fn load_vs_replace_and_writeback(planted: Planted) -> u8 {
         },
     );
     assert_eq!(look(&zswap, slot).0, 2);
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     read
 }
 
@@ -170,7 +145,7 @@ fn store_vs_offline(planted: Planted) -> bool {
         assert!(matches!(zswap.shrink_memcg(&zswap.root(), 1), Shrunk::Written(_)));
         assert_eq!(look(&zswap, slot), (1, true));
     }
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     stored
 }
 

@@ -13,13 +13,13 @@
 //! | `take_of_a_place_vs_offline` | places and their owners | PlaceKeepsCharge |
 #![cfg(loom)]
 
-use loom_tests::{GEOMETRY, builder, catches, outcomes_of_long, page, race};
+use loom_tests::{GEOMETRY, builder, catches, empty_and_check, look, outcomes_of_long, page, race};
 use std::collections::BTreeSet;
 use zspool::memcg::{Counter, Event, Memcg};
 use zspool::swap::{self, Device, Fault, FaultyDevice, MemoryDevice, Plan};
 use zspool::sync::{Arc, Bug, Planted};
 use zspool::units::{NodeId, Slot};
-use zspool::zswap::{Error, Installed, Shrunk, Taken, Zswap};
+use zspool::zswap::{Installed, Shrunk, Taken, Zswap};
 
 const N0: NodeId = NodeId(0);
 
@@ -45,31 +45,6 @@ fn store<const N: usize>(zswap: &Zswap, memcg: &Memcg) -> [Slot; N] {
         zswap.store(slots + k as u64, memcg, N0, &page(k as u8 + 1)).unwrap();
         slots + k as u64
     })
-}
-
-/// What a slot holds: its number, and whether it lies on the device.
-fn look(zswap: &Zswap, slot: Slot) -> (u8, bool) {
-    let mut read = page(0);
-    let on_device = match zswap.try_load(slot, &mut read) {
-        Ok(()) => false,
-        Err(Error::NeedsIo { .. }) => {
-            zswap.load(slot, &mut read).unwrap();
-            true
-        }
-        Err(other) => panic!("{other}"),
-    };
-    (read[0], on_device)
-}
-
-/// Check that all adds up, before and after everything is freed.
-fn empty_and_check(zswap: &Zswap, slots: &[Slot]) {
-    zswap.assert_valid();
-    let on_device = zswap.stats().area.unwrap().live_bytes;
-    assert_eq!(zswap.root().current(Counter::Swap), on_device, "what lies on the device is charged");
-    slots.iter().for_each(|&slot| _ = zswap.free(slot));
-    zswap.assert_valid();
-    assert_eq!(Counter::ALL.map(|counter| zswap.root().current(counter)), [0, 0, 0], "nothing stays charged");
-    assert_eq!(zswap.stats().area.unwrap().used_bytes, 0, "every place is given back");
 }
 
 /// What the stub codec makes of a page.
@@ -102,7 +77,7 @@ fn two_walks_of_one_entry(planted: Planted) -> (u64, u64) {
     );
     assert_eq!(look(&zswap, slots[0]), (1, true));
     assert_eq!((counted(&zswap), a + b), (1, 1), "an entry is counted by who wrote it, once");
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     (a, b)
 }
 
@@ -133,7 +108,7 @@ fn two_walks_and_offline(planted: Planted) -> (u64, u64) {
     goer.join().unwrap();
     assert_eq!(look(&zswap, slots[0]), (1, parents + childs > 0));
     assert_eq!(counted(&zswap), parents + childs);
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     (parents, childs)
 }
 
@@ -155,7 +130,7 @@ fn lap(planted: Planted, meanwhile: impl FnOnce(&Zswap, [Slot; 2]) -> u64 + 'sta
         move |zswap| written(zswap.shrink_memcg(&child, usize::MAX)),
         move |zswap| meanwhile(zswap, slots),
     );
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     (walked, other)
 }
 
@@ -189,7 +164,7 @@ fn lap_vs_walk(planted: Planted) -> (u64, u64) {
         move |zswap| written(zswap.shrink_memcg(&same, usize::MAX)),
     );
     assert!(a + b <= 2 && counted(&zswap) == a + b);
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     (a, b)
 }
 
@@ -213,7 +188,7 @@ fn walk_vs_store_by_parent(planted: Planted) -> (bool, bool) {
     let (number, on_device) = look(&zswap, slots[0]);
     assert_eq!(number, 9);
     assert!(!on_device, "a walk of a memcg wrote its parent's page");
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     (matches!(shrunk, Shrunk::Written(_)), shrunk == Shrunk::NothingToScan)
 }
 
@@ -246,7 +221,7 @@ fn walk_vs_free(planted: Planted, fails: bool) -> (bool, bool) {
     );
     assert!(!fails || !matches!(shrunk, Shrunk::Written(_)));
     assert_eq!(look(&zswap, slots[1]).0, 2);
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     (matches!(shrunk, Shrunk::Written(_)), freed_from_device)
 }
 
@@ -288,7 +263,7 @@ fn free_vs_offline(planted: Planted) -> bool {
     zswap.assert_valid();
     // The other one is the root's now, and can be walked to.
     assert_eq!(written(zswap.shrink_memcg(&zswap.root(), 2)), 1);
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     freed
 }
 
@@ -313,7 +288,7 @@ fn walk_vs_offline(planted: Planted) -> u64 {
     zswap.assert_valid();
     assert_eq!(counted(&zswap), walked);
     assert_eq!(written(zswap.shrink_memcg(&zswap.root(), 2)) + walked, 2, "each is written once");
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     walked
 }
 
@@ -336,7 +311,7 @@ fn take_of_a_place_vs_offline(planted: Planted) -> bool {
     );
     assert_eq!(taken, Taken::Freed);
     assert_eq!(zswap.root().current(Counter::Swap), 0, "nothing stays charged");
-    empty_and_check(&zswap, &slots);
+    empty_and_check(&zswap, slots);
     assert_eq!(zswap.tree().census().objcgs, 1, "no reference is left to who is gone");
     true
 }

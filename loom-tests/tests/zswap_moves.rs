@@ -4,12 +4,12 @@
 //! pages. Every model says which outcomes it has seen, and has a twin with a planted bug that must fail.
 #![cfg(loom)]
 
-use loom_tests::{builder, catches, outcomes_of_long, page, race};
-use zspool::memcg::{Cancel, Counter};
+use loom_tests::{builder, catches, empty_and_check, look, outcomes_of_long, page, race};
+use zspool::memcg::Cancel;
 use zspool::swap::{DeviceOptions, MemoryDevice};
 use zspool::sync::{Arc, Bug, Planted};
 use zspool::units::{NodeId, Slot};
-use zspool::zswap::{Error, Shrunk, Zswap};
+use zspool::zswap::{Shrunk, Zswap};
 
 const N0: NodeId = NodeId(0);
 
@@ -31,29 +31,6 @@ fn on_device(zswap: &Zswap, number: u8) -> Slot {
     slot
 }
 
-/// What a slot holds: its number, and whether it lies on the device.
-fn look(zswap: &Zswap, slot: Slot) -> (u8, bool) {
-    let mut read = page(0);
-    let on_device = match zswap.try_load(slot, &mut read) {
-        Ok(()) => false,
-        Err(Error::NeedsIo { .. }) => {
-            zswap.load(slot, &mut read).unwrap();
-            true
-        }
-        Err(other) => panic!("{other}"),
-    };
-    assert!(read[1..].iter().all(|&b| b == 0), "a page mixed from two");
-    (read[0], on_device)
-}
-
-fn empty_and_check(zswap: &Zswap, slots: &[Slot]) {
-    zswap.assert_valid();
-    slots.iter().for_each(|&slot| _ = zswap.free(slot));
-    zswap.assert_valid();
-    assert_eq!([zswap.root().usage(), zswap.root().current(Counter::Swap)], [0, 0]);
-    assert_eq!(zswap.stats().area.unwrap().used_bytes, 0, "every place is given back");
-}
-
 // === cleaning against free and a new store of the slot (R-35) ===
 
 fn cleaning_vs_free_and_restore(planted: Planted) -> (u64, bool) {
@@ -68,7 +45,7 @@ fn cleaning_vs_free_and_restore(planted: Planted) -> (u64, bool) {
     );
     let (number, on_device) = look(&zswap, slot);
     assert_eq!(number, 2, "the newer page is what is there");
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     (moved, on_device)
 }
 
@@ -115,7 +92,7 @@ fn cleaning_vs_load(planted: Planted) -> (u64, u64) {
     );
     let reads = (zswap.stats().area.unwrap().read_bytes - before) / 256;
     assert_eq!(zswap.stats().lost_pages, 0);
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     (moved, reads)
 }
 
@@ -138,7 +115,7 @@ fn cleaning_vs_cleaning(planted: Planted) -> (u64, u64) {
     let (zswap, slot) = tiny(planted);
     let moved = race(&zswap, |zswap| zswap.clean_segment(0, 0), |zswap| zswap.clean_segment(0, 0));
     assert_eq!(look(&zswap, slot), (1, true));
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     moved
 }
 
@@ -167,7 +144,7 @@ fn demotion_vs_references(planted: Planted) -> (u64, bool) {
     assert_eq!(left, 0);
     assert!(!zswap.is_stored(slot), "its last reference is gone");
     let on_slow = zswap.device(slow).unwrap().stats().written_bytes > 0;
-    empty_and_check(&zswap, &[slot]);
+    empty_and_check(&zswap, [slot]);
     (moved, on_slow)
 }
 

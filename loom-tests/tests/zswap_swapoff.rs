@@ -1,11 +1,11 @@
-//! A device is removed while its slots are used and written back to it: R-34, I-11.
+//! A device is removed while its slots are used and written back to it: R-34.
 //!
 //! The real `Zswap` with one slot and one device of two pages a segment. Every model says which outcomes it has seen, and has a
 //! twin with a planted bug that must fail.
 #![cfg(loom)]
 
-use loom_tests::{builder, catches, outcomes_of_long, page, race};
-use zspool::memcg::{Cancel, Counter};
+use loom_tests::{builder, catches, empty_and_check, outcomes_of_long, page, race};
+use zspool::memcg::Cancel;
 use zspool::swap::MemoryDevice;
 use zspool::sync::{Arc, Bug, Planted};
 use zspool::units::{NodeId, Slot};
@@ -33,13 +33,6 @@ fn number(zswap: &Zswap, slot: Slot) -> u8 {
     read[0]
 }
 
-fn empty_and_check(zswap: &Zswap, slot: Slot) {
-    zswap.assert_valid();
-    zswap.free(slot);
-    zswap.assert_valid();
-    assert_eq!([zswap.root().usage(), zswap.root().current(Counter::Swap)], [0, 0]);
-}
-
 fn swapoff(zswap: &Zswap) -> (u64, u64) {
     let report = zswap.swapoff(0, &Cancel::new(), |_| ()).unwrap();
     (report.to_pool, report.raced.min(1))
@@ -54,7 +47,7 @@ fn swapoff_vs_free_and_restore(planted: Planted) -> u64 {
         zswap.store(slot, &zswap.root(), N0, &page(2)).unwrap();
     });
     assert_eq!(number(&zswap, slot), 2, "the newer page is what is there");
-    empty_and_check(&zswap, slot);
+    empty_and_check(&zswap, [slot]);
     moved
 }
 
@@ -81,7 +74,7 @@ fn swapoff_vs_load(planted: Planted) -> u64 {
         assert_eq!(read[0], 1);
     });
     assert_eq!((number(&zswap, slot), zswap.stats().lost_pages), (1, 0));
-    empty_and_check(&zswap, slot);
+    empty_and_check(&zswap, [slot]);
     moved
 }
 
@@ -104,7 +97,7 @@ fn swapoff_vs_writeback(planted: Planted) -> (bool, u64, u64) {
     let ((moved, raced), shrunk) =
         race(&zswap, swapoff, |zswap| matches!(zswap.shrink_memcg(&zswap.root(), 1), Shrunk::Written(_)));
     assert_eq!(number(&zswap, slot), 1);
-    empty_and_check(&zswap, slot);
+    empty_and_check(&zswap, [slot]);
     (shrunk, moved, raced)
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Programs that end by `_exit` or a signal leave nothing, and the launcher has what it asked for last. Children that live on get all their memory
-//! before their parent ends by `exit` or `_exit`; where it is killed, nobody can see to that.
+//! before their parent ends by `exit` or `_exit`; where it is killed, a touch of what was out is a SIGBUS. Whether pages could not be read back is said
+//! by `exit` and `_exit` too: of many in one region only the first was told when it was met.
 
 use crate::inside::Inside;
 use crate::state;
@@ -22,6 +23,7 @@ use zspool::guest::control::{Controlled, EngineControl, Place, Settings, Verb};
 struct Last {
     engine: Engine,
     control: EngineControl,
+    program: String,
     place: Place,
     /// A forked child that ends is not the program.
     pid: u32,
@@ -39,7 +41,8 @@ pub(crate) fn program() -> String {
 /// Leave the last word when the program calls `exit`.
 pub(crate) fn at_exit(settings: &Settings, program: &str, engine: &Engine) {
     let control = EngineControl::new(engine.clone(), program);
-    let last = Last { engine: engine.clone(), control, place: Place::at(&settings.place), pid: std::process::id() };
+    let place = Place::at(&settings.place);
+    let last = Last { engine: engine.clone(), control, program: program.to_owned(), place, pid: std::process::id() };
     LAST.store(Box::into_raw(Box::new(last)), Release);
     // SAFETY: the function is there for as long as the process.
     unsafe { libc::atexit(leave) };
@@ -52,18 +55,33 @@ fn last() -> Option<&'static Last> {
     (state::is_running() && last.pid == std::process::id()).then_some(last)
 }
 
-/// The process ends in a moment: children of it that live on get what is theirs and out, for nobody serves it then.
-pub(crate) fn settle_children() {
+/// The process ends in a moment.
+pub(crate) fn before_end() {
     if let Some(last) = last() {
         let _inside = Inside::enter();
-        last.engine.settle_children();
+        last.settle();
+    }
+}
+
+impl Last {
+    /// Children that live on get what is theirs and out, for nobody serves it from here on; and what went wrong is said.
+    fn settle(&self) {
+        self.engine.settle_children();
+        let unreadable: u64 = self.engine.vms().iter().map(|vm| vm.stats().unreadable).sum();
+        if unreadable > 0 {
+            say(&format!(
+                "{unreadable} pages of {} could not be read back: their copies were damaged, or their device failed. Who touched one of them got a \
+                 SIGBUS, or an error from a system call (EFAULT).",
+                self.program
+            ));
+        }
     }
 }
 
 extern "C" fn leave() {
     let Some(last) = last() else { return };
     let _inside = Inside::enter();
-    last.engine.settle_children();
+    last.settle();
     let file = |end: &str| -> PathBuf { last.place.folder().join(format!("{}.{end}", last.pid)) };
     if let Ok(status) = last.control.answer(Verb::Status)
         && fs::write(file("last.new"), status).is_ok()

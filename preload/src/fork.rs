@@ -77,5 +77,8 @@ extern "C" fn child() {
     }
     // First: from here on none of our locks is asked for.
     state::sleep();
+    if let Some(engine) = engine() {
+        engine.fork_child(); // ends it where nobody holds its memory
+    }
     drop(inside());
 }

@@ -8,7 +8,7 @@
 //! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay |
 //! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
 //! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
-//! | `_exit`, `_Exit` | children that live on get what is theirs |
+//! | `_exit`, `_Exit` | children that live on get what is theirs, and what could not be read back is said |
 //! | `pthread_create` | see [`threads`] |
 //!
 //! The C library maps memory without passing here, and unmaps it so. What is new is found by looking ([`finder`](crate::finder));
@@ -265,7 +265,7 @@ fn pages(at: *mut c_void, len: size_t) -> Range<usize> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _exit(code: c_int) -> ! {
     if state::is_running() && !inside::is_inside() {
-        farewell::settle_children();
+        farewell::before_end();
     }
     loop {
         // SAFETY: it ends the process.

@@ -102,6 +102,7 @@ extern "C" fn start() {
 fn begin(value: &[u8]) -> Result<(), String> {
     let value = std::str::from_utf8(value).map_err(|_| format!("{VARIABLE} is not text: have `zspool run` set it."))?;
     let settings = Settings::decode(value)?;
+    own::note_image();
     let program = farewell::program();
     let (engine, vm) = engine::start(&settings, &program).map_err(|failed| failed.to_string())?;
     let least = settings.least.map_or(LEAST, |bytes| bytes as usize);

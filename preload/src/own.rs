@@ -52,3 +52,35 @@ pub(crate) fn snapshot() -> Ranges {
     all.add(allocator::reserve());
     all
 }
+
+/// Note this library's own segments, once: what follows its data without a file is anonymous memory to the kernel, and may be shown as one with
+/// a mapping of the program's behind it. (Not at each look: the loader's lock would be held by a thread while another forks.)
+pub(crate) fn note_image() {
+    let mut all = Ranges::new();
+    add_image(&mut all);
+    let mut own = OWN.lock();
+    all.iter().for_each(|range| own.add(range.clone()));
+}
+
+fn add_image(all: &mut Ranges) {
+    unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: usize, all: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the loader passes an object that is loaded.
+        let info = unsafe { &*info };
+        // SAFETY: its headers, as many as it says.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+        let here = (&raw const OWN).addr();
+        let segments = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| {
+            let start = info.dlpi_addr as usize + header.p_vaddr as usize;
+            start & !4095..(start + header.p_memsz as usize).next_multiple_of(4096)
+        });
+        if segments.clone().any(|segment| segment.contains(&here)) {
+            // SAFETY: the caller's ranges, which nobody else has.
+            let all = unsafe { &mut *all.cast::<Ranges>() };
+            segments.for_each(|segment| all.add(segment));
+            return 1;
+        }
+        0
+    }
+    // SAFETY: the function keeps to what the loader asks of it, and is called before this returns.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut *all).cast()) };
+}

@@ -15,7 +15,7 @@
 //!
 //! On machines whose compilers use descriptors (aarch64) the dynamic linker does the same thing by itself.
 
-use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicIsize, AtomicU8, Ordering::Relaxed};
 
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
@@ -32,14 +32,26 @@ std::arch::global_asm!(
     "add rax, qword ptr fs:[0]",
     "add rax, qword ptr [rdi + 8]",
     "ret",
-    "2: ud2", // before `prepare`
+    "2: lea rax, [rip + {nobody}]",
+    "add rax, qword ptr [rdi + 8]",
+    "ret",
     ".size __tls_get_addr, . - __tls_get_addr",
     ".popsection",
     distance = sym DISTANCE,
+    nobody = sym NOBODYS,
 );
 
 /// From the thread pointer to our block, in every thread; 0: not known yet.
 static DISTANCE: AtomicIsize = AtomicIsize::new(0);
+
+/// What lies at our thread-locals before [`prepare`], and in programs that are none of ours: compilers ask for an address ahead of the test
+/// that says whether it is wanted, and nobody uses it then.
+#[repr(align(64))]
+struct Nobodys([AtomicU8; MOST]);
+static NOBODYS: Nobodys = Nobodys([const { AtomicU8::new(0) }; MOST]);
+
+/// Bytes of thread-locals at most. There are some hundreds.
+const MOST: usize = 4096;
 
 /// Find our block. First of all, before anything uses a thread-local.
 ///
@@ -55,6 +67,8 @@ pub(crate) fn prepare() -> Result<(), &'static str> {
         if !headers.iter().any(|h| h.p_type == libc::PT_LOAD && (h.p_vaddr..h.p_vaddr + h.p_memsz).contains(&here)) {
             return 0; // another one's
         }
+        let bytes = headers.iter().find(|h| h.p_type == libc::PT_TLS).map_or(0, |h| h.p_memsz as usize);
+        assert!(bytes <= NOBODYS.0.len(), "{bytes} bytes of thread-locals: MOST is for fewer");
         // SAFETY: `found` is the caller's variable.
         unsafe { *found.cast::<usize>() = info.dlpi_tls_data.addr() };
         1

@@ -12,9 +12,9 @@
 //! ```
 
 use super::Error;
+use super::arena::Arena;
 use super::config::MAX_RUN_FRAMES;
 use super::discard::Batch;
-use super::pool::Arena;
 use super::state::State;
 use super::warm::{Lists, Spare};
 use crate::sync::assert_no_lock_held;
@@ -23,9 +23,9 @@ use crate::units::{FRAME_SIZE, Frame, Location, NodeId};
 use std::io;
 use std::ops::Range;
 
-/// Adjacent frames that one call backs.
+/// Adjacent frames that one system call backs.
 #[derive(Clone, Copy, Debug)]
-struct Group {
+struct Commit {
     first: Frame,
     /// Frames asked for.
     needed: usize,
@@ -35,7 +35,7 @@ struct Group {
     on: NodeId,
 }
 
-impl Group {
+impl Commit {
     fn frames(self) -> impl Iterator<Item = Frame> {
         span(self.first, self.needed + self.ahead)
     }
@@ -53,7 +53,7 @@ fn span(first: Frame, count: usize) -> impl Iterator<Item = Frame> + Clone {
 /// What `ensure` has to do next.
 enum Step {
     Done,
-    Commit(Group),
+    Commit(Commit),
     /// Give back the batch that was filled.
     Discard,
     Wait,
@@ -109,18 +109,18 @@ impl Arena {
                     continue;
                 }
                 Step::Discard => {}
-                Step::Commit(group) => {
+                Step::Commit(commit) => {
                     drop(lists);
-                    let outcome = self.back(group);
+                    let outcome = self.back(commit);
                     lists = self.lists.lock();
-                    self.publish(&mut lists, group, &outcome);
+                    self.publish(&mut lists, commit, &outcome);
                     let Outcome::Failed { error, .. } = outcome else { continue };
-                    if group.ahead > 0 {
+                    if commit.ahead > 0 {
                         attempt.not_ahead = true;
                         continue;
                     }
                     if lists.spare.warm == 0 || attempt.cannot_discard {
-                        return Err(Error::NoMemory { bytes: group.bytes().len() as u64, source: error });
+                        return Err(Error::NoMemory { bytes: commit.bytes().len() as u64, source: error });
                     }
                     self.take_oldest(&mut lists, usize::MAX, None, &mut batch);
                 }
@@ -143,7 +143,7 @@ impl Arena {
     ) -> Step {
         let mut must_wait = false;
         let mut strays = 0;
-        let mut group: Option<Group> = None;
+        let mut commit: Option<Commit> = None;
         for frame in span(first, count) {
             match self.frames.state(frame) {
                 State::Owned => {}
@@ -152,9 +152,9 @@ impl Arena {
                 }
                 State::Warm => strays += 1,
                 State::Committing | State::Discarding => must_wait = true,
-                State::Unbacked => match &mut group {
-                    None => group = Some(Group { first: frame, needed: 1, ahead: 0, on: node }),
-                    Some(group) if group.first.0 + group.needed as u32 == frame.0 => group.needed += 1,
+                State::Unbacked => match &mut commit {
+                    None => commit = Some(Commit { first: frame, needed: 1, ahead: 0, on: node }),
+                    Some(commit) if commit.first.0 + commit.needed as u32 == frame.0 => commit.needed += 1,
                     Some(_) => {}
                 },
             }
@@ -173,15 +173,15 @@ impl Arena {
                 }
             };
         }
-        match group {
-            Some(mut group) => match self.find_room(lists, &mut group, attempt, batch) {
+        match commit {
+            Some(mut commit) => match self.find_room(lists, &mut commit, attempt, batch) {
                 Ok(more) => {
-                    let end = group.first.0 + group.needed as u32;
-                    if end == first.0 + count as u32 && group.on == node && !attempt.not_ahead {
-                        group.ahead = self.ahead(lists, Frame(end), more);
+                    let end = commit.first.0 + commit.needed as u32;
+                    if end == first.0 + count as u32 && commit.on == node && !attempt.not_ahead {
+                        commit.ahead = self.ahead(lists, Frame(end), more);
                     }
-                    self.reserve(lists, group);
-                    Step::Commit(group)
+                    self.reserve(lists, commit);
+                    Step::Commit(commit)
                 }
                 Err(step) => step,
             },
@@ -190,25 +190,25 @@ impl Arena {
         }
     }
 
-    /// Room for the group on its node, or, where nodes fall back, for as much of it as there is room for on the nearest: how
+    /// Room for the commit on its node, or, where nodes fall back, for as much of it as there is room for on the nearest: how
     /// many frames more there would be room for, or what to do instead.
     fn find_room(
         &self,
         lists: &mut Lists,
-        group: &mut Group,
+        commit: &mut Commit,
         attempt: Attempt,
         batch: &mut Batch,
     ) -> Result<usize, Step> {
-        let (homes, needed) = (self.topology.homes(group.on), group.needed);
+        let (homes, needed) = (self.topology.homes(commit.on), commit.needed);
         let mut refusal = None;
         for &on in homes {
-            (group.on, group.needed) = (on, needed);
-            while group.needed > 0 {
-                match self.room(lists, on, group.needed, attempt, batch) {
+            (commit.on, commit.needed) = (on, needed);
+            while commit.needed > 0 {
+                match self.room(lists, on, commit.needed, attempt, batch) {
                     Err(Step::Refuse(full @ Error::NodeFull { .. })) => {
                         refusal = refusal.or(Some(full));
                         // The next node may have room for all, but what fits here is nearer.
-                        group.needed = if homes.len() > 1 { group.needed - 1 } else { 0 };
+                        commit.needed = if homes.len() > 1 { commit.needed - 1 } else { 0 };
                     }
                     found => return found,
                 }
@@ -268,20 +268,20 @@ impl Arena {
         span(next, most.min(left_in_run)).take_while(|&frame| self.frames.state(frame) == State::Unbacked).count()
     }
 
-    fn reserve(&self, lists: &mut Lists, group: Group) {
-        let (bytes, node) = (group.bytes().len() as u64, group.on);
+    fn reserve(&self, lists: &mut Lists, commit: Commit) {
+        let (bytes, node) = (commit.bytes().len() as u64, commit.on);
         self.backed.fetch_add(bytes, Ordering::Relaxed);
         self.backed_on[node.index()].fetch_add(bytes, Ordering::Relaxed);
-        lists.add_passing(node, group.ahead as u32);
-        for frame in group.frames() {
+        lists.add_passing(node, commit.ahead as u32);
+        for frame in commit.frames() {
             self.frames.set_node(frame, node);
             self.frames.set(frame, State::Committing);
         }
     }
 
     /// The system calls of a commit, outside the lock.
-    fn back(&self, group: Group) -> Outcome {
-        let (range, node) = (group.bytes(), group.on);
+    fn back(&self, commit: Commit) -> Outcome {
+        let (range, node) = (commit.bytes(), commit.on);
         let populated = if self.topology.is_numa() {
             let (address, kernel_node) = (self.address() + range.start, self.topology.kernel_node(node));
             super::numa::with_preferred(address, range.len(), kernel_node, || self.populate(range.clone()))
@@ -294,7 +294,7 @@ impl Arena {
         }
         let mut nodes = [node; MAX_RUN_FRAMES];
         if self.topology.is_numa() {
-            super::numa::locate(self.address() + range.start, group.needed + group.ahead, |index, kernel| {
+            super::numa::locate(self.address() + range.start, commit.needed + commit.ahead, |index, kernel| {
                 nodes[index] = self.topology.from_kernel(kernel).unwrap_or(node);
             });
         }
@@ -318,14 +318,14 @@ impl Arena {
     }
 
     /// Say what became of a commit.
-    fn publish(&self, lists: &mut Lists, group: Group, outcome: &Outcome) {
-        let node = group.on;
-        lists.remove_passing(node, group.ahead as u32);
-        for (index, frame) in group.frames().enumerate() {
+    fn publish(&self, lists: &mut Lists, commit: Commit, outcome: &Outcome) {
+        let node = commit.on;
+        lists.remove_passing(node, commit.ahead as u32);
+        for (index, frame) in commit.frames().enumerate() {
             match outcome {
                 Outcome::Backed { nodes } => {
                     self.note_node(frame, node, nodes[index]);
-                    if index < group.needed {
+                    if index < commit.needed {
                         self.frames.set(frame, State::Owned);
                     } else {
                         self.make_warm(lists, frame);

@@ -28,8 +28,8 @@ pub struct ArenaConfig {
     pub warm_frames: usize,
     /// And no more than the frames backed over this, but for a few. 1: no such bound. More than 0.
     pub warm_share: usize,
-    /// Frames of a run that one commit may back together: what follows the frames asked for becomes warm, for one
-    /// system call costs less than several. 0 and 1: only what was asked for.
+    /// A commit may back one frame less than so many beyond those asked for: they follow them in the run and become warm, for
+    /// one system call costs less than several. 0 and 1: only what was asked for.
     pub commit_ahead: usize,
     /// The nodes.
     pub topology: Topology,
@@ -62,10 +62,14 @@ impl Default for ArenaConfig {
 impl ArenaConfig {
     /// Refuse what cannot be, and say how many bytes to try to reserve: at first, and at least.
     pub(super) fn checked(&self) -> Result<(u64, u64), Error> {
+        self.checked_with(page_size())
+    }
+
+    /// The same on a machine with pages of so many bytes.
+    fn checked_with(&self, page: u64) -> Result<(u64, u64), Error> {
         if !self.run_frames.is_power_of_two() || self.run_frames > MAX_RUN_FRAMES {
             return Err(Error::RunFrames { run_frames: self.run_frames });
         }
-        let page = page_size();
         if page != FRAME_SIZE as u64 {
             return Err(Error::PageSize { bytes: page });
         }
@@ -108,6 +112,22 @@ mod tests {
         let bytes = ArenaConfig::default().address_space as u64;
         assert!(bytes.is_power_of_two());
         assert!(bytes == MAX_ADDRESS_SPACE || bytes >= 16 * physical_memory());
+    }
+
+    #[test]
+    fn the_default_is_as_documented() {
+        let ArenaConfig { run_frames, limit_bytes, warm_frames, warm_share, .. } = ArenaConfig::default();
+        assert_eq!((run_frames, limit_bytes, warm_frames, warm_share, MIN_WARM), (16, u64::MAX, 128, 256, 16));
+    }
+
+    #[test]
+    fn pages_of_another_size_are_refused_with_a_sentence() {
+        let config = ArenaConfig { address_space: 1 << 20, ..ArenaConfig::default() };
+        assert!(config.checked_with(4096).is_ok());
+        for page in [1024, 16 << 10, 64 << 10] {
+            let refused = config.checked_with(page).unwrap_err().to_string();
+            assert!(refused.contains(&format!("pages of {page} bytes")) && refused.contains("4096"), "{refused}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Giving warm frames back to the kernel, in batches.
 
+use super::arena::Arena;
 use super::config::MIN_WARM;
-use super::pool::Arena;
 use super::run::{Lane, frames_in};
 use super::state::State;
 use super::warm::Lists;

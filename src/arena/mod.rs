@@ -32,6 +32,8 @@
 //!
 //! The arena does not know what lies in frames, and does not clear them: a warm frame comes back with its old bytes.
 
+#[expect(clippy::module_inception, reason = "the concept that the layer is named after")]
+mod arena;
 mod commit;
 mod config;
 mod discard;
@@ -39,7 +41,6 @@ mod error;
 mod numa;
 #[cfg(feature = "poison")]
 mod poison;
-mod pool;
 mod run;
 mod state;
 #[cfg(test)]
@@ -47,8 +48,8 @@ mod tests;
 mod topology;
 mod warm;
 
+pub use arena::Arena;
 pub use config::{ArenaConfig, physical_memory};
 pub use error::Error;
-pub use pool::Arena;
 pub use run::Run;
 pub use topology::Topology;

@@ -207,7 +207,8 @@ impl Default for Topology {
     }
 }
 
-/// `"0-2,4"`, as sysfs writes sets, ascending. `None` for anything else.
+/// `"0-2,4"`, as sysfs writes sets, ascending. `None` for anything else. Not a [`NodeMask`](crate::units::NodeMask): the kernel's
+/// numbers go beyond what a mask has bits for.
 fn parse_list(text: &str) -> Option<Vec<u32>> {
     let mut numbers = Vec::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {

@@ -1,18 +1,18 @@
 //! [`Contexts`]: a bounded set of contexts that threads share.
 //!
 //! ```text
-//! slot     0          1          2          3
+//! shelf    0          1          2          3
 //!       +----------+----------+----------+----------+
-//!       | context  |   out    | context  |   out    |   out: a guard has it; some wait on the slot
+//!       | context  |   out    | context  |   out    |   out: a guard has it; some wait at the shelf
 //!       +----------+----------+----------+----------+
 //!            ^ a thread starts looking at its own place (by the address of its stack), so that it
 //!              finds the tables that are in its core's cache
 //! ```
 //!
-//! 1. A context is in its slot or with one guard.
-//! 2. A slot's lock is held to take or put the box, never while compressing: guards hold no lock, so that what a codec
+//! 1. A context is on its shelf or with one guard.
+//! 2. A shelf's lock is held to take or put the box, never while compressing: guards hold no lock, so that what a codec
 //!    wrote can go into the pool under the pool's locks.
-//! 3. Whoever waits does so on one slot, counted there, and is woken when that slot's context comes back.
+//! 3. Whoever waits does so at one shelf, counted there, and is woken when that shelf's context comes back.
 //!
 //! A thread that has a context must not ask for another: two such threads could wait for each other.
 
@@ -24,10 +24,10 @@ use std::ops::{Deref, DerefMut};
 /// A bounded set of [`Context`]s shared by threads, without thread-locals.
 pub struct Contexts {
     /// One per context.
-    slots: Box<[Slot]>,
+    shelves: Box<[Shelf]>,
 }
 
-struct Slot {
+struct Shelf {
     state: Mutex<State>,
     /// Signalled when the context comes back and somebody waits.
     returned: Condvar,
@@ -42,7 +42,7 @@ struct State {
 
 /// A context in use; it goes back when dropped.
 pub struct ContextGuard<'a> {
-    slot: &'a Slot,
+    shelf: &'a Shelf,
     // `None` only in `drop`.
     context: Option<Box<Context>>,
 }
@@ -56,18 +56,18 @@ impl Contexts {
     /// When `count` is 0.
     pub fn new(count: usize) -> Self {
         assert!(count > 0, "nobody could ever compress without a context");
-        let slots = (0..count)
-            .map(|_| Slot {
+        let shelves = (0..count)
+            .map(|_| Shelf {
                 state: Mutex::new(Rank::Leaf, State { context: Some(Box::default()), waiting: 0 }),
                 returned: Condvar::new(),
             })
             .collect();
-        Contexts { slots }
+        Contexts { shelves }
     }
 
     /// How many contexts there are.
     pub fn count(&self) -> usize {
-        self.slots.len()
+        self.shelves.len()
     }
 
     /// A context; waits for one if all are in use.
@@ -76,35 +76,35 @@ impl Contexts {
     /// Takes one of [`Rank::Leaf`] for a moment; the guard holds none. The caller holds no lock at all.
     pub fn checkout(&self) -> ContextGuard<'_> {
         assert_no_lock_held("asking for a codec's context");
-        let home = thread::hint() % self.slots.len();
-        let (before, after) = self.slots.split_at(home);
-        for slot in after.iter().chain(before) {
-            if let Some(mut state) = slot.state.try_lock()
+        let home = thread::hint() % self.shelves.len();
+        let (before, after) = self.shelves.split_at(home);
+        for shelf in after.iter().chain(before) {
+            if let Some(mut state) = shelf.state.try_lock()
                 && let Some(context) = state.context.take()
             {
-                return ContextGuard { slot, context: Some(context) };
+                return ContextGuard { shelf, context: Some(context) };
             }
         }
-        let slot = &self.slots[home];
-        let mut state = slot.state.lock();
+        let shelf = &self.shelves[home];
+        let mut state = shelf.state.lock();
         state.waiting += 1;
         let context = loop {
             match state.context.take() {
                 Some(context) => break context,
-                None => slot.returned.wait(&mut state),
+                None => shelf.returned.wait(&mut state),
             }
         };
         state.waiting -= 1;
         drop(state);
-        ContextGuard { slot, context: Some(context) }
+        ContextGuard { shelf, context: Some(context) }
     }
 
     /// Give each context that nobody has to `f`, one after the other.
     pub fn each_free(&self, mut f: impl FnMut(&mut Context)) {
-        for slot in &self.slots {
-            let context = slot.state.lock().context.take();
+        for shelf in &self.shelves {
+            let context = shelf.state.lock().context.take();
             if let Some(context) = context {
-                f(&mut ContextGuard { slot, context: Some(context) });
+                f(&mut ContextGuard { shelf, context: Some(context) });
             }
         }
     }
@@ -114,10 +114,10 @@ impl Contexts {
     /// # Panics
     /// When one does not hold.
     pub fn assert_valid(&self) {
-        for (at, slot) in self.slots.iter().enumerate() {
-            let state = slot.state.lock();
-            assert!(state.context.is_some(), "the context of slot {at} did not come back");
-            assert_eq!(state.waiting, 0, "somebody is counted as waiting for slot {at}");
+        for (at, shelf) in self.shelves.iter().enumerate() {
+            let state = shelf.state.lock();
+            assert!(state.context.is_some(), "the context of shelf {at} did not come back");
+            assert_eq!(state.waiting, 0, "somebody is counted as waiting for shelf {at}");
         }
     }
 }
@@ -145,12 +145,12 @@ impl DerefMut for ContextGuard<'_> {
 
 impl Drop for ContextGuard<'_> {
     fn drop(&mut self) {
-        let mut state = self.slot.state.lock();
+        let mut state = self.shelf.state.lock();
         state.context = self.context.take();
         let wake = state.waiting > 0;
         drop(state);
         if wake {
-            self.slot.returned.notify_one();
+            self.shelf.returned.notify_one();
         }
     }
 }

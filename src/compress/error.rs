@@ -7,7 +7,7 @@ use super::CodecId;
 #[non_exhaustive]
 pub enum Error {
     /// No codec has this name.
-    #[error("There is no codec {name:?}; use one of: {known}.")]
+    #[error("there is no codec {name:?}; use one of: {known}")]
     UnknownName {
         /// The name asked for.
         name: String,
@@ -15,7 +15,7 @@ pub enum Error {
         known: String,
     },
     /// Another codec has the id.
-    #[error("Codec {name:?} cannot take id {id}: codec {holder:?} has it; give each codec an id of its own.")]
+    #[error("codec {name:?} cannot take id {id}: codec {holder:?} has it; give each codec an id of its own")]
     IdTaken {
         /// The codec that was refused.
         name: &'static str,
@@ -25,13 +25,13 @@ pub enum Error {
         holder: &'static str,
     },
     /// Another codec has the name.
-    #[error("Codec {name:?} is registered already; give each codec a name of its own.")]
+    #[error("codec {name:?} is registered already; give each codec a name of its own")]
     NameTaken {
         /// The name.
         name: &'static str,
     },
     /// The id is reserved for pages kept raw.
-    #[error("Codec {name:?} cannot take id 0, which marks pages kept raw; use an id from 1 to 15.")]
+    #[error("codec {name:?} cannot take id 0, which marks pages kept raw; use an id from 1 to 15")]
     IdReserved {
         /// The codec that was refused.
         name: &'static str,
@@ -43,7 +43,7 @@ pub enum Error {
 #[non_exhaustive]
 pub enum Corrupt {
     /// The bytes are not what the codec writes.
-    #[error("{len} bytes are not a page compressed by {codec}.")]
+    #[error("{len} bytes are not a page compressed by {codec}")]
     Malformed {
         /// The codec that was to read them.
         codec: &'static str,
@@ -51,7 +51,7 @@ pub enum Corrupt {
         len: usize,
     },
     /// The bytes are well formed but hold less than a page.
-    #[error("{codec} unpacked {unpacked} bytes where a page has 4096.")]
+    #[error("{codec} unpacked {unpacked} bytes where a page has 4096")]
     WrongLength {
         /// The codec that read them.
         codec: &'static str,
@@ -59,6 +59,6 @@ pub enum Corrupt {
         unpacked: usize,
     },
     /// No codec with this id is registered.
-    #[error("The page was compressed by codec {0}, which is not registered here; register it before loading.")]
+    #[error("the page was compressed by codec {0}, which is not registered here; register it before loading")]
     UnknownId(CodecId),
 }

@@ -22,15 +22,17 @@ mod codec;
 mod context;
 mod contexts;
 mod error;
+mod id;
 mod lz4;
 mod registry;
 mod same_filled;
 mod tagged;
 
-pub use codec::{Codec, CodecId, Compressed};
+pub use codec::{Codec, Compressed};
 pub use context::{Context, OUTPUT_BYTES};
 pub use contexts::{ContextGuard, Contexts};
 pub use error::{Corrupt, Error};
+pub use id::CodecId;
 pub use lz4::Lz4;
 pub use registry::Codecs;
 pub use same_filled::{fill, same_filled};

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn unknown_names_and_ids_are_said() {
         let error = codecs().by_name("lz5").err().unwrap().to_string();
-        assert_eq!(error, "There is no codec \"lz5\"; use one of: lz4, tagged.");
+        assert_eq!(error, "there is no codec \"lz5\"; use one of: lz4, tagged");
         let id = CodecId::new(3);
         assert_eq!(codecs().decompress(id, &[1], &mut [0; PAGE_SIZE]), Err(Corrupt::UnknownId(id)));
     }

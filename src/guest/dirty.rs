@@ -65,7 +65,7 @@ impl Vm {
         let page_map = PageMap::open().map_err(|source| refused(0, source))?;
         let question = question();
         let mut told = 0;
-        for pages in self.shared().roster.all() {
+        for pages in self.shared().regions.all() {
             let Some(changed) = pages.changed() else { continue };
             let addresses = pages.addresses();
             let mut bits = vec![0u64; pages.count().div_ceil(u64::BITS) as usize];

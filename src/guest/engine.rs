@@ -65,7 +65,7 @@ pub(crate) struct Enrolled {
 /// Describes an [`Engine`].
 #[must_use = "a builder builds nothing until told so"]
 pub struct EngineBuilder {
-    zswap: Zswap,
+    zswap: Arc<Zswap>,
     policy: Box<dyn Policy>,
     on_overshoot: Option<Box<OnOvershoot>>,
     staged_ahead: u32,
@@ -78,14 +78,14 @@ impl Engine {
     ///
     /// # Errors
     /// As [`EngineBuilder::build`].
-    pub fn new(zswap: Zswap) -> Result<Engine, Error> {
+    pub fn new(zswap: impl Into<Arc<Zswap>>) -> Result<Engine, Error> {
         Engine::builder(zswap).build()
     }
 
-    /// Begin to describe one.
-    pub fn builder(zswap: Zswap) -> EngineBuilder {
+    /// Begin to describe one. A store has one engine at most; who shares it may store pages of its own there.
+    pub fn builder(zswap: impl Into<Arc<Zswap>>) -> EngineBuilder {
         EngineBuilder {
-            zswap,
+            zswap: zswap.into(),
             policy: Box::new(StagedFifo),
             on_overshoot: None,
             staged_ahead: STAGED_AHEAD,
@@ -135,11 +135,37 @@ impl Engine {
         Ok(vm)
     }
 
-    /// What the pages of a VM share, for one that the kernel knows nothing of: see [`own_work`](super::own_work).
+    /// What the pages of a VM share, for one that the kernel knows nothing of and that nobody takes from: see
+    /// [`own_work`](super::own_work).
     pub(super) fn without_kernel(&self, memcg: &Memcg) -> Result<Arc<Shared>, Error> {
+        Ok(self.tenant(memcg, 0, FaultAround::Off, Planted::NONE)?.1)
+    }
+
+    /// The same for one that is taken from as any other: see [`model`](super::model).
+    pub(super) fn simulated(
+        &self,
+        memcg: &Memcg,
+        kept_bytes: u64,
+        around: FaultAround,
+        planted: Planted,
+    ) -> Result<(Arc<Shared>, Enrolled), Error> {
+        let (tenant, shared) = self.tenant(memcg, kept_bytes, around, planted)?;
+        let evictee = Evictee::new(Arc::clone(&tenant), Arc::clone(&shared));
+        let membership = self.inner.limits.join(Arc::new(evictee));
+        Ok((shared, Enrolled { _membership: membership, tenant, engine: self.clone() }))
+    }
+
+    fn tenant(
+        &self,
+        memcg: &Memcg,
+        kept_bytes: u64,
+        around: FaultAround,
+        planted: Planted,
+    ) -> Result<(Arc<Tenant>, Arc<Shared>), Error> {
         let tenant = Arc::new(Tenant::new(Account::new(memcg, Arc::clone(&self.inner.limits))?));
         let (purse, store) = (Box::new(Arc::clone(&tenant)), Box::new(Arc::clone(&self.inner.zswap)));
-        Ok(Arc::new(Shared::new(store, purse, Box::new(tenant), 0, FaultAround::Off, Planted::NONE)?))
+        let shared = Shared::new(store, purse, Box::new(Arc::clone(&tenant)), kept_bytes, around, planted)?;
+        Ok((tenant, Arc::new(shared)))
     }
 
     /// The VMs there are, oldest first.
@@ -153,6 +179,12 @@ impl Engine {
     /// # Panics
     /// When something is not as it must be, with a sentence that says what.
     pub fn assert_valid(&self) {
+        self.while_held(|| self.check());
+    }
+
+    /// Run `f` while the evictor does nothing.
+    #[doc(hidden)]
+    pub fn while_held<R>(&self, f: impl FnOnce() -> R) -> R {
         struct Held<'a>(&'a Limits);
         impl Drop for Held<'_> {
             fn drop(&mut self) {
@@ -162,6 +194,10 @@ impl Engine {
         self.inner.limits.hold(true);
         let _held = Held(&self.inner.limits);
         self.quiesce();
+        f()
+    }
+
+    fn check(&self) {
         let vms = self.vms();
         let mut sums: Vec<(Memcg, u64, u64)> = Vec::new();
         for vm in &vms {
@@ -248,7 +284,6 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let EngineBuilder { zswap, policy, on_overshoot, staged_ahead, evictor, clock } = self;
         let tree = zswap.tree().clone();
-        let zswap = Arc::new(zswap);
         let prepare = {
             let zswap = Arc::clone(&zswap);
             // A memcg that was removed meanwhile needs nothing: its parent is prepared when a page of that is refused.

@@ -1,6 +1,7 @@
 //! What can go wrong with guest memory: whole sentences that say what to do.
 
 use super::memory::Refusal;
+use super::uffd;
 use crate::{memcg, zswap};
 use std::io;
 use std::ops::Range;
@@ -143,8 +144,8 @@ pub enum Error {
         instead: &'static str,
     },
     /// The kernel has no userfaultfd that does what is needed, or does not permit it.
-    #[error("{0}")]
-    Userfaultfd(String),
+    #[error(transparent)]
+    Userfaultfd(#[from] uffd::Error),
     /// Memory of a kind, or in a state, that cannot be registered.
     #[error(transparent)]
     Refused(#[from] Refusal),

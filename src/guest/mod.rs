@@ -31,6 +31,7 @@ pub mod memory;
 pub mod model;
 #[cfg_attr(loom, allow(dead_code, reason = "models have no kernel, and use a part of it"))]
 pub(crate) mod pages;
+#[cfg_attr(loom, allow(dead_code, reason = "models have no kernel"))]
 pub mod uffd;
 
 modelled! {
@@ -59,14 +60,14 @@ unmodelled! {
     pub use map::{Changed, GuestMap, GuestRange};
     pub use limits::{OnOvershoot, Overshoot, Verdict, policy};
     pub use region::{Pin, Region};
-    pub use stats::{Ages, FaultKind, Faults, Histogram, VmStats};
+    pub use stats::{Ages, Faults, Histogram, VmStats};
     pub use service::{Follow, MappingChange, ThreadOptions};
     pub use vm::{RegionInfo, Service, Vm, VmOptions};
     pub use working_set::{BadWorkingSet, Recording, WorkingSet};
 }
 
 pub use error::Error;
-pub use pages::outcomes::{Evicted, FaultAround, Prefetched};
+pub use pages::outcomes::{Evicted, FaultAround, FaultKind, Prefetched};
 
 use crate::sync::{modelled, unmodelled};
 

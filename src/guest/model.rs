@@ -1,20 +1,30 @@
-//! A region without a kernel, for the crate's own models and unit tests; of no use to embedders.
+//! A region without a kernel, for the crate's own models, simulations and unit tests; of no use to embedders.
 //!
-//! The real `Pages` over a `Simulated` backing and a store of tokens, or the real `Zswap`. A guest access that faults is served as
-//! the SIGBUS service would: in the thread, waiting for owners.
+//! The real `Pages` over a `Simulated` backing and a store of tokens, the real `Zswap`, or (`limited`) a whole engine with its limits. A guest access
+//! that faults is served as the SIGBUS service would: in the thread, waiting for owners. `changing`: mappings change behind its back, and the
+//! service's reader follows; `family`: it has children of fork.
 
 mod changing;
+mod family;
+unmodelled! {
+    mod limited;
+}
+
+pub use super::memory::simulated::Paint;
+pub use changing::ReadChanges;
+pub use family::ModelChild;
 
 use super::memory::backing::{Backing, Staging};
 use super::memory::simulated::{Simulated, Trap};
 use super::pages::ports::{Effort, Purse, Store, Why};
 use super::pages::{Access, Inherited, Pages, Served, Shared, Waiting};
+use super::service::family::Family;
 use super::service::gate::Gate;
 use super::service::gated::Gated;
 use super::{Error, FaultAround};
 use crate::memcg::{Counter, Memcg, Resident};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Arc, Mutex, Planted, Rank};
+use crate::sync::{Arc, Mutex, Planted, Rank, unmodelled};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
 use crate::zswap::{self, LoadedFrom, Stored, Unwritable, Zswap};
 use std::collections::BTreeMap;
@@ -43,18 +53,25 @@ pub struct Model {
     charged: Charged,
     tokens: Option<Arc<Tokens>>,
     gate: Arc<Gate>,
+    /// Its children, where it may have any.
+    family: Option<Arc<Family>>,
+    /// Dropped with the model.
+    _kept: Option<Box<dyn Send + Sync>>,
 }
 
 enum Charged {
     Alone(Arc<Coins>),
     Memcg(Memcg),
+    #[allow(dead_code, reason = "loom's models have no engine")]
+    /// To a memcg that others are charged to as well: who knows them all compares.
+    Shared,
 }
 
 /// Pages charged, and no limit.
 #[derive(Default)]
 struct Coins(AtomicU32);
 
-impl Purse for Coins {
+impl Purse for Arc<Coins> {
     fn charge(&self, pages: u32, _why: Why) -> bool {
         self.0.fetch_add(pages, Ordering::Relaxed);
         true
@@ -102,7 +119,7 @@ struct Tokens {
     stiff_from: u64,
 }
 
-impl Store for Tokens {
+impl Store for Arc<Tokens> {
     fn put_away(
         &self,
         slot: Slot,
@@ -143,6 +160,16 @@ impl Store for Tokens {
     }
 }
 
+impl ModelOptions {
+    fn staging(&self) -> Staging {
+        if self.in_place { Staging::InPlace } else { Staging::Apart }
+    }
+
+    fn fault_around(&self) -> FaultAround {
+        if self.around == 0 { FaultAround::Off } else { FaultAround::Pages(self.around) }
+    }
+}
+
 impl Model {
     /// A region over a store of tokens.
     pub fn new(options: ModelOptions) -> Model {
@@ -164,14 +191,14 @@ impl Model {
         });
         let slots = SlotRange::new(Slot(0), options.pages.into());
         let (pages, backing, gate) = Self::make(options, tokens.clone(), coins.clone(), slots, gated);
-        Model { pages, backing, charged: Charged::Alone(coins), tokens: Some(tokens), gate }
+        Model { pages, backing, charged: Charged::Alone(coins), tokens: Some(tokens), gate, family: None, _kept: None }
     }
 
     /// A region over a real store, charged to `memcg`.
     pub fn over(options: ModelOptions, zswap: Arc<Zswap>, memcg: &Memcg) -> Model {
         let slots = zswap.reserve(options.pages.into()).expect("there are slots");
         let (pages, backing, gate) = Self::make(options, zswap, Wallet(memcg.clone()), slots, false);
-        Model { pages, backing, charged: Charged::Memcg(memcg.clone()), tokens: None, gate }
+        Model { pages, backing, charged: Charged::Memcg(memcg.clone()), tokens: None, gate, family: None, _kept: None }
     }
 
     fn make(
@@ -181,24 +208,34 @@ impl Model {
         slots: SlotRange,
         gated: bool,
     ) -> (Arc<Pages>, Simulated, Arc<Gate>) {
-        let staging = if options.in_place { Staging::InPlace } else { Staging::Apart };
-        let around = if options.around == 0 { FaultAround::Off } else { FaultAround::Pages(options.around) };
+        let around = options.fault_around();
         let shared =
             Shared::new(Box::new(store), Box::new(purse), Box::new(()), options.kept_bytes, around, options.planted)
                 .expect("there are addresses");
-        let backing = Simulated::new(options.pages, staging);
+        let backing = Simulated::new(options.pages, options.staging());
+        let (pages, gate) = Self::assemble(options, Arc::new(shared), &backing, slots, gated);
+        (pages, backing, gate)
+    }
+
+    fn assemble(
+        options: ModelOptions,
+        shared: Arc<Shared>,
+        backing: &Simulated,
+        slots: SlotRange,
+        gated: bool,
+    ) -> (Arc<Pages>, Arc<Gate>) {
         let gate = Arc::new(Gate::with_planted(options.planted));
         let behind: Box<dyn Backing> = match gated {
             true => Box::new(Gated::new(Box::new(backing.clone()), gate.clone(), 0)),
             false => Box::new(backing.clone()),
         };
-        let mut pages = Pages::new(Arc::new(shared), behind, slots, 0).expect("there are addresses");
+        let mut pages = Pages::new(shared, behind, slots, 0).expect("there are addresses");
         if gated {
             pages = pages.traced(true, None).expect("there are addresses");
         }
         let pages = Arc::new(pages);
-        pages.shared().roster.add(pages.clone());
-        (pages, backing, gate)
+        pages.shared().regions.add(pages.clone());
+        (pages, gate)
     }
 
     /// The guest reads a page: what it holds, or `None` where it is poisoned.
@@ -249,9 +286,12 @@ impl Model {
             };
             if self.backing.enqueue(page, true) {
                 // The thread sleeps from here on; this is the one that serves it.
-                match self.pages.fault(page, access, Waiting::Leave) {
-                    Served::Installed(_) | Served::Left | Served::Poisoned => {}
-                    other => panic!("a fault of page {page} came to {other:?}"),
+                loop {
+                    match self.pages.fault(page, access, Waiting::Leave) {
+                        Served::Installed(_) | Served::Left | Served::Poisoned => break,
+                        Served::Again => crate::sync::thread::yield_now(),
+                        other => panic!("a fault of page {page} came to {other:?}"),
+                    }
                 }
                 while self.backing.is_waited_for(page) {
                     crate::sync::thread::yield_now();
@@ -262,8 +302,8 @@ impl Model {
 
     /// Take pages out. How many are staged, and how many had vanished.
     pub fn stage(&self, first: u32, pages: u32) -> (u32, u32) {
-        let staging = self.pages.stage(first, pages, true);
-        (staging.staged, staging.vanished)
+        let staged = self.pages.stage(first, pages);
+        (staged.pages, staged.vanished)
     }
 
     /// Compress up to so many staged pages. How many are stored.
@@ -371,8 +411,8 @@ impl Model {
     /// Nobody is at the pages of a region that was unregistered: nothing is charged for it any more.
     pub fn settle(&self) {
         self.pages.settle();
-        self.pages.shared().roster.remove(self.pages.id());
-        assert_eq!(self.charged_bytes(), 0, "nothing is charged any more");
+        self.pages.shared().regions.remove(self.pages.id());
+        assert_eq!(self.charged_bytes().unwrap_or(0), 0, "nothing is charged any more");
     }
 
     /// Pages in memory that were found not to shrink.
@@ -385,10 +425,11 @@ impl Model {
         self.pages.assert_valid().kept
     }
 
-    fn charged_bytes(&self) -> u64 {
+    fn charged_bytes(&self) -> Option<u64> {
         match &self.charged {
-            Charged::Alone(coins) => u64::from(coins.0.load(Ordering::Relaxed)) * PAGE_SIZE as u64,
-            Charged::Memcg(memcg) => memcg.current(Counter::Memory) - memcg.current(Counter::Zswap),
+            Charged::Alone(coins) => Some(u64::from(coins.0.load(Ordering::Relaxed)) * PAGE_SIZE as u64),
+            Charged::Memcg(memcg) => Some(memcg.current(Counter::Memory) - memcg.current(Counter::Zswap)),
+            Charged::Shared => None,
         }
     }
 
@@ -398,14 +439,16 @@ impl Model {
     /// When something is not as it must be.
     pub fn check(&self) -> (u64, u64, u64) {
         let sums = self.pages.assert_valid();
-        assert_eq!(self.charged_bytes(), (sums.resident + sums.staged) * PAGE_SIZE as u64, "what is charged: {sums:?}");
+        if let Some(charged) = self.charged_bytes() {
+            assert_eq!(charged, (sums.resident + sums.staged) * PAGE_SIZE as u64, "what is charged: {sums:?}");
+        }
         (sums.resident, sums.staged, sums.stored)
     }
 }
 
 impl Drop for Model {
     fn drop(&mut self) {
-        self.pages.shared().roster.remove(self.pages.id()); // they have each other
+        self.pages.shared().regions.remove(self.pages.id()); // they have each other
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`Region`]: a range of a caller's memory whose pages come and go.
 
 use super::pages::Pages;
-use super::service::fork::in_child;
+use super::service::fork_mark::in_child;
 use super::vm::Vm;
 use super::{Error, Evicted, Prefetched, registry};
 use crate::sync::Arc;
@@ -77,8 +77,8 @@ impl Region {
     fn finish(&mut self) {
         let Some(mut pages) = self.pages.take() else { return };
         registry::remove(&pages.addresses());
-        self.vm.running().keep_no_more(&pages);
-        pages.shared().roster.remove(pages.id());
+        self.vm.running().forget(&pages);
+        pages.shared().regions.remove(pages.id());
         let mut backoff = Backoff::new();
         // Not by the count alone: what the last of them did to the words is to be seen.
         while Arc::get_mut(&mut pages).is_none() {

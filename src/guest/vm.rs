@@ -210,7 +210,7 @@ impl Vm {
     pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
         let Inner { zswap, shared, backer, running, .. } = &*self.inner;
         let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
-        running.may_keep(&memory, self.options())?;
+        running.may_inherit(&memory, self.options())?;
         running.settle(&range)?;
         // Faults are sent to who serves them from the moment in which the kernel knows the range: it has to be known here before.
         let announced = Announced::new(range.clone())?;
@@ -221,13 +221,13 @@ impl Vm {
         let pages = Arc::new(pages.traced(self.options().dirty_tracking, guest_address)?);
         let announced = announced.publish(pages.clone());
         if memory.kept_on_fork() {
-            running.keep(&pages);
+            running.will_inherit(&pages);
         }
-        shared.roster.add(pages.clone());
+        shared.regions.add(pages.clone());
         let registered = pages.backing().register();
         registered.inspect_err(|_| {
-            shared.roster.remove(pages.id());
-            running.keep_no_more(&pages);
+            shared.regions.remove(pages.id());
+            running.forget(&pages);
         })?;
         // From here on it has to be unregistered, which a region does when it is dropped.
         announced.keep();
@@ -303,12 +303,12 @@ impl Vm {
 
     /// Its regions, in the order of addresses.
     pub fn regions(&self) -> Vec<RegionInfo> {
-        self.inner.shared.roster.all().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
+        self.inner.shared.regions.all().iter().map(|pages| RegionInfo { addresses: pages.addresses() }).collect()
     }
 
     /// Region number `n`, in the order of addresses: no allocation.
     pub(crate) fn pages(&self, n: usize) -> Option<Arc<Pages>> {
-        self.inner.shared.roster.nth(n)
+        self.inner.shared.regions.nth(n)
     }
 
     /// Have bytes leave until so many less are charged, the coldest first, whatever limits say. How many less there are.
@@ -326,7 +326,7 @@ impl Vm {
 
     fn evict_some(&self, most: Option<u64>) -> Evicted {
         let mut evicted = Evicted::default();
-        for pages in self.inner.shared.roster.all() {
+        for pages in self.inner.shared.regions.all() {
             evicted += pages.evict(0..pages.count(), most.map(|most| most.saturating_sub(evicted.won_bytes)));
         }
         evicted
@@ -338,7 +338,7 @@ impl Vm {
     /// [`Error::Outside`] when part of it is of no region; [`Error::Unreadable`] for the first page that cannot be read.
     pub fn make_resident(&self, range: Range<usize>) -> Result<(), Error> {
         let mut at = range.start;
-        for pages in self.inner.shared.roster.all() {
+        for pages in self.inner.shared.regions.all() {
             let there = pages.addresses();
             if there.end <= at || at >= range.end {
                 continue;

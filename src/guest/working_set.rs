@@ -13,7 +13,7 @@
 //! Neighbours that came along with a page ([`FaultAround`](super::FaultAround)) are in the set: who wants pages alone turns that off. Pages
 //! that cannot leave are in it as well.
 
-use super::pages::word::State;
+use super::pages::bits::State;
 use super::pages::{Pages, left};
 use super::{Prefetched, Vm};
 use crate::units::PAGE_SIZE;
@@ -59,7 +59,7 @@ impl Vm {
     /// anew for both.
     pub fn record_working_set(&self) -> Recording {
         self.evict_all();
-        for pages in self.shared().roster.all() {
+        for pages in self.shared().regions.all() {
             if let Some(visited) = pages.visited() {
                 visited.take(&mut bits_of(&pages)); // what left until now
             }
@@ -75,7 +75,7 @@ impl Vm {
     /// Bring the pages of a set in that are out, as far as limits have room. Addresses that this VM has not are passed over.
     pub fn replay(&self, set: &WorkingSet) -> Prefetched {
         let mut brought = Prefetched::default();
-        for pages in self.shared().roster.all() {
+        for pages in self.shared().regions.all() {
             let here = seen_at(&pages);
             let first = set.runs.partition_point(|run| run.end <= here.start);
             for run in set.runs[first..].iter().take_while(|run| run.start < here.end) {
@@ -91,7 +91,7 @@ impl Vm {
 
     fn gather(&self, each: impl Fn(&Pages, &mut [u64])) -> WorkingSet {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for pages in self.shared().roster.all() {
+        for pages in self.shared().regions.all() {
             let mut bits = bits_of(&pages);
             each(&pages, &mut bits);
             let here = seen_at(&pages);

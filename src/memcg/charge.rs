@@ -26,8 +26,9 @@
 //! that is refused only for that moment must not report it: "no refusal while a page would fit". Every climb
 //! announces itself ([`Climbs`]); a refused one first waits until each climb that may have stood in its way is over,
 //! and tries again if one was rolled back at the group that refused. If none was, the refusal stands: what it saw was
-//! charged. Bytes that lie in stocks (see `stock`) are treated alike: they are recalled, and noted as rolled back. The wait is bounded (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that
-//! means that a climber was preempted, and then the refusal is given although it may have been transient.
+//! charged. Bytes that lie in stocks (see `stock`) are treated alike: they are recalled, and noted as rolled back. The wait is
+//! bounded (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that means that a climber was
+//! preempted, and then the refusal is given although it may have been transient.
 //!
 //! **Marks and peaks** are looked at again once a charge stands, where one of its steps had a reason (`excess`).
 
@@ -216,8 +217,8 @@ impl Shared {
 }
 
 impl Objcg {
-    /// Reserve `bytes` of an object in the memcg and all its ancestors: [`Tree::charge`] as [`Counter::Zswap`]. Uncharge the same number later, through
-    /// [`Tree::uncharge`] or [`Objcg::uncharge`].
+    /// Reserve `bytes` of an object in the memcg and all its ancestors: [`Tree::charge`] as [`Counter::Zswap`]. Uncharge the
+    /// same number later, through [`Tree::uncharge`] or [`Objcg::uncharge`].
     ///
     /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses.
     /// Lock-free; it may wait a moment before it refuses (`TreeConfig::patience`).
@@ -398,3 +399,87 @@ impl fmt::Debug for LimitHit {
 }
 
 impl std::error::Error for LimitHit {}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::TreeConfig;
+    use super::*;
+
+    #[test]
+    fn a_wait_for_climbs_ends_with_its_patience_or_with_what_it_is_for() {
+        let climbs = Climbs::new(3); // four stripes
+        let wait = |patience, done: bool| {
+            let mut left = patience;
+            climbs.settle(&mut left, || done);
+            left
+        };
+        assert_eq!(wait(5, false), 5, "nobody is under way");
+        let [one, two] = [1, 5].map(|id| climbs.begin(ObjcgId::from_raw(id)));
+        assert_eq!(climbs.under_way(), 2);
+        assert_eq!((wait(5, true), wait(5, false), wait(0, false)), (5, 0, 0));
+        drop(one);
+        assert_eq!((wait(3, false), climbs.under_way()), (0, 1), "of the same stripe one is left");
+        drop(two);
+        assert_eq!((wait(3, false), climbs.under_way()), (3, 0));
+    }
+
+    /// Without patience nobody waits for climbs, but what lies in stock is recalled all the same.
+    #[test]
+    fn a_refusal_without_patience_is_given_at_once() {
+        let tree = Tree::new(TreeConfig { patience: 0, stocks: 0, ..TreeConfig::default() });
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_max(Counter::Swap, 4096).unwrap();
+        let objcg = vm.objcg().unwrap();
+        let _other = tree.shared().climbs.begin(objcg.id());
+        tree.charge(objcg.id(), Counter::Swap, 4096).unwrap();
+        let hit = tree.charge(objcg.id(), Counter::Swap, 1).unwrap_err();
+        assert_eq!((hit.memcg(), hit.id(), hit.index()), (&vm, vm.id(), vm.index()));
+        assert_eq!((hit.counter(), hit.usage(), hit.limit(), hit.asked()), (Counter::Swap, 4096, 4096, 1));
+        assert_eq!(vm.stat().unwrap().events(Event::Refused), 0, "only refused objects are counted");
+        tree.uncharge(objcg.id(), Counter::Swap, 4096);
+        assert_eq!(vm.current(Counter::Swap), 0);
+    }
+
+    #[test]
+    fn a_charge_refused_above_leaves_no_trace_below_but_for_those_it_may_have_refused() {
+        let tree = Tree::new(TreeConfig { stocks: 0, ..TreeConfig::default() });
+        let top = tree.root().mkdir("top").unwrap();
+        let vm = top.mkdir("vm").unwrap();
+        top.set_zswap_max(1000).unwrap();
+        let objcg = vm.objcg().unwrap();
+        let rollbacks = || Counter::ALL.map(|counter| vm.words().of(counter).rollbacks());
+        objcg.try_charge(400).unwrap();
+        let before = rollbacks();
+        let hit = objcg.try_charge(601).unwrap_err();
+        assert_eq!((hit.memcg(), hit.counter(), hit.usage()), (&top, Counter::Zswap, 400));
+        assert_eq!((vm.usage(), vm.current(Counter::Memory), top.current(Counter::Memory)), (400, 400, 400));
+        assert_eq!(vm.words().of(Counter::Zswap).noted_peak(), 400, "what was never charged is no peak");
+        let after = rollbacks();
+        assert!(after[0] != before[0] && after[1] != before[1], "who was refused in between is to look again");
+        objcg.uncharge(400);
+        assert_eq!(rollbacks(), after, "what was charged refused nobody wrongly");
+        assert_eq!(vm.words().of(Counter::Zswap).noted_peak(), 400);
+        tree.assert_quiet();
+    }
+
+    /// A climb that stands in another one's way, and is rolled back at last: nobody is refused for it.
+    #[test]
+    fn who_is_refused_for_a_moment_waits_for_the_moment_to_pass() {
+        let tree = Tree::new(TreeConfig { patience: u32::MAX, stocks: 0, ..TreeConfig::default() });
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_max(Counter::Swap, 4096).unwrap();
+        let objcg = vm.objcg().unwrap();
+        let (shared, id) = (tree.shared(), objcg.id());
+        let climbing = shared.climbs.begin(id);
+        assert!(matches!(shared.climb(id, Counter::Swap.charged(), 4096), Climb::Charged));
+        std::thread::scope(|scope| {
+            let charge = scope.spawn(|| tree.charge(id, Counter::Swap, 1).map_err(|hit| hit.to_string()));
+            std::thread::sleep(std::time::Duration::from_millis(20)); // it is refused, and waits
+            shared.give_back(id, Counter::Swap.charged(), 4096, Return::Spare);
+            drop(climbing);
+            assert_eq!(charge.join().unwrap(), Ok(()));
+        });
+        tree.uncharge(id, Counter::Swap, 1);
+        tree.assert_quiet();
+    }
+}

@@ -13,9 +13,9 @@
 //! A group has one of each [`Counter`], each on a cache line of its own.
 //!
 //! Invariants:
-//! - **G1** `usage` never grows past the limit that is in force when it grows, but by [`force`](Words::force) (see there). The limit is a second word; a setter
-//!   stores it and then bumps the version in `usage`, so that a compare-exchange that began under the old limit fails
-//!   and looks again.
+//! - **G1** `usage` never grows past the limit that is in force when it grows, but by [`force`](Words::force) (see there). The
+//!   limit is a second word; a setter stores it and then bumps the version in `usage`, so that a compare-exchange that began
+//!   under the old limit fails and looks again.
 //! - **G4** A charge that ends above the mark sees the mark, or whoever set the mark sees the charge: both change `usage`,
 //!   so one is first. The charger looks at the mark after its change, the setter stores it before.
 //! - **G5** What charges that stand have brought `usage` to is in the peak: whoever uncharges raises it before, and a charger
@@ -427,7 +427,7 @@ mod tests {
         assert!(words.give_back(0, 4, true, Planted::NONE));
         assert_eq!(words.begin_peak(0), 10);
         words.settle_peak();
-        assert_eq!(words.peak(), 6);
+        assert_eq!((words.noted_peak(), words.peak()), (6, 6));
         assert!(!reserve(0) && reserve(1));
     }
 
@@ -446,5 +446,19 @@ mod tests {
         let words = words();
         assert!(fits(&words, 2));
         let _ = words.give_back(0, 3, true, Planted::NONE);
+    }
+
+    #[test]
+    fn a_forced_charge_is_notable_above_the_mark_and_above_the_peak() {
+        let words = words();
+        words.set_limit(20, 18, Planted::NONE);
+        let force = |bytes| words.force(0, bytes, Planted::NONE).unwrap();
+        assert!(matches!(force(10), Forced { usage: 10, limit: 20, notable: true }), "more than ever");
+        words.raise_peak();
+        assert!(matches!(force(1), Forced { usage: 11, limit: 20, notable: true }));
+        words.raise_peak();
+        assert!(words.give_back(0, 2, true, Planted::NONE));
+        assert!(matches!(force(2), Forced { usage: 11, limit: 20, notable: false }), "as much as ever");
+        assert!(matches!(force(100), Forced { usage: 111, limit: 20, notable: true }), "no limit is asked");
     }
 }

@@ -361,4 +361,41 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_comes_back_of_a_turn_that_is_over_is_nobody_elses() {
+        let tree = Tree::new(TreeConfig::default());
+        let root = tree.root();
+        let _both = ["a", "b"].map(|name| listed_child(&root, name));
+        let of_a = root.claim(4, 4).unwrap();
+        let of_b = root.claim(4, 3).unwrap();
+        assert_eq!((of_a.memcg().path(), of_b.memcg().path()), ("/a".to_owned(), "/b".to_owned()));
+        of_a.finish(1);
+        assert_eq!(claims(&root, 4, &[4]), expect(&[("/b", 1, false)]), "b's turn had one left");
+    }
+
+    #[test]
+    fn a_round_is_told_by_turns_that_begin() {
+        let rounds = |notes: &[(u64, bool)]| {
+            let mut rounds = Rounds::new();
+            notes.iter().map(|&(id, began)| rounds.note(MemcgId(id), began)).collect::<Vec<_>>()
+        };
+        // More of the same turn is no second one.
+        assert_eq!(
+            rounds(&[(1, true), (2, true), (2, false), (3, true), (1, true)]),
+            [false, false, false, false, true]
+        );
+        assert_eq!(
+            rounds(&[(5, true), (7, true), (2, true), (5, false), (7, true)]),
+            [false, false, false, false, true]
+        );
+    }
+
+    #[test]
+    fn a_round_is_over_with_the_claim_that_begins_the_next() {
+        let (tree, mut rounds) = (Tree::new(TreeConfig::default()), Rounds::new());
+        let _both = ["a", "b"].map(|name| listed_child(&tree.root(), name));
+        let over: Vec<_> = (0..5).map(|_| rounds.over(&tree.root().claim(1, 1).unwrap())).collect();
+        assert_eq!(over, [false, false, true, false, true]);
+    }
 }

@@ -18,10 +18,9 @@
 //!
 //! The cost is by what is noted, whatever the size of the tree.
 
-use super::counter::Counter;
+use super::counter::{Counter, margin};
 use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, ObjcgId};
-use super::objcg::push;
 use super::tree::{Shared, Tree};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Alarm, Bug};
@@ -32,13 +31,13 @@ impl Shared {
         let group = self.group(index);
         // AcqRel, here and in `take_excess`: E2.
         if group.noted.swap(1, Ordering::AcqRel) == 0 {
-            push(&self.noted, index.0 + 1, &group.next_noted);
+            self.noted.push(index.0 + 1, &group.next_noted);
             self.on_excess.ring();
         }
     }
 
-    /// After a charge that was notable somewhere on the way from `start`: raise peaks and note who is above its mark, from where
-    /// the objcg points now, as an uncharge would go: every group that was charged and is still online is on that way.
+    /// After a charge that was notable somewhere on the way from `start`: raise peaks and note who is above its mark, from
+    /// where the objcg points now, as an uncharge would go: every group that was charged and is still online is on that way.
     /// What is looked at is each group's own usage and mark, so that a look at one that was recycled does no harm.
     #[cold]
     pub(super) fn notice(&self, id: ObjcgId, start: GroupRef, what: &[Counter]) {
@@ -68,25 +67,15 @@ impl Shared {
 }
 
 /// Groups taken off the stack. What is left of them when this is dropped goes back.
-struct Noted<'a> {
+struct Noted<'a, I: Iterator<Item = GroupIndex>> {
     shared: &'a Shared,
-    /// Index + 1 of the next, or 0.
-    top: u32,
+    left: I,
 }
 
-impl Noted<'_> {
-    fn pop(&mut self) -> Option<GroupIndex> {
-        let index = GroupIndex(self.top.checked_sub(1)?);
-        // Relaxed: taking the stack acquired it.
-        self.top = self.shared.group(index).next_noted.load(Ordering::Relaxed);
-        Some(index)
-    }
-}
-
-impl Drop for Noted<'_> {
+impl<I: Iterator<Item = GroupIndex>> Drop for Noted<'_, I> {
     fn drop(&mut self) {
-        while let Some(index) = self.pop() {
-            push(&self.shared.noted, index.0 + 1, &self.shared.group(index).next_noted);
+        for index in self.left.by_ref() {
+            self.shared.noted.push(index.0 + 1, &self.shared.group(index).next_noted);
             self.shared.on_excess.ring();
         }
     }
@@ -103,10 +92,11 @@ impl Tree {
     /// no [excess](Memcg::excess) any more. Costs by their number. Lock-free, but for what `look` does.
     pub fn take_excess(&self, mut look: impl FnMut(Memcg)) {
         let shared = self.shared();
-        // Acquire pairs with the release of every push, as in `objcg::take`.
-        let mut noted = Noted { shared, top: shared.noted.swap(0, Ordering::AcqRel) };
+        let group = |item: u32| GroupIndex(item - 1);
+        let left = shared.noted.take(|item| &shared.group(group(item)).next_noted).map(group);
+        let mut noted = Noted { shared, left };
         let late = shared.config.planted.is(Bug::ExcessClearedLate);
-        while let Some(index) = noted.pop() {
+        for index in noted.left.by_ref() {
             let group = shared.group(index);
             let clear = || {
                 group.noted.swap(0, Ordering::AcqRel);
@@ -123,6 +113,26 @@ impl Tree {
             if late {
                 clear();
             }
+        }
+    }
+
+    /// Whether a charge of `bytes` more as this counter would bring some memcg from the objcg's up to the root above its mark:
+    /// its `memory.high`, or a 64th below its limit (at most 256 KiB). A hint: nothing is reserved, and bytes in stock are
+    /// taken for charged. Lock-free; a few loads per level.
+    #[inline]
+    pub fn would_pass_mark(&self, id: ObjcgId, counter: Counter, bytes: u64) -> bool {
+        let shared = self.shared();
+        let mut at = shared.objcgs.group(id);
+        loop {
+            let group = shared.group(at.index());
+            let words = group.of(counter);
+            if words.usage().saturating_add(bytes) > words.mark() {
+                return true;
+            }
+            if at.depth() == 0 {
+                return false;
+            }
+            at = group.parent();
         }
     }
 }
@@ -144,5 +154,126 @@ impl Memcg {
         furthest()?;
         self.shared().recall();
         furthest()
+    }
+
+    /// Bytes charged above its mark, and how far below the mark it should be brought so that the next charge does not pass it
+    /// again: as far as the mark lies below a limit. A hint: bytes in stock are taken for charged. Lock-free.
+    pub fn above_mark(&self, counter: Counter) -> (u64, u64) {
+        let words = self.words().of(counter);
+        let mark = words.mark();
+        (words.usage().saturating_sub(mark), margin(mark))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::TreeConfig;
+    use super::*;
+    use crate::sync::Planted;
+
+    fn taken(tree: &Tree) -> Vec<String> {
+        let mut taken = Vec::new();
+        tree.take_excess(|memcg| taken.push(memcg.path()));
+        taken.sort();
+        taken
+    }
+
+    #[test]
+    fn a_memcg_above_its_mark_is_noted_once_and_says_by_how_much() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let high = 100 << 10;
+        assert!(tree.on_excess().attend());
+        tree.on_excess().answer(Planted::NONE, || ());
+        vm.set_high(high).unwrap();
+        let at_the_mark = vm.charge_resident(high).unwrap();
+        assert_eq!((vm.excess(), taken(&tree)), (None, vec![]));
+        assert!(!tree.on_excess().is_rung());
+        let above = [1, 4096].map(|bytes| vm.charge_resident(bytes).unwrap());
+        assert!(tree.on_excess().is_rung());
+        tree.on_excess().answer(Planted::NONE, || ());
+        assert_eq!(vm.excess(), Some((Counter::Memory, 4097)));
+        assert_eq!((taken(&tree), taken(&tree)), (vec!["/vm".to_owned()], vec![]));
+        // Noted again by what comes after, and by a limit: of two counters above their marks the one that is further says how
+        // far.
+        vm.set_zswap_max(1 << 20).unwrap();
+        let objcg = vm.objcg().unwrap();
+        objcg.try_charge(1 << 20).unwrap();
+        let mark = Counter::Zswap.mark(1 << 20, high);
+        assert!(vm.excess() == Some((Counter::Memory, (1 << 20) + 4097)) && mark < 1 << 20);
+        vm.set_high(u64::MAX).unwrap();
+        assert_eq!(vm.excess(), Some((Counter::Zswap, (1 << 20) - mark)));
+        assert_eq!(taken(&tree), ["/vm"]);
+        objcg.uncharge(1 << 20);
+        drop((at_the_mark, above, objcg));
+        vm.offline().unwrap();
+        assert_eq!(vm.excess(), None);
+    }
+
+    #[test]
+    fn a_limit_set_to_the_usage_notes_nobody_where_no_mark_is_passed() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let _resident = vm.charge_resident(64 << 10).unwrap();
+        vm.set_high(64 << 10).unwrap();
+        assert_eq!(taken(&tree), Vec::<String>::new());
+        vm.set_high((64 << 10) - 1).unwrap();
+        assert_eq!(taken(&tree), ["/vm"]);
+    }
+
+    #[test]
+    fn what_a_look_that_panics_leaves_is_noted_still() {
+        let tree = Tree::new(TreeConfig::default());
+        let vms = ["a", "b", "c"].map(|name| tree.root().mkdir(name).unwrap());
+        let _resident = vms.each_ref().map(|vm| {
+            vm.set_high(4096).unwrap();
+            vm.charge_resident(8192).unwrap()
+        });
+        assert!(tree.on_excess().attend());
+        tree.on_excess().answer(Planted::NONE, || ());
+        let mut first = None;
+        let look = std::panic::AssertUnwindSafe(|| {
+            tree.take_excess(|memcg| {
+                first = Some(memcg.path());
+                panic!("the first look fails");
+            });
+        });
+        std::panic::catch_unwind(look).unwrap_err();
+        assert!(tree.on_excess().is_rung(), "there is more to look at");
+        let mut all = taken(&tree);
+        all.extend(first);
+        all.sort();
+        assert_eq!(all, ["/a", "/b", "/c"]);
+        assert_eq!(taken(&tree), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_memcg_that_went_is_not_given_out() {
+        let tree = Tree::new(TreeConfig::default());
+        let [kept, gone] = ["kept", "gone"].map(|name| tree.root().mkdir(name).unwrap());
+        for vm in [&kept, &gone] {
+            vm.set_high(0).unwrap();
+            drop(vm.charge_resident(1).unwrap());
+        }
+        kept.offline().unwrap(); // a handle keeps its group
+        gone.offline().unwrap();
+        drop(gone);
+        assert_eq!(taken(&tree), Vec::<String>::new());
+        tree.assert_valid();
+    }
+
+    #[test]
+    fn a_mark_is_seen_before_it_is_passed() {
+        let tree = Tree::new(TreeConfig::default());
+        let group = tree.root().mkdir("group").unwrap();
+        let vm = group.mkdir("vm").unwrap();
+        let id = vm.objcg().unwrap().id();
+        let would = |bytes| tree.would_pass_mark(id, Counter::Memory, bytes);
+        assert!(!would(1 << 40));
+        group.set_max(Counter::Memory, 1 << 20).unwrap();
+        let mark = (1 << 20) - (1 << 14);
+        assert!(!would(mark) && would(mark + 1));
+        vm.set_high(4096).unwrap();
+        assert!(!would(4096) && would(4097));
     }
 }

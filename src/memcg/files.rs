@@ -20,11 +20,11 @@
 mod reading;
 mod writing;
 
+use super::cancel::Cancel;
 use super::counter::Counter;
 use super::error::Error;
 use super::handle::Memcg;
 use super::peak::PeakReader;
-use super::reclaim::Cancel;
 use super::request;
 use writing::Refused;
 
@@ -402,7 +402,10 @@ mod tests {
         }
         vm.write_file("memory.zswap.writeback", "0\n").unwrap();
         assert_eq!(vm.read_file("memory.zswap.writeback").unwrap(), "0\n");
-        assert!(!vm.writeback());
+        assert!(!vm.writeback() && !vm.own_writeback());
+        vm.write_file("memory.zswap.writeback", "1").unwrap();
+        assert_eq!(vm.read_file("memory.zswap.writeback").unwrap(), "1\n");
+        assert!(vm.writeback() && vm.own_writeback());
     }
 
     #[test]
@@ -559,5 +562,20 @@ mod tests {
         }
         assert_eq!(vm.write_file("memory.zswap.max", "1"), Err(Error::Offline { id: vm.id() }));
         assert_eq!(vm.write_file("memory.zswap.writeback", "1"), Err(Error::Offline { id: vm.id() }));
+    }
+
+    #[test]
+    fn a_file_has_the_mode_of_what_can_be_done_with_it() {
+        let (tree, mut modes) = (Tree::new(TreeConfig::default()), std::collections::BTreeMap::new());
+        let vm = vm(&tree);
+        for file in Memcg::file_table() {
+            let can_be_read = vm.open_file(file.name).unwrap().read().is_ok();
+            assert_eq!((file.readable, file.mode() & 0o444 != 0), (can_be_read, can_be_read), "{}", file.name);
+            assert_eq!(file.mode() & 0o222 != 0, file.takes.is_some(), "{}", file.name);
+            modes.insert(file.name, file.mode());
+        }
+        assert!(Memcg::files().eq(Memcg::file_table().map(|file| file.name)));
+        let some = ["memory.current", "memory.max", "memory.peak", "memory.reclaim"].map(|name| modes[name]);
+        assert_eq!(some, [0o444, 0o644, 0o644, 0o200]);
     }
 }

@@ -7,13 +7,13 @@
 //!     vm     ##########|                                  +
 //! ```
 //!
-//! **G1 here**: `usage` passes a limit by this alone, and by how much it did is added up where it did. Nothing is ever rolled back,
-//! so who is refused meanwhile is refused rightly. A step that finds another generation than it came for begins again from where the
-//! objcg points then, as any charge: what it had charged below went with the groups there.
+//! **G1 here**: `usage` passes a limit by this alone, and by how much it did is added up where it did. Nothing is ever rolled
+//! back, so who is refused meanwhile is refused rightly. A step that finds another generation than it came for begins again
+//! from where the objcg points then, as any charge: what it had charged below went with the groups there.
 //!
 //! Who calls it: `guest::limits`, once eviction has brought nothing.
 
-use super::counter::{Counter, margin};
+use super::counter::Counter;
 use super::event::MemcgEvent;
 use super::handle::Memcg;
 use super::id::{GroupRef, ObjcgId};
@@ -74,62 +74,12 @@ impl Tree {
         memcg.note(MemcgEvent::Overshoot);
         Some(PastLimit { memcg, usage, limit, bytes })
     }
-
-    /// Whether a charge of `bytes` more as this counter would bring some memcg from the objcg's up to the root above its mark: its
-    /// `memory.high`, or a 64th below its limit (at most 256 KiB). A hint: nothing is reserved, and bytes in stock are taken for
-    /// charged. Lock-free; a few loads per level.
-    #[inline]
-    pub fn would_pass_mark(&self, id: ObjcgId, counter: Counter, bytes: u64) -> bool {
-        let shared = self.shared();
-        let mut at = shared.objcgs.group(id);
-        loop {
-            let group = shared.group(at.index());
-            let words = group.of(counter);
-            if words.usage().saturating_add(bytes) > words.mark() {
-                return true;
-            }
-            if at.depth() == 0 {
-                return false;
-            }
-            at = group.parent();
-        }
-    }
 }
 
 impl Memcg {
     /// Bytes by which charges that could not be refused have passed its limits, added up since it was made. Lock-free.
     pub fn overshoot(&self) -> u64 {
         self.words().overshoot.get()
-    }
-
-    /// Whether it is `other` or was made somewhere below it. Of a memcg that was removed, only while its ancestors are there.
-    /// Lock-free.
-    pub fn is_within(&self, other: &Memcg) -> bool {
-        self.tree().is(other.tree()) && other.is_above(self.group())
-    }
-
-    /// Whether what is charged through this objcg of the same tree is charged to it. Lock-free.
-    #[inline]
-    pub fn is_charged_by(&self, id: ObjcgId) -> bool {
-        self.is_above(self.tree().group_of(id))
-    }
-
-    #[inline]
-    fn is_above(&self, group: GroupRef) -> bool {
-        let (shared, mut at) = (self.shared(), group);
-        // A recycled index along the way has another generation, so what it leads to is not taken for this one.
-        while at.depth() > self.group().depth() {
-            at = shared.group(at.index()).parent();
-        }
-        at == self.group()
-    }
-
-    /// Bytes charged above its mark, and how far below the mark it should be brought so that the next charge does not pass it again:
-    /// as far as the mark lies below a limit. A hint: bytes in stock are taken for charged. Lock-free.
-    pub fn above_mark(&self, counter: Counter) -> (u64, u64) {
-        let words = self.words().of(counter);
-        let mark = words.mark();
-        (words.usage().saturating_sub(mark), margin(mark))
     }
 }
 
@@ -177,29 +127,16 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_seen_before_it_is_passed() {
+    fn a_forced_charge_past_the_mark_is_noted_and_is_a_peak() {
         let tree = Tree::new(TreeConfig::default());
-        let group = tree.root().mkdir("group").unwrap();
-        let vm = group.mkdir("vm").unwrap();
-        let id = vm.objcg().unwrap().id();
-        let would = |bytes| tree.would_pass_mark(id, Counter::Memory, bytes);
-        assert!(!would(1 << 40));
-        group.set_max(Counter::Memory, 1 << 20).unwrap();
-        let mark = (1 << 20) - (1 << 14);
-        assert!(!would(mark) && would(mark + 1));
-        vm.set_high(4096).unwrap();
-        assert!(!would(4096) && would(4097));
-    }
-
-    #[test]
-    fn a_memcg_lies_within_itself_and_its_ancestors() {
-        let tree = Tree::new(TreeConfig::default());
-        let [a, b] = ["a", "b"].map(|name| tree.root().mkdir(name).unwrap());
-        let deep = a.mkdir("c").unwrap().mkdir("d").unwrap();
-        assert!(deep.is_within(&deep) && deep.is_within(&a) && deep.is_within(&tree.root()));
-        let id = deep.objcg().unwrap();
-        assert!(a.is_charged_by(id.id()) && deep.is_charged_by(id.id()) && !b.is_charged_by(id.id()));
-        assert!(!deep.is_within(&b) && !a.is_within(&deep) && !a.is_within(&b));
-        assert!(!deep.is_within(&Tree::new(TreeConfig::default()).root()), "another tree's");
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_max(Counter::Memory, 4096).unwrap();
+        let id = vm.objcg().unwrap();
+        tree.charge_anyway(id.id(), Counter::Memory, 8192);
+        let mut noted = Vec::new();
+        tree.take_excess(|memcg| noted.push(memcg.path()));
+        assert_eq!(noted, ["/vm"]);
+        tree.uncharge(id.id(), Counter::Memory, 8192);
+        assert_eq!(vm.peak(Counter::Memory), 8192);
     }
 }

@@ -80,6 +80,28 @@ impl Memcg {
     pub fn parent(&self) -> Option<Memcg> {
         if self.me.depth() == 0 { None } else { self.tree.get(self.words().parent()) }
     }
+
+    /// Whether it is `other` or was made somewhere below it. Of a memcg that was removed, only while its ancestors are there.
+    /// Lock-free.
+    pub fn is_within(&self, other: &Memcg) -> bool {
+        self.tree().is(other.tree()) && other.is_above(self.group())
+    }
+
+    /// Whether what is charged through this objcg of the same tree is charged to it. Lock-free.
+    #[inline]
+    pub fn is_charged_by(&self, id: ObjcgId) -> bool {
+        self.is_above(self.tree().group_of(id))
+    }
+
+    #[inline]
+    fn is_above(&self, group: GroupRef) -> bool {
+        let (shared, mut at) = (self.shared(), group);
+        // A recycled index along the way has another generation, so what it leads to is not taken for this one.
+        while at.depth() > self.group().depth() {
+            at = shared.group(at.index()).parent();
+        }
+        at == self.group()
+    }
 }
 
 // === the tree ===
@@ -207,7 +229,8 @@ impl Memcg {
     /// already stays, also above it, and then the memcg is [noted](super::Tree::take_excess).
     ///
     /// # Errors
-    /// [`Error::Offline`]; [`Error::BelowPinned`] for memory, when more than that is pinned there and below: the limit is as it was.
+    /// [`Error::Offline`]; [`Error::BelowPinned`] for memory, when more than that is pinned there and below: the limit is as it
+    /// was.
     ///
     /// # Locks
     /// The tree lock.
@@ -420,5 +443,128 @@ impl Eq for Memcg {}
 impl fmt::Debug for Memcg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memcg").field("id", &self.id().0).field("group", &self.me).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::TreeConfig;
+    use super::*;
+
+    #[test]
+    fn a_memcg_lies_within_itself_and_its_ancestors() {
+        let tree = Tree::new(TreeConfig::default());
+        let [a, b] = ["a", "b"].map(|name| tree.root().mkdir(name).unwrap());
+        let deep = a.mkdir("c").unwrap().mkdir("d").unwrap();
+        assert!(deep.is_within(&deep) && deep.is_within(&a) && deep.is_within(&tree.root()));
+        let id = deep.objcg().unwrap();
+        assert!(a.is_charged_by(id.id()) && deep.is_charged_by(id.id()) && !b.is_charged_by(id.id()));
+        assert!(!deep.is_within(&b) && !a.is_within(&deep) && !a.is_within(&b));
+        assert!(!deep.is_within(&Tree::new(TreeConfig::default()).root()), "another tree's");
+    }
+
+    #[test]
+    fn a_peak_begins_anew_from_what_is_charged() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let kept = vm.charge_resident(100).unwrap();
+        drop(vm.charge_resident(1000).unwrap());
+        assert_eq!(vm.peak(Counter::Memory), 1100);
+        vm.reset_peak(Counter::Memory).unwrap();
+        assert_eq!((vm.peak(Counter::Memory), tree.root().peak(Counter::Memory)), (100, 1100));
+        drop(kept);
+        assert_eq!(vm.peak(Counter::Memory), 100);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_says_why_by_its_number() {
+        let root = Tree::new(TreeConfig::default()).root();
+        let errno = |name: &str| root.mkdir(name).map(|_| ()).map_err(|error| error.errno());
+        assert_eq!(errno(&"x".repeat(255)), Ok(()));
+        assert_eq!(errno(&"x".repeat(256)), Err(libc::ENAMETOOLONG));
+        for name in ["", ".", "..", "a/b", "a\nb", "a\0b"] {
+            assert_eq!(errno(name), Err(libc::EINVAL), "{name:?}");
+        }
+        assert_eq!(
+            errno(&format!("{}/", "x".repeat(254))),
+            Err(libc::EINVAL),
+            "as long as can be, and wrong otherwise"
+        );
+        assert_eq!(errno("memory.max"), Err(libc::EEXIST));
+    }
+
+    #[test]
+    fn events_of_a_memcg_outlive_it_and_its_last_object() {
+        use crate::memcg::{Bytes4, Event};
+        use crate::units::NodeId;
+        for stocks in [0, 4] {
+            let tree = Tree::new(TreeConfig { stocks, ..TreeConfig::default() });
+            let top = tree.root().mkdir("top").unwrap();
+            let bytes = Bytes4 { compressed: 64, original: 4096, payload: 60, incompressible: 0 };
+            for n in 1..=3 {
+                let vm = top.mkdir("vm").unwrap();
+                let id = tree.enter(&vm, NodeId(0), bytes, Some(Event::ZswpOut)).unwrap();
+                vm.offline().unwrap();
+                drop(vm);
+                assert_eq!(top.stat().unwrap().events(Event::ZswpOut), n);
+                tree.leave(id, NodeId(0), bytes, 64);
+                assert_eq!(tree.census().objcgs, 2, "its objcg is gone too");
+                assert_eq!(top.stat().unwrap().events(Event::ZswpOut), n);
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_whose_lives_are_used_up_is_not_used_again() {
+        let tree = Tree::new(TreeConfig { stocks: 0, ..TreeConfig::default() });
+        for _ in 0..=u16::MAX {
+            tree.root().mkdir("vm").unwrap().offline().unwrap();
+        }
+        assert_eq!(tree.census().group_indexes, 2);
+        tree.root().mkdir("vm").unwrap();
+        assert_eq!((tree.census().group_indexes, tree.census().groups), (3, 2));
+        tree.assert_valid();
+    }
+
+    #[test]
+    fn what_is_protected_reads_back_and_is_set_one_by_one() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_min(1000).unwrap();
+        vm.set_low(2000).unwrap();
+        assert_eq!((vm.min(), vm.low()), (1000, 2000));
+        vm.set_min(500).unwrap();
+        assert_eq!((vm.min(), vm.low()), (500, 2000));
+    }
+
+    #[test]
+    fn memcgs_are_found_by_id_while_they_are_online() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        assert_eq!((tree.find(vm.id()).as_ref(), tree.find(tree.root().id())), (Some(&vm), Some(tree.root())));
+        vm.offline().unwrap();
+        assert_eq!(tree.find(vm.id()), None);
+    }
+
+    #[test]
+    fn a_reference_is_borrowed_only_while_somebody_holds_one() {
+        let tree = Tree::new(TreeConfig { stocks: 0, ..TreeConfig::default() });
+        let vm = tree.root().mkdir("vm").unwrap();
+        let id = vm.objcg().unwrap().id();
+        assert_eq!(tree.try_borrow(id).map(|objcg| objcg.id()), Some(id));
+        vm.offline().unwrap();
+        assert!(tree.try_borrow(id).is_none(), "the memcg's was the last");
+        tree.census();
+        assert!(tree.try_borrow(id).is_none());
+    }
+
+    #[test]
+    fn a_tree_says_what_its_owners_may_and_how_long_it_waits() {
+        let tree = Tree::new(TreeConfig { patience: 77, ..TreeConfig::default() });
+        let vm = tree.root().mkdir("vm").unwrap();
+        let id = vm.objcg().unwrap();
+        assert_eq!((tree.patience(), tree.writeback(id.id())), (77, true));
+        tree.root().set_writeback(false).unwrap();
+        assert!(!tree.writeback(id.id()));
     }
 }

@@ -31,10 +31,10 @@ use super::files;
 use super::group::Group;
 use super::handle::Memcg;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
-use super::stat::{Bytes4, Event, Stat};
+use super::stat::Event;
 use super::tiers::Names;
 use super::tree::{Shared, Tree};
-use crate::units::{NodeId, NodeMask, TierMask};
+use crate::units::{NodeMask, TierMask};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -57,7 +57,7 @@ pub(super) struct Node {
     /// Head of the list of objcgs that point here, or 0.
     objcgs: u32,
     /// Events of objcgs that are gone.
-    past: [u64; Event::COUNT],
+    pub(super) past: [u64; Event::COUNT],
     /// Those of this subtree that may have entries.
     pub(super) listed: BTreeSet<MemcgId>,
     /// The path it had, when it is offline.
@@ -197,7 +197,8 @@ impl Hierarchy {
         })
     }
 
-    fn objcgs(&self, index: GroupIndex) -> impl Iterator<Item = ObjcgId> {
+    /// The objcgs that point to the group.
+    pub(super) fn objcgs(&self, index: GroupIndex) -> impl Iterator<Item = ObjcgId> {
         let some = |id: u32| (id != 0).then_some(id);
         std::iter::successors(some(self.node(index).objcgs), move |&id| some(self.links[id as usize].next))
             .map(ObjcgId::from_raw)
@@ -487,49 +488,5 @@ impl fmt::Debug for Handover<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Handover { child, parent, .. } = self;
         f.debug_struct("Handover").field("child", child).field("parent", parent).finish_non_exhaustive()
-    }
-}
-
-// === sums ===
-
-impl Shared {
-    fn objcg_bytes(&self, id: ObjcgId) -> Bytes4 {
-        (0..self.config.nodes).fold(Bytes4::default(), |mut sum, node| {
-            sum += self.objcgs.bytes(id, NodeId(node as u8));
-            sum
-        })
-    }
-
-    pub(super) fn stat(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Stat {
-        let mut stat = Stat::default();
-        for at in hierarchy.subtree(index) {
-            stat.add_events(hierarchy.node(at).past);
-            for id in hierarchy.objcgs(at) {
-                stat.bytes += self.objcg_bytes(id);
-                let (resident, places) = self.objcgs.held_bytes(id);
-                // A reader may come between the two halves of a change: they wrap.
-                stat.resident = stat.resident.wrapping_add(resident);
-                stat.places = stat.places.wrapping_add(places);
-                stat.add_events(self.objcgs.events(id));
-            }
-        }
-        stat
-    }
-
-    pub(super) fn own_bytes(&self, hierarchy: &Hierarchy, index: GroupIndex, node: NodeId) -> Bytes4 {
-        hierarchy.objcgs(index).fold(Bytes4::default(), |mut sum, id| {
-            sum += self.objcgs.bytes(id, node);
-            sum
-        })
-    }
-
-    pub(super) fn numa_stat(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Vec<Bytes4> {
-        let mut sums = vec![Bytes4::default(); self.config.nodes];
-        for id in hierarchy.subtree(index).into_iter().flat_map(|at| hierarchy.objcgs(at)) {
-            for (node, sum) in sums.iter_mut().enumerate() {
-                *sum += self.objcgs.bytes(id, NodeId(node as u8));
-            }
-        }
-        sums
     }
 }

@@ -17,7 +17,7 @@
 //! | `group` | one group's words: its three counters, flags, nodes, tiers |
 //! | `objcg` | objcgs: pointer, count, counters |
 //! | `charge` | the climb: reserving up to the root, giving back, just refusals |
-//! | `excess` | which memcgs are above their marks, for a worker |
+//! | `excess`, `stack` | which memcgs are above their marks, for a worker; stacks of such notes |
 //! | `prepaid` | objects that take over memory which their owner was charged for already |
 //! | `force` | charging past limits, counted, for what cannot be refused |
 //! | `protection` | `memory.low` and `memory.min`, and what they are worth in effect |
@@ -27,7 +27,8 @@
 //! | `tree`, `handle` | [`Tree`] and [`Memcg`], what callers hold |
 //! | `roster` | which memcgs may have entries, for walkers with cursors |
 //! | `cursor` | whose turn it is in a walk over the roster |
-//! | `request`, `reclaim`, `hooks` | `memory.reclaim`: its text, who serves it, where upper layers register |
+//! | `request`, `reclaim`, `hooks` | `memory.reclaim`: its text, who is asked, where upper layers register |
+//! | `cancel` | a flag that ends what runs long |
 //! | `resident` | bytes that upper layers hold in memory, charged with reclaim where a limit is hit |
 //! | `peak` | `memory.peak` as each of its readers has it |
 //! | `stall` | time that threads lost waiting: `memory.pressure` |
@@ -65,6 +66,7 @@
 //! # Ok::<(), zspool::memcg::Error>(())
 //! ```
 
+mod cancel;
 mod charge;
 mod counter;
 mod cursor;
@@ -87,6 +89,7 @@ mod request;
 mod resident;
 mod roster;
 mod size;
+mod stack;
 mod stall;
 mod stat;
 mod stock;
@@ -96,6 +99,7 @@ mod tree;
 #[cfg(test)]
 mod properties;
 
+pub use cancel::Cancel;
 pub use charge::LimitHit;
 pub use counter::{Counter, MAX_USAGE, NO_LIMIT};
 pub use cursor::{Claim, Cursor, MAX_QUANTUM, Rounds};
@@ -110,7 +114,7 @@ pub use id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
 pub use objcg::Objcg;
 pub use peak::PeakReader;
 pub use protection::Protection;
-pub use reclaim::{Ask, Cancel, End, Reclaimed, Reclaimer, To};
+pub use reclaim::{Ask, End, Reclaimed, Reclaimer, To};
 pub use request::{ReclaimRequest, RequestError, Source, Swappiness};
 pub use resident::{Resident, ResidentError};
 pub use roster::Listing;

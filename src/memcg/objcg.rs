@@ -24,6 +24,7 @@
 
 use super::counter::Counter;
 use super::id::{GroupRef, ObjcgId};
+use super::stack::Stack;
 use super::stat::{Bytes4, Event};
 use super::tree::Tree;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -35,7 +36,7 @@ use std::ops::AddAssign;
 /// One objcg's words.
 #[derive(Debug, Default)]
 #[repr(align(64))] // objcgs of two memcgs do not share a cache line
-pub(super) struct Slot {
+struct Words {
     /// The [`GroupRef`] it points to. Written under the tree lock.
     group: AtomicU64,
     /// References; 0 while the id is free.
@@ -64,13 +65,13 @@ struct NodeCounters {
 #[derive(Debug)]
 pub(super) struct Objcgs {
     /// By id - 1.
-    slots: GrowTable<Slot>,
+    words: GrowTable<Words>,
     /// By (id - 1) * nodes + node.
     counters: GrowTable<NodeCounters>,
     /// NUMA nodes that bytes are counted on.
     nodes: usize,
-    /// Top of the stack of ids whose count reached 0, or 0 (O4).
-    dead: AtomicU32,
+    /// Ids whose count reached 0 (O4).
+    dead: Stack,
 }
 
 /// What an objcg's counters are to change by: bytes on one node, and events. Differences wrap.
@@ -139,13 +140,13 @@ fn add(counter: &AtomicU64, change: u64) {
 
 impl Objcgs {
     pub(super) fn new(nodes: usize) -> Self {
-        Objcgs { slots: GrowTable::new(), counters: GrowTable::new(), nodes, dead: AtomicU32::new(0) }
+        Objcgs { words: GrowTable::new(), counters: GrowTable::new(), nodes, dead: Stack::default() }
     }
 
     #[inline]
-    fn slot(&self, id: ObjcgId) -> &Slot {
+    fn words(&self, id: ObjcgId) -> &Words {
         assert!(!id.is_none(), "no objcg was asked for its words");
-        self.slots.get(id.raw() as usize - 1).expect("an objcg's memory is made before its id is given out")
+        self.words.get(id.raw() as usize - 1).expect("an objcg's memory is made before its id is given out")
     }
 
     #[inline]
@@ -158,7 +159,7 @@ impl Objcgs {
     /// Make the memory of `id`, which may be allocated here.
     pub(super) fn prepare(&self, id: ObjcgId) {
         let index = id.raw() as usize - 1;
-        self.slots.get_or_make(index);
+        self.words.get_or_make(index);
         for node in 0..self.nodes {
             self.counters.get_or_make(index * self.nodes + node);
         }
@@ -166,30 +167,30 @@ impl Objcgs {
 
     /// Begin a life, with one reference: the memcg's.
     pub(super) fn birth(&self, id: ObjcgId, group: GroupRef) {
-        let slot = self.slot(id);
+        let words = self.words(id);
         // Release pairs with the acquire in `group`.
-        slot.group.store(group.raw(), Ordering::Release);
+        words.group.store(group.raw(), Ordering::Release);
         // Release pairs with the acquire in `try_get`: who gets a reference to this life sees that the last one is
         // over.
-        slot.refs.store(1, Ordering::Release);
+        words.refs.store(1, Ordering::Release);
     }
 
     /// Point `id` to another group. Under the tree lock.
     pub(super) fn reparent(&self, id: ObjcgId, parent: GroupRef) {
-        self.slot(id).group.store(parent.raw(), Ordering::Release);
+        self.words(id).group.store(parent.raw(), Ordering::Release);
     }
 
     /// The group it points to now. Acquire: with the pointer come the group's words.
     #[inline]
     pub(super) fn group(&self, id: ObjcgId) -> GroupRef {
-        GroupRef::from_raw(self.slot(id).group.load(Ordering::Acquire))
+        GroupRef::from_raw(self.words(id).group.load(Ordering::Acquire))
     }
 
     /// One more reference beside one that the caller has.
     #[inline]
     pub(super) fn get(&self, id: ObjcgId) {
         // Relaxed: the reference at hand keeps it.
-        let old = self.slot(id).refs.fetch_add(1, Ordering::Relaxed);
+        let old = self.words(id).refs.fetch_add(1, Ordering::Relaxed);
         assert!(old > 0, "a reference was taken of an objcg that nobody holds");
     }
 
@@ -197,7 +198,7 @@ impl Objcgs {
     #[inline]
     pub(super) fn try_get(&self, id: ObjcgId) -> bool {
         // Acquire pairs with `birth`, and on failure with the last `put`.
-        self.slot(id)
+        self.words(id)
             .refs
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| (refs > 0).then(|| refs + 1))
             .is_ok()
@@ -212,7 +213,7 @@ impl Objcgs {
     /// `n` more references beside one that the caller has.
     pub(super) fn get_many(&self, id: ObjcgId, n: u32) {
         // Relaxed: the reference at hand keeps it.
-        let old = self.slot(id).refs.fetch_add(n.into(), Ordering::Relaxed);
+        let old = self.words(id).refs.fetch_add(n.into(), Ordering::Relaxed);
         assert!(old > 0, "references were taken of an objcg that nobody holds");
     }
 
@@ -222,23 +223,23 @@ impl Objcgs {
         if n == 0 {
             return;
         }
-        let slot = self.slot(id);
+        let words = self.words(id);
         // AcqRel: what every holder did comes before the sweep.
-        let old = slot.refs.fetch_sub(n.into(), Ordering::AcqRel);
+        let old = words.refs.fetch_sub(n.into(), Ordering::AcqRel);
         assert!(old >= n.into(), "a reference to an objcg was dropped twice");
         if old == u64::from(n) {
-            push(&self.dead, id.raw(), &slot.next_dead);
+            self.dead.push(id.raw(), &words.next_dead);
         }
     }
 
     /// References held.
     pub(super) fn references(&self, id: ObjcgId) -> u64 {
-        self.slot(id).refs.load(Ordering::Acquire)
+        self.words(id).refs.load(Ordering::Acquire)
     }
 
     /// The ids whose count has reached 0 since the last sweep. Under the tree lock.
     pub(super) fn take_dead(&self) -> impl Iterator<Item = ObjcgId> {
-        take(&self.dead, |id| &self.slot(ObjcgId::from_raw(id)).next_dead).map(ObjcgId::from_raw)
+        self.dead.take(|id| &self.words(ObjcgId::from_raw(id)).next_dead).map(ObjcgId::from_raw)
     }
 
     /// Change the counters on the node, and count the events.
@@ -248,7 +249,7 @@ impl Objcgs {
             let all = [&counters.compressed, &counters.original, &counters.payload, &counters.incompressible];
             all.into_iter().zip(changes.bytes).for_each(|(counter, change)| add(counter, change));
         }
-        let events = &self.slot(id).events;
+        let events = &self.words(id).events;
         events.iter().zip(changes.events).for_each(|(counter, n)| add(counter, n));
     }
 
@@ -269,8 +270,8 @@ impl Objcgs {
     pub(super) fn hold_bytes(&self, id: ObjcgId, counter: Counter, bytes: u64) {
         match counter {
             Counter::Zswap => {}
-            Counter::Memory => _ = self.slot(id).resident.add(bytes),
-            Counter::Swap => _ = self.slot(id).places.add(bytes),
+            Counter::Memory => _ = self.words(id).resident.add(bytes),
+            Counter::Swap => _ = self.words(id).places.add(bytes),
         }
     }
 
@@ -279,54 +280,31 @@ impl Objcgs {
     pub(super) fn release_bytes(&self, id: ObjcgId, counter: Counter, bytes: u64) {
         match counter {
             Counter::Zswap => {}
-            Counter::Memory => self.slot(id).resident.sub(bytes),
-            Counter::Swap => self.slot(id).places.sub(bytes),
+            Counter::Memory => self.words(id).resident.sub(bytes),
+            Counter::Swap => self.words(id).places.sub(bytes),
         }
     }
 
     /// What is charged for no object, as [`Counter::Memory`] and as [`Counter::Swap`].
     pub(super) fn held_bytes(&self, id: ObjcgId) -> (u64, u64) {
-        (self.slot(id).resident.get(), self.slot(id).places.get())
+        (self.words(id).resident.get(), self.words(id).places.get())
     }
 
     #[inline]
     pub(super) fn count(&self, id: ObjcgId, event: Event, n: u64) {
-        add(&self.slot(id).events[event as usize], n);
+        add(&self.words(id).events[event as usize], n);
     }
 
     /// Events so far; none where what was taken back is known and what happened lies in a stock.
     pub(super) fn events(&self, id: ObjcgId) -> [u64; Event::COUNT] {
         let read = |event: &AtomicU64| event.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned();
-        self.slot(id).events.each_ref().map(read)
+        self.words(id).events.each_ref().map(read)
     }
 
     /// Events so far of an objcg that nobody holds; they are zero afterwards. Under the tree lock.
     pub(super) fn take_events(&self, id: ObjcgId) -> [u64; Event::COUNT] {
-        std::array::from_fn(|event| self.slot(id).events[event].swap(0, Ordering::Relaxed))
+        std::array::from_fn(|event| self.words(id).events[event].swap(0, Ordering::Relaxed))
     }
-}
-
-/// Push `item` on the stack at `head`. Items are taken off only all at once, so there is no ABA.
-pub(super) fn push(head: &AtomicU32, item: u32, next: &AtomicU32) {
-    // Release publishes `next` to `take`.
-    let _ = head.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |top| {
-        next.store(top, Ordering::Relaxed);
-        Some(item)
-    });
-}
-
-/// Take everything off the stack at `head`; 0 ends it.
-pub(super) fn take<'a>(head: &AtomicU32, next: impl Fn(u32) -> &'a AtomicU32) -> impl Iterator<Item = u32> {
-    // Acquire pairs with the release of every push below: a read-modify-write continues its release sequence.
-    let mut top = head.swap(0, Ordering::AcqRel);
-    std::iter::from_fn(move || {
-        let item = top;
-        if item == 0 {
-            return None;
-        }
-        top = next(item).load(Ordering::Relaxed);
-        Some(item)
-    })
 }
 
 // === Objcg ===

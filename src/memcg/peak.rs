@@ -153,6 +153,22 @@ mod tests {
         let new = tree.root().mkdir("new").unwrap();
         assert_eq!((new.index(), new.peak_reader(Counter::Memory).read()), (index, 0));
     }
+
+    #[test]
+    fn a_reader_that_goes_leaves_nothing() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let readers = [0; 3].map(|_| vm.peak_reader(Counter::Memory));
+        readers.iter().for_each(|reader| reader.reset().unwrap());
+        let [first, second, third] = readers;
+        let numbers = || first.log().with(|log| log.readers.iter().map(|&(number, _)| number).collect::<Vec<_>>());
+        assert_eq!(numbers(), [1, 2, 3]);
+        drop(second);
+        assert_eq!(numbers(), [1, 3]);
+        drop(third);
+        assert_eq!(numbers(), [1]);
+    }
+
     #[test]
     fn a_reader_misses_nothing_while_another_one_resets() {
         use std::sync::atomic::{AtomicBool, Ordering};

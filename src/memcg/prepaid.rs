@@ -16,7 +16,6 @@ use super::counter::Counter;
 use super::error::ChargeError;
 use super::handle::Memcg;
 use super::id::ObjcgId;
-use super::objcg::Changes;
 use super::stat::{Bytes4, Event};
 use super::tree::Tree;
 use crate::sync::Bug;
@@ -68,22 +67,40 @@ impl Tree {
         if !self.is(memcg.tree()) {
             return Err(ChargeError::Foreign { path: memcg.path() });
         }
-        let objcg = memcg.objcg()?;
-        let (shared, id) = (self.shared(), objcg.id());
-        self.charge_all(id, PREPAID, bytes.compressed)?;
-        shared.objcgs.change(id, node, &Changes::came(bytes, event));
-        shared.objcgs.release_bytes(id, Counter::Memory, bytes.compressed);
-        Ok(objcg.into_id())
+        let id = self.enter_as(PREPAID, memcg.objcg()?, node, bytes, event)?;
+        self.shared().objcgs.release_bytes(id, Counter::Memory, bytes.compressed);
+        Ok(id)
     }
 
     /// Take back what [`enter_sharing`](Self::enter_sharing) did: the object's share of Memory is the caller's again. Lock-free;
     /// neither allocates nor frees.
     pub(crate) fn cancel_sharing(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, event: Option<Event>) {
-        event.inspect(|&event| self.uncount(id, event));
-        let shared = self.shared();
-        shared.objcgs.hold_bytes(id, Counter::Memory, bytes.compressed);
-        shared.objcgs.change(id, node, &Changes::went(bytes));
-        shared.return_spare(id, PREPAID, bytes.compressed);
-        shared.objcgs.put_many(id, 1);
+        self.shared().objcgs.hold_bytes(id, Counter::Memory, bytes.compressed);
+        self.cancel_as(PREPAID, id, node, bytes, event);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memcg::{Tree, TreeConfig};
+
+    #[test]
+    fn an_object_that_does_not_come_to_be_leaves_the_page_its_charge() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let (memcg, objcg, paid) = vm.charge_resident(4096).unwrap().into_prepaid().unwrap();
+        let bytes = Bytes4 { compressed: 1360, original: 4096, payload: 1300, incompressible: 0 };
+        vm.set_max(Counter::Memory, 0).unwrap(); // no limit of memory is asked
+        let state = || (vm.current(Counter::Memory), vm.current(Counter::Zswap), vm.stat().unwrap().bytes.original);
+        let id = tree.enter_sharing(&memcg, NodeId(0), bytes, Some(Event::ZswpOut)).unwrap();
+        assert_eq!(state(), (4096, 1360, 4096));
+        tree.assert_quiet();
+        tree.cancel_sharing(id, NodeId(0), bytes, Some(Event::ZswpOut));
+        assert_eq!((state(), vm.stat().unwrap().events(Event::ZswpOut)), ((4096, 0, 0), 0));
+        tree.assert_quiet();
+        drop(crate::memcg::Resident::from_prepaid(objcg, paid));
+        assert_eq!(state(), (0, 0, 0));
+        tree.assert_quiet();
     }
 }

@@ -8,13 +8,14 @@
 //!     b   c  each uses 45, low 40   80 claimed of 60: each effective 40 * 60 / 80 = 30
 //! ```
 //!
-//! What is protected here is not what was written but the *effective* value, relative to the memcg that is reclaimed (it is never
-//! protected from itself), by the rule of the kernel's `effective_protection`: no more than is used; claims of siblings that come to more
-//! than their parent's effective value share that in proportion. (The option `memory_recursiveprot` is off: what a parent has and no
-//! child claims protects nobody.)
+//! What is protected here is not what was written but the *effective* value, relative to the memcg that is reclaimed (it is
+//! never protected from itself), by the rule of the kernel's `effective_protection`: no more than is used; claims of siblings
+//! that come to more than their parent's effective value share that in proportion. (The option `memory_recursiveprot` is off:
+//! what a parent has and no child claims protects nobody.)
 //!
-//! Usage is `memory.current`: resident and compressed bytes. Below its effective `memory.min` nothing of a memcg is reclaimed; below its
-//! effective `memory.low` only when nobody else has anything left, and then [`MemcgEvent::Low`](super::MemcgEvent::Low) is counted.
+//! Usage is `memory.current`: resident and compressed bytes. Below its effective `memory.min` nothing of a memcg is reclaimed;
+//! below its effective `memory.low` only when nobody else has anything left, and then
+//! [`MemcgEvent::Low`](super::MemcgEvent::Low) is counted.
 
 use super::counter::Counter;
 use super::error::Error;
@@ -129,8 +130,8 @@ impl Shared {
         self.group(index).of(Counter::Memory).usage()
     }
 
-    /// The effective value of a group that lies deeper than `depth`, where the one that is reclaimed is. From the top down, so that
-    /// nothing is kept for each level.
+    /// The effective value of a group that lies deeper than `depth`, where the one that is reclaimed is. From the top down, so
+    /// that nothing is kept for each level.
     fn effective(&self, hierarchy: &Hierarchy, index: GroupIndex, depth: u16, kind: Kind) -> u64 {
         let mine = hierarchy.node(index).me.depth();
         let at = |depth: u16| {

@@ -19,6 +19,7 @@
 //! memory are among what is asked for, a fall of `memory.current` counts that is larger than their sum: the slots of payload
 //! bytes are larger than they, and to put a page away may send others to a device.
 
+use super::cancel::Cancel;
 use super::counter::Counter;
 use super::error::Error;
 use super::event::MemcgEvent;
@@ -26,18 +27,11 @@ use super::handle::Memcg;
 use super::hooks::Hook;
 use super::request::{ReclaimRequest, SOURCES, Source, Swappiness};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::Backoff;
 use std::time::Duration;
 
 /// Rounds over all reclaimers that may bring nothing, while one of them says that what it has is busy only now.
 const MAX_FAILURES: usize = 16;
-
-/// Ends what runs long, from another thread or a signal handler. Clones are the same flag.
-#[derive(Clone, Debug)]
-pub struct Cancel {
-    flag: Arc<AtomicBool>,
-}
 
 /// Makes room by request. Implemented by the layers that have something to reclaim.
 pub trait Reclaimer: Send + Sync {
@@ -116,33 +110,6 @@ impl<T: Reclaimer> Reclaimer for Arc<T> {
 
     fn pinned(&self, memcg: &Memcg) -> u64 {
         (**self).pinned(memcg)
-    }
-}
-
-// === impl Cancel ===
-
-impl Cancel {
-    /// Not set.
-    pub fn new() -> Self {
-        Cancel { flag: Arc::new(AtomicBool::new(false)) }
-    }
-
-    /// Set it, for good. Takes no lock and does not allocate: also for a signal handler.
-    pub fn cancel(&self) {
-        // Relaxed: it orders nothing, and is seen soon.
-        self.flag.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it is set.
-    #[inline]
-    pub fn is_cancelled(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
-    }
-}
-
-impl Default for Cancel {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -364,185 +331,4 @@ impl<'a> Progress<'a> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::super::{Registration, Tree, TreeConfig};
-    use super::*;
-    use std::sync::{Arc as StdArc, Mutex};
-
-    type Log = StdArc<Mutex<Vec<String>>>;
-
-    /// Gives what is in its list, a call each, and notes what it was asked.
-    struct Scripted {
-        name: &'static str,
-        source: Source,
-        gives: Mutex<Vec<Reclaimed>>,
-        log: Log,
-    }
-
-    impl Reclaimer for Scripted {
-        fn source(&self) -> Source {
-            self.source
-        }
-
-        fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
-            crate::sync::assert_no_lock_held("a reclaimer runs");
-            let proactive = if ask.proactive { " by name" } else { "" };
-            let age = ask.age.map_or(String::new(), |age| format!(" age {}", age.as_secs()));
-            self.log.lock().unwrap().push(format!("{} {} {}{proactive}{age}", self.name, memcg.path(), ask.bytes));
-            let mut gives = self.gives.lock().unwrap();
-            if gives.len() > 1 { gives.remove(0) } else { gives[0] }
-        }
-    }
-
-    fn register(tree: &Tree, log: &Log, name: &'static str, source: Source, gives: &[(u64, End)]) -> Registration {
-        let gives = Mutex::new(gives.iter().map(|&(bytes, end)| Reclaimed { bytes, end }).collect());
-        tree.register(Box::new(Scripted { name, source, gives, log: StdArc::clone(log) }))
-    }
-
-    fn take(log: &Log) -> Vec<String> {
-        std::mem::take(&mut log.lock().unwrap())
-    }
-
-    fn ask(memcg: &Memcg, text: &str) -> Result<u64, Error> {
-        Ok(memcg.reclaim(&text.parse()?, &Cancel::new())?.bytes)
-    }
-
-    #[test]
-    fn ordinary_reclaim_asks_anon_and_then_zswap_for_what_is_missing() {
-        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
-        let vm = tree.root().mkdir("vm").unwrap();
-        let nothing = (0, End::NothingToScan);
-        let _zswap = register(&tree, &log, "zswap", Source::ZSWAP, &[(30, End::Exhausted), (100, End::Met)]);
-        let _first = register(&tree, &log, "first", Source::ANON, &[(50, End::Exhausted), nothing]);
-        let _second = register(&tree, &log, "second", Source::ANON, &[nothing]);
-        assert_eq!(ask(&vm, "100 age=9"), Ok(180), "the last one may bring more");
-        let asked = ["first /vm 100", "second /vm 50", "zswap /vm 50", "first /vm 20", "second /vm 20", "zswap /vm 20"];
-        assert_eq!(take(&log), asked.map(|line| format!("{line} age 9")));
-        assert_eq!(ask(&vm, "1 swappiness=0"), Ok(100));
-        assert_eq!(take(&log), ["zswap /vm 1"], "pages in memory are left alone");
-        assert_eq!(ask(&vm, "1 swappiness=1"), Ok(100));
-        assert_eq!(take(&log), ["first /vm 1", "second /vm 1", "zswap /vm 1"]);
-        assert_eq!(ask(&vm, "0"), Ok(0));
-        assert!(take(&log).is_empty());
-    }
-
-    #[test]
-    fn a_named_source_is_asked_and_no_other() {
-        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
-        let vm = tree.root().mkdir("vm").unwrap();
-        let unserved = |text: &str| ask(&vm, text).unwrap_err().to_string();
-        assert_eq!(unserved("1 source=zswap"), "nobody serves source=zswap here; no reclaimer is registered");
-        let zswap = register(&tree, &log, "zswap", Source::ZSWAP, &[(10, End::Met)]);
-        let says = "nobody serves source=file here; name one or more of zswap";
-        assert_eq!(unserved("1 source=file,zswap"), says);
-        assert_eq!(unserved("1 source=anon"), says.replace("file", "anon"));
-        let _anon = register(&tree, &log, "anon", Source::ANON, &[(10, End::Met)]);
-        assert_eq!(ask(&vm, "10 source=zswap"), Ok(10));
-        assert_eq!(ask(&vm, "20 source=zswap,anon"), Ok(20), "the order of the list means nothing");
-        let asked = ["zswap /vm 10 by name", "anon /vm 20 by name", "zswap /vm 10 by name"];
-        assert_eq!(take(&log), asked);
-        tree.root().set_writeback(false).unwrap();
-        let off = "/vm has no writeback to ask for: memory.zswap.writeback is 0 there or above it; set it to 1";
-        assert_eq!(unserved("1 source=zswap,anon"), off);
-        assert_eq!(ask(&vm, "1"), Ok(10), "ordinary reclaim takes what there is");
-        tree.root().set_writeback(true).unwrap();
-        drop(zswap);
-        assert_eq!(unserved("1 source=zswap"), "nobody serves source=zswap here; name one or more of anon");
-        vm.offline().unwrap();
-        assert_eq!(ask(&vm, "1 source=anon"), Err(Error::Offline { id: vm.id() }));
-    }
-
-    #[test]
-    fn too_little_says_how_much_and_why() {
-        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
-        let vm = tree.root().mkdir("vm").unwrap();
-        let again = |text: &str| ask(&vm, text).unwrap_err();
-        let path = || "/vm".to_owned();
-        let nothing = Error::Again { path: path(), asked: 5, reclaimed: 0, end: End::NothingToScan };
-        assert_eq!(again("5"), nothing, "nobody is registered");
-        let busy = register(&tree, &log, "busy", Source::ZSWAP, &[(3, End::Busy), (0, End::Busy)]);
-        assert_eq!(again("5 source=zswap"), Error::Again { path: path(), asked: 5, reclaimed: 3, end: End::Busy });
-        assert_eq!(take(&log).len(), 1 + MAX_FAILURES);
-        drop(busy);
-        let gives = [(4, End::Exhausted), (0, End::Exhausted)];
-        let _exhausted = register(&tree, &log, "exhausted", Source::ZSWAP, &gives);
-        let error = again("5");
-        assert_eq!(error, Error::Again { path: path(), asked: 5, reclaimed: 4, end: End::Exhausted });
-        assert_eq!(error.errno(), libc::EAGAIN);
-        let says =
-            "4 of 5 bytes of /vm were reclaimed, and no more: what is left was used lately or cannot be written; ";
-        assert_eq!(error.to_string(), format!("{says}try again later, or ask for less"));
-        assert_eq!(take(&log).len(), 2, "a reclaimer that gave up has tried often enough");
-    }
-
-    #[test]
-    fn a_cancelled_request_says_how_far_it_came() {
-        let (tree, log) = (Tree::new(TreeConfig::default()), Log::default());
-        struct Cancels(Cancel);
-        impl Reclaimer for Cancels {
-            fn source(&self) -> Source {
-                Source::ANON
-            }
-            fn reclaim(&self, _: &Memcg, ask: &Ask<'_>) -> Reclaimed {
-                assert!(!ask.cancel.is_cancelled());
-                self.0.cancel();
-                Reclaimed { bytes: 7, end: End::Cancelled }
-            }
-        }
-        let cancel = Cancel::new();
-        let _anon = tree.register(Box::new(Cancels(cancel.clone())));
-        let _zswap = register(&tree, &log, "zswap", Source::ZSWAP, &[(10, End::Met)]);
-        let error = tree.root().reclaim(&ReclaimRequest::new(8), &cancel).unwrap_err();
-        assert_eq!(error, Error::Interrupted { path: "/".to_owned(), asked: 8, reclaimed: 7 });
-        assert_eq!(error.errno(), libc::EINTR);
-        assert!(take(&log).is_empty(), "nobody is asked once it is cancelled");
-        let enough = tree.root().reclaim(&ReclaimRequest::new(0), &cancel);
-        assert_eq!(enough, Ok(Reclaimed { bytes: 0, end: End::Met }));
-    }
-
-    #[test]
-    fn the_end_of_a_registration_waits_for_calls_under_way_and_drops_the_hook() {
-        use std::sync::mpsc::{Receiver, Sender, channel};
-        struct Slow(
-            Mutex<(Sender<()>, Receiver<()>)>,
-            #[expect(dead_code, reason = "dropped with the hook")] StdArc<()>,
-        );
-        impl Reclaimer for Slow {
-            fn source(&self) -> Source {
-                Source::ANON
-            }
-            fn reclaim(&self, _: &Memcg, _: &Ask<'_>) -> Reclaimed {
-                let (begun, go_on) = &*self.0.lock().unwrap();
-                begun.send(()).unwrap();
-                go_on.recv().unwrap();
-                Reclaimed { bytes: 1, end: End::Met }
-            }
-        }
-        let tree = Tree::new(TreeConfig::default());
-        let ((begun, has_begun), (go, go_on)) = (channel(), channel());
-        let lives = StdArc::new(());
-        let registration = tree.register(Box::new(Slow(Mutex::new((begun, go_on)), StdArc::clone(&lives))));
-        let root = tree.root();
-        std::thread::scope(|scope| {
-            let call = scope.spawn(|| root.reclaim(&ReclaimRequest::new(1), &Cancel::new()));
-            has_begun.recv().unwrap();
-            let ended = StdArc::new(AtomicBool::new(false));
-            let end = scope.spawn({
-                let ended = StdArc::clone(&ended);
-                move || {
-                    drop(registration);
-                    ended.store(true, Ordering::SeqCst);
-                }
-            });
-            while !tree.shared().hooks.served().is_empty() {
-                std::thread::yield_now(); // until the drop has begun
-            }
-            assert!(ask(&root, "1").is_err(), "no call begins any more");
-            assert!(!ended.load(Ordering::SeqCst), "a call is under way");
-            go.send(()).unwrap();
-            assert_eq!(call.join().unwrap(), Ok(Reclaimed { bytes: 1, end: End::Met }));
-            end.join().unwrap();
-        });
-        assert_eq!(StdArc::strong_count(&lives), 1);
-    }
-}
+mod tests;

@@ -14,13 +14,14 @@
 //!
 //! Who charges must hold no lock that its own [`Reclaimer`](super::Reclaimer) takes: it may be called by this thread.
 
+use super::cancel::Cancel;
 use super::charge::LimitHit;
 use super::counter::{Counter, NO_LIMIT};
 use super::error::Error;
 use super::event::MemcgEvent;
 use super::handle::Memcg;
 use super::objcg::Objcg;
-use super::reclaim::{Cancel, End};
+use super::reclaim::End;
 use super::request::ReclaimRequest;
 use std::fmt;
 
@@ -186,6 +187,22 @@ impl Resident {
         Resident { objcg, bytes }
     }
 
+    /// Leave the bytes charged, as those of `other`: the same charge as it was before [`into_prepaid`](Self::into_prepaid), which may have
+    /// been through the objcg of a memcg that was removed. What points to one group goes on doing so, wherever that leads.
+    #[cfg_attr(
+        not(feature = "guest"),
+        allow(dead_code, reason = "guests alone keep their charges apart from their pages")
+    )]
+    pub(crate) fn forget_as(self, other: Resident) {
+        if self.objcg.id() != other.objcg.id() {
+            let objcgs = &self.objcg.tree().shared().objcgs;
+            objcgs.release_bytes(self.objcg.id(), Counter::Memory, self.bytes);
+            objcgs.hold_bytes(other.objcg.id(), Counter::Memory, self.bytes);
+        }
+        other.forget();
+        self.forget();
+    }
+
     /// Drop the reference, and leave the bytes charged: something else holds them now.
     pub(crate) fn forget(mut self) {
         self.bytes = 0;
@@ -286,6 +303,41 @@ mod tests {
         drop((large, pages.0.lock().unwrap().drain(..)));
     }
 
+    /// Has nothing until it was asked so often, and counts.
+    struct Late {
+        asked: Mutex<usize>,
+        patience: usize,
+    }
+
+    impl Reclaimer for Arc<Late> {
+        fn source(&self) -> Source {
+            Source::ANON
+        }
+        fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+            let mut asked = self.asked.lock().unwrap();
+            *asked += 1;
+            if *asked < self.patience {
+                return Reclaimed { bytes: 0, end: End::Exhausted };
+            }
+            memcg.set_max(Counter::Memory, memcg.max(Counter::Memory) + 4096).unwrap();
+            Reclaimed { bytes: ask.bytes, end: End::Met }
+        }
+    }
+
+    #[test]
+    fn a_charge_is_refused_after_sixteen_attempts_in_vain() {
+        for (patience, is_charged) in [(16, true), (usize::MAX, false)] {
+            let tree = Tree::new(TreeConfig::default());
+            let vm = tree.root().mkdir("vm").unwrap();
+            let late = Arc::new(Late { asked: Mutex::new(0), patience });
+            let _registration = tree.register(Box::new(Arc::clone(&late)));
+            vm.set_max(Counter::Memory, 8192).unwrap();
+            let _kept = vm.charge_resident(8192).unwrap();
+            assert_eq!(vm.charge_resident(1).is_ok(), is_charged);
+            assert_eq!((*late.asked.lock().unwrap(), vm.events(MemcgEvent::Oom)), (16, u64::from(!is_charged)));
+        }
+    }
+
     #[test]
     fn what_cannot_be_reclaimed_is_refused_and_counted() {
         let tree = Tree::new(TreeConfig::default());
@@ -338,5 +390,35 @@ mod tests {
         drop(Resident::from_prepaid(objcg, bytes));
         assert_eq!(tree.root().current(Counter::Memory), 0);
         tree.assert_quiet();
+    }
+
+    #[test]
+    fn as_much_as_the_limit_admits_is_charged_at_once_if_all_else_can_go() {
+        let tree = Tree::new(TreeConfig::default());
+        let pages = Arc::new(Pages::default());
+        let _registration = tree.register(Box::new(Evict(Arc::clone(&pages))));
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_max(Counter::Memory, 8 * 4096).unwrap();
+        (0..8).for_each(|_| touch(&pages, &vm));
+        let all = vm.charge_resident(8 * 4096).unwrap();
+        assert_eq!((vm.current(Counter::Memory), vm.events(MemcgEvent::Oom)), (8 * 4096, 0));
+        drop(all);
+        tree.assert_quiet();
+    }
+
+    #[test]
+    fn what_can_never_fit_evicts_nothing_and_is_asked_for_once() {
+        let tree = Tree::new(TreeConfig::default());
+        let pages = Arc::new(Pages::default());
+        let _registration = tree.register(Box::new(Evict(Arc::clone(&pages))));
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_max(Counter::Memory, 8 * 4096).unwrap();
+        (0..8).for_each(|_| touch(&pages, &vm));
+        assert!(vm.charge_resident(8 * 4096 + 1).is_err());
+        assert_eq!((pages.0.lock().unwrap().len(), vm.events(MemcgEvent::Max), vm.events(MemcgEvent::Oom)), (8, 1, 1));
+        vm.set_high(8 * 4096).unwrap();
+        drop(vm.charge_resident(0).unwrap());
+        assert_eq!(vm.events(MemcgEvent::High), 0, "it is at memory.high, not above it");
+        pages.0.lock().unwrap().clear();
     }
 }

@@ -17,7 +17,8 @@
 //! which clears the flag under the list's lock, after another look. So after the adder's steps the memcg is listed:
 //! the flag it read was set with its entry on the list, and from then on the second look finds the entry.
 //!
-//! A listed memcg that is removed leaves its place to its parent. One that is to [stay](Memcg::stay_listed) is not taken off before.
+//! A listed memcg that is removed leaves its place to its parent. One that is to [stay](Memcg::stay_listed) is not taken off
+//! before.
 
 use super::error::Error;
 use super::handle::Memcg;
@@ -111,7 +112,8 @@ impl Memcg {
         }
     }
 
-    /// Put the memcg on the roster, and keep it there until it is removed: so that nobody who adds an entry has to, which would allocate.
+    /// Put the memcg on the roster, and keep it there until it is removed: so that nobody who adds an entry has to, which would
+    /// allocate.
     ///
     /// # Errors
     /// [`Error::Offline`].

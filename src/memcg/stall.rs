@@ -21,7 +21,7 @@
 use super::handle::Memcg;
 use super::id::{GroupRef, ObjcgId};
 use super::tree::Tree;
-use crate::sync::{Bug, Record};
+use crate::sync::{Bug, Record, now};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,7 @@ impl Memcg {
     /// # Locks
     /// A leaf.
     pub fn set_tasks(&self, tasks: u32) {
-        let now = Instant::now();
+        let now = now();
         self.shared().stalls(self.index()).0.with(|state| {
             state.fold(now);
             state.tasks = tasks;
@@ -166,7 +166,7 @@ impl Memcg {
     /// # Locks
     /// A leaf.
     pub fn stall_times(&self) -> StallTimes {
-        let now = Instant::now();
+        let now = now();
         self.shared().stalls(self.index()).0.with(|state| {
             state.fold(now);
             state.times
@@ -176,7 +176,7 @@ impl Memcg {
 
 impl Stalled {
     fn begin(memcg: Memcg) -> Self {
-        let now = Instant::now();
+        let now = now();
         let mut at = memcg.group();
         loop {
             memcg.shared().stalls(at.index()).0.with(|state| state.begin(now));
@@ -198,7 +198,7 @@ impl Stalled {
 
 impl Drop for Stalled {
     fn drop(&mut self) {
-        let (memcg, now) = (&self.memcg, Instant::now());
+        let (memcg, now) = (&self.memcg, now());
         let mut at = memcg.group();
         loop {
             memcg.shared().stalls(at.index()).0.with(|state| state.end(now));
@@ -336,5 +336,18 @@ mod tests {
         assert_eq!(new.stall_times(), StallTimes::default());
         drop((vm, new));
         assert_eq!(tree.census().groups, 2, "a stall left a reference");
+    }
+
+    #[test]
+    fn where_all_tasks_are_stalled_the_stall_is_full() {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        vm.set_tasks(1);
+        let stalled = vm.stall();
+        std::thread::sleep(ms(2));
+        drop(stalled);
+        let times = vm.stall_times();
+        assert!(times.full.total >= ms(2) && times.full == times.some);
+        assert!(tree.root().stall_times().full.total.is_zero(), "how many the root has, nobody said");
     }
 }

@@ -9,7 +9,11 @@
 //!
 //! and neither reparenting nor removal changes the sum of a group that contains both.
 
-use std::ops::{AddAssign, SubAssign};
+use super::hierarchy::Hierarchy;
+use super::id::{GroupIndex, ObjcgId};
+use super::tree::Shared;
+use crate::units::NodeId;
+use std::ops::AddAssign;
 
 /// Bytes of one or more objects. The caller splits an object that lies on two nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,15 +34,6 @@ impl AddAssign for Bytes4 {
         self.original += other.original;
         self.payload += other.payload;
         self.incompressible += other.incompressible;
-    }
-}
-
-impl SubAssign for Bytes4 {
-    fn sub_assign(&mut self, other: Bytes4) {
-        self.compressed -= other.compressed;
-        self.original -= other.original;
-        self.payload -= other.payload;
-        self.incompressible -= other.incompressible;
     }
 }
 
@@ -74,7 +69,7 @@ pub struct Stat {
     /// Bytes of places on devices.
     pub places: u64,
     /// By [`Event`].
-    pub(super) events: [u64; Event::COUNT],
+    events: [u64; Event::COUNT],
 }
 
 impl Stat {
@@ -83,9 +78,56 @@ impl Stat {
         self.events[event as usize]
     }
 
-    pub(super) fn add_events(&mut self, events: [u64; Event::COUNT]) {
+    fn add_events(&mut self, events: [u64; Event::COUNT]) {
         for (sum, more) in self.events.iter_mut().zip(events) {
             *sum += more;
         }
+    }
+}
+
+/// Sums, as far as what threads keep in stock was settled.
+impl Shared {
+    /// Bytes of one objcg on all nodes.
+    pub(super) fn objcg_bytes(&self, id: ObjcgId) -> Bytes4 {
+        (0..self.config.nodes).fold(Bytes4::default(), |mut sum, node| {
+            sum += self.objcgs.bytes(id, NodeId(node as u8));
+            sum
+        })
+    }
+
+    /// Over a group and everything below it.
+    pub(super) fn stat(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Stat {
+        let mut stat = Stat::default();
+        for at in hierarchy.subtree(index) {
+            stat.add_events(hierarchy.node(at).past);
+            for id in hierarchy.objcgs(at) {
+                stat.bytes += self.objcg_bytes(id);
+                let (resident, places) = self.objcgs.held_bytes(id);
+                // A reader may come between the two halves of a change: they wrap.
+                stat.resident = stat.resident.wrapping_add(resident);
+                stat.places = stat.places.wrapping_add(places);
+                stat.add_events(self.objcgs.events(id));
+            }
+        }
+        stat
+    }
+
+    /// Over a group alone, on one node.
+    pub(super) fn own_bytes(&self, hierarchy: &Hierarchy, index: GroupIndex, node: NodeId) -> Bytes4 {
+        hierarchy.objcgs(index).fold(Bytes4::default(), |mut sum, id| {
+            sum += self.objcgs.bytes(id, node);
+            sum
+        })
+    }
+
+    /// Bytes of a group and everything below it, by node.
+    pub(super) fn numa_stat(&self, hierarchy: &Hierarchy, index: GroupIndex) -> Vec<Bytes4> {
+        let mut sums = vec![Bytes4::default(); self.config.nodes];
+        for id in hierarchy.subtree(index).into_iter().flat_map(|at| hierarchy.objcgs(at)) {
+            for (node, sum) in sums.iter_mut().enumerate() {
+                *sum += self.objcgs.bytes(id, NodeId(node as u8));
+            }
+        }
+        sums
     }
 }

@@ -12,8 +12,8 @@
 //! belongs to their thread alone (a [`TryLock`]); who finds it taken, or another objcg in it, changes the shared words.
 //!
 //! Invariants:
-//! - **S1** A stock holds nothing that a limit could miss: its bytes are charged in every group up to the root. They are no usage:
-//!   who asks for the usage, or sets a limit, recalls first.
+//! - **S1** A stock holds nothing that a limit could miss: its bytes are charged in every group up to the root. They are no
+//!   usage: who asks for the usage, or sets a limit, recalls first.
 //! - **S2** No refusal while bytes that would do lie in a stock: before a charge is refused, every stock is recalled, and
 //!   whoever changes one does all of it under its lock, so that a recall waits for bytes on their way in.
 //! - **S3** A stock that is not empty holds at least one reference to its objcg, so that the id is nobody else's (O1), and no
@@ -31,7 +31,7 @@ use super::counter::Counter;
 use super::error::ChargeError;
 use super::handle::Memcg;
 use super::id::ObjcgId;
-use super::objcg::Changes;
+use super::objcg::{Changes, Objcg};
 use super::stat::{Bytes4, Event};
 use super::tree::{Shared, Tree};
 use crate::sync::{Bug, TryGuard, TryLock, thread};
@@ -177,8 +177,8 @@ impl Shared {
         }
     }
 
-    /// Have the stock hold `bytes` and two references for the objcg, one of which the caller takes, and a batch more. The caller
-    /// holds a reference.
+    /// Have the stock hold `bytes` and two references for the objcg, one of which the caller takes, and a batch more. The
+    /// caller holds a reference.
     fn fill(&self, stock: &mut Content, id: ObjcgId, bytes: u64) -> bool {
         if stock.id != id {
             self.settle(stock);
@@ -204,8 +204,8 @@ impl Shared {
 
 /// What objects do with their owner: all of it is exact once nobody is at it, in whatever order.
 impl Tree {
-    /// An object comes: charge its slot (`bytes.compressed`) to the memcg and its ancestors, as [`Counter::Zswap`], take a reference to the objcg, count its
-    /// bytes on `node`, and `event`, if any. [`leave`](Self::leave) undoes all but the event.
+    /// An object comes: charge its slot (`bytes.compressed`) to the memcg and its ancestors, as [`Counter::Zswap`], take a
+    /// reference to the objcg, count its bytes on `node`, and `event`, if any. [`leave`](Self::leave) undoes all but the event.
     ///
     /// No limit is passed at any instant by any number of threads. Lock-free but for a moment at the end, before it refuses.
     ///
@@ -258,9 +258,7 @@ impl Tree {
             shared.spend(&mut stock, node, bytes, event);
             return Ok(id);
         }
-        self.charge_all(id, OBJECT, bytes.compressed)?;
-        shared.objcgs.change(id, node, &Changes::came(bytes, event));
-        Ok(objcg.into_id())
+        self.enter_as(OBJECT, objcg, node, bytes, event)
     }
 
     /// An object goes: take its bytes on `node` away, and give back what it was charged and its reference. Lock-free; neither
@@ -310,19 +308,45 @@ impl Tree {
 }
 
 impl Tree {
-    /// Take back what [`enter`](Self::enter) did for an object that did not come to be: its bytes were charged for a moment, and
-    /// whoever was refused for them is to try again. Lock-free; neither allocates nor frees.
+    /// Take back what [`enter`](Self::enter) did for an object that did not come to be: its bytes were charged for a moment,
+    /// and whoever was refused for them is to try again. Lock-free; neither allocates nor frees.
     pub fn cancel(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, event: Option<Event>) {
-        event.inspect(|&event| self.uncount(id, event));
-        let shared = self.shared();
-        shared.objcgs.change(id, node, &Changes::went(bytes));
-        shared.return_spare(id, OBJECT, bytes.compressed);
-        shared.objcgs.put_many(id, 1);
+        self.cancel_as(OBJECT, id, node, bytes, event);
     }
 
     /// An event that was counted did not come to be.
     pub fn uncount(&self, id: ObjcgId, event: Event) {
         self.count(id, event, 1u64.wrapping_neg());
+    }
+
+    /// An object comes, without a stock: charged in the counters `what` and counted, with the reference at hand.
+    pub(super) fn enter_as(
+        &self,
+        what: &'static [Counter],
+        objcg: Objcg,
+        node: NodeId,
+        bytes: Bytes4,
+        event: Option<Event>,
+    ) -> Result<ObjcgId, ChargeError> {
+        self.charge_all(objcg.id(), what, bytes.compressed)?;
+        self.shared().objcgs.change(objcg.id(), node, &Changes::came(bytes, event));
+        Ok(objcg.into_id())
+    }
+
+    /// It did not come to be: all that is taken back.
+    pub(super) fn cancel_as(
+        &self,
+        what: &'static [Counter],
+        id: ObjcgId,
+        node: NodeId,
+        bytes: Bytes4,
+        event: Option<Event>,
+    ) {
+        event.inspect(|&event| self.uncount(id, event));
+        let shared = self.shared();
+        shared.objcgs.change(id, node, &Changes::went(bytes));
+        shared.return_spare(id, what, bytes.compressed);
+        shared.objcgs.put(id);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tiers of devices, as memcgs see them: names, and which of them a memcg's pages may go to (SW-10).
+//! Tiers of devices, as memcgs see them: names, and which of them a memcg's pages may go to.
 //!
 //! ```text
 //!   root    memory.swap.tiers       nvme 10, disk 0        the names, in words; whoever has devices says them

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! Tree --Arc--> Shared +-- groups     by GroupIndex: words that chargers use            lock-free
+//!                      +-- cursors, stalls, peaks   beside them, by GroupIndex          lock-free, leaves
 //!                      +-- objcgs     by ObjcgId: pointers, counts, counters            lock-free
 //!                      +-- climbs     charges under way                                 lock-free
-//!                      +-- stocks     what threads keep beside those          try-locks
+//!                      +-- stocks     what threads keep beside those                    try-locks
+//!                      +-- noted      groups above their marks, for a worker            lock-free
 //!                      +-- hierarchy  names, children, lists of objcgs, free indexes    Rank::Tree
+//!                      +-- hooks      reclaimers and movers of upper layers             leaf
 //! ```
 //!
 //! A tree lives as long as any handle on it: [`Tree`], [`Memcg`], [`Objcg`](super::Objcg). A bare id does not keep it.
@@ -17,8 +20,9 @@ use super::handle::Memcg;
 use super::hierarchy::{Handover, Hierarchy, Switched};
 use super::hooks::Hooks;
 use super::id::{GroupIndex, GroupRef, MemcgId, ObjcgId};
-use super::objcg::{self, Changes, Objcg, Objcgs};
+use super::objcg::{Changes, Objcg, Objcgs};
 use super::peak::Peaks;
+use super::stack::Stack;
 use super::stall::Stalls;
 use super::stat::Bytes4;
 use super::stock::Stocks;
@@ -77,10 +81,10 @@ pub(super) struct Shared {
     stalls: GrowTable<Stalls>,
     /// Likewise: the peaks of those who read them.
     peaks: GrowTable<Peaks>,
-    /// Top of the stack of groups (index + 1) whose last reference is gone, or 0.
-    dead_groups: AtomicU32,
-    /// Top of the stack of groups (index + 1) that are above their marks, or 0.
-    pub(super) noted: AtomicU32,
+    /// Groups (index + 1) whose last reference is gone.
+    dead_groups: Stack,
+    /// Groups (index + 1) that are above their marks.
+    pub(super) noted: Stack,
     /// Memcgs that have a `memory.low` or `memory.min`. Changed under the tree lock.
     pub(super) protecting: AtomicU32,
     /// Rung when a group is noted.
@@ -143,14 +147,13 @@ impl Shared {
     pub(super) fn release_group(&self, index: GroupIndex) {
         let group = self.group(index);
         if group.release() {
-            objcg::push(&self.dead_groups, index.0 + 1, &group.next_dead);
+            self.dead_groups.push(index.0 + 1, &group.next_dead);
         }
     }
 
     /// The groups whose last reference is gone since the last sweep. Under the tree lock.
     pub(super) fn take_dead_groups(&self) -> impl Iterator<Item = GroupIndex> {
-        objcg::take(&self.dead_groups, |item| &self.group(GroupIndex(item - 1)).next_dead)
-            .map(|item| GroupIndex(item - 1))
+        self.dead_groups.take(|item| &self.group(GroupIndex(item - 1)).next_dead).map(|item| GroupIndex(item - 1))
     }
 }
 
@@ -183,8 +186,8 @@ impl Tree {
             cursors: GrowTable::new(),
             stalls: GrowTable::new(),
             peaks: GrowTable::new(),
-            dead_groups: AtomicU32::new(0),
-            noted: AtomicU32::new(0),
+            dead_groups: Stack::default(),
+            noted: Stack::default(),
             protecting: AtomicU32::new(0),
             on_excess: Alarm::new(),
             objcgs: Objcgs::new(config.nodes),

@@ -18,14 +18,18 @@
 //! place finds an object or a flaw, and the caller looks at its slot word again before it believes either. A reverse word whose
 //! slot does not name the place belongs to somebody who is about to make it so, or to free the place.
 
+mod stats;
+
+pub use stats::AreaStats;
+
 use super::batch::Batch;
 use super::block::{ObjectRef, open};
 use super::buffer::BufferPool;
-use super::device::{Device, Failure, Op};
+use super::device::{Cause, Device, Failure, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::quarantine::Quarantine;
 use super::rmap::Tenant;
-use super::segments::{Purpose, SegmentCounts, Segments};
+use super::segments::{Purpose, Segments};
 use super::{Error, Place, Protection};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Planted, Tally, assert_no_lock_held};
@@ -76,50 +80,6 @@ pub struct Area {
     corrupt: Tally,
     punched_bytes: Tally,
     unpunched_bytes: Tally,
-}
-
-/// What an area holds and what it has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AreaStats {
-    /// Bytes of all segments.
-    pub size_bytes: u64,
-    /// Bytes of the pages that were written in segments in use: what lives there, and what has died since.
-    pub used_bytes: u64,
-    /// Bytes of the blocks of live objects, headers and padding included.
-    pub live_bytes: u64,
-    /// Of the bytes used, those that cleaning would win.
-    pub reclaimable_bytes: u64,
-    /// Live objects.
-    pub objects: u64,
-    /// Bytes of segments that are not used again.
-    pub bad_bytes: u64,
-    /// Bytes of free segments that `maintain` would punch.
-    pub punchable_bytes: u64,
-    /// Segments by what they are.
-    pub segments: SegmentCounts,
-    /// Bytes of memory for reverse words: 8 for each object in a segment in use, and 8 for each such segment.
-    pub reverse_bytes: u64,
-    /// Bytes of memory for descriptors: 48 for each segment that was ever used.
-    pub descriptor_bytes: u64,
-    /// Bytes written, ever.
-    pub written_bytes: u64,
-    /// Of those, bytes written by cleaning, ever.
-    pub cleaned_bytes: u64,
-    /// Bytes read, ever.
-    pub read_bytes: u64,
-    /// Requests and punches that failed, ever.
-    pub io_errors: u64,
-    /// Objects that were found not to be what was written, ever (see [`Area::blame`]).
-    pub corrupt: u64,
-    /// Bytes whose storage was given back, ever.
-    pub punched_bytes: u64,
-    /// Bytes whose storage was to be given back and was not, ever: the device cannot, or failed.
-    pub unpunched_bytes: u64,
-    /// Bytes of segments that a late write may yet reach.
-    pub quarantined_bytes: u64,
-    /// Requests that the device has not answered in time, ever.
-    pub timeouts: u64,
 }
 
 // === impl Area ===
@@ -174,7 +134,7 @@ impl Area {
         if !page.is_multiple_of(unit) {
             return Err(Error::Alignment { name: device.name().to_owned(), unit, page });
         }
-        let segment_bytes = geometry.write_buffer_bytes() as u64;
+        let segment_bytes = geometry.segment_bytes() as u64;
         let (size, least) = (device.len_bytes(), 2 * segment_bytes);
         let most = MAX_DEVICE_BYTES.min(segment_bytes * u64::from(u32::MAX - 1));
         if size > most {
@@ -186,9 +146,9 @@ impl Area {
         let (count, page_shift) = ((size / segment_bytes) as u32, geometry.blocks_per_page().ilog2());
         Ok(Area {
             segments: Segments::new(count, geometry.batch_pages, page_shift, planted),
-            write_buffers: BufferPool::new(geometry.write_buffers, geometry.write_buffer_bytes()),
+            write_buffers: BufferPool::new(geometry.write_buffers, geometry.segment_bytes()),
             read_buffers: BufferPool::new(geometry.read_buffers, geometry.read_buffer_bytes()),
-            segment_buffers: BufferPool::new(1, geometry.write_buffer_bytes()),
+            segment_buffers: BufferPool::new(1, geometry.segment_bytes()),
             quarantine: Quarantine::new(geometry.write_buffers + geometry.read_buffers + 1, planted),
             device,
             number,
@@ -407,7 +367,7 @@ impl Area {
     pub fn maintain_until(&self, stop: impl Fn() -> bool) -> u64 {
         assert_no_lock_held("punching holes");
         self.settle();
-        let segment_bytes = self.geometry.write_buffer_bytes() as u64;
+        let segment_bytes = self.geometry.segment_bytes() as u64;
         let mut given_back = 0;
         // Who punches waits for the writes that are under way, and cannot give up: not while one is late.
         while !stop()
@@ -437,44 +397,6 @@ impl Area {
         }
         self.punched_bytes.add(given_back);
         given_back
-    }
-
-    /// The counters. Those of segments are of one instant.
-    ///
-    /// # Locks
-    /// [`Rank::Device`](crate::sync::Rank::Device).
-    pub fn stats(&self) -> AreaStats {
-        let segments = self.segments.stats();
-        let pages = |pages: u64| pages * self.geometry.page_bytes as u64;
-        let all = |segments: u64| segments * self.geometry.write_buffer_bytes() as u64;
-        let count = Tally::get;
-        AreaStats {
-            size_bytes: all(segments.counts.all),
-            used_bytes: pages(segments.used_pages),
-            live_bytes: segments.live_blocks * BLOCK_BYTES as u64,
-            reclaimable_bytes: pages(segments.reclaimable_pages),
-            objects: segments.objects,
-            bad_bytes: all(segments.counts.bad),
-            punchable_bytes: pages(segments.punchable_pages),
-            segments: segments.counts,
-            reverse_bytes: segments.reverse_bytes,
-            descriptor_bytes: segments.descriptor_bytes,
-            written_bytes: count(&self.written_bytes),
-            cleaned_bytes: count(&self.cleaned_bytes),
-            read_bytes: count(&self.read_bytes),
-            io_errors: count(&self.io_errors),
-            corrupt: count(&self.corrupt),
-            punched_bytes: count(&self.punched_bytes),
-            unpunched_bytes: count(&self.unpunched_bytes),
-            quarantined_bytes: all(segments.counts.late),
-            timeouts: self.quarantine.timeouts(),
-        }
-    }
-
-    /// How the device is used, for people.
-    pub fn describe(&self) -> String {
-        let holes = if self.unpunchable.load(Ordering::Relaxed) { ", which cannot give storage back" } else { "" };
-        format!("{}, {}{holes}", self.device.describe(), self.protection)
     }
 
     /// The device's number in places.
@@ -552,9 +474,14 @@ impl Area {
     }
 
     /// Count a failed request and put it into words.
-    pub(super) fn io_error(&self, op: Op, offset: u64, bytes: usize, failure: Failure) -> Error {
+    pub(super) fn request_error(&self, op: Op, offset: u64, bytes: usize, failure: Failure) -> Error {
+        let device = self.number;
+        if failure.cause == Cause::Kind(io::ErrorKind::TimedOut) {
+            let seconds = self.device.timeout().unwrap_or_default().as_secs_f32();
+            return Error::TimedOut { device, op, offset, bytes, seconds };
+        }
         self.io_errors.add(1);
-        Error::Io { device: self.number, op, offset, bytes, done: failure.done, source: failure.cause.into() }
+        Error::Io { device, op, offset, bytes, done: failure.done, source: failure.cause.into() }
     }
 
     #[inline]

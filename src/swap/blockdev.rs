@@ -26,7 +26,6 @@ use super::{Error, syscalls};
 use crate::sync::Deadline;
 use crate::units::PAGE_SIZE;
 use std::fs::File;
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -129,9 +128,7 @@ impl BlockOptions {
         }
         let io = Queue::new(FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct), self.timeout);
         io.try_direct();
-        let random = || std::hash::RandomState::new().build_hasher().finish();
-        let instance = u128::from(random()) << 64 | u128::from(random());
-        let header = Header { size, instance }.encode();
+        let header = Header::of_new(size).encode();
         io.write_all(0, &header[..])
             .map_err(|failure| refused(&path, "to write the header of", failure.cause.into()))?;
         syscalls::expect_random(io.file());

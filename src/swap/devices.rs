@@ -14,6 +14,7 @@
 //!
 //! The rules of who may write where come from above as [`Allowed`]; memcgs are not known here.
 
+mod allowed;
 mod attached;
 mod capped;
 mod outgoing;
@@ -21,20 +22,21 @@ mod room;
 mod roster;
 mod stats;
 
+pub use allowed::Allowed;
 pub use outgoing::Outgoing;
 pub use roster::TierInfo;
 pub use stats::{DeviceStats, State};
 
 pub(super) use self::room::BOOKKEEPING_BYTES;
 
-use self::attached::{Ask, Attached, Label};
+use self::attached::{Ask, Attached, Identity};
 use self::capped::Capped;
 use self::room::Limit;
 use self::roster::{Claim, Roster};
 use super::area::Area;
 use super::block::ObjectRef;
 use super::segments::Purpose;
-use super::{DeviceOptions, Error, Geometry, Place, Protection};
+use super::{DeviceOptions, Error, Geometry, Place, Protection, ReadOne};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{DEVICES, Mutex, Planted, Rank, Seat, Seated};
 use crate::units::TierMask;
@@ -64,8 +66,8 @@ use std::ops::Deref;
 /// ```
 #[derive(Debug)]
 pub struct Devices {
-    /// By number.
-    seats: Box<[Seat<Attached>]>,
+    /// By number. Boxed, for most seats stay empty.
+    seats: Box<[Seat<Box<Attached>>]>,
     roster: Mutex<Roster>,
     /// Devices that are on. Relaxed: who acts on it looks at the seats.
     count: AtomicU32,
@@ -79,56 +81,9 @@ pub struct Devices {
     planted: Planted,
 }
 
-/// Which devices a batch may go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowed {
-    tiers: TierMask,
-    /// A bit per device that was tried.
-    tried: u32,
-}
-
-impl Allowed {
-    /// All of them.
-    pub const ALL: Allowed = Allowed { tiers: TierMask::ALL, tried: 0 };
-
-    /// Those of these tiers.
-    #[must_use]
-    pub const fn tiers(tiers: TierMask) -> Self {
-        Allowed { tiers, tried: 0 }
-    }
-
-    /// The same in these tiers only.
-    #[must_use]
-    pub fn within(self, tiers: TierMask) -> Self {
-        Allowed { tiers: self.tiers & tiers, ..self }
-    }
-
-    /// Whether there may be a tier that is left out.
-    pub fn is_restricted(self) -> bool {
-        self.tiers != TierMask::ALL
-    }
-
-    /// Whether no tier is left.
-    pub fn is_nowhere(self) -> bool {
-        self.tiers.is_empty()
-    }
-
-    /// Whether a batch may go to this device, as it is now.
-    pub fn admits(&self, device: &DeviceRef<'_>) -> bool {
-        let tried = self.tried >> device.number() & 1 == 1;
-        self.tiers.contains(device.tier()) && !tried && device.state() == State::On
-    }
-
-    /// The same without this device.
-    #[must_use]
-    pub const fn without(self, number: u8) -> Self {
-        Allowed { tried: self.tried | 1 << number, ..self }
-    }
-}
-
 /// A device in use: it is there until this is dropped. No lock, no allocation.
 #[derive(Debug)]
-pub struct DeviceRef<'a>(Seated<'a, Attached>);
+pub struct DeviceRef<'a>(Seated<'a, Box<Attached>>);
 
 impl Deref for DeviceRef<'_> {
     type Target = Area;
@@ -212,9 +167,9 @@ impl Devices {
             let file_system = self.roster.lock().file_systems.join(&*device, number, how.min_free_bytes, self.planted);
             let area =
                 Area::with_protection(device, number, self.geometry, self.protection.clone())?.counting_from(base);
-            Ok(Attached::new(area, Label { name, tier, tier_name, priority }, how, file_system, self.planted))
+            Ok(Attached::new(area, Identity { name, tier, tier_name, priority }, how, file_system, self.planted))
         });
-        let put = attached.map(|attached| self.seats[usize::from(number)].put(attached).is_ok());
+        let put = attached.map(|attached| self.seats[usize::from(number)].put(Box::new(attached)).is_ok());
         match put {
             Ok(true) => {
                 let mut roster = self.roster.lock();
@@ -313,13 +268,11 @@ impl Devices {
     /// # Locks
     /// As [`Area::begin`].
     pub fn begin_for_cleaning(&self, number: u8, least: usize, most: usize) -> Result<Outgoing<'_>, Error> {
-        let seated = self.seats.get(usize::from(number)).and_then(Seat::get);
-        let seated = seated.ok_or(Error::NotOn { device: number })?;
-        Outgoing::begin(seated, &self.limit, &self.ask(Purpose::Cleaning, least, most))?.ok_or(Error::Shut)
+        Outgoing::begin(self.on(number)?.0, &self.limit, &self.ask(Purpose::Cleaning, least, most))?.ok_or(Error::Shut)
     }
 
     fn segment_bytes(&self) -> u64 {
-        self.geometry.write_buffer_bytes() as u64
+        self.geometry.segment_bytes() as u64
     }
 
     /// The bytes of a batch of so many pages, in the bounds that areas have too.
@@ -364,6 +317,17 @@ impl Devices {
     /// As [`Area::read`].
     pub fn read<R>(&self, place: Place, slot: u64, f: impl FnOnce(ObjectRef<'_>) -> R) -> Result<R, Error> {
         self.on(place.device)?.read(place, slot, f)
+    }
+
+    /// These objects, sorted by device, with the device of each: to be [read together](Area::read_many). Those of a device that
+    /// is gone are left out.
+    pub fn of_each<'o>(
+        &self,
+        objects: &'o mut [ReadOne],
+    ) -> impl Iterator<Item = (DeviceRef<'_>, &'o mut [ReadOne])> + use<'_, 'o> {
+        objects.sort_unstable_by_key(|object| object.place.device);
+        let alike = objects.chunk_by_mut(|a, b| a.place.device == b.place.device);
+        alike.filter_map(|objects| Some((self.get(objects[0].place.device)?, objects)))
     }
 
     /// As [`Area::blame`] of the device of the place.

@@ -85,8 +85,8 @@ impl Geometry {
         Self::blocks_for(payload).div_ceil(self.blocks_per_page())
     }
 
-    /// Bytes of a buffer for a batch.
-    pub const fn write_buffer_bytes(&self) -> usize {
+    /// Bytes of a segment, and of a buffer for a batch.
+    pub const fn segment_bytes(&self) -> usize {
         self.batch_pages * self.page_bytes
     }
 
@@ -114,7 +114,7 @@ impl Geometry {
                 "max_payload",
                 self.max_payload,
                 self.max_payload <= MAX_PAYLOAD
-                    && Self::blocks_for(self.max_payload) * BLOCK_BYTES <= self.write_buffer_bytes(),
+                    && Self::blocks_for(self.max_payload) * BLOCK_BYTES <= self.segment_bytes(),
                 "at most 4192, and an object of it must fit in a batch",
             ),
             ("write_buffers", self.write_buffers, self.write_buffers > 0, "at least 1"),
@@ -135,7 +135,7 @@ mod tests {
     fn the_default_geometry_is_the_documented_one() {
         let geometry = Geometry::default();
         geometry.check().unwrap();
-        assert_eq!(geometry.write_buffer_bytes(), 256 << 10);
+        assert_eq!(geometry.segment_bytes(), 256 << 10);
         assert_eq!(geometry.read_buffer_bytes(), 12 << 10);
         assert_eq!(MAX_DEVICE_BYTES, 1 << 40);
     }

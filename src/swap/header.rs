@@ -1,4 +1,4 @@
-//! The first 4096 bytes of a swapfile: they say that the file is ours, and may be thrown away.
+//! The first 4096 bytes of a swapfile or disk: they say that it is ours, and may be thrown away.
 //!
 //! ```text
 //! byte 0       8        12      16       20        24      32         48                    4088       4096
@@ -16,6 +16,7 @@
 
 use super::geometry::BLOCK_BYTES;
 use crate::units::{PAGE_SIZE, Page};
+use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -40,7 +41,7 @@ const CHECKSUM_AT: Range<usize> = PAGE_SIZE - size_of::<u64>()..PAGE_SIZE;
 
 const _: () = assert!(INSTANCE_AT.end <= CHECKSUM_AT.start && SIZE_AT.start.is_multiple_of(8));
 
-/// What the header of one of our files says.
+/// What a header of ours says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// Bytes of the whole file when it was last opened.
@@ -63,6 +64,12 @@ pub(super) enum Unfit {
 }
 
 impl Header {
+    /// Of an instance that opens `size` bytes, with a random number of its own.
+    pub(super) fn of_new(size: u64) -> Self {
+        let random = || std::hash::RandomState::new().build_hasher().finish();
+        Header { size, instance: u128::from(random()) << 64 | u128::from(random()) }
+    }
+
     /// The bytes of the header.
     pub(super) fn encode(&self) -> Page {
         let mut page = Page::zeroed();

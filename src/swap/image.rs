@@ -88,8 +88,8 @@ impl Area {
     /// there. Allocates.
     ///
     /// # Errors
-    /// [`Error::TimedOut`]: the lease is of no use any more. [`Error::Io`] when the device fails (counted): [`objects_of`](Self::objects_of) says what there is to be read one by
-    /// one.
+    /// [`Error::TimedOut`]: the lease is of no use any more. [`Error::Io`] when the device fails (counted):
+    /// [`objects_of`](Self::objects_of) says what there is to be read one by one.
     ///
     /// # Panics
     /// When the lease is not one of [`lease_segment`](Self::lease_segment).
@@ -135,7 +135,7 @@ impl Area {
     }
 
     fn segment_offset(&self, id: SegmentId) -> u64 {
-        u64::from(id.0) * self.geometry().write_buffer_bytes() as u64
+        u64::from(id.0) * self.geometry().segment_bytes() as u64
     }
 
     /// Where cleaning wins most for what it costs: nearly the fewest live blocks; a segment with much room left only if there is

@@ -9,7 +9,6 @@
 //! 1. A write is in `todo`, with the thread, or in `done`, together with its buffer, from `push` until somebody takes it.
 //! 2. The thread is started by the first write. It ends when the value is dropped; one that hangs in a system call then is left
 //!    behind with what it holds.
-//!
 //! 3. A forked process has no such thread, and nothing here is touched there.
 //!
 //! For devices without io_uring: a plain write in the caller cannot be given up on.

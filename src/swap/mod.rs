@@ -74,5 +74,5 @@ pub use rmap::Tenant;
 pub use seal::Protection;
 pub use segments::{SegmentCounts, SegmentId};
 pub use slots::{MAX_REFERENCES, SlotGuard, SlotMemory, Slots};
-pub use swapfile::{Options, SWAPFILE_HEADER_BYTES, SwapFile};
+pub use swapfile::{FileOptions, SWAPFILE_HEADER_BYTES, SwapFile};
 pub use word::{Content, Entry, SlotWord};

@@ -10,7 +10,7 @@
 use super::Error;
 use super::device::Device;
 use super::devices::BOOKKEEPING_BYTES;
-use super::swapfile::{self, SWAPFILE_HEADER_BYTES, SwapFile};
+use super::swapfile::{FileOptions, SWAPFILE_HEADER_BYTES, SwapFile};
 use super::syscalls;
 use std::fs::File;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub struct DeviceOptions {
 #[derive(Debug)]
 enum Backing {
     /// A file that is opened when the device is added.
-    File(swapfile::Options),
+    File(FileOptions),
     /// A device that is there.
     Device(Box<dyn Device>),
 }
@@ -83,7 +83,7 @@ impl DeviceOptions {
     }
 
     /// A swapfile, opened when the device is added.
-    pub fn swapfile(options: swapfile::Options) -> Self {
+    pub fn swapfile(options: FileOptions) -> Self {
         Self::new(Backing::File(options))
     }
 
@@ -165,7 +165,7 @@ impl DeviceOptions {
 }
 
 /// The header of a swapfile is written before anything is known of its file system, so it is asked for first.
-fn check_floor(options: &swapfile::Options, floor: u64) -> Result<(), Error> {
+fn check_floor(options: &FileOptions, floor: u64) -> Result<(), Error> {
     let Some(folder) = options.folder_of_it().filter(|_| floor > 0) else { return Ok(()) };
     // What is wrong with the folder, opening the file says better.
     let Ok(free) = File::open(&folder).and_then(|folder| syscalls::free_bytes(&folder)) else { return Ok(()) };

@@ -1,7 +1,10 @@
 //! [`Place`]: where an object lies on which device. It fits in a slot word.
 //!
 //! ```text
-//!   device 5 | block 34 (64 bytes each) | blocks 7 | generation 10        56 bits
+//!  bit  55          46 45      39 38                  5 4      0
+//!       +-------------+----------+---------------------+--------+
+//!       |  generation |  blocks  |    block (64 bytes) | device |
+//!       +-------------+----------+---------------------+--------+
 //! ```
 
 use super::geometry::BLOCK_BYTES;
@@ -45,6 +48,26 @@ impl Place {
     #[inline]
     pub const fn len_bytes(&self) -> usize {
         self.blocks as usize * BLOCK_BYTES
+    }
+
+    /// As it lies in a slot word.
+    pub(super) fn pack(self) -> u64 {
+        let mut bits = u64::from(self.generation);
+        bits = bits << Self::BLOCKS_BITS | u64::from(self.blocks);
+        bits = bits << Self::BLOCK_BITS | self.block;
+        bits << Self::DEVICE_BITS | u64::from(self.device)
+    }
+
+    pub(super) fn unpack(mut bits: u64) -> Self {
+        let mut field = |width: u32| {
+            let value = bits & ((1 << width) - 1);
+            bits >>= width;
+            value
+        };
+        let device = field(Self::DEVICE_BITS) as u8;
+        let block = field(Self::BLOCK_BITS);
+        let blocks = field(Self::BLOCKS_BITS) as u8;
+        Place { device, block, blocks, generation: field(Self::GENERATION_BITS) as u16 }
     }
 }
 

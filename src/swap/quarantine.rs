@@ -42,7 +42,7 @@ pub(super) enum Lender {
 #[derive(Debug)]
 pub(super) struct Quarantine {
     list: Mutex<Vec<Late>>,
-    /// Late requests not settled yet. Relaxed: what it tells of is under the locks of the pools and the map of space.
+    /// Late requests not settled yet. Relaxed: what it tells of is under the locks of the pools and of the segments.
     len: AtomicUsize,
     /// Requests that came to be late, ever.
     timeouts: Tally,

@@ -17,11 +17,10 @@
 use super::Error;
 use super::area::Area;
 use super::buffer::{BufferPool, Lease};
-use super::device::{Cause, Failure, Op, Request};
+use super::device::{Failure, Op, Request};
 use super::quarantine::{Late, Lender};
 use super::segments::Extent;
 use crate::sync::{Deadline, assert_no_lock_held};
-use std::io::ErrorKind;
 
 /// Requests that are being run. However that ends, what they own goes where it belongs.
 struct Running<'s, 'a> {
@@ -144,15 +143,6 @@ impl Area {
             None => device.complete(running.requests),
             Some(deadline) => device.complete_by(running.requests, deadline),
         }
-    }
-
-    /// Count a failed request and put it into words.
-    pub(super) fn request_error(&self, op: Op, offset: u64, bytes: usize, failure: Failure) -> Error {
-        if failure.cause == Cause::Kind(ErrorKind::TimedOut) {
-            let seconds = self.device().timeout().unwrap_or_default().as_secs_f32();
-            return Error::TimedOut { device: self.number(), op, offset, bytes, seconds };
-        }
-        self.io_error(op, offset, bytes, failure)
     }
 }
 

@@ -36,7 +36,6 @@ use crate::sync::Deadline;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::{PAGE_SIZE, Page};
 use std::fs::{File, Permissions, TryLockError};
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -56,7 +55,7 @@ const NEVER: u64 = u64::MAX;
 /// How to open a [`SwapFile`].
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Options {
+pub struct FileOptions {
     path: Option<PathBuf>,
     /// Where a file without a name shall be.
     folder: Option<PathBuf>,
@@ -79,8 +78,8 @@ pub struct SwapFile {
     process: u32,
     /// A file that was made here stays.
     keep: bool,
-    /// Random number of this use of the file, in its header.
-    instance: u128,
+    /// Of this use of the file.
+    header: Header,
     /// The fewest bytes that the file was seen to have while in use, or [`NEVER`].
     cut_to: AtomicU64,
 }
@@ -98,9 +97,9 @@ enum Origin {
     Unnamed,
 }
 
-// === impl Options ===
+// === impl FileOptions ===
 
-impl Options {
+impl FileOptions {
     /// Where the file is, or shall be made. Its folder must exist.
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.path = Some(path.into());
@@ -200,7 +199,6 @@ impl Options {
     }
 
     fn swapfile(&self, file: File, path: Option<PathBuf>, name: String, size: u64, origin: Origin) -> SwapFile {
-        let random = || std::hash::RandomState::new().build_hasher().finish();
         SwapFile {
             io: Queue::new(FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct), self.timeout),
             path,
@@ -209,7 +207,7 @@ impl Options {
             process: std::process::id(),
             // Not before it is whole: half a header would be no use to anybody.
             keep: false,
-            instance: u128::from(random()) << 64 | u128::from(random()),
+            header: Header::of_new(SWAPFILE_HEADER_BYTES + usable(size)),
             cut_to: AtomicU64::new(NEVER),
         }
     }
@@ -241,8 +239,8 @@ impl SwapFile {
     /// assert!(!path.exists());
     /// # Ok::<(), zspool::swap::Error>(())
     /// ```
-    pub fn options() -> Options {
-        Options { path: None, folder: None, size: None, direct: true, timeout: Some(queue::TIMEOUT), keep: false }
+    pub fn options() -> FileOptions {
+        FileOptions { path: None, folder: None, size: None, direct: true, timeout: Some(queue::TIMEOUT), keep: false }
     }
 
     /// The absolute path of a file that has one.
@@ -260,10 +258,6 @@ impl SwapFile {
         SWAPFILE_HEADER_BYTES + self.io.len()
     }
 
-    fn header(&self) -> Page {
-        Header { size: self.size(), instance: self.instance }.encode()
-    }
-
     /// Make the file, which is locked and ours, an empty device.
     fn prepare(mut self, keep: bool) -> Result<Self, Error> {
         let path = self.path.clone().unwrap_or_else(|| PathBuf::from(&self.name));
@@ -276,7 +270,7 @@ impl SwapFile {
         self.io.try_direct();
         // This is also the trial of direct I/O: some file systems take the flag and refuse the write.
         self.io
-            .write_all(0, &self.header()[..])
+            .write_all(0, &self.header.encode()[..])
             .map_err(|failure| refused(&path, "to write the header of", failure.cause.into()))?;
         file.set_len(self.size()).map_err(|e| refused(&path, "to set the size of", e))?;
         syscalls::expect_random(file);
@@ -305,7 +299,7 @@ impl SwapFile {
         let _ = self.cut_to.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| (size < seen).then_some(size));
         if size < SWAPFILE_HEADER_BYTES {
             // Best effort, for the next user of a file that this process may not live to cut down itself.
-            let _ = self.io.write_all(0, &self.header()[..]);
+            let _ = self.io.write_all(0, &self.header.encode()[..]);
         }
     }
 }

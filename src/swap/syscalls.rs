@@ -1,7 +1,7 @@
 //! The system calls on files that std has no name for: direct I/O, holes, and the page cache.
 //!
 //! Each takes a borrowed file and numbers, so none can break memory; where a system lacks one, it says `Unsupported` or
-//! does without. Only swapfiles call this.
+//! does without. Swapfiles and block devices call this, and who looks at the file system of one.
 
 use std::fs::File;
 use std::io;

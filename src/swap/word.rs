@@ -10,7 +10,7 @@
 //!  1    compressed   | generation 8 | length - 1 12 | location 36 |
 //!  2    pattern      | generation 8 |        7      | location 36 |   the page repeats the object's 8 bytes
 //!  3    same-filled  | the repeated word, sign-extended from 56   |   no object, no charge, no LRU
-//!  4    physical     | generation 10 | blocks 7 | block 34 | device 5 |
+//!  4    physical     | generation 10 | blocks 7 | block 34 | device 5 |   see place.rs
 //!  5    lost         |   0    | errno 16 | why 3 | device 5        |   the page cannot be read back; see loss.rs
 //! ```
 //!
@@ -70,7 +70,7 @@ pub enum Content {
     Pattern(Entry),
     /// The page repeats this word.
     SameFilled(u64),
-    /// A block on a device.
+    /// A place on a device.
     Physical(Place),
     /// Nothing any more: the page could not be read back. It stays so until the slot is stored again or freed.
     Lost(Loss),
@@ -108,25 +108,6 @@ impl Entry {
     }
 }
 
-fn pack(place: Place) -> u64 {
-    let mut bits = u64::from(place.generation);
-    bits = bits << Place::BLOCKS_BITS | u64::from(place.blocks);
-    bits = bits << Place::BLOCK_BITS | place.block;
-    bits << Place::DEVICE_BITS | u64::from(place.device)
-}
-
-fn unpack(mut bits: u64) -> Place {
-    let mut field = |width: u32| {
-        let value = bits & ((1 << width) - 1);
-        bits >>= width;
-        value
-    };
-    let device = field(Place::DEVICE_BITS) as u8;
-    let block = field(Place::BLOCK_BITS);
-    let blocks = field(Place::BLOCKS_BITS) as u8;
-    Place { device, block, blocks, generation: field(Place::GENERATION_BITS) as u16 }
-}
-
 impl SlotWord {
     /// Nothing stored.
     pub const EMPTY: SlotWord = SlotWord(0);
@@ -144,7 +125,7 @@ impl SlotWord {
                 }
                 (3, payload >> PAYLOAD_SHIFT)
             }
-            Content::Physical(place) => (4, pack(place)),
+            Content::Physical(place) => (4, place.pack()),
             Content::Lost(loss) => (5, loss.pack()),
         };
         debug_assert!(payload >> PAYLOAD_BITS == 0);
@@ -178,7 +159,7 @@ impl SlotWord {
             1 => Content::Compressed(Entry::from_payload(payload)),
             2 => Content::Pattern(Entry::from_payload(payload)),
             3 => Content::SameFilled((self.0 as i64 >> PAYLOAD_SHIFT) as u64),
-            4 => Content::Physical(unpack(payload)),
+            4 => Content::Physical(Place::unpack(payload)),
             5 => Content::Lost(Loss::unpack(payload)),
             tag => unreachable!("no slot word has tag {tag}"),
         }
@@ -309,5 +290,13 @@ mod tests {
         let one = SlotWord::new(Content::Compressed(entry)).unwrap();
         let two = SlotWord::new(Content::Compressed(Entry { generation: 2, ..entry })).unwrap();
         assert!(!one.same_content(two) && !one.same_content(SlotWord::EMPTY));
+    }
+
+    #[test]
+    fn the_writeback_bit_stays_as_it_is_set() {
+        let word = SlotWord::new(Content::SameFilled(7)).unwrap();
+        let on = word.with_writeback(true);
+        assert!(on.writeback() && on.with_writeback(true) == on && on.content() == word.content());
+        assert!(on.with_writeback(false) == word && word.with_writeback(false) == word);
     }
 }

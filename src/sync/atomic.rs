@@ -1,16 +1,23 @@
-//! Atomics: std's, or loom's with a token each.
+//! Atomics: std's, loom's with a token each, or std's with a scheduling point of shuttle's before each step.
 //!
 //! Loom 0.7 keeps one "last access" per atomic. A thread that loads and then stores or compare-exchanges
 //! the same atomic hides the other threads' loads, and the order in which they go first is never explored: a
 //! model can pass having seen one outcome of two. So under loom each of our atomics carries a companion that
 //! every operation bumps first with a relaxed read-modify-write. Such operations conflict with each other, so
 //! loom tries both orders; being relaxed, they add no happens-before edge that would hide an ordering bug.
+//!
+//! Shuttle's own atomics carry clocks, are not zero when their bytes are, and are made one by one; of its atomics nothing but the
+//! scheduling point is needed here. With that before each of std's, words lie in tables as they do in production. Shuttle knows no
+//! orderings: here every step is sequentially consistent.
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(loom)]
 pub use token::*;
+
+#[cfg(shuttle)]
+pub use scheduled::*;
 
 #[cfg(loom)]
 mod token {
@@ -132,6 +139,135 @@ mod token {
         AtomicU32(AtomicU32, u32);
         AtomicU64(AtomicU64, u64);
         AtomicUsize(AtomicUsize, usize);
+    }
+
+    with_arithmetic! {
+        AtomicU8: u8;
+        AtomicU16: u16;
+        AtomicU32: u32;
+        AtomicU64: u64;
+        AtomicUsize: usize;
+    }
+}
+
+#[cfg(shuttle)]
+mod scheduled {
+    use crate::sync::simulated::point;
+    pub use std::sync::atomic::Ordering;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    macro_rules! with_point {
+        ($($name:ident: $value:ty;)*) => {$(
+            /// Std's atomic of the same name, with a scheduling point before each step.
+            #[derive(Default)]
+            #[repr(transparent)]
+            pub struct $name(std::sync::atomic::$name);
+
+            #[allow(missing_docs)] // std's methods
+            impl $name {
+                pub const fn new(value: $value) -> Self {
+                    Self(std::sync::atomic::$name::new(value))
+                }
+                fn step(&self) -> &std::sync::atomic::$name {
+                    point();
+                    &self.0
+                }
+                /// What it is, without a step.
+                #[allow(dead_code, reason = "only words of one width are slept at")]
+                pub(in crate::sync) fn peek(&self) -> $value {
+                    self.0.load(SeqCst)
+                }
+                pub fn get_mut(&mut self) -> &mut $value {
+                    self.0.get_mut()
+                }
+                pub fn into_inner(self) -> $value {
+                    self.0.into_inner()
+                }
+                pub fn as_ptr(&self) -> *mut $value {
+                    self.0.as_ptr()
+                }
+                pub fn load(&self, _: Ordering) -> $value {
+                    self.step().load(SeqCst)
+                }
+                pub fn store(&self, value: $value, _: Ordering) {
+                    self.step().store(value, SeqCst)
+                }
+                pub fn swap(&self, value: $value, _: Ordering) -> $value {
+                    self.step().swap(value, SeqCst)
+                }
+                pub fn compare_exchange(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    _: Ordering,
+                    _: Ordering,
+                ) -> Result<$value, $value> {
+                    self.step().compare_exchange(current, new, SeqCst, SeqCst)
+                }
+                pub fn compare_exchange_weak(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    ok: Ordering,
+                    err: Ordering,
+                ) -> Result<$value, $value> {
+                    self.compare_exchange(current, new, ok, err)
+                }
+                pub fn fetch_update<F: FnMut($value) -> Option<$value>>(
+                    &self,
+                    ok: Ordering,
+                    err: Ordering,
+                    mut f: F,
+                ) -> Result<$value, $value> {
+                    let mut old = self.load(err);
+                    while let Some(new) = f(old) {
+                        match self.compare_exchange(old, new, ok, err) {
+                            Ok(_) => return Ok(old),
+                            Err(now) => old = now,
+                        }
+                    }
+                    Err(old)
+                }
+                pub fn fetch_or(&self, value: $value, _: Ordering) -> $value {
+                    self.step().fetch_or(value, SeqCst)
+                }
+                pub fn fetch_and(&self, value: $value, _: Ordering) -> $value {
+                    self.step().fetch_and(value, SeqCst)
+                }
+            }
+
+            impl std::fmt::Debug for $name {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    self.0.fmt(f)
+                }
+            }
+        )*};
+    }
+
+    macro_rules! with_arithmetic {
+        ($($name:ident: $value:ty;)*) => {$(
+            #[allow(missing_docs)] // std's methods
+            impl $name {
+                pub fn fetch_add(&self, value: $value, _: Ordering) -> $value {
+                    self.step().fetch_add(value, SeqCst)
+                }
+                pub fn fetch_sub(&self, value: $value, _: Ordering) -> $value {
+                    self.step().fetch_sub(value, SeqCst)
+                }
+                pub fn fetch_max(&self, value: $value, _: Ordering) -> $value {
+                    self.step().fetch_max(value, SeqCst)
+                }
+            }
+        )*};
+    }
+
+    with_point! {
+        AtomicBool: bool;
+        AtomicU8: u8;
+        AtomicU16: u16;
+        AtomicU32: u32;
+        AtomicU64: u64;
+        AtomicUsize: usize;
     }
 
     with_arithmetic! {

@@ -55,7 +55,8 @@ impl<T: Default> ChunkTable<T> {
         Some(unsafe { &*element })
     }
 
-    /// The element; its chunk is allocated if need be.
+    /// The element; its chunk is allocated if need be. Whoever makes chunks out of order makes those
+    /// before them too, for the table is dropped up to the first gap.
     ///
     /// # Panics
     /// When the index is beyond the last chunk.
@@ -86,7 +87,7 @@ impl<T: Default> ChunkTable<T> {
 
 impl<T> Drop for ChunkTable<T> {
     fn drop(&mut self) {
-        // Chunks are made from the first on, with no gap.
+        // There is no gap (`get_or_make`), and no use in looking through all addresses of a large table.
         for chunk in 0..self.chunks.capacity() {
             let base = self.chunks.get(chunk).load(Ordering::Acquire) as *mut T;
             if base.is_null() {

@@ -1,6 +1,9 @@
-//! [`Clock`]: a cheap time for what is remembered in steps of a second.
+//! [`Clock`]: a cheap time for what is remembered in steps of a second; [`now`]: the time, for waits.
+//!
+//! Under loom time stands still, under shuttle it is [simulated](super::simulated).
 
 use super::{Arc, Tally};
+use std::time::Instant;
 
 /// Milliseconds that never go back, a few of them late; or what a test sets. Under loom it stands still unless it is set.
 #[derive(Clone, Debug, Default)]
@@ -37,11 +40,20 @@ impl Clock {
     }
 }
 
+/// The time, for how long something waits.
+#[inline]
+pub fn now() -> Instant {
+    #[cfg(shuttle)]
+    return super::simulated::now();
+    #[cfg(not(shuttle))]
+    Instant::now()
+}
+
 /// A moment, to the nanosecond, for how long something took. Under loom nothing takes any time.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     #[cfg(not(loom))]
-    at: std::time::Instant,
+    at: Instant,
 }
 
 impl Moment {
@@ -50,7 +62,7 @@ impl Moment {
     pub fn now() -> Self {
         Moment {
             #[cfg(not(loom))]
-            at: std::time::Instant::now(),
+            at: now(),
         }
     }
 
@@ -60,7 +72,7 @@ impl Moment {
         #[cfg(loom)]
         return 0;
         #[cfg(not(loom))]
-        return self.at.elapsed().as_nanos() as u64;
+        return now().saturating_duration_since(self.at).as_nanos() as u64;
     }
 }
 
@@ -69,7 +81,12 @@ fn system() -> u64 {
     0
 }
 
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+fn system() -> u64 {
+    super::simulated::nanoseconds() / 1_000_000
+}
+
+#[cfg(not(any(loom, shuttle)))]
 fn system() -> u64 {
     #[cfg(target_os = "linux")]
     const COARSE: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;

@@ -22,6 +22,8 @@ const BATCHES: usize = 8;
 #[derive(Debug)]
 pub struct Convoy<T> {
     state: Mutex<State<T>>,
+    /// Items of a batch at most.
+    most: usize,
     changed: Condvar,
     planted: Planted,
 }
@@ -40,7 +42,7 @@ struct State<T> {
 /// A batch, from the first who joins to the last who is told.
 #[derive(Debug)]
 struct Batch<T> {
-    /// What joined. Its memory is made once.
+    /// What joined. Its memory is made once, by the first who joins.
     items: Vec<T>,
     done: bool,
     /// How many calls have joined and not been told.
@@ -59,9 +61,9 @@ struct Lead<'a, T> {
 impl<T: Copy> Convoy<T> {
     /// Batches of up to so many items.
     pub fn new(most: usize, planted: Planted) -> Self {
-        let batch = |_| Batch { items: Vec::with_capacity(most), done: false, untold: 0 };
+        let batch = |_| Batch { items: Vec::new(), done: false, untold: 0 };
         let state = State { under_way: false, filling: 0, batches: std::array::from_fn(batch) };
-        Convoy { state: Mutex::new(Rank::Leaf, state), changed: Condvar::new(), planted }
+        Convoy { state: Mutex::new(Rank::Leaf, state), most, changed: Condvar::new(), planted }
     }
 
     /// Have `items` done in a batch with others: this thread calls `work` on the whole batch, or waits for another that does,
@@ -76,8 +78,11 @@ impl<T: Copy> Convoy<T> {
         let number = state.filling;
         let batch = state.batch(number);
         let mine = batch.items.len()..batch.items.len() + items.len();
-        if batch.done || mine.end > batch.items.capacity() {
+        if batch.done || mine.end > self.most {
             return None; // V3
+        }
+        if batch.items.capacity() == 0 {
+            batch.items.reserve_exact(self.most);
         }
         batch.items.extend_from_slice(items);
         batch.untold += 1;

@@ -1,4 +1,4 @@
-//! Ranked locks: std's, or loom's. A poisoned std lock is taken all the same, for a panic under a lock is a broken
+//! Ranked locks: std's, loom's or shuttle's. A poisoned std lock is taken all the same, for a panic under a lock is a broken
 //! invariant that the panicking thread has already reported, and loads must go on.
 
 use super::rank::{self, Rank};
@@ -6,7 +6,9 @@ use std::ops::{Deref, DerefMut};
 
 #[cfg(loom)]
 use loom::sync as imp;
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+use shuttle::sync as imp;
+#[cfg(not(any(loom, shuttle)))]
 use std::sync as imp;
 
 fn unpoison<G>(result: Result<G, std::sync::PoisonError<G>>) -> G {
@@ -25,6 +27,9 @@ pub struct MutexGuard<'a, T> {
     rank: Rank,
     // `None` only while a condition variable has it.
     inner: Option<imp::MutexGuard<'a, T>>,
+    /// To be taken again after a wait.
+    #[cfg(shuttle)]
+    mutex: &'a imp::Mutex<T>,
 }
 
 impl<T> Mutex<T> {
@@ -45,7 +50,7 @@ impl<T> Mutex<T> {
     #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         rank::acquire(self.rank, false);
-        MutexGuard { rank: self.rank, inner: Some(unpoison(self.inner.lock())) }
+        self.guard(unpoison(self.inner.lock()))
     }
 
     /// Wait for the lock while holding `held` of the same rank; the caller knows an order among the two
@@ -55,7 +60,7 @@ impl<T> Mutex<T> {
     pub fn lock_after<U>(&self, held: &MutexGuard<'_, U>) -> MutexGuard<'_, T> {
         debug_assert_eq!(held.rank, self.rank);
         rank::acquire(self.rank, true);
-        MutexGuard { rank: self.rank, inner: Some(unpoison(self.inner.lock())) }
+        self.guard(unpoison(self.inner.lock()))
     }
 
     /// Take the lock if it is free.
@@ -68,7 +73,17 @@ impl<T> Mutex<T> {
             Err(std::sync::TryLockError::WouldBlock) => return None,
         };
         rank::acquire(self.rank, false);
-        Some(MutexGuard { rank: self.rank, inner: Some(inner) })
+        Some(self.guard(inner))
+    }
+
+    #[inline]
+    fn guard<'a>(&'a self, inner: imp::MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        MutexGuard {
+            rank: self.rank,
+            inner: Some(inner),
+            #[cfg(shuttle)]
+            mutex: &self.inner,
+        }
     }
 
     /// The value; nobody else can have the lock.
@@ -185,26 +200,36 @@ impl<T> Drop for RwLockWriteGuard<'_, T> {
 /// A condition variable for [`Mutex`].
 #[derive(Debug, Default)]
 pub struct Condvar {
+    #[cfg(not(shuttle))]
     inner: imp::Condvar,
+    /// Shuttle's waits do not end with time.
+    #[cfg(shuttle)]
+    inner: super::simulated::Condvar,
 }
 
 impl Condvar {
     /// A condition nobody waits for yet.
     pub fn new() -> Self {
-        Condvar { inner: imp::Condvar::new() }
+        Self::default()
     }
 
     /// Give the lock back until notified; may wake without reason.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         let inner = guard.inner.take().expect("held until dropped");
-        guard.inner = Some(unpoison(self.inner.wait(inner)));
+        #[cfg(not(shuttle))]
+        let back = unpoison(self.inner.wait(inner));
+        #[cfg(shuttle)]
+        let back = self.inner.wait(guard.mutex, inner, None);
+        guard.inner = Some(back);
     }
 
     /// The same for at most `timeout`. Under loom, time does not pass: a plain wait.
     pub fn wait_timeout<T>(&self, guard: &mut MutexGuard<'_, T>, timeout: std::time::Duration) {
         let inner = guard.inner.take().expect("held until dropped");
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         let back = unpoison(self.inner.wait_timeout(inner, timeout)).0;
+        #[cfg(shuttle)]
+        let back = self.inner.wait(guard.mutex, inner, Some(timeout));
         #[cfg(loom)]
         let back = {
             let _ = timeout;

@@ -9,8 +9,8 @@
 //! fault handler.
 
 use super::atomic::{AtomicBool, AtomicU32, Ordering};
-use super::{Bug, Condvar, Mutex, Planted, Rank};
-use std::time::{Duration, Instant};
+use super::{Bug, Condvar, Mutex, Planted, Rank, now};
+use std::time::Duration;
 
 /// Where a thread is told of work, by reasons: bits that the client gives a meaning. Kicks are not counted: one run
 /// serves all that came before it.
@@ -104,10 +104,10 @@ impl Mailbox {
 
     /// Let kicks wait for a while, for the last run found nothing to do about them.
     pub fn pause(&self, time: Duration) {
-        let until = Instant::now() + time;
+        let until = now() + time;
         let mut state = self.state.lock();
         while !state.stop
-            && let Some(left) = until.checked_duration_since(Instant::now())
+            && let Some(left) = until.checked_duration_since(now())
         {
             self.changed.wait_timeout(&mut state, left);
         }
@@ -135,14 +135,14 @@ impl Mailbox {
     /// For the thread: the last run is over. Wait for a kick, or for `at_most` if there is such a time, and return the
     /// reasons, none when the time is over. `None` when it is time to stop.
     pub fn wait(&self, at_most: Option<Duration>) -> Option<u32> {
-        let until = at_most.map(|time| Instant::now() + time);
+        let until = at_most.map(|time| now() + time);
         let mut state = self.state.lock();
         state.running = false;
         self.changed.notify_all();
         while state.kicked == 0 && !state.stop {
             match until {
                 None => self.changed.wait(&mut state),
-                Some(until) => match until.checked_duration_since(Instant::now()) {
+                Some(until) => match until.checked_duration_since(now()) {
                     Some(left) => self.changed.wait_timeout(&mut state, left),
                     None => break,
                 },

@@ -1,7 +1,7 @@
 //! Bugs on purpose: a model's twin runs the real code with one planted, and must fail.
 //!
-//! A [`Planted`] travels in the configuration of each structure. Outside loom it has no size and every question is a
-//! constant `false`, so the branches vanish.
+//! A [`Planted`] travels in the configuration of each structure. Outside loom and shuttle it has no size and every question is
+//! a constant `false`, so the branches vanish.
 
 /// The bugs there are, each named as what the code then does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +144,10 @@ pub enum Bug {
     DiscardOwnsLate,
     /// Who throws a page away does not leave the staging place to the compressor that is at it.
     DiscardEndsShadow,
+    /// Who throws a page away does not wait for the compressor that reads it where the guest has it.
+    DiscardPassesReader,
     /// Pages may be taken out while their region is being unregistered.
-    UnregisterLeavesGateOpen,
+    UnregisterLeavesExitOpen,
     /// Who pins a page looks whether it is there, and then counts.
     PinCountsLate,
     /// The first write to a page leaves its copy in the slot.
@@ -164,6 +166,18 @@ pub enum Bug {
     DiscardIgnoresGate,
     /// A range is opened before its words have followed.
     GateOpensEarly,
+    /// Who reads changes of mappings follows them at once, whoever has read others before.
+    FollowsOutOfTurn,
+    /// A child's fault is served from its parent's slot although a store is moving what is there apart.
+    FillSkipsClaim,
+    /// A child of a child has its claim from one that somebody may be moving apart.
+    HeirSkipsClaim,
+    /// A claim that is moved is in no list for a moment.
+    MovedClaimUncovered,
+    /// A child leaves the list of those that live, and who goes through that is not told that it became shorter.
+    BurialUnnoted,
+    /// What a removal has left is not held against being taken out.
+    HoldForgotten,
     /// Words follow a removal although the kernel has not emptied the range yet.
     RemovalNotAwaited,
     /// Who takes pages out notes it before only.
@@ -175,19 +189,19 @@ pub enum Bug {
 /// Which bug, if any, is planted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     bug: Option<Bug>,
 }
 
 impl Planted {
     /// None: production, and the models that must pass.
     pub const NONE: Planted = Planted {
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         bug: None,
     };
 
     /// This one: for the twin of a model.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub const fn bug(bug: Bug) -> Self {
         Planted { bug: Some(bug) }
     }
@@ -195,9 +209,9 @@ impl Planted {
     /// Whether `bug` is planted.
     #[inline(always)]
     pub fn is(self, bug: Bug) -> bool {
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         return self.bug == Some(bug);
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         {
             let _ = bug;
             false

@@ -1,12 +1,17 @@
 //! What a process has once, and what models leave out.
 
 /// A static [`Mutex`](super::Mutex), made at compile time: asking for it never allocates. Under loom, which counts on every
-/// lock being made inside a model, each run of a model has its own.
+/// lock being made inside a model, each run of a model has its own; under shuttle, each execution.
 macro_rules! process_mutex {
     ($(#[$doc:meta])* $name:ident: $t:ty = $rank:expr, $value:expr) => {
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         $(#[$doc])*
         static $name: $crate::sync::Mutex<$t> = $crate::sync::Mutex::new($rank, $value);
+        #[cfg(shuttle)]
+        shuttle::lazy_static! {
+            $(#[$doc])*
+            static ref $name: $crate::sync::Mutex<$t> = $crate::sync::Mutex::new($rank, $value);
+        }
         #[cfg(loom)]
         loom::lazy_static! {
             $(#[$doc])*
@@ -15,12 +20,18 @@ macro_rules! process_mutex {
     };
 }
 
-/// A static made of atomics and locks, at compile time. Under loom, each run of a model has its own.
+/// A static made of atomics and locks, at compile time. Under loom, each run of a model has its own; under
+/// shuttle, each execution.
 macro_rules! process_static {
     ($(#[$doc:meta])* $name:ident: $t:ty = $value:expr) => {
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         $(#[$doc])*
         static $name: $t = $value;
+        #[cfg(shuttle)]
+        shuttle::lazy_static! {
+            $(#[$doc])*
+            static ref $name: $t = $value;
+        }
         #[cfg(loom)]
         loom::lazy_static! {
             $(#[$doc])*

@@ -54,8 +54,13 @@ loom::thread_local! {
     static HELD: Cell<[u8; RANKS]> = Cell::new([0; RANKS]);
 }
 
+#[cfg(shuttle)]
+shuttle::thread_local! {
+    static HELD: Cell<[u8; RANKS]> = Cell::new([0; RANKS]);
+}
+
 // `const` and without a destructor: reading it from a signal handler neither allocates nor registers one.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 thread_local! {
     static HELD: Cell<[u8; RANKS]> = const { Cell::new([0; RANKS]) };
 }

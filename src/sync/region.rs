@@ -118,29 +118,52 @@ impl Region {
 /// Ranges that go in one call of `discard_each`.
 const MAX_VECTOR: usize = 64;
 
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
 /// Lines that a prefetch asks for; the machine's own prefetchers find the next ones.
-#[cfg(all(not(loom), target_arch = "x86_64", not(miri)))]
 const PREFETCH_LINES: usize = 4;
 
 /// Have the caches fetch the first lines of some bytes, where the machine takes such hints.
 #[inline]
 pub fn prefetch(bytes: &[u8]) {
-    #[cfg(all(not(loom), target_arch = "x86_64", not(miri)))]
-    for line in bytes.chunks(64).take(PREFETCH_LINES) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint: any address will do.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    for line in bytes.chunks(LINE).take(PREFETCH_LINES) {
+        fetch(line.as_ptr());
     }
-    #[cfg(not(all(not(loom), target_arch = "x86_64", not(miri))))]
-    let _ = bytes;
+}
+
+/// Have the caches fetch a line to be read, where the machine takes such hints.
+#[inline(always)]
+fn fetch(line: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+    // SAFETY: a hint: any address will do.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
+    let _ = line;
+}
+
+/// Have the caches fetch a line to be written, where the machine takes such hints.
+#[cfg(not(loom))]
+#[inline(always)]
+fn fetch_for_write(line: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a hint: any address will do.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(line.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = line;
 }
 
 #[cfg(not(loom))]
 mod imp {
     #[cfg(all(target_os = "linux", not(miri)))]
     use super::super::atomic::{AtomicBool, Ordering};
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    use super::PREFETCH_LINES;
+    use super::{LINE, PREFETCH_LINES, fetch, fetch_for_write};
     use memmap2::{MmapOptions, MmapRaw};
     use std::io;
     use std::ops::Range;
@@ -192,26 +215,16 @@ mod imp {
 
         #[inline]
         pub(super) fn prefetch(&self, range: Range<usize>) {
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
-            for line in range.step_by(64).take(PREFETCH_LINES) {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                // SAFETY: a hint: any address will do.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.map.as_ptr().wrapping_add(line).cast()) };
+            for line in range.step_by(LINE).take(PREFETCH_LINES) {
+                fetch(self.map.as_ptr().wrapping_add(line));
             }
-            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-            let _ = range;
         }
 
         #[inline]
         pub(super) fn prefetch_for_write(&self, range: Range<usize>) {
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
-            for line in (range.start & !63..range.end).step_by(64) {
-                use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-                // SAFETY: a hint: any address will do.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.map.as_ptr().wrapping_add(line).cast()) };
+            for line in (range.start & !(LINE - 1)..range.end).step_by(LINE) {
+                fetch_for_write(self.map.as_ptr().wrapping_add(line));
             }
-            #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-            let _ = range;
         }
 
         fn advise(&self, range: Range<usize>, advice: i32) -> io::Result<()> {

@@ -14,7 +14,8 @@
 //! A user who finds the seat empty is counted for a moment; that moment never reaches the value.
 
 use super::atomic::{AtomicU64, Ordering};
-use super::{Bug, Planted, thread::Backoff};
+use super::thread::Backoff;
+use super::{Bug, Planted};
 use std::fmt;
 use std::ops::Deref;
 
@@ -29,10 +30,6 @@ const TAKEN: u64 = 1 << 63;
 const CHANGING: u64 = 1 << 62;
 /// Those who are counted.
 const USERS: u64 = CHANGING - 1;
-
-/// Short waits before the taker sleeps between looks: a user may be at a device.
-#[cfg(not(loom))]
-const SHORT_WAITS: u32 = 64;
 
 /// A place for one value that many threads use.
 pub struct Seat<T> {
@@ -106,10 +103,10 @@ impl<T> Seat<T> {
     pub fn take(&self) -> Option<T> {
         let close = |word: u64| (word & TAKEN != 0).then_some((word | CHANGING) & !TAKEN);
         self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, close).ok()?;
-        let mut wait = Wait::default();
+        let mut backoff = Backoff::new();
         // Acquire pairs with the release of each user who left.
         while self.word.load(Ordering::Acquire) & USERS > 0 && !self.planted.is(Bug::SeatTakenInUse) {
-            wait.a_little();
+            backoff.wait_for_io();
         }
         let value = self.with_value(Option::take);
         self.change(|word| word & !CHANGING);
@@ -185,27 +182,6 @@ impl<T> Drop for Seated<'_, T> {
 impl<T: fmt::Debug> fmt::Debug for Seated<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
-    }
-}
-
-/// Waits for users, who may be at a device for milliseconds.
-#[derive(Default)]
-struct Wait {
-    backoff: Backoff,
-    #[cfg(not(loom))]
-    waits: u32,
-}
-
-impl Wait {
-    fn a_little(&mut self) {
-        #[cfg(not(loom))]
-        {
-            self.waits += 1;
-            if self.waits > SHORT_WAITS {
-                return super::thread::sleep(std::time::Duration::from_millis(1));
-            }
-        }
-        self.backoff.wait();
     }
 }
 

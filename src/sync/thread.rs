@@ -1,15 +1,19 @@
-//! Threads: std's or loom's.
+//! Threads: std's, loom's or shuttle's.
 
+#[cfg(shuttle)]
+pub use super::simulated::sleep;
 #[cfg(loom)]
 pub use loom::thread::{JoinHandle, yield_now};
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+pub use shuttle::thread::{JoinHandle, scope, yield_now};
+#[cfg(not(any(loom, shuttle)))]
 pub use std::thread::{JoinHandle, scope, sleep, yield_now};
 
 /// Start a named thread.
 ///
 /// # Errors
 /// When the system refuses one.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub fn spawn<F, T>(name: &str, f: F) -> std::io::Result<JoinHandle<T>>
 where
     F: FnOnce() -> T + Send + 'static,
@@ -28,6 +32,23 @@ where
     Ok(loom::thread::spawn(f))
 }
 
+/// Bytes of a stack under shuttle, which gives little unless told: drafts of pages lie on some.
+#[cfg(shuttle)]
+const STACK_BYTES: usize = 1 << 20;
+
+/// Start a named thread.
+///
+/// # Errors
+/// None.
+#[cfg(shuttle)]
+pub fn spawn<F, T>(name: &str, f: F) -> std::io::Result<JoinHandle<T>>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    shuttle::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(f)
+}
+
 /// Time does not pass: others may go first.
 #[cfg(loom)]
 pub fn sleep(_time: std::time::Duration) {
@@ -36,12 +57,14 @@ pub fn sleep(_time: std::time::Duration) {
 
 /// A number that tends to be the same for one thread and to differ between threads, to spread them over shards: from the
 /// address of the stack, for thread-locals are not allowed where this is used. Under loom always 0, for a model must take the
-/// same way each time.
+/// same way each time; under shuttle the number of the thread.
 #[inline]
 pub fn hint() -> usize {
     #[cfg(loom)]
     return 0;
-    #[cfg(not(loom))]
+    #[cfg(shuttle)]
+    return usize::from(shuttle::current::me());
+    #[cfg(not(any(loom, shuttle)))]
     {
         let on_stack = 0u8;
         // Stacks are at least 64 KiB apart and calls seldom deeper; Fibonacci hashing spreads what is left.
@@ -65,9 +88,9 @@ impl Backoff {
     /// Wait a little, a little longer each time.
     #[inline]
     pub fn wait(&mut self) {
-        #[cfg(loom)]
-        loom::thread::yield_now();
-        #[cfg(not(loom))]
+        #[cfg(any(loom, shuttle))]
+        yield_now();
+        #[cfg(not(any(loom, shuttle)))]
         if self.rounds < 6 {
             for _ in 0..1 << self.rounds {
                 std::hint::spin_loop();
@@ -94,7 +117,10 @@ impl Backoff {
     }
 }
 
-/// Cores this process may use; 1 where nobody tells.
+/// Cores this process may use; 1 where nobody tells. Under shuttle always as many: what happens must not depend on the machine.
 pub fn available_parallelism() -> usize {
+    #[cfg(shuttle)]
+    return 2;
+    #[cfg(not(shuttle))]
     std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -75,10 +75,10 @@ impl<T> Drop for TryGuard<'_, T> {
 
 #[cfg(not(loom))]
 mod imp {
+    use crate::sync::atomic::{AtomicBool, Ordering};
     use crate::sync::thread::Backoff;
     use std::cell::UnsafeCell;
     use std::marker::PhantomData;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[derive(Debug, Default)]
     pub(super) struct TryLock<T> {

@@ -9,8 +9,8 @@
 //!   with the ticket taken before the look no wake-up is lost.
 //! - **S2** Nobody waits at a turnstile that is closed: nobody is there to turn it. Closing wakes all.
 
-use super::{Bug, Condvar, Mutex, Planted, Rank};
-use std::time::{Duration, Instant};
+use super::{Bug, Condvar, Deadline, Mutex, Planted, Rank};
+use std::time::Duration;
 
 /// Where threads wait for another's progress. Closed at first.
 #[derive(Debug)]
@@ -39,14 +39,6 @@ pub enum Passed {
     TimedOut,
     /// Nobody is there who would turn it.
     Closed,
-}
-
-/// A moment after which there is no waiting any more. Under loom, where time does not pass, it never comes unless it has come
-/// from the start.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline {
-    /// `None`: it has come.
-    at: Option<Instant>,
 }
 
 // === impl Turnstile ===
@@ -104,36 +96,11 @@ impl Turnstile {
     }
 }
 
-// === impl Deadline ===
-
-impl Deadline {
-    /// The moment after this time from now; with no time, it has come.
-    pub fn after(time: Duration) -> Self {
-        // As good as never, where the clock does not count as far.
-        const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-        let at = |now: Instant| now.checked_add(time).unwrap_or_else(|| now + FAR);
-        Deadline { at: (!time.is_zero()).then(|| at(Instant::now())) }
-    }
-
-    /// Time until then.
-    pub fn left(&self) -> Duration {
-        match self.at {
-            None => Duration::ZERO,
-            Some(_) if cfg!(loom) => Duration::MAX,
-            Some(at) => at.saturating_duration_since(Instant::now()),
-        }
-    }
-
-    /// Whether it has come.
-    pub fn passed(&self) -> bool {
-        self.left().is_zero()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::{Arc, thread};
     use super::*;
+    use std::time::Instant;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -154,12 +121,6 @@ mod tests {
         assert_eq!(stile.wait(ticket, Duration::from_millis(5)), Passed::TimedOut);
         assert_eq!(stile.wait(ticket, Duration::ZERO), Passed::TimedOut);
         assert!(began.elapsed() >= Duration::from_millis(5));
-    }
-
-    #[test]
-    fn a_deadline_may_be_further_away_than_clocks_count() {
-        let deadline = Deadline::after(Duration::MAX);
-        assert!(!deadline.passed() && deadline.left() > Duration::from_secs(365 * 24 * 3600));
     }
 
     #[test]

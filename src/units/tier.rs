@@ -2,7 +2,7 @@
 
 use std::ops::BitAnd;
 
-/// Most tiers there can be: SW-10's upper bound, and a bit less than a word of a mask.
+/// Most tiers there can be. Nobody has a use for as many, and two masks of them share a word with bits to spare.
 pub const MAX_TIERS: usize = 31;
 
 /// A set of tiers, a bit each by index.

@@ -1,7 +1,7 @@
 //! [`Builder`]: how a device is described.
 
 use super::Error;
-use super::blocks::ZramCells;
+use super::cells::ZramCells;
 use super::device::Zram;
 use crate::arena::{self, Arena, ArenaConfig, Topology};
 use crate::compress::{Codec, Contexts, Lz4};

@@ -10,9 +10,9 @@
 //! load     word -> pin -> still the word's? -> decompress to the caller's page -> unpin
 //! ```
 //!
-//! How the word changes hands: [`blocks`](super::blocks).
+//! How the word changes hands: [`cells`](super::cells).
 
-use super::blocks::{Content, ZramCells};
+use super::cells::{Content, ZramCells};
 use super::word::BlockWord;
 use super::{Builder, Error, MmStat};
 use crate::compress::{self, Codec, Compressed, Contexts};

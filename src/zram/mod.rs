@@ -6,7 +6,7 @@
 //!   Zram  | same-filled? ------------ word ----------------------+      nothing in the pool
 //!         | compress -> malloc, write, publish -> word; old one freed
 //!         v                           v
-//!   blocks  [word][word][word]...   a word per block: empty, a repeated word, or an object (location, length)
+//!   cells   [word][word][word]...   a word per block: empty, a repeated word, or an object (location, length)
 //!         |                           |
 //!   Pool<ZramCells>   zsmalloc with accounting off
 //! ```
@@ -14,7 +14,7 @@
 //! | file | concept |
 //! |---|---|
 //! | `word` | the word of a block |
-//! | `blocks` | all words: how stores, loads and compaction agree; the pool's cells |
+//! | `cells` | all words: how stores, loads and compaction agree; the pool's cells |
 //! | `device` | [`Zram`]: store, load, discard, compact, reset |
 //! | `builder` | [`Builder`]: how one is made |
 //! | `stat` | [`MmStat`]: the nine numbers of the kernel's `mm_stat` |
@@ -42,15 +42,15 @@
 //! repeated word that is too wide for the block's word (two atomic operations). [`Zram::load`] and [`Zram::discard`] never
 //! call the global allocator; a load takes no lock, and holds a count, no lock, over client memory.
 
-mod blocks;
 mod builder;
+mod cells;
 mod device;
 mod error;
 mod stat;
 mod word;
 
-pub use blocks::ZramCells;
 pub use builder::Builder;
+pub use cells::ZramCells;
 pub use device::{Stored, Zram};
 pub use error::Error;
 pub use stat::MmStat;

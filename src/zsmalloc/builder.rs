@@ -21,7 +21,7 @@ use crate::memcg::Tree;
 use crate::sync::{Arc, Planted};
 use crate::units::FRAME_SIZE;
 
-/// Share of the machine's memory that a pool may take if no limit is set (ZW-11: `max_pool_percent`).
+/// Share of the machine's memory that a pool may take if no limit is set (the kernel's `max_pool_percent`).
 const DEFAULT_LIMIT_PERCENT: u64 = 20;
 
 /// What address space may be halved down to, in bytes: as for the arena, less makes no pool worth having.
@@ -84,7 +84,8 @@ impl Builder {
         self
     }
 
-    /// Frames kept backed without an object, to be used again soon. Default 64.
+    /// Frames kept backed without an object at most, to be used again soon. Default 128, and no more than a 256th of the frames
+    /// backed (but 16).
     pub fn warm_frames(mut self, frames: usize) -> Self {
         self.arena.warm_frames = frames;
         self
@@ -149,5 +150,18 @@ impl Builder {
                 done => return done,
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_without_a_limit_takes_a_fifth_of_the_machine_at_most() {
+        let share = default_limit() as f64 / arena::physical_memory() as f64;
+        assert!((share - 0.2).abs() < 1e-3, "{share}");
+        assert_eq!(Pool::builder().arena.limit_bytes, default_limit());
+        assert_eq!(Pool::builder().build().unwrap().arena().limit(), default_limit());
     }
 }

@@ -1,7 +1,8 @@
 //! [`Compactor`]: a thread that looks after a pool: it compacts when too much is wasted, and gives memory back when
 //! nothing happens. (In `zswap` the worker does this.)
 
-use super::pool::{Cells, Pool};
+use super::cells::Cells;
+use super::pool::Pool;
 use super::upkeep::Upkeep;
 use crate::arena::Arena;
 use crate::sync::{Arc, Mailbox, thread};

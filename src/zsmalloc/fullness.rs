@@ -6,7 +6,7 @@
 //!         10%  99% 100%  25%   99% open         compaction       empties ->       fills <-
 //! ```
 //!
-//! Fullness is the share of a zspage's slots in use, as the kernel's (ZS-8). Frames are backed only where objects lie,
+//! Fullness is the share of a zspage's slots in use, as the kernel's. Frames are backed only where objects lie,
 //! so room is of two kinds: zspages of groups 1 to 10 have free slots in touched frames, which cost nothing to take;
 //! the others that are not full are *open*: they have room only in frames nobody touches, to be used when there is no
 //! other room. Group 0, empty, has no list: a zspage goes with its last object.

@@ -17,9 +17,9 @@
 //! A class has the chain with the least share of its bytes left over at the end. Of several such chains the longest is
 //! taken: frames are backed only where objects lie, so a long chain costs no memory, and its descriptor and its
 //! addresses are shared by more objects. Two neighbouring sizes with the same chain and as many slots are merged, and
-//! the smaller one uses the larger slots (ZS-4).
+//! the smaller one uses the larger slots.
 //!
-//! [`Geometry::kernel`] is the layout of the kernel's zsmalloc (ZS-2 to ZS-5) for comparisons: an 8-byte header counts
+//! [`Geometry::kernel`] is the layout of the kernel's zsmalloc for comparisons: an 8-byte header counts
 //! in each slot, and the first chain with the least bytes left over wins.
 //!
 //! Invariants:
@@ -373,6 +373,27 @@ mod tests {
             assert_eq!(inner + straddling, class.slots);
             assert_eq!(class.slot_at(class.size / 2), None);
             assert_eq!(class.slot_at(class.slots * class.size), None);
+            for slots in 0..=class.slots {
+                let from_start = class.frames_from_start(slots);
+                assert_eq!(
+                    from_start,
+                    (0..slots).map(|slot| (slot * class.size + class.size - 1) / FRAME_SIZE + 1).max().unwrap_or(0)
+                );
+                assert!(class.slots_within(from_start) >= slots);
+                // Of full zspages what is left over at their ends is nobody's.
+                assert!(
+                    (from_start.saturating_sub(1)..=from_start + 1)
+                        .contains(&(class.frames_for(slots as u64) as usize))
+                );
+            }
+            assert_eq!(
+                [1, 10, 1000].map(|n| class.frames_for(n * class.slots as u64)),
+                [1, 10, 1000].map(|n| n * class.chain as u64)
+            );
+            for frames in 0..=class.chain {
+                let within = (0..class.slots).filter(|slot| (slot + 1) * class.size <= frames * FRAME_SIZE).count();
+                assert_eq!(class.slots_within(frames), within);
+            }
         }
     }
 

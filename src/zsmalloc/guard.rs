@@ -1,8 +1,9 @@
 //! [`ReadGuard`]: an object being read.
 
+use super::cells::Cells;
 use super::entry::Entry;
 use super::heap::Spot;
-use super::pool::{Cells, Pool};
+use super::pool::Pool;
 use crate::memcg::ObjcgId;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::{Location, NodeId};

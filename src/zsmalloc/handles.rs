@@ -10,11 +10,12 @@
 //! Invariants: those of [`HandleCells`] (C1, C2), and
 //! - **H1** A handle is told to nobody before its object is written and its cell names it.
 
-use super::cells::HandleCells;
+use super::cells::{Cells as _, Object};
 use super::error::{Error, HandleError};
 use super::guard::ReadGuard;
 use super::handle::{Handle, TagSpace};
-use super::pool::{Cells as _, Object, Pool, PoolConfig};
+use super::handle_cells::HandleCells;
+use super::pool::{Pool, PoolConfig};
 use super::uncommitted::Uncommitted;
 use crate::arena::Arena;
 use crate::memcg::Memcg;

@@ -364,6 +364,13 @@ impl Heap {
         Ok(())
     }
 
+    /// Free the entry of a slot in use, to which nobody else has a claim, and give the slot back. Returns whether a frame became
+    /// warm.
+    pub(super) fn free(&self, class: &mut Class, spot: &Spot, len: usize) -> bool {
+        self.word(spot).store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
+        self.vacate(class, spot, len)
+    }
+
     /// Give a slot back whose entry is free already. Frames that nothing touches any more become warm, a zspage without
     /// objects goes. Returns whether any frame did.
     pub(super) fn vacate(&self, class: &mut Class, spot: &Spot, len: usize) -> bool {

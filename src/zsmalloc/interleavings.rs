@@ -1,9 +1,10 @@
 //! Interleavings of two threads that need no two threads to be seen: one side's steps are called one by one.
 
+use super::cells::{Cells, Object};
 use super::entry::Entry;
 use super::geometry::Geometry;
 use super::heap::Taker;
-use super::pool::{Cells, Object, Pool, PoolConfig};
+use super::pool::{Pool, PoolConfig};
 use crate::arena::{Arena, ArenaConfig, Topology};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, Rank};

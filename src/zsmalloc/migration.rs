@@ -21,10 +21,11 @@
 //! The client says what is to change together with the cell (LRU lists by home node), by calling [`Moving::switch`] under
 //! the locks that guard that.
 
+use super::cells::{Cells, Object};
 use super::entry::{Entry, State};
 use super::error::Error;
 use super::heap::{Class, Spot};
-use super::pool::{Cells, Object, Pool};
+use super::pool::Pool;
 use super::share::Shares;
 use super::zspage::ZspageIndex;
 use crate::memcg::{GroupRef, Memcg, ObjcgId};
@@ -341,12 +342,7 @@ impl<C: Cells> Moving<'_, C> {
         if !late {
             out.remove(tree, entry.objcg());
         }
-        match pool.retire(source, Entry::doomed_moved, ignore_pins) {
-            Some(_) => {
-                heap.vacate(&mut class, &from, len);
-            }
-            None => class.payload -= len as u64,
-        }
+        pool.end_source(&mut class, &from, source, len);
         drop(class);
         pool.unpin(&to, target);
         if late {

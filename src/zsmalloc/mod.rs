@@ -20,13 +20,14 @@
 //! | `entry`, `entries` | the word of a slot, and memory for arrays of them |
 //! | `zspage`, `fullness` | descriptors; groups and lists |
 //! | `heap` | taking a slot and giving it back |
+//! | `cells` | where an object's name lies |
 //! | `pool`, `uncommitted`, `guard` | the life of an object |
 //! | `charge`, `share` | who pays, and for which node |
 //! | `compaction` | emptying frames |
 //! | `migration` | moving objects off nodes they may not lie on |
 //! | `waste`, `upkeep`, `compactor` | compaction that starts by itself |
-//! | `stats`, `usage`, `valid` | numbers, where the bytes go, and whether all that is right |
-//! | `handle`, `cells`, `handles`, `builder` | handles of the pool's own |
+//! | `stats`, `usage`, `objects`, `valid` | numbers, where the bytes go, all objects, and whether all that is right |
+//! | `handle`, `handle_cells`, `handles`, `builder` | handles of the pool's own |
 //!
 //! It does not know how objects are compressed, nor what an owner is.
 //!
@@ -45,11 +46,13 @@ mod fullness;
 mod geometry;
 mod guard;
 mod handle;
+mod handle_cells;
 mod handles;
 mod heap;
 #[cfg(all(test, not(loom)))]
 mod interleavings;
 mod migration;
+mod objects;
 mod pool;
 mod share;
 mod stats;
@@ -62,7 +65,7 @@ mod zspage;
 
 pub use builder::Builder;
 pub(crate) use builder::default_limit;
-pub use cells::HandleCells;
+pub use cells::{Cells, Object};
 pub use compaction::{Compacted, CompactionStats, End};
 pub use compactor::Compactor;
 pub use error::{Error, HandleError};
@@ -70,12 +73,13 @@ pub use fullness::Group;
 pub use geometry::{ClassIndex, Geometry, SizeClass};
 pub use guard::ReadGuard;
 pub use handle::{Handle, TagSpace};
+pub use handle_cells::HandleCells;
 pub use handles::{Draft, StillInUse};
 pub use migration::{MovedOff, Moving};
-pub use pool::{Cells, Object, Pool, PoolConfig, UPKEEP};
+pub use objects::LiveObject;
+pub use pool::{Pool, PoolConfig, UPKEEP};
 pub use share::Original;
 pub use stats::{ClassStats, ClassTotal, Classes, Stats};
 pub use uncommitted::{Published, Uncommitted};
 pub use upkeep::{DEFAULT_WASTE_PER_MILLE, Upkeep};
 pub use usage::Usage;
-pub use valid::LiveObject;

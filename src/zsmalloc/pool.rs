@@ -22,14 +22,15 @@
 //!   fails, because the object is being freed, the copy goes. All under the class lock, so `free` comes before or
 //!   after.
 
-use super::cells::HandleCells;
+use super::cells::{Cells, Object};
 use super::charge::Charge;
 use super::compaction;
 use super::entry::{Entry, State};
 use super::error::Error;
 use super::geometry::{ClassIndex, Geometry};
 use super::guard::ReadGuard;
-use super::heap::{Heap, Spot, Taker};
+use super::handle_cells::HandleCells;
+use super::heap::{Class, Heap, Spot, Taker};
 use super::share::{Original, Owed};
 use super::uncommitted::Uncommitted;
 use crate::arena::{self, Arena};
@@ -38,56 +39,6 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Bug, Mailbox, Planted};
 use crate::units::{Location, NodeId, NodeMask, Owner};
-
-/// Where the names of objects live. The pool asks while compacting and after pinning.
-pub trait Cells: Send + Sync {
-    /// The object that the owner's cell names: where it is and its payload length in bytes. `None` if it names none,
-    /// and for an owner that has no cell. Acquire, to pair with the release that stored the location.
-    fn object(&self, owner: Owner) -> Option<Object>;
-
-    /// If the owner's cell names an object at `from`, let it name the same object at `to`, other bits of the cell kept
-    /// (compare-exchange with release), and say whether it was done. Called under a class lock: atomics only.
-    fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool;
-
-    /// Check the cells by themselves, at a quiet point at which `objects` objects are live: [`Pool::assert_valid`] asks.
-    /// Does nothing unless there is something to check.
-    ///
-    /// # Panics
-    /// When an invariant of the cells does not hold.
-    fn assert_valid(&self, objects: u64) {
-        let _ = objects;
-    }
-
-    /// Bytes of memory behind cells that were made for this pool alone: [`Pool::usage`] asks. 0 where a client has them
-    /// for other reasons too.
-    fn memory_bytes(&self) -> u64 {
-        0
-    }
-}
-
-impl<C: Cells> Cells for Arc<C> {
-    fn object(&self, owner: Owner) -> Option<Object> {
-        (**self).object(owner)
-    }
-    fn relocate(&self, owner: Owner, from: Location, to: Location) -> bool {
-        (**self).relocate(owner, from, to)
-    }
-    fn assert_valid(&self, objects: u64) {
-        (**self).assert_valid(objects);
-    }
-    fn memory_bytes(&self) -> u64 {
-        (**self).memory_bytes()
-    }
-}
-
-/// What a cell says of its object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Object {
-    /// Where it starts.
-    pub location: Location,
-    /// Payload length in bytes, 1 to 4096.
-    pub len: usize,
-}
 
 /// How a [`Pool`] is made.
 #[derive(Debug)]
@@ -258,6 +209,15 @@ impl<C: Cells> Pool<C> {
         }
     }
 
+    /// End the life of an object where it was, now that its cell names a copy, which counts the payload: its slot goes at once, or
+    /// with the last guard.
+    pub(super) fn end_source(&self, class: &mut Class, from: &Spot, source: &AtomicU64, len: usize) {
+        match self.retire(source, Entry::doomed_moved, self.planted.is(Bug::CompactionIgnoresPins)) {
+            Some(_) => _ = self.heap.vacate(class, from, len),
+            None => class.payload -= len as u64,
+        }
+    }
+
     /// Drop a pin; the last one of a doomed object returns its slot. May run anywhere: no system call, no allocator.
     pub(super) fn unpin(&self, spot: &Spot, word: &AtomicU64) {
         // Release: what was read comes before the slot's next life. Acquire: the last one sees the others' reads.
@@ -269,8 +229,7 @@ impl<C: Cells> Pool<C> {
         let mut class = self.heap.lock_of(spot);
         let (objcg, owes) = (old.objcg(), old.owes());
         let owed = owes.and_then(|len| Owed::new(&self.heap, spot, len, self.original, objcg));
-        word.store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
-        self.heap.vacate(&mut class, spot, owes.unwrap_or(0));
+        self.heap.free(&mut class, spot, owes.unwrap_or(0));
         drop(class);
         self.pay(owed);
     }
@@ -442,9 +401,7 @@ impl<C: Cells> Pool<C> {
 
     /// Undo the taking of a reserved slot. Returns whether a frame became warm.
     pub(super) fn give_back(&self, spot: &Spot, len: usize) -> bool {
-        let mut class = self.heap.lock_of(spot);
-        self.heap.word(spot).store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
-        self.heap.vacate(&mut class, spot, len)
+        self.heap.free(&mut self.heap.lock_of(spot), spot, len)
     }
 
     /// Read the owner's object of `len` bytes at `location`, as its cell said. `None` means that the cell says

@@ -10,7 +10,7 @@
 //! original         2088       2008         4096 * 832 / 1632, and the remainder
 //! ```
 //!
-//! The sums are exact whatever the split (T4.5 in the reference of the kernel's series).
+//! The sums are exact whatever the split.
 
 use super::heap::{Heap, Spot};
 use crate::memcg::{Bytes4, Event, ObjcgId, Tree};

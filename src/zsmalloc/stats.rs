@@ -1,8 +1,9 @@
 //! What a pool holds and what it costs, as numbers and as the kernel's table.
 
+use super::cells::Cells;
 use super::fullness::Group;
 use super::geometry::ClassIndex;
-use super::pool::{Cells, Pool};
+use super::pool::Pool;
 use crate::units::{FRAME_SIZE, NodeId};
 use std::fmt;
 

@@ -11,11 +11,12 @@
 //! A prepaid one takes its share of a page that its owner is charged for as resident. The rest of the page stays charged
 //! until `publish`, so that who drops it instead has the page's charge as it was, without asking a limit.
 
+use super::cells::Cells;
 use super::charge::Charge;
 use super::entry::Entry;
 use super::error::Error;
 use super::heap::Spot;
-use super::pool::{Cells, Pool};
+use super::pool::Pool;
 use super::share::{Owed, Shares};
 use crate::memcg::{Counter, ObjcgId};
 use crate::sync::atomic::Ordering;

@@ -13,8 +13,10 @@
 //! When no frame has changed hands for a while, what can be won still is, if it is worth a pass; then warm frames go back
 //! to the kernel, and idle pages of entries with them. After that, and as long as nothing happens, nobody wakes up.
 
+use super::cells::Cells;
 use super::compaction::End;
-use super::pool::{Cells, Pool};
+use super::pool::Pool;
+use crate::sync::now;
 use crate::units::FRAME_SIZE;
 use std::time::{Duration, Instant};
 
@@ -106,7 +108,7 @@ impl Upkeep {
             waste.set_trigger(u64::MAX); // or all waste would wake us
             return None;
         };
-        let left = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = self.retry.map(|at| at.saturating_duration_since(now()));
         // The pool may have grown or shrunk since the trigger was set.
         self.left_over = self.left_over.min(waste.frames());
         let share = share_of(pool, per_mille);
@@ -120,13 +122,13 @@ impl Upkeep {
             }
         }
         if left != Some(Duration::ZERO) {
-            let (_, looks, last) = self.seen.unwrap_or((trigger, 0, Instant::now()));
-            let rest = LOOK_AGAIN.saturating_sub(last.elapsed());
+            let (_, looks, last) = self.seen.unwrap_or((trigger, 0, now()));
+            let rest = LOOK_AGAIN.saturating_sub(now() - last);
             let early = looks > 0 && !rest.is_zero();
             if early || looks + 1 < LOOKS {
                 waste.set_trigger(u64::MAX);
                 if !early {
-                    self.seen = Some((trigger, looks + 1, Instant::now()));
+                    self.seen = Some((trigger, looks + 1, now()));
                 }
                 return left.into_iter().chain([if early { rest } else { LOOK_AGAIN }]).min();
             }
@@ -141,7 +143,7 @@ impl Upkeep {
         waste.set_trigger(self.trigger(share_of(pool, per_mille)));
         self.retries = if end == End::Busy { self.retries + 1 } else { 0 };
         let again = (1..=RETRIES).contains(&self.retries).then(|| RETRY * (1 << (self.retries - 1)));
-        self.retry = again.map(|time| Instant::now() + time);
+        self.retry = again.map(|time| now() + time);
         again
     }
 
@@ -153,7 +155,7 @@ impl Upkeep {
     /// When nothing happens: compact what is left, and give warm frames back. Returns when to look again.
     fn give_back<C: Cells>(&mut self, pool: &Pool<C>, stopped: &impl Fn() -> bool) -> Option<Duration> {
         // Not earlier because of a kick.
-        if let Some(left) = self.looked.and_then(|at| IDLE.checked_sub(at.elapsed())) {
+        if let Some(left) = self.looked.and_then(|at| IDLE.checked_sub(now() - at)) {
             return Some(left);
         }
         let arena = &pool.heap.arena;
@@ -171,7 +173,7 @@ impl Upkeep {
         if !again {
             pool.heap.entries.trim(0);
         }
-        self.looked = again.then(Instant::now);
+        self.looked = again.then(now);
         again.then_some(IDLE)
     }
 }
@@ -183,7 +185,7 @@ fn share_of<C: Cells>(pool: &Pool<C>, per_mille: u32) -> u64 {
 
 /// Compact until nothing can be won, or no more than `enough` frames are wasted. Returns the frames won, and why it ended.
 fn pass<C: Cells>(pool: &Pool<C>, enough: u64, stopped: &impl Fn() -> bool) -> (u64, End) {
-    let began = Instant::now();
+    let began = now();
     let mut won = 0;
     let end = loop {
         let done = pool.compact(BUDGET);
@@ -193,7 +195,7 @@ fn pass<C: Cells>(pool: &Pool<C>, enough: u64, stopped: &impl Fn() -> bool) -> (
             break done.end();
         }
     };
-    pool.compaction.note_automatic(began.elapsed());
+    pool.compaction.note_automatic(now() - began);
     (won, end)
 }
 
@@ -246,5 +248,92 @@ mod tests {
         assert_eq!(pool.heap.waste.trigger(), 50);
         waste(&pool, &handles);
         assert!(pool.heap.arena.alarm().is_rung());
+    }
+
+    #[test]
+    fn the_trigger_stands_above_what_was_left_over_and_higher_after_passes_in_vain() {
+        let at = |left_over, backoff| Upkeep { left_over, backoff, ..Upkeep::new(Some(25)) }.trigger(100);
+        assert_eq!([at(0, 0), at(50, 0), at(80, 0), at(80, 1), at(80, 3)], [100, 100, 130, 180, 480]);
+    }
+
+    #[test]
+    fn waste_is_compacted_when_it_is_seen_three_times_some_time_apart() {
+        let (pool, handles) = pool(4000);
+        let passes = || pool.compaction_stats().automatic_passes;
+        let mut upkeep = Upkeep::new(Some(DEFAULT_WASTE_PER_MILLE));
+        assert_eq!(upkeep.gather(&pool, &|| false), None, "nothing is wasted");
+        waste(&pool, &handles);
+        let before = pool.heap.waste.frames();
+        assert!(before > 900, "{before} frames are wasted");
+        assert_eq!(upkeep.gather(&pool, &|| false), Some(LOOK_AGAIN));
+        for looks in 1..LOOKS {
+            let (level, seen, _) = upkeep.seen.unwrap();
+            assert_eq!((seen, pool.heap.waste.trigger()), (looks, u64::MAX), "and nobody rings meanwhile");
+            upkeep.seen = Some((level, looks, now() + RETRY * 1000));
+            assert_eq!(upkeep.gather(&pool, &|| false), Some(LOOK_AGAIN));
+            assert_eq!((upkeep.seen.unwrap().1, passes()), (looks, 0), "a look that comes early is none");
+            upkeep.seen = Some((level, looks, now() - LOOK_AGAIN));
+            let again = upkeep.gather(&pool, &|| false);
+            assert_eq!(again, (looks + 1 < LOOKS).then_some(LOOK_AGAIN));
+        }
+        let (left, share) = (pool.heap.waste.frames(), share_of(&pool, DEFAULT_WASTE_PER_MILLE));
+        assert_eq!((passes(), upkeep.seen.is_none(), upkeep.backoff, upkeep.retries), (1, true, 0, 0));
+        assert!(
+            left <= share * 3 / 5 && upkeep.left_over <= left,
+            "{left} of {before} frames are left, of {share} allowed"
+        );
+        assert_eq!(pool.heap.waste.trigger(), upkeep.trigger(share));
+        assert!(pool.compaction_stats().pages_compacted >= before - left);
+        // What is left is no reason for another.
+        assert_eq!(upkeep.gather(&pool, &|| false), None);
+        assert_eq!(passes(), 1);
+    }
+
+    #[test]
+    fn waste_that_goes_before_it_was_seen_three_times_is_left_alone() {
+        let (pool, handles) = pool(4000);
+        let mut upkeep = Upkeep::new(Some(DEFAULT_WASTE_PER_MILLE));
+        waste(&pool, &handles);
+        assert_eq!(upkeep.gather(&pool, &|| false), Some(LOOK_AGAIN));
+        (0..2000).for_each(|_| _ = pool.insert(&[1; 2048]).unwrap());
+        upkeep.seen = upkeep.seen.map(|(level, looks, _)| (level, looks, now() - LOOK_AGAIN));
+        assert_eq!(upkeep.gather(&pool, &|| false), None);
+        assert!(upkeep.seen.is_none() && pool.compaction_stats().calls == 0);
+        assert!(pool.heap.waste.trigger() < u64::MAX, "the next waste rings again");
+    }
+
+    #[test]
+    fn objects_that_are_held_are_tried_again_at_twice_the_time_each() {
+        let (pool, handles) = pool(1000);
+        waste(&pool, &handles);
+        let held: Vec<_> = handles.iter().skip(1).step_by(2).map(|&handle| pool.get(handle).unwrap()).collect();
+        let before = pool.heap.waste.frames();
+        let mut upkeep = Upkeep::new(Some(DEFAULT_WASTE_PER_MILLE));
+        upkeep.seen = Some((32, LOOKS - 1, now() - LOOK_AGAIN));
+        let began = now();
+        assert_eq!(upkeep.gather(&pool, &|| false), Some(RETRY));
+        assert_eq!((upkeep.retries, upkeep.backoff, pool.heap.waste.frames()), (1, 1, before));
+        // Before that time nothing is done, although there is as much waste as before: the trigger stands above it.
+        assert!(upkeep.retry.is_some_and(|at| at >= began + RETRY && at <= now() + RETRY));
+        upkeep.retry = Some(now() + RETRY * 1000);
+        let left = upkeep.gather(&pool, &|| false).unwrap();
+        assert!(left > RETRY * 100 && pool.compaction_stats().automatic_passes == 1 && upkeep.left_over == before);
+        upkeep.retry = Some(now());
+        assert_eq!(upkeep.gather(&pool, &|| false), Some(RETRY * 2));
+        assert_eq!((upkeep.retries, upkeep.backoff, pool.compaction_stats().automatic_passes), (2, 2, 2));
+        drop(held);
+        upkeep.retry = Some(now());
+        assert_eq!(upkeep.gather(&pool, &|| false), None);
+        assert_eq!((upkeep.retries, upkeep.backoff), (0, 0));
+        assert!(pool.heap.waste.frames() < before / 4);
+        // Not for ever.
+        upkeep.retries = RETRIES;
+        (0..400).for_each(|_| _ = pool.insert(&[1; 2048]).unwrap());
+        let handles: Vec<_> = (0..600).map(|_| pool.insert(&[1; 2048]).unwrap()).collect();
+        waste(&pool, &handles);
+        let _held: Vec<_> = handles.iter().skip(1).step_by(2).map(|&handle| pool.get(handle).unwrap()).collect();
+        upkeep.retry = Some(now());
+        assert_eq!(upkeep.gather(&pool, &|| false), None);
+        assert_eq!(upkeep.retries, RETRIES + 1);
     }
 }

@@ -11,7 +11,8 @@
 //! entries | descriptors | cells                                                    = metadata, beside the frames
 //! ```
 
-use super::pool::{Cells, Pool};
+use super::cells::Cells;
+use super::pool::Pool;
 use super::zspage::Zspage;
 use crate::units::FRAME_SIZE;
 use std::ops::{Add, AddAssign};
@@ -104,5 +105,63 @@ impl<C: Cells> Pool<C> {
         sum.entry_bytes = self.heap.entries.bytes();
         sum.cell_bytes = self.cells.memory_bytes();
         sum
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::{Arena, ArenaConfig, Topology};
+    use crate::sync::Arc;
+    use crate::zsmalloc::{PoolConfig, TagSpace};
+
+    /// Numbers that differ from each other, so many times.
+    fn times(n: u64) -> Usage {
+        Usage {
+            payload_bytes: n,
+            rounding_bytes: 10 * n,
+            free_slot_bytes: 100 * n,
+            tail_bytes: 1000 * n,
+            warm_bytes: 10_000 * n,
+            entry_bytes: 100_000 * n,
+            descriptor_bytes: 1_000_000 * n,
+            cell_bytes: 10_000_000 * n,
+        }
+    }
+
+    #[test]
+    fn each_byte_is_counted_once_in_every_sum() {
+        assert_eq!(times(3) + times(4), times(7));
+        assert_eq!(times(7).backed_bytes(), 77_777);
+        assert_eq!(times(7).metadata_bytes(), 77_700_000);
+        assert_eq!(times(7).total_bytes(), 77_777_777);
+    }
+
+    #[test]
+    fn frames_are_split_into_what_objects_take_and_what_they_leave() {
+        let topology = Topology::simulated(1);
+        let config = ArenaConfig { address_space: 1 << 28, commit_ahead: 1, topology, ..ArenaConfig::default() };
+        let pool: Pool =
+            Pool::open(Arc::new(Arena::new(config).unwrap()), PoolConfig::default(), &TagSpace::new()).unwrap();
+        // Five slots of 3008 bytes, one behind the other, touch four frames.
+        let mut handles: Vec<_> = (0..5).map(|_| pool.insert(&[1; 3000]).unwrap()).collect();
+        let usage = pool.usage();
+        assert_eq!((usage.payload_bytes, usage.rounding_bytes), (15_000, 40));
+        assert_eq!((usage.free_slot_bytes, usage.tail_bytes), (0, 4 * 4096 - 5 * 3008));
+        assert_eq!((usage.backed_bytes(), pool.stats().frame_bytes), (4 * 4096, 4 * 4096));
+        pool.remove(handles.remove(1)).unwrap();
+        let usage = pool.usage();
+        assert_eq!((usage.payload_bytes, usage.rounding_bytes), (12_000, 32));
+        assert_eq!((usage.free_slot_bytes, usage.tail_bytes), (3008, 4 * 4096 - 5 * 3008));
+        assert_eq!((usage.warm_bytes, usage.descriptor_bytes), (0, size_of::<Zspage>() as u64));
+        assert!(usage.entry_bytes > 0 && usage.cell_bytes > 0);
+        handles.into_iter().for_each(|handle| pool.remove(handle).unwrap());
+        let empty = pool.usage();
+        assert_eq!(
+            (empty.payload_bytes, empty.free_slot_bytes, empty.tail_bytes, empty.descriptor_bytes),
+            (0, 0, 0, 0)
+        );
+        assert_eq!(empty.warm_bytes, pool.arena().warm_frames() as u64 * 4096);
+        assert_eq!(empty.backed_bytes(), pool.arena().backed_bytes());
     }
 }

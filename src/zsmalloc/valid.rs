@@ -1,73 +1,19 @@
 //! Checking a pool as a whole, at a quiet point: nobody stores, frees, moves or starts to read meanwhile.
 
+use super::cells::Cells;
 use super::entry::{Entry, State};
 use super::fullness::Group;
 use super::geometry::ClassIndex;
 use super::heap::{Class, Spot};
-use super::pool::{Cells, Object, Pool};
+use super::pool::Pool;
 use super::share::Shares;
 use super::zspage::ZspageIndex;
 use crate::memcg::{Bytes4, GroupIndex, ObjcgId, Tree};
 use crate::sync::atomic::Ordering;
-use crate::units::{Location, NodeId, Owner};
+use crate::units::NodeId;
 use std::collections::HashMap;
 
-/// An object as [`Pool::for_each_object`] finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveObject {
-    /// Whose cell should name it.
-    pub owner: Owner,
-    /// Where it starts.
-    pub location: Location,
-    /// Who is charged for it; [`ObjcgId::NONE`] for nobody.
-    pub objcg: ObjcgId,
-    /// Bytes of its slot: what is charged.
-    pub slot_bytes: usize,
-    /// The node whose list its zspage is in.
-    pub home_node: NodeId,
-    /// Guards holding it.
-    pub pins: u32,
-}
-
 impl<C: Cells> Pool<C> {
-    /// Call `f` for every live object. Objects may come, move or go in other classes meanwhile.
-    ///
-    /// # Locks
-    /// Holds `Class` while it calls `f`, which must not call the pool.
-    pub fn for_each_object(&self, mut f: impl FnMut(LiveObject)) {
-        self.for_each_slot(|spot, entry, home_node| {
-            if let Some(owner) = entry.owner() {
-                let slot_bytes = self.heap.geometry.class(spot.class).size();
-                let (location, objcg, pins) = (spot.location, entry.objcg(), entry.pins());
-                f(LiveObject { owner, location, objcg, slot_bytes, home_node, pins });
-            }
-        });
-    }
-
-    /// Payload of the object in a slot: what its cell says if live, what it owes if doomed. `None` when no cell names
-    /// it.
-    pub(super) fn len_of(&self, spot: &Spot, entry: Entry) -> Option<usize> {
-        let Some(owner) = entry.owner() else { return Some(entry.owes().unwrap_or(0)) };
-        let object = self.cells.object(owner).filter(|object| object.location == spot.location);
-        object.map(|Object { len, .. }| len)
-    }
-
-    pub(super) fn for_each_slot(&self, mut f: impl FnMut(&Spot, Entry, NodeId)) {
-        for (index, shape) in self.heap.geometry.classes() {
-            for node in self.heap.arena.topology().nodes() {
-                let class = self.heap.lock(index, node);
-                for z in Group::all().flat_map(|group| class.lists.iter(&self.heap.zspages, group)) {
-                    for slot in 0..shape.slots() {
-                        let spot = self.heap.spot(z, index, slot);
-                        // Acquire as in `movable`.
-                        let entry = Entry::from_raw(self.heap.word(&spot).load(Ordering::Acquire));
-                        f(&spot, entry, node);
-                    }
-                }
-            }
-        }
-    }
-
     /// Bytes by objcg and node, summed over the objects: what the memcg tree's counters must say.
     fn sums(&self, len_of: impl Fn(&Spot, Entry) -> usize) -> HashMap<(ObjcgId, NodeId), Bytes4> {
         let mut sums: HashMap<_, Bytes4> = HashMap::new();
@@ -220,5 +166,103 @@ impl<C: Cells> Pool<C> {
         }
         self.cells.assert_valid(objects);
         self.heap.arena.assert_valid();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::handle::Handle;
+    use super::super::zspage::Zspage;
+    use super::*;
+    use crate::memcg::{Memcg, TreeConfig};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// A pool with ten objects of 3000 bytes for `vm`, the third of which is gone.
+    fn pool() -> (Pool, Memcg, Vec<Handle>) {
+        let tree = Tree::new(TreeConfig::default());
+        let vm = tree.root().mkdir("vm").unwrap();
+        let pool = Pool::builder().limit(16 << 20).accounting(tree).build().unwrap();
+        let mut handles: Vec<_> = (0..10).map(|_| pool.insert_for(Some(&vm), NodeId(0), &[7; 3000]).unwrap()).collect();
+        pool.remove(handles.remove(2)).unwrap();
+        pool.assert_valid();
+        (pool, vm, handles)
+    }
+
+    /// The class of the objects, and a zspage of it with a free slot.
+    fn class_of(pool: &Pool) -> (ClassIndex, ZspageIndex) {
+        let index = pool.heap.geometry.class_of(3000).unwrap();
+        let class = pool.heap.lock(index, NodeId(0));
+        let z = Group::partly_filled().find_map(|group| class.lists.head(group)).unwrap();
+        (index, z)
+    }
+
+    fn on_class(pool: &Pool, change: impl FnOnce(&mut Class)) {
+        change(&mut pool.heap.lock(class_of(pool).0, NodeId(0)));
+    }
+
+    fn on_zspage(pool: &Pool, change: impl FnOnce(&Zspage)) {
+        change(pool.heap.zspage(class_of(pool).1));
+    }
+
+    #[test]
+    fn each_damage_is_found_and_named() {
+        type Damage = fn(&Pool, &Memcg);
+        let damages: [(&str, Damage); 15] = [
+            ("counts zspages, frames, slots", |pool, _| on_class(pool, |class| class.zspages += 1)),
+            ("counts zspages, frames, slots", |pool, _| on_class(pool, |class| class.inuse += 1)),
+            ("counts zspages, frames, slots", |pool, _| on_class(pool, |class| class.reusable += 1)),
+            ("counts zspages, frames, slots", |pool, _| on_class(pool, |class| class.frames += 1)),
+            ("payload of", |pool, _| on_class(pool, |class| class.payload += 1)),
+            ("payload fits the slots", |pool, _| on_class(pool, |class| class.payload += 1 << 20)),
+            ("is in the list of its class and node", |pool, _| {
+                on_zspage(pool, |zspage| zspage.set_class(zspage.class(), NodeId(1)));
+            }),
+            ("knows the list it is in", |pool, _| on_zspage(pool, |zspage| zspage.set_group(0))),
+            ("Z1:", |pool, _| on_zspage(pool, |zspage| zspage.set_array(None))),
+            ("Z5: ", |pool, _| {
+                on_zspage(pool, |zspage| zspage.set_reusable(zspage.reusable() + 1));
+            }),
+            ("counts the objects that start in frame 0|is in the list it belongs to", |pool, _| {
+                let shape = pool.heap.geometry.class(class_of(pool).0);
+                on_zspage(pool, |zspage| _ = zspage.count_out(shape, 0, false));
+            }),
+            ("C2: a cell is free, retired or used", |pool, _| _ = pool.cells.take()),
+            ("its owner's cell names something else", |pool, _| {
+                let mut owner = None;
+                pool.for_each_object(|object| owner = Some((object.owner, object.location)));
+                let (owner, from) = owner.unwrap();
+                assert!(pool.cells.relocate(owner, from, crate::units::Location::from_raw(from.raw() ^ 1)));
+            }),
+            ("is charged its objects' slots", |_, vm| {
+                vm.objcg().unwrap().try_charge(1).unwrap();
+            }),
+            ("counts its objects' bytes on each node", |_, vm| {
+                let bytes = Bytes4 { payload: 1, ..Bytes4::default() };
+                vm.tree().enter(vm, NodeId(0), bytes, None).unwrap();
+            }),
+        ];
+        for (expected, damage) in damages {
+            let (pool, vm, handles) = pool();
+            damage(&pool, &vm);
+            let panic = catch_unwind(AssertUnwindSafe(|| pool.assert_valid())).expect_err(expected);
+            let found = panic.downcast_ref::<String>().expect("a sentence with numbers in it");
+            assert!(expected.split('|').any(|one| found.contains(one)), "{expected:?} was wanted: {found:?}");
+            std::mem::forget((pool, vm, handles)); // nothing of it can be relied on
+        }
+    }
+
+    #[test]
+    fn an_object_is_shown_as_it_is() {
+        let (pool, vm, handles) = pool();
+        let guard = pool.get(handles[0]).unwrap();
+        let (mut pins, mut objects) = (0, 0);
+        pool.for_each_object(|object| {
+            pins += object.pins;
+            objects += 1;
+            assert_eq!((object.objcg, object.slot_bytes), (vm.objcg().unwrap().id(), 3008));
+            assert_eq!(object.home_node, NodeId(0));
+        });
+        assert_eq!((pins, objects), (1, 9));
+        drop(guard);
     }
 }

@@ -289,4 +289,66 @@ mod tests {
             assert_eq!((zspage.inuse(), zspage.touched(), zspage.room()), (0, 0, 0));
         }
     }
+
+    /// All that a descriptor says of its frames, against slots that are looked at one by one.
+    #[test]
+    fn what_is_said_of_frames_follows_from_the_slots_in_use() {
+        let geometry = Geometry::default();
+        for len in [48, 96, 1040, 1360, 2080, 3072, 3136, 3840, 4096] {
+            let shape = geometry.class(geometry.class_of(len).unwrap());
+            let (zspage, mut used) = (Zspage::default(), vec![false; shape.slots()]);
+            let frames = |slot: usize| slot * shape.size() / 4096..=((slot + 1) * shape.size() - 1) / 4096;
+            let mut random = 0x2545_f491_4f6c_dd1d_u64;
+            for step in 0..2000 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                // First few, then many, then few again.
+                let wanted = if (500..1500).contains(&step) { 7 } else { 2 };
+                let (slot, fill) = ((random >> 32) as usize % used.len(), random % 9 < wanted);
+                if used[slot] == fill {
+                    continue;
+                }
+                let is_touched = |used: &[bool], f: usize| (0..used.len()).any(|s| used[s] && frames(s).contains(&f));
+                let before: Vec<_> = (0..shape.chain()).map(|f| is_touched(&used, f)).collect();
+                used[slot] = fill;
+                let touched: Vec<_> = (0..shape.chain()).map(|f| is_touched(&used, f)).collect();
+                let (first, last) = (*frames(slot).start(), *frames(slot).end());
+                if fill {
+                    let anew = (0..shape.chain()).filter(|&f| touched[f] && !before[f]).count();
+                    assert_eq!(zspage.count_in(shape, first, last > first), anew);
+                } else {
+                    let untouched = zspage.count_out(shape, first, last > first);
+                    assert_eq!(untouched, [!touched[first], last > first && !touched[last]]);
+                }
+                let free = |s: &usize| !used[*s];
+                let reusable = |s: &usize| free(s) && frames(*s).all(|f| touched[f]);
+                let slots = || 0..used.len();
+                assert_eq!(zspage.inuse(), used.iter().filter(|&&used| used).count());
+                assert_eq!(zspage.frames(), touched.iter().filter(|&&touched| touched).count());
+                assert_eq!(zspage.count_reusable(shape), slots().filter(reusable).count());
+                for (f, &is_touched) in touched.iter().enumerate() {
+                    let what = format!("frame {f} of slots of {}, step {step}", shape.size());
+                    let here = |s: &usize| frames(*s).contains(&f);
+                    let inner = |s: &usize| frames(*s) == (f..=f);
+                    let across = |s: &usize| frames(*s) == (f..=f + 1);
+                    assert_eq!(zspage.touched() >> f & 1 == 1, is_touched, "{what}");
+                    assert_eq!(
+                        zspage.starting(f),
+                        slots().filter(|s| used[*s] && *frames(*s).start() == f).count(),
+                        "{what}"
+                    );
+                    assert_eq!(zspage.touching(f), slots().filter(|s| used[*s] && here(s)).count(), "{what}");
+                    assert_eq!(zspage.free_inner(shape, f), slots().filter(|s| free(s) && inner(s)).count(), "{what}");
+                    assert_eq!(zspage.free_straddler(shape, f), slots().any(|s| free(&s) && across(&s)), "{what}");
+                    assert_eq!(zspage.straddling(f), slots().any(|s| used[s] && across(&s)), "{what}");
+                    assert_eq!(zspage.room() >> f & 1 == 1, slots().any(|s| reusable(&s) && inner(&s)), "{what}");
+                    let between = slots().any(|s| reusable(&s) && across(&s));
+                    assert_eq!(zspage.straddling_room(shape) >> f & 1 == 1, between, "{what}");
+                    let with_it = if is_touched { slots().filter(|s| reusable(s) && here(s)).count() } else { 0 };
+                    assert_eq!(zspage.reusable_touching(shape, f), with_it, "{what}");
+                }
+            }
+        }
+    }
 }

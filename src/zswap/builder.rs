@@ -16,22 +16,22 @@ use crate::compress::{Codecs, Contexts};
 use crate::memcg::{Cursor, TreeConfig};
 use crate::swap::{self, Device, DeviceOptions, Devices, Protection, SwapFile};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32};
-use crate::sync::{Arc, Clock, Convoy, FLIGHTS, Planted, Steps, Turnstile};
+use crate::sync::{Arc, Clock, Convoy, FLIGHTS, Planted, SAMPLED_CLUSTERS, Steps, Turnstile};
 use crate::units::MAX_SLOTS_IN_USE;
 use crate::zsmalloc::{self, DEFAULT_WASTE_PER_MILLE, Geometry};
 use std::path::PathBuf;
 
-/// Entries a batch of writeback holds at most (T1: `NR_ZSWAP_WB_BATCH`).
+/// Entries a batch of writeback holds at most (the kernel's `NR_ZSWAP_WB_BATCH`).
 pub const WRITEBACK_BATCH: usize = 64;
 
-/// Entries a store looks at that finds its memcg's limit reached (T1.9): it needs room for one. What several stores pick shares
+/// Entries a store looks at that finds its memcg's limit reached: it needs room for one. What several stores pick shares
 /// a batch.
 const STORE_SCAN: usize = 1;
 
 /// Batches that can be on their way to the device at once.
 const BATCHES: usize = 8;
 
-/// Failures after which reclaim gives up (T1.8: `MAX_RECLAIM_RETRIES`).
+/// Failures after which reclaim gives up (the kernel's `MAX_RECLAIM_RETRIES`).
 const MAX_RECLAIM_RETRIES: usize = 16;
 
 /// Describes a [`Zswap`]; start from [`Zswap::builder`].
@@ -316,6 +316,10 @@ impl Builder {
         })?;
         let kick = Arc::clone(pool.mailbox());
         let swapins = Swapins::new(tree.nodes(), self.planted);
+        let flights = FLIGHTS.max(BATCHES * self.policy.batch);
+        let no_room = |bytes: usize| move |source| Error::AddressSpace { bytes: bytes as u64, source };
+        let inflight = Inflight::new(flights, self.planted).map_err(no_room(flights * 8))?;
+        let sampler = Sampler::new(self.sampling).map_err(no_room(SAMPLED_CLUSTERS * 2))?;
         let core = Arc::new(Core {
             tree,
             slots,
@@ -326,13 +330,13 @@ impl Builder {
             codec: AtomicU8::new(codec.get()),
             contexts: Contexts::new(self.contexts.unwrap_or_else(cores)),
             devices,
-            inflight: Inflight::new(FLIGHTS.max(BATCHES * self.policy.batch), self.planted),
+            inflight,
             leaving: AtomicU32::new(0),
             submission: Convoy::new(self.policy.batch, self.planted),
             cursor: Cursor::new(),
             nodes_cursor: Cursor::new(),
             policy: self.policy,
-            sampler: Sampler::new(self.sampling),
+            sampler,
             swapins,
             relief_cursor: Cursor::new(),
             counters: Counters::default(),

@@ -123,3 +123,21 @@ impl Core {
         self.devices.begin(allowed, least, most)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_sparse_above_a_quarter_more_than_lives_there_if_anything_can_be_won() {
+        let of = |reclaimable_bytes, used_bytes, live_bytes| AreaStats {
+            reclaimable_bytes,
+            used_bytes,
+            live_bytes,
+            ..AreaStats::default()
+        };
+        assert!(is_sparse(&of(1, 1251, 1000)));
+        assert!(!is_sparse(&of(1, 1250, 1000)) && !is_sparse(&of(0, 2000, 1000)) && !is_sparse(&of(0, 0, 0)));
+        assert!(is_sparse(&of(1, 1, 0)), "nothing lives there");
+    }
+}

@@ -101,21 +101,21 @@ pub(super) struct Core {
 /// Numbers that steer reclaim.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
-    /// Entries a call of the worker looks at (T1.2).
+    /// Entries a call of the worker looks at.
     pub(super) batch: usize,
-    /// Entries the store path looks at when a memcg's limit is hit (T1.9).
+    /// Entries the store path looks at when a memcg's limit is hit.
     pub(super) store_scan: usize,
-    /// Failures in a row after which a reclaimer gives up (T1.8).
+    /// Failures in a row after which a reclaimer gives up.
     pub(super) max_failures: usize,
     /// The worker compacts when so many thousandths of the frames backed are wasted.
     pub(super) waste_per_mille: Option<u32>,
     /// The worker runs the pool down to this share of its limit, in percent.
     pub(super) accept_threshold_percent: u64,
-    /// Whether a new entry gets a second chance, and so has to be seen twice before it is written back (W-14).
+    /// Whether a new entry gets a second chance, and so has to be seen twice before it is written back.
     pub(super) new_is_referenced: bool,
     /// How a walk divides its budget.
     pub(super) form: Form,
-    /// Whether pages kept as they are have lists of their own, which go first (W-10).
+    /// Whether pages kept as they are have lists of their own, which go first.
     pub(super) raw_first: bool,
 }
 

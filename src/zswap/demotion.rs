@@ -156,3 +156,22 @@ impl Core {
         moved
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demotion_says_why_it_ended() {
+        let end = |demoted: Demoted| {
+            let reclaimed = Reclaimed::from(Demoted { bytes: 77, ..demoted });
+            assert_eq!(reclaimed.bytes, 77);
+            reclaimed.end
+        };
+        let refused = Some("no".to_owned());
+        assert_eq!(end(Demoted::default()), End::NothingToScan);
+        assert_eq!(end(Demoted { refused: refused.clone(), ..Demoted::default() }), End::Exhausted);
+        assert_eq!(end(Demoted { refused: refused.clone(), is_met: true, ..Demoted::default() }), End::Met);
+        assert_eq!(end(Demoted { refused, is_met: true, cancelled: true, ..Demoted::default() }), End::Cancelled);
+    }
+}

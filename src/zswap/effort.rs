@@ -120,3 +120,57 @@ impl Effort {
         self.deadline.get_or_insert_with(|| Deadline::after(WAIT_IN_ALL));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::Zswap;
+    use super::*;
+
+    fn effort() -> Effort {
+        let zswap = Zswap::builder().pool_limit(1 << 20).build().unwrap();
+        assert_eq!(zswap.core.policy.max_failures, 16);
+        Effort::new(&zswap.core.policy)
+    }
+
+    #[test]
+    fn it_ends_with_sixteen_failures_or_two_without_hope_in_a_row() {
+        let (busy, full) = (Room::None(Unwritable::Busy), Room::Hopeless(Unwritable::DeviceFull));
+        let rounds = |one: Room| {
+            let mut effort = effort();
+            ((1..).find(|_| !effort.goes_on(one)).unwrap(), effort.why())
+        };
+        assert_eq!(rounds(busy), (16, Unwritable::Busy));
+        assert_eq!(rounds(full), (2, Unwritable::DeviceFull));
+        assert_eq!(rounds(Room::Late), (1, Unwritable::Slow));
+        assert_eq!(rounds(Room::Made), (MAX_TRIES, Unwritable::Slow), "others take it each time");
+        // What brings something begins both counts anew.
+        let mut effort = effort();
+        for _ in 0..3 {
+            assert!((0..14).all(|_| effort.goes_on(busy)) && effort.goes_on(full));
+            assert!(effort.goes_on(Room::Made));
+        }
+        assert!(effort.goes_on(full) && !effort.goes_on(full));
+    }
+
+    #[test]
+    fn it_waits_five_times_and_for_a_tenth_of_a_second_at_least() {
+        let mut effort = effort();
+        let began = std::time::Instant::now();
+        assert!(!effort.is_late(), "it has not waited");
+        for _ in 1..FEWEST_WAITS {
+            effort.wait();
+        }
+        while began.elapsed() < WAIT_IN_ALL + Duration::from_millis(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!effort.is_late(), "four waits are too few, however long");
+        effort.wait();
+        assert!(effort.is_late());
+        let mut quick = super::tests::effort();
+        let began = std::time::Instant::now();
+        (0..FEWEST_WAITS).for_each(|_| quick.wait());
+        assert!(!quick.is_late() || began.elapsed() >= WAIT_IN_ALL, "five waits that took no time");
+        let tries: Vec<bool> = (0..6).map(|_| quick.last_try()).collect();
+        assert_eq!(tries, [true, true, true, true, false, false]);
+    }
+}

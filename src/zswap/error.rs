@@ -8,7 +8,7 @@ use crate::{arena, compress, memcg, swap, zsmalloc};
 #[non_exhaustive]
 pub enum Error {
     /// A load, `take_with`, `dup` or `put` of a slot that holds nothing.
-    #[error("slot {} holds no page", .slot.0)]
+    #[error("slot {} holds no page: store one there first", .slot.0)]
     NotStored {
         /// The slot.
         slot: Slot,
@@ -20,7 +20,7 @@ pub enum Error {
         slot: Slot,
     },
     /// What is stored for the slot does not decompress to a page: memory was overwritten.
-    #[error("the stored bytes of slot {} are not what was written: the page is lost", .slot.0)]
+    #[error("the stored bytes of slot {} are not what was written: the page is lost, free the slot or store it again", .slot.0)]
     Corrupt {
         /// The slot.
         slot: Slot,
@@ -80,7 +80,10 @@ pub enum Error {
         why: String,
     },
     /// A slot that has as many references as a slot can have.
-    #[error("slot {} has {} references, which is as many as a slot can have", .slot.0, swap::MAX_REFERENCES)]
+    #[error(
+        "slot {} has {} references, which is as many as a slot can have: store the page in another one", .slot.0,
+        swap::MAX_REFERENCES
+    )]
     TooManyReferences {
         /// The slot.
         slot: Slot,
@@ -100,7 +103,9 @@ pub enum Error {
         reason: Unwritable,
     },
     /// A store that may not call the allocator would have to.
-    #[error("storing a page in slot {} would call the allocator: call Zswap::prepare_stores first, and again now and then", .slot.0)]
+    #[error(
+        "storing a page in slot {} would call the allocator: call Zswap::prepare_stores first, and again now and then", .slot.0
+    )]
     Unprepared {
         /// The slot.
         slot: Slot,
@@ -142,9 +147,9 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unwritable {
-    /// There is no swapfile.
+    /// There is no device.
     NoDevice,
-    /// The swapfile has no free place.
+    /// No device that may be used has a free place.
     DeviceFull,
     /// No device of the tiers that may be used takes writes.
     Shut,
@@ -154,9 +159,9 @@ pub enum Unwritable {
     NothingThere,
     /// Room was made, and other stores took it, for as long as a store waits.
     Slow,
-    /// A `memory.swap.max` admits no more places on the swapfile.
+    /// A `memory.swap.max` admits no more places on devices.
     SwapMax,
-    /// Writes to the device fail.
+    /// Writes to the devices fail.
     WriteFailed,
     /// Everything there is in use this moment.
     Busy,
@@ -164,11 +169,25 @@ pub enum Unwritable {
     NotTried,
 }
 
+impl Unwritable {
+    /// Why no batch could be begun.
+    pub(super) fn of(error: &swap::Error) -> Self {
+        match error {
+            swap::Error::NoDevice => Unwritable::NoDevice,
+            swap::Error::Shut
+            | swap::Error::Hung { .. }
+            | swap::Error::Forked
+            | swap::Error::NoncesExhausted { .. } => Unwritable::Shut,
+            _ => Unwritable::DeviceFull,
+        }
+    }
+}
+
 impl std::fmt::Display for Unwritable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Unwritable::NoDevice => "there is no swapfile: add one, or raise the limit",
-            Unwritable::DeviceFull => "the swapfile is full: make it larger, or raise the limit",
+            Unwritable::NoDevice => "there is no swap device: add one, or raise the limit",
+            Unwritable::DeviceFull => "the swap devices are full: add one, or raise the limit",
             Unwritable::Shut => {
                 "no swap device that may be used takes writes: see which are retired, hung or being removed, and what \
                  memory.swap.tiers.max says, or raise the limit"
@@ -176,12 +195,12 @@ impl std::fmt::Display for Unwritable {
             Unwritable::Disabled => "memory.zswap.writeback is 0: set it to 1, or raise the limit",
             Unwritable::NothingThere => "there is no entry to write: free something, or raise the limit",
             Unwritable::Slow => {
-                "for 100 ms other stores took what room was made: store with fewer threads, use a faster swapfile, or \
+                "for 100 ms other stores took what room was made: store with fewer threads, use a faster swap device, or \
                  raise the limit"
             }
             Unwritable::SwapMax => "memory.swap.max is reached: raise it, or raise the limit",
             Unwritable::WriteFailed => {
-                "writes to the swapfile fail: check the disk and the space on its file system, or raise the limit"
+                "writes to the swap device fail: check the disk and the space on its file system, or raise the limit"
             }
             Unwritable::NotTried => "the store was not to wait: store where waiting is allowed, or raise the limit",
             Unwritable::Busy => "every entry is in use: try again, or raise the limit",

@@ -16,7 +16,8 @@
 
 use super::core::Core;
 use super::inflight::Record;
-use super::places::{Held, PlaceCharge};
+use super::places::PlaceCharge;
+use super::release::Held;
 use crate::memcg::Event;
 use crate::swap::{Content, Place, SlotGuard, SlotWord};
 use crate::sync::{Bug, Step, StepFailed};
@@ -135,17 +136,19 @@ impl<'a> Flight<'a> {
         }
         let mut guard = guard.expect("a cluster with a slot in flight is not reaped");
         let switched = SlotWord::new(Content::Physical(self.to)).expect("a place always fits in a word");
-        let old = guard.switch(switched);
         self.arrived = false; // it is the slot's
-        let as_it_began = self.from.map_or(old.entry().is_some(), |from| old.content() == Content::Physical(from));
+        let word = guard.word();
+        let as_it_began = self.from.map_or(word.entry().is_some(), |from| word.content() == Content::Physical(from));
         if !as_it_began {
             // The slot was emptied or replaced, and the flight not told.
             let told =
                 [Bug::WritebackIgnoresCancel, Bug::MoveTrustsReverseWord].iter().all(|&bug| !core.planted.is(bug));
             assert!(!told, "W2: a live flight's slot holds what it began with");
+            guard.switch(switched);
             return None;
         }
-        let mut replaced = Replaced::new(core, &guard, old);
+        let mut replaced = Replaced::switch(core, &mut guard, switched);
+        let old = replaced.word();
         replaced.keeps_charge = matches!(self.toll, Toll::Carried);
         if let Some(entry) = old.entry() {
             let objcg = core.pool.objcg_at(owner, entry.location).expect("an object out of its cell stays where it is");
@@ -159,8 +162,6 @@ impl<'a> Flight<'a> {
         if let Toll::Paid(charge) = std::mem::replace(&mut self.toll, Toll::Carried) {
             charge.leave_to(self.to);
         }
-        core.counters.leave(old);
-        core.counters.enter(switched);
         Some(replaced)
     }
 }
@@ -180,9 +181,11 @@ impl Drop for Flight<'_> {
 // === impl Replaced ===
 
 impl<'a> Replaced<'a> {
-    /// The word of `guard`'s slot was `word` until now.
-    pub(super) fn new(core: &'a Core, guard: &SlotGuard<'_>, word: SlotWord) -> Self {
-        let owner = guard.owner();
+    /// Switch the word of `guard`'s slot, and count what it held and holds.
+    pub(super) fn switch(core: &'a Core, guard: &mut SlotGuard<'_>, to: SlotWord) -> Self {
+        let (owner, word) = (guard.owner(), guard.switch(to));
+        core.counters.leave(word);
+        core.counters.enter(to);
         Replaced { core, owner, held: Held { word }, keeps_charge: false }
     }
 

@@ -76,4 +76,12 @@ mod tests {
         assert_eq!(zswap.holdings(range).pool, 699);
         assert_eq!(zswap.holdings(SlotRange::new(other.base() + 1, 1999)), Holdings::default());
     }
+
+    #[test]
+    fn ranges_are_added_up_by_what_they_hold() {
+        let times = |n| Holdings { same_filled: n, pool: 10 * n, device: 100 * n, lost: 1000 * n };
+        let mut sum = times(3);
+        sum += times(4);
+        assert_eq!(sum, times(7));
+    }
 }

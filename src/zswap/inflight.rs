@@ -14,8 +14,9 @@
 //! records, in one array; cancelling scans it, and happens only where the bit says so.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Bug, Planted, Tally};
+use crate::sync::{Bug, Planted, Table, Tally};
 use crate::units::Owner;
+use std::io;
 
 const FREE: u64 = 0;
 const CANCELLED: u64 = u64::MAX;
@@ -26,8 +27,8 @@ pub(super) struct Record(usize);
 
 #[derive(Debug)]
 pub(super) struct Inflight {
-    /// Owner plus one, [`FREE`] or [`CANCELLED`].
-    records: Box<[AtomicU64]>,
+    /// Owner plus one, [`FREE`] or [`CANCELLED`]. A table, for most instances never have so many flights, or any.
+    records: Table<AtomicU64>,
     /// Records begun so far: where the next search begins, for those begun long ago are free by now.
     begun: Tally,
     planted: Planted,
@@ -35,17 +36,24 @@ pub(super) struct Inflight {
 
 impl Inflight {
     /// Room for so many writebacks at once.
-    pub(super) fn new(capacity: usize, planted: Planted) -> Self {
-        Inflight { records: (0..capacity).map(|_| AtomicU64::new(FREE)).collect(), begun: Tally::new(), planted }
+    ///
+    /// # Errors
+    /// When there is no address space for them.
+    pub(super) fn new(capacity: usize, planted: Planted) -> io::Result<Self> {
+        Ok(Inflight { records: Table::reserve(capacity)?, begun: Tally::new(), planted })
+    }
+
+    fn records(&self) -> impl Iterator<Item = &AtomicU64> {
+        (0..self.records.capacity()).map(|i| self.records.get(i))
     }
 
     /// Begin a flight; `None` when all records are taken. Under the cluster lock of the owner.
     pub(super) fn begin(&self, owner: Owner) -> Option<Record> {
-        let (live, all) = (u64::from(owner.0) + 1, self.records.len());
+        let (live, all) = (u64::from(owner.0) + 1, self.records.capacity());
         let first = self.begun.add(1) as usize % all;
         (first..all)
             .chain(0..first)
-            .find(|&i| self.records[i].compare_exchange(FREE, live, Ordering::Relaxed, Ordering::Relaxed).is_ok())
+            .find(|&i| self.records.get(i).compare_exchange(FREE, live, Ordering::Relaxed, Ordering::Relaxed).is_ok())
             .map(Record)
     }
 
@@ -59,7 +67,7 @@ impl Inflight {
         let is_it = |record: &AtomicU64| record.load(Ordering::Relaxed) == live;
         let cancel =
             |record: &AtomicU64| record.compare_exchange(live, CANCELLED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        let found = self.records.iter().any(|record| is_it(record) && cancel(record));
+        let found = self.records().any(|record| is_it(record) && cancel(record));
         debug_assert!(found, "I1: a word with the writeback bit has a live record");
     }
 
@@ -67,12 +75,12 @@ impl Inflight {
     #[must_use]
     pub(super) fn finish(&self, record: Record) -> bool {
         // Relaxed: who asks holds the cluster lock, under which the record was cancelled if it was.
-        self.records[record.0].swap(FREE, Ordering::Relaxed) != CANCELLED
+        self.records.get(record.0).swap(FREE, Ordering::Relaxed) != CANCELLED
     }
 
     /// Flights under way.
     pub(super) fn len(&self) -> usize {
-        self.records.iter().filter(|record| record.load(Ordering::Relaxed) != FREE).count()
+        self.records().filter(|record| record.load(Ordering::Relaxed) != FREE).count()
     }
 }
 
@@ -82,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_flight_may_not_land() {
-        let inflight = Inflight::new(2, Planted::NONE);
+        let inflight = Inflight::new(2, Planted::NONE).unwrap();
         let (a, b) = (inflight.begin(Owner(1)).unwrap(), inflight.begin(Owner(2)).unwrap());
         assert!(inflight.begin(Owner(3)).is_none(), "all records are taken");
         inflight.cancel(Owner(1));

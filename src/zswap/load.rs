@@ -13,8 +13,8 @@
 use super::Error;
 use super::cells::SlotCells;
 use super::core::{Core, Zswap};
-use super::store::BlockFlags;
-use crate::compress::{self, CodecId};
+use super::payload::Payload;
+use crate::compress;
 use crate::memcg::{Event, ObjcgId};
 use crate::swap::{Content, Place, SlotGuard, SlotWord};
 use crate::sync::{self, thread::Backoff};
@@ -37,7 +37,8 @@ pub enum Taken {
     /// The page was installed and the reference to it put: the last one frees the slot.
     Freed,
     /// The page was installed; the slot's content changed hands meanwhile (stored again, written to a device, or moved), or
-    /// may have (a repeated word has no name of its own), so it was left alone. A client that is alone in storing to the slot knows that it is the same page, and frees it.
+    /// may have (a repeated word has no name of its own), so it was left alone. A client that is alone in storing to the slot
+    /// knows that it is the same page, and frees it.
     Changed,
     /// The page was not installed; the slot keeps it.
     Kept,
@@ -83,20 +84,6 @@ impl Zswap {
         })
     }
 
-    /// As [`load`](Self::load), into raw memory.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    ///
-    /// # Safety
-    /// `to` must be good for reads and writes of 4096 initialised bytes, and nobody else may read or write them during
-    /// the call.
-    pub unsafe fn load_raw(&self, slot: Slot, to: *mut [u8; PAGE_SIZE]) -> Result<(), Error> {
-        // SAFETY: the caller promises that the memory is ours for the call, and every byte pattern is a page.
-        let page = unsafe { &mut *to };
-        self.core.load(slot, page, true).map(drop)
-    }
-
     /// As [`load`](Self::load), but never waits for a device.
     ///
     /// # Errors
@@ -106,7 +93,8 @@ impl Zswap {
     }
 
     /// Hand the page of a slot to `install` and [`put`](Self::put) the slot only if it says [`Installed::Yes`] and the slot
-    /// still holds that page, which other references keep. So there is never a moment without a copy (the kernel once lost pages here: 25cd241408a2).
+    /// still holds that page, which other references keep. So there is never a moment without a copy (the kernel once lost pages
+    /// here: 25cd241408a2).
     ///
     /// Uses about 5 KiB of stack. `install` runs without locks; what is in the pool stays there until it returns.
     ///
@@ -253,7 +241,7 @@ impl Core {
         let pattern = matches!(word.content(), Content::Pattern(_));
         // Whoever loads a page mostly frees its slot next; the codec runs for longer than these take to arrive.
         self.lru.prefetch_neighbours(owner);
-        object.with(|bytes| self.decode(slot, codec, pattern, bytes, page))?;
+        object.with(|bytes| self.decode(slot, Payload { bytes, codec, pattern }, page))?;
         self.lru.mark_referenced(owner);
         self.tree.count(objcg, Event::ZswpIn, 1);
         Ok(Attempt::Done(Read { word, object: Some(object), state: None }))
@@ -273,8 +261,7 @@ impl Core {
         // Decoded on the stack: `page` may be client memory, whose faults may need the read buffer that is held meanwhile.
         let mut decoded = [0; PAGE_SIZE];
         let read = self.devices.read(place, slot.0, |object| {
-            let pattern = BlockFlags::from_bits_retain(object.label.flags).contains(BlockFlags::PATTERN);
-            let decoded = self.decode(slot, object.label.codec, pattern, object.bytes, &mut decoded);
+            let decoded = self.decode(slot, Payload::of(&object), &mut decoded);
             decoded.map(|()| NodeId(object.label.node))
         });
         let node = match read {
@@ -283,26 +270,6 @@ impl Core {
         };
         *page = decoded;
         Ok(node)
-    }
-
-    pub(super) fn decode(
-        &self,
-        slot: Slot,
-        codec: u8,
-        pattern: bool,
-        bytes: &[u8],
-        page: &mut [u8; PAGE_SIZE],
-    ) -> Result<(), Error> {
-        let corrupt = || Error::Corrupt { slot };
-        if pattern {
-            compress::fill(page, u64::from_ne_bytes(bytes.try_into().map_err(|_| corrupt())?));
-        } else if codec == CodecId::RAW.get() {
-            page.copy_from_slice(<&[u8; PAGE_SIZE]>::try_from(bytes).map_err(|_| corrupt())?);
-        } else {
-            let codec = self.codecs.by_id(CodecId::from_bits(codec.into())).ok_or_else(corrupt)?;
-            codec.decompress(bytes, page).map_err(|_| corrupt())?;
-        }
-        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::store::BlockFlags;
+use super::payload::Payload;
 use crate::memcg::{Objcg, ObjcgId};
 use crate::swap::{Content, Place, ReadOne};
 use crate::sync;
@@ -81,13 +81,9 @@ impl Core {
         }
         let stalled = waits.map(|objcg| self.tree.stall(objcg.id()));
         let mut read = 0u64;
-        wanted.sort_unstable_by_key(|one| one.place.device);
-        for of_device in wanted.chunk_by_mut(|a, b| a.place.device == b.place.device) {
-            let Some(device) = self.devices.get(of_device[0].place.device) else { continue };
-            device.read_many(of_device, |key, object| {
-                let pattern = BlockFlags::from_bits_retain(object.label.flags).contains(BlockFlags::PATTERN);
-                let slot = first + key as u64;
-                if self.decode(slot, object.label.codec, pattern, object.bytes, &mut pages[key]).is_ok() {
+        for (device, objects) in self.devices.of_each(wanted) {
+            device.read_many(objects, |key, object| {
+                if self.decode(first + key as u64, Payload::of(&object), &mut pages[key]).is_ok() {
                     self.note_swapin(payers[key], NodeId(object.label.node));
                     read |= 1 << key;
                 }

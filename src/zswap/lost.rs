@@ -66,10 +66,7 @@ impl Core {
             return Some(Error::Read { slot, source: failure });
         };
         let lost = SlotWord::new(Content::Lost(loss)).expect("a loss always fits in a word");
-        let old = guard.switch(lost);
-        let old = Replaced::new(self, &guard, old);
-        self.counters.leave(old.word());
-        self.counters.enter(lost);
+        let old = Replaced::switch(self, &mut guard, lost);
         drop(guard);
         // While the place is not freed, so that nobody writes there again before.
         self.devices.blame(place, &failure);

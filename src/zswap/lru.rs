@@ -17,7 +17,7 @@
 //! - **L3** Reparenting splices the lists while both groups are locked, and the objcgs are repointed in the same section:
 //!   who holds a group's lock and finds that the objcg still points to it knows the entry's list.
 //! - **L4** A list is in order of placement. An entry is placed when it is stored, rotated, or comes from another node.
-//! - **L5** Who goes round a list sees no entry twice, whatever others take or rotate meanwhile (T1.4, R-40).
+//! - **L5** Who goes round a list sees no entry twice, whatever others take or rotate meanwhile.
 //!
 //! Second chance: an entry referenced since it was last seen is cleared and rotated instead of picked.
 
@@ -52,7 +52,7 @@ pub(super) struct Lru {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Which {
     pub(super) node: NodeId,
-    /// Pages kept as they are, which give back the most when they go (W-10).
+    /// Pages kept as they are, which give back the most when they go.
     pub(super) raw: bool,
 }
 
@@ -118,7 +118,7 @@ pub(super) enum Look {
     Pick(usize),
     /// It stays.
     Leave,
-    /// It stays, and so does what comes after it on this lap: this is the list's warm part (T1.6).
+    /// It stays, and so does what comes after it on this lap: this is the list's warm part.
     Warm,
 }
 
@@ -348,7 +348,7 @@ impl Lru {
             if limits.cold_only && self.links.word(head).has(spared) {
                 break;
             }
-            // Rotate before the lock is dropped: afterwards the entry may be freed by anyone (ZW-7).
+            // Rotate before the lock is dropped: afterwards the entry may be freed by anyone.
             let was = list.rotate(&self.links, head, tick(now), cleared);
             seen += 1;
             lap.seen += 1;

@@ -68,3 +68,21 @@ impl Core {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_every_table_once_and_no_cluster() {
+        let metadata = Metadata {
+            touched_clusters: 900_000,
+            slot_words: 1,
+            links: 10,
+            counts: 100,
+            directory: 1000,
+            reverse_words: 10_000,
+        };
+        assert_eq!(metadata.total(), 11_111);
+    }
+}

@@ -27,12 +27,13 @@
 //! - a page that cannot be read back: `lost.rs`.
 //! - which pages are worth a compression: `sampling.rs`.
 //! - devices and their tiers, and who may use which: `tiers.rs`.
-//! - places on devices, and who pays for them: `places.rs`.
+//! - places on devices, and who pays for them: `places.rs`; what a page became, there or in the pool: `payload.rs`.
 //! - which nodes a memcg's objects may lie on: `nodes.rs`.
 //! - what goes when the system wants memory back: `shrinker.rs`, with the recent reads from the device of `swapins.rs`.
 //! - what says that it does: `pressure.rs`.
 //! - who is cold: `lru.rs`, `walk.rs`. Who makes room, and when: `reclaim.rs` (a store that was refused; how long it tries:
-//!   `effort.rs`), `worker.rs` and `relief.rs` (ahead of that), `proactive.rs` (by request); memcgs in turn: `turns.rs`; common batches: `submission.rs`.
+//!   `effort.rs`), `worker.rs` and `excess.rs` (ahead of that), `proactive.rs` (by request); memcgs in turn: `turns.rs`; common
+//!   batches: `submission.rs`.
 
 mod builder;
 mod cells;
@@ -40,6 +41,7 @@ mod cleaning;
 mod demotion;
 mod effort;
 mod error;
+mod excess;
 #[cfg(all(test, not(loom)))]
 mod failing_steps;
 mod flights;
@@ -51,6 +53,7 @@ mod lost;
 mod lru;
 mod metadata;
 mod nodes;
+mod payload;
 mod places;
 mod prefetch;
 mod pressure;
@@ -58,7 +61,6 @@ mod proactive;
 mod promotion;
 mod reclaim;
 mod release;
-mod relief;
 mod relocate;
 mod reserve;
 mod runs;

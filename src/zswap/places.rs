@@ -1,4 +1,4 @@
-//! Places on devices and who pays for them: [`PlaceCharge`], and what a slot held.
+//! Places on devices and who pays for them: [`PlaceCharge`].
 //!
 //! ```text
 //!   launch    charge Swap, a reference to the objcg       refused: the entry stays in the pool
@@ -15,9 +15,7 @@
 
 use super::core::Core;
 use crate::memcg::{Counter, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Tree};
-use crate::swap::{BLOCK_BYTES, Content, Geometry, Place, SlotWord};
-use crate::sync::Bug;
-use crate::units::Owner;
+use crate::swap::{BLOCK_BYTES, Content, Geometry, Place};
 
 /// Bytes of a place charged as Swap, and a reference to the objcg that pays; given back on drop unless a place takes it.
 #[derive(Debug)]
@@ -25,12 +23,6 @@ pub(super) struct PlaceCharge<'a> {
     tree: &'a Tree,
     objcg: ObjcgId,
     bytes: u64,
-}
-
-/// What a slot held, that is now the caller's to give back.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
-    pub(super) word: SlotWord,
 }
 
 /// Bytes that an object of so many takes on a device.
@@ -49,6 +41,11 @@ impl<'a> PlaceCharge<'a> {
         let bytes = place_bytes(payload);
         tree.charge(objcg.id(), Counter::Swap, bytes)?;
         Ok(PlaceCharge { tree, objcg: objcg.into_id(), bytes })
+    }
+
+    /// What the place is charged to who its reverse word says pays; it is the caller's from now on.
+    pub(super) fn of(tree: &'a Tree, payer: u32, place: Place) -> Self {
+        PlaceCharge { tree, objcg: ObjcgId::from_raw(payer), bytes: place.len_bytes() as u64 }
     }
 
     /// Who pays.
@@ -76,33 +73,6 @@ impl Drop for PlaceCharge<'_> {
     }
 }
 
-// === impl Held ===
-
-impl Held {
-    /// Nothing.
-    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY };
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.word.is_empty()
-    }
-}
-
-impl Core {
-    /// Return what a slot held. Outside the cluster lock.
-    pub(super) fn give_back(&self, owner: Owner, held: Held) {
-        match held.word.content() {
-            Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
-            Content::Physical(place) => {
-                let objcg = ObjcgId::from_raw(self.devices.free(place));
-                if !self.planted.is(Bug::PlaceKeepsCharge) {
-                    drop(PlaceCharge { tree: &self.tree, objcg, bytes: place.len_bytes() as u64 });
-                }
-            }
-            Content::SameFilled(_) | Content::Lost(_) | Content::Empty => {}
-        }
-    }
-}
-
 /// A place was not to be had: at a `memory.swap.max`, or because no device has room.
 pub(super) fn note_refused(memcg: &Memcg, at_limit: bool) {
     if at_limit {
@@ -119,8 +89,8 @@ impl Drop for Core {
         }
         self.slots.for_each(|_, _, word| {
             if let Content::Physical(place) = word.content() {
-                let objcg = ObjcgId::from_raw(self.devices.payer(place));
-                drop(PlaceCharge { tree: &self.tree, objcg, bytes: place.len_bytes() as u64 });
+                let payer = self.devices.payer(place);
+                drop(PlaceCharge::of(&self.tree, payer, place));
             }
         });
     }

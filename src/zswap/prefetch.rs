@@ -91,13 +91,11 @@ impl Core {
                 }
             }
         }
-        wanted.sort_unstable_by_key(|one| one.place.device);
         let before = done.pages;
-        for of_device in wanted.chunk_by_mut(|a, b| a.place.device == b.place.device) {
-            let Some(device) = self.devices.get(of_device[0].place.device) else { continue };
-            let mut places = [of_device[0].place; TOGETHER];
-            of_device.iter().for_each(|one| places[one.key] = one.place);
-            device.read_many(of_device, |key, object| {
+        for (device, objects) in self.devices.of_each(&mut wanted) {
+            let mut places = [objects[0].place; TOGETHER];
+            objects.iter().for_each(|one| places[one.key] = one.place);
+            device.read_many(objects, |key, object| {
                 if done.refused.is_some() {
                     return;
                 }

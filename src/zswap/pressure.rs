@@ -17,20 +17,17 @@
 //!
 //! It knows nothing of what is cold; see `shrinker.rs`.
 
+mod trigger;
+
+pub use trigger::{PressureError, Trigger};
+
 use super::core::{Core, Zswap};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Tally, thread};
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// The system's pressure on memory.
-const SYSTEM: &str = "/proc/pressure/memory";
-
-/// How such a file begins.
-const HEADING: &[u8; 11] = b"some avg10=";
 
 /// Pages asked for at the first event: a MiB, which takes a few milliseconds to write.
 const FIRST_PAGES: u64 = 256;
@@ -40,77 +37,6 @@ const MOST_PAGES: u64 = 1 << 16;
 
 /// What a pipe holds: read at once, so that it is empty until the next event (E1).
 const PIPE_BYTES: usize = 64 << 10;
-
-/// When the kernel is to say that memory is short: stalled for so long within a window of time.
-///
-/// # Examples
-/// ```
-/// use std::time::Duration;
-/// use zspool::zswap::Trigger;
-///
-/// let trigger = Trigger::some(Duration::from_millis(150), Duration::from_secs(2)).at("/sys/fs/cgroup/vm0/memory.pressure");
-/// assert_eq!(trigger.to_string(), "some 150000 2000000");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trigger {
-    full: bool,
-    stall: Duration,
-    window: Duration,
-    path: PathBuf,
-}
-
-/// Why a watch could not be started.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PressureError {
-    /// There is no such file, or it says that PSI is off.
-    #[error(
-        "{} does not tell pressure ({source}): boot the kernel with psi=1 (CONFIG_PSI), or name the memory.pressure of a \
-         cgroup (v2) that exists", .path.display()
-    )]
-    NoPsi {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The file is something else; nothing was written to it.
-    #[error(
-        "{} does not begin with \"some avg10=\", as files that tell pressure do: name {SYSTEM} or the memory.pressure of a \
-         cgroup (v2)", .path.display()
-    )]
-    NotPressure {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file may not be written.
-    #[error(
-        "{} may not be written, which sets a trigger ({source}): run this as the owner of the cgroup, mount /proc \
-         writable, or use an event of your own", .path.display()
-    )]
-    Denied {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The kernel does not take this trigger.
-    #[error(
-        "{} refuses the trigger \"{trigger}\" ({source}): the window has to be from 0.5 to 10 seconds, a multiple of 2 \
-         seconds without the privilege CAP_SYS_RESOURCE, and the stall longer than 0 and not longer than the window", .path.display()
-    )]
-    Refused {
-        /// The file.
-        path: PathBuf,
-        /// What was written, times in microseconds.
-        trigger: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// No thread or no pipe could be had.
-    #[error("the pressure watch could not be started ({0}): raise `ulimit -u` (threads) or `ulimit -n` (open files)")]
-    Resources(io::Error),
-}
 
 /// Watches for pressure and [relieves](Zswap::relieve) an instance, in a thread of its own, until it is dropped. It keeps the
 /// instance's memory for as long: drop it first.
@@ -166,82 +92,6 @@ struct Appetite {
     pages: u64,
 }
 
-// === impl Trigger ===
-
-impl Trigger {
-    /// At least one task was stalled for `stall` in all within `window`.
-    pub fn some(stall: Duration, window: Duration) -> Self {
-        Trigger { full: false, stall, window, path: SYSTEM.into() }
-    }
-
-    /// All tasks were.
-    pub fn full(stall: Duration, window: Duration) -> Self {
-        Trigger { full: true, ..Self::some(stall, window) }
-    }
-
-    /// Of this file: `memory.pressure` of a cgroup (v2), instead of the system's.
-    pub fn at(mut self, path: impl Into<PathBuf>) -> Self {
-        self.path = path.into();
-        self
-    }
-
-    /// Set it. The file is to be polled for priority events.
-    fn set(&self) -> Result<File, PressureError> {
-        let Trigger { path, .. } = self;
-        let opened = File::options().read(true).write(true).open(path);
-        let mut file = opened.map_err(|source| PressureError::of_open(path, source))?;
-        // What is written to another file would be lost on it, or its own bytes.
-        let mut start = [0; HEADING.len()];
-        match file.read(&mut start) {
-            Ok(_) if start == *HEADING => {}
-            Ok(_) => return Err(PressureError::NotPressure { path: path.clone() }),
-            Err(source) => return Err(PressureError::of_open(path, source)),
-        }
-        // In one write, or it would be several triggers.
-        let text = format!("{self}\0");
-        match file.write(text.as_bytes()) {
-            Ok(n) if n == text.len() => Ok(file),
-            Ok(_) => Err(PressureError::of_write(self, io::ErrorKind::WriteZero.into())),
-            Err(source) => Err(PressureError::of_write(self, source)),
-        }
-    }
-}
-
-/// Stalled 150 ms in 2 seconds: what low-memory daemons begin with, and the shortest window that needs no privilege.
-impl Default for Trigger {
-    fn default() -> Self {
-        Self::some(Duration::from_millis(150), Duration::from_secs(2))
-    }
-}
-
-/// What is written to the file, times in microseconds.
-impl std::fmt::Display for Trigger {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let kind = if self.full { "full" } else { "some" };
-        write!(f, "{kind} {} {}", self.stall.as_micros(), self.window.as_micros())
-    }
-}
-
-impl PressureError {
-    fn of_open(path: &Path, source: io::Error) -> Self {
-        let path = path.to_owned();
-        match source.raw_os_error() {
-            Some(libc::EACCES | libc::EPERM | libc::EROFS) => PressureError::Denied { path, source },
-            Some(libc::EMFILE | libc::ENFILE) => PressureError::Resources(source),
-            _ => PressureError::NoPsi { path, source },
-        }
-    }
-
-    fn of_write(trigger: &Trigger, source: io::Error) -> Self {
-        let path = trigger.path.clone();
-        match source.raw_os_error() {
-            Some(libc::EOPNOTSUPP | libc::ENODEV) => PressureError::NoPsi { path, source },
-            Some(libc::EACCES | libc::EPERM | libc::EROFS) => PressureError::Denied { path, source },
-            _ => PressureError::Refused { path, trigger: trigger.to_string(), source },
-        }
-    }
-}
-
 // === impl PressureWatch ===
 
 impl PressureWatch {
@@ -261,7 +111,7 @@ impl PressureWatch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn start(zswap: &Zswap, trigger: Trigger) -> Result<Self, PressureError> {
-        let source = Source { file: trigger.set()?, events: libc::POLLPRI, quiet: 2 * trigger.window };
+        let source = Source { file: trigger.set()?, events: libc::POLLPRI, quiet: 2 * trigger.window() };
         Self::watch(&zswap.core, source)
     }
 
@@ -389,6 +239,7 @@ impl Appetite {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn more_is_asked_for_while_events_keep_coming() {

@@ -3,9 +3,11 @@
 //! ```text
 //!   "10M source=zswap" --> Reclaimer::reclaim     a batch of the memcg whose turn it is, another one, ...
 //!                            until  so many payload bytes were written, to the entry       Met
-//!                                   16 batches in a row of which nothing was, or the device refused   Exhausted
+//!                                   16 batches in a row of which nothing was, nor when all was
+//!                                   looked at twice; or the device refused                 Exhausted
 //!                                   a whole round without an entry to look at              NothingToScan
-//!                                   it was cancelled, asked before every batch             Cancelled
+//!                                   it was cancelled, asked before every batch (the look
+//!                                   at all is part of the sixteenth)                       Cancelled
 //! ```
 //!
 //! - **A1** Only the memcg and its online descendants are touched, in the turns of the memcg's own cursor: many small requests
@@ -89,14 +91,11 @@ impl Core {
             }
             let whole = self.budget(self.policy.batch);
             let budget = Budget { bytes: most_bytes - bytes, age, proactive, tiers, ..whole };
-            match turns.next(&budget) {
-                Turn::Written(some) => (bytes, failures) = (bytes + some, 0),
-                Turn::NoneWritten(_) => failures += 1,
-                Turn::Refused(_) => break End::Exhausted,
+            match turns.insist(&budget, &mut failures, self.policy.max_failures) {
+                Turn::Written(some) => bytes += some,
+                Turn::NoneWritten(_) if failures < self.policy.max_failures => {}
+                Turn::NoneWritten(_) | Turn::Refused(_) => break End::Exhausted,
                 Turn::Nothing(_) => break End::NothingToScan,
-            }
-            if failures == self.policy.max_failures {
-                break End::Exhausted;
             }
         };
         if bytes > 0 {

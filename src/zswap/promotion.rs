@@ -11,9 +11,9 @@
 
 use super::core::Core;
 use super::flights::Replaced;
-use super::store::BlockFlags;
+use super::payload::Payload;
 use crate::memcg::{Memcg, ObjcgId};
-use crate::swap::{Content, Entry, ObjectRef, Place, SlotGuard, SlotWord};
+use crate::swap::{Content, ObjectRef, Place, SlotGuard};
 use crate::sync::{self, Bug, Step, StepFailed, thread::Backoff};
 use crate::units::{NodeId, Owner};
 use crate::zsmalloc;
@@ -40,8 +40,8 @@ impl Core {
     pub(super) fn promote(&self, owner: Owner, place: Place, object: &ObjectRef<'_>) -> Promoted {
         sync::assert_no_lock_held("bringing a page into the pool");
         let Some(memcg) = self.who_pays(owner, place) else { return Promoted::Overtaken };
-        let (label, bytes) = (object.label, object.bytes);
-        let node = NodeId(label.node.min(self.tree.nodes() as u8 - 1));
+        let (payload, bytes) = (Payload::of(object), object.bytes);
+        let node = NodeId(object.label.node.min(self.tree.nodes() as u8 - 1));
         let mut uncommitted = match self.pool.malloc(Some(&memcg), bytes.len(), node) {
             Ok(uncommitted) => uncommitted,
             Err(refused) => return Promoted::Refused(refused),
@@ -60,19 +60,12 @@ impl Core {
         };
         // Pinned until its word is in place: compaction would find a cell that does not name it yet.
         let published = uncommitted.publish(owner);
-        self.lru.set_codec(owner, label.codec, self.policy.new_is_referenced);
-        let entry = Entry { location: published.location(), length: bytes.len(), generation: guard.next_generation() };
-        self.lru.add(owner, &self.tree, objcg, self.which_list(entry));
-        let pattern = BlockFlags::from_bits_retain(label.flags).contains(BlockFlags::PATTERN);
-        let content = if pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
-        let switched = SlotWord::new(content).expect("an entry always fits in a word");
-        let old = guard.switch(switched);
-        if old.writeback() {
+        let generation = guard.next_generation();
+        let switched = self.make_entry(owner, objcg, payload, published.location(), generation);
+        if guard.word().writeback() {
             self.inflight.cancel(owner); // it was on its way to another place
         }
-        let old = Replaced::new(self, &guard, old);
-        self.counters.leave(old.word());
-        self.counters.enter(switched);
+        let old = Replaced::switch(self, &mut guard, switched);
         drop(guard);
         // After the locks: a walker that found the lists empty looks again under the tree lock before it passes by.
         self.tree.enlist(objcg);

@@ -1,22 +1,39 @@
 //! Free, `dup` and `put`: what a slot held is given back.
 //!
 //! In two steps, so that nothing slow happens under the cluster lock: [`take_out`](Core::take_out) empties the slot under the
-//! lock, which makes what was in it the caller's; [`give_back`](Core::give_back) returns object or place, with what was charged for it, afterwards.
+//! lock, which makes what was in it the caller's; [`give_back`](Core::give_back) returns object or place afterwards, with what was
+//! charged for it.
 //!
 //! No allocator, no thread-local with a destructor: these run in handlers of faults on client memory.
 
 use super::Error;
 use super::core::{Core, Zswap};
 use super::lru::Which;
-use super::places::Held;
-use crate::swap::{Entry, SlotGuard, SlotWord};
+use super::places::PlaceCharge;
+use crate::swap::{Content, Entry, SlotGuard, SlotWord};
+use crate::sync::Bug;
 use crate::units::{Owner, Slot};
+
+/// What a slot held, that is now the caller's to give back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) word: SlotWord,
+}
+
+impl Held {
+    /// Nothing.
+    pub(super) const EMPTY: Held = Held { word: SlotWord::EMPTY };
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.word.is_empty()
+    }
+}
 
 impl Zswap {
     /// Empty a slot, whatever its number of references. Returns whether it held a page.
     ///
     /// # Locks
-    /// Cluster and LRU; then class and arena, or the device's map.
+    /// Cluster and LRU; then class and arena, or the device's segments.
     pub fn free(&self, slot: Slot) -> bool {
         self.core.free(slot)
     }
@@ -90,6 +107,20 @@ impl Core {
         self.off_the_lru(guard.owner(), old);
         self.counters.leave(old);
         Held { word: old }
+    }
+
+    /// Return what a slot held. Outside the cluster lock.
+    pub(super) fn give_back(&self, owner: Owner, held: Held) {
+        match held.word.content() {
+            Content::Compressed(entry) | Content::Pattern(entry) => self.pool.free(owner, entry.location, entry.length),
+            Content::Physical(place) => {
+                let payer = self.devices.free(place);
+                if !self.planted.is(Bug::PlaceKeepsCharge) {
+                    drop(PlaceCharge::of(&self.tree, payer, place));
+                }
+            }
+            Content::SameFilled(_) | Content::Lost(_) | Content::Empty => {}
+        }
     }
 
     /// Take the entry of a word that was just taken out off its list. Under the cluster lock, so that the slot's next entry

@@ -21,16 +21,15 @@
 use super::WRITEBACK_BATCH;
 use super::core::Core;
 use super::flights::{Flight, Flights, Landing, Marked, Toll};
+use super::payload::Payload;
 use super::places::PlaceCharge;
 use super::promotion::{Promoted, names};
-use super::store::BlockFlags;
-use crate::compress::CodecId;
 use crate::memcg::ObjcgId;
 use crate::swap::{
     self, Allowed, DeviceRef, Label, ObjectRef, Outgoing, Place, SegmentId, SegmentImage, SlotGuard, SlotWord, Tenant,
 };
 use crate::sync::{self, Bug, Step};
-use crate::units::{PAGE_SIZE, Slot, TierMask};
+use crate::units::{NodeId, PAGE_SIZE, Slot, TierMask};
 
 const LANDING: Landing = [Step::PlaceLanding, Step::PlaceSwitched, Step::PlaceFreed];
 
@@ -371,15 +370,14 @@ impl<'a, 'r> Mover<'a, 'r> {
                 }
             };
             let mut page = [0; PAGE_SIZE];
-            let (label, bytes) = if whole {
-                let pattern = BlockFlags::from_bits_retain(opened.label.flags).contains(BlockFlags::PATTERN);
-                if core.decode(one.slot, opened.label.codec, pattern, &opened.bytes[..opened.len], &mut page).is_err() {
-                    return Launched::Nowhere; // a load will say what is wrong with it
-                }
-                (Label { codec: CodecId::RAW.get(), flags: 0, ..opened.label }, &page[..])
-            } else {
-                (opened.label, &opened.bytes[..opened.len])
-            };
+            let mut payload = Payload::of(&opened.as_ref());
+            if whole {
+                payload = match core.unpack(one.slot, payload, &mut page) {
+                    Ok(raw) => raw,
+                    Err(_) => return Launched::Nowhere, // a load will say what is wrong with it
+                };
+            }
+            let (label, bytes) = (payload.label(NodeId(opened.label.node)), payload.bytes);
             let to = going.batch.push(one.slot.0, label, one.tenant, bytes.len(), |to| to.copy_from_slice(bytes));
             let to = to.expect("it was asked whether it fits");
             let mut flight = Flight::new(marked, Some(one.place), to, toll, opened.len);
@@ -488,4 +486,19 @@ enum Launched {
     Overtaken,
     Busy,
     Nowhere,
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_is_sent_and_not_yet_moved() {
+        let mut moved = Moved { to_pool: 3, to_places: 40, under_way: 1000, leaving_bytes: 20_000, ..Moved::default() };
+        moved.count(Place { device: 1, block: 2, blocks: 5, generation: 0 }, 300);
+        moved.count(Place { device: 1, block: 9, blocks: 1, generation: 0 }, 7);
+        let blocks = 6 * crate::swap::BLOCK_BYTES as u64;
+        assert_eq!((moved.objects(), moved.payload_bytes, moved.left_bytes), (43, 307, blocks));
+        assert_eq!((moved.payload_sent(), moved.blocks_sent()), (1307, 20_000 + blocks));
+    }
 }

@@ -12,7 +12,7 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::places::Held;
+use super::release::Held;
 use super::store::{Payer, Poor};
 use crate::compress;
 use crate::memcg::Memcg;

@@ -1,4 +1,4 @@
-//! [`Sampler`]: memory known not to shrink is sampled, not compressed in vain (W-10).
+//! [`Sampler`]: memory known not to shrink is sampled, not compressed in vain.
 //!
 //! ```text
 //!   slot     | cluster: 2 MiB of a guest         | offset |
@@ -20,11 +20,12 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::store::{Admission, Payer, Payload, Stored};
-use crate::compress::CodecId;
+use super::payload::Payload;
+use super::store::{Admission, Payer, Stored};
 use crate::sync::atomic::{AtomicU16, Ordering};
-use crate::sync::{CLUSTER_SLOTS, SAMPLED_CLUSTERS, Tally};
+use crate::sync::{CLUSTER_SLOTS, SAMPLED_CLUSTERS, Table, Tally};
 use crate::units::{NodeId, PAGE_SIZE, Slot};
+use std::io;
 
 /// When pages are stored raw without asking the codec, and how often it is asked all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Sampling {
 #[derive(Debug)]
 pub(super) struct Sampler {
     /// Tag and state. Relaxed throughout: hints, and a count lost to another thread is a page more to the codec or less.
-    cells: Box<[AtomicU16]>,
+    cells: Table<AtomicU16>,
     /// [`Sampling::bits`]; 0: off.
     sampling: AtomicU16,
     pub(super) passed_by: Tally,
@@ -101,13 +102,15 @@ impl Cell {
 // === impl Sampler ===
 
 impl Sampler {
-    pub(super) fn new(sampling: Option<Sampling>) -> Self {
-        Sampler {
-            cells: (0..SAMPLED_CLUSTERS).map(|_| AtomicU16::new(0)).collect(),
+    /// # Errors
+    /// When there is no address space for its cells.
+    pub(super) fn new(sampling: Option<Sampling>) -> io::Result<Self> {
+        Ok(Sampler {
+            cells: Table::reserve(SAMPLED_CLUSTERS)?,
             sampling: AtomicU16::new(Sampling::bits(sampling)),
             passed_by: Tally::new(),
             in_vain: Tally::new(),
-        }
+        })
     }
 
     #[inline]
@@ -120,8 +123,8 @@ impl Sampler {
     fn look(&self, slot: Slot) -> (&AtomicU16, u16, Cell) {
         // Fibonacci hashing: the high bits are the good ones.
         let hash = (slot.0 / CLUSTER_SLOTS as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (index, tag) = ((hash >> 32) as usize % self.cells.len(), (hash >> 56) as u8);
-        let cell = &self.cells[index];
+        let (index, tag) = ((hash >> 32) as usize % self.cells.capacity(), (hash >> 56) as u8);
+        let cell = self.cells.get(index);
         let bits = cell.load(Ordering::Relaxed);
         let known = Cell::from_bits(bits);
         (cell, bits, if known.tag == tag { known } else { Cell { tag, state: 0 } })
@@ -198,8 +201,7 @@ impl Core {
     ) -> Result<Unseen, Error> {
         match self.admit(payer, node, PAGE_SIZE, None) {
             Ok(Admission::Object(object)) => {
-                let payload = Payload { bytes: page, codec: CodecId::RAW.get(), pattern: false };
-                self.put_object(slot, object, payload)?;
+                self.put_object(slot, object, Payload::raw(page))?;
                 self.sampler.passed_by.add(1);
                 Ok(Unseen::Stored(Stored::Incompressible))
             }
@@ -232,7 +234,7 @@ mod tests {
 
     #[test]
     fn after_some_in_a_row_one_in_so_many_is_tried() {
-        let sampler = Sampler::new(Some(SAMPLING));
+        let sampler = Sampler::new(Some(SAMPLING)).unwrap();
         let (yes, no) = (true, false);
         let expected = [yes, yes, yes, no, no, no, yes, no, no, no, yes, no];
         assert_eq!(tried(&sampler, Slot(7), &[false; 12]), expected);
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn one_that_shrinks_resets() {
-        let sampler = Sampler::new(Some(SAMPLING));
+        let sampler = Sampler::new(Some(SAMPLING)).unwrap();
         tried(&sampler, Slot(7), &[false; 6]);
         assert_eq!(tried(&sampler, Slot(7), &[true, false, false, false, false]), [true, true, true, true, false]);
         // In a row means in a row.
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_neighbourhood_is_a_cluster() {
-        let sampler = Sampler::new(Some(SAMPLING));
+        let sampler = Sampler::new(Some(SAMPLING)).unwrap();
         let slots: Vec<_> = (0..4).map(|k| Slot(512 * 9 + k * 170)).collect();
         for &slot in &slots[..3] {
             tried(&sampler, slot, &[false]);
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn clusters_in_one_cell_forget_each_other_and_do_not_mislead() {
-        let sampler = Sampler::new(Some(SAMPLING));
+        let sampler = Sampler::new(Some(SAMPLING)).unwrap();
         let cell = |slot: Slot| std::ptr::from_ref(sampler.look(slot).0);
         let one = Slot(0);
         tried(&sampler, one, &[false; 5]);
@@ -279,7 +281,7 @@ mod tests {
 
     #[test]
     fn off_it_only_counts() {
-        let sampler = Sampler::new(None);
+        let sampler = Sampler::new(None).unwrap();
         assert!(tried(&sampler, Slot(0), &[false; 100]).iter().all(|&tried| tried));
         assert_eq!(sampler.in_vain.get(), 100);
     }
@@ -287,6 +289,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "from 2 on")]
     fn trying_every_page_is_not_sampling() {
-        Sampler::new(Some(Sampling { after: 1, every: 1 }));
+        let _ = Sampler::new(Some(Sampling { after: 1, every: 1 }));
     }
 }

@@ -1,4 +1,4 @@
-//! The pressure shrinker: [`count`](Shrinker::count) what may go and [`scan`](Shrinker::scan) it, per memcg and node (ZW-8);
+//! The pressure shrinker: [`count`](Shrinker::count) what may go and [`scan`](Shrinker::scan) it, per memcg and node;
 //! and [`relieve`](Zswap::relieve), which does both for all memcgs when the system wants memory back.
 //!
 //! ```text

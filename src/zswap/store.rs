@@ -18,14 +18,15 @@ use super::cells::SlotCells;
 use super::core::{Core, Zswap};
 use super::effort::Effort;
 use super::error::Unwritable;
+use super::payload::Payload;
 use super::places::{PlaceCharge, note_refused, place_bytes};
 use super::sampling::Unseen;
 use crate::arena;
 use crate::compress::{self, CodecId, Compressed};
-use crate::memcg::{Event, LimitHit, Memcg};
-use crate::swap::{Content, Entry, Label, SlotWord, Tenant};
+use crate::memcg::{Event, LimitHit, Memcg, ObjcgId};
+use crate::swap::{Content, Entry, SlotWord, Tenant};
 use crate::sync::{self, Bug, atomic::Ordering};
-use crate::units::{FRAME_SIZE, NodeId, Owner, PAGE_SIZE, Slot};
+use crate::units::{FRAME_SIZE, Location, NodeId, Owner, PAGE_SIZE, Slot};
 use crate::zsmalloc::{self, Uncommitted};
 
 /// How a page was stored.
@@ -63,14 +64,6 @@ impl Stored {
             Stored::Incompressible => PAGE_SIZE, // no class is larger, and no object smaller than the page is kept so
         }
     }
-}
-
-/// What compression made of a page.
-#[derive(Clone, Copy)]
-pub(super) struct Payload<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) codec: u8,
-    pub(super) pattern: bool,
 }
 
 /// Who is charged for a page.
@@ -114,21 +107,6 @@ pub(super) enum Refusal {
     Pool(zsmalloc::Error),
     /// None: it does not shrink.
     Poor,
-}
-
-bitflags::bitflags! {
-    /// What a block on a device says of its payload, beside codec and length. Bits, once given, keep their meaning.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) struct BlockFlags: u8 {
-        /// 8 bytes that the page repeats.
-        const PATTERN = 1;
-    }
-}
-
-impl BlockFlags {
-    pub(super) fn of(pattern: bool) -> Self {
-        if pattern { Self::PATTERN } else { Self::empty() }
-    }
 }
 
 impl Zswap {
@@ -196,7 +174,8 @@ impl Core {
                 self.replace(slot, |_, _| word)?;
                 return Ok(Stored::SameFilled);
             }
-            let payload = Payload { bytes: &word.to_ne_bytes(), codec: CodecId::RAW.get(), pattern: true };
+            let word = word.to_ne_bytes();
+            let payload = Payload::pattern(&word);
             let charged = self.store_payload(slot, payer, node, payload, None)?;
             return Ok(charged.map_or(Stored::WrittenThrough, |slot_bytes| Stored::Pattern { slot_bytes }));
         }
@@ -213,7 +192,7 @@ impl Core {
         let mut context = self.contexts.checkout();
         let payload = match codec.compress(&mut context, page) {
             Compressed::Bytes(bytes) => Payload { bytes, codec: codec.id().get(), pattern: false },
-            Compressed::Incompressible => Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false },
+            Compressed::Incompressible => Payload::raw(page),
         };
         let shrank = payload.codec != CodecId::RAW.get();
         self.sampler.learn(slot, shrank);
@@ -232,7 +211,7 @@ impl Core {
             Err(refused) => {
                 // Making room may wait for the device: not with scratch memory in hand that other stores wait for.
                 let bytes = payload.bytes.to_vec();
-                let payload = Payload { bytes: &bytes, codec: payload.codec, pattern: false };
+                let payload = Payload { bytes: &bytes, ..payload };
                 drop(context);
                 self.store_payload(slot, payer, node, payload, Some(refused))
             }
@@ -276,7 +255,7 @@ impl Core {
             };
             return Err(Error::Incompressible { slot, reason });
         }
-        let payload = Payload { bytes: &page[..], codec: CodecId::RAW.get(), pattern: false };
+        let payload = Payload::raw(page);
         self.write_through(slot, payer.memcg, node, payload, Refusal::Poor)?;
         Ok(Stored::WrittenThrough)
     }
@@ -309,17 +288,29 @@ impl Core {
         self.replace(slot, |owner, generation| {
             // Pinned until its word is in place: compaction would find a cell that does not name it yet.
             let published = pinned.insert(object.publish(owner));
-            let location = published.location();
-            self.lru.set_codec(owner, payload.codec, self.policy.new_is_referenced);
-            let entry = Entry { location, length: payload.bytes.len(), generation };
-            self.lru.add(owner, &self.tree, objcg, self.which_list(entry));
-            let content = if payload.pattern { Content::Pattern(entry) } else { Content::Compressed(entry) };
-            SlotWord::new(content).expect("an entry always fits in a word")
+            self.make_entry(owner, objcg, payload, published.location(), generation)
         })?;
         // After the locks: a walker that found the lists empty looks again under the tree lock before it passes by.
         self.tree.enlist(objcg);
         drop(pinned);
         Ok(slot_bytes)
+    }
+
+    /// Put the entry of an object at the warm end of its list, and make the word for its slot, which is put there under the same
+    /// cluster lock.
+    #[inline]
+    pub(super) fn make_entry(
+        &self,
+        owner: Owner,
+        objcg: ObjcgId,
+        payload: Payload<'_>,
+        location: Location,
+        generation: u8,
+    ) -> SlotWord {
+        self.lru.set_codec(owner, payload.codec, self.policy.new_is_referenced);
+        let entry = Entry { location, length: payload.bytes.len(), generation };
+        self.lru.add(owner, &self.tree, objcg, self.which_list(entry));
+        payload.word(entry)
     }
 
     /// Put a new content into a slot: `make` builds its word for this owner and generation, under the cluster lock.
@@ -396,7 +387,8 @@ impl Core {
         }
     }
 
-    /// Write a page that its limit can never admit, or of which the pool would win nothing, to the device, through the same kind of batch that writeback uses.
+    /// Write a page that its limit can never admit, or of which the pool would win nothing, to a device, in a batch as writeback's
+    /// are.
     fn write_through(
         &self,
         slot: Slot,
@@ -426,10 +418,10 @@ impl Core {
             note_refused(memcg, true);
             return Err(refuse(Unwritable::SwapMax));
         };
-        let packed = Label { codec: payload.codec, flags: BlockFlags::of(payload.pattern).bits(), node: node.0 };
+        let packed = Payload { bytes, ..payload };
         let (mut allowed, mut failed) = (self.allowed(memcg.group()), None);
         let (place, tenant) = loop {
-            let most = if self.wants_whole_pages(&allowed) { PAGE_SIZE } else { bytes.len() };
+            let most = if self.wants_whole_pages(&allowed) { PAGE_SIZE } else { packed.bytes.len() };
             let pages = self.devices.geometry().pages_for(most);
             let mut batch = match self.begin_batch(&allowed, pages, pages) {
                 Ok(batch) => batch,
@@ -441,12 +433,11 @@ impl Core {
                 }
             };
             let mut page = [0; PAGE_SIZE];
-            let (label, bytes) = if batch.device().whole_pages() && bytes.len() < PAGE_SIZE {
-                self.decode(slot, payload.codec, payload.pattern, bytes, &mut page)?;
-                (Label { codec: CodecId::RAW.get(), flags: 0, ..packed }, &page[..])
-            } else {
-                (packed, &bytes[..])
+            let payload = match batch.device().whole_pages() && packed.bytes.len() < PAGE_SIZE {
+                true => self.unpack(slot, packed, &mut page)?,
+                false => packed,
             };
+            let bytes = payload.bytes;
             if charge.bytes() != place_bytes(bytes.len()) {
                 // Not both at once: there may be room for one only.
                 drop(charge);
@@ -465,7 +456,7 @@ impl Core {
             let tenant = Tenant { owner: guard.owner(), payer: payer.raw() };
             guard.note_idle();
             drop(guard);
-            let place = batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
+            let place = batch.push(slot.0, payload.label(node), tenant, bytes.len(), |to| to.copy_from_slice(bytes));
             let Some(place) = place else { return Err(refuse(Unwritable::DeviceFull)) };
             let number = batch.number();
             if batch.write().is_ok() {
@@ -481,7 +472,7 @@ impl Core {
             // While the charge has its reference: afterwards the slot may be emptied by anyone.
             let payer = charge.objcg();
             self.tree.count(payer, Event::ZswpWb, 1);
-            self.tree.count(payer, Event::ZswpWbBytes, bytes.len() as u64);
+            self.tree.count(payer, Event::ZswpWbBytes, packed.bytes.len() as u64);
             if owner != tenant.owner {
                 self.devices.get(place.device).expect("D5: it holds the object").set_owner(place, owner);
             }

@@ -25,7 +25,7 @@ pub struct SwapOutError {
     /// What [`Zswap::store`] says.
     #[source]
     pub error: Error,
-    /// The charge, untouched.
+    /// The charge: all of it, through its memcg's own objcg.
     pub resident: Resident,
 }
 

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Each such read would not have been if so many more entries of that list had stayed in the pool; so the
-//! [shrinker](super::Shrinker) leaves so many at the warm end alone, once (ZW-8).
+//! [shrinker](super::Shrinker) leaves so many at the warm end alone, once.
 //!
 //! - **P1** A read that was noted is taken at most once, by whomever; what is taken was noted (R-25).
 //! - **P2** Noting neither allocates nor waits: it happens in fault handlers. Words are made by [`prepare`](Swapins::prepare),

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - **O1** It takes time by what lives on the device, not by what slots there are: each object is found by its reverse word, and
-//!   looked at once, or once more for each time that it was on its way (I-11).
+//!   looked at once, or once more for each time that it was on its way.
 //! - **O2** A page is where its slot's word says at any moment; loads, frees, stores and `dup` go on.
 //! - **O3** Pages that cannot be read back become lost, and do not keep the device.
 

@@ -11,17 +11,16 @@
 
 use super::Error;
 use super::core::{Core, Zswap};
-use super::error::Unwritable;
 use super::writeback::Landed;
 use crate::memcg::{GroupRef, Memcg, TierName};
-use crate::swap::{self, Allowed, DeviceOptions, DeviceRef, DeviceStats, TierInfo};
+use crate::swap::{Allowed, DeviceOptions, DeviceRef, DeviceStats, TierInfo};
 use crate::units::{Owner, TierMask};
 
 impl Zswap {
     /// Add a device while pages are stored and loaded; it is written to from now on. Its number.
     ///
     /// # Errors
-    /// [`Error::Swap`], as [`Devices::add`](swap::Devices::add): nothing is changed then.
+    /// [`Error::Swap`], as [`Devices::add`](crate::swap::Devices::add): nothing is changed then.
     ///
     /// # Locks
     /// Devices, then the tree; none while the device is opened.
@@ -43,7 +42,7 @@ impl Zswap {
         Ok(number)
     }
 
-    /// Write to a device again that was [retired](swap::State::Retired) after failed writes.
+    /// Write to a device again that was [retired](crate::swap::State::Retired) after failed writes.
     ///
     /// # Errors
     /// [`Error::Swap`], when there is no device of this number.
@@ -126,19 +125,5 @@ impl Core {
                 at_limit: sum.at_limit.or(landed.at_limit),
             }
         })
-    }
-}
-
-impl Unwritable {
-    /// Why no batch could be begun.
-    pub(super) fn of(error: &swap::Error) -> Self {
-        match error {
-            swap::Error::NoDevice => Unwritable::NoDevice,
-            swap::Error::Shut
-            | swap::Error::Hung { .. }
-            | swap::Error::Forked
-            | swap::Error::NoncesExhausted { .. } => Unwritable::Shut,
-            _ => Unwritable::DeviceFull,
-        }
     }
 }

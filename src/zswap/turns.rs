@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - **N1** A turn is a batch of entries, whatever the budgets of the walkers that share it (`memcg/cursor.rs`).
-//! - **N2** A memcg that had nothing to look at is neither an attempt nor a failure; a whole round of such memcgs is one (T1.8).
+//! - **N2** A memcg that had nothing to look at is neither an attempt nor a failure; a whole round of such memcgs is one.
 //! - **N3** Nothing outside the memcg that is walked is touched.
 //! - **N4** What stops all of them is found at the first: no device, writeback forbidden for the whole scope, a `memory.swap.max`
 //!   at or above it. A store at such a limit does not pay for the size of the tree.
@@ -86,7 +86,23 @@ impl<'a> Turns<'a> {
         self.walk(budget.entries, |entries| Budget { entries, ..*budget })
     }
 
-    /// The same until something is written, with budgets that are not bound by shares: twice round everything, for
+    /// [`next`](Self::next), which counts the failures in a row. At the `most`th, everything is looked at twice before it is said to be in
+    /// vain: where all was loaded lately, batches alone would take second chances away and write nothing.
+    pub(super) fn insist(&mut self, budget: &Budget, failures: &mut usize, most: usize) -> Turn {
+        let mut turn = self.next(budget);
+        if let Turn::NoneWritten(_) = turn {
+            *failures += 1;
+            if *failures == most && !self.full {
+                turn = self.search(budget);
+            }
+        }
+        if let Turn::Written(_) = turn {
+            *failures = 0;
+        }
+        turn
+    }
+
+    /// [`next`](Self::next) until something is written, with budgets that are not bound by shares: twice round everything, for
     /// what was referenced is passed over once. Entries of the budget do not count.
     pub(super) fn search(&mut self, budget: &Budget) -> Turn {
         let budget = Budget { entries: usize::MAX, until_written: true, ..*budget };

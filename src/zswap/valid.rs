@@ -110,6 +110,7 @@ impl Core {
         );
         assert_eq!(root.usage(), bytes.compressed, "what is charged is what lies in the pool");
     }
+
     /// Check S1: every memcg is charged the places of its slots and of those below it.
     fn assert_places_valid(&self, mut paid: HashMap<GroupRef, u64>) {
         let subtree = self.tree.root().subtree();
@@ -122,5 +123,78 @@ impl Core {
             }
         }
         assert!(paid.is_empty(), "S1: a removed memcg pays for places: {paid:?}");
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memcg::Memcg;
+    use crate::swap::{DeviceOptions, MemoryDevice};
+    use crate::units::{NodeId, Page, SlotRange};
+    use crate::zswap::Shrunk;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Twenty pages, some of which were written to a device.
+    fn scene() -> (Zswap, Memcg, SlotRange) {
+        let builder = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 12).pool_limit(8 << 20).worker(false);
+        let zswap = builder.build().unwrap();
+        zswap.swapon(DeviceOptions::device(MemoryDevice::new(1 << 20, 4096))).unwrap();
+        let vm = zswap.root().mkdir("vm").unwrap();
+        let slots = zswap.reserve(20).unwrap();
+        for (k, slot) in slots.iter().enumerate() {
+            let mut page = Page::zeroed();
+            page[..64].iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * (k + 3)) as u8);
+            zswap.store(slot, &vm, NodeId(0), &page).unwrap();
+        }
+        while zswap.stats().physical_pages < 5 {
+            assert_ne!(zswap.shrink_memcg(&vm, 5), Shrunk::NothingToScan);
+        }
+        zswap.assert_valid();
+        (zswap, vm, slots)
+    }
+
+    /// Some slot whose page is in the pool, and its object's list and objcg.
+    fn an_entry(core: &Core) -> (Owner, Which, ObjcgId) {
+        let mut found = None;
+        core.slots.for_each(|_, owner, word| {
+            if let Some(entry) = word.entry() {
+                found = Some((owner, core.which_list(entry), core.pool.objcg_at(owner, entry.location).unwrap()));
+            }
+        });
+        found.expect("some pages are in the pool")
+    }
+
+    #[test]
+    fn each_damage_is_found_and_named() {
+        type Damage = fn(&Core, &Memcg);
+        let damages: [(&str, Damage); 6] = [
+            ("the gauges count the slots", |core, _| _ = core.counters.same_filled.add(1)),
+            ("the gauges count the slots", |core, _| core.counters.physical.sub(1)),
+            ("S1: /vm is charged its places", |core, vm| {
+                core.tree.charge(vm.objcg().unwrap().id(), Counter::Swap, 4096).unwrap();
+            }),
+            ("L1: every entry with an object is on one list", |core, _| {
+                let (owner, which, objcg) = an_entry(core);
+                core.lru.del(owner, &core.tree, objcg, which);
+            }),
+            ("L1: an entry is on its own memcg's list", |core, _| {
+                let (owner, which, objcg) = an_entry(core);
+                core.lru.del(owner, &core.tree, objcg, which);
+                core.lru.prepare(core.tree.root().group());
+                let other = core.tree.root().objcg().unwrap();
+                core.lru.add(owner, &core.tree, other.id(), which);
+            }),
+            ("is charged its objects' slots", |_, vm| vm.objcg().unwrap().try_charge(1).unwrap()),
+        ];
+        for (expected, damage) in damages {
+            let (zswap, vm, slots) = scene();
+            damage(&zswap.core, &vm);
+            let panic = catch_unwind(AssertUnwindSafe(|| zswap.assert_valid())).expect_err(expected);
+            let text = panic.downcast_ref::<String>().cloned();
+            let found = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap();
+            assert!(found.contains(expected), "{expected:?} was wanted: {found:?}");
+            std::mem::forget((zswap, vm, slots)); // nothing of it can be relied on
+        }
     }
 }

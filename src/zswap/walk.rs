@@ -11,7 +11,7 @@
 //!   to the next. A walk with a budget in bytes ends at the entry that meets it.
 //! - **T2** A referenced entry is cleared and rotated, and may be written by a later walk. One that is being read at this moment
 //!   is warm: it ends its list's part of the walk.
-//! - **T3** Pages kept as they are go first, for they give back the most (W-10), as long as they are cold: those that were
+//! - **T3** Pages kept as they are go first, for they give back the most, as long as they are cold: those that were
 //!   referenced lose their second chance no sooner than compressed ones do, and no later, for there may be cold ones behind them.
 //! - **T4** A device that has no room or fails, and a `memory.swap.max` that admits no place, end the walk.
 //!
@@ -155,7 +155,7 @@ impl Core {
         if !memcg.tree().is(&self.tree) || !memcg.is_online() || !self.may_write_back(memcg) {
             return Walk::default();
         }
-        // Nodes take turns to be first, so that small budgets do not always fall on node 0 (W-12).
+        // Nodes take turns to be first, so that small budgets do not always fall on node 0.
         let nodes = budget.nodes;
         self.counters.shrinks.add(1);
         let turn = self.lru.next_walk(memcg.group());

@@ -15,7 +15,7 @@
 use super::Error;
 use super::core::{Core, Zswap};
 use super::effort::Room;
-use super::relief::Relief;
+use super::excess::Excess;
 use super::turns::Turns;
 use super::walk::Budget;
 use crate::sync::{Arc, Turnstile, thread};
@@ -28,8 +28,8 @@ const COMPACT_PER_ROUND: u64 = 512 << 10;
 /// After a run in vain, kicks wait so long: every store near the limit sends one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Swapfiles are cleaned, and holes punched in them, when nobody kicked for so long: under pressure the next batch fills them again, and they were
-/// a quarter of the worker's time on an idle disk, all of it on a busy one.
+/// Swapfiles are cleaned, and holes punched in them, when nobody kicked for so long: under pressure the next batch fills them
+/// again, and they were a quarter of the worker's time on an idle disk, all of it on a busy one.
 const CALM: Duration = Duration::from_millis(100);
 
 /// Why the worker is kicked: the pool is near its limit, or memcgs are above their marks. (The other reason is
@@ -52,11 +52,11 @@ impl Worker {
             let _attendance = mine.kick.attend();
             let _open = Open::new(&mine.turnstile);
             let mut upkeep = Upkeep::new(mine.policy.waste_per_mille);
-            let mut relief = Relief::default();
+            let mut excess = Excess::default();
             let mut next = upkeep.tend(&mine.pool, || mine.kick.stopped());
             while let Some(reasons) = mine.kick.wait(next) {
                 next = upkeep.tend(&mine.pool, || mine.kick.stopped());
-                if !mine.answer(reasons, &mut relief) {
+                if !mine.answer(reasons, &mut excess) {
                     mine.kick.pause(PAUSE);
                 }
                 if reasons & (PRESSURE | EXCESS) != 0 {
@@ -79,9 +79,9 @@ impl Zswap {
         let core = &*self.core;
         assert!(core.tree.on_excess().attend(), "an instance has one worker");
         let (_attendance, _open) = (core.kick.attend(), Open::new(&core.turnstile));
-        let mut relief = Relief::default();
+        let mut excess = Excess::default();
         while let Some(reasons) = core.kick.wait(None) {
-            core.answer(reasons, &mut relief);
+            core.answer(reasons, &mut excess);
         }
         core.tree.on_excess().leave();
     }
@@ -91,7 +91,7 @@ impl Zswap {
     #[doc(hidden)]
     pub fn work_once(&self) -> bool {
         assert!(self.worker.is_none(), "an instance has one worker");
-        self.core.answer(PRESSURE | EXCESS, &mut Relief::default())
+        self.core.answer(PRESSURE | EXCESS, &mut Excess::default())
     }
 
     /// Have [`work`](Self::work) return.
@@ -100,8 +100,8 @@ impl Zswap {
         self.core.kick.stop();
     }
 
-    /// Wait until the worker has nothing to do (or has panicked), then give back what is only kept for later: warm frames, empty clusters, holes
-    /// in the swapfile. With no operation under way this is a quiet point.
+    /// Wait until the worker has nothing to do (or has panicked), then give back what is only kept for later: warm frames, empty
+    /// clusters, holes in swapfiles. With no operation under way this is a quiet point.
     pub fn quiesce(&self) {
         if self.worker.is_some() {
             self.core.kick_if_high();
@@ -170,37 +170,37 @@ impl Core {
     }
 
     /// Do what the worker was kicked for. False when nothing could be done about it.
-    fn answer(&self, reasons: u32, relief: &mut Relief) -> bool {
+    fn answer(&self, reasons: u32, excess: &mut Excess) -> bool {
         if reasons & EXCESS != 0 {
-            relief.retry(self);
+            excess.retry(self);
         }
         match reasons & (PRESSURE | EXCESS) {
             0 => true,
-            // A memcg whose resident pages fill it is noted with each of its charges, and each store after that kicks; its bytes here are
-            // no reason to write anything (F4 of `relief`).
-            EXCESS => self.run_down(relief) == Run::Done,
-            _ => self.run_down(relief) != Run::Vain,
+            // A memcg whose resident pages fill it is noted with each of its charges, and each store after that kicks; its bytes
+            // here are no reason to write anything (F4 of `excess.rs`).
+            EXCESS => self.run_down(excess) == Run::Done,
+            _ => self.run_down(excess) != Run::Vain,
         }
     }
 
     /// One run of the worker: a batch for the pool and one for each memcg above its mark, until all are where they should be
     /// or nothing can be done about it.
-    fn run_down(&self, relief: &mut Relief) -> Run {
+    fn run_down(&self, excess: &mut Excess) -> Run {
         let (root, budget) = (self.tree.root(), self.budget(self.policy.batch));
         let mut turns = Turns::with(self, &root, &self.cursor);
         let (mut pool, mut idle, mut got_done) = (Some(0), true, false);
         while !self.kick.stopped() {
-            relief.look(self);
+            excess.look(self);
             let target = self.accept_threshold(self.arena.limit());
             if pool.is_some() && self.arena.backed_bytes() > target {
                 self.arena.flush();
             }
             let failures = pool.filter(|_| self.arena.backed_bytes() > target);
-            if failures.is_none() && relief.is_over() {
+            if failures.is_none() && excess.is_over() {
                 break;
             }
             idle = false;
-            if relief.turn(self) > 0 {
+            if excess.turn(self) > 0 {
                 got_done = true;
                 self.progressed();
             }

@@ -10,16 +10,15 @@
 //! ```
 //!
 //! - **W1**, **W2**, **W4** Those of flights: `flights.rs`.
-//! - **W3** Bytes count as written back when their word was switched: payload bytes, not slot sizes (T1).
+//! - **W3** Bytes count as written back when their word was switched: payload bytes, not slot sizes.
 
 use super::core::Core;
 use super::error::Unwritable;
 use super::flights::{Flight, Flights, Landing, Marked, Toll};
+use super::payload::Payload;
 use super::places::{PlaceCharge, note_refused};
-use super::store::BlockFlags;
-use crate::compress::CodecId;
 use crate::memcg::{GroupRef, MemcgId, Objcg, ObjcgId};
-use crate::swap::{Allowed, Content, Entry, Geometry, Label, Outgoing, SlotWord, Tenant};
+use crate::swap::{Allowed, Content, Entry, Geometry, Outgoing, SlotWord, Tenant};
 use crate::sync::{self, Bug, Step, thread::Backoff};
 use crate::units::{Owner, PAGE_SIZE, TierMask};
 
@@ -269,7 +268,6 @@ impl Core {
             return Launch::PassedOver;
         }
         let pattern = matches!(word.content(), Content::Pattern(_));
-        let flags = BlockFlags::of(pattern).bits();
         let tenant = Tenant { owner, payer: charge.objcg().raw() };
         let mut backoff = Backoff::new();
         let place = loop {
@@ -278,15 +276,18 @@ impl Core {
                 break None; // replaced: the record is cancelled
             };
             if let Some(object) = self.pool.read(owner, entry.location, entry.length) {
-                let label = Label { codec, flags, node: self.pool.home_node(entry.location).0 };
+                let node = self.pool.home_node(entry.location);
                 break object.with(|bytes| {
+                    let mut push = |payload: Payload<'_>| {
+                        let bytes = payload.bytes;
+                        batch.push(slot.0, payload.label(node), tenant, bytes.len(), |to| to.copy_from_slice(bytes))
+                    };
+                    let payload = Payload { bytes, codec, pattern };
                     if !whole {
-                        return batch.push(slot.0, label, tenant, bytes.len(), |to| to.copy_from_slice(bytes));
+                        return push(payload);
                     }
-                    let (mut page, label) = ([0; PAGE_SIZE], Label { codec: CodecId::RAW.get(), flags: 0, ..label });
                     // If it cannot be decoded, that is for a load to say.
-                    self.decode(slot, codec, pattern, bytes, &mut page).ok()?;
-                    batch.push(slot.0, label, tenant, PAGE_SIZE, |to| to.copy_from_slice(&page))
+                    push(self.unpack(slot, payload, &mut [0; PAGE_SIZE]).ok()?)
                 });
             }
             backoff.wait(); // compaction moved it: the word says where to

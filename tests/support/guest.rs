@@ -1,69 +1,15 @@
 //! Guest memory for tests: a mapping, accesses that bring their page in, a watchdog, and somebody who looks from outside.
 
+#[path = "served.rs"]
+mod served;
+
+use served::words;
+pub(crate) use served::{Mapping, PAGE};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use zspool::guest::memory::Memory;
 use zspool::guest::{Pin, Region, Vm};
-
-pub(crate) const PAGE: usize = 4096;
-
-/// Anonymous memory, unmapped in the end: after its regions are dropped.
-pub(crate) struct Mapping {
-    start: usize,
-    pub(crate) pages: usize,
-}
-
-impl Mapping {
-    pub(crate) fn new(pages: usize) -> Mapping {
-        let (prot, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-        // SAFETY: a new mapping, wherever there is room.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), pages * PAGE, prot, flags, -1, 0) };
-        assert_ne!(start, libc::MAP_FAILED);
-        Mapping { start: start.addr(), pages }
-    }
-
-    pub(crate) fn memory(&self) -> Memory {
-        Memory::anonymous(std::ptr::with_exposed_provenance_mut(self.start), self.pages * PAGE)
-    }
-
-    pub(crate) fn register(&self, vm: &Vm) -> Region {
-        // SAFETY: the mapping outlives the region, and nobody changes what is mapped there.
-        unsafe { vm.register(self.memory()) }.unwrap()
-    }
-
-    /// The word at the beginning of a page, which is in memory.
-    pub(crate) fn word(&self, page: usize) -> *mut u64 {
-        assert!(page < self.pages);
-        std::ptr::with_exposed_provenance_mut(self.start + page * PAGE)
-    }
-
-    /// Pages of the guest's range that the kernel has in memory, by /proc/self/pagemap.
-    pub(crate) fn present(&self) -> usize {
-        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
-        let mut entries = vec![0u8; self.pages * 8];
-        pagemap.read_exact_at(&mut entries, (self.start / PAGE * 8) as u64).unwrap();
-        entries.chunks(8).filter(|entry| entry[7] & 0x80 != 0).count()
-    }
-
-    /// Whether the kernel has this page in memory.
-    pub(crate) fn is_present(&self, page: usize) -> bool {
-        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
-        let mut entry = [0; 8];
-        pagemap.read_exact_at(&mut entry, ((self.start / PAGE + page) * 8) as u64).unwrap();
-        entry[7] & 0x80 != 0
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: ours; what was registered is not any more.
-        unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(self.start), self.pages * PAGE) };
-    }
-}
 
 /// A guest. Unless faults are served, it accesses by way of a call: the page is brought in and kept while it is used, as a device does it.
 pub(crate) struct Guest {
@@ -96,18 +42,18 @@ impl Guest {
     /// Write a page that compresses to an eighth, and says which it is and in which version.
     pub(crate) fn write(&self, page: usize, version: u64) {
         let _pin = self.hold(page);
-        for (k, word) in words(page, version).enumerate() {
+        for (k, word) in words(page, version, 16).enumerate() {
             // SAFETY: pinned or served, inside the mapping; tests give each page to one thread at a time.
-            unsafe { self.mapping.word(page).wrapping_add(k).write_volatile(word) };
+            unsafe { self.mapping.at(page).wrapping_add(k).write_volatile(word) };
         }
     }
 
     /// Read a page and check it.
     pub(crate) fn check(&self, page: usize, version: u64) {
         let _pin = self.hold(page);
-        for (k, word) in words(page, version).enumerate() {
+        for (k, word) in words(page, version, 16).enumerate() {
             // SAFETY: as above.
-            let found = unsafe { self.mapping.word(page).wrapping_add(k).read_volatile() };
+            let found = unsafe { self.mapping.at(page).wrapping_add(k).read_volatile() };
             assert_eq!(found, word, "word {k} of page {page}");
         }
     }
@@ -118,32 +64,11 @@ impl Guest {
     }
 }
 
-fn words(page: usize, version: u64) -> impl Iterator<Item = u64> {
-    let mut x = (page as u64) << 20 | version << 1 | 1;
-    (0..PAGE as u64 / 8).map(move |k| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        if k % 16 == 0 { x } else { k / 16 }
-    })
-}
-
 /// A hang is a failure. One test at a time: they look at the memory of the process.
 pub(crate) fn within_a_minute(test: impl FnOnce() + Send + 'static) {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(|failed| failed.into_inner());
-    let (done, wait) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        test();
-        let _ = done.send(());
-    });
-    match wait.recv_timeout(Duration::from_secs(60)) {
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            eprintln!("the test hangs: somebody was not woken");
-            std::process::abort();
-        }
-        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-    }
+    served::within_a_minute(test);
 }
 
 /// Looks again and again at a number from a thread of its own, and keeps the largest.

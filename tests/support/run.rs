@@ -18,6 +18,10 @@ pub fn built() -> &'static Path {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "-p", "zspool-preload", "--target-dir"]).arg(folder.parent().unwrap());
         cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        // What cargo tells this test of its package, a build script would take for a change, and build everything anew.
+        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        let told = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package));
+        told.for_each(|(name, _)| _ = cargo.env_remove(name));
         if folder.ends_with("release") {
             cargo.arg("--release");
         }
@@ -117,6 +121,29 @@ impl Drop for Deadlined {
             end(child);
             let _ = child.wait();
         }
+    }
+}
+
+/// What the engine of a program says of its VM; `None` while it does not answer.
+pub fn vm_of(place: &Path, pid: u32) -> Option<Value> {
+    let output = finish(zspool(place).args(["ctl", &pid.to_string(), "status"]), 60);
+    let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+    status["vms"].get(0).cloned()
+}
+
+/// Wait until the engine of a program that runs says something of its VM: how long that takes is the machine's affair.
+#[track_caller]
+pub fn until_vm(running: &mut Deadlined, place: &Path, says: impl Fn(&Value) -> bool) -> Value {
+    let pid = running.program();
+    let mut last = Value::Null;
+    loop {
+        assert!(running.is_running(), "it ended before its engine said so; last: {last:#}");
+        match vm_of(place, pid) {
+            Some(vm) if says(&vm) => return vm,
+            Some(vm) => last = vm,
+            None => {}
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What tests of guest memory share: mappings with known bytes, a watchdog, tests in processes of their own, a codec that fails on cue.
+//! What tests of guest memory share: mappings with known bytes, a watchdog, tests in processes of their own, a codec that fails on cue, VMs that use it.
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part of this one
 
 use std::io;
@@ -7,10 +7,11 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
-use zspool::compress::{Codec, CodecId, Compressed, Context, Corrupt, Lz4};
+use zspool::compress::{Codec, CodecId, Codecs, Compressed, Context, Corrupt, Lz4};
 use zspool::guest::memory::Memory;
-use zspool::guest::{Region, Vm};
+use zspool::guest::{Engine, Error, FaultAround, Region, Service, ThreadOptions, Vm, VmOptions};
 use zspool::units::PAGE_SIZE;
+use zspool::zswap::{Builder, Zswap};
 
 pub const PAGE: usize = 4096;
 
@@ -86,12 +87,26 @@ impl Mapping {
         }
     }
 
+    /// Zeroes everywhere.
+    pub fn clear(&self) {
+        // SAFETY: inside the mapping; the test says who else uses it.
+        unsafe { self.at(0).cast::<u8>().write_bytes(0, self.bytes) };
+    }
+
     /// Pages in memory, from outside.
     pub fn present(&self) -> usize {
         let mut map = vec![0u8; self.pages()];
         // SAFETY: the vector has a byte for each page.
         assert_eq!(unsafe { libc::mincore(self.at(0).cast(), self.bytes, map.as_mut_ptr()) }, 0);
         map.iter().filter(|&&byte| byte & 1 != 0).count()
+    }
+
+    /// Whether a page is in memory.
+    pub fn is_present(&self, page: usize) -> bool {
+        let mut byte = 0u8;
+        // SAFETY: asks about one page and writes one byte.
+        assert_eq!(unsafe { libc::mincore(self.at(page).cast(), PAGE, &raw mut byte) }, 0);
+        byte & 1 != 0
     }
 }
 
@@ -102,14 +117,19 @@ impl Drop for Mapping {
     }
 }
 
-/// The words of a page.
+/// The words of a page that compresses to about a quarter.
 pub fn bytes_of(page: usize, version: u64) -> impl Iterator<Item = u64> {
+    words(page, version, 4)
+}
+
+/// Words that differ from page to page, of which one in so many is noise.
+pub fn words(page: usize, version: u64, one_in: u64) -> impl Iterator<Item = u64> {
     let mut x = (page as u64) << 20 | version << 1 | 1;
     (0..PAGE as u64 / 8).map(move |k| {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        if k % 4 == 0 { x } else { k / 16 }
+        if k % one_in == 0 { x } else { k / 16 }
     })
 }
 
@@ -133,6 +153,15 @@ pub fn within_a_minute<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'sta
 /// Run a test of this binary in a process of its own: what it does to signals, or how it ends, is of no other test. In that process, `inside` is
 /// run and the process ends with 0 behind it. `name` is the test's.
 pub fn in_a_process(name: &str, inside: impl FnOnce() + Send + 'static) -> Option<Output> {
+    in_a_process_with(name, &[], inside)
+}
+
+/// The same, with variables of the environment.
+pub fn in_a_process_with(
+    name: &str,
+    variables: &[(&str, &str)],
+    inside: impl FnOnce() + Send + 'static,
+) -> Option<Output> {
     const INSIDE: &str = "ZSPOOL_TEST_INSIDE";
     if std::env::var(INSIDE).is_ok_and(|test| test == name) {
         within_a_minute(inside);
@@ -142,6 +171,7 @@ pub fn in_a_process(name: &str, inside: impl FnOnce() + Send + 'static) -> Optio
         // One that is ignored was asked for.
         .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(INSIDE, name)
+        .envs(variables.iter().copied())
         .output()
         .unwrap();
     Some(output)
@@ -190,4 +220,85 @@ impl Codec for Tricky {
         }
         Lz4.decompress(bytes, out)
     }
+}
+
+// === VMs ===
+
+/// An engine whose codec fails on cue, and that evicts when it is asked.
+pub fn engine() -> Engine {
+    engine_over(tricky())
+}
+
+/// A store whose codec fails on cue.
+pub fn tricky() -> Builder {
+    let codecs = Codecs::builtin().with(Tricky).unwrap();
+    Zswap::builder().pool_limit(128 << 20).codecs(codecs).codec("tricky")
+}
+
+/// An engine over such a store, that evicts when it is asked.
+pub fn engine_over(builder: Builder) -> Engine {
+    Engine::builder(builder.build().unwrap()).evictor(false).build().unwrap()
+}
+
+/// One of its VMs.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn vm(engine: &Engine, name: &str, options: VmOptions) -> Result<Vm, Error> {
+    engine.vm(&engine.root().mkdir(name).unwrap(), options)
+}
+
+/// Who was woken is through before the handler that woke it is: a moment later all words are at rest.
+pub fn valid(region: &Region) {
+    std::thread::sleep(Duration::from_millis(50));
+    region.assert_valid();
+}
+
+/// Each page by a fault of its own.
+pub fn alone(options: VmOptions) -> VmOptions {
+    options.fault_around(FaultAround::Off)
+}
+
+/// Served by so many threads.
+pub fn threads(count: usize) -> VmOptions {
+    VmOptions::new().service(Service::Threads(ThreadOptions::new(count)))
+}
+
+/// Four threads check and rewrite their own quarters while everything is taken out again and again.
+pub fn work(vm: &Vm, mapping: &Mapping, rounds: u64) {
+    let quarter = mapping.pages() / 4;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|n| {
+                scope.spawn(move || {
+                    let pages = n * quarter..(n + 1) * quarter;
+                    for round in 1..=rounds {
+                        mapping.check(pages.clone(), round);
+                        mapping.write(pages.clone(), round + 1);
+                    }
+                })
+            })
+            .collect();
+        while !workers.iter().all(|worker| worker.is_finished()) {
+            vm.evict_all();
+        }
+    });
+    mapping.check(0..4 * quarter, rounds + 1);
+}
+
+/// Registered memory, all of it out.
+pub fn out(options: VmOptions) -> (Engine, Vm, Mapping, Region) {
+    let engine = engine();
+    let vm = vm(&engine, "vm", options).unwrap();
+    let mapping = Mapping::new(100);
+    mapping.write(0..100, 1);
+    let region = mapping.register(&vm);
+    vm.evict_all();
+    (engine, vm, mapping, region)
+}
+
+/// The byte at an address.
+pub fn read(address: usize) -> u8 {
+    // SAFETY: mapped; what the access comes to is what is tested.
+    unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() }
 }

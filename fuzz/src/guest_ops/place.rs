@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use zspool::compress::{Codec, Compressed, Context, Lz4};
 use zspool::guest::memory::{Memory, Method};
 use zspool::guest::{Error, Pin, Region, Vm};
 use zspool::units::PAGE_SIZE;
@@ -168,6 +169,15 @@ impl Place {
     /// Whether it is pinned.
     pub fn is_pinned(&self, page: usize) -> bool {
         self.pins.iter().any(|(pages, _)| pages.contains(&page))
+    }
+
+    /// Whether it may stay because it hardly shrinks: its object would take more than seven eighths of a page, in classes of up to 64 bytes.
+    pub fn wins_little(&self, page: usize) -> bool {
+        let bytes: &[u8; PAGE_SIZE] = self.bytes[Self::span(page..page + 1)].try_into().expect("a page");
+        match Lz4.compress(&mut Context::new(), bytes) {
+            Compressed::Bytes(object) => object.len() + 64 > PAGE_SIZE / 8 * 7,
+            Compressed::Incompressible => true,
+        }
     }
 
     /// Take the region, to end it.

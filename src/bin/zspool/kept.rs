@@ -1,12 +1,13 @@
 //! [`Kept`]: pages in an instance and what each of them was, for commands that store with one thread.
 
+use crate::error::{RunError, check_not_stopped};
+use crate::hashes::{Hashes, hash};
 use crate::progress::Progress;
-use crate::signals;
-use crate::source::Kind;
+use crate::shuffle::Shuffle;
 use crate::source::chosen::Taken;
-use crate::squeeze::RunError;
-use crate::squeeze::hashes::{Hashes, hash};
+use crate::source::{self, Kind};
 use serde::Serialize;
+use std::fmt;
 use std::time::{Duration, Instant};
 use zspool::memcg::Memcg;
 use zspool::units::{NodeId, Page, Slot, SlotRange};
@@ -38,12 +39,11 @@ pub(crate) struct SourceLine {
     pub(crate) note: Option<String>,
 }
 
-/// A phase that was stopped has not seen all pages: what comes after it would be wrong.
-///
-/// # Errors
-/// When a signal asked us to end.
-pub(crate) fn check_not_stopped() -> Result<(), RunError> {
-    signals::stopped().map_or(Ok(()), |by| Err(RunError::Stopped(by)))
+impl SourceLine {
+    /// What is out of the ordinary about it.
+    pub(crate) fn remarks(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        source::remarks(&self.name, self.vanished_pages, self.note.as_deref(), f)
+    }
 }
 
 impl<'a> Kept<'a> {
@@ -120,6 +120,18 @@ impl<'a> Kept<'a> {
     pub(crate) fn free(&self, page: u64) {
         self.zswap.free(self.slot(page).0);
         self.hashes.set(page, 0);
+    }
+
+    /// Free half of the pages, in this order. How many.
+    ///
+    /// # Errors
+    /// When a signal came.
+    pub(crate) fn free_half(&self, order: &Shuffle) -> Result<u64, RunError> {
+        let stored: Vec<u64> = (0..self.len()).map(|k| order.at(k)).filter(|&page| self.holds(page)).collect();
+        let half = &stored[..stored.len() / 2];
+        half.iter().for_each(|&page| self.free(page));
+        check_not_stopped()?;
+        Ok(half.len() as u64)
     }
 
     /// Read a page that is kept.

@@ -2,30 +2,42 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`args`], [`size`] | the command line |
-//! | [`source`] | where pages come from |
+//! | [`cli`] | the command line; what several commands take: [`args`], [`size`] |
 //! | [`squeeze`] | the main job: in, limited, out again identical |
-//! | [`target`] | the store it goes into |
 //! | [`classes`] | where the bytes of the pool go, as a picture |
-//! | [`swap`], [`tiers`] | pages through devices in tiers; what is shared about those |
-//! | [`kept`] | pages in an instance, and what each was |
+//! | [`swap`] | pages through devices in tiers |
 //! | [`files`] | the control files of a memcg, as a table |
 //! | `run`, `top` | an unmodified program under a limit; what runs so (feature `guest`) |
-//! | [`report`], [`table`], [`progress`], [`output`] | what is told about it |
-//! | [`signals`] | how it is interrupted |
+//!
+//! Below the commands, which do not know each other:
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`source`] | where pages come from |
+//! | [`target`] | the store they go into |
+//! | [`kept`], [`hashes`], [`shuffle`] | pages in an instance, what each was, and the order in which they are read back |
+//! | [`tiers`], [`drain`] | swapfiles in tiers, and one that is taken off |
+//! | [`histogram`], [`table`], [`progress`], [`output`], [`json`] | what is told about it |
+//! | [`error`], [`signals`] | why it is not done, how it is interrupted |
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("the program reads /proc and needs Linux; the library (without the feature `cli`) does not");
 
 mod args;
 mod classes;
+mod cli;
+mod drain;
+mod error;
 mod files;
+mod hashes;
+mod histogram;
+mod json;
 mod kept;
 mod output;
 mod progress;
-mod report;
 #[cfg(feature = "guest")]
 mod run;
+mod shuffle;
 mod signals;
 mod size;
 mod source;
@@ -37,13 +49,16 @@ mod tiers;
 #[cfg(feature = "guest")]
 mod top;
 
-use args::{Classes, Cli, Squeeze, Swap, Verb};
 use clap::Parser;
+use classes::args::Classes;
+use cli::{Cli, Verb};
+use error::RunError;
 use output::Output;
-use squeeze::RunError;
+use squeeze::args::Squeeze;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use swap::args::Swap;
 
 /// A page came back different, or something else that must not happen did.
 const BAD: u8 = 1;
@@ -98,15 +113,15 @@ fn run(args: &run::args::Run) -> ExitCode {
 /// Whether all is well.
 fn squeeze(args: &Squeeze) -> Result<bool, RunError> {
     let output = Output::open(args.json.as_deref())?;
-    let report = squeeze::squeeze(args, target::open).inspect_err(|_| output.abandon())?;
+    let report = squeeze::squeeze(args, target::zswap::open).inspect_err(|_| output.abandon())?;
     let mut text = String::new();
     let mut show = || {
-        table::show(&report, &mut text)?;
+        squeeze::show(&report, &mut text)?;
         if args.classes {
             writeln!(text)?;
-            table::show_classes(&report.pool.classes, usize::MAX, &mut text)?;
+            classes::show_classes(&report.pool.classes, usize::MAX, &mut text)?;
         }
-        if args.stat { table::show_stat(&report.sources, &mut text) } else { Ok(()) }
+        if args.stat { squeeze::show_stat(&report.sources, &mut text) } else { Ok(()) }
     };
     show().expect("writing to a string does not fail");
     output.write(&text, &report)?;

@@ -215,6 +215,7 @@ fn numbers(stats: &VmStats, json: &mut Json) {
         ("wasted_pages", stats.wasted),
         ("refused_pages", stats.refused),
         ("put_back_pages", stats.put_back),
+        ("unreadable_pages", stats.unreadable),
         ("around_pages", stats.around),
         ("busy_pages", stats.busy),
         ("again", stats.again),

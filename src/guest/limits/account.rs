@@ -21,6 +21,7 @@ use super::overshoot::{Overshoot, Verdict};
 use super::pace::Pace;
 use super::policy::{Back, Treatment};
 use super::roster::NO_PLACE;
+use crate::guest::pages::ports::Why;
 use crate::memcg::{Counter, Error, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Resident};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Deadline, Tally};
@@ -74,22 +75,6 @@ pub(crate) struct Account {
     hits: Tally,
     /// Those there had been when all pages were looked at and none could be taken, 63..8, and the stamp of then, 7..0; 0: never.
     barren: Tally,
-}
-
-/// What pages are brought in for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    /// Somebody touched one, and waits.
-    Fault,
-    /// A caller wants a range: to make it resident, to pin or to unregister it, or before a fork.
-    Call,
-    /// They were in memory before they were registered.
-    Found,
-    /// A child of fork has them, which is being born: nothing can leave before it is, so nobody tries. The evictor does, afterwards.
-    Fork,
-    /// A child of fork wants a page, which cannot leave from there again; what it shares with its parent cannot either. Room is made here and now,
-    /// or not: the thread that serves it serves all children, and does not wait for the evictor, who pays back later.
-    Child,
 }
 
 /// How a charge ended.

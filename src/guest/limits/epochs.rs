@@ -16,7 +16,7 @@
 //!
 //! Callers: `account` stamps and asks; the evictor goes on and sweeps.
 
-use crate::guest::pages::word::MAX_STIFF;
+use crate::guest::pages::bits::MAX_STIFF;
 use crate::sync::Tally;
 use crate::sync::atomic::{AtomicU32, Ordering};
 

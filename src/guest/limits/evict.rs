@@ -10,9 +10,10 @@
 //! So what is staged has a run's time to come back before it is compressed: that is its second chance.
 
 use super::account::Account;
-use super::evictable::{Compressed, Counts, Evictable, Staged};
+use super::evictable::{Counts, Evictable};
 use super::limits::{ALL_WORDS, Limits, RUN};
 use super::roster::{NO_PLACE, Wanted};
+use crate::guest::pages::outcomes::{Compressed, Staged};
 use crate::memcg::{
     Ask, Cancel, Counter, End, Error, Memcg, MemcgEvent, ReclaimRequest, Reclaimed, Reclaimer, Source, Swappiness,
 };
@@ -79,7 +80,7 @@ impl Limits {
                 let batch = over.min(BATCH).min(missing.try_into().unwrap_or(BATCH));
                 let compressed = pick.vm().compress_staged(batch, true);
                 some |= compressed != Compressed::default();
-                gone += compressed.bytes;
+                gone += compressed.won;
                 over = over.saturating_sub(compressed.pages + compressed.back + compressed.stayed);
                 stayed += compressed.stayed;
                 if compressed.refused > 0 && !helped {

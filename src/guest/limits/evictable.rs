@@ -10,6 +10,7 @@
 
 use super::account::Account;
 use super::policy::Look;
+use crate::guest::pages::outcomes::{Compressed, Staged};
 
 /// Pages of a VM by where they are. Each is charged 4096 bytes but those that are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,57 +21,6 @@ pub(crate) struct Counts {
     pub(crate) staged: u64,
     /// Of those in memory, pinned: they cannot go.
     pub(crate) pinned: u64,
-}
-
-/// What staging came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Staged {
-    /// Pages that are staged now.
-    pub(crate) pages: u32,
-    /// Pages that the kernel kept where they are: pinned by a device, or shared after a fork.
-    pub(crate) busy: u32,
-}
-
-impl std::ops::AddAssign for Staged {
-    fn add_assign(&mut self, other: Staged) {
-        self.pages += other.pages;
-        self.busy += other.busy;
-    }
-}
-
-/// What compressing staged pages came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Compressed {
-    /// Pages that are not in memory any more.
-    pub(crate) pages: u32,
-    /// Bytes by which the charge fell: their 4096 each, less their slots.
-    pub(crate) bytes: u64,
-    /// Pages that somebody touched meanwhile: in memory still, or again.
-    pub(crate) back: u32,
-    /// Pages that the store refused: staged still.
-    pub(crate) refused: u32,
-    /// Pages that did not shrink: in their place again, where they are not takeable for a while.
-    pub(crate) stayed: u32,
-    /// Pages that did not shrink: staged still, for who may write them to a device.
-    pub(crate) later: u32,
-}
-
-impl Compressed {
-    /// What brings the next win nearer, of whoever's: bytes, and pages that will not be looked at again for a while.
-    pub(crate) fn progress(&self) -> u64 {
-        self.bytes + u64::from(self.stayed)
-    }
-}
-
-impl std::ops::AddAssign for Compressed {
-    fn add_assign(&mut self, other: Compressed) {
-        self.pages += other.pages;
-        self.bytes += other.bytes;
-        self.back += other.back;
-        self.refused += other.refused;
-        self.stayed += other.stayed;
-        self.later += other.later;
-    }
 }
 
 /// A VM as the evictor sees it.

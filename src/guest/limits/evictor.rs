@@ -9,7 +9,7 @@
 //! by itself. A panic in a round (a codec's, a device's) is told once and does not end the thread.
 
 use super::limits::Limits;
-use crate::guest::service::fork::in_child;
+use crate::guest::service::fork_mark::in_child;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, Tally};
 use std::io;

@@ -11,10 +11,11 @@
 //! ```
 
 use super::account::Account;
-use super::evictable::{Compressed, Counts, Evictable, Staged};
+use super::evictable::{Counts, Evictable};
 use super::overshoot::{OnOvershoot, Overshoot, Verdict};
 use super::policy::{Policy, View};
 use super::roster::{FAULT_LOOKS, Roster, Wanted};
+use crate::guest::pages::outcomes::{Compressed, Staged};
 use crate::memcg::{Memcg, Tree};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Clock, Mailbox, Planted, Tally, Turnstile};
@@ -225,7 +226,7 @@ impl Limits {
             }
         }
         account.set_hand(region, page);
-        if staged == Staged::default() && left > 0 {
+        if (staged.pages, staged.busy) == (0, 0) && left > 0 {
             account.note_barren();
         }
         staged
@@ -238,7 +239,7 @@ impl Limits {
             self.note_won(compressed.progress());
             match compressed {
                 // What came back is charged by who touched it, and the next may go.
-                Compressed { bytes: 1.., .. } | Compressed { back: 1.., .. } => Made::Room,
+                Compressed { won: 1.., .. } | Compressed { back: 1.., .. } => Made::Room,
                 Compressed { stayed: 1.., .. } => Made::Search,
                 _ => Made::Nothing,
             }

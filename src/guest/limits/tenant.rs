@@ -5,13 +5,15 @@
 //!   limits --- Evictable --------> Evictee { tenant, what all regions share } --- Clocked ---> words of a region
 //! ```
 
-use super::account::{Account, CameFrom, Charged, Why};
-use super::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
+use super::account::{Account, CameFrom, Charged};
+use super::evictable::{Clocked, Counts, Evictable};
 use super::policy::Look;
+use crate::guest::FaultKind;
 use crate::guest::dirty::look_at_written;
-use crate::guest::pages::ports::{self, Count, Effort, Gauge, Observer, Purse};
-use crate::guest::pages::{Kind, Pages, Shared};
-use crate::guest::stats::{FaultKind, Meter};
+use crate::guest::pages::outcomes::{Compressed, Staged};
+use crate::guest::pages::ports::{Count, Effort, Gauge, Observer, Purse, Why};
+use crate::guest::pages::{Pages, Shared};
+use crate::guest::stats::Meter;
 use crate::memcg::Resident;
 use crate::sync::Arc;
 
@@ -47,15 +49,8 @@ impl Tenant {
     }
 }
 
-impl Purse for Tenant {
-    fn charge(&self, pages: u32, why: ports::Why) -> bool {
-        let why = match why {
-            ports::Why::Fault => Why::Fault,
-            ports::Why::Call => Why::Call,
-            ports::Why::Found => Why::Found,
-            ports::Why::Fork => Why::Fork,
-            ports::Why::Child => Why::Child,
-        };
+impl Purse for Arc<Tenant> {
+    fn charge(&self, pages: u32, why: Why) -> bool {
         match self.account.charge(pages, why) {
             Charged::Within | Charged::Over(_) => true,
             Charged::Poison => false,
@@ -75,22 +70,12 @@ impl Purse for Tenant {
     }
 }
 
-impl Observer for Tenant {
+impl Observer for Arc<Tenant> {
     fn epoch(&self) -> u8 {
         self.account.stamp()
     }
 
-    fn served(&self, kind: Kind, nanoseconds: u64) {
-        let kind = match kind {
-            Kind::Staged => FaultKind::Staged,
-            Kind::Compressed => FaultKind::Compressed,
-            Kind::Device => FaultKind::Device,
-            Kind::SameFilled => FaultKind::SameFilled,
-            Kind::Absent => FaultKind::Absent,
-            Kind::Protected => FaultKind::Protected,
-            Kind::Stale => FaultKind::Stale,
-            Kind::Vanished => FaultKind::Vanished,
-        };
+    fn served(&self, kind: FaultKind, nanoseconds: u64) {
         if kind == FaultKind::Staged {
             self.account.came_back(CameFrom::Staged, 0, self.resident());
         }
@@ -145,7 +130,7 @@ impl Evictable for Evictee {
         let mut number = from;
         // By the order of addresses: a region that comes or goes meanwhile shifts the others, so that one may be passed by or met
         // twice in this round of the hand.
-        while let Some(pages) = self.shared.roster.nth(number as usize) {
+        while let Some(pages) = self.shared.regions.nth(number as usize) {
             if !each(number, &*pages) {
                 return;
             }
@@ -155,15 +140,7 @@ impl Evictable for Evictee {
 
     fn compress_staged(&self, pages: u32, ahead: bool) -> Compressed {
         let effort = if ahead { Effort::Ahead } else { Effort::Unaided };
-        let done = self.shared.compress_staged_with(pages, effort);
-        Compressed {
-            pages: done.pages,
-            bytes: done.won,
-            back: done.back,
-            refused: done.refused,
-            stayed: done.stayed,
-            later: done.later,
-        }
+        self.shared.compress_staged_with(pages, effort)
     }
 }
 
@@ -211,9 +188,7 @@ impl Clocked for Pages {
     }
 
     fn stage(&self, first: u32, pages: u32) -> Staged {
-        // Who is to be left alone was asked by the policy.
-        let staging = Pages::stage(self, first, pages, true);
-        Staged { pages: staging.staged, busy: staging.busy }
+        Pages::stage(self, first, pages)
     }
 
     fn unshare(&self) {

@@ -9,7 +9,6 @@
 //!
 //! [`Memory::method`] forces one of them.
 
-use super::anon::{Drain, Moved};
 use super::backing::Backing;
 use super::frames::{Frames, POOL_BYTES};
 use super::guest_range::GuestRange;
@@ -17,6 +16,7 @@ use super::maps::Mapping;
 use super::memfd::{Filed, Out};
 use super::protected::Protected;
 use super::reserved::Reserved;
+use super::shadowed::{Drain, Shadowed};
 use super::{Kind, Memory, Method, Refusal};
 use crate::guest::uffd::{Ask, Descriptor, Features, Modes, PageMap};
 use crate::sync::{Arc, Mutex, Rank};
@@ -131,7 +131,7 @@ impl Backer {
         let guest = GuestRange::new(memory, self.descriptor.clone(), self.page_map.clone())?;
         Ok(match (memory.kind(), method) {
             (Kind::Anonymous, Method::Move) => {
-                Box::new(Moved::new(guest, self.drain()?, &executable(&mappings, memory.addresses()))?)
+                Box::new(Shadowed::new(guest, self.drain()?, &executable(&mappings, memory.addresses()))?)
             }
             (Kind::Anonymous, _) => Box::new(Protected::new(guest)),
             (Kind::Memfd { file, offset }, method) => {
@@ -144,7 +144,7 @@ impl Backer {
         })
     }
 
-    /// Where frames go that are dropped: see A4 of `anon`.
+    /// Where frames go that are dropped: see A4 of `shadowed`.
     fn drain(&self) -> Result<Arc<Drain>, Refusal> {
         if let Some(drain) = &*self.drain.lock() {
             return Ok(drain.clone());

@@ -23,11 +23,14 @@
 //! - **B3** Where staging is `InPlace`, the staged page *is* the guest's page. So (a) a fault on a Compressing page is served by
 //!   [`put_back`](Backing::put_back), as one on a Staged page, and the page needs no new charge; (b) a compressor that lost its page
 //!   must not call [`drop_staged`](Backing::drop_staged): it would throw the guest's page away; (c) one that did not lose it goes
-//!   Compressing -> Leaving (owned, so that a write fault waits), `drop_staged`, and only then -> Stored. SHADOW is never set.
+//!   Compressing -> Dropping (owned, so that a write fault waits), `drop_staged`, and only then -> Stored.
+//! - **B4** Where staging is `InPlace`, a page with SHADOW stays in the guest range, except by who compresses it: who throws it away by a call
+//!   waits until the flag is cleared.
 //!
 //! No call allocates, and all but [`present`](Backing::present) may be made in a signal handler.
 
 use super::Refusal;
+use crate::units::PAGE_SIZE;
 use std::io;
 use std::ops::Range;
 
@@ -55,7 +58,14 @@ pub trait Backing: Send + Sync {
     fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
 
     /// Where the bytes of a page lie that is Staged or Compressing. Nobody writes them.
-    fn staged(&self, page: u32) -> *const [u8; 4096];
+    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE];
+
+    /// Copy the bytes of a page that is staged [`InPlace`](Staging::InPlace) and whose SHADOW flag is set. Where a fault has put it back, the guest
+    /// may be writing it: the copy is worth nothing then, and its maker finds that the page is lost.
+    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) {
+        // SAFETY: the page stands where the guest has it while SHADOW is set: who throws pages away waits (B4).
+        unsafe { std::ptr::copy_nonoverlapping(self.staged(page), to, 1) };
+    }
 
     /// Give the frames of staged pages back; the guest's next access faults as on a page that is not there.
     ///
@@ -66,7 +76,7 @@ pub trait Backing: Send + Sync {
     /// Install copies of `pages` pages that lie one after the other at `from`, write-protected where asked, and wake who waits.
     ///
     /// `There` is an obstacle: it was installed meanwhile, and stays as it is.
-    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed;
+    fn install(&self, first: u32, from: *const [u8; PAGE_SIZE], pages: u32, protected: bool) -> Installed;
 
     /// Install pages that read as zero, and wake who waits.
     fn install_zero(&self, first: u32, pages: u32) -> Installed;
@@ -86,7 +96,7 @@ pub trait Backing: Send + Sync {
     /// page and those after it are left out, without an obstacle.
     ///
     /// `fill` gets frames that may hold anything and must write all 4096 bytes.
-    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; PAGE_SIZE]) -> bool) -> Installed {
         install_one_by_one(self, first, pages, fill)
     }
 
@@ -117,6 +127,16 @@ pub trait Backing: Send + Sync {
     /// # Errors
     /// The obstacle.
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+
+    /// Take the mark of a poisoned page off: to be `filled` at once, or else to fault as a page that is not there. Who touches it before it is
+    /// filled still gets the signal, or waits.
+    ///
+    /// # Errors
+    /// The obstacle.
+    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
+        let _ = filled;
+        self.discard(page, 1)
+    }
 
     /// Whether pages that are out may be thrown away now; nothing is asked of the kernel.
     ///
@@ -154,13 +174,6 @@ pub trait Backing: Send + Sync {
         Staging::Apart
     }
 
-    /// The program moved the whole mapping to another address, with its registration (`mremap`, told by an event). False where the backing
-    /// cannot follow: the region must be given up then.
-    fn moved(&self, to: usize) -> bool {
-        let _ = to;
-        false
-    }
-
     /// After a fork whose child has ended: make pages that [`take_out`](Self::take_out) calls `Busy` the process's own again, and say how
     /// many were looked at and can be tried again. To be called owning no word: it may fault like a write of the guest's.
     fn unshare(&self, first: u32, pages: u32) -> u32 {
@@ -169,14 +182,61 @@ pub trait Backing: Send + Sync {
     }
 }
 
+/// The rest of an `impl Backing` for one that does something before requests of the backing in this field: what it only hands on.
+macro_rules! rest_of_inner {
+    ($inner:ident) => {
+        fn register(&self) -> Result<(), $crate::guest::memory::Refusal> {
+            self.$inner.register()
+        }
+
+        fn staged(&self, page: u32) -> *const [u8; $crate::units::PAGE_SIZE] {
+            self.$inner.staged(page)
+        }
+
+        fn copy_staged(&self, page: u32, to: &mut [u8; $crate::units::PAGE_SIZE]) {
+            self.$inner.copy_staged(page, to);
+        }
+
+        fn wake(&self, first: u32, pages: u32) {
+            self.$inner.wake(first, pages);
+        }
+
+        fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(std::ops::Range<u32>)) -> std::io::Result<()> {
+            self.$inner.present(first, pages, each)
+        }
+
+        fn present_apart(
+            &self,
+            first: u32,
+            pages: u32,
+            each: &mut dyn FnMut(std::ops::Range<u32>),
+        ) -> std::io::Result<bool> {
+            self.$inner.present_apart(first, pages, each)
+        }
+
+        fn release(&self) -> std::io::Result<()> {
+            self.$inner.release()
+        }
+
+        fn staging(&self) -> $crate::guest::memory::backing::Staging {
+            self.$inner.staging()
+        }
+
+        fn unshare(&self, first: u32, pages: u32) -> u32 {
+            self.$inner.unshare(first, pages)
+        }
+    };
+}
+pub(crate) use rest_of_inner;
+
 /// Install pages one by one from a bounce page on the stack: [`Backing::move_in`] of those who know no better way.
 pub fn install_one_by_one<B: Backing + ?Sized>(
     backing: &B,
     first: u32,
     pages: u32,
-    fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool,
+    fill: &mut dyn FnMut(u32, *mut [u8; PAGE_SIZE]) -> bool,
 ) -> Installed {
-    let mut bounce = [0u8; 4096];
+    let mut bounce = [0u8; PAGE_SIZE];
     for done in 0..pages {
         if !fill(first + done, &raw mut bounce) {
             return Installed { pages: done, obstacle: None };

@@ -5,11 +5,9 @@
 //!                                          -- no cue ------------------------> the backing
 //! ```
 
-use super::Refusal;
-use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
+use super::backing::{Backing, Installed, Obstacle, TakenOut, rest_of_inner};
 use crate::sync::{Mutex, Rank};
-use std::io;
-use std::ops::Range;
+use crate::units::PAGE_SIZE;
 
 /// The calls that can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,10 +119,6 @@ impl Faulty {
 }
 
 impl Backing for Faulty {
-    fn register(&self) -> Result<(), Refusal> {
-        self.inner.register()
-    }
-
     fn take_out(&self, first: u32, pages: u32) -> TakenOut {
         let as_installed = |pages| {
             let taken = self.inner.take_out(first, pages);
@@ -138,15 +132,11 @@ impl Backing for Faulty {
         self.all_or_nothing(Call::PutBack, first, pages, |pages| self.inner.put_back(first, pages))
     }
 
-    fn staged(&self, page: u32) -> *const [u8; 4096] {
-        self.inner.staged(page)
-    }
-
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         self.all_or_nothing(Call::DropStaged, first, pages, |pages| self.inner.drop_staged(first, pages))
     }
 
-    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
+    fn install(&self, first: u32, from: *const [u8; PAGE_SIZE], pages: u32, protected: bool) -> Installed {
         self.partly(Call::Install, first, pages, |pages| self.inner.install(first, from, pages, protected))
     }
 
@@ -158,7 +148,7 @@ impl Backing for Faulty {
         self.inner.can_move_in(pages)
     }
 
-    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; PAGE_SIZE]) -> bool) -> Installed {
         self.partly(Call::MoveIn, first, pages, |pages| self.inner.move_in(first, pages, fill))
     }
 
@@ -174,39 +164,17 @@ impl Backing for Faulty {
         self.all_or_nothing(Call::Poison, first, pages, |pages| self.inner.poison(first, pages))
     }
 
-    fn wake(&self, first: u32, pages: u32) {
-        self.inner.wake(first, pages);
-    }
-
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         self.all_or_nothing(Call::Discard, first, pages, |pages| self.inner.discard(first, pages))
     }
 
-    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
-        self.inner.present(first, pages, each)
-    }
-
-    fn release(&self) -> io::Result<()> {
-        self.inner.release()
+    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
+        self.all_or_nothing(Call::Discard, page, 1, |_| self.inner.unpoison(page, filled))
     }
 
     fn shares_zeroes(&self) -> bool {
         self.inner.shares_zeroes()
     }
 
-    fn staging(&self) -> Staging {
-        self.inner.staging()
-    }
-
-    fn moved(&self, to: usize) -> bool {
-        self.inner.moved(to)
-    }
-
-    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
-        self.inner.present_apart(first, pages, each)
-    }
-
-    fn unshare(&self, first: u32, pages: u32) -> u32 {
-        self.inner.unshare(first, pages)
-    }
+    rest_of_inner!(inner);
 }

@@ -8,7 +8,7 @@ use super::claims::Claim;
 use super::{Memory, Refusal, maps};
 use crate::guest::uffd::{Descriptor, Done, Entry, Errno, Ioctls, Mode, Modes, PageMap};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::units::PAGE_SIZE;
 use std::io;
 use std::ops::Range;
@@ -16,8 +16,7 @@ use std::ops::Range;
 /// A range of guest memory and the descriptor that serves it.
 #[derive(Debug)]
 pub(super) struct GuestRange {
-    /// Moves when the program moves the mapping.
-    start: AtomicUsize,
+    start: usize,
     pages: u32,
     pub(super) descriptor: Arc<Descriptor>,
     page_map: Arc<PageMap>,
@@ -38,7 +37,7 @@ impl GuestRange {
         let range = memory.addresses();
         let claim = Claim::new(range.clone(), "registered")?;
         let this = GuestRange {
-            start: AtomicUsize::new(range.start),
+            start: range.start,
             pages: memory.pages() as u32,
             descriptor,
             page_map,
@@ -66,18 +65,13 @@ impl GuestRange {
     /// The address of a page.
     pub(super) fn address(&self, page: u32) -> usize {
         debug_assert!(page <= self.pages);
-        self.start.load(Ordering::Acquire) + page as usize * PAGE_SIZE
+        self.start + page as usize * PAGE_SIZE
     }
 
     pub(super) fn span(&self, first: u32, pages: u32) -> Range<usize> {
         debug_assert!(first as u64 + u64::from(pages) <= u64::from(self.pages));
         let start = self.address(first);
         start..start + pages as usize * PAGE_SIZE
-    }
-
-    /// The program moved the mapping.
-    pub(super) fn moved(&self, to: usize) {
-        self.start.store(to, Ordering::Release);
     }
 
     /// Have it fault; `modes`, and write protection where the kernel has it for such memory.
@@ -153,11 +147,6 @@ impl GuestRange {
         })
     }
 
-    /// Have pages faulted in for writing, as far as the range may be.
-    pub(super) fn populate(&self, first: u32, pages: u32) -> Result<(), Errno> {
-        self.advise(first, pages, libc::MADV_POPULATE_WRITE)
-    }
-
     /// Whether something is mapped at a page.
     fn mapped(&self, page: u32) -> bool {
         let mut resident = 0u8;
@@ -190,9 +179,10 @@ impl GuestRange {
         Installed { pages: done, obstacle: stopped.map(|errno| self.refused(errno)) }
     }
 
-    pub(super) fn install(&self, first: u32, from: *const u8, pages: u32, mode: Mode) -> Installed {
+    pub(super) fn install(&self, first: u32, from: *const [u8; PAGE_SIZE], pages: u32, protected: bool) -> Installed {
+        let mode = if protected { Mode::PROTECTED } else { Mode::empty() };
         self.filled(pages, |at, count| {
-            let from = from.wrapping_add(at as usize * PAGE_SIZE);
+            let from = from.wrapping_add(at as usize).cast();
             self.descriptor.copy(self.address(first + at), from, count as usize * PAGE_SIZE, mode)
         })
     }
@@ -249,6 +239,37 @@ impl GuestRange {
         Ok(entry[0].intersects(Entry::PRESENT | Entry::SWAPPED))
     }
 
+    /// Write to pages that are mapped here alone, without changing them: a page that a child shared once is the process's own after it. How many
+    /// were.
+    ///
+    /// A page that another process still has is left alone: it would become two. One that is write-protected is too: the fault would be served.
+    pub(super) fn unshare(&self, first: u32, pages: u32) -> u32 {
+        let mut entries = [Entry::empty(); 64];
+        let mut own = 0;
+        for start in (0..pages).step_by(entries.len()) {
+            let count = (pages - start).min(entries.len() as u32);
+            if self.entries(first + start, count, &mut entries).is_err() {
+                return own;
+            }
+            let ours =
+                |entry: &Entry| entry.contains(Entry::PRESENT | Entry::EXCLUSIVE) && !entry.contains(Entry::PROTECTED);
+            let mut at = 0;
+            while at < count {
+                let run = entries[at as usize..count as usize].iter().take_while(|entry| ours(entry)).count() as u32;
+                if run > 0 && self.populate(first + start + at, run).is_ok() {
+                    own += run;
+                }
+                at += run + 1;
+            }
+        }
+        own
+    }
+
+    /// Have pages faulted in for writing, as far as the range may be.
+    fn populate(&self, first: u32, pages: u32) -> Result<(), Errno> {
+        self.advise(first, pages, libc::MADV_POPULATE_WRITE)
+    }
+
     /// The pagemap's entries of pages, 64 at most.
     pub(super) fn entries(&self, first: u32, pages: u32, entries: &mut [Entry; 64]) -> io::Result<()> {
         self.page_map.entries(self.address(first), &mut entries[..pages as usize])
@@ -263,6 +284,62 @@ impl Drop for GuestRange {
         }
     }
 }
+
+/// The rest of an `impl Backing`: what is asked of the range in the same way whatever memory it is; and of `private` memory, which is nowhere but
+/// there, also how pages come in, are thrown away, told and unshared.
+macro_rules! rest_of_backing {
+    ($range:ident) => {
+        fn unprotect(&self, first: u32, pages: u32) -> Result<(), $crate::guest::memory::backing::Obstacle> {
+            self.$range.unprotect(first, pages)
+        }
+
+        fn protect(&self, first: u32, pages: u32) -> Result<(), $crate::guest::memory::backing::Obstacle> {
+            self.$range.protect(first, pages)
+        }
+
+        fn poison(&self, first: u32, pages: u32) -> Result<(), $crate::guest::memory::backing::Obstacle> {
+            self.$range.poison(first, pages)
+        }
+
+        fn wake(&self, first: u32, pages: u32) {
+            self.$range.wake(first, pages);
+        }
+
+        fn release(&self) -> std::io::Result<()> {
+            self.$range.release()
+        }
+    };
+    ($range:ident, private) => {
+        rest_of_backing!($range);
+
+        fn install(
+            &self,
+            first: u32,
+            from: *const [u8; $crate::units::PAGE_SIZE],
+            pages: u32,
+            protected: bool,
+        ) -> $crate::guest::memory::backing::Installed {
+            self.$range.install(first, from, pages, protected)
+        }
+
+        fn install_zero(&self, first: u32, pages: u32) -> $crate::guest::memory::backing::Installed {
+            self.$range.install_zero(first, pages)
+        }
+
+        fn discard(&self, first: u32, pages: u32) -> Result<(), $crate::guest::memory::backing::Obstacle> {
+            self.$range.drop_pages(first, pages)
+        }
+
+        fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(std::ops::Range<u32>)) -> std::io::Result<()> {
+            self.$range.present(first, pages, each)
+        }
+
+        fn unshare(&self, first: u32, pages: u32) -> u32 {
+            self.$range.unshare(first, pages)
+        }
+    };
+}
+pub(super) use rest_of_backing;
 
 /// A request that does all or nothing, as one that says how far it came.
 fn whole(pages: u32, answer: Result<(), Errno>) -> Done {

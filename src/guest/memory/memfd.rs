@@ -18,8 +18,8 @@
 
 use super::Refusal;
 use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
-use super::guest_range::GuestRange;
-use crate::guest::uffd::{Errno, Ioctls, Mode, Modes};
+use super::guest_range::{GuestRange, rest_of_backing};
+use crate::guest::uffd::{Errno, Ioctls, Modes};
 use crate::units::PAGE_SIZE;
 use std::io;
 use std::ops::Range;
@@ -253,7 +253,7 @@ impl Backing for Filed {
         }
     }
 
-    fn staged(&self, page: u32) -> *const [u8; 4096] {
+    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
         self.in_view(page)
     }
 
@@ -261,9 +261,8 @@ impl Backing for Filed {
         self.punch(first, pages)
     }
 
-    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
-        let mode = if protected { Mode::PROTECTED } else { Mode::empty() };
-        let installed = self.guest.install(first, from.cast(), pages, mode);
+    fn install(&self, first: u32, from: *const [u8; PAGE_SIZE], pages: u32, protected: bool) -> Installed {
+        let installed = self.guest.install(first, from, pages, protected);
         self.map_what_is_there(first, installed)
     }
 
@@ -272,7 +271,7 @@ impl Backing for Filed {
         self.map_what_is_there(first, installed)
     }
 
-    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; PAGE_SIZE]) -> bool) -> Installed {
         // Filled through our view, then mapped: without a copy. Never over a page that the file has.
         let (count, obstacle) = match self.next_held(first, first + pages) {
             Ok(None) => (pages, None),
@@ -293,24 +292,20 @@ impl Backing for Filed {
         self.map_what_is_there(first, mapped)
     }
 
-    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.unprotect(first, pages)
-    }
-
-    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.protect(first, pages)
-    }
-
-    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.poison(first, pages)
-    }
-
-    fn wake(&self, first: u32, pages: u32) {
-        self.guest.wake(first, pages);
-    }
-
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         self.punch(first, pages)
+    }
+
+    /// The kernel keeps marks of a file's mapping until it is unmapped, whatever is thrown away (6.18), but installs over them: a page of
+    /// zeroes first, and that goes. What is written in between goes with it, as what is written just before a discard.
+    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
+        if filled {
+            return Ok(());
+        }
+        match self.guest.install_zero(page, 1).obstacle {
+            None | Some(Obstacle::There) => self.punch(page, 1),
+            Some(obstacle) => Err(obstacle),
+        }
     }
 
     fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
@@ -325,10 +320,6 @@ impl Backing for Filed {
         Ok(())
     }
 
-    fn release(&self) -> io::Result<()> {
-        self.guest.release()
-    }
-
     fn shares_zeroes(&self) -> bool {
         false // each is a page of the file
     }
@@ -336,4 +327,6 @@ impl Backing for Filed {
     fn staging(&self) -> Staging {
         Staging::InPlace
     }
+
+    rest_of_backing!(guest);
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Memory -- inspect: refused by name, or fit --> Backer -- probes --> Backing
-//!     Anonymous                                                           Moved       pages are moved to a shadow range
+//!     Anonymous                                                           Shadowed    pages are moved to a shadow range
 //!                                                                         Protected   pages are write-protected in place
 //!     Memfd                                                               Filed       pages stay in the file, unmapped
 //!                                                                       (Faulty       any of them, failing on cue)
@@ -11,7 +11,6 @@
 //! It knows addresses and pages' numbers, and asks the kernel. It does not know pages' states: who may be asked about which page is the
 //! caller's to see to, by the rules of [`backing`]. Locks: leaves alone, and only while memory is registered or unregistered.
 
-mod anon;
 #[doc(hidden)]
 pub mod backer;
 #[doc(hidden)]
@@ -28,6 +27,7 @@ mod memfd;
 mod protected;
 mod refusal;
 mod reserved;
+mod shadowed;
 pub(crate) mod simulated;
 
 pub use inspection::Inspected;

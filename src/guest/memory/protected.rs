@@ -14,12 +14,11 @@
 //!   memory is discarded by [`discard`](Backing::discard), not by `madvise`.
 
 use super::Refusal;
-use super::anon::unshare;
-use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
-use super::guest_range::GuestRange;
-use crate::guest::uffd::{Entry, Ioctls, Mode, Modes};
+use super::backing::{Backing, Obstacle, Staging, TakenOut};
+use super::guest_range::{GuestRange, rest_of_backing};
+use crate::guest::uffd::{Entry, Ioctls, Modes};
+use crate::units::PAGE_SIZE;
 use std::io;
-use std::ops::Range;
 
 /// Anonymous memory without MOVE.
 #[derive(Debug)]
@@ -76,62 +75,19 @@ impl Backing for Protected {
         self.guest.unprotect(first, pages)
     }
 
-    fn staged(&self, page: u32) -> *const [u8; 4096] {
-        self.guest.address(page) as *const [u8; 4096]
+    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
+        self.guest.address(page) as *const [u8; PAGE_SIZE]
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         self.guest.drop_pages(first, pages)
     }
 
-    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
-        self.guest.install(first, from.cast(), pages, if protected { Mode::PROTECTED } else { Mode::empty() })
-    }
-
-    fn install_zero(&self, first: u32, pages: u32) -> Installed {
-        self.guest.install_zero(first, pages)
-    }
-
-    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.unprotect(first, pages)
-    }
-
-    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.protect(first, pages)
-    }
-
-    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.poison(first, pages)
-    }
-
-    fn wake(&self, first: u32, pages: u32) {
-        self.guest.wake(first, pages);
-    }
-
-    fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.drop_pages(first, pages)
-    }
-
-    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
-        self.guest.present(first, pages, each)
-    }
-
-    fn release(&self) -> io::Result<()> {
-        self.guest.release()
-    }
-
     fn staging(&self) -> Staging {
         Staging::InPlace
     }
 
-    fn moved(&self, to: usize) -> bool {
-        self.guest.moved(to);
-        true
-    }
-
-    fn unshare(&self, first: u32, pages: u32) -> u32 {
-        unshare(&self.guest, first, pages)
-    }
+    rest_of_backing!(guest, private);
 }
 
 fn nothing(obstacle: Obstacle) -> TakenOut {

@@ -9,10 +9,13 @@
 //!
 //! Each request, and each access of the guest's, is one step under one lock, as the kernel's lock of an address space makes it.
 //! Staged bytes are read without it.
+//!
+//! Where a [`Paint`] is given, all bytes of a page follow from its token, and are compared when a page comes in.
 
-mod changing;
+pub(crate) mod changing;
 
 use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
+use crate::guest::uffd::Event;
 use crate::sync::{Arc, Mutex, Rank};
 use crate::units::PAGE_SIZE;
 use std::cell::UnsafeCell;
@@ -29,6 +32,9 @@ pub(crate) enum Trap {
     /// It is poisoned.
     Poisoned,
 }
+
+/// Makes the bytes of a page of its token, which are the first eight of them. Of 0 it makes zeroes.
+pub type Paint = fn(u64, &mut [u8; PAGE_SIZE]);
 
 /// One page of the guest range.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,15 +55,19 @@ struct Place {
     other: Option<u64>,
     /// Written since the kernel was asked for its marks.
     written: bool,
+    /// Somebody else threw it away.
+    vanished: bool,
 }
 
 /// What requests fail with, on cue.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Cue {
     /// So many installations, of pages or of poison, still find the address space changing.
     again: u32,
     /// Threads that change mappings, and have not gone on.
     changing: u32,
+    /// What those say, and nobody has read.
+    unread: Vec<Event>,
 }
 
 /// A guest range without a kernel. Clones are the same one.
@@ -67,6 +77,8 @@ pub(crate) struct Simulated {
     state: Arc<Mutex<State>>,
     /// Bytes of staged pages: in the shadow, or in the file.
     bytes: Arc<Vec<StagedBytes>>,
+    /// Without one, only the first bytes of a page are written, and looked at.
+    paint: Option<Paint>,
 }
 
 /// All pages, and what requests are to come to.
@@ -85,18 +97,44 @@ impl Simulated {
     pub(crate) fn new(pages: u32, staging: Staging) -> Self {
         let state = Mutex::new(Rank::Leaf, (vec![Place::default(); pages as usize], Cue::default()));
         let bytes = (0..pages).map(|_| StagedBytes(UnsafeCell::new([0; PAGE_SIZE]))).collect();
-        Simulated { staging, state: Arc::new(state), bytes: Arc::new(bytes) }
+        Simulated { staging, state: Arc::new(state), bytes: Arc::new(bytes), paint: None }
+    }
+
+    /// The same, with pages of which every byte means something.
+    #[allow(dead_code, reason = "loom's models have tokens alone")]
+    pub(crate) fn painted(self, paint: Paint) -> Self {
+        Simulated { paint: Some(paint), ..self }
     }
 
     /// What a page of bytes says.
-    fn token(bytes: *const [u8; PAGE_SIZE]) -> u64 {
+    ///
+    /// # Panics
+    /// When it is painted, and the rest of it is another page's.
+    fn token(&self, bytes: *const [u8; PAGE_SIZE]) -> u64 {
         // SAFETY: who calls gives a page that can be read; eight bytes of it.
-        unsafe { bytes.cast::<u64>().read_unaligned() }
+        let token = unsafe { bytes.cast::<u64>().read_unaligned() };
+        if let Some(paint) = self.paint {
+            let mut expected = [0; PAGE_SIZE];
+            paint(token, &mut expected);
+            // SAFETY: as above, and all of it.
+            let same = unsafe { &*bytes } == &expected;
+            assert!(same, "a page begins as that of token {token:#x}, and goes on as another");
+        }
+        token
     }
 
     fn set_bytes(&self, page: u32, token: u64) {
-        // SAFETY: under the lock; a reader that this races with reads what it must not, which the model sees.
-        unsafe { self.bytes[page as usize].0.get().cast::<u64>().write_unaligned(token) };
+        let to = self.bytes[page as usize].0.get();
+        match self.paint {
+            // SAFETY: under the lock; a reader that this races with reads what it must not, which the model sees.
+            None => unsafe { to.cast::<u64>().write_unaligned(token) },
+            Some(paint) => {
+                let mut bytes = [0; PAGE_SIZE];
+                paint(token, &mut bytes);
+                // SAFETY: as above.
+                unsafe { to.write(bytes) };
+            }
+        }
     }
 
     /// The guest reads a page.
@@ -134,7 +172,7 @@ impl Simulated {
     pub(crate) fn vanish(&self, page: u32) {
         let place = &mut self.state.lock().0[page as usize];
         (place.token, place.mapped, place.protected) = (None, false, false);
-        (place.other, place.written) = (None, false);
+        (place.other, place.written, place.vanished) = (None, false, true);
     }
 
     /// A thread faults and waits in the kernel, unless it can go on by now. Whether it waits.
@@ -185,7 +223,7 @@ impl Simulated {
             return Err(Obstacle::There);
         }
         (place.token, place.mapped, place.protected) = (Some(token), true, protected);
-        (place.waited_for, place.written) = (false, true);
+        (place.waited_for, place.written, place.vanished) = (false, true, false);
         if self.staging == Staging::InPlace {
             self.set_bytes(page, token);
         }
@@ -243,7 +281,7 @@ impl Backing for Simulated {
             }
             Staging::Apart if !place.staged => Err(Obstacle::Hole),
             Staging::Apart => {
-                let token = Self::token(self.bytes[page as usize].0.get());
+                let token = self.token(self.bytes[page as usize].0.get());
                 self.put(page, place, cue, token, false)?;
                 place.staged = false;
                 self.set_bytes(page, 0);
@@ -252,8 +290,16 @@ impl Backing for Simulated {
         }))
     }
 
-    fn staged(&self, page: u32) -> *const [u8; 4096] {
+    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
         self.bytes[page as usize].0.get()
+    }
+
+    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) {
+        let state = self.state.lock();
+        let place = &state.0[page as usize];
+        assert!(place.token.is_some() || place.vanished, "page {page} was thrown away while it was read in place");
+        // SAFETY: staged bytes of ours, which nobody writes without the lock.
+        unsafe { to.as_mut_ptr().cast::<[u8; PAGE_SIZE]>().copy_from_nonoverlapping(self.staged(page), 1) };
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
@@ -267,10 +313,10 @@ impl Backing for Simulated {
         }))
     }
 
-    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
+    fn install(&self, first: u32, from: *const [u8; PAGE_SIZE], pages: u32, protected: bool) -> Installed {
         let (pages, obstacle) = self.each(first, pages, |page, place, cue| {
             // SAFETY: the caller gives as many pages as it names.
-            let token = Self::token(unsafe { from.add((page - first) as usize) });
+            let token = self.token(unsafe { from.add((page - first) as usize) });
             self.put(page, place, cue, token, protected)
         });
         Installed { pages, obstacle }

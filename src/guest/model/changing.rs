@@ -1,27 +1,160 @@
-//! Mappings change behind a model's back: the program's threads, and the reader of what the kernel says about them.
+//! Mappings change behind a model's back: the program's threads, and who reads what the kernel says about them.
 //!
-//! The gate and the backing behind it are the service's own; the reader is as short as its rules: read alone, close, follow, open.
+//! ```text
+//!   a thread of the program -- begin_removal, unmap, remap, fork --> Simulated: unread --> Reader --> ModelDesk: words follow
+//!             ^                                                                              | woken, as soon as it was read
+//!             +-- goes on: emptied, map_other, forked <--------------------------------------+
+//! ```
+//!
+//! The gate with the backing behind it, the reader, and how words follow what was dropped or unmapped are the service's own code.
 
 use super::Model;
 use crate::guest::pages::{Access, Pages, Served, Waiting};
-use crate::guest::service::gate::ALL;
-use crate::sync::Bug;
-use crate::sync::thread::yield_now;
+use crate::guest::service::answers::Answer;
+use crate::guest::service::desk::{Change, Desk};
+use crate::guest::service::emptied::{Words, drop_emptied, drop_pages};
+use crate::guest::service::gate::{Closed, Gate};
+use crate::guest::service::reader::{Idle, Parking, Reader};
+use crate::guest::service::source::Source;
+use crate::guest::service::watch::Watch;
+use crate::guest::uffd::{Errno, Event, Fault};
+use crate::sync::Arc;
+use crate::sync::atomic::AtomicU64;
 use crate::units::PAGE_SIZE;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::time::Duration;
+
+/// What a model's reader needs of it.
+struct ModelDesk<'a> {
+    model: &'a Model,
+    parking: Parking,
+    left_there: AtomicU64,
+    /// What is done as soon as something was read, whoever runs then.
+    woken: RefCell<Option<Box<dyn FnOnce() + 'a>>>,
+    /// What somebody inherited of a page that was moved, or that a child has: nothing of it, or so much.
+    heir: Cell<Option<Option<u64>>>,
+}
+
+/// Changes that a reader has read, and not followed.
+pub struct ReadChanges(Box<Reader>);
+
+impl<'a> ModelDesk<'a> {
+    fn new(model: &'a Model, woken: impl FnOnce() + 'a) -> Self {
+        ModelDesk {
+            model,
+            parking: Parking::new(),
+            left_there: AtomicU64::new(0),
+            woken: RefCell::new(Some(Box::new(woken))),
+            heir: Cell::new(None),
+        }
+    }
+
+    /// Read what there is.
+    fn read(&self) -> ReadChanges {
+        let mut reader = Box::new(Reader::new(2, Arc::new(Watch::default())));
+        let read = reader.take(self, Idle::Poll).expect("a model's events can be read");
+        assert!(read > 0, "something was said");
+        ReadChanges(reader)
+    }
+
+    /// Read and follow it.
+    fn follow_all(&self) {
+        self.read().0.follow(self);
+    }
+}
+
+impl Source for ModelDesk<'_> {
+    fn read_events(&self, events: &mut [Event]) -> Result<usize, Errno> {
+        let read = self.model.backing.read_events(events);
+        if read > 0
+            && let Some(woken) = self.woken.take()
+        {
+            woken();
+        }
+        Ok(read)
+    }
+
+    fn wait(&self, _at_most: Option<Duration>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn wake(&self, _page: Range<usize>) {}
+
+    fn set_nonblocking(&self, _yes: bool) {}
+}
+
+impl Words for ModelDesk<'_> {
+    fn regions_in(&self, range: &Range<usize>, each: &mut dyn FnMut(&Pages, Range<u32>)) {
+        let count = self.model.pages.count();
+        let page = |address: usize| (address / PAGE_SIZE).min(count as usize) as u32;
+        each(&self.model.pages, page(range.start)..page(range.end));
+    }
+
+    fn forget_moved(&self, _range: &Range<usize>) {}
+
+    fn gate(&self) -> Option<&Gate> {
+        Some(&self.model.gate)
+    }
+
+    fn left_there(&self) -> &AtomicU64 {
+        &self.left_there
+    }
+}
+
+impl Desk for ModelDesk<'_> {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        Some(&self.model.gate)
+    }
+
+    fn answer(&self, _fault: Fault) -> Answer {
+        unreachable!("a model's faults are served where they are")
+    }
+
+    fn follow(&self, change: &mut Option<Change>, _closed: &mut [Option<Closed>; 2]) -> bool {
+        match change.take() {
+            Some(Change::Removed(range)) => drop_emptied(self, &range),
+            Some(Change::Unmapped(range)) => drop_pages(self, &range),
+            Some(Change::Moved { from, .. }) => {
+                self.heir.set(Some(self.model.inherit((from / PAGE_SIZE) as u32)));
+                drop_pages(self, &(from..from + PAGE_SIZE));
+            }
+            Some(Change::Forked(_child)) => self.heir.set(Some(self.model.inherit(0))),
+            None => {}
+        }
+        true
+    }
+
+    fn stranger(&self, _fault: Fault) -> bool {
+        unreachable!("a model has no strangers")
+    }
+
+    fn parking(&self) -> &Parking {
+        &self.parking
+    }
+
+    fn state(&self, _address: usize) -> &'static str {
+        "a model's"
+    }
+}
 
 impl Model {
     /// A thread of the program drops a page by `madvise`, and the reader follows. `woken` is called as soon as the event was read: the thread goes
     /// on with [`emptied`](Self::emptied), whoever else runs.
     pub fn follow_removal(&self, page: u32, woken: impl FnOnce()) {
-        self.backing.begin_removal();
-        self.follow(addresses(page), woken, |pages| {
-            let awaited = !pages.shared().planted.is(Bug::RemovalNotAwaited);
-            while awaited && pages.first_present(page..page + 1).is_some() {
-                yield_now();
-            }
-            drop_page(pages, page);
-        });
+        self.backing.begin_removal(page);
+        ModelDesk::new(self, woken).follow_all();
+    }
+
+    /// As [`follow_removal`](Self::follow_removal) by a reader that has seen MADV_FREE, and waits for nothing: what the kernel has not emptied yet
+    /// stays, and is held.
+    pub fn follow_removal_in_haste(&self, page: u32, woken: impl FnOnce()) {
+        self.backing.begin_removal(page);
+        ModelDesk { left_there: AtomicU64::new(1), ..ModelDesk::new(self, woken) }.follow_all();
     }
 
     /// The thread that drops a page goes on: the kernel empties its place.
@@ -33,7 +166,7 @@ impl Model {
     /// A thread of the program unmaps a page, and the reader follows. Woken, the thread goes on with [`map_other`](Self::map_other).
     pub fn follow_unmapping(&self, page: u32, woken: impl FnOnce()) {
         self.backing.unmap(page);
-        self.follow(addresses(page), woken, |pages| drop_page(pages, page));
+        ModelDesk::new(self, woken).follow_all();
     }
 
     /// The thread that unmapped a page goes on, and maps something else there.
@@ -47,11 +180,13 @@ impl Model {
         self.backing.other(page)
     }
 
-    /// A thread of the program forks, and the reader follows. Woken, the thread goes on with [`forked`](Self::forked). What the child has of a page
+    /// A thread of the program forks, and the reader follows. Woken, the thread goes on with [`forked`](Self::forked). What the child has of page 0
     /// from the kernel, and what from its word.
-    pub fn follow_fork(&self, page: u32, woken: impl FnOnce()) -> (Option<u64>, Option<u64>) {
-        let kernel = self.backing.fork()[page as usize];
-        (kernel, self.follow(ALL, woken, |_| self.inherit(page)))
+    pub fn follow_fork(&self, woken: impl FnOnce()) -> (Option<u64>, Option<u64>) {
+        let kernel = self.backing.fork()[0];
+        let desk = ModelDesk::new(self, woken);
+        desk.follow_all();
+        (kernel, desk.heir.get().expect("the reader has followed the fork"))
     }
 
     /// The thread that forked goes on.
@@ -59,18 +194,22 @@ impl Model {
         self.backing.end_change();
     }
 
-    fn follow<R>(&self, range: Range<usize>, woken: impl FnOnce(), words: impl FnOnce(&Pages) -> R) -> R {
-        let closed = self.gate.alone(|close| {
-            woken(); // by the read, before anything can be closed
-            close(range)
-        });
-        if self.pages.shared().planted.is(Bug::GateOpensEarly) {
-            self.gate.open(closed);
-            return words(&self.pages);
-        }
-        let result = words(&self.pages);
-        self.gate.open(closed);
-        result
+    /// A thread of the program moves a page elsewhere, of which the kernel says two things, one after the other: each is read by another reader.
+    pub fn read_a_move(&self, page: u32) -> [ReadChanges; 2] {
+        self.backing.remap(page);
+        let moved = ModelDesk::new(self, || ()).read();
+        self.backing.end_change();
+        self.backing.unmap(page);
+        let unmapped = ModelDesk::new(self, || ()).read();
+        self.backing.end_change();
+        [moved, unmapped]
+    }
+
+    /// A reader follows what it has read. What came along of a page that was moved, if it has followed that.
+    pub fn follow(&self, mut read: ReadChanges) -> Option<Option<u64>> {
+        let desk = ModelDesk::new(self, || ());
+        read.0.follow(&desk);
+        desk.heir.get()
     }
 
     /// The guest reads a page; what is told EAGAIN is parked, as a reader of events does. `None`: it is to be made again when the range is open.
@@ -117,15 +256,5 @@ impl Model {
         self.pages.note_going();
         changed.take(&mut dirty);
         dirty[0]
-    }
-}
-
-fn addresses(page: u32) -> Range<usize> {
-    page as usize * PAGE_SIZE..(page as usize + 1) * PAGE_SIZE
-}
-
-fn drop_page(pages: &Pages, page: u32) {
-    while pages.removed(page..page + 1).is_some() {
-        yield_now();
     }
 }

@@ -12,10 +12,12 @@
 //! Nothing is owned while a page is compressed: a fault never waits for the codec. What is compressed is memory that nobody
 //! writes: a staged page lies in memory of ours; or, where it is staged in place, it is copied first, as a fault puts it back.
 
+use super::bits::{Bits, State};
+use super::outcomes::Compressed;
 use super::owned::{End, Owned, TOGETHER};
-use super::pages::{Compressed, Pages};
+use super::pages::Pages;
 use super::ports::{Count, Effort, Gauge, Why};
-use super::word::{Bits, Frame, State, Through};
+use super::word::{Frame, Through};
 use crate::guest::memory::backing::Staging;
 use crate::sync::Bug;
 use crate::units::PAGE_SIZE;
@@ -56,13 +58,13 @@ impl Pages {
                     done.back += 1;
                     // Whoever is at it may leave it staged: it must not fall out of the queue. (Leaving pages join it by themselves.)
                     if matches!(self.word(page).load().state(), State::Filling | State::Dropping | State::Staged) {
-                        self.shared().roster.push_again(self.id(), page, 1);
+                        self.shared().regions.push_again(self.id(), page, 1);
                     }
                 }
             }
             if done.refused > 0 {
                 // The rest waits for room.
-                self.shared().roster.push_again(self.id(), page, first + len - page);
+                self.shared().regions.push_again(self.id(), page, first + len - page);
                 break;
             }
         }
@@ -85,16 +87,13 @@ impl<'a> Batch<'a> {
             return;
         }
         *self.work(page) = Work::Begun;
-        let from = pages.backing().staged(page);
         let mut copy;
         let bytes = match pages.backing().staging() {
             // SAFETY: the staged page lies in memory of ours, where it stays while `shadow` is set and nobody writes it.
-            Staging::Apart => unsafe { &*from },
+            Staging::Apart => unsafe { &*pages.backing().staged(page) },
             Staging::InPlace => {
                 copy = [0; PAGE_SIZE];
-                // SAFETY: readable while the page is Compressing, and afterwards, when a fault has put it back, too. What the
-                // guest writes meanwhile makes a copy that is thrown away, for the page is lost by then.
-                unsafe { std::ptr::copy_nonoverlapping(from, &raw mut copy, 1) };
+                pages.backing().copy_staged(page, &mut copy);
                 &copy
             }
         };
@@ -112,7 +111,7 @@ impl<'a> Batch<'a> {
                 match pages.word(page).not_compressed() {
                     Through::Mine if later => {
                         done.later += 1;
-                        shared.roster.push_again(pages.id(), page, 1);
+                        shared.regions.push_again(pages.id(), page, 1);
                     }
                     Through::Mine => done.refused += 1,
                     Through::Lost => {
@@ -220,7 +219,7 @@ impl Drop for Batch<'_> {
             }
         }
         if begun {
-            self.pages.shared().roster.push_again(self.pages.id(), self.first, self.len);
+            self.pages.shared().regions.push_again(self.pages.id(), self.first, self.len);
         }
     }
 }
@@ -256,7 +255,7 @@ impl Pages {
         let back = self.put_run_back(run, false);
         observer.count(Count::Stayed, back);
         if back < len {
-            self.shared().roster.push_again(self.id(), first + back, len - back);
+            self.shared().regions.push_again(self.id(), first + back, len - back);
         }
         back
     }

@@ -4,13 +4,16 @@
 //! |---|---|---|
 //! | Resident | the page, runs of them together; a kept copy | we uncharge |
 //! | Staged | the staged page; a kept copy | we uncharge |
-//! | Compressing | nothing of ours: the compressor finds that it lost the page (staged in place: the page) | it does |
+//! | Compressing | nothing of ours: the compressor finds that it lost the page | it does |
 //! | Stored, Poisoned | the slot; the mark | the slot's content was |
+//!
+//! Where staging is in place, the compressor reads the guest's own page: a call waits until it is through. Read while it is thrown away, the
+//! page would fault in whoever compresses, who may be serving a fault with all signals blocked.
 
+use super::bits::{Bits, State};
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Pages, Served};
 use super::ports::Gauge;
-use super::word::{Bits, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::{Obstacle, Staging};
 use crate::sync::Bug;
@@ -55,7 +58,8 @@ impl Pages {
             let mut run = Owned::none(self, at);
             while at < range.end && run.len() < TOGETHER {
                 let seen = self.word(at).load();
-                if seen.state() != State::Resident || seen.pins() > 0 || self.word(at).discard(seen).is_err() {
+                let free = seen.state() == State::Resident && seen.pins() == 0 && !self.is_read_in_place(seen);
+                if !free || self.word(at).discard(seen).is_err() {
                     break;
                 }
                 run.push(seen);
@@ -77,6 +81,10 @@ impl Pages {
                     continue;
                 }
                 State::Resident if seen.pins() > 0 => return Err(Error::Pinned { page: at }),
+                _ if self.is_read_in_place(seen) => {
+                    again.wait();
+                    continue;
+                }
                 State::Resident => continue, // by now
                 State::Absent => {}
                 State::Stored if self.shared().planted.is(Bug::DiscardOwnsLate) => {
@@ -104,6 +112,13 @@ impl Pages {
             at += 1;
         }
         Ok(thrown)
+    }
+
+    /// Whether a compressor is reading the guest's own page.
+    fn is_read_in_place(&self, seen: Bits) -> bool {
+        seen.has_shadow()
+            && self.backing().staging() == Staging::InPlace
+            && !self.shared().planted.is(Bug::DiscardPassesReader)
     }
 
     /// Somebody emptied, or is emptying, the guest range behind our back, and we were told. Pages that somebody owns are left: the
@@ -136,12 +151,17 @@ impl Pages {
         left
     }
 
-    /// The first run of these pages that is in the guest range, whatever their words say. Where the kernel does not tell: none.
+    /// The first run of these pages that is in the guest range, whatever their words say; a long one may be cut off. Where the kernel does not
+    /// tell: none.
+    ///
+    /// It is asked about more and more of the range: not much more than what lies before the run is looked at, in few requests.
     pub(crate) fn first_present(&self, range: Range<u32>) -> Option<Range<u32>> {
-        let mut first = None;
-        let _ = self.backing().present(range.start, range.end - range.start, &mut |run| {
-            first.get_or_insert(run);
-        });
+        let (mut at, mut len, mut first) = (range.start, TOGETHER, None);
+        while first.is_none() && at < range.end {
+            let end = range.end.min(at.saturating_add(len));
+            self.backing().present(at, end - at, &mut |run| _ = first.get_or_insert(run)).ok()?;
+            (at, len) = (end, len.saturating_mul(2));
+        }
         first
     }
 
@@ -207,7 +227,7 @@ impl Pages {
             }
             State::Poisoned => {
                 if by == By::Us {
-                    self.backing().discard(page, 1)?; // the mark
+                    self.backing().unpoison(page, false)?;
                 }
                 shared.store.give_back(self.slot(page));
                 shared.observer.change(Gauge::Poisoned, -1);

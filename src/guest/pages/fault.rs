@@ -10,10 +10,11 @@
 //! | Poisoned | poisoned again |
 //! | owned | wait for the owner, or leave it to him |
 
+use super::bits::{Bits, State};
 use super::owned::{End, Owned};
-use super::pages::{Access, Kind, Pages, Served, Waiting};
+use super::pages::{Access, Pages, Served, Waiting};
 use super::ports::{Count, Gauge, Why};
-use super::word::{Bits, State};
+use crate::guest::FaultKind;
 use crate::guest::memory::backing::{Installed, Obstacle, Staging};
 use crate::sync::Bug;
 use crate::sync::thread::Backoff;
@@ -109,7 +110,7 @@ impl Pages {
                 let kept = was.kept().filter(|_| access == Access::Read);
                 let copied = self.backing().install(page, self.backing().staged(page), 1, kept.is_some());
                 let kept = kept.filter(|_| copied.pages == 1);
-                let served = installed(copied, Kind::Staged);
+                let served = installed(copied, FaultKind::Staged);
                 if let Served::Installed(_) = served {
                     self.forget_copy(page, was, kept.is_some());
                     self.word(page).set_referenced(true);
@@ -131,7 +132,7 @@ impl Pages {
                     Access::Write => self.backing().install(page, &raw const ZEROES.0, 1, false),
                     _ => self.backing().install_zero(page, 1),
                 };
-                let served = installed(done, Kind::Absent);
+                let served = installed(done, FaultKind::Absent);
                 if let Served::Installed(_) = served {
                     self.arrived(State::Absent, 1);
                     owned.end_front(1, End::at(State::Resident));
@@ -191,7 +192,7 @@ impl Pages {
         if access == Access::Protect || (was.is_kept() && matches!(access, Access::Write | Access::Unknown)) {
             // The copy is thrown away when nobody can have written yet and forgotten it: both before the word is given back.
             let served = match self.backing().unprotect(page, 1) {
-                Ok(()) => Served::Installed(if was.is_kept() { Kind::Protected } else { Kind::Stale }),
+                Ok(()) => Served::Installed(if was.is_kept() { FaultKind::Protected } else { FaultKind::Stale }),
                 Err(obstacle) => stopped(obstacle),
             };
             if let Served::Installed(_) = served {
@@ -203,18 +204,18 @@ impl Pages {
         }
         let (done, kind) = match access {
             Access::Minor => match self.backing().put_back(page, 1) {
-                Ok(()) => (Installed { pages: 1, obstacle: None }, Kind::Stale),
-                Err(obstacle) => (Installed { pages: 0, obstacle: Some(obstacle) }, Kind::Stale),
+                Ok(()) => (Installed { pages: 1, obstacle: None }, FaultKind::Stale),
+                Err(obstacle) => (Installed { pages: 0, obstacle: Some(obstacle) }, FaultKind::Stale),
             },
-            _ => (self.backing().install_zero(page, 1), Kind::Vanished),
+            _ => (self.backing().install_zero(page, 1), FaultKind::Vanished),
         };
         match done.obstacle {
             None => {
-                if kind == Kind::Vanished {
+                if kind == FaultKind::Vanished {
                     self.forget_copy(page, was, false);
                     self.shared().observer.count(Count::Vanished, 1);
                 }
-                let kept = was.kept().filter(|_| kind != Kind::Vanished);
+                let kept = was.kept().filter(|_| kind != FaultKind::Vanished);
                 owned.end_front(1, End { moved: false, kept, ..End::at(State::Resident) });
                 Served::Installed(kind)
             }
@@ -226,7 +227,7 @@ impl Pages {
                     self.backing().wake(page, 1);
                 }
                 owned.end_front(1, End { moved: false, kept: was.kept(), ..End::at(State::Resident) });
-                Served::Installed(Kind::Stale)
+                Served::Installed(FaultKind::Stale)
             }
             Some(obstacle) => stopped(obstacle),
         }
@@ -242,11 +243,11 @@ impl Pages {
                 self.word(page).set_referenced(true);
                 self.arrived(State::Staged, 1);
                 owned.end_front(1, End::at(State::Resident));
-                Served::Installed(Kind::Staged)
+                Served::Installed(FaultKind::Staged)
             }
             // In the page cache, where whoever has the file can throw it away.
             Err(Obstacle::Hole) if self.backing().staging() == Staging::InPlace => {
-                let served = installed(self.backing().install_zero(page, 1), Kind::Vanished);
+                let served = installed(self.backing().install_zero(page, 1), FaultKind::Vanished);
                 if let Served::Installed(_) = served {
                     self.forget_copy(page, was, false);
                     self.shared().observer.count(Count::Vanished, 1);
@@ -274,7 +275,7 @@ impl Pages {
             Ok(_) if self.shared().planted.is(Bug::InstallOwnsNothing) => {
                 drop(owned); // as it was, and everybody's
                 let _ = self.backing().install(page, &bounce, 1, false);
-                Served::Installed(Kind::Compressed)
+                Served::Installed(FaultKind::Compressed)
             }
             Ok(from) => self.install_loaded(owned, &bounce, from, access != Access::Write),
             Err(unreadable) => self.poisoned(owned, unreadable, error),
@@ -342,6 +343,7 @@ impl Pages {
         owned.restore_from(page + 1);
         if owned.was(page).state() != State::Poisoned {
             (self.shared().say_poisoned)(self.address(page));
+            self.shared().observer.count(Count::Unreadable, 1);
         }
         let done = self.backing().poison(page, 1);
         if let Err(Obstacle::Again) = done {
@@ -377,8 +379,8 @@ impl Pages {
         match read {
             Err(unreadable) => self.poisoned(owned, unreadable, error),
             Ok(from) => {
-                // The mark goes first. Who touches the page meanwhile waits for this.
-                if let Err(obstacle) = self.backing().discard(page, 1) {
+                // Who touches the page meanwhile waits for this.
+                if let Err(obstacle) = self.backing().unpoison(page, true) {
                     return stopped(obstacle);
                 }
                 self.install_loaded(owned, &bounce, from, false)
@@ -408,16 +410,16 @@ impl Pages {
 }
 
 /// What kind of fault brought a page from there.
-pub(super) fn kind(from: LoadedFrom) -> Kind {
+pub(super) fn kind(from: LoadedFrom) -> FaultKind {
     match from {
-        LoadedFrom::Pool { .. } => Kind::Compressed,
-        LoadedFrom::Device => Kind::Device,
-        LoadedFrom::SameFilled(_) => Kind::SameFilled,
+        LoadedFrom::Pool { .. } => FaultKind::Compressed,
+        LoadedFrom::Device => FaultKind::Device,
+        LoadedFrom::SameFilled(_) => FaultKind::SameFilled,
     }
 }
 
 /// What a request for one page came to.
-fn installed(done: Installed, kind: Kind) -> Served {
+fn installed(done: Installed, kind: FaultKind) -> Served {
     match done.obstacle {
         // There: nobody installs pages but who owns the word; so it is the kernel's doing, and what the guest sees.
         None | Some(Obstacle::There) => Served::Installed(kind),

@@ -11,9 +11,9 @@
 //! Where the kernel tells nobody of a fork, a child has what is in the guest range, and nothing else: so all is brought in before, and
 //! [held](Pages::hold) there.
 
+use super::bits::{Bits, State};
 use super::owned::Owned;
 use super::pages::Pages;
-use super::word::{Bits, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::Staging;
 use crate::sync::Bug;

@@ -9,9 +9,9 @@
 //! What they take of the pool is bounded; a page for whose copy there is no room comes in as usual. The page is protected as long as
 //! its word says kept (invariant 3 of `word.rs`), so a copy is never older than the page.
 
+use super::bits::KeptSize;
 use super::pages::Pages;
 use super::ports::Gauge;
-use super::word::KeptSize;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::zswap::LoadedFrom;
 

@@ -12,8 +12,8 @@
 //! note would miss it. And a page whose first note an earlier taker took is told because it is Leaving still: a taker looks for those between
 //! the two.
 
+use super::bits::State;
 use super::pages::Pages;
-use super::word::State;
 use crate::guest::Error;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Bug, Table, TryLock};

@@ -11,17 +11,32 @@
 //!                                    +----- fault.rs, ahead.rs: load, install --------- Stored
 //! ```
 //!
-//! `word.rs` has the states and their invariants; `owned.rs` who owns them; `pages.rs` what a region has; `queue.rs` the order in
-//! which staged pages are compressed; `kept.rs` copies of pages that came in and were not written; `ahead.rs` what comes before it is
-//! asked for; `pin.rs`; `unregister.rs` how a region begins and ends; `inherit.rs` what a child of fork has of it; `left.rs` which left since somebody
-//! asked; `used.rs` which parts a look at all words passes by; `outcomes.rs` what calls came to; `valid.rs` all of it against the kernel;
-//! `ports.rs` what is needed from others.
+//! | file | holds |
+//! |---|---|
+//! | `bits.rs`, `word.rs` | what a page's word says, and each change of it |
+//! | `owned.rs` | words that a thread owns |
+//! | `pages.rs`, `regions.rs` | what a region has; the regions of a VM, and the queue in which staged pages wait |
+//! | `fault.rs`, `around.rs` | a page that is touched comes in, and neighbours with it |
+//! | `ahead.rs` | what calls bring in |
+//! | `together.rs`, `bounces.rs` | how several come at once |
+//! | `out.rs`, `compress.rs`, `kept.rs` | pages leave: staged, compressed, or without the codec |
+//! | `discard.rs` | pages are thrown away |
+//! | `pin.rs` | pages stay |
+//! | `unregister.rs` | how a region begins and ends |
+//! | `inherit.rs` | what a child of fork has of it |
+//! | `left.rs`, `used.rs` | which left since somebody asked; which parts were ever used |
+//! | `outcomes.rs` | what calls came to |
+//! | `ports.rs` | what is needed from others |
+//! | `valid.rs` | all of it against the kernel |
 //!
 //! 1. Who owns a word never waits for another word, holds no lock while it asks the kernel, the codec or a device, and gives the
 //!    word back on every path.
 //! 2. Who meets an owned word waits for it owning none, or leaves a fault to the owner.
 
 mod ahead;
+mod around;
+pub(crate) mod bits;
+mod bounces;
 mod compress;
 mod discard;
 mod fault;
@@ -35,11 +50,12 @@ mod owned;
 mod pages;
 mod pin;
 pub(crate) mod ports;
-mod queue;
+mod regions;
+mod together;
 mod unregister;
 mod used;
 mod valid;
-pub(crate) mod word;
+mod word;
 
 pub(crate) use inherit::Inherited;
-pub(crate) use pages::{Access, Kind, Pages, Served, Shared, Waiting};
+pub(crate) use pages::{Access, Pages, Served, Shared, Waiting};

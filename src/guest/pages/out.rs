@@ -7,11 +7,12 @@
 //!   Staged    S S p S S S b S S     three runs in the queue
 //! ```
 
+use super::bits::State;
+use super::outcomes::Staged;
 use super::owned::{End, Owned, TOGETHER};
-use super::pages::{Pages, Staging};
+use super::pages::Pages;
 use super::ports::{Count, Effort, Gauge};
-use super::queue::Room;
-use super::word::State;
+use super::regions::Room;
 use crate::guest::Evicted;
 use crate::guest::memory::backing::Obstacle;
 use crate::sync::Bug;
@@ -57,33 +58,33 @@ impl Busy {
 }
 
 impl Pages {
-    /// Take up to 64 consecutive pages out, those that may leave; with `banned`, also those that are to be left alone for a while.
+    /// Take up to 64 consecutive pages out, those that may leave; whether they are to be left alone for a while is asked by the policy, before.
     ///
     /// Waits for nobody, allocates nothing: faults call it to make room.
-    pub(crate) fn stage(&self, first: u32, pages: u32, banned: bool) -> Staging {
-        match self.shared().roster.room() {
-            Some(mut room) => self.stage_with(first, pages, banned, Some(&mut room)),
-            None => Staging { stopped: true, ..Staging::default() },
+    pub(crate) fn stage(&self, first: u32, pages: u32) -> Staged {
+        match self.shared().regions.room() {
+            Some(mut room) => self.stage_with(first, pages, Some(&mut room)),
+            None => Staged { stopped: true, ..Staged::default() },
         }
     }
 
     /// The same; where there is no queue, the caller compresses what is staged.
-    fn stage_with(&self, first: u32, pages: u32, banned: bool, mut room: Option<&mut Room<'_>>) -> Staging {
-        let mut staging = Staging::default();
-        let Some(_entered) = self.enter() else { return Staging { stopped: true, ..staging } };
+    fn stage_with(&self, first: u32, pages: u32, mut room: Option<&mut Room<'_>>) -> Staged {
+        let mut staged = Staged::default();
+        let Some(_entered) = self.enter() else { return Staged { stopped: true, ..staged } };
         let end = first.saturating_add(pages.min(TOGETHER)).min(self.count());
         let mut at = first;
-        while at < end && !staging.stopped {
+        while at < end && !staged.stopped {
             if self.shared().planted.is(Bug::TakeOutOwnsLate) && self.word(at).load().can_leave() {
                 let _ = self.backing().take_out(at, 1);
-                let was = self.word(at).leave(banned).expect("nobody else takes it out");
+                let was = self.word(at).leave().expect("nobody else takes it out");
                 Owned::one(self, at, was).end_front(1, End::at(State::Staged));
                 at += 1;
                 continue;
             }
             let mut run = Owned::none(self, at);
             while at < end
-                && let Some(was) = self.word(at).leave(banned)
+                && let Some(was) = self.word(at).leave()
             {
                 run.push(was);
                 at += 1;
@@ -91,14 +92,14 @@ impl Pages {
             if run.len() == 0 {
                 at += 1; // stays
             } else {
-                self.take_out(run, room.as_deref_mut(), &mut staging);
+                self.take_out(run, room.as_deref_mut(), &mut staged);
             }
         }
-        staging
+        staged
     }
 
     /// Take out what is owned.
-    fn take_out(&self, mut run: Owned<'_>, mut room: Option<&mut Room<'_>>, staging: &mut Staging) {
+    fn take_out(&self, mut run: Owned<'_>, mut room: Option<&mut Room<'_>>, staged: &mut Staged) {
         let observer = &self.shared().observer;
         while run.len() > 0 {
             let first = run.first();
@@ -115,7 +116,7 @@ impl Pages {
                 if let Some(room) = &mut room {
                     room.push(self.id(), first, taken.moved);
                 }
-                staging.staged += taken.moved;
+                staged.pages += taken.moved;
                 observer.count(Count::TakenOut, taken.moved);
                 observer.change(Gauge::Resident, -i64::from(taken.moved));
                 observer.change(Gauge::Staged, taken.moved.into());
@@ -123,14 +124,14 @@ impl Pages {
             match taken.obstacle {
                 None => debug_assert_eq!(run.len(), 0),
                 Some(Obstacle::Busy | Obstacle::There) => {
-                    staging.busy += 1;
+                    staged.busy += 1;
                     observer.count(Count::Busy, 1);
                     self.word(run.first()).set_ban(1); // not at the next pass again
                     self.busy.met();
                     run.restore_front();
                 }
                 Some(Obstacle::Hole) => {
-                    staging.vanished += 1;
+                    staged.vanished += 1;
                     observer.count(Count::Vanished, 1);
                     observer.change(Gauge::Resident, -1);
                     self.forget_copy(run.first(), run.was(run.first()), false);
@@ -143,7 +144,7 @@ impl Pages {
                     if obstacle == Obstacle::Again {
                         observer.count(Count::Again, 1);
                     }
-                    staging.stopped = true;
+                    staged.stopped = true;
                     return; // what is owned still goes back
                 }
             }
@@ -173,10 +174,10 @@ impl Pages {
                 break;
             }
             let len = TOGETHER.min(range.end - at);
-            let mut staging = self.stage_with(at, len, true, None);
+            let mut staged = self.stage_with(at, len, None);
             // Pages that a child shared, which has ended: nothing is owned here, so that they may be written to.
-            if staging.busy > 0 && self.backing().unshare(at, len) > 0 {
-                staging = self.stage_with(at, len, true, None);
+            if staged.busy > 0 && self.backing().unshare(at, len) > 0 {
+                staged = self.stage_with(at, len, None);
             }
             let compressed = self.compress_run(at, len, Effort::Full);
             evicted.pages += u64::from(compressed.pages);
@@ -185,7 +186,7 @@ impl Pages {
             if compressed.refused > 0 {
                 break;
             }
-            if staging.stopped {
+            if staged.stopped {
                 // The address space is changing, or the region is on its way out.
                 tries += 1;
                 if tries > TRIES || self.enter().is_none() {

@@ -8,9 +8,10 @@
 //!
 //! Its holder waits for no word, and asks the kernel, the store and who pays without holding a lock.
 
+use super::bits::{Bits, KeptSize, State};
 use super::pages::Pages;
 use super::ports::{Gauge, Why};
-use super::word::{Bits, Ended, KeptSize, State};
+use super::word::Ended;
 use crate::guest::memory::backing::Staging;
 use crate::sync::Bug;
 
@@ -194,7 +195,7 @@ impl Pages {
                     }
                     end.to = State::Staged;
                     self.end(page, end);
-                    self.shared().roster.push_again(self.id(), page, 1);
+                    self.shared().regions.push_again(self.id(), page, 1);
                 }
             }
             return;

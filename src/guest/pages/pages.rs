@@ -1,16 +1,18 @@
 //! [`Pages`]: the pages of one region, and what all pages of a VM share.
 
-use super::ahead::{Bounces, Streak};
+use super::around::Streak;
+use super::bounces::Bounces;
 use super::kept::Kept;
 use super::left::Traces;
 use super::out::Busy;
+use super::outcomes::Compressed;
 use super::owned::TOGETHER;
 use super::ports::{Effort, Observer, Purse, Store};
-use super::queue::Roster;
+use super::regions::Regions;
 use super::used::Used;
 use super::word::Word;
 use crate::guest::memory::backing::Backing;
-use crate::guest::{Error, FaultAround};
+use crate::guest::{Error, FaultAround, FaultKind};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Moment, Mutex, Planted, Rank, Seat, Seated, Table};
 use crate::units::{PAGE_SIZE, Slot, SlotRange};
@@ -40,33 +42,12 @@ pub(crate) enum Waiting {
     Leave,
 }
 
-/// What a fault was about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// It was staged, or just being compressed.
-    Staged,
-    /// It was compressed.
-    Compressed,
-    /// It was on a device.
-    Device,
-    /// It was one repeated word.
-    SameFilled,
-    /// It was nowhere.
-    Absent,
-    /// It was there, and written for the first time.
-    Protected,
-    /// It was there already.
-    Stale,
-    /// It was there by its word, and gone behind our back: it is zeroes now.
-    Vanished,
-}
-
 /// What became of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a fault that was not served has to be served again"]
 pub(crate) enum Served {
     /// The page is there; who waited for it in the kernel is woken.
-    Installed(Kind),
+    Installed(FaultKind),
     /// The owner of the page wakes who waits for it.
     Left,
     /// The address space is changing: read events, then try again.
@@ -79,47 +60,17 @@ pub(crate) enum Served {
     Failed(i32),
 }
 
-/// What [`Pages::stage`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Staging {
-    /// Pages taken out, that will be compressed.
-    pub(crate) staged: u32,
-    /// Pages that were not there although their words said so: uncharged.
-    pub(crate) vanished: u32,
-    /// Pages that the kernel would not move.
-    pub(crate) busy: u32,
-    /// Stopped because the address space was changing, or is gone, or the queue of staged runs is full.
-    pub(crate) stopped: bool,
-}
-
-/// What compressing did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Compressed {
-    /// Pages that are in their slots now.
-    pub(crate) pages: u32,
-    /// Bytes by which less is charged now.
-    pub(crate) won: u64,
-    /// Staged pages that were wanted again before, or while, they were compressed.
-    pub(crate) back: u32,
-    /// Pages that the store refused: staged still.
-    pub(crate) refused: u32,
-    /// Pages that did not shrink, and that no device takes: in the guest range again.
-    pub(crate) stayed: u32,
-    /// Pages that did not shrink, and that a device may take, which was not asked: staged still.
-    pub(crate) later: u32,
-}
-
 /// What all pages of a VM share.
 pub(crate) struct Shared {
     pub(crate) store: Box<dyn Store>,
     pub(crate) purse: Box<dyn Purse>,
     pub(crate) observer: Box<dyn Observer>,
-    pub(crate) roster: Roster,
+    pub(crate) regions: Regions,
     pub(crate) kept: Kept,
     pub(crate) around: FaultAround,
     pub(crate) bounces: Bounces,
     /// Told of each page that cannot be had, by its address, before it is poisoned.
-    pub(super) say_poisoned: fn(usize),
+    pub(crate) say_poisoned: fn(usize),
     pub(crate) planted: Planted,
 }
 
@@ -142,7 +93,7 @@ impl Shared {
             store,
             purse,
             observer,
-            roster: Roster::new(),
+            regions: Regions::new(),
             kept: Kept::new(kept_bytes),
             around,
             bounces: Bounces::new(around)?,
@@ -159,7 +110,7 @@ impl Shared {
 
     /// A page was brought in, or found, for who has waited since then.
     #[inline]
-    pub(super) fn served(&self, kind: Kind, since: Moment) {
+    pub(super) fn served(&self, kind: FaultKind, since: Moment) {
         self.observer.served(kind, since.nanoseconds());
     }
 
@@ -173,7 +124,7 @@ impl Shared {
         let mut done = Compressed::default();
         let mut left = most;
         while left > 0 {
-            let Some((pages, first, len)) = self.roster.pop(left.min(TOGETHER)) else { break };
+            let Some((pages, first, len)) = self.regions.pop(left.min(TOGETHER)) else { break };
             let of_run = pages.compress_run(first, len, effort);
             left -= len;
             done += of_run;
@@ -194,7 +145,7 @@ pub(crate) struct Pages {
     backing: Box<dyn Backing>,
     shared: Arc<Shared>,
     /// Who takes pages out comes through here; closed while the region is being unregistered, or a fork is under way of which nobody tells.
-    gate: Seat<()>,
+    exit: Seat<()>,
     /// How many have it closed.
     closers: Mutex<u32>,
     /// Children of fork have a copy.
@@ -225,9 +176,9 @@ impl Pages {
             what: "the words of its pages",
             source,
         })?;
-        let gate = Seat::new(shared.planted);
-        gate.put(()).expect("it is new");
-        let id = shared.roster.next_id();
+        let exit = Seat::new(shared.planted);
+        exit.put(()).expect("it is new");
+        let id = shared.regions.next_id();
         Ok(Pages {
             id,
             words,
@@ -235,7 +186,7 @@ impl Pages {
             slots,
             backing,
             shared,
-            gate,
+            exit,
             closers: Mutex::new(Rank::Leaf, 0),
             inherited: false,
             lost: AtomicU64::new(0),
@@ -295,7 +246,7 @@ impl Pages {
 
     /// Come through to take pages out; `None` while the region is being unregistered.
     pub(super) fn enter(&self) -> Option<Seated<'_, ()>> {
-        self.gate.get()
+        self.exit.get()
     }
 
     /// Nobody takes pages out from here on; who does is waited for.
@@ -303,7 +254,7 @@ impl Pages {
         let mut closers = self.closers.lock();
         *closers += 1;
         if *closers == 1 {
-            let _ = self.gate.take();
+            let _ = self.exit.take();
         }
     }
 
@@ -312,7 +263,7 @@ impl Pages {
         let mut closers = self.closers.lock();
         *closers -= 1;
         if *closers == 0 {
-            let _ = self.gate.put(());
+            let _ = self.exit.put(());
         }
     }
 
@@ -335,25 +286,5 @@ impl Pages {
     /// Whether they have.
     pub(crate) fn is_inherited(&self) -> bool {
         self.inherited
-    }
-}
-
-impl std::ops::AddAssign for Compressed {
-    fn add_assign(&mut self, other: Compressed) {
-        self.pages += other.pages;
-        self.won += other.won;
-        self.back += other.back;
-        self.refused += other.refused;
-        self.stayed += other.stayed;
-        self.later += other.later;
-    }
-}
-
-impl std::ops::AddAssign for Staging {
-    fn add_assign(&mut self, other: Staging) {
-        self.staged += other.staged;
-        self.vanished += other.vanished;
-        self.busy += other.busy;
-        self.stopped |= other.stopped;
     }
 }

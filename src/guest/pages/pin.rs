@@ -6,9 +6,9 @@
 //! A page that is pinned may be written by whoever cannot be served: a device, a system call, the embedder of a VM that nobody serves. So it
 //! is not protected: its kept copy goes when it is pinned, and none is kept of it while it is.
 
+use super::bits::{MAX_PINS, State};
 use super::pages::{Access, Pages, Served, Waiting};
 use super::ports::{Gauge, Why};
-use super::word::{MAX_PINS, State};
 use crate::guest::Error;
 use crate::guest::memory::backing::Obstacle;
 use crate::sync::thread::Backoff;

@@ -3,6 +3,7 @@
 //! The seam towards `limits` ([`Purse`]), `zswap` ([`Store`]) and `stats` ([`Observer`]); models bring small ones of their own.
 //! All of it is called in handlers of faults: no allocation, no lock that is held over guest memory.
 
+use super::outcomes::FaultKind;
 use crate::memcg::Resident;
 use crate::sync::Arc;
 use crate::units::{NodeId, PAGE_SIZE, Slot};
@@ -11,15 +12,16 @@ use crate::zswap::{self, Help, LoadedFrom, Stored, Zswap};
 /// Why pages are charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// A thread waits for the page.
+    /// Somebody touched one, and waits.
     Fault,
-    /// A call brings it in.
+    /// A caller wants a range: to make it resident, to pin or to unregister it, or before a fork.
     Call,
-    /// It was there when the memory was registered.
+    /// They were in memory before they were registered.
     Found,
-    /// A child is born, and nothing can leave meanwhile: no room is made.
+    /// A child of fork has them, which is being born: nothing can leave before it is, so nobody tries. The evictor does, afterwards.
     Fork,
-    /// A child has it, whose thread waits; who serves it serves all children, and waits for nobody.
+    /// A child of fork wants a page, which cannot leave from there again; what it shares with its parent cannot either. Room is made here and now,
+    /// or not: the thread that serves it serves all children, and does not wait for the evictor, who pays back later.
     Child,
 }
 
@@ -115,6 +117,8 @@ pub(crate) enum Count {
     Around,
     /// It was taken out, did not shrink, and was put back.
     Stayed,
+    /// It could not be read back.
+    Unreadable,
 }
 
 /// Who keeps statistics, and the coarse time.
@@ -124,7 +128,7 @@ pub(crate) trait Observer: Send + Sync {
         0
     }
     /// A fault, or a call for one page, was served.
-    fn served(&self, _kind: super::Kind, _nanoseconds: u64) {}
+    fn served(&self, _kind: FaultKind, _nanoseconds: u64) {}
     /// Whether a page with this stamp, found so many times in a row not to shrink, is left alone.
     fn rests(&self, _stamp: u8, _stiff: u32) -> bool {
         false
@@ -151,64 +155,7 @@ impl dyn Purse + '_ {
     }
 }
 
-impl<P: Purse + ?Sized> Purse for Arc<P> {
-    fn charge(&self, pages: u32, why: Why) -> bool {
-        (**self).charge(pages, why)
-    }
-    fn try_charge(&self, pages: u32) -> bool {
-        (**self).try_charge(pages)
-    }
-    fn uncharge(&self, pages: u32) {
-        (**self).uncharge(pages);
-    }
-    fn page_charge(&self) -> Resident {
-        (**self).page_charge()
-    }
-}
-
-impl<O: Observer + ?Sized> Observer for Arc<O> {
-    fn epoch(&self) -> u8 {
-        (**self).epoch()
-    }
-    fn served(&self, kind: super::Kind, nanoseconds: u64) {
-        (**self).served(kind, nanoseconds);
-    }
-    fn rests(&self, stamp: u8, stiff: u32) -> bool {
-        (**self).rests(stamp, stiff)
-    }
-    fn came_back(&self, stamp: u8) -> u32 {
-        (**self).came_back(stamp)
-    }
-    fn change(&self, gauge: Gauge, pages: i64) {
-        (**self).change(gauge, pages);
-    }
-    fn count(&self, what: Count, pages: u32) {
-        (**self).count(what, pages);
-    }
-}
-
-impl<S: Store + ?Sized> Store for Arc<S> {
-    fn put_away(
-        &self,
-        slot: Slot,
-        purse: &dyn Purse,
-        page: &[u8; PAGE_SIZE],
-        effort: Effort,
-    ) -> Result<Stored, zswap::Error> {
-        (**self).put_away(slot, purse, page, effort)
-    }
-    fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
-        (**self).read(slot, page, wait)
-    }
-    fn give_back(&self, slot: Slot) {
-        (**self).give_back(slot);
-    }
-    fn holds(&self, slot: Slot) -> bool {
-        (**self).holds(slot)
-    }
-}
-
-impl Store for Zswap {
+impl Store for Arc<Zswap> {
     fn put_away(
         &self,
         slot: Slot,
@@ -224,7 +171,7 @@ impl Store for Zswap {
         match self.swap_out_to_win(slot, purse.page_charge(), NodeId(0), page, help) {
             Ok(stored) => Ok(stored),
             Err(refused) => {
-                refused.resident.forget(); // charged as before
+                refused.resident.forget_as(purse.page_charge()); // charged as before
                 Err(refused.error)
             }
         }

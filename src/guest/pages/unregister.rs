@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!   begin   registered with the kernel -> what is present is found and charged     faults are served all the while
-//!   end     gate closed: nobody takes pages out -> everything brought in -> released -> nobody is at it any more -> uncharged
+//!   end     exit closed: nobody takes pages out -> everything brought in -> released -> nobody is at it any more -> uncharged
 //!                                                       |
-//!                                                       +-- a page cannot be read: the gate is opened again
+//!                                                       +-- a page cannot be read: the exit is opened again
 //! ```
 
+use super::bits::State;
 use super::owned::TOGETHER;
 use super::pages::Pages;
 use super::ports::{Gauge, Why};
-use super::word::State;
 use crate::guest::Error;
 use crate::sync::Bug;
 use crate::sync::thread::Backoff;
@@ -58,7 +58,7 @@ impl Pages {
     /// # Errors
     /// The first of a page that cannot be brought in; pages may be taken out again.
     pub(crate) fn bring_everything(&self) -> Result<(), Error> {
-        if !self.shared().planted.is(Bug::UnregisterLeavesGateOpen) {
+        if !self.shared().planted.is(Bug::UnregisterLeavesExitOpen) {
             self.close();
         }
         let result = self.bring_all();

@@ -1,7 +1,7 @@
 //! Every word against the kernel, the store and what is charged.
 
+use super::bits::State;
 use super::pages::Pages;
-use super::word::State;
 use crate::guest::memory::backing::Staging;
 use crate::sync::thread::Backoff;
 

@@ -23,8 +23,12 @@ pub(super) unsafe fn access(context: *const libc::ucontext_t) -> Access {
     }
     #[cfg(target_arch = "aarch64")]
     {
-        // SAFETY: the caller's promise; the record lies in the rest of the context, which the kernel ends by an empty one.
-        return match unsafe { esr((&raw const (*context).uc_mcontext).cast::<u8>().add(RESERVED)) } {
+        // SAFETY: the caller's promise.
+        let registers = unsafe { &raw const (*context).uc_mcontext };
+        // SAFETY: the kernel reserves room for records behind the registers, as part of this.
+        let records = unsafe { registers.cast::<u8>().add(RESERVED) };
+        // SAFETY: there they begin, and the kernel ends them by an empty one.
+        return match unsafe { esr(records) } {
             Some(esr) if matches!(esr >> 26 & 0x3f, 0x24 | 0x25) && esr & 1 << 6 != 0 => Access::Write,
             Some(_) => Access::Read,
             None => Access::Unknown,

@@ -81,7 +81,7 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        if super::fork::in_child() {
+        if super::fork_mark::in_child() {
             return; // not mapped here, and the descriptor is about the parent's memory
         }
         let _ = self.descriptor.unregister(self.pages.clone()); // unmapping does it too, with an event that nobody reads

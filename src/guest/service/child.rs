@@ -1,93 +1,114 @@
 //! [`Child`]: a child of fork, and its copies of regions.
 //!
 //! ```text
-//!   Child -- descriptor of its memory
+//!   Child -- its memory: a descriptor
 //!     +----- Copy: addresses, slots of the parent's, a claim for each page       one for each region, and for each part that it moves
 //! ```
 //!
 //! 1. A copy is in the list before any claim in it is made: a store of the parent's that looks for claims on its slot finds it.
 //! 2. Its own memory cannot be taken out from here: it is charged, and may pass a limit.
 
-use super::children::Family;
+use super::answers::Answer;
 use super::claim::{BUSY, HERE, OUT, POISONED, STATE, Taken, Taking, ZERO, move_word, slot, take, word};
+use super::family::Family;
+use super::gate::Gate;
+use super::last_words;
 use super::list::List;
 use super::reader::Parking;
-use super::{Answer, Gate, changes, last_words};
-use crate::guest::pages::ports::Why;
+use super::space::{Space, arrive};
+use super::wards::Ward;
+use crate::guest::pages::ports::{Count, Why};
 use crate::guest::pages::{Inherited, Pages, Shared};
-use crate::guest::uffd::{Descriptor, Errno, Mode};
+use crate::guest::uffd::{Descriptor, Errno};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Table};
+use crate::sync::{Arc, Bug, Table};
 use crate::units::{NodeId, PAGE_SIZE, SlotRange};
 use crate::zswap::{self, Zswap};
 use std::ops::Range;
 
 /// One child.
-pub(super) struct Child {
-    pub(super) descriptor: Whose,
-    pub(super) copies: List<Copy>,
+pub(crate) struct Child {
+    pub(crate) memory: Whose,
+    pub(crate) copies: List<Copy>,
     /// Its words are all there: faults can be served.
-    pub(super) ready: AtomicBool,
-    pub(super) parking: Parking,
+    pub(crate) ready: AtomicBool,
+    /// Something is out, or cannot be read: see [`Ward`].
+    pub(crate) misses: AtomicBool,
+    pub(crate) parking: Parking,
     /// Who pays for its pages in memory: its parent's VM.
-    pub(super) payer: Arc<Shared>,
+    pub(crate) payer: Arc<Shared>,
     /// Pages that it is charged for.
-    pub(super) charged: AtomicU64,
+    pub(crate) charged: AtomicU64,
 }
 
-/// Whose memory its descriptor is about.
-pub(super) enum Whose {
+/// Whose memory is served.
+pub(crate) enum Whose {
     /// There is no child yet.
     Nobodys,
-    Own(Descriptor),
+    Own(Ward),
     /// This process's: [`relics`](super::relics).
     Ours(Arc<Descriptor>),
+    /// A model's.
+    #[allow(dead_code, reason = "for models")]
+    Models(Box<dyn Space>),
+}
+
+impl Whose {
+    /// The descriptor of a process's memory.
+    pub(crate) fn descriptor(&self) -> &Descriptor {
+        match self {
+            Whose::Own(ward) => ward,
+            Whose::Ours(descriptor) => descriptor,
+            Whose::Nobodys | Whose::Models(_) => unreachable!("nobody reads events of it"),
+        }
+    }
 }
 
 impl std::ops::Deref for Whose {
-    type Target = Descriptor;
+    type Target = dyn Space;
 
-    fn deref(&self) -> &Descriptor {
+    fn deref(&self) -> &(dyn Space + 'static) {
         match self {
-            Whose::Own(descriptor) => descriptor,
-            Whose::Ours(descriptor) => descriptor,
+            Whose::Own(ward) => &**ward,
+            Whose::Ours(descriptor) => &**descriptor,
+            Whose::Models(space) => &**space,
             Whose::Nobodys => unreachable!("a child that is in a list was born"),
         }
     }
 }
 
 /// A child's copy of a region, or of a part of it.
-pub(super) struct Copy {
-    pub(super) addresses: Range<usize>,
+pub(crate) struct Copy {
+    pub(crate) addresses: Range<usize>,
     /// The parent's slots of these pages.
-    pub(super) origin: SlotRange,
-    pub(super) words: Table<AtomicU64>,
+    pub(crate) origin: SlotRange,
+    pub(crate) words: Table<AtomicU64>,
 }
 
 impl Copy {
-    pub(super) fn pages(&self) -> usize {
+    pub(crate) fn pages(&self) -> usize {
         self.addresses.len() / PAGE_SIZE
     }
 
-    pub(super) fn address(&self, page: usize) -> usize {
+    pub(crate) fn address(&self, page: usize) -> usize {
         self.addresses.start + page * PAGE_SIZE
     }
 
     /// Whether it is of this region.
-    pub(super) fn is_of(&self, pages: &Pages) -> bool {
+    pub(crate) fn is_of(&self, pages: &Pages) -> bool {
         self.origin == pages.slots() && self.addresses == pages.addresses()
     }
 
     /// Its pages that have addresses in a range, if any.
-    pub(super) fn pages_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
+    pub(crate) fn pages_in(&self, range: &Range<usize>) -> Option<Range<usize>> {
         let (start, end) = (self.addresses.start.max(range.start), self.addresses.end.min(range.end));
         let page = |address: usize| (address - self.addresses.start) / PAGE_SIZE;
         (start < end).then(|| page(start)..page(end))
     }
 
     /// So many pages, all zero.
-    pub(super) fn empty(addresses: Range<usize>, origin: SlotRange) -> Copy {
+    pub(crate) fn empty(addresses: Range<usize>, origin: SlotRange) -> Copy {
         let pages = addresses.len() / PAGE_SIZE;
         match Table::reserve(pages) {
             Ok(words) => Copy { addresses, origin, words },
@@ -101,18 +122,19 @@ impl Copy {
 
 impl Child {
     /// Not a child, but what is served in this process in the same way.
-    pub(super) fn ours(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
+    pub(crate) fn ours(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
         let child = Child::unborn(payer, 0);
         child.ready.store(true, Ordering::Release);
-        Child { descriptor: Whose::Ours(descriptor), ..child }
+        Child { memory: Whose::Ours(descriptor), ..child }
     }
 
     /// With room for copies of so many regions.
-    pub(super) fn unborn(payer: Arc<Shared>, regions: usize) -> Child {
+    pub(crate) fn unborn(payer: Arc<Shared>, regions: usize) -> Child {
         Child {
-            descriptor: Whose::Nobodys,
+            memory: Whose::Nobodys,
             copies: List::with_capacity(regions + 4),
             ready: AtomicBool::new(false),
+            misses: AtomicBool::new(false),
             parking: Parking::new(),
             payer,
             charged: AtomicU64::new(0),
@@ -120,12 +142,12 @@ impl Child {
     }
 
     /// This is its memory.
-    pub(super) fn of(&mut self, descriptor: Descriptor) {
-        self.descriptor = Whose::Own(descriptor);
+    pub(crate) fn of(&mut self, memory: Whose) {
+        self.memory = memory;
     }
 
     /// What the kernel does not give it of a region.
-    pub(super) fn inherit_all(&self, pages: &Pages, copy: Arc<Copy>, family: &Family) {
+    pub(crate) fn inherit_all(&self, pages: &Pages, copy: Arc<Copy>, family: &Family) {
         self.copies.push(Arc::clone(&copy));
         for page in 0..pages.count() {
             let mut backoff = Backoff::new();
@@ -136,7 +158,7 @@ impl Child {
     }
 
     /// It has such a page. False: later.
-    pub(super) fn inherit(&self, copy: &Copy, page: usize, what: Inherited<'_>, family: &Family) -> bool {
+    pub(crate) fn inherit(&self, copy: &Copy, page: usize, what: Inherited<'_>, family: &Family) -> bool {
         let zswap = family.zswap();
         let now = match what {
             Inherited::Poisoned => POISONED,
@@ -153,16 +175,39 @@ impl Child {
             },
         };
         if now != ZERO {
-            copy.words.get(page).store(now, Ordering::Release);
+            self.lacks(copy, page, now);
         }
         true
     }
 
-    /// It has what a word of its parent's says, who is a child too. False: later.
-    pub(super) fn inherit_from(&self, theirs: &AtomicU64, copy: &Copy, page: usize, family: &Family) -> bool {
+    /// A page is not in its memory from the start.
+    fn lacks(&self, copy: &Copy, page: usize, word: u64) {
+        self.misses.store(true, Ordering::Release);
+        copy.words.get(page).store(word, Ordering::Release);
+    }
+
+    /// It has what its parent has, who is a child too.
+    pub(crate) fn inherit_all_from(&self, parent: &Child, family: &Family) {
+        for theirs in parent.copies.snapshot() {
+            let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
+            self.copies.push(Arc::clone(&copy));
+            for page in 0..theirs.pages() {
+                let mut backoff = Backoff::new();
+                while !self.inherit_from(theirs.words.get(page), &copy, page, family) {
+                    backoff.wait_for_io();
+                }
+            }
+        }
+    }
+
+    /// It has what a word of its parent's says. False: later.
+    fn inherit_from(&self, theirs: &AtomicU64, copy: &Copy, page: usize, family: &Family) -> bool {
         let seen = theirs.load(Ordering::Acquire);
         match seen & STATE {
             POISONED => self.inherit(copy, page, Inherited::Poisoned, family),
+            OUT if self.payer.planted.is(Bug::HeirSkipsClaim) => {
+                self.inherit(copy, page, Inherited::Slot(slot(seen)), family)
+            }
             OUT if matches!(take(theirs, slot(seen)), Taking::Mine) => {
                 // Until ours is written: a store that moves theirs apart finds ours as well.
                 let _back = Taken { word: theirs, back: seen };
@@ -177,52 +222,61 @@ impl Child {
     /// that before it is ready: then it gets a slot for them. False: later.
     fn give(&self, copy: &Copy, page: usize, bytes: Option<&[u8; PAGE_SIZE]>, family: &Family) -> bool {
         let Some(bytes) = bytes else {
-            copy.words.get(page).store(POISONED, Ordering::Release);
+            self.lacks(copy, page, POISONED);
             return true;
         };
-        if changes::arrive(&self.descriptor, copy.address(page), Some(bytes)) {
+        if arrive(&*self.memory, copy.address(page), Some(bytes)) {
             // While it is born; and its parent's word is owned.
             self.payer.purse.must_charge(1, Why::Fork);
             self.charged.fetch_add(1, Ordering::Relaxed);
             return true;
         }
         let stored = family.zswap().store_new(&family.memcg, NodeId(0), bytes);
-        stored.map(|slot| copy.words.get(page).store(word(OUT, slot), Ordering::Release)).is_ok()
+        stored.map(|slot| self.lacks(copy, page, word(OUT, slot))).is_ok()
     }
 
-    pub(super) fn charge(&self) {
+    pub(crate) fn charge(&self) {
         self.payer.purse.must_charge(1, Why::Child);
         self.charged.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn uncharge(&self) {
+    pub(crate) fn uncharge(&self) {
         self.payer.purse.uncharge(1);
         self.charged.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn find(&self, address: usize) -> Option<(Arc<Copy>, usize)> {
+    pub(crate) fn find(&self, address: usize) -> Option<(Arc<Copy>, usize)> {
         let copy = self.copies.find(|copy| copy.addresses.contains(&address))?;
         let page = (address - copy.addresses.start) / PAGE_SIZE;
         Some((copy, page))
     }
 
-    /// Whether the process is there. Nobody tells when it has ended, but requests about its memory fail then.
-    pub(super) fn lives(&self) -> bool {
-        // The lowest page that may be mapped anywhere: nobody registers that, and whoever lives says so.
-        let nowhere = 0x1_0000;
-        self.descriptor.zeropage(nowhere..nowhere + PAGE_SIZE, Mode::empty()).stopped != Some(Errno::NO_PROCESS)
+    /// Whether the process is there.
+    pub(crate) fn lives(&self) -> bool {
+        self.memory.is_there()
+    }
+
+    /// Its words are all there.
+    pub(crate) fn is_born(&self) {
+        self.release_if_complete();
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// It is born, or has been given all there is, or has ended: where it misses nothing, zeroes are what the kernel is to give it when nobody
+    /// serves it any more.
+    pub(crate) fn release_if_complete(&self) {
+        if let (false, Whose::Own(ward)) = (self.misses.load(Ordering::Acquire), &self.memory) {
+            ward.release();
+        }
     }
 
     /// Serve a fault. `None`: again later.
-    pub(super) fn fill(&self, copy: &Copy, page: usize, zswap: &Zswap) -> Option<Answer> {
+    pub(crate) fn fill(&self, copy: &Copy, page: usize, zswap: &Zswap) -> Option<Answer> {
         let theirs = copy.words.get(page);
         let address = copy.address(page);
         let seen = theirs.load(Ordering::Acquire);
         match seen & STATE {
-            POISONED => {
-                let _ = changes::arrive(&self.descriptor, address, None);
-                return Some(Answer::Poisoned);
-            }
+            POISONED => return arrive(&*self.memory, address, None).then_some(Answer::Poisoned),
             BUSY => return None, // a store of the parent's moves it, in a moment
             _ => {}
         }
@@ -234,6 +288,7 @@ impl Child {
         let stopped = if seen & STATE == OUT {
             match take(theirs, slot(seen)) {
                 Taking::Mine => {}
+                _ if self.payer.planted.is(Bug::FillSkipsClaim) => {}
                 _ => {
                     self.uncharge();
                     return None;
@@ -243,20 +298,21 @@ impl Child {
             let mut bytes = [0; PAGE_SIZE];
             if zswap.load(slot(seen), &mut bytes).is_err() {
                 self.uncharge();
-                super::say_poisoned(address);
-                let _ = changes::arrive(&self.descriptor, address, None);
+                (self.payer.say_poisoned)(address);
+                self.payer.observer.count(Count::Unreadable, 1);
+                let _ = arrive(&*self.memory, address, None);
                 let _ = zswap.put(slot(seen));
                 busy.end(POISONED);
                 return Some(Answer::Poisoned);
             }
-            let stopped = self.descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty()).stopped;
+            let stopped = self.memory.put(address, &bytes).err();
             if matches!(stopped, None | Some(Errno::EXISTS)) {
                 let _ = zswap.put(slot(seen));
                 busy.end(HERE);
             }
             stopped
         } else {
-            let stopped = self.descriptor.zeropage(address..address + PAGE_SIZE, Mode::empty()).stopped;
+            let stopped = self.memory.put_zeroes(address).err();
             // There: somebody was faster, or the kernel shares it.
             if stopped.is_none() {
                 theirs.store(HERE, Ordering::Release);
@@ -273,7 +329,7 @@ impl Child {
                 match errno {
                     Errno::AGAIN | Errno::NO_MEMORY => None,
                     _ => {
-                        let _ = self.descriptor.wake(address..address + PAGE_SIZE); // refused only for what is no page
+                        self.memory.wake_page(address);
                         Some(Answer::Served)
                     }
                 }
@@ -282,7 +338,7 @@ impl Child {
     }
 
     /// The pages of a range read as zeroes from here on: their references and charges go.
-    pub(super) fn forget(&self, copy: &Copy, pages: Range<usize>, zswap: &Zswap) {
+    pub(crate) fn forget(&self, copy: &Copy, pages: Range<usize>, zswap: &Zswap) {
         for page in pages {
             let theirs = copy.words.get(page);
             let mut backoff = Backoff::new();
@@ -309,7 +365,7 @@ impl Child {
     }
 
     /// Its pages have other addresses.
-    pub(super) fn move_pages(&self, from: Range<usize>, to: usize, family: &Family) {
+    pub(crate) fn move_pages(&self, from: Range<usize>, to: usize, family: &Family) {
         for copy in self.copies.snapshot() {
             let (start, end) = (copy.addresses.start.max(from.start), copy.addresses.end.min(from.end));
             if start >= end {
@@ -322,13 +378,13 @@ impl Child {
             family.note_list();
             self.copies.push(Arc::clone(&moved));
             for page in 0..pages {
-                move_word(copy.words.get(first + page), moved.words.get(page));
+                move_word(copy.words.get(first + page), moved.words.get(page), self.payer.planted);
             }
         }
     }
 
     /// The pages of an address range read as zeroes from here on.
-    pub(super) fn forget_range(&self, range: &Range<usize>, zswap: &Zswap) {
+    pub(crate) fn forget_range(&self, range: &Range<usize>, zswap: &Zswap) {
         for copy in self.copies.snapshot() {
             if let Some(pages) = copy.pages_in(range) {
                 self.forget(&copy, pages, zswap);
@@ -338,14 +394,14 @@ impl Child {
 
     /// What is out of a range is in memory from here on. Each page passes the gate: between the moment in which a move of the range was read
     /// and the one in which its pages have followed, something else may be mapped here. False: some are out still.
-    pub(super) fn put_in_place(&self, range: &Range<usize>, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+    pub(crate) fn put_in_place(&self, range: &Range<usize>, gate: Option<&Gate>, zswap: &Zswap) -> bool {
         self.copies.snapshot().iter().all(|copy| {
             let mut pages = copy.pages_in(range).unwrap_or_default();
             pages.all(|page| self.put_page_in_place(copy, page, gate, zswap))
         })
     }
 
-    pub(super) fn put_page_in_place(&self, copy: &Copy, page: usize, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+    pub(crate) fn put_page_in_place(&self, copy: &Copy, page: usize, gate: Option<&Gate>, zswap: &Zswap) -> bool {
         let (theirs, address) = (copy.words.get(page), copy.address(page));
         let seen = theirs.load(Ordering::Acquire);
         match seen & STATE {
@@ -364,8 +420,7 @@ impl Child {
         let installed = zswap.load(slot(seen), &mut bytes).is_ok() && {
             let passing = gate.map(|gate| gate.pass(address..address + PAGE_SIZE));
             !matches!(passing, Some(None)) && {
-                let done = self.descriptor.copy(address, bytes.as_ptr(), PAGE_SIZE, Mode::empty());
-                matches!(done.stopped, None | Some(Errno::EXISTS))
+                matches!(self.memory.put(address, &bytes), Ok(()) | Err(Errno::EXISTS))
             }
         };
         if installed {
@@ -377,14 +432,18 @@ impl Child {
         installed
     }
 
-    /// Bring in what is out, as far as that goes now. Whether nothing is out any more.
-    pub(super) fn bring_in(&self, zswap: &Zswap) -> bool {
-        let is_out = |word: u64| matches!(word & STATE, OUT | BUSY);
+    /// Bring in what is out, and poison what cannot be read, as far as that goes now. Whether it misses nothing any more.
+    pub(crate) fn bring_in(&self, zswap: &Zswap) -> bool {
+        let is_out = |word: u64| matches!(word & STATE, OUT | BUSY | POISONED);
         let mut all = true;
         for copy in self.copies.snapshot() {
             for page in 0..copy.pages() {
                 all &= !is_out(copy.words.get(page).load(Ordering::Acquire)) || self.fill(&copy, page, zswap).is_some();
             }
+        }
+        if all {
+            self.misses.store(false, Ordering::Release);
+            self.release_if_complete();
         }
         all
     }

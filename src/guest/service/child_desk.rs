@@ -1,12 +1,15 @@
 //! [`ChildDesk`]: the faults of a child, and what it does to its mappings; by one thread, which serves all children.
 
-use super::child::{Child, Copy};
-use super::children::Family;
+use super::child::{Child, Whose};
+use super::children::Care;
+use super::family::Family;
 use super::gate::Closed;
 use super::nursery::Spare;
 use super::reader::{Idle, Parking, Reader};
-use super::{Answer, Change, Desk, Gate};
-use crate::guest::uffd::{Descriptor, Fault};
+use super::source::Source;
+use super::wards::Ward;
+use super::{Answer, Change, Desk, Gate, answers};
+use crate::guest::uffd::Fault;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
@@ -16,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(super) struct ChildDesk {
     pub(super) child: Arc<Child>,
     pub(super) family: Arc<Family>,
+    pub(super) care: Arc<Care>,
 }
 
 impl ChildDesk {
@@ -44,8 +48,8 @@ impl ChildDesk {
 }
 
 impl Desk for ChildDesk {
-    fn descriptor(&self) -> &Descriptor {
-        &self.child.descriptor
+    fn source(&self) -> &dyn Source {
+        self.child.memory.descriptor()
     }
 
     fn gate(&self) -> Option<&Gate> {
@@ -76,7 +80,7 @@ impl Desk for ChildDesk {
     }
 
     fn stranger(&self, fault: Fault) -> bool {
-        super::stranger(&self.child.descriptor, fault)
+        answers::stranger(self.child.memory.descriptor(), fault)
     }
 
     fn parking(&self) -> &Parking {
@@ -90,19 +94,10 @@ impl Desk for ChildDesk {
 
 impl ChildDesk {
     /// The child has a child: it has copies of its parent's words.
-    fn bear(&self, descriptor: Descriptor) {
-        let grandchild = self.family.adopt(descriptor, &mut Spare::new(&self.child.payer, &[]));
-        for theirs in self.child.copies.snapshot() {
-            let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
-            grandchild.copies.push(Arc::clone(&copy));
-            for page in 0..theirs.pages() {
-                let mut backoff = Backoff::new();
-                while !grandchild.inherit_from(theirs.words.get(page), &copy, page, &self.family) {
-                    backoff.wait_for_io();
-                }
-            }
-        }
-        grandchild.ready.store(true, Ordering::Release);
-        self.family.ring();
+    fn bear(&self, descriptor: Ward) {
+        let grandchild = self.family.adopt(Whose::Own(descriptor), &mut Spare::new(&self.child.payer, &[]).child);
+        grandchild.inherit_all_from(&self.child, &self.family);
+        grandchild.is_born();
+        self.care.ring();
     }
 }

@@ -21,29 +21,30 @@
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
+use crate::sync::{Bug, Planted};
 use crate::units::Slot;
 
-pub(super) const STATE: u64 = 7;
-pub(super) const ZERO: u64 = 0;
-pub(super) const OUT: u64 = 1;
-pub(super) const BUSY: u64 = 2;
-pub(super) const HERE: u64 = 3;
-pub(super) const POISONED: u64 = 4;
-pub(super) const SLOT_SHIFT: u32 = 3;
+pub(crate) const STATE: u64 = 7;
+pub(crate) const ZERO: u64 = 0;
+pub(crate) const OUT: u64 = 1;
+pub(crate) const BUSY: u64 = 2;
+pub(crate) const HERE: u64 = 3;
+pub(crate) const POISONED: u64 = 4;
+pub(crate) const SLOT_SHIFT: u32 = 3;
 
 /// A word that names a slot.
-pub(super) fn word(state: u64, slot: Slot) -> u64 {
+pub(crate) fn word(state: u64, slot: Slot) -> u64 {
     debug_assert!(slot.0 < 1 << (64 - SLOT_SHIFT));
     slot.0 << SLOT_SHIFT | state
 }
 
 /// The slot that a word names.
-pub(super) fn slot(word: u64) -> Slot {
+pub(crate) fn slot(word: u64) -> Slot {
     Slot(word >> SLOT_SHIFT)
 }
 
 /// What became of an attempt to make a word Busy.
-pub(super) enum Taking {
+pub(crate) enum Taking {
     /// It is.
     Mine,
     /// Somebody else has.
@@ -53,13 +54,13 @@ pub(super) enum Taking {
 }
 
 /// A word that this thread made Busy, and that goes back unless it is ended.
-pub(super) struct Taken<'a> {
-    pub(super) word: &'a AtomicU64,
-    pub(super) back: u64,
+pub(crate) struct Taken<'a> {
+    pub(crate) word: &'a AtomicU64,
+    pub(crate) back: u64,
 }
 
 impl Taken<'_> {
-    pub(super) fn end(mut self, now: u64) {
+    pub(crate) fn end(mut self, now: u64) {
         self.back = now;
     }
 }
@@ -72,7 +73,7 @@ impl Drop for Taken<'_> {
 }
 
 /// Make a word Busy that is Out with this slot.
-pub(super) fn take(theirs: &AtomicU64, wanted: Slot) -> Taking {
+pub(crate) fn take(theirs: &AtomicU64, wanted: Slot) -> Taking {
     let out = word(OUT, wanted);
     match theirs.compare_exchange(out, word(BUSY, wanted), Ordering::Acquire, Ordering::Relaxed) {
         Ok(_) => Taking::Mine,
@@ -83,12 +84,16 @@ pub(super) fn take(theirs: &AtomicU64, wanted: Slot) -> Taking {
 }
 
 /// Move a word to another list. One that names a slot is Busy until it is there: a store that looks for it finds it in one of the two.
-pub(super) fn move_word(from: &AtomicU64, to: &AtomicU64) {
+pub(crate) fn move_word(from: &AtomicU64, to: &AtomicU64, planted: Planted) {
     let mut backoff = Backoff::new();
     loop {
         let seen = from.load(Ordering::Acquire);
         match seen & STATE {
             BUSY => backoff.wait_for_io(),
+            OUT if planted.is(Bug::MovedClaimUncovered) => {
+                from.store(ZERO, Ordering::Release);
+                return to.store(seen, Ordering::Release);
+            }
             OUT if matches!(take(from, slot(seen)), Taking::Mine) => {
                 to.store(seen, Ordering::Release);
                 return from.store(ZERO, Ordering::Release);

@@ -9,57 +9,18 @@
 //! ```
 //!
 //! 1. A child has copies of all that the engine is made of, and of the descriptors, whose requests are about its *parent's* memory. So nothing is ever
-//!    asked of the kernel there: a page of memory that is wiped by `fork` tells.
+//!    asked of the kernel there ([`fork_mark`](super::fork_mark)).
 //! 2. [`Engine::fork_prepare`] takes no lock that is held beyond it: any thread may go on to fault while a fork is under way.
 
+use super::canary;
+use super::fork_mark::in_child;
 use super::last_words::LastWords;
-use super::running::VmDesk;
+use super::vm_desk::VmDesk;
 use crate::guest::pages::Pages;
 use crate::guest::uffd::Features;
 use crate::guest::{Engine, Error};
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, process_static};
+use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
-use std::{io, ptr};
-
-process_static! {
-    /// Address of a page whose first byte is 1, and 0 in children; 0 before there is one.
-    MARK: AtomicUsize = AtomicUsize::new(0)
-}
-
-/// Have the mark, before anything is registered.
-///
-/// # Errors
-/// When the system has no page.
-pub(crate) fn mark() -> Result<(), Error> {
-    if MARK.load(Ordering::Acquire) != 0 {
-        return Ok(());
-    }
-    let refused =
-        || Error::Service { doing: "map the page that tells children of fork", source: io::Error::last_os_error() };
-    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping, wherever the kernel likes.
-    let page = unsafe { libc::mmap(ptr::null_mut(), PAGE_SIZE, prot, flags, -1, 0) };
-    if page == libc::MAP_FAILED {
-        return Err(refused());
-    }
-    // SAFETY: the mapping is ours.
-    if unsafe { libc::madvise(page, PAGE_SIZE, libc::MADV_WIPEONFORK) } != 0 {
-        return Err(refused());
-    }
-    // SAFETY: the mapping is ours, and writable.
-    unsafe { page.cast::<u8>().write(1) };
-    // Release pairs with the acquire of who asks. Whoever is second leaves its page behind.
-    let _ = MARK.compare_exchange(0, page.expose_provenance(), Ordering::Release, Ordering::Relaxed);
-    Ok(())
-}
-
-/// Whether this process is a child, by fork, of the one that made the engines: they are its parent's.
-pub(crate) fn in_child() -> bool {
-    let mark = MARK.load(Ordering::Acquire);
-    // SAFETY: the page stays mapped, also in children.
-    mark != 0 && unsafe { ptr::with_exposed_provenance::<u8>(mark).read_volatile() } == 0
-}
 
 /// Regions whose pages were brought in for forks, and stay until all that are under way are over: several threads may fork at once. One for each
 /// time that it was closed.
@@ -124,9 +85,16 @@ impl Engine {
 
     /// After it, in the child. Engines, VMs and regions are the parent's there: they must not be used, and may be dropped, of which nothing
     /// comes. Whether this is a child of the process that made this engine.
+    ///
+    /// Where the kernel tells of forks, a child that was born just as its parent was killed ends here, with a sentence: nobody holds what was out
+    /// for it. Without this call such a child would read zeroes there; one whose parent is killed later would not.
     pub fn fork_child(&self) -> bool {
         // The parent's threads may have had any lock: so none is taken.
-        in_child()
+        let child = in_child();
+        if child {
+            canary::look();
+        }
+        child
     }
 }
 
@@ -138,7 +106,7 @@ impl VmDesk {
         // What is registered from here on is held at once.
         self.held.lock().forks += 1;
         let (mut brought, mut result) = (0, Ok(()));
-        for pages in self.kept_regions() {
+        for pages in self.inherited_regions() {
             let (out, held) = pages.hold();
             self.held.lock().pages.push(pages);
             brought += out;

@@ -19,14 +19,23 @@
 //! A fork closes everything, and so does a range for which there is no place: who reads never waits for a place. A thread that forks, or unmaps,
 //! may have the allocator's lock until its event is read, and who opens ranges may want that lock first.
 //!
+//! 3. A range can be held as well: open for all but taking out, until a moment. What the kernel leaves in a range of which it told that it is dropped
+//!    may be emptied still, by a thread that has not run yet; a page that was taken out by then would come back.
+//! 4. Changes are followed, or handed on, in the order in which they were read, whoever read them: a move and the unmapping that the same `mremap`
+//!    raises next, followed the other way round, would leave nothing to be moved. So each read that has changes takes a turn while it is alone.
+//!
 //! Where no event is asked for there is no need for a gate.
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::{Bug, Mutex, Planted, Rank, RwLock, RwLockReadGuard};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Bug, Deadline, Mutex, Planted, Rank, RwLock, RwLockReadGuard};
 use std::ops::Range;
+use std::time::Duration;
 
 /// Ranges that can be closed at once and by themselves: more than the events of a read for each thread that reads.
-const CLOSED: usize = if cfg!(loom) { 1 } else { 256 };
+const CLOSED: usize = if cfg!(loom) { 2 } else { 256 };
+
+/// Ranges that are held at once and by themselves; where there are more, everything is.
+const HELD: usize = if cfg!(loom) { 1 } else { 32 };
 
 /// All there is.
 pub(crate) const ALL: Range<usize> = 0..usize::MAX;
@@ -42,7 +51,20 @@ pub(crate) struct Gate {
     /// How many of those are all there is.
     everything: AtomicUsize,
     ranges: Mutex<[Range<usize>; CLOSED]>,
+    /// Something is held: most of the time nothing is, and that is one load.
+    holds: AtomicBool,
+    held: Mutex<[Option<Hold>; HELD]>,
+    /// Turns that were taken, by who was alone, and turns that ended: the first that has not is the one whose changes are followed.
+    turns: AtomicU64,
+    ended: AtomicU64,
     planted: Planted,
+}
+
+/// Nothing is taken out of a range before a moment.
+#[derive(Debug)]
+struct Hold {
+    range: Range<usize>,
+    until: Deadline,
 }
 
 /// While it lives, no event is read.
@@ -68,8 +90,17 @@ impl Gate {
             moved: AtomicBool::new(false),
             everything: AtomicUsize::new(0),
             ranges: Mutex::new(Rank::Leaf, [const { 0..0 }; CLOSED]),
+            holds: AtomicBool::new(false),
+            held: Mutex::new(Rank::Leaf, [const { None }; HELD]),
+            turns: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             planted,
         }
+    }
+
+    /// The bug that a model has planted.
+    pub(crate) fn planted(&self) -> Planted {
+        self.planted
     }
 
     /// Do something in a range that must not change meanwhile: one request of the kernel's. `None` while the range is closed.
@@ -82,6 +113,42 @@ impl Gate {
         }
         let passing = Passing(self.passage.read());
         self.is_open(range).then_some(passing)
+    }
+
+    /// As [`pass`](Self::pass), to take something out. `None` while a part of the range is held, too.
+    ///
+    /// # Locks
+    /// As [`pass`](Self::pass), and a leaf.
+    pub(crate) fn pass_out(&self, range: Range<usize>) -> Option<Passing<'_>> {
+        let passing = self.pass(range.clone())?;
+        (!self.is_held(&range)).then_some(passing)
+    }
+
+    /// Have nothing taken out of a range for so long. Before it is opened: who finds it open finds it held.
+    pub(crate) fn hold(&self, range: Range<usize>, how_long: Duration) {
+        if self.planted.is(Bug::HoldForgotten) {
+            return;
+        }
+        let mut held = self.held.lock();
+        let hold = Hold { range, until: Deadline::after(how_long) };
+        match held.iter_mut().find(|place| place.as_ref().is_none_or(|hold| hold.until.passed())) {
+            Some(place) => *place = Some(hold),
+            // For all of them, to the last.
+            None => held[0] = Some(Hold { range: ALL, ..hold }),
+        }
+        self.holds.store(true, Ordering::Relaxed); // shown by who opens the range
+    }
+
+    fn is_held(&self, range: &Range<usize>) -> bool {
+        if !self.holds.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut held = self.held.lock();
+        held.iter_mut()
+            .filter(|place| place.as_ref().is_some_and(|hold| hold.until.passed()))
+            .for_each(|place| *place = None);
+        self.holds.store(held.iter().any(Option::is_some), Ordering::Relaxed); // under the lock, as the other
+        held.iter().flatten().any(|hold| hold.range.start < range.end && range.start < hold.range.end)
     }
 
     /// Whether no part of the range is closed. Who is not in the gate learns what was.
@@ -114,6 +181,23 @@ impl Gate {
     pub(crate) fn alone<R>(&self, f: impl FnOnce(&mut dyn FnMut(Range<usize>) -> Closed) -> R) -> R {
         let _alone = self.passage.write();
         f(&mut |range| self.close(range))
+    }
+
+    /// The next turn, for changes that were read just now. For who is alone in the gate; it has to [end](Self::end_turn).
+    pub(crate) fn take_turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether all that was read before was followed or handed on.
+    pub(crate) fn is_turn(&self, turn: u64) -> bool {
+        // Acquire pairs with the end of the turn before: what was handed on then lies before what is now.
+        self.ended.load(Ordering::Acquire) == turn || self.planted.is(Bug::FollowsOutOfTurn)
+    }
+
+    /// The changes of this turn were followed or handed on.
+    pub(crate) fn end_turn(&self, turn: u64) {
+        debug_assert!(self.is_turn(turn), "turns end in order");
+        self.ended.store(turn + 1, Ordering::Release);
     }
 
     /// What covers all there is takes no place, nor does what finds none.
@@ -182,6 +266,25 @@ mod tests {
         gate.open(fork);
         closed.into_iter().for_each(|closed| gate.open(closed));
         assert!(gate.pass(ALL).is_some());
+    }
+
+    #[test]
+    fn what_is_held_is_passed_by_all_but_who_takes_out_and_not_for_ever() {
+        let (gate, long, short) = (Gate::new(), Duration::from_secs(1000), Duration::from_millis(30));
+        gate.hold(0x2000..0x4000, long);
+        assert!(gate.pass(0x2000..0x3000).is_some() && gate.pass_out(0x2000..0x3000).is_none());
+        assert!(gate.pass_out(0x4000..0x5000).is_some() && gate.pass_out(0x1000..0x2000).is_some());
+        gate.hold(0x8000..0x9000, short);
+        assert!(gate.pass_out(0x8000..0x9000).is_none());
+        std::thread::sleep(short);
+        assert!(gate.pass_out(0x8000..0x9000).is_some() && gate.pass_out(0x3000..0x9000).is_none());
+        // More than there are places: nothing is taken out of anything.
+        (0..HELD).for_each(|k| gate.hold(k << 16..(k << 16) + 1, long));
+        assert!(gate.pass_out(1 << 40..2 << 40).is_none() && gate.pass(ALL).is_some());
+        let passing = Gate::new();
+        passing.hold(ALL, short);
+        std::thread::sleep(short);
+        assert!(passing.pass_out(ALL).is_some() && !passing.holds.load(Ordering::Relaxed));
     }
 
     #[test]

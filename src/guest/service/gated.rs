@@ -4,11 +4,11 @@
 //! staging place of [`Apart`](Staging::Apart) is ours, and nothing changes there behind our back.
 
 use super::gate::{Gate, Passing};
-use crate::guest::memory::Refusal;
-use crate::guest::memory::backing::{Backing, Installed, Obstacle, Staging, TakenOut, install_one_by_one};
+use crate::guest::memory::backing::{
+    Backing, Installed, Obstacle, Staging, TakenOut, install_one_by_one, rest_of_inner,
+};
 use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
-use std::io;
 use std::ops::Range;
 
 /// A backing behind a gate.
@@ -25,9 +25,13 @@ impl Gated {
         Gated { inner, gate, start }
     }
 
-    fn pass(&self, first: u32, pages: u32) -> Option<Passing<'_>> {
+    fn range(&self, first: u32, pages: u32) -> Range<usize> {
         let start = self.start + first as usize * PAGE_SIZE;
-        self.gate.pass(start..start + pages as usize * PAGE_SIZE)
+        start..start + pages as usize * PAGE_SIZE
+    }
+
+    fn pass(&self, first: u32, pages: u32) -> Option<Passing<'_>> {
+        self.gate.pass(self.range(first, pages))
     }
 
     fn install_through(&self, first: u32, pages: u32, install: impl FnOnce() -> Installed) -> Installed {
@@ -46,12 +50,8 @@ impl Gated {
 }
 
 impl Backing for Gated {
-    fn register(&self) -> Result<(), Refusal> {
-        self.inner.register()
-    }
-
     fn take_out(&self, first: u32, pages: u32) -> TakenOut {
-        match self.pass(first, pages) {
+        match self.gate.pass_out(self.range(first, pages)) {
             Some(_passing) => self.inner.take_out(first, pages),
             None => TakenOut { moved: 0, obstacle: Some(Obstacle::Again) },
         }
@@ -59,10 +59,6 @@ impl Backing for Gated {
 
     fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         self.through(first, pages, || self.inner.put_back(first, pages))
-    }
-
-    fn staged(&self, page: u32) -> *const [u8; 4096] {
-        self.inner.staged(page)
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
@@ -76,7 +72,7 @@ impl Backing for Gated {
         }
     }
 
-    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
+    fn install(&self, first: u32, from: *const [u8; PAGE_SIZE], pages: u32, protected: bool) -> Installed {
         self.install_through(first, pages, || self.inner.install(first, from, pages, protected))
     }
 
@@ -88,7 +84,7 @@ impl Backing for Gated {
         })
     }
 
-    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; PAGE_SIZE]) -> bool) -> Installed {
         // `fill` loads and decompresses, perhaps from a device: nobody does that in the gate.
         install_one_by_one(self, first, pages, fill)
     }
@@ -105,41 +101,24 @@ impl Backing for Gated {
         self.through(first, pages, || self.inner.poison(first, pages))
     }
 
-    fn wake(&self, first: u32, pages: u32) {
-        self.inner.wake(first, pages);
-    }
-
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         // As in `drop_staged`: it waits for the reader.
         drop(self.pass(first, pages).ok_or(Obstacle::Again)?);
         self.inner.discard(first, pages)
     }
 
+    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
+        drop(self.pass(page, 1).ok_or(Obstacle::Again)?);
+        self.inner.unpoison(page, filled)
+    }
+
     fn steady(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
         self.through(first, pages, || Ok(()))
-    }
-
-    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
-        self.inner.present(first, pages, each)
-    }
-
-    fn release(&self) -> io::Result<()> {
-        self.inner.release()
     }
 
     fn shares_zeroes(&self) -> bool {
         self.inner.shares_zeroes() && !self.gate.has_moved()
     }
 
-    fn staging(&self) -> Staging {
-        self.inner.staging()
-    }
-
-    fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
-        self.inner.present_apart(first, pages, each)
-    }
-
-    fn unshare(&self, first: u32, pages: u32) -> u32 {
-        self.inner.unshare(first, pages)
-    }
+    rest_of_inner!(inner);
 }

@@ -12,9 +12,9 @@
 //! 2. A list that becomes shorter shifts what lies behind: whoever went through it looks again.
 
 use super::child::Child;
-use super::children::Family;
 use super::claim::{BUSY, OUT, POISONED, STATE, Taken, Taking, slot, take, word};
-use crate::guest::pages::ports::{Effort, Purse, Store};
+use super::family::Family;
+use crate::guest::pages::ports::{Count, Effort, Purse, Store};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
@@ -43,11 +43,11 @@ impl Store for Keeping {
         effort: Effort,
     ) -> Result<Stored, zswap::Error> {
         self.family.move_apart(slot, effort != Effort::Unaided)?;
-        Store::put_away(&*self.zswap, slot, purse, page, effort)
+        self.zswap.put_away(slot, purse, page, effort)
     }
 
     fn read(&self, slot: Slot, page: &mut [u8; PAGE_SIZE], wait: bool) -> Result<LoadedFrom, zswap::Error> {
-        Store::read(&*self.zswap, slot, page, wait)
+        self.zswap.read(slot, page, wait)
     }
 
     fn give_back(&self, slot: Slot) {
@@ -95,14 +95,20 @@ impl Family {
         while let Some(copy) = child.copies.nth(number) {
             if copy.origin.contains(contested) {
                 let page = (contested.0 - copy.origin.base().0) as usize;
-                self.move_one_apart(copy.words.get(page), contested, helped)?;
+                self.move_one_apart(child, copy.words.get(page), contested, helped)?;
             }
             number += 1;
         }
         Ok(())
     }
 
-    fn move_one_apart(&self, theirs: &AtomicU64, contested: Slot, helped: bool) -> Result<(), zswap::Error> {
+    fn move_one_apart(
+        &self,
+        child: &Child,
+        theirs: &AtomicU64,
+        contested: Slot,
+        helped: bool,
+    ) -> Result<(), zswap::Error> {
         let mut backoff = Backoff::new();
         loop {
             let seen = theirs.load(Ordering::Acquire);
@@ -120,7 +126,10 @@ impl Family {
         let mut bytes = [0; PAGE_SIZE];
         let now = match self.zswap.load(contested, &mut bytes) {
             Ok(()) => word(OUT, self.zswap.store_new(&self.memcg, NodeId(0), &bytes)?),
-            Err(_) => POISONED,
+            Err(_) => {
+                child.payer.observer.count(Count::Unreadable, 1);
+                POISONED
+            }
         };
         let _ = self.zswap.put(contested); // ours, so it is there
         busy.end(now);

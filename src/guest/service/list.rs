@@ -12,21 +12,21 @@ use crate::sync::{Arc, Mutex, Rank};
 
 /// Things that several share.
 #[derive(Debug)]
-pub(super) struct List<T>(Mutex<Vec<Arc<T>>>);
+pub(crate) struct List<T>(Mutex<Vec<Arc<T>>>);
 
 impl<T> List<T> {
     /// An empty one.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         List(Mutex::new(Rank::Guest, Vec::new()))
     }
 
     /// An empty one, with room.
-    pub(super) fn with_capacity(room: usize) -> Self {
+    pub(crate) fn with_capacity(room: usize) -> Self {
         List(Mutex::new(Rank::Guest, Vec::with_capacity(room)))
     }
 
     /// Have room for so many more: they are pushed without the allocator.
-    pub(super) fn make_room(&self, more: usize) {
+    pub(crate) fn make_room(&self, more: usize) {
         loop {
             let room = {
                 let list = self.0.lock();
@@ -47,7 +47,7 @@ impl<T> List<T> {
     }
 
     /// Put something at the end.
-    pub(super) fn push(&self, item: Arc<T>) {
+    pub(crate) fn push(&self, item: Arc<T>) {
         loop {
             let room = {
                 let mut list = self.0.lock();
@@ -69,7 +69,7 @@ impl<T> List<T> {
     }
 
     /// All that is there now.
-    pub(super) fn snapshot(&self) -> Vec<Arc<T>> {
+    pub(crate) fn snapshot(&self) -> Vec<Arc<T>> {
         let mut room = self.0.lock().len();
         loop {
             let mut all = Vec::with_capacity(room);
@@ -83,17 +83,17 @@ impl<T> List<T> {
     }
 
     /// One of them. Calls no allocator.
-    pub(super) fn nth(&self, number: usize) -> Option<Arc<T>> {
+    pub(crate) fn nth(&self, number: usize) -> Option<Arc<T>> {
         self.0.lock().get(number).cloned()
     }
 
     /// The first that is wanted. Calls no allocator.
-    pub(super) fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+    pub(crate) fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<Arc<T>> {
         self.0.lock().iter().find(|item| is_wanted(item)).cloned()
     }
 
     /// Keep those that `stays` says, and call `then` before anybody sees the list.
-    pub(super) fn retain(&self, stays: impl Fn(&Arc<T>) -> bool, then: impl FnOnce()) {
+    pub(crate) fn retain(&self, stays: impl Fn(&Arc<T>) -> bool, then: impl FnOnce()) {
         let all = self.snapshot(); // what goes is freed with these
         let mut list = self.0.lock();
         list.retain(stays);

@@ -6,7 +6,7 @@
 //!
 //! Putting one allocates nothing: see `Desk::follow`.
 
-use super::Change;
+use super::desk::Change;
 use super::gate::Closed;
 use crate::sync::{Mutex, Rank};
 use std::collections::VecDeque;

@@ -10,6 +10,7 @@
 //!
 //! 1. Changes of a read are followed before any fault of it is served, and what is parked is tried only after another read: the kernel
 //!    answers EAGAIN until its changes were read, and its thread has run.
+//!    Several readers of a descriptor follow what each has read in the order of their reads (see [`Gate`]).
 //! 2. While something is parked, no read waits: the reader looks for events, and pauses for a little longer each time.
 //! 3. What it has read lies in the reader, not on the stack: after a panic it goes on at the same event.
 //! 4. It remembers no more than it has room for. What is unread waits in the kernel, and so does each thread that a change comes from: a flood of
@@ -17,14 +18,17 @@
 //! 5. It allocates nothing, and waits without end for nobody who may: a thread that forks has the locks of the allocator while it waits until its
 //!    event is read.
 
-use super::gate::{ALL, Closed};
-use super::watchdog::{Phase, Watch};
-use super::{Answer, Bell, Change, Desk, Gate};
-use crate::guest::uffd::{Descriptor, Errno, Event, Fault, MOST_EVENTS};
+use super::answers::Answer;
+use super::bell::Bell;
+use super::desk::{Change, Desk};
+use super::gate::{ALL, Closed, Gate};
+use super::source::Source;
+use super::wards::Ward;
+use super::watch::{Phase, Watch};
+use crate::guest::uffd::{Errno, Event, Fault, MOST_EVENTS};
 use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Deadline, Mutex, Rank};
+use crate::sync::{Arc, Bug, Deadline, Mutex, Rank};
 use crate::units::PAGE_SIZE;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// Faults that can be parked. As many threads are waiting for them.
@@ -56,10 +60,14 @@ pub(crate) struct Reader {
     events: [Event; MOST_EVENTS],
     /// What each change has closed, twice for a remap.
     closed: [[Option<Closed>; 2]; MOST_EVENTS],
+    /// The children that were born.
+    born: [Option<Ward>; MOST_EVENTS],
     /// How many events there are, and how far changes and faults have come.
     read: usize,
     changes: usize,
     faults: usize,
+    /// When the changes of this read may be followed: in the order of reads.
+    turn: Option<u64>,
     parked: [Option<Fault>; PARKED],
     parked_len: usize,
     /// Which of what is parked is looked at.
@@ -85,13 +93,13 @@ impl Parking {
     }
 
     /// A reader has, or has no longer.
-    fn set(&self, descriptor: &Descriptor, parking: bool) {
+    fn set(&self, source: &dyn Source, parking: bool) {
         let mut readers = self.0.lock();
         let (before, after) = (*readers, if parking { *readers + 1 } else { *readers - 1 });
         *readers = after;
         // Under the lock, so that the last change is the last one told.
         if (before == 0) != (after == 0) {
-            super::set_nonblocking(descriptor, after > 0);
+            source.set_nonblocking(after > 0);
         }
     }
 }
@@ -104,9 +112,11 @@ impl Reader {
         Reader {
             events: [const { Event::None }; MOST_EVENTS],
             closed: [const { [None, None] }; MOST_EVENTS],
+            born: [const { None }; MOST_EVENTS],
             read: 0,
             changes: 0,
             faults: 0,
+            turn: None,
             parked: [None; PARKED],
             parked_len: 0,
             retrying: 0,
@@ -152,30 +162,30 @@ impl Reader {
         self.watch.idle();
         if idle == Idle::Read && self.has_parked() != self.parking {
             self.parking = self.has_parked();
-            desk.parking().set(desk.descriptor(), self.parking);
+            desk.parking().set(desk.source(), self.parking);
         }
         Ok(read)
     }
 
     /// Read.
-    fn take(&mut self, desk: &dyn Desk, idle: Idle) -> Result<usize, Errno> {
+    pub(crate) fn take(&mut self, desk: &dyn Desk, idle: Idle) -> Result<usize, Errno> {
         (self.read, self.changes, self.faults) = (0, 0, 0);
         if self.parked_len > 0 {
-            self.wait(desk, Some(self.pause))?;
+            desk.source().wait(Some(self.pause))?;
             self.pause = (2 * self.pause).clamp(Duration::from_micros(20), LONGEST_PAUSE);
         } else {
             self.pause = Duration::ZERO;
             if idle == Idle::Poll || self.empty {
-                self.wait(desk, None)?;
+                desk.source().wait(None)?;
             }
         }
         desk.gate().inspect(|gate| throttle(gate));
         let most = self.most;
-        let events = &mut self.events[..most];
+        let (events, turn) = (&mut self.events[..most], &mut self.turn);
         let read = match desk.gate() {
             Some(gate) => gate.alone(|close| {
-                let read = desk.descriptor().read_events(events)?;
-                for (event, closed) in events[..read].iter().zip(&mut self.closed) {
+                let read = read(desk.source(), events, &mut self.born)?;
+                for ((event, born), closed) in events[..read].iter().zip(&self.born).zip(&mut self.closed) {
                     match event {
                         Event::Remove(range) | Event::Unmap(range) => closed[0] = Some(close(range.clone())),
                         Event::Remap { from, to, bytes } => {
@@ -183,13 +193,14 @@ impl Reader {
                             *closed = [Some(close(*from..from + bytes)), Some(close(*to..to + bytes))];
                         }
                         // No page comes in or leaves before the child has copies of all words.
-                        Event::Fork(_) => closed[0] = Some(close(ALL)),
-                        _ => {}
+                        _ if born.is_some() => closed[0] = Some(close(ALL)),
+                        _ => continue,
                     }
+                    turn.get_or_insert_with(|| gate.take_turn());
                 }
                 Ok(read)
             }),
-            None => desk.descriptor().read_events(events),
+            None => read(desk.source(), events, &mut self.born),
         };
         match read {
             Ok(read) => {
@@ -202,47 +213,45 @@ impl Reader {
         }
     }
 
-    /// Wait for an event, at most so long.
-    fn wait(&self, desk: &dyn Desk, at_most: Option<Duration>) -> Result<(), Errno> {
-        let mut fd = libc::pollfd { fd: desk.descriptor().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let time = at_most.map(|time| libc::timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) });
-        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: one descriptor, ours, and a time that is ours or none.
-        match unsafe { libc::ppoll(&mut fd, 1, time, std::ptr::null()) } {
-            // POLLERR is said of a descriptor whose reads wait: the last one with something parked has just let them.
-            0.. if fd.revents & libc::POLLNVAL == 0 => Ok(()),
-            0.. => Err(Errno(libc::EBADF)),
-            _ => match Errno::last() {
-                Errno(libc::EINTR) => Ok(()),
-                errno => Err(errno),
-            },
-        }
-    }
-
     /// Have words follow the changes of this read.
-    fn follow(&mut self, desk: &dyn Desk) {
+    pub(crate) fn follow(&mut self, desk: &dyn Desk) {
+        if let (Some(turn), Some(gate)) = (self.turn, desk.gate()) {
+            self.watch.busy(Phase::Following, 0);
+            let mut backoff = Backoff::new();
+            while !gate.is_turn(turn) {
+                backoff.wait_for_io();
+            }
+        }
         while self.changes < self.read {
             let place = self.changes;
             self.watch.busy(Phase::Following, 0);
-            let mut change = match &mut self.events[place] {
+            let mut change = match &self.events[place] {
                 Event::Remove(range) => Some(Change::Removed(range.clone())),
                 Event::Unmap(range) => Some(Change::Unmapped(range.clone())),
                 Event::Remap { from, to, bytes } => Some(Change::Moved { from: *from, to: *to, bytes: *bytes }),
-                Event::Fork(_) => match std::mem::take(&mut self.events[place]) {
-                    Event::Fork(child) => Some(Change::Forked(child)),
-                    _ => None,
-                },
-                Event::Fault(_) | Event::None | Event::Unknown(_) => None,
+                Event::Fork(_) | Event::Fault(_) | Event::None | Event::Unknown(_) => None,
             };
+            change = change.or(self.born[place].take().map(Change::Forked));
+            if desk.gate().is_some_and(|gate| gate.planted().is(Bug::GateOpensEarly)) {
+                self.open(desk, place);
+            }
             let mut backoff = Backoff::new();
             while change.is_some() && !desk.follow(&mut change, &mut self.closed[place]) {
                 backoff.wait_for_io();
             }
             // Only now: after a panic it is followed again, closed still.
             self.changes += 1;
-            if let Some(gate) = desk.gate() {
-                self.closed[place].iter_mut().filter_map(Option::take).for_each(|closed| gate.open(closed));
-            }
+            self.open(desk, place);
+        }
+        if let (Some(turn), Some(gate)) = (self.turn.take(), desk.gate()) {
+            gate.end_turn(turn);
+        }
+    }
+
+    /// What a change has closed is open, unless somebody else is to open it.
+    fn open(&mut self, desk: &dyn Desk, place: usize) {
+        if let Some(gate) = desk.gate() {
+            self.closed[place].iter_mut().filter_map(Option::take).for_each(|closed| gate.open(closed));
         }
     }
 
@@ -259,7 +268,7 @@ impl Reader {
                     // No room: its thread makes the access again, and so it is read again. What is never done is to read no more: the changes
                     // that others wait for come after the faults.
                     let page = fault.address & !(PAGE_SIZE - 1);
-                    let _ = desk.descriptor().wake(page..page + PAGE_SIZE); // refused only for what is not a page
+                    desk.source().wake(page..page + PAGE_SIZE);
                 }
             }
             self.faults += 1;
@@ -301,6 +310,21 @@ impl Reader {
             Answer::Stranger => desk.stranger(fault),
         }
     }
+}
+
+/// Read, and before anything else keep the children that were born: this process may be killed.
+fn read(source: &dyn Source, events: &mut [Event], born: &mut [Option<Ward>]) -> Result<usize, Errno> {
+    let read = source.read_events(events)?;
+    for (event, born) in events[..read].iter_mut().zip(born) {
+        *born = match std::mem::take(event) {
+            Event::Fork(child) => Some(Ward::new(child)),
+            other => {
+                *event = other;
+                None
+            }
+        };
+    }
+    Ok(read)
 }
 
 /// While everything is closed no fault can be served, and the next event may be a fork again. So whoever opens it gets some time: forks that

@@ -4,10 +4,12 @@
 //!   region   [ p0 p1 p2 p3 ]  --mremap p1..p3-->   region [ p0 .  .  p3 ]     relics: [ p1 p2 ] at the new address, until a region is made there
 //! ```
 
+use super::answers::Answer;
 use super::child::{Child, Copy};
-use super::children::Family;
 use super::claim::{BUSY, OUT, POISONED, STATE, word};
-use super::{Answer, Gate, last_words};
+use super::family::Family;
+use super::gate::Gate;
+use super::last_words;
 use crate::guest::pages::{Inherited, Pages};
 use crate::guest::uffd::Descriptor;
 use crate::sync::Arc;

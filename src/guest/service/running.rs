@@ -1,4 +1,4 @@
-//! [`Running`]: the service of one VM, and its desk.
+//! [`Running`]: the service of one VM: what it asks of the kernel, and who reads.
 //!
 //! ```text
 //!   Vm --> Running -- handlers, or the embedder's reader
@@ -17,30 +17,26 @@
 //! | [`Follow::Mappings`] | and EVENT_UNMAP, EVENT_REMAP | | |
 //! | children | EVENT_FORK, where permitted | | |
 
+use super::canary::Canary;
 use super::children::Children;
-use super::fork::{self, Held};
-use super::gate::{Closed, Gate};
+use super::gate::Gate;
 use super::gated::Gated;
-use super::matters::Matters;
-use super::reader::{Idle, Parking, Reader};
+use super::reader::{Idle, Reader};
 use super::threads::Handlers;
-use super::watchdog::Watch;
-use super::{Answer, Change, Desk, Panics, answer, changes, last_words, sigbus};
+use super::vm_desk::VmDesk;
+use super::watch::Watch;
+use super::{Desk, fork_mark, guardian, lost, sigbus};
 use crate::guest::memory::backer::WANTED;
 use crate::guest::memory::backing::Backing;
 use crate::guest::memory::{self, Memory};
-use crate::guest::pages::word::State;
-use crate::guest::pages::{Access, Pages, Shared, Waiting};
-use crate::guest::registry::{self, Found};
-use crate::guest::uffd::{Ask, Descriptor, Errno, Fault, Features};
+use crate::guest::pages::{Pages, Shared};
+use crate::guest::uffd::{Ask, Descriptor, Errno, Features};
 use crate::guest::{Error, Service, VmOptions};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, Rank};
-use crate::units::PAGE_SIZE;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
 ///
@@ -112,6 +108,8 @@ impl fmt::Debug for OnChange {
 pub(crate) struct Running {
     desk: Arc<VmDesk>,
     readers: Readers,
+    /// Goes when nobody serves any more.
+    _canary: Option<Canary>,
 }
 
 /// Who reads the descriptor.
@@ -123,34 +121,6 @@ enum Readers {
     External(Mutex<Option<Box<Reader>>>),
 }
 
-/// The desk of a VM.
-pub(crate) struct VmDesk {
-    descriptor: Arc<Descriptor>,
-    gate: Option<Arc<Gate>>,
-    parking: Parking,
-    shared: Arc<Shared>,
-    /// What a fork under way keeps in memory.
-    pub(super) held: Mutex<Held>,
-    pub(super) children: Children,
-    /// Changes that wait for the thread that follows them.
-    matters: Matters,
-    panics: Panics,
-    on_change: Option<OnChange>,
-    pub(super) counts: Counts,
-}
-
-/// What it counts, as in [`ServiceStats`].
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) discarded: AtomicU64,
-    /// Runs of pages that the kernel left in a range of which it told that it is dropped.
-    pub(super) left_there: AtomicU64,
-    pub(super) unmapped: AtomicU64,
-    pub(super) moved: AtomicU64,
-    strangers: AtomicU64,
-    pub(super) children: AtomicU64,
-}
-
 // === impl Running ===
 
 impl Running {
@@ -159,7 +129,7 @@ impl Running {
     /// # Errors
     /// When the kernel refuses the descriptor, the handler of SIGBUS or threads.
     pub(crate) fn start(options: &VmOptions, children: Children, shared: &Arc<Shared>) -> Result<Running, Error> {
-        fork::mark()?;
+        fork_mark::make()?;
         let served = matches!(options.service, Service::Threads(_) | Service::External);
         if !served && (options.follow != Follow::Nothing || options.kernel_faults) {
             return Err(Error::Options {
@@ -171,19 +141,15 @@ impl Running {
         // would be thrown away.
         let gated = served && (options.follow != Follow::Nothing || options.children);
         let descriptor = open(options, served, gated || matches!(options.service, Service::External))?;
-        let desk = Arc::new(VmDesk {
-            descriptor: Arc::new(descriptor),
-            gate: gated.then(|| Arc::new(Gate::new())),
-            parking: Parking::new(),
-            shared: Arc::clone(shared),
-            held: Mutex::new(Rank::Guest, Held::default()),
-            children,
-            matters: Matters::new(),
-            panics: Panics::new(),
-            on_change: options.on_change.clone(),
-            counts: Counts::default(),
-        });
-        if desk.gate.is_some() {
+        let descriptor = Arc::new(descriptor);
+        let mut canary = None;
+        if descriptor.features().contains(Features::EVENT_FORK) {
+            guardian::start()?;
+            canary = Canary::new(&descriptor)?;
+        }
+        let gate = gated.then(|| Arc::new(Gate::new()));
+        let desk = Arc::new(VmDesk::new(descriptor, gate, children, Arc::clone(shared), options.on_change.clone()));
+        if gated {
             desk.children.start(&desk)?;
         }
         let readers = match &options.service {
@@ -197,20 +163,20 @@ impl Running {
                 Readers::External(Mutex::new(Rank::Guest, Some(reader)))
             }
             Service::Threads(threads) => {
-                Readers::Threads(Handlers::start(Arc::clone(&desk), &desk.descriptor, threads)?)
+                Readers::Threads(Handlers::start(Arc::clone(&desk), desk.own_descriptor(), threads)?)
             }
         };
-        Ok(Running { desk, readers })
+        Ok(Running { desk, readers, _canary: canary })
     }
 
     /// The descriptor that memory is registered with.
     pub(crate) fn descriptor(&self) -> &Arc<Descriptor> {
-        &self.desk.descriptor
+        self.desk.own_descriptor()
     }
 
     /// For an embedder's loop: readable when there is something to serve.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        matches!(self.readers, Readers::External(_)).then(|| self.desk.descriptor.as_fd())
+        matches!(self.readers, Readers::External(_)).then(|| self.desk.own_descriptor().as_fd())
     }
 
     /// Serve what there is, and return when there is nothing more. How many events there were. Another thread that is at it: 0, at once.
@@ -241,7 +207,7 @@ impl Running {
 
     /// Have the requests of a region whose first page is at `start` pass the gate, where there is one.
     pub(crate) fn wrap(&self, backing: Box<dyn Backing>, start: usize) -> Box<dyn Backing> {
-        match &self.desk.gate {
+        match self.desk.own_gate() {
             Some(gate) => Box::new(Gated::new(backing, Arc::clone(gate), start)),
             None => backing,
         }
@@ -251,7 +217,7 @@ impl Running {
     ///
     /// # Errors
     /// When it cannot.
-    pub(crate) fn may_keep(&self, memory: &Memory, options: &VmOptions) -> Result<(), Error> {
+    pub(crate) fn may_inherit(&self, memory: &Memory, options: &VmOptions) -> Result<(), Error> {
         match memory.kind() {
             _ if !memory.kept_on_fork() => Ok(()),
             _ if !options.children => Err(Error::Options {
@@ -271,21 +237,21 @@ impl Running {
     /// # Errors
     /// When its mapping is just changing.
     pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
-        match self.desk.children.family().settle_relics(range, self.desk.gate.as_deref()) {
+        match self.desk.children.family().settle_relics(range, self.desk.gate()) {
             true => Ok(()),
             false => Err(Error::Moving { range: range.clone() }),
         }
     }
 
     /// A region that children have a copy of is about to be registered, and known already.
-    pub(crate) fn keep(&self, pages: &Arc<Pages>) {
+    pub(crate) fn will_inherit(&self, pages: &Arc<Pages>) {
         self.desk.hold_if_forking(pages);
     }
 
     /// The region is gone.
-    pub(crate) fn keep_no_more(&self, pages: &Arc<Pages>) {
+    pub(crate) fn forget(&self, pages: &Arc<Pages>) {
         self.desk.hold_no_more(pages);
-        super::say_lost(pages);
+        lost::say_how_many(pages);
     }
 
     /// What it has met with.
@@ -318,7 +284,7 @@ impl Drop for Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running").field("descriptor", &self.desk.descriptor).finish_non_exhaustive()
+        f.debug_struct("Running").field("descriptor", self.desk.own_descriptor()).finish_non_exhaustive()
     }
 }
 
@@ -351,167 +317,9 @@ fn open(options: &VmOptions, served: bool, nonblocking: bool) -> Result<Descript
         }
         other => other,
     };
-    opened.map_err(|error| Error::Userfaultfd(error.to_string()))
-}
-
-/// For a sentence about a page.
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::Absent => "nowhere yet",
-        State::Resident => "in memory",
-        State::Leaving => "being taken out",
-        State::Staged => "staged",
-        State::Compressing => "being compressed",
-        State::Stored => "in its slot",
-        State::Filling => "being brought in",
-        State::Dropping => "being discarded",
-        State::Poisoned => "poisoned",
-    }
+    Ok(opened?)
 }
 
 fn unreadable(errno: Errno) -> Error {
     Error::Service { doing: "read its descriptor", source: errno.into() }
-}
-
-// === impl VmDesk ===
-
-impl VmDesk {
-    /// Each region that lies in a range, with its pages there.
-    pub(super) fn regions_in(&self, range: &Range<usize>, mut each: impl FnMut(&Arc<Pages>, Range<u32>)) {
-        for pages in registry::overlapping(range) {
-            let there = pages.addresses();
-            let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
-            each(&pages, page(range.start.max(there.start))..page(range.end.min(there.end)));
-        }
-    }
-
-    /// What the descriptor can do.
-    pub(super) fn descriptor_features(&self) -> Features {
-        self.descriptor.features()
-    }
-
-    /// The regions that children have a copy of.
-    pub(super) fn kept_regions(&self) -> impl Iterator<Item = Arc<Pages>> {
-        let all = registry::overlapping(&(0..usize::MAX));
-        all.filter(|pages| Arc::ptr_eq(pages.shared(), &self.shared) && pages.is_inherited())
-    }
-
-    /// What all regions share.
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// The descriptor, for who keeps it.
-    pub(super) fn own_descriptor(&self) -> &Arc<Descriptor> {
-        &self.descriptor
-    }
-
-    /// Whether all changes were followed.
-    pub(super) fn has_followed(&self) -> bool {
-        self.matters.is_empty()
-    }
-
-    /// Follow what readers have handed on.
-    pub(super) fn follow_matters(&self) {
-        while let Some(matter) = self.matters.first() {
-            let mut change = Some(matter.change);
-            while catch_unwind(AssertUnwindSafe(|| changes::follow(self, &mut change))).is_err() {
-                if let Some(times) = self.panics.too_many() {
-                    last_words::end(format_args!(
-                        "following a change of mappings panicked {times} times in a row: the process ends, for its pages would not be what they must"
-                    ));
-                }
-            }
-            self.panics.none();
-            if let Some(gate) = &self.gate {
-                matter.closed.into_iter().flatten().for_each(|closed| gate.open(closed));
-            }
-            self.matters.done();
-        }
-    }
-
-    /// Tell the embedder.
-    pub(super) fn tell(&self, change: &MappingChange) {
-        if let Some(OnChange(tell)) = &self.on_change {
-            tell(change);
-        }
-    }
-}
-
-impl Desk for VmDesk {
-    fn descriptor(&self) -> &Descriptor {
-        &self.descriptor
-    }
-
-    fn gate(&self) -> Option<&Gate> {
-        self.gate.as_deref()
-    }
-
-    fn answer(&self, fault: Fault) -> Answer {
-        let access = match fault {
-            Fault { protected: true, .. } => Access::Protect,
-            Fault { minor: true, .. } => Access::Minor,
-            Fault { write: true, .. } => Access::Write,
-            _ => Access::Read,
-        };
-        match registry::find(fault.address) {
-            Found::Page(pages, page) => {
-                let nowhere = pages.word(page).load().state() == State::Absent;
-                let relic = nowhere.then(|| self.children.family().answer_relic_that_is_out(fault.address)).flatten();
-                relic.unwrap_or_else(|| answer(&pages, page, access, Waiting::Leave))
-            }
-            // Its thread makes the access again, and finds out what is there then.
-            Found::Transit => {
-                let page = fault.address & !(PAGE_SIZE - 1);
-                let _ = self.descriptor.wake(page..page + PAGE_SIZE); // refused only for what is not a page
-                Answer::Served
-            }
-            // Where it is not registered any more, the kernel refuses, and its thread is woken.
-            Found::Gone | Found::Nothing if fault.protected => Answer::Stranger,
-            Found::Gone | Found::Nothing => {
-                self.children.family().answer_relic(fault.address).unwrap_or(Answer::Stranger)
-            }
-        }
-    }
-
-    fn follow(&self, change: &mut Option<Change>, closed: &mut [Option<Closed>; 2]) -> bool {
-        match (&self.gate, &change) {
-            // Another thread does what allocates, or calls the embedder, and what comes after that. A thread that forks has the allocator's locks,
-            // and waits for a reader of its event: who reads must not wait for those.
-            (Some(_), Some(Change::Removed(_))) if self.matters.is_empty() && !self.children.family().has_relics() => {}
-            (Some(_), _) => {
-                let handed = self.matters.put(change, closed);
-                self.children.family().ring_follower();
-                return handed;
-            }
-            (None, _) => {}
-        }
-        changes::follow(self, change);
-        true
-    }
-
-    fn stranger(&self, fault: Fault) -> bool {
-        if !fault.protected {
-            self.counts.strangers.fetch_add(1, Ordering::Relaxed);
-        }
-        // Zeroes where nobody registers anything meanwhile: else a page might have been there, and be out by now.
-        registry::while_nobodys(fault.address, || super::stranger(&self.descriptor, fault)).unwrap_or_else(|| {
-            let page = fault.address & !(PAGE_SIZE - 1);
-            let _ = self.descriptor.wake(page..page + PAGE_SIZE); // refused only for what is not a page
-            true
-        })
-    }
-
-    fn parking(&self) -> &Parking {
-        &self.parking
-    }
-
-    fn state(&self, address: usize) -> &'static str {
-        match registry::find(address) {
-            Found::Page(pages, page) => state_name(pages.word(page).load().state()),
-            Found::Transit => "being registered",
-            Found::Gone => "just unregistered",
-            Found::Nothing => "of no region",
-        }
-    }
 }

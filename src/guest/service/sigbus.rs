@@ -21,9 +21,8 @@
 
 use super::access::access;
 use super::actions::{self, Previous};
-use super::last_words;
 use super::stacks::Reserve;
-use super::{Answer, Panics};
+use super::{Answer, Panics, answers, last_words};
 use crate::guest::Error;
 use crate::guest::pages::{Access, Waiting};
 use crate::guest::registry::{self, Found};
@@ -172,7 +171,7 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
 /// Serve one fault.
 fn fault(address: usize, access: Access) -> Outcome {
     let answer = match registry::find(address) {
-        Found::Page(pages, page) => super::answer(&pages, page, access, Waiting::Wait),
+        Found::Page(pages, page) => answers::answer(&pages, page, access, Waiting::Wait),
         Found::Transit | Found::Gone => Answer::Again,
         Found::Nothing => Answer::Stranger,
     };

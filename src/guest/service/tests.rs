@@ -1,11 +1,17 @@
 //! Readers and handlers on real descriptors, with a desk that fills pages with a pattern.
 
+use super::gate::Closed;
 use super::gate::Gate;
+use super::reader::Parking;
+use super::reader::{Idle, Reader};
+use super::source::Source;
 use super::threads::{Handlers, ThreadOptions};
+use super::watch::Watch;
 use super::*;
-use crate::guest::uffd::{Ask, Features, Mode, Modes};
+use crate::guest::uffd::{Ask, Descriptor, Fault, Features, Mode, Modes};
 use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Mutex;
@@ -27,8 +33,8 @@ struct Patterns {
 }
 
 impl Desk for Patterns {
-    fn descriptor(&self) -> &Descriptor {
-        &self.descriptor
+    fn source(&self) -> &dyn Source {
+        &*self.descriptor
     }
     fn gate(&self) -> Option<&Gate> {
         self.gate.as_ref()
@@ -226,6 +232,39 @@ fn a_handler_that_cannot_answer_its_bell_now_does_not_end() {
             thread.join().unwrap();
         });
     }
+}
+
+/// `mremap` raises two changes one after the other. Where the second is followed first, what was out of the range is dropped before it could
+/// be moved, and reads as zeroes at its new address.
+#[test]
+fn changes_are_followed_in_the_order_of_their_reads_whoever_read_them() {
+    watched(|| {
+        let Some(desk) = patterns(8, Features::EVENT_UNMAP | Features::EVENT_REMAP, true) else { return };
+        let (desk, memory, half) = (&desk, desk.memory.clone(), desk.memory.len() / 2);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping.
+        let place = unsafe { libc::mmap(ptr::null_mut(), half, libc::PROT_NONE, flags, -1, 0) }.expose_provenance();
+        let read = |reader: &mut Reader| while reader.take(desk, Idle::Poll).unwrap() == 0 {};
+        let mut readers = [(); 2].map(|()| Reader::new(2, Arc::new(Watch::default())));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                let [from, to] = [memory.start, place].map(ptr::with_exposed_provenance_mut::<libc::c_void>);
+                // SAFETY: the memory is this test's, and so is the place.
+                assert_eq!(unsafe { libc::mremap(from, half, half, flags, to) }, to);
+            });
+            readers.iter_mut().for_each(read);
+            let [first, second] = &mut readers;
+            let second = scope.spawn(|| second.follow(desk));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(desk.told.lock().unwrap().is_empty() && !second.is_finished(), "it waits for what was read before");
+            first.follow(desk);
+            second.join().unwrap();
+        });
+        let moved = Change::Moved { from: memory.start, to: place, bytes: half };
+        let unmapped = Change::Unmapped(memory.start..memory.start + half);
+        assert_eq!(*desk.told.lock().unwrap(), [format!("{moved:?}"), format!("{unmapped:?}")]);
+    });
 }
 
 #[test]

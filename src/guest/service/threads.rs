@@ -14,8 +14,9 @@
 
 use super::last_words;
 use super::reader::{Idle, Reader};
-use super::watchdog::{OnStuck, Watch, Watchdog};
-use super::{Bell, Desk, Panics, fork, signals};
+use super::watch::Watch;
+use super::watchdog::{OnStuck, Watchdog};
+use super::{Bell, Desk, Panics, fork_mark, signals};
 use crate::guest::Error;
 use crate::guest::uffd::{Descriptor, Errno};
 use crate::sync::{Arc, thread};
@@ -96,7 +97,7 @@ impl fmt::Debug for ThreadOptions {
 
 // === impl Handlers ===
 
-impl<D: Desk + 'static> Handlers<D> {
+impl<D: Desk + Send + Sync + 'static> Handlers<D> {
     /// Start them.
     ///
     /// # Errors
@@ -135,7 +136,7 @@ impl<D: Desk + 'static> Handlers<D> {
 
 impl<D> Drop for Handlers<D> {
     fn drop(&mut self) {
-        if fork::in_child() {
+        if fork_mark::in_child() {
             // They are the parent's.
             std::mem::forget(std::mem::take(&mut self.threads));
             std::mem::forget(self.watchdog.take());

@@ -5,36 +5,16 @@
 //!   watchdog                         11?        11?        11? --> "at page 0x7f.. for 2.1 s: ..."
 //! ```
 //!
-//! The handler only counts; time is looked at by the watchdog alone.
+//! The handler only counts ([`Watch`]); time is looked at by the watchdog alone.
 
 use super::Desk;
 use super::last_words::LastWords;
+use super::watch::{Phase, Watch};
 use crate::guest::Error;
-use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mailbox, thread};
 use std::fmt;
 use std::time::{Duration, Instant};
-
-/// What a handler is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    /// It has words follow a change of mappings.
-    Following,
-    /// It serves a fault.
-    Serving,
-}
-
-/// What one handler is doing, written by it alone.
-#[derive(Debug, Default)]
-pub(crate) struct Watch {
-    /// Odd while it is at something.
-    step: AtomicU64,
-    address: AtomicUsize,
-    phase: AtomicU8,
-    /// The thread's id, for what the kernel knows of it.
-    thread: AtomicU32,
-}
 
 /// A handler that has been at one thing for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,38 +39,6 @@ pub(crate) struct Watchdog {
 /// Told of a stuck handler.
 pub(crate) type OnStuck = Arc<Box<dyn Fn(&Stuck) + Send + Sync>>;
 
-// === impl Watch ===
-
-impl Watch {
-    /// This thread is the handler.
-    pub(crate) fn is_mine(&self) {
-        // SAFETY: takes nothing and returns a number.
-        self.thread.store(unsafe { libc::gettid() } as u32, Ordering::Relaxed);
-    }
-
-    /// The handler begins something.
-    #[inline]
-    pub(crate) fn busy(&self, phase: Phase, address: usize) {
-        self.address.store(address, Ordering::Relaxed);
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        // Release pairs with the watchdog's acquire: it sees this address, or a later one and then another step too. Only this
-        // thread writes it.
-        self.step.store((self.step.load(Ordering::Relaxed) + 1) | 1, Ordering::Release);
-    }
-
-    /// What it is at, or was last.
-    pub(crate) fn address(&self) -> usize {
-        self.address.load(Ordering::Relaxed)
-    }
-
-    /// It is through.
-    #[inline]
-    pub(crate) fn idle(&self) {
-        let step = self.step.load(Ordering::Relaxed);
-        self.step.store(step + (step & 1), Ordering::Release);
-    }
-}
-
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -110,7 +58,7 @@ impl Watchdog {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn start<D: Desk + 'static>(
+    pub(crate) fn start<D: Desk + Send + Sync + 'static>(
         desk: Arc<D>,
         watches: Vec<Arc<Watch>>,
         limit: Duration,

@@ -3,7 +3,8 @@
 //! Everything is a relaxed addition to a number of its own: a few nanoseconds, no lock, no allocation; also in a signal handler.
 
 use super::histogram::Recorder;
-use super::vm_stats::{FaultKind, Faults, VmStats};
+use super::vm_stats::{Faults, VmStats};
+use crate::guest::FaultKind;
 use crate::guest::pages::ports::{Count, Gauge};
 use crate::sync::Tally;
 use crate::units::PAGE_SIZE;
@@ -11,7 +12,7 @@ use crate::units::PAGE_SIZE;
 const GAUGES: [Gauge; 7] =
     [Gauge::Resident, Gauge::Staged, Gauge::Stored, Gauge::Poisoned, Gauge::Kept, Gauge::Pinned, Gauge::Stiff];
 
-const COUNTS: [Count; 10] = [
+const COUNTS: [Count; 11] = [
     Count::Busy,
     Count::Again,
     Count::Vanished,
@@ -22,6 +23,7 @@ const COUNTS: [Count; 10] = [
     Count::Wasted,
     Count::Around,
     Count::Stayed,
+    Count::Unreadable,
 ];
 
 /// One VM's.
@@ -88,6 +90,7 @@ impl Meter {
             wasted: self.counted(Count::Wasted),
             refused: self.counted(Count::Refused),
             put_back: self.counted(Count::Stayed),
+            unreadable: self.counted(Count::Unreadable),
             around: self.counted(Count::Around),
             busy: self.counted(Count::Busy),
             again: self.counted(Count::Again),
@@ -125,7 +128,7 @@ mod tests {
             (100, 101, 102, 103, 104)
         );
         assert_eq!((stats.refused, stats.put_away_clean, stats.wasted, stats.around), (105, 106, 107, 108));
-        assert_eq!((stats.put_back, stats.incompressible), (109, 15 * 4096));
+        assert_eq!((stats.put_back, stats.incompressible, stats.unreadable), (109, 15 * 4096, 110));
         assert_eq!((stats.faults_of(FaultKind::Device).count(), stats.all_faults()), (3, 36 - 7));
         assert_eq!(stats.fault_nanos().count(), 36);
         meter.change(Gauge::Kept, -100);

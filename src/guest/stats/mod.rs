@@ -17,4 +17,6 @@ mod vm_stats;
 pub use ages::Ages;
 pub use histogram::Histogram;
 pub(crate) use meter::Meter;
-pub use vm_stats::{FaultKind, Faults, VmStats};
+pub use vm_stats::{Faults, VmStats};
+
+pub use crate::guest::pages::outcomes::FaultKind;

@@ -1,7 +1,7 @@
 //! A VM's numbers, gathered: what its meter counted, what its slots hold, how old its stamps are.
 
 use super::{Ages, VmStats};
-use crate::guest::pages::word::State;
+use crate::guest::pages::bits::State;
 use crate::guest::{Engine, Vm};
 use crate::units::{PAGE_SIZE, SlotRange};
 use crate::zswap::Holdings;

@@ -1,56 +1,7 @@
 //! [`VmStats`]: one VM's numbers at one moment.
 
 use super::histogram::Histogram;
-
-/// What a fault, or a call for a page, was about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum FaultKind {
-    /// It was staged, or just being compressed.
-    Staged,
-    /// It was compressed in the pool.
-    Compressed,
-    /// It was on a device.
-    Device,
-    /// It was one repeated word.
-    SameFilled,
-    /// It was nowhere: the first touch, or after a discard.
-    Absent,
-    /// It was there, and written for the first time since it came in with a copy kept.
-    Protected,
-    /// It was there already: another thread was faster.
-    Stale,
-    /// It had vanished behind our back, and is zeroes now.
-    Vanished,
-}
-
-impl FaultKind {
-    /// All there are.
-    pub const ALL: [FaultKind; 8] = [
-        FaultKind::Staged,
-        FaultKind::Compressed,
-        FaultKind::Device,
-        FaultKind::SameFilled,
-        FaultKind::Absent,
-        FaultKind::Protected,
-        FaultKind::Stale,
-        FaultKind::Vanished,
-    ];
-
-    /// Its name in texts.
-    pub const fn name(self) -> &'static str {
-        match self {
-            FaultKind::Staged => "staged",
-            FaultKind::Compressed => "compressed",
-            FaultKind::Device => "device",
-            FaultKind::SameFilled => "same_filled",
-            FaultKind::Absent => "absent",
-            FaultKind::Protected => "protected",
-            FaultKind::Stale => "stale",
-            FaultKind::Vanished => "vanished",
-        }
-    }
-}
+use crate::guest::FaultKind;
 
 /// Faults of one kind: nanoseconds from when we saw it to when the page was there. Not in it: what the kernel takes before and after.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +60,8 @@ pub struct VmStats {
     pub refused: u64,
     /// Pages that were taken out and put back, because they did not shrink.
     pub put_back: u64,
+    /// Times that a page could not be read back, of children of fork as well: who touches it gets SIGBUS.
+    pub unreadable: u64,
     /// Pages that came along with one that was asked for.
     pub around: u64,
     /// Pages that the kernel would not move: pinned by a device, or shared after a fork.

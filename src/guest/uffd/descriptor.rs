@@ -9,7 +9,8 @@
 //! A kernel refuses features that it does not know, and says what it knows only in a handshake: so one descriptor is opened to ask
 //! and closed again, and a second one is asked for what both sides have.
 
-use super::{Errno, Error, Features, abi, error::since};
+use super::{Errno, Error, Features, Mode, abi, error::since};
+use crate::units::PAGE_SIZE;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -172,6 +173,18 @@ impl Descriptor {
         Descriptor { fd, features: parent.features, user_mode_only: parent.user_mode_only }
     }
 
+    /// One that another process has opened and sent: what it agreed on with the kernel is not known here.
+    pub(crate) fn received(fd: OwnedFd) -> Descriptor {
+        Descriptor { fd, features: Features::empty(), user_mode_only: false }
+    }
+
+    /// Whether the process whose memory it is about is there. Nobody tells when that has ended, but requests about its memory fail then.
+    pub(crate) fn lives(&self) -> bool {
+        // The lowest page that may be mapped anywhere: nobody registers that, and whoever lives says so.
+        let nowhere = 0x1_0000;
+        self.zeropage(nowhere..nowhere + PAGE_SIZE, Mode::empty()).stopped != Some(Errno::NO_PROCESS)
+    }
+
     /// The features that are on.
     pub fn features(&self) -> Features {
         self.features
@@ -186,6 +199,12 @@ impl Descriptor {
 impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl From<Descriptor> for OwnedFd {
+    fn from(descriptor: Descriptor) -> OwnedFd {
+        descriptor.fd
     }
 }
 

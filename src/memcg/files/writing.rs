@@ -1,10 +1,11 @@
 //! What the files take. A limit below the usage has what is above it reclaimed before the write returns, as far as that goes:
-//! nothing that is charged fails for it, and the write succeeds; but for a `memory.max` below what is pinned, which never could hold.
+//! nothing that is charged fails for it, and the write succeeds; but for a `memory.max` below what is pinned, which never could
+//! hold.
 
+use super::super::cancel::Cancel;
 use super::super::counter::{Counter, NO_LIMIT};
 use super::super::error::Error;
 use super::super::handle::Memcg;
-use super::super::reclaim::Cancel;
 use super::super::size::parse_size;
 use crate::units::{NodeListError, NodeMask};
 

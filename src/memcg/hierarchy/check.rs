@@ -1,6 +1,6 @@
 //! Checks of the whole tree, and a census of what exists in it: for tests, and for programs that doubt.
 //!
-//! The invariants are those of `hierarchy` (H1 to H7, Q1) and of `objcg` (O1, O3).
+//! The invariants are those of `hierarchy` (H1 to H8, Q1) and of `objcg` (O1, O3).
 
 use super::super::counter::Counter;
 use super::super::id::ObjcgId;
@@ -40,7 +40,7 @@ impl Tree {
         }
     }
 
-    /// Check H1 to H7 and O3. Charges and frees may be under way; references must not be dropped meanwhile.
+    /// Check H1 to H8, and O1 and O3 of objcgs that are free. Charges and frees may be under way; references must not be dropped meanwhile.
     ///
     /// # Panics
     /// When one does not hold.
@@ -129,5 +129,143 @@ impl Tree {
                 );
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::super::id::{GroupIndex, MemcgId};
+    use super::super::super::stat::Event;
+    use super::super::super::tree::Shared;
+    use super::super::super::{Memcg, TreeConfig};
+    use super::super::Hierarchy;
+    use super::*;
+    use crate::units::{NodeId, NodeMask, TierMask};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// A root, `vm` and `vm/part`, each with an object; and one objcg that is free.
+    fn tree() -> (Tree, [Memcg; 2]) {
+        let tree = Tree::new(TreeConfig { nodes: 2, ..TreeConfig::default() });
+        let vm = tree.root().mkdir("vm").unwrap();
+        let part = vm.mkdir("part").unwrap();
+        let bytes = Bytes4 { compressed: 100, original: 4096, payload: 90, incompressible: 0 };
+        for memcg in [&tree.root(), &vm, &part] {
+            tree.enter(memcg, NodeId(1), bytes, Some(Event::ZswpOut)).unwrap();
+        }
+        tree.root().mkdir("gone").unwrap().offline().unwrap();
+        tree.enlist(part.objcg().unwrap().id());
+        tree.assert_quiet();
+        (tree, [vm, part])
+    }
+
+    fn sentence(check: impl FnOnce()) -> String {
+        let panic = catch_unwind(AssertUnwindSafe(check)).expect_err("the check found nothing");
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap()
+    }
+
+    #[test]
+    fn each_damage_is_found_and_named() {
+        type Damage = fn(&Shared, &mut Hierarchy, [GroupIndex; 2]);
+        let damages: [(&str, Damage); 18] = [
+            ("H2: the map of ids names another", |_, all, [vm, _]| all.node_mut(vm).id = MemcgId(99)),
+            ("H2: an id was given out before", |_, all, _| all.next_id = 2),
+            ("H2: a removed group is in the map", |_, all, [vm, _]| all.node_mut(vm).grave = Some("/vm".into())),
+            ("H1: the parent has no such child", |_, all, [vm, _]| all.node_mut(vm).children.clear()),
+            ("H1: the parent's word names another", |tree, _, [_, part]| {
+                let (group, root) = (tree.group(part), tree.group(GroupIndex(0)).me());
+                group.birth(group.me(), root, group.id(), group.objcg(), true, (group.nodes(), group.tiers()));
+            }),
+            ("H6: the writeback flag", |tree, _, [vm, _]| tree.group(vm).settle_writeback(false)),
+            ("H7: the nodes are not the AND", |tree, _, [vm, _]| tree.group(vm).set_own_nodes(NodeMask::first(1))),
+            ("H8: the tiers are not the AND", |tree, _, [vm, _]| tree.group(vm).set_own_tiers(TierMask::from_bits(1))),
+            ("H5: the flag and the group's own set", |_, all, [vm, _]| {
+                let id = all.node(vm).id;
+                all.node_mut(vm).listed.insert(id);
+            }),
+            ("H5: the parent's set lacks one", |_, all, [vm, _]| all.node_mut(vm).listed.clear()),
+            ("H5: one from elsewhere is listed", |_, all, [vm, part]| {
+                let id = all.node(vm).id;
+                all.node_mut(part).listed.insert(id);
+            }),
+            ("H5: a removed memcg is listed", |_, all, [vm, _]| {
+                let never = MemcgId(all.next_id);
+                all.node_mut(vm).listed.insert(never);
+            }),
+            ("H3: an objcg is on another list", |tree, all, [vm, part]| {
+                let id = ObjcgId::from_raw(tree.group(vm).objcg());
+                tree.objcgs.reparent(id, all.node(part).me);
+            }),
+            ("H3: the group's own objcg is not", |tree, all, [vm, _]| {
+                all.unlink(vm, ObjcgId::from_raw(tree.group(vm).objcg()));
+            }),
+            ("H3: an objcg in use is on no list", |_, all, _| all.links.push(Default::default())),
+            ("H4: an index is neither used", |_, all, _| all.retired += 1),
+            ("O3: bytes are left in a free objcg", |tree, all, _| {
+                let more =
+                    super::super::super::objcg::Changes::came(Bytes4 { compressed: 1, ..Bytes4::default() }, None);
+                tree.objcgs.change(ObjcgId::from_raw(all.free_objcgs[0]), NodeId(1), &more);
+            }),
+            ("O3: bytes are charged to a free objcg", |tree, all, _| {
+                tree.objcgs.hold_bytes(ObjcgId::from_raw(all.free_objcgs[0]), Counter::Swap, 1);
+            }),
+        ];
+        for (expected, damage) in damages {
+            let (tree, [vm, part]) = tree();
+            damage(tree.shared(), &mut tree.shared().lock(), [vm.index(), part.index()]);
+            let found = [sentence(|| tree.assert_valid()), sentence(|| tree.assert_quiet())];
+            assert!(found.iter().all(|found| found.contains(expected)), "{expected:?} was wanted: {found:?}");
+            std::mem::forget((tree, vm, part)); // nothing of it can be relied on
+        }
+    }
+
+    #[test]
+    fn what_is_charged_and_not_accounted_is_no_quiet_point() {
+        for (counter, bytes) in [(Counter::Memory, 4096), (Counter::Swap, 1)] {
+            let (tree, [vm, _]) = tree();
+            let objcg = vm.objcg().unwrap();
+            tree.charge_all(objcg.id(), counter.charged(), bytes).unwrap();
+            tree.assert_valid();
+            let found = sentence(|| tree.assert_quiet());
+            assert!(found.contains(&format!("as {counter:?} than its objcgs hold")), "{found}");
+        }
+        let (tree, [vm, _]) = tree();
+        let _climbing = tree.shared().climbs.begin(vm.objcg().unwrap().id());
+        assert!(sentence(|| tree.assert_quiet()).contains("a charge is under way"));
+    }
+
+    #[test]
+    fn what_a_memcg_has_itself_is_told_by_node_and_without_what_lies_below() {
+        let (tree, [vm, part]) = tree();
+        let more = Bytes4 { compressed: 48, original: 4096, payload: 40, incompressible: 0 };
+        tree.enter(&vm, NodeId(0), more, None).unwrap();
+        part.offline().unwrap();
+        let part = Bytes4 { compressed: 200, original: 8192, payload: 180, incompressible: 0 };
+        assert_eq!([0, 1].map(|node| vm.own_bytes(NodeId(node)).unwrap()), [more, part], "of both objcgs");
+        assert_eq!(tree.root().own_bytes(NodeId(0)).unwrap(), Bytes4::default());
+    }
+
+    #[test]
+    fn nodes_that_the_root_gave_up_can_be_allowed_again() {
+        let tree = Tree::new(TreeConfig { nodes: 2, ..TreeConfig::default() });
+        let vm = tree.root().mkdir("vm").unwrap();
+        for nodes in [NodeMask::first(1), NodeMask::first(2)] {
+            tree.root().set_nodes(nodes).unwrap();
+            assert_eq!((tree.root().nodes(), vm.nodes()), (nodes, nodes));
+            tree.assert_valid();
+        }
+    }
+
+    #[test]
+    fn a_census_counts_what_there_is() {
+        let (tree, [vm, part]) = tree();
+        let first = Census { online: 3, groups: 3, objcgs: 3, group_indexes: 4, objcg_ids: 4 };
+        assert_eq!(tree.census(), first);
+        part.offline().unwrap();
+        // A handle keeps its group and an object its objcg.
+        assert_eq!(tree.census(), Census { online: 2, ..first });
+        drop(part);
+        assert_eq!(tree.census(), Census { online: 2, groups: 2, ..first });
+        drop(vm);
     }
 }

@@ -184,3 +184,73 @@ fn an_event_taken_back_before_it_is_settled_is_none_and_not_less() {
     assert_eq!(vm.stat().unwrap().events(Event::ZswpOut), 0);
     tree.assert_quiet();
 }
+
+#[test]
+fn what_lies_in_stock_is_there_for_whoever_would_be_refused() {
+    const MOST: u64 = 4 << 20;
+    let tree = tree(8);
+    let top = tree.root().mkdir("top").unwrap();
+    top.set_zswap_max(MOST).unwrap();
+    let [a, b] = ["a", "b"].map(|name| top.mkdir(name).unwrap());
+    let id = tree.enter(&a, NODES[0], object(100), None).unwrap();
+    let charged = || top.words().of(Counter::Zswap).usage();
+    assert!(charged() > 100 + BATCH_BYTES / 2, "far from the limit a batch is taken: {}", charged());
+    // Not a byte is left but those.
+    let owner = b.objcg().unwrap();
+    owner.try_charge(MOST - 100).unwrap();
+    assert_eq!((charged(), a.usage(), b.usage()), (MOST, 100, MOST - 100));
+    assert!(owner.try_charge(1).is_err());
+    owner.uncharge(MOST - 100);
+    tree.leave(id, NODES[0], object(100), 100);
+    drop(owner);
+    tree.assert_quiet();
+}
+
+#[test]
+fn no_batch_is_taken_where_few_would_fit() {
+    let charged_of_100 = |limit: u64| {
+        let tree = tree(8);
+        let vm = tree.root().mkdir("top").unwrap().mkdir("vm").unwrap();
+        vm.parent().unwrap().set_zswap_max(limit).unwrap();
+        let id = tree.enter(&vm, NODES[0], object(100), None).unwrap();
+        let charged = vm.words().of(Counter::Zswap).usage();
+        tree.leave(id, NODES[0], object(100), 100);
+        charged
+    };
+    assert_eq!(charged_of_100(COMFORT * BATCH_BYTES), 100, "the mark lies below the limit");
+    assert_eq!(charged_of_100(2 * COMFORT * BATCH_BYTES), 100 + BATCH_BYTES);
+}
+
+#[test]
+fn what_a_stock_keeps_is_bounded() {
+    let tree = tree(1);
+    let vm = tree.root().mkdir("vm").unwrap();
+    let ids: Vec<_> = (0..1000).map(|_| tree.enter(&vm, NODES[0], object(1000), None).unwrap()).collect();
+    let id = ids[0];
+    ids.into_iter().for_each(|id| tree.leave(id, NODES[0], object(1000), 1000));
+    let (kept, references) = (vm.words().of(Counter::Zswap).usage(), tree.shared().objcgs.references(id));
+    assert!(kept <= 3 * BATCH_BYTES, "{kept} bytes lie in stock");
+    assert!(references <= 3 * u64::from(BATCH_REFERENCES), "{references} references lie in stock");
+    assert_eq!(vm.usage(), 0);
+    tree.assert_quiet();
+}
+
+#[test]
+fn events_are_counted_whether_there_is_a_stock_or_not() {
+    for stocks in [0, 1] {
+        let tree = tree(stocks);
+        let [a, b] = ["a", "b"].map(|name| tree.root().mkdir(name).unwrap());
+        let [of_a, of_b] = [&a, &b].map(|vm| tree.enter(vm, NODES[0], object(100), Some(Event::ZswpOut)).unwrap());
+        for (id, n) in [(of_a, 5), (of_b, 7), (of_a, 11)] {
+            tree.count(id, Event::ZswpIn, n);
+        }
+        tree.cancel(of_a, NODES[0], object(100), Some(Event::ZswpOut));
+        let events = [&a, &b, &tree.root()].map(|vm| {
+            let stat = vm.stat().unwrap();
+            (stat.events(Event::ZswpIn), stat.events(Event::ZswpOut), stat.bytes.compressed, vm.usage())
+        });
+        assert_eq!(events, [(16, 0, 0, 0), (7, 1, 100, 100), (23, 1, 100, 100)]);
+        tree.leave(of_b, NODES[0], object(100), 100);
+        tree.assert_quiet();
+    }
+}

@@ -80,8 +80,8 @@ pub(super) struct Ask<'a> {
     pub(super) kept_beyond: (u64, u64),
 }
 
-/// What is said of a new device beside its area.
-pub(super) struct Label {
+/// What a new device is called, and where it belongs.
+pub(super) struct Identity {
     pub(super) name: String,
     pub(super) tier: u8,
     pub(super) tier_name: String,
@@ -93,12 +93,12 @@ pub(super) struct Label {
 impl Attached {
     pub(super) fn new(
         area: Area,
-        label: Label,
+        identity: Identity,
         how: Use,
         file_system: Option<Arc<FileSystem>>,
         planted: Planted,
     ) -> Self {
-        let Label { name, tier, tier_name, priority } = label;
+        let Identity { name, tier, tier_name, priority } = identity;
         Attached {
             area,
             name,

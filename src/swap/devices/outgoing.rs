@@ -19,7 +19,11 @@ pub struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     /// A batch of `least` to `most` pages, if the device takes writes.
-    pub(super) fn begin(device: Seated<'a, Attached>, limit: &'a Limit, ask: &Ask<'_>) -> Result<Option<Self>, Error> {
+    pub(super) fn begin(
+        device: Seated<'a, Box<Attached>>,
+        limit: &'a Limit,
+        ask: &Ask<'_>,
+    ) -> Result<Option<Self>, Error> {
         // SAFETY: what borrows from it is dropped before `device` is: on the way out of here, and as fields of `Outgoing`, whose
         // batch nobody gets out of it.
         let attached = unsafe { device.unbound() };

@@ -138,7 +138,14 @@ impl FileSystem {
     pub(super) fn take_back(&self, bytes: u64) {
         self.pot.take_back(bytes);
     }
+
+    /// Its devices have these floors from now on.
+    fn settle(&self, floors: &BTreeMap<u8, u64>) {
+        self.floor.store(floors.values().copied().max().unwrap_or(0), Ordering::Release);
+    }
 }
+
+// === impl FileSystems ===
 
 impl FileSystems {
     /// The file system that this device lies on, if it lies on one, which is to have so many bytes free.
@@ -168,12 +175,6 @@ impl FileSystems {
                 file_system.settle(floors);
             }
         }
-    }
-}
-
-impl FileSystem {
-    fn settle(&self, floors: &BTreeMap<u8, u64>) {
-        self.floor.store(floors.values().copied().max().unwrap_or(0), Ordering::Release);
     }
 }
 
@@ -249,5 +250,80 @@ mod tests {
         assert_eq!(limit.promise(&|| 800, (0, 200), 1..1000).unwrap().1, 200);
         assert!(limit.promise(&|| 1000, (0, 200), 1..1000).is_err(), "it holds for cleaning too");
         assert_eq!(limit.promise(&|| 1001, (0, 200), 1..1000).unwrap().1, 200, "unless it was lowered");
+    }
+
+    /// A device on a file system of this number with so many bytes free.
+    #[derive(Debug)]
+    struct On(Option<u64>, AtomicU64);
+
+    impl Device for On {
+        fn submit(&self, _: &mut [super::super::super::Request]) {}
+        fn complete(&self, _: &mut [super::super::super::Request]) {}
+        fn punch(&self, _: Range<u64>) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn len_bytes(&self) -> u64 {
+            1 << 30
+        }
+        fn block_bytes(&self) -> usize {
+            4096
+        }
+        fn file_system(&self) -> Option<u64> {
+            self.0
+        }
+        fn free_bytes(&self) -> std::io::Result<u64> {
+            Ok(self.1.load(Ordering::Relaxed))
+        }
+        fn name(&self) -> &str {
+            "on"
+        }
+    }
+
+    #[test]
+    fn a_file_system_keeps_the_highest_floor_of_its_devices() {
+        let mut all = FileSystems::default();
+        let on = |id| On(id, AtomicU64::new(0));
+        let mut join = |device: &On, number, floor| all.join(device, number, floor, Planted::NONE);
+        assert!(join(&on(None), 1, 5000).is_none(), "it takes no storage from one");
+        let one = join(&on(Some(7)), 2, 1000).unwrap();
+        let other = join(&on(Some(8)), 3, 0).unwrap();
+        let same = join(&on(Some(7)), 4, 3000).unwrap();
+        assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
+        let floor = |fs: &FileSystem| fs.floor.load(Ordering::Relaxed);
+        assert_eq!((floor(&one), floor(&other)), (3000, 0));
+        all.leave(4);
+        assert_eq!(floor(&one), 1000);
+        all.leave(2);
+        assert_eq!(floor(&one), 0);
+    }
+
+    #[test]
+    fn twice_the_bytes_and_some_for_bookkeeping_must_be_free_above_the_floor() {
+        let device = On(Some(1), AtomicU64::new(0));
+        let mut all = FileSystems::default();
+        let fs = all.join(&device, 0, 10_000, Planted::NONE).unwrap();
+        let free_above = |bytes: u64| device.1.store(10_000 + BOOKKEEPING_BYTES + bytes, Ordering::Relaxed);
+        free_above(2 * 400);
+        let (one, bytes) = fs.promise(&device, "on", 100..400).unwrap();
+        assert_eq!(bytes, 400);
+        assert!(fs.promise(&device, "on", 100..400).is_err(), "all of it is promised");
+        drop(one);
+        free_above(2 * 250);
+        assert_eq!(fs.promise(&device, "on", 100..400).unwrap().1, 250);
+        free_above(2 * 100 - 1);
+        let Err(Error::Floor { device: name, free, floor }) = fs.promise(&device, "on", 100..400) else {
+            panic!("a byte less than is needed")
+        };
+        assert_eq!((&*name, free, floor), ("on", 10_000 + BOOKKEEPING_BYTES + 199, 10_000));
+        let (late, _) = {
+            free_above(2 * 400);
+            fs.promise(&device, "on", 100..400).unwrap()
+        };
+        fs.take_back(late.keep());
+        assert_eq!(fs.promise(&device, "on", 100..400).unwrap().1, 400);
+        // Without a floor nothing is asked.
+        all.leave(0);
+        device.1.store(0, Ordering::Relaxed);
+        assert_eq!(fs.promise(&device, "on", 100..400).unwrap().1, 400);
     }
 }

@@ -54,16 +54,6 @@ pub struct DeviceStats {
     pub area: AreaStats,
 }
 
-impl DeviceStats {
-    /// Percent of the bytes in use that live objects take; 100 when nothing is in use.
-    pub fn live_percent(&self) -> f64 {
-        match self.area.used_bytes {
-            0 => 100.0,
-            used => self.area.live_bytes as f64 * 100.0 / used as f64,
-        }
-    }
-}
-
 impl Devices {
     /// A row for each device, highest priority first.
     ///
@@ -97,51 +87,9 @@ impl Devices {
     /// # Locks
     /// [`Rank::Device`](crate::sync::Rank::Device).
     pub fn sum(&self) -> Option<AreaStats> {
-        self.iter().map(|device| device.stats()).reduce(add)
+        self.iter().map(|device| device.stats()).reduce(|mut sum, more| {
+            sum += more;
+            sum
+        })
     }
-}
-
-/// Field by field, so that a new field is not forgotten.
-fn add(mut sum: AreaStats, more: AreaStats) -> AreaStats {
-    let AreaStats {
-        size_bytes,
-        used_bytes,
-        live_bytes,
-        reclaimable_bytes,
-        objects,
-        bad_bytes,
-        punchable_bytes,
-        segments,
-        reverse_bytes,
-        descriptor_bytes,
-        written_bytes,
-        cleaned_bytes,
-        read_bytes,
-        io_errors,
-        corrupt,
-        punched_bytes,
-        unpunched_bytes,
-        quarantined_bytes,
-        timeouts,
-    } = more;
-    sum.size_bytes += size_bytes;
-    sum.used_bytes += used_bytes;
-    sum.live_bytes += live_bytes;
-    sum.reclaimable_bytes += reclaimable_bytes;
-    sum.objects += objects;
-    sum.bad_bytes += bad_bytes;
-    sum.punchable_bytes += punchable_bytes;
-    sum.segments += segments;
-    sum.reverse_bytes += reverse_bytes;
-    sum.descriptor_bytes += descriptor_bytes;
-    sum.written_bytes += written_bytes;
-    sum.cleaned_bytes += cleaned_bytes;
-    sum.read_bytes += read_bytes;
-    sum.io_errors += io_errors;
-    sum.corrupt += corrupt;
-    sum.punched_bytes += punched_bytes;
-    sum.unpunched_bytes += unpunched_bytes;
-    sum.quarantined_bytes += quarantined_bytes;
-    sum.timeouts += timeouts;
-    sum
 }

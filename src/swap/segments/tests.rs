@@ -388,3 +388,63 @@ proptest! {
         prop_assert_eq!(found, model.live);
     }
 }
+
+/// Everything that `check` promises to see: changes past [`Map::change`], each named by a sentence.
+#[test]
+fn each_damage_is_found_and_named() {
+    use super::descriptor::Flags;
+    type Damage = fn(&mut Map);
+    let damages: [(&str, Damage); 13] = [
+        ("(4) live blocks of segment 0", |map| map.segments[0].live_blocks += 1),
+        ("(2) objects of segment 0 lie before its tail", |map| map.segments[0].append = 1),
+        ("segment 0 was written, so it has storage", |map| map.segments[0].dirty = 1),
+        ("segment 0 has no more pages than it has", |map| map.segments[0].dirty = PAGES as u8 + 1),
+        ("(4) nothing lives in segment 1, which is used", |map| map.segments[1].state = State::Used),
+        ("(4) segment 0 is used", |map| map.segments[0].state = State::Punching),
+        ("(4) segment 0 is marked", |map| map.occupied.set(0, false)),
+        ("a condemned segment is not free", |map| map.segments[1].flags = Flags::BAD_READ),
+        ("(1) the sums are those of all segments", |map| map.sums.live_blocks += 1),
+        ("(3) objects are counted", |map| map.objects += 1),
+        ("(4) no other segment is marked", |map| map.occupied.set(3, true)),
+        ("the list of segment", |map| {
+            let chain = Home::AGES.chain();
+            let last = map.lists.newest(Home::AGES).unwrap();
+            map.segments[last].links[chain].prev = NIL;
+        }),
+        ("(6) nothing is kept for cleaning", |map| map.reserve = 0),
+    ];
+    for (expected, damage) in damages {
+        let segments = segments(4);
+        let _first = filled(&segments);
+        // The second is empty again, the third half full.
+        let second = filled(&segments);
+        let _third = written(&segments, PAGES, &[8; 3]);
+        second.iter().for_each(|place| _ = segments.release(place));
+        segments.check();
+        damage(&mut segments.map.lock());
+        let check = std::panic::AssertUnwindSafe(|| segments.check());
+        let panic = std::panic::catch_unwind(check).expect_err(expected);
+        let text = panic.downcast_ref::<String>().cloned();
+        let found = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap();
+        assert!(found.contains(expected), "{expected:?} was wanted: {found:?}");
+    }
+}
+
+#[test]
+fn every_live_object_is_shown_with_its_place_and_tenant() {
+    let segments = segments(4);
+    let mut live = Vec::new();
+    for (first, sizes) in [(0, [3u8, 8, 1].as_slice()), (10, &[8; PAGES]), (20, &[2, 2])] {
+        let extent = segments.take(PAGES, PAGES, Purpose::Filling).unwrap();
+        live.extend(commit(&segments, extent, sizes, first));
+    }
+    // One in the middle and a whole segment are gone.
+    for (place, _) in live.extract_if(.., |(_, tenant)| tenant.owner.0 == 1 || tenant.owner.0 / 10 == 1) {
+        _ = segments.release(&place);
+    }
+    let mut shown = Vec::new();
+    segments.for_each(|block, blocks, generation, tenant| {
+        shown.push((Place { device: 0, block, blocks: blocks as u8, generation }, tenant));
+    });
+    assert_eq!(shown, live);
+}

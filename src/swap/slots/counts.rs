@@ -7,7 +7,7 @@
 //!
 //! A page of counts per cluster, at the same place as its page of words; backed by the first slot of the cluster that needs it, and
 //! given back when none does. So nobody calls an allocator, nothing has to be made with the cluster lock dropped, and the
-//! races of a table that is (kernel.md R-26) cannot be.
+//! races of a table that is (R-26 of `docs/races.md`) cannot be.
 //!
 //! - **N1** The count of an owner is 0 unless its word's is [`MANY`]; then it is at least that. Both change under the
 //!   cluster lock.

@@ -19,7 +19,7 @@
 //!   is written as a whole when an entry comes. The page goes with the cluster's next idleness.
 
 use super::Slots;
-use super::cluster::{Flags, NIL};
+use super::cluster::{Flags, NIL, State};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Bug, CLUSTER_SLOTS};
 use std::ops::Range;
@@ -90,24 +90,37 @@ impl Slots {
             top = cluster.next_idle.load(Ordering::Relaxed);
             state.flags -= Flags::IDLE;
             let trusting = self.planted.is(Bug::TidyTrustsQueue);
-            if state.has(Flags::LINKS)
-                && (state.entries == 0 || trusting)
-                && let Some(discard_links) = discard_links
-            {
-                discard_links(owners(ordinal));
-                state.flags -= Flags::LINKS;
-                self.linked.sub(1);
+            if state.entries == 0 || trusting {
+                self.discard_links(ordinal, &mut state, discard_links);
             }
-            if state.has(Flags::COUNTS) && state.shared == 0 {
-                self.counts.discard(owners(ordinal));
-                state.flags -= Flags::COUNTS;
-                self.counted.sub(1);
+            if state.shared == 0 {
+                self.discard_counts(ordinal, &mut state);
             }
             if state.is_idle() {
                 // Emptied since it was looked at, or its links may not go now: the next one is to find it.
                 state.flags |= Flags::IDLE;
                 super::cluster::push(&self.idle, ordinal, &cluster.next_idle);
             }
+        }
+    }
+
+    /// Give back the links of a cluster that has some and whose slots need none.
+    fn discard_links(&self, ordinal: u32, state: &mut State, discard: &mut Option<&mut dyn FnMut(Range<usize>)>) {
+        if state.has(Flags::LINKS)
+            && let Some(discard) = discard
+        {
+            discard(owners(ordinal));
+            state.flags -= Flags::LINKS;
+            self.linked.sub(1);
+        }
+    }
+
+    /// The same for counts.
+    fn discard_counts(&self, ordinal: u32, state: &mut State) {
+        if state.has(Flags::COUNTS) {
+            self.counts.discard(owners(ordinal));
+            state.flags -= Flags::COUNTS;
+            self.counted.sub(1);
         }
     }
 
@@ -121,18 +134,8 @@ impl Slots {
             let _ = self.words.discard(owners(ordinal));
             let mut state = cluster.state.lock();
             debug_assert_eq!((state.entries, state.shared), (0, 0), "S2: an empty cluster");
-            if state.has(Flags::LINKS)
-                && let Some(discard_links) = discard_links
-            {
-                discard_links(owners(ordinal));
-                state.flags -= Flags::LINKS;
-                self.linked.sub(1);
-            }
-            if state.has(Flags::COUNTS) {
-                self.counts.discard(owners(ordinal));
-                state.flags -= Flags::COUNTS;
-                self.counted.sub(1);
-            }
+            self.discard_links(ordinal, &mut state, discard_links);
+            self.discard_counts(ordinal, &mut state);
             drop(state);
             (last, top) = (top, cluster.next_idle.load(Ordering::Relaxed));
             given += 1;

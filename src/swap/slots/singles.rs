@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A slot is in use exactly while its word is not empty: claiming puts a word, under the cluster lock, so no slot is handed out
-//! twice, whatever became of the cluster meanwhile (kernel.md R-27).
+//! twice, whatever became of the cluster meanwhile (R-27 of `docs/races.md`).
 //!
 //! - **A1** A cluster with [`SINGLES`](Flags::SINGLES) was assigned by a refill; its numbers belong to nobody but who
 //!   claimed them. Taken back, it loses the flag, and its numbers are never handed out again.

@@ -269,3 +269,82 @@ fn threads_touching_one_cluster_agree_on_its_ordinal() {
     slots.assert_valid();
     assert_eq!(slots.touched(), 0);
 }
+
+#[test]
+fn parts_of_a_range_are_what_lies_in_touched_clusters() {
+    let slots = Slots::new(1 << 20, Planted::NONE).unwrap();
+    let n = CLUSTER_SLOTS as u64;
+    slots.reserve(3).unwrap(); // so that clusters and ordinals are not the same numbers
+    let range = slots.reserve(10 * n).unwrap();
+    let base = range.base().0;
+    let touched = [7, 2, 3, 0];
+    touched.iter().for_each(|k| slots.lock_or_make(range.get(k * n).unwrap()).unwrap().put(same(1)));
+    // Few clusters are looked for one by one, many are found among those that are touched.
+    for (start, end) in
+        (0..=10 * n).step_by(128).flat_map(|start| (start..=10 * n).step_by(128).map(move |end| (start, end)))
+    {
+        for (start, end) in [(start, end), (start + 1, end), (start, end.saturating_sub(1))] {
+            if start >= end {
+                continue;
+            }
+            let parts = slots.parts_of(SlotRange::new(Slot(base + start), end - start));
+            let mut parts: Vec<_> = parts.map(|part| (part.base().0 - base, part.len())).collect();
+            parts.sort();
+            let here = |k: u64| (start.max(k * n), end.min((k + 1) * n));
+            let whole = (0..10).filter(|k| touched.contains(k)).map(here).filter(|(start, end)| start < end);
+            assert_eq!(parts, whole.map(|(start, end)| (start, end - start)).collect::<Vec<_>>(), "{start}..{end}");
+        }
+    }
+}
+
+#[test]
+fn what_is_made_ahead_is_there_when_clusters_are_touched() {
+    let slots = Slots::new(300 * CLUSTER_SLOTS as u64, Planted::NONE).unwrap();
+    let range = slots.reserve(301 * CLUSTER_SLOTS as u64).unwrap();
+    let first_of = |k: usize| range.get((k * CLUSTER_SLOTS) as u64).unwrap();
+    let touch = |k| slots.lock_or_make(first_of(k)).unwrap().put(same(1));
+    assert!(!slots.is_made_ahead(first_of(0)));
+    touch(0);
+    assert!(slots.is_made_ahead(first_of(0)) && slots.is_made_ahead(first_of(1)), "descriptors come by the chunk");
+    (1..50).for_each(touch);
+    assert!(slots.is_made_ahead(first_of(49)), "it is touched");
+    assert!(!slots.is_made_ahead(first_of(50)), "some others that come first would use the chunk up");
+    for k in 50..300 {
+        slots.make_ahead();
+        assert!(slots.is_made_ahead(first_of(k)));
+        for other in k..(k + OTHERS).min(300) {
+            assert!(slots.clusters.get(other).is_some(), "the descriptor of {other} when {k} are touched");
+        }
+        touch(k);
+    }
+    slots.make_ahead();
+    assert!(slots.is_made_ahead(first_of(300)), "it is refused, and that takes no memory");
+    slots.assert_valid();
+}
+
+#[test]
+fn contents_of_a_cluster_have_generations_of_their_own() {
+    let slots = Slots::new(1 << 20, Planted::NONE).unwrap();
+    let mut guard = slots.lock_or_make(slots.reserve(1).unwrap().base()).unwrap();
+    let before = guard.stores();
+    let generations: std::collections::BTreeSet<_> = (0..256).map(|_| guard.next_generation()).collect();
+    assert_eq!((generations.len(), guard.stores()), (256, before + 256));
+}
+
+#[test]
+fn memory_is_a_page_of_each_kind_per_cluster_that_has_it() {
+    let slots = Slots::new(1 << 20, Planted::NONE).unwrap();
+    assert_eq!(slots.memory(), SlotMemory::default());
+    let range = slots.reserve(5 * CLUSTER_SLOTS as u64).unwrap();
+    for k in 0..5 {
+        let mut guard = slots.lock_or_make(range.get(k * CLUSTER_SLOTS as u64).unwrap()).unwrap();
+        guard.put(if k < 3 { entry(k) } else { same(k) });
+        if k > 2 {
+            (2..=20).for_each(|n| assert_eq!(guard.add_reference(), Some(n)));
+        }
+    }
+    let memory = slots.memory();
+    assert_eq!((memory.touched_clusters, memory.linked_clusters), (5, 3));
+    assert_eq!((memory.words_bytes, memory.links_bytes(), memory.counts_bytes), (5 * 4096, 3 * 4096, 2 * 4096));
+    assert!(memory.directory_bytes >= 2 * 4096, "a page of entries, and one of descriptors at least: {memory:?}");
+}

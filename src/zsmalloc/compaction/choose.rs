@@ -1,32 +1,10 @@
-//! What to empty next: a [`Goal`] that wins a frame.
+//! What to empty next: the next [`Goal`], which wins a frame.
 
-use super::moving::Work;
-use super::{LOOK_AT, Pass};
+use super::work::{Goal, LOOK_AT, Pass, Victim, Work};
 use crate::zsmalloc::fullness::Group;
 use crate::zsmalloc::heap::Class;
 use crate::zsmalloc::zspage::ZspageIndex;
 use crate::zsmalloc::{Cells, Pool};
-
-/// A frame being emptied.
-pub(super) type Victim = (ZspageIndex, usize);
-
-/// What is being emptied, and which frame of it now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Goal {
-    /// All of a zspage.
-    Empty(Victim),
-    /// All but the first `keep` frames of a zspage, into those.
-    Pack { victim: Victim, keep: usize },
-    /// A frame.
-    Frame(Victim),
-}
-
-impl Goal {
-    pub(super) fn victim(self) -> Victim {
-        let (Goal::Empty(victim) | Goal::Pack { victim, .. } | Goal::Frame(victim)) = self;
-        victim
-    }
-}
 
 impl<C: Cells> Pool<C> {
     /// Go on with what was begun if it still wins something, else begin something else.

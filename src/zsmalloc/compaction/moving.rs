@@ -2,25 +2,14 @@
 //! end the life of the source, whose slot goes at once or with the last guard. If the cell does not name the source any
 //! more, the object is being freed: the copy ends instead.
 
-use super::choose::{Goal, Victim};
-use super::{LOOK_AT, Pass};
+use super::work::{Goal, Pass, Ready, Victim, Work};
 use crate::sync::Bug;
 use crate::sync::atomic::Ordering;
-use crate::units::NodeId;
 use crate::zsmalloc::entry::{Entry, State};
 use crate::zsmalloc::geometry::ClassIndex;
 use crate::zsmalloc::heap::{Class, Spot};
 use crate::zsmalloc::share::Shares;
-use crate::zsmalloc::zspage::ZspageIndex;
 use crate::zsmalloc::{Cells, Object, Pool};
-
-/// A reserved slot whose frames were backed for a move.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ready {
-    /// What was to be moved there, when the slot was reserved. What has become of it is asked again.
-    from: Spot,
-    pub(super) to: Spot,
-}
 
 /// What one hold of the class lock came to.
 pub(super) enum Step {
@@ -36,36 +25,6 @@ pub(super) enum Step {
     Next,
     /// No frame can be won.
     Done,
-}
-
-/// One class on one node being compacted.
-pub(super) struct Work {
-    pub(super) index: ClassIndex,
-    pub(super) node: NodeId,
-    pub(super) goal: Option<Goal>,
-    pub(super) ready: Option<Ready>,
-    /// Frames that are left alone.
-    pub(super) busy: Vec<Victim>,
-    /// Zspages that may be emptied, the last ones now; `None`: all.
-    pub(super) only: Option<Vec<ZspageIndex>>,
-}
-
-impl Work {
-    pub(super) fn new(index: ClassIndex, node: NodeId, only: Option<Vec<ZspageIndex>>) -> Self {
-        Work { index, node, goal: None, ready: None, busy: Vec::new(), only }
-    }
-
-    /// Go on to other zspages; `false` when there are none.
-    fn look_on(&mut self) -> bool {
-        let Some(only) = &mut self.only else { return false };
-        only.truncate(only.len().saturating_sub(LOOK_AT));
-        !only.is_empty()
-    }
-
-    /// Whether a frame of the zspage is left alone.
-    pub(super) fn is_busy(&self, z: ZspageIndex) -> bool {
-        self.busy.iter().any(|&(busy, _)| busy == z)
-    }
 }
 
 impl<C: Cells> Pool<C> {
@@ -168,8 +127,7 @@ impl<C: Cells> Pool<C> {
         let Some(Object { len, .. }) = self.cells.object(owner).filter(|object| object.location == from.location)
         else {
             // Taken out of its cell: it will be freed as soon as we are gone.
-            target.store(Entry::FREE.raw(), Ordering::Release); // as every store of an entry: see `zspage`
-            self.heap.vacate(class, to, 0);
+            self.heap.free(class, to, 0);
             return false;
         };
         self.heap.arena.unpoison(to.location, len);
@@ -184,17 +142,12 @@ impl<C: Cells> Pool<C> {
             }
             return false;
         }
-        class.payload += len as u64; // the copy's; the source's goes here or in `vacate`
+        class.payload += len as u64; // the copy's; the source's goes with it
         if let Some(tree) = self.accounting.as_ref().filter(|_| !entry.objcg().is_none()) {
             let shares = |spot| Shares::of(&self.heap, spot, len, self.original);
             shares(from).moved(&shares(to), tree, entry.objcg());
         }
-        match self.retire(source, Entry::doomed_moved, self.planted.is(Bug::CompactionIgnoresPins)) {
-            Some(_) => {
-                self.heap.vacate(class, from, len);
-            }
-            None => class.payload -= len as u64,
-        }
+        self.end_source(class, from, source, len);
         true
     }
 }

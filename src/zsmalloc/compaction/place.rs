@@ -1,7 +1,6 @@
 //! Where objects are moved to: free slots in frames that are there, or a frame more of a zspage that has others.
 
-use super::LOOK_AT;
-use super::choose::Goal;
+use super::work::{Goal, LOOK_AT};
 use crate::memcg::ObjcgId;
 use crate::units::NodeMask;
 use crate::zsmalloc::fullness::Group;

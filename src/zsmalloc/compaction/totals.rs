@@ -1,9 +1,37 @@
-//! What compaction did so far (ZS-12), and could do now (ZS-14).
+//! What compaction did, in one call and so far, and what it could do now.
 
-use super::Compacted;
 use crate::sync::Tally;
 use crate::zsmalloc::{Cells, Pool};
 use std::time::Duration;
+
+/// What a compaction has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Compacted {
+    /// Objects moved.
+    pub moved_objects: u64,
+    /// Their slots' bytes.
+    pub moved_bytes: u64,
+    /// Frames that no object touches any more.
+    pub frames_freed: u64,
+    /// Frames that were taken into use to put objects there.
+    pub frames_backed: u64,
+    /// Frames left alone because an object in them was held, or being written or freed.
+    pub busy: u64,
+    /// The budget ended it: there may be more to do.
+    pub out_of_budget: bool,
+}
+
+/// Why a compaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// No frame can be won by moving objects.
+    NothingToWin,
+    /// Frames could be won, but objects in them are held, being written or freed: another try may do better.
+    Busy,
+    /// The budget was used up: there may be more to do.
+    OutOfBudget,
+}
 
 /// What all compactions of a pool have done, for people to read.
 #[derive(Debug, Default)]
@@ -23,7 +51,7 @@ pub(in crate::zsmalloc) struct Totals {
 pub struct CompactionStats {
     /// Calls, those of the background thread included.
     pub calls: u64,
-    /// Frames won (ZS-12: `pages_compacted`).
+    /// Frames won (the kernel's `pages_compacted`).
     pub pages_compacted: u64,
     /// Objects moved.
     pub moved_objects: u64,
@@ -37,6 +65,22 @@ pub struct CompactionStats {
     pub automatic_time: Duration,
     /// Frames that compaction could win now at most, over all classes.
     pub freeable: u64,
+}
+
+impl Compacted {
+    /// Frames that are touched no longer, less those that are now.
+    pub fn frames_won(&self) -> u64 {
+        self.frames_freed.saturating_sub(self.frames_backed)
+    }
+
+    /// Why it ended.
+    pub fn end(&self) -> End {
+        match self {
+            Compacted { out_of_budget: true, .. } => End::OutOfBudget,
+            Compacted { busy: 1.., .. } => End::Busy,
+            _ => End::NothingToWin,
+        }
+    }
 }
 
 impl Totals {

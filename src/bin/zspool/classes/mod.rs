@@ -7,16 +7,20 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | [`args`] | the command line |
 //! | [`run`] | the steps |
 //! | [`report`] | what they came to |
-//! | [`picture`] | how it is drawn |
+//! | [`table`], [`picture`] | how it is drawn |
 //! | [`terminal`] | how wide, and in which characters |
 
+pub(crate) mod args;
 mod picture;
 mod report;
 mod run;
+mod table;
 mod terminal;
 
 pub(crate) use picture::show;
 pub(crate) use run::classes;
+pub(crate) use table::show_classes;
 pub(crate) use terminal::Terminal;

@@ -7,8 +7,8 @@
 //! ```
 
 use super::report::{Bytes, Report, Step};
+use super::table::show_classes;
 use super::terminal::Terminal;
-use crate::table::show_classes;
 use std::fmt::{self, Write};
 
 /// What stands for each part in the bar of the whole, frames before metadata.
@@ -113,14 +113,7 @@ fn remarks(report: &Report, f: &mut impl Write) -> fmt::Result {
     if let Some(why) = &report.refusal {
         writeln!(f, "{} stores were refused; the first because: {}.", report.refused_pages, why.trim_end_matches('.'))?;
     }
-    for source in &report.sources {
-        if source.vanished_pages > 0 {
-            writeln!(f, "{}: {} pages were gone when their turn came.", source.name, source.vanished_pages)?;
-        }
-        if let Some(note) = &source.note {
-            writeln!(f, "{}: {note}", source.name)?;
-        }
-    }
+    report.sources.iter().try_for_each(|source| source.remarks(f))?;
     for Step { step, bytes, .. } in report.steps.iter().filter(|step| !step.bytes.adds_up()) {
         writeln!(f, "FAILED: after {step}, the parts do not add up to the {} bytes that are backed.", bytes.backed)?;
     }
@@ -133,7 +126,7 @@ fn remarks(report: &Report, f: &mut impl Write) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::squeeze::interface::ClassRow;
+    use crate::target::ClassRow;
 
     const BYTES: Bytes = Bytes {
         payload: 20_000_000,

@@ -1,7 +1,7 @@
 //! [`Report`]: where the bytes went, as JSON has it. Field names are stable.
 
 use crate::kept::SourceLine;
-use crate::squeeze::interface::ClassRow;
+use crate::target::ClassRow;
 use serde::Serialize;
 use zspool::zswap::Zswap;
 

@@ -1,13 +1,13 @@
 //! The steps: fill, churn, free half, compact, and compare what is left.
 
+use super::args::Classes;
 use super::report::{Bytes, Report, Step};
-use crate::args::Classes;
-use crate::kept::{Kept, check_not_stopped};
+use crate::error::{RunError, check_not_stopped};
+use crate::kept::Kept;
 use crate::progress::Progress;
+use crate::shuffle::{Shuffle, mix};
 use crate::source::chosen::Chosen;
-use crate::squeeze::RunError;
-use crate::squeeze::interface::Target;
-use crate::squeeze::shuffle::{Shuffle, mix};
+use crate::target::Target;
 use zspool::compress::Codecs;
 use zspool::units::Page;
 use zspool::zswap::Zswap;
@@ -91,15 +91,8 @@ impl Run<'_> {
     }
 
     fn free_half(&mut self, seed: u64) -> Result<(), RunError> {
-        let total = self.kept.len();
-        let shuffle = Shuffle::new(total, seed);
-        let stored: Vec<u64> = (0..total).map(|k| shuffle.at(k)).filter(|&k| self.kept.holds(k)).collect();
-        let half = &stored[..stored.len() / 2];
-        for &page in half {
-            self.kept.free(page);
-        }
-        check_not_stopped()?;
-        self.note("free half", half.len() as u64);
+        let freed = self.kept.free_half(&Shuffle::new(self.kept.len(), seed))?;
+        self.note("free half", freed);
         Ok(())
     }
 }

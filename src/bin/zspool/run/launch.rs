@@ -1,6 +1,6 @@
 //! [`Launch`]: a process that becomes the program, with the library preloaded and told what to do.
 
-use super::RunError;
+use super::StartError;
 use super::program::ProgramError;
 use crate::signals;
 use std::ffi::{OsStr, OsString};
@@ -58,16 +58,16 @@ impl Launch<'_> {
     ///
     /// # Errors
     /// When there can be no process, or the system will not execute the file.
-    pub(crate) fn start(mut self) -> Result<Child, RunError> {
+    pub(crate) fn start(mut self) -> Result<Child, StartError> {
         // Tells why the program could not be executed; closed by it if it could.
-        let (mut told, tell) = io::pipe().map_err(RunError::Fork)?;
+        let (mut told, tell) = io::pipe().map_err(StartError::Fork)?;
         // SAFETY: a set is plain numbers.
         let mut before = unsafe { std::mem::zeroed() };
         // SAFETY: both sets are good; the old one is written.
         unsafe { libc::sigprocmask(libc::SIG_BLOCK, &watched(), &mut before) };
         // SAFETY: there is one thread, so the child may do what a process does.
         match unsafe { libc::fork() } {
-            -1 => Err(RunError::Fork(io::Error::last_os_error())),
+            -1 => Err(StartError::Fork(io::Error::last_os_error())),
             0 => {
                 drop(told);
                 let error = self.become_it(&before);
@@ -84,7 +84,7 @@ impl Launch<'_> {
                 // SAFETY: the child is ours, and has ended or is about to.
                 unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
                 let cause = io::Error::from_raw_os_error(i32::from_ne_bytes(number));
-                Err(RunError::Program(ProgramError::NotExecutable { path: self.path, cause }))
+                Err(StartError::Program(ProgramError::NotExecutable { path: self.path, cause }))
             }
         }
     }

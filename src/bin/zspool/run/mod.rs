@@ -19,10 +19,11 @@ mod samples;
 mod stat;
 mod watch;
 
+use crate::json::JsonFile;
 use crate::tiers::spec;
 use args::Run;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zspool::guest::control::{ControlError, Place, Settings, SwapKind, SwapSettings};
 use zspool::guest::uffd;
 
@@ -37,7 +38,7 @@ const NOT_FOUND: u8 = 127;
 
 /// Why it was not.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
+pub(crate) enum StartError {
     #[error(transparent)]
     Program(#[from] program::ProgramError),
     #[error(transparent)]
@@ -72,12 +73,12 @@ pub(crate) enum RunError {
     Fork(io::Error),
 }
 
-impl RunError {
+impl StartError {
     /// As other programs that start programs have it.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            RunError::Program(program::ProgramError::NotFound(_)) => NOT_FOUND,
-            RunError::Program(program::ProgramError::NotExecutable { .. }) => NOT_EXECUTABLE,
+            StartError::Program(program::ProgramError::NotFound(_)) => NOT_FOUND,
+            StartError::Program(program::ProgramError::NotExecutable { .. }) => NOT_EXECUTABLE,
             _ => REFUSED,
         }
     }
@@ -87,7 +88,7 @@ impl RunError {
 ///
 /// # Errors
 /// When it was not started.
-pub(crate) fn run(args: &Run) -> Result<watch::Ended, RunError> {
+pub(crate) fn run(args: &Run) -> Result<watch::Ended, StartError> {
     let (program, arguments) = args.program.split_first().expect("the command line has a program");
     let settings = settings(args)?;
     let path = program::find(program)?;
@@ -95,7 +96,7 @@ pub(crate) fn run(args: &Run) -> Result<watch::Ended, RunError> {
     permission()?;
     let place = Place::of_this_user();
     place.make()?;
-    let stat = stat::Stat::open(args.stat.as_deref())?;
+    let stat = JsonFile::open(args.stat.as_deref()).map_err(cannot_write)?;
     let made = files_to_be_made(&settings);
     let launch = launch::Launch {
         path,
@@ -110,38 +111,42 @@ pub(crate) fn run(args: &Run) -> Result<watch::Ended, RunError> {
         // Nothing of it can be read any more. Who removed it was faster.
         let _ = std::fs::remove_file(file);
     }
-    stat.write(&args.program, &ended)?;
+    stat.write(&stat::report(&args.program, &ended), &mut io::stderr()).map_err(cannot_write)?;
     Ok(ended)
 }
 
+fn cannot_write((path, cause): (&Path, io::Error)) -> StartError {
+    StartError::Stat { path: path.to_owned(), cause }
+}
+
 /// Whether this user may serve faults of the kernel's.
-fn permission() -> Result<(), RunError> {
+fn permission() -> Result<(), StartError> {
     let ask = uffd::Ask { user_mode_only: false, ..uffd::Ask::default() };
     match uffd::Descriptor::open(ask) {
         Ok(_) => Ok(()),
         // Its own advice is for who embeds the crate.
-        Err(uffd::Error::NotPermitted { device }) => Err(RunError::NotPermitted(device)),
-        Err(error) => Err(RunError::Permission(error)),
+        Err(uffd::Error::NotPermitted { device }) => Err(StartError::NotPermitted(device)),
+        Err(error) => Err(StartError::Permission(error)),
     }
 }
 
-fn settings(args: &Run) -> Result<Settings, RunError> {
+fn settings(args: &Run) -> Result<Settings, StartError> {
     if args.memory_max.is_none() && args.memory_high.is_none() && args.evict_cold_after.is_none() {
-        return Err(RunError::NoLimit);
+        return Err(StartError::NoLimit);
     }
     for (option, bytes) in [("--memory-max", args.memory_max), ("--memory-high", args.memory_high)] {
         if let Some(bytes) = bytes.filter(|bytes| *bytes < LEAST) {
-            return Err(RunError::TooSmall { option, bytes });
+            return Err(StartError::TooSmall { option, bytes });
         }
     }
     if let (Some(high), Some(max)) = (args.memory_high, args.memory_max)
         && high > max
     {
-        return Err(RunError::HighAboveMax { high, max });
+        return Err(StartError::HighAboveMax { high, max });
     }
     let swapfiles = spec::planned(&args.swapfiles.swapfile, args.swapfiles.swap_size)?;
     if let Some(named) = swapfiles.iter().find(|swap| args.children && swap.kind != spec::Kind::Unnamed) {
-        return Err(RunError::NamedForChildren(named.path.clone()));
+        return Err(StartError::NamedForChildren(named.path.clone()));
     }
     let swapfiles = swapfiles.into_iter().map(|planned| SwapSettings {
         kind: match planned.kind {

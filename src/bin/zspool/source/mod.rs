@@ -8,6 +8,7 @@
 //! | [`command`] | the same of a command we start and end |
 //! | [`survey`] | finds the processes this user may read |
 //! | [`names`] | a name of its own for each source |
+//! | [`remarks`] | what is said of a source beside its numbers |
 //! | [`chosen`] | from the command line to sources with names and shares of the pages |
 
 pub(crate) mod chosen;
@@ -17,9 +18,11 @@ mod error;
 pub(crate) mod image;
 pub(crate) mod names;
 pub(crate) mod process;
+mod remarks;
 pub(crate) mod survey;
 
 pub(crate) use error::SourceError;
+pub(crate) use remarks::remarks;
 use zspool::units::Page;
 
 /// What a source is, for the report.

@@ -1,7 +1,7 @@
 //! [`Lane`]: one source on its way into one memcg.
 
-use super::interface::Target;
 use crate::source::{Kind, Source, SourceError};
+use crate::target::Target;
 use zspool::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use zspool::sync::{Mutex, Rank};
 use zspool::units::{Page, Slot, SlotRange};

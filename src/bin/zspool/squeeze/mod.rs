@@ -2,25 +2,23 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`interface`] | what the run needs of the store |
-//! | [`plan`] | from the command line to sources with names and limits |
+//! | [`args`] | the command line |
+//! | [`plan`] | from there to sources with names and limits |
 //! | [`run`] | the phases and their workers |
 //! | [`lane`] | one source on its way into one memcg |
-//! | [`hashes`], [`shuffle`] | what each page was; the order of the read-back |
-//! | [`histogram`], [`rss`] | what is measured |
+//! | [`rss`] | how much memory it took |
+//! | [`report`] | what it came to |
+//! | [`show`] | how it is told |
 
-mod error;
-pub(crate) mod hashes;
-mod histogram;
-pub(crate) mod interface;
+pub(crate) mod args;
 mod lane;
 mod plan;
+mod report;
 mod rss;
 mod run;
-pub(crate) mod shuffle;
+mod show;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use error::RunError;
-pub(crate) use histogram::Histogram;
 pub(crate) use plan::squeeze;
+pub(crate) use show::{show, show_stat};

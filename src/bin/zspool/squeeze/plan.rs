@@ -1,12 +1,12 @@
 //! From the command line to a run.
 
-use super::error::RunError;
-use super::interface::{Live, Settings, Target, Trouble};
+use super::args::{MemcgLimit, Squeeze};
+use super::report::Report;
 use super::rss;
 use super::run::{Planned, Run, Todo};
-use crate::args::{MemcgLimit, Squeeze};
-use crate::report::Report;
+use crate::error::RunError;
 use crate::source::chosen::{Chosen, Taken};
+use crate::target::{Live, Settings, Target, Trouble};
 use crate::tiers::spec;
 use std::io::Write as _;
 use zspool::compress::Codecs;

@@ -13,18 +13,18 @@
 //! 3. Between the two readings of anonymous memory only the store allocates for long: hashes, histograms, buffers and the
 //!    workers' stacks are there before.
 
-use super::error::RunError;
-use super::hashes::{Hashes, hash};
-use super::histogram::Histogram;
-use super::interface::{GroupStats, Live, PoolStats, Target};
 use super::lane::{Batch, Counts, Lane};
+use super::report::{Failure, PoolReport, ProcessReport, Report, SourceReport};
 use super::rss;
-use super::shuffle::Shuffle;
+use crate::drain::drain;
+use crate::error::{RunError, check_not_stopped};
+use crate::hashes::{Hashes, hash};
+use crate::histogram::{Histogram, Quantiles};
 use crate::progress::Progress;
-use crate::report::{Failure, PoolReport, ProcessReport, Quantiles, Report, SourceReport};
+use crate::shuffle::Shuffle;
 use crate::signals;
 use crate::source::{Source, SourceError};
-use crate::tiers::drain::drain;
+use crate::target::{GroupStats, Live, PoolStats, Target};
 use crate::tiers::report::{Swap, Swapoff, SwapoffEnd};
 use std::io::{self, Write as _};
 use std::time::Instant;
@@ -131,14 +131,14 @@ impl<'t, T: Target> Run<'t, T> {
         let progress = Progress::pages("storing", total);
         let before = rss::anonymous();
         self.store_all(&mut workers, &progress)?;
-        self.check_not_stopped()?;
+        check_not_stopped()?;
         self.target.settle();
         let after = rss::anonymous();
         drop(progress);
 
         if let Some(live) = live.filter(|_| hold) {
             self.hold(live);
-            self.check_not_stopped()?;
+            check_not_stopped()?;
             self.target.settle();
         }
 
@@ -150,11 +150,11 @@ impl<'t, T: Target> Run<'t, T> {
         }
 
         let swapoffs = self.swapoff(swapoff, &swap);
-        self.check_not_stopped()?;
+        check_not_stopped()?;
         self.load_all(&mut workers, &Progress::pages("reading back", total));
-        self.check_not_stopped()?;
+        check_not_stopped()?;
         self.free_all(&mut workers, &Progress::pages("freeing", total));
-        self.check_not_stopped()?;
+        check_not_stopped()?;
         self.target.settle();
         self.check_nothing_is_left();
         for (report, lane) in sources.iter_mut().zip(&self.lanes) {
@@ -331,11 +331,6 @@ impl<'t, T: Target> Run<'t, T> {
             }
         };
         self.for_all(workers, progress, |k| k, free);
-    }
-
-    /// A phase that was stopped has not seen all pages: what comes after it would be wrong.
-    fn check_not_stopped(&self) -> Result<(), RunError> {
-        signals::stopped().map_or(Ok(()), |by| Err(RunError::Stopped(by)))
     }
 
     /// Wait with everything stored, until it has been looked at.

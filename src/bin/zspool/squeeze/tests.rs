@@ -1,9 +1,10 @@
 //! The run against a model of the store, one that can refuse, lose and spoil pages on cue.
 
-use super::interface::{ClassRow, GroupStats, Live, Moved, PoolStats, Settings, Target, Trouble};
-use super::{RunError, squeeze};
-use crate::args::{Cli, Verb};
-use crate::report::Report;
+use super::report::Report;
+use super::squeeze;
+use crate::cli::{Cli, Verb};
+use crate::error::RunError;
+use crate::target::{ClassRow, GroupStats, Live, Moved, PoolStats, Settings, Target, Trouble};
 use crate::tiers::report::Swap;
 use clap::Parser;
 use std::collections::HashMap;

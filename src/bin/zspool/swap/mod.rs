@@ -6,10 +6,12 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | [`args`] | the command line |
 //! | [`run`] | the steps |
 //! | [`report`] | what they came to |
 //! | [`show`] | how it is told |
 
+pub(crate) mod args;
 mod report;
 mod run;
 mod show;

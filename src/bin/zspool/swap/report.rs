@@ -1,7 +1,7 @@
 //! [`Report`]: what the steps came to, as JSON has it. Field names are stable.
 
+use crate::histogram::Quantiles;
 use crate::kept::SourceLine;
-use crate::report::Quantiles;
 use crate::tiers::report::{Swap, Swapoff, SwapoffEnd};
 use serde::Serialize;
 

@@ -1,16 +1,15 @@
 //! The steps.
 
+use super::args::Swap as Arguments;
 use super::report::{Cleaned, Report, Written};
-use crate::args::Swap as Arguments;
-use crate::kept::{Kept, check_not_stopped};
+use crate::drain::drain;
+use crate::error::{RunError, check_not_stopped};
+use crate::histogram::{Histogram, Quantiles};
+use crate::kept::Kept;
 use crate::progress::Progress;
-use crate::report::Quantiles;
+use crate::shuffle::Shuffle;
 use crate::source::chosen::Chosen;
-use crate::squeeze::interface::{Settings, Target};
-use crate::squeeze::shuffle::Shuffle;
-use crate::squeeze::{Histogram, RunError};
-use crate::target;
-use crate::tiers::drain::drain;
+use crate::target::{Settings, Target, zswap as store};
 use crate::tiers::spec::{self, Kind, Planned};
 use std::time::Instant;
 use zspool::compress::Codecs;
@@ -37,7 +36,7 @@ pub(crate) fn swap(args: &Arguments) -> Result<Report, RunError> {
     let settings =
         Settings { pool_limit: args.pool_limit, codec: args.codec.clone(), swapfiles, encryption, threads: 1 };
     let zswap =
-        target::builder(&settings).and_then(|builder| Ok(builder.worker(false).build()?)).map_err(RunError::Open)?;
+        store::builder(&settings).and_then(|builder| Ok(builder.worker(false).build()?)).map_err(RunError::Open)?;
 
     let (mut kept, sources) = Kept::fill(&zswap, taken)?;
     let (stored_pages, written) = (kept.stored(), write_back(&zswap)?);
@@ -106,16 +105,13 @@ fn write_back(zswap: &Zswap) -> Result<Written, RunError> {
 
 /// Free a random half, and have the devices cleaned.
 fn free_half(kept: &mut Kept<'_>, shuffle: &Shuffle) -> Result<Cleaned, RunError> {
-    let stored: Vec<u64> = (0..kept.len()).map(|k| shuffle.at(k)).filter(|&page| kept.holds(page)).collect();
-    let half = &stored[..stored.len() / 2];
-    half.iter().for_each(|&page| kept.free(page));
-    check_not_stopped()?;
+    let freed_pages = kept.free_half(shuffle)?;
     let freed = Target::swap(kept.zswap);
     let start = Instant::now();
-    target::clean(kept.zswap);
+    store::clean(kept.zswap);
     let (seconds, clean) = (start.elapsed().as_secs_f64(), Target::swap(kept.zswap));
     Ok(Cleaned {
-        freed_pages: half.len() as u64,
+        freed_pages,
         freed_used_bytes: freed.used_bytes(),
         freed_live_bytes: freed.live_bytes(),
         used_bytes: clean.used_bytes(),

@@ -38,14 +38,7 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
         show_cleaned(cleaned, f)?;
     }
     report.swapoffs.iter().try_for_each(|swapoff| tiers::show_swapoff(swapoff, f))?;
-    for source in &report.sources {
-        if source.vanished_pages > 0 {
-            writeln!(f, "{}: {} pages were gone when their turn came.", source.name, source.vanished_pages)?;
-        }
-        if let Some(note) = &source.note {
-            writeln!(f, "{}: {note}", source.name)?;
-        }
-    }
+    report.sources.iter().try_for_each(|source| source.remarks(f))?;
     match (report.mismatched_pages, stored) {
         (0, 0) => writeln!(f, "No page was stored, so there was nothing to compare."),
         (0, _) => writeln!(f, "Every page came back identical, before and after."),

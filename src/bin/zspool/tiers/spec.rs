@@ -12,6 +12,7 @@
 
 use crate::size;
 use std::path::{Path, PathBuf};
+use zspool::swap::DEFAULT_TIER;
 
 /// What a swapfile is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,9 +50,6 @@ pub(crate) struct Planned {
     /// A block device is used whatever is on it.
     pub(crate) overwrite: bool,
 }
-
-/// The tier of those that name none.
-pub(crate) const DEFAULT_TIER: &str = "swap";
 
 /// What is wrong with the swapfiles together.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,13 @@
 //!   control sockets --status--> looks --two of one process--> rows --> a table, drawn anew; or JSON
 //! ```
 
+pub(crate) mod args;
 mod look;
 mod rows;
 mod table;
 
-use crate::run::args::{Ctl, Top};
 use crate::signals;
+use args::{Ctl, Top};
 use look::look;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;

@@ -10,8 +10,9 @@
 //! without staging.
 
 use super::super::epochs::Epochs;
-use super::super::evictable::{Clocked, Staged};
+use super::super::evictable::Clocked;
 use super::*;
+use crate::guest::pages::outcomes::Staged;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -87,7 +88,7 @@ impl Clocked for Vm {
             }
         }
         self.epochs.evicted(staged.into(), state.memory as u64, 0);
-        Staged { pages: staged, busy: 0 }
+        Staged { pages: staged, ..Staged::default() }
     }
     fn written(&self, each: &mut dyn FnMut(std::ops::Range<u32>)) -> bool {
         let written = std::mem::replace(&mut self.state.borrow_mut().written, vec![false; PAGES as usize]);

@@ -3,7 +3,8 @@
 //! Why runs have these lengths: a MOVE of consecutive pages flushes each of them up to 33, and everything at once above that. 64 cost
 //! what 20 do, and 17 to 33 are the worst there is; so a run is cut to 16 or is 34 to 64 long.
 
-use super::super::evictable::{Clocked, Staged};
+use super::super::evictable::Clocked;
+use crate::guest::pages::outcomes::Staged;
 
 /// The longest run.
 const LONGEST: u32 = 64;

@@ -1,9 +1,11 @@
 //! VMs in small for unit tests: regions of words that move without a kernel, charged through real accounts.
 
-use crate::guest::limits::account::{Account, CameFrom, Charged, Why};
-use crate::guest::limits::evictable::{Clocked, Compressed, Counts, Evictable, Staged};
+use crate::guest::limits::account::{Account, CameFrom, Charged};
+use crate::guest::limits::evictable::{Clocked, Counts, Evictable};
 use crate::guest::limits::limits::{Limits, LimitsConfig, Membership};
 use crate::guest::limits::policy::{Look, Policy};
+use crate::guest::pages::outcomes::{Compressed, Staged};
+use crate::guest::pages::ports::Why;
 use crate::memcg::{Bytes4, Memcg, ObjcgId, Tree};
 use crate::sync::{Arc, Clock};
 use crate::units::NodeId;
@@ -151,7 +153,7 @@ impl Evictable for FakeVm {
             let objcg = memcg.tree().enter_prepaid(memcg, NodeId(0), bytes(), None, 4096).unwrap();
             state.pages[page].at = At::Stored(objcg);
             compressed.pages += 1;
-            compressed.bytes += 4096 - SLOT;
+            compressed.won += 4096 - SLOT;
         }
         compressed
     }

@@ -2,12 +2,14 @@
 
 mod fake;
 
-use super::account::{Charged, Why};
+use super::account::Charged;
 use super::evict::Anon;
 use super::evictable::Evictable;
 use super::evictor::Evictor;
 use super::policy::{PlainFifo, StagedFifo};
 use super::*;
+use crate::guest::pages::outcomes::Staged;
+use crate::guest::pages::ports::Why;
 use crate::memcg::{Cancel, Counter, Memcg, MemcgEvent, ReclaimRequest, Source, Tree, TreeConfig};
 use crate::sync::{Arc, Clock};
 use fake::{At, FakeVm, SLOT, limits};
@@ -179,9 +181,9 @@ impl super::evictable::Clocked for Huge {
     fn give_chance(&self, _: u32) {}
     fn spend_ban(&self, _: u32) {}
     fn restamp(&self, _: u32, _: u8, _: u8) {}
-    fn stage(&self, first: u32, pages: u32) -> super::evictable::Staged {
+    fn stage(&self, first: u32, pages: u32) -> Staged {
         assert_eq!((first, pages), (Self::PAGE, 1));
-        super::evictable::Staged { pages: self.1.fetch_add(pages, Ordering::Relaxed) + 1, busy: 0 }
+        Staged { pages: self.1.fetch_add(pages, Ordering::Relaxed) + 1, ..Staged::default() }
     }
 }
 

@@ -9,11 +9,22 @@
 
 use super::Simulated;
 use crate::guest::memory::backing::Staging;
+use crate::guest::uffd::{Descriptor, Event};
+use crate::units::PAGE_SIZE;
+use std::fs::File;
+use std::ops::Range;
+
+/// The addresses of a page.
+pub(crate) fn addresses(page: u32) -> Range<usize> {
+    page as usize * PAGE_SIZE..(page as usize + 1) * PAGE_SIZE
+}
 
 impl Simulated {
     /// A thread drops pages, and says so before it does.
-    pub(crate) fn begin_removal(&self) {
-        self.state.lock().1.changing += 1;
+    pub(crate) fn begin_removal(&self, page: u32) {
+        let cue = &mut self.state.lock().1;
+        cue.changing += 1;
+        cue.unread.push(Event::Remove(addresses(page)));
     }
 
     /// A thread has unmapped a page, and says so.
@@ -21,14 +32,38 @@ impl Simulated {
         let (places, cue) = &mut *self.state.lock();
         let place = &mut places[page as usize];
         (place.token, place.mapped, place.protected, place.written) = (None, false, false, false);
+        place.vanished = true;
         cue.changing += 1;
+        cue.unread.push(Event::Unmap(addresses(page)));
+    }
+
+    /// A thread has moved a page behind all others, and says so. When that was read, it says that the place is unmapped where the page was.
+    pub(crate) fn remap(&self, page: u32) {
+        let (places, cue) = &mut *self.state.lock();
+        let (from, to) = (addresses(page), addresses(places.len() as u32));
+        let place = &mut places[page as usize];
+        (place.token, place.mapped, place.protected, place.written) = (None, false, false, false);
+        place.vanished = true;
+        cue.changing += 1;
+        cue.unread.push(Event::Remap { from: from.start, to: to.start, bytes: PAGE_SIZE });
     }
 
     /// A thread has forked, and says so: what the child has.
     pub(crate) fn fork(&self) -> Vec<Option<u64>> {
         let (places, cue) = &mut *self.state.lock();
         cue.changing += 1;
+        // The child has no kernel either: nothing is asked of its descriptor.
+        let nothing = File::open("/dev/null").expect("there is a null device");
+        cue.unread.push(Event::Fork(Descriptor::received(nothing.into())));
         places.iter().map(|place| place.token.filter(|_| place.mapped || self.staging == Staging::InPlace)).collect()
+    }
+
+    /// Read what was said. How many events.
+    pub(crate) fn read_events(&self, events: &mut [Event]) -> usize {
+        let unread = &mut self.state.lock().1.unread;
+        let read = unread.len().min(events.len());
+        events.iter_mut().zip(unread.drain(..read)).for_each(|(place, event)| *place = event);
+        read
     }
 
     /// The thread goes on, for it was read: nobody is told EAGAIN any more.

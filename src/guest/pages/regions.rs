@@ -1,4 +1,4 @@
-//! [`Roster`]: the regions of a VM, and the runs of their pages that are staged, in the order in which they were.
+//! [`Regions`]: the regions of a VM, and the runs of their pages that are staged, in the order in which they were.
 //!
 //! ```text
 //!   regions   by address  [ 3: 0x7f00.. | 1: 0x7f40.. | 4: ... ]
@@ -21,7 +21,7 @@ const RUNS: usize = if cfg!(loom) { 8 } else { 4096 };
 const RUNS_OF_A_CALL: usize = if cfg!(loom) { 2 } else { TOGETHER as usize };
 
 /// The regions of a VM, and what is staged of them.
-pub(crate) struct Roster {
+pub(crate) struct Regions {
     inner: Mutex<Inner>,
 }
 
@@ -41,14 +41,14 @@ struct Run {
 
 /// Room in the queue for what one call stages.
 pub(crate) struct Room<'a> {
-    roster: &'a Roster,
+    of: &'a Regions,
 }
 
-impl Roster {
+impl Regions {
     /// No regions.
     pub(crate) fn new() -> Self {
         let inner = Inner { regions: Vec::new(), next_id: 0, runs: VecDeque::with_capacity(RUNS), reserved: 0 };
-        Roster { inner: Mutex::new(Rank::Guest, inner) }
+        Regions { inner: Mutex::new(Rank::Guest, inner) }
     }
 
     /// A number for a region: no other has it, or will.
@@ -87,7 +87,7 @@ impl Roster {
         let mut inner = self.inner.lock();
         (inner.runs.len() + inner.reserved + RUNS_OF_A_CALL <= RUNS).then(|| {
             inner.reserved += RUNS_OF_A_CALL;
-            Room { roster: self }
+            Room { of: self }
         })
     }
 
@@ -118,12 +118,12 @@ impl Roster {
 impl Room<'_> {
     /// These pages are staged.
     pub(crate) fn push(&mut self, region: u32, first: u32, len: u32) {
-        self.roster.inner.lock().runs.push_back(Run { region, first, len });
+        self.of.inner.lock().runs.push_back(Run { region, first, len });
     }
 }
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        self.roster.inner.lock().reserved -= RUNS_OF_A_CALL;
+        self.of.inner.lock().reserved -= RUNS_OF_A_CALL;
     }
 }

@@ -1,4 +1,4 @@
-//! [`Moved`]: private anonymous memory whose pages are moved out and back, without a copy and without stopping who uses them.
+//! [`Shadowed`]: private anonymous memory whose pages are moved out and back, without a copy and without stopping who uses them.
 //!
 //! ```text
 //!   guest range   | p0 | p1 | .. | p3 |     registered: missing pages, write protection
@@ -11,19 +11,19 @@
 //! - **A1** The shadow is registered with the guest's own descriptor, and pages move out through it: while the guest's range is being unmapped or
 //!   moved, and the event of it is unread, a move says EAGAIN. A descriptor without that event would take what somebody else has mapped
 //!   in that place since; the kernel does not ask whose the page is.
+//! - **A2** A place of the shadow is empty before a page is moved to it: EEXIST means that a page was left behind, which is dropped.
+//! - **A3** A page whose protection was changed since it went out cannot be moved back (EINVAL): it is copied back, and the staged one dropped.
 //! - **A4** Where the descriptor has events, dropping frames of the shadow would raise one and wait for its reader, who may be the very thread that
 //!   drops them. There frames are first moved on, to memory of a descriptor without events, and dropped there.
-//! - **A2** A place of the shadow is empty before a page is moved to it: EEXIST means that a page was left behind, which is dropped.
 //! - **A5** EEXIST does not say that nothing was done: Linux (seen in 6.18) says so too of a page that it has just moved, when its entry changed
-//!   while it looked: the first write to a page of zeroes, say. So who gets it looks where the page is ([`Moved::is_moved`]).
-//! - **A3** A page whose protection was changed since it went out cannot be moved back (EINVAL): it is copied back, and the staged one dropped.
+//!   while it looked: the first write to a page of zeroes, say. So who gets it looks where the page is ([`Shadowed::is_moved`]).
 
 use super::Refusal;
 use super::backing::{Backing, Installed, Obstacle, TakenOut, install_one_by_one};
 use super::frames::{Frames, RUN};
-use super::guest_range::{GuestRange, through};
+use super::guest_range::{GuestRange, rest_of_backing, through};
 use super::reserved::Reserved;
-use crate::guest::uffd::{Descriptor, Entry, Errno, Ioctls, Mode, Modes};
+use crate::guest::uffd::{Descriptor, Errno, Ioctls, Mode, Modes};
 use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
 use std::io;
@@ -44,7 +44,7 @@ pub(super) struct Drain {
 
 /// Anonymous memory with MOVE.
 #[derive(Debug)]
-pub(super) struct Moved {
+pub(super) struct Shadowed {
     guest: GuestRange,
     shadow: Reserved,
     drain: Arc<Drain>,
@@ -52,9 +52,9 @@ pub(super) struct Moved {
     frames_fit: bool,
 }
 
-impl Moved {
+impl Shadowed {
     /// `executable` are the parts of the range that may be executed, in bytes from its start.
-    pub(super) fn new(guest: GuestRange, drain: Arc<Drain>, executable: &[Range<usize>]) -> Result<Moved, Refusal> {
+    pub(super) fn new(guest: GuestRange, drain: Arc<Drain>, executable: &[Range<usize>]) -> Result<Shadowed, Refusal> {
         if drain.only && !executable.is_empty() {
             return Err(Refusal::NoMethod {
                 method: super::Method::Move,
@@ -68,7 +68,7 @@ impl Moved {
         }
         // SAFETY: memory of ours.
         unsafe { guest.descriptor.register(shadow.addresses(), Modes::PROTECT)? };
-        Ok(Moved { guest, shadow, drain, frames_fit: executable.is_empty() })
+        Ok(Shadowed { guest, shadow, drain, frames_fit: executable.is_empty() })
     }
 
     fn shadow(&self, page: u32) -> usize {
@@ -94,7 +94,7 @@ impl Moved {
 
     /// Copy one staged page back where it cannot be moved: A3.
     fn copy_back(&self, page: u32) -> Result<(), Obstacle> {
-        match self.guest.install(page, self.shadow(page) as *const u8, 1, Mode::empty()).obstacle {
+        match self.guest.install(page, self.staged(page), 1, false).obstacle {
             // It is back, whatever becomes of the frame: a place that is not empty is emptied when it is in the way (A2).
             None => {
                 let _ = self.empty(page, 1);
@@ -117,7 +117,7 @@ impl Moved {
     }
 }
 
-impl Backing for Moved {
+impl Backing for Shadowed {
     fn register(&self) -> Result<(), Refusal> {
         self.guest.register(Modes::MISSING, Ioctls::COPY | Ioctls::ZEROPAGE | Ioctls::WAKE)
     }
@@ -176,9 +176,9 @@ impl Backing for Moved {
         Ok(())
     }
 
-    fn staged(&self, page: u32) -> *const [u8; 4096] {
+    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
         debug_assert!(page < self.guest.pages());
-        self.shadow(page) as *const [u8; 4096]
+        self.shadow(page) as *const [u8; PAGE_SIZE]
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
@@ -192,20 +192,11 @@ impl Backing for Moved {
         if dropped < pages { self.empty(first + dropped, pages - dropped) } else { Ok(()) }
     }
 
-    fn install(&self, first: u32, from: *const [u8; 4096], pages: u32, protected: bool) -> Installed {
-        let mode = if protected { Mode::PROTECTED } else { Mode::empty() };
-        self.guest.install(first, from.cast(), pages, mode)
-    }
-
-    fn install_zero(&self, first: u32, pages: u32) -> Installed {
-        self.guest.install_zero(first, pages)
-    }
-
     fn can_move_in(&self, pages: u32) -> bool {
         self.frames_fit && pages >= MOVES_PAY && self.drain.frames.is_ready()
     }
 
-    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; 4096]) -> bool) -> Installed {
+    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; PAGE_SIZE]) -> bool) -> Installed {
         let mut done = 0;
         while done < pages {
             let count = (pages - done).min(RUN);
@@ -226,7 +217,7 @@ impl Backing for Moved {
                 None => continue,
                 // A3, for a page that was filled.
                 Some(Errno::INVALID | Errno::BUSY) => {
-                    let rest = self.guest.install(first + done, run.frame(moved).cast(), filled - moved, Mode::empty());
+                    let rest = self.guest.install(first + done, run.frame(moved), filled - moved, false);
                     done += rest.pages;
                     match rest.obstacle {
                         None if filled < count => return Installed { pages: done, obstacle: None },
@@ -241,78 +232,18 @@ impl Backing for Moved {
         Installed { pages, obstacle: None }
     }
 
-    fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.unprotect(first, pages)
-    }
-
-    fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.protect(first, pages)
-    }
-
-    fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.poison(first, pages)
-    }
-
-    fn wake(&self, first: u32, pages: u32) {
-        self.guest.wake(first, pages);
-    }
-
-    fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.guest.drop_pages(first, pages)
-    }
-
-    fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
-        self.guest.present(first, pages, each)
-    }
-
     fn present_apart(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<bool> {
         let start = self.shadow(first);
         self.guest.present_at(start..start + pages as usize * PAGE_SIZE, first, each)?;
         Ok(true)
     }
 
-    fn release(&self) -> io::Result<()> {
-        self.guest.release()
-    }
-
-    fn moved(&self, to: usize) -> bool {
-        self.guest.moved(to);
-        true
-    }
-
-    fn unshare(&self, first: u32, pages: u32) -> u32 {
-        unshare(&self.guest, first, pages)
-    }
+    rest_of_backing!(guest, private);
 }
 
-impl Drop for Moved {
+impl Drop for Shadowed {
     fn drop(&mut self) {
         // Unmapped while it is registered, it would raise an event.
         let _ = self.guest.descriptor.unregister(self.shadow.addresses());
     }
-}
-
-/// Write to pages that are mapped here alone, without changing them: a page that a child shared once is the process's own after it.
-///
-/// A page that another process still has is left alone: it would become two. One that is write-protected is too: the fault would be served.
-pub(super) fn unshare(guest: &GuestRange, first: u32, pages: u32) -> u32 {
-    let mut entries = [Entry::empty(); 64];
-    let mut own = 0;
-    for start in (0..pages).step_by(entries.len()) {
-        let count = (pages - start).min(entries.len() as u32);
-        if guest.entries(first + start, count, &mut entries).is_err() {
-            return own;
-        }
-        let ours =
-            |entry: &Entry| entry.contains(Entry::PRESENT | Entry::EXCLUSIVE) && !entry.contains(Entry::PROTECTED);
-        let mut at = 0;
-        while at < count {
-            let run = entries[at as usize..count as usize].iter().take_while(|entry| ours(entry)).count() as u32;
-            if run > 0 && guest.populate(first + start + at, run).is_ok() {
-                own += run;
-            }
-            at += run + 1;
-        }
-    }
-    own
 }

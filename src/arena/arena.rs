@@ -54,7 +54,7 @@ pub struct Arena {
     pub(super) warm_frames: usize,
     /// Frames backed over warm frames, at least, but for a few.
     pub(super) warm_share: usize,
-    /// Frames one commit may back together.
+    /// See [`ArenaConfig::commit_ahead`].
     pub(super) commit_ahead: usize,
     /// The nodes.
     pub(super) topology: Topology,

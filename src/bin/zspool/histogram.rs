@@ -5,6 +5,8 @@
 //! step       1            | 1            | 2             | 4            32 buckets per doubling
 //! ```
 
+use serde::Serialize;
+
 /// Buckets per doubling, as a power of two.
 const STEPS_LOG2: u32 = 5;
 const STEPS: usize = 1 << STEPS_LOG2;
@@ -68,6 +70,19 @@ impl Histogram {
             }
         }
         0
+    }
+}
+
+/// Of latencies in nanoseconds, at most 1/32 too high.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Quantiles {
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+}
+
+impl Quantiles {
+    pub(crate) fn of(histogram: &Histogram) -> Self {
+        Quantiles { p50: histogram.quantile(0.5), p99: histogram.quantile(0.99) }
     }
 }
 

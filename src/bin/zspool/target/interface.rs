@@ -1,5 +1,4 @@
-//! [`Target`]: what the run needs of the compressed store. `target.rs` beside `main.rs` is the store of the crate; the tests of
-//! this folder have a model.
+//! [`Target`]: what a run needs of the compressed store.
 
 use crate::tiers::report::Swap;
 use crate::tiers::spec::Planned;

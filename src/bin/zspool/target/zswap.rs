@@ -1,6 +1,6 @@
-//! The store that is squeezed into: this crate's [`Zswap`].
+//! The store of the crate, [`Zswap`], as a [`Target`].
 
-use crate::squeeze::interface::{ClassRow, GroupStats, Live, Moved, PoolStats, Settings, Target, Trouble};
+use super::{ClassRow, GroupStats, Live, Moved, PoolStats, Settings, Target, Trouble};
 use crate::tiers::report::{DeviceRow, Metadata, Swap};
 use crate::tiers::spec::{Kind, Planned};
 use std::path::Path;
@@ -57,7 +57,7 @@ fn metadata(zswap: &Zswap) -> Metadata {
         link_bytes: slots.links,
         count_bytes: slots.counts,
         directory_bytes: slots.directory,
-        reverse_bytes: zswap.stats().area.map_or(0, |area| area.reverse_bytes),
+        reverse_bytes: slots.reverse_words,
     }
 }
 

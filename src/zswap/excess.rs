@@ -1,4 +1,4 @@
-//! [`Relief`]: memcgs above their marks are written down in the background, so that stores seldom meet a limit.
+//! [`Excess`]: memcgs above their marks are written down in the background, so that stores seldom meet a limit.
 //!
 //! ```text
 //!   compressed bytes            noted                          done
@@ -27,7 +27,7 @@ const MOST_MARGIN: u64 = 256 << 10;
 
 /// What is above its mark now.
 #[derive(Default)]
-pub(super) struct Relief {
+pub(super) struct Excess {
     /// By id, for a handle would keep a removed memcg's memory until the worker's next run.
     noted: BTreeMap<MemcgId, Noted>,
 }
@@ -42,7 +42,7 @@ struct Noted {
     high: bool,
 }
 
-impl Relief {
+impl Excess {
     /// Take up those that were noted since the last call.
     pub(super) fn look(&mut self, core: &Core) {
         core.tree.on_excess().answer(core.planted, || {
@@ -98,15 +98,14 @@ impl Noted {
             return false;
         }
         let budget = Budget { bytes: over, ..core.budget(core.policy.batch) };
-        match Turns::of(core, memcg).next(&budget) {
+        match Turns::of(core, memcg).insist(&budget, &mut self.failures, core.policy.max_failures) {
             Turn::Written(bytes) => {
                 if std::mem::take(&mut self.high) {
                     memcg.note(MemcgEvent::High);
                 }
                 *sum += bytes;
-                self.failures = 0;
             }
-            Turn::NoneWritten(_) => self.failures += 1,
+            Turn::NoneWritten(_) => {}
             Turn::Refused(_) | Turn::Nothing(_) => self.hopeless = true,
         }
         self.hopeless |= self.failures >= core.policy.max_failures;
@@ -117,4 +116,16 @@ impl Noted {
 /// A margin below a limit, or below a mark.
 fn below(limit: u64) -> u64 {
     limit - (limit / 64).min(MOST_MARGIN)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_margin_is_a_64th_and_bounded() {
+        assert_eq!([0, 63, 64, 6400].map(below), [0, 63, 63, 6300]);
+        assert_eq!(below(MOST_MARGIN * 64), MOST_MARGIN * 63);
+        assert_eq!(below(u64::MAX), u64::MAX - MOST_MARGIN);
+    }
 }

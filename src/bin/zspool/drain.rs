@@ -1,9 +1,9 @@
-//! A swapoff with a bar. Ctrl-C cancels it, and nothing else of the run.
+//! [`drain`]: a swapoff with a bar. Ctrl-C cancels it, and nothing else of the run.
 
-use super::report::{Swap, Swapoff, SwapoffEnd};
 use crate::progress::Progress;
 use crate::signals;
-use crate::squeeze::interface::{Moved, Target};
+use crate::target::{Moved, Target};
+use crate::tiers::report::{Swap, Swapoff, SwapoffEnd};
 use std::time::Instant;
 use zspool::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

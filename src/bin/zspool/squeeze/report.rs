@@ -3,9 +3,9 @@
 //! Field names are stable. Bytes and pages are what the counters said after every page was stored and before the first was read
 //! back; `original`, `payload` and `slot` bytes are of what is in the pool, so they leave out what was written back.
 
+use crate::histogram::Quantiles;
 use crate::source::Kind;
-use crate::squeeze::Histogram;
-use crate::squeeze::interface::ClassRow;
+use crate::target::ClassRow;
 use crate::tiers::report::{Swap, Swapoff};
 use serde::Serialize;
 
@@ -80,19 +80,6 @@ pub(crate) struct PoolReport {
 pub(crate) struct ProcessReport {
     /// Growth of anonymous memory by the store: its making and its filling.
     pub(crate) rss_growth_bytes: u64,
-}
-
-/// Of latencies in nanoseconds, at most 1/32 too high.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Quantiles {
-    pub(crate) p50: u64,
-    pub(crate) p99: u64,
-}
-
-impl Quantiles {
-    pub(crate) fn of(histogram: &Histogram) -> Self {
-        Quantiles { p50: histogram.quantile(0.5), p99: histogram.quantile(0.99) }
-    }
 }
 
 /// Something that must not happen and did.
