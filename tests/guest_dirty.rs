@@ -154,6 +154,53 @@ fn a_page_that_was_thrown_away_counts_as_written() {
     });
 }
 
+/// What the kernel, or somebody else, takes from under our feet.
+fn drop_mapping(guest: &mut Guest, pages: Range<usize>) {
+    let at = guest.ram[pages.start * PAGE_SIZE..].as_mut_ptr();
+    // SAFETY: the guest's own memory, which nobody borrows.
+    assert_eq!(unsafe { libc::madvise(at.cast(), pages.len() * PAGE_SIZE, libc::MADV_DONTNEED) }, 0);
+}
+
+#[test]
+fn a_page_thrown_away_behind_our_back_is_told_once() {
+    watched(|| {
+        let mut guest = Guest::new(64, tracking());
+        (0..64).for_each(|page| guest.write(page, 1));
+        guest.dirty();
+        let charged = guest.vm.stats().resident;
+        drop_mapping(&mut guest, 20..23);
+        assert_eq!(guest.dirty(), std::slice::from_ref(&(20..23)), "it reads as zeroes now");
+        assert_eq!(guest.dirty(), []);
+        assert_eq!(guest.vm.stats().resident, charged - 3 * PAGE_SIZE as u64, "what is gone is not charged");
+        assert_eq!(guest.ram[20 * PAGE_SIZE + 100], 0);
+        guest.write(21, 5);
+        drop_mapping(&mut guest, 21..22); // touched, and thrown away again
+        assert!(guest.dirty().iter().any(|run| run.contains(&21)));
+        assert_eq!(guest.dirty(), []);
+        assert_eq!(guest.ram[21 * PAGE_SIZE + 100], 0);
+    });
+}
+
+/// As when the kernel swaps it out: the page is in the file, with what was written, and the mark of that is gone.
+#[test]
+fn a_written_page_of_a_file_that_is_unmapped_is_told_once() {
+    watched(|| {
+        let mut guest = Guest::of_memfd(64, tracking());
+        (0..64).for_each(|page| guest.write(page, 1));
+        guest.dirty();
+        guest.write(30, 2);
+        drop_mapping(&mut guest, 30..32);
+        assert!(guest.dirty().iter().any(|run| run.contains(&30)), "it was written");
+        assert_eq!(guest.dirty(), [], "and not again");
+        assert_eq!((guest.ram[30 * PAGE_SIZE + 100], guest.ram[31 * PAGE_SIZE + 100]), (2, 1));
+        guest.dirty();
+        guest.write(30, 3);
+        assert_eq!(guest.dirty(), std::slice::from_ref(&(30..31)));
+        guest.region().evict(0..64 * PAGE_SIZE);
+        assert_eq!(guest.ram[30 * PAGE_SIZE + 100], 3);
+    });
+}
+
 #[test]
 fn a_copy_by_what_is_told_is_equal_in_the_end() {
     watched(|| copies(Guest::new(PAGES, tracking())));

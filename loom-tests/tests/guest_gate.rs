@@ -13,6 +13,7 @@
 //! | `fork_vs_take_out`, `fork_vs_access` | GateLooksFirst, GateOpensEarly |
 //! | `fork_then_discard` | DiscardIgnoresGate |
 //! | `dirty_vs_take_out` | LeavesNotedBefore, LeavingNotLookedFor |
+//! | `dirty_vs_vanished`, also in place | LostMarksNotLookedFor, LostMarkNotNoted, LeavingNotLookedFor |
 #![cfg(loom)]
 
 use loom_tests::{catches, outcomes, outcomes_of_long, race};
@@ -330,5 +331,50 @@ fn a_write_that_is_forgotten_with_its_mark_is_seen() {
     for bug in [Bug::LeavesNotedBefore, Bug::LeavingNotLookedFor] {
         let message = catches(move || outcomes(move || dirty_vs_take_out(Planted::bug(bug))));
         assert!(message.contains("a write was not told"), "{bug:?}: {message}");
+    }
+}
+
+/// A page is thrown away behind our back, by the one who asks then; another touches it, or takes it out.
+fn dirty_vs_vanished(planted: Planted, in_place: bool, touched: bool) -> (u64, u64) {
+    let options = ModelOptions { pages: 1, in_place, kept_bytes: 0, around: 0, stiff_from: 0, planted };
+    let model = Arc::new(Model::gated(options));
+    model.write(0, 1).unwrap();
+    assert_eq!((model.take_dirty(), model.take_dirty()), (1, 0));
+    race(
+        &model,
+        |model| {
+            model.vanish(0);
+            assert_eq!(model.take_dirty(), 1, "what was thrown away was not told");
+        },
+        move |model| {
+            if touched {
+                model.read(0).unwrap();
+            } else {
+                model.stage(0, 1);
+            }
+        },
+    );
+    // Once more for who notes it late, or for a fresh mapping; then it has been told.
+    let again = (model.take_dirty(), model.take_dirty());
+    model.read(0).unwrap();
+    model.check();
+    again
+}
+
+#[test]
+fn a_page_thrown_away_behind_our_back_is_told() {
+    for in_place in [false, true] {
+        let seen = outcomes(move || dirty_vs_vanished(Planted::NONE, in_place, true));
+        assert_eq!(seen, [(0, 0), (1, 0)].into(), "in place: {in_place}");
+        let seen = outcomes(move || dirty_vs_vanished(Planted::NONE, in_place, false));
+        assert!(seen.iter().all(|(_, again)| *again == 0) && seen.contains(&(0, 0)), "in place: {in_place}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_lost_mark_that_nobody_looks_for_is_seen() {
+    for bug in [Bug::LostMarksNotLookedFor, Bug::LostMarkNotNoted, Bug::LeavingNotLookedFor] {
+        let message = catches(move || outcomes(move || dirty_vs_vanished(Planted::bug(bug), false, true)));
+        assert!(message.contains("what was thrown away was not told"), "{bug:?}: {message}");
     }
 }

@@ -182,8 +182,12 @@ pub enum Bug {
     RemovalNotAwaited,
     /// Who takes pages out notes it before only.
     LeavesNotedBefore,
-    /// Who asks what was written does not look for pages that are leaving.
+    /// Who asks what was written does not look for pages that are leaving or coming in.
     LeavingNotLookedFor,
+    /// Who asks what was written does not look for pages that lost their mark and are not mapped.
+    LostMarksNotLookedFor,
+    /// Who maps such a page does not note it.
+    LostMarkNotNoted,
 }
 
 /// Which bug, if any, is planted.

@@ -182,6 +182,15 @@ pub trait Backing: Send + Sync {
     }
 }
 
+/// What the kernel noted of the pages of one region. Needs no word.
+pub(crate) trait Marks {
+    /// Tell `each` runs of mapped pages that were written since this was asked, and forget it.
+    fn take_written(&self, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()>;
+
+    /// Tell `each` runs of pages that are not mapped, and have no mark either.
+    fn unmapped(&self, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()>;
+}
+
 /// The rest of an `impl Backing` for one that does something before requests of the backing in this field: what it only hands on.
 macro_rules! rest_of_inner {
     ($inner:ident) => {

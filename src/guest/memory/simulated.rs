@@ -276,7 +276,8 @@ impl Backing for Simulated {
             Staging::InPlace => {
                 cue.unchanging()?;
                 place.token.ok_or(Obstacle::Hole)?;
-                (place.mapped, place.waited_for) = (true, false);
+                place.written |= !place.mapped; // it is mapped without a mark
+                (place.mapped, place.protected, place.waited_for) = (true, false, false);
                 Ok(())
             }
             Staging::Apart if !place.staged => Err(Obstacle::Hole),

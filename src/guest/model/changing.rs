@@ -245,16 +245,10 @@ impl Model {
         }
     }
 
-    /// Ask which of the first 64 pages were written since this was asked: the kernel's marks first, as they who ask it do.
+    /// Ask which of the first 64 pages were written since this was asked.
     pub fn take_dirty(&self) -> u64 {
         let mut dirty = [0];
-        let changed = self.pages.changed().expect("only gated models are traced");
-        let _marks = self.pages.marks().lock();
-        for page in 0..self.pages.count() {
-            dirty[0] |= u64::from(self.backing.take_written(page)) << page;
-        }
-        self.pages.note_going();
-        changed.take(&mut dirty);
+        self.pages.take_changed(&self.backing, &mut dirty).expect("it has no kernel that could refuse");
         dirty[0]
     }
 }

@@ -202,6 +202,10 @@ impl Pages {
             }
             return served;
         }
+        // Its mark is gone with its mapping: whoever asks what was written may have looked for it here before it was owned.
+        if !self.shared().planted.is(Bug::LostMarkNotNoted) {
+            self.note_changed(page..page + 1);
+        }
         let (done, kind) = match access {
             Access::Minor => match self.backing().put_back(page, 1) {
                 Ok(()) => (Installed { pages: 1, obstacle: None }, FaultKind::Stale),

@@ -9,12 +9,20 @@
 //! ```
 //!
 //! With the note before alone, a page written between `take` and MOVE would be missed; with the one after alone, a taker between MOVE and
-//! note would miss it. And a page whose first note an earlier taker took is told because it is Leaving still: a taker looks for those between
-//! the two.
+//! note would miss it.
+//!
+//! Between `scan` and `take` a taker looks at what is not mapped, too:
+//!
+//! - A page whose word is owned: it is leaving, and an earlier taker took its first note; or it is coming in.
+//! - A page in memory by its word: it went behind our back. Somebody threw it away, or the kernel swapped out what is in a file, and the mark
+//!   went with it. What has no frame is taken out, as the evictor does; what a file has gets a mark where it is not mapped: so both are told
+//!   once. Who serves the fault of such a page notes it before he maps it.
 
 use super::bits::State;
+use super::owned::{End, Owned, TOGETHER};
 use super::pages::Pages;
 use crate::guest::Error;
+use crate::guest::memory::backing::{Marks, Staging};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Bug, Table, TryLock};
 use std::io;
@@ -27,7 +35,7 @@ pub(crate) struct Traces {
     changed: Option<Left>,
     /// Pages that left since a recording began.
     visited: Option<Left>,
-    /// Who asks the kernel for its marks has this until what they said is told or noted.
+    /// Who asks the kernel for its marks has this until he has them, or, if he tells nobody, until they are noted.
     marks: TryLock<()>,
     /// Where the guest sees the region, if that was said.
     guest_address: Option<u64>,
@@ -66,21 +74,77 @@ impl Pages {
         self.traces.changed.as_ref()
     }
 
-    /// Who asks the kernel for its marks, which forgets them, until they are told or noted.
+    /// Who asks the kernel for its marks, which forgets them: see [`Traces`].
     pub(crate) fn marks(&self) -> &TryLock<()> {
         &self.traces.marks
     }
 
-    /// Note pages as changed that are being taken out or thrown away this moment: whoever does has taken their marks perhaps, and an earlier
-    /// taker their bits; they are owned until they are noted again. For a taker, after the kernel's marks and before the bits.
-    pub(crate) fn note_going(&self) {
-        if self.shared().planted.is(Bug::LeavingNotLookedFor) {
+    /// Add the pages to `bits` that changed since this was asked, and forget it; `bits` has a word for each 64 pages. Nothing where that is not
+    /// tracked.
+    ///
+    /// # Errors
+    /// What the kernel said; what it had told already is kept for the next time.
+    pub(crate) fn take_changed(&self, marks: &dyn Marks, bits: &mut [u64]) -> io::Result<()> {
+        let Some(changed) = self.changed() else { return Ok(()) };
+        // Whoever else took marks before has noted them when this is through.
+        let alone = self.marks().lock();
+        let scanned = marks.take_written(&mut |run| set(bits, run));
+        drop(alone);
+        let scanned = scanned.and_then(|()| marks.unmapped(&mut |run| self.note_lost_marks(run)));
+        if let Err(source) = scanned {
+            runs(bits, |run| changed.note(run)); // they are protected again, and were not told
+            return Err(source);
+        }
+        changed.take(bits);
+        Ok(())
+    }
+
+    /// Pages are not mapped, and have no mark: note those that should be, and those that are owned: whoever owns one may note it too late for
+    /// this taker, or an earlier one took the note.
+    fn note_lost_marks(&self, pages: Range<u32>) {
+        if self.shared().planted.is(Bug::LostMarksNotLookedFor) {
             return;
         }
-        for page in 0..self.count() {
-            if matches!(self.word(page).load().state(), State::Leaving | State::Dropping) {
-                self.note_changed(page..page + 1);
+        let mut at = pages.start;
+        while at < pages.end {
+            let state = |page: u32| self.word(page).load().state();
+            let first = at;
+            while at < pages.end && at - first < TOGETHER && state(at) == State::Resident {
+                at += 1;
             }
+            if at == first {
+                if state(at).is_owned() && !self.shared().planted.is(Bug::LeavingNotLookedFor) {
+                    self.note_changed(at..at + 1);
+                }
+                at += 1;
+                continue;
+            }
+            self.note_changed(first..at);
+            match self.backing().staging() {
+                Staging::Apart => _ = self.stage(first, at - first),
+                Staging::InPlace => self.mark_unmapped(first..at),
+            }
+        }
+    }
+
+    /// Have the kernel mark pages that it has in a file, and has not mapped, as not written. Noted as changed before.
+    fn mark_unmapped(&self, pages: Range<u32>) {
+        let Some(_entered) = self.enter() else { return };
+        let mut owned = Owned::none(self, pages.start);
+        for page in pages {
+            let seen = self.word(page).load();
+            if seen.state() != State::Resident || self.word(page).fill(seen).is_err() {
+                break; // whoever has it by now notes it; those behind are told the next time
+            }
+            owned.push(seen);
+        }
+        let (first, len) = (owned.first(), owned.len());
+        if len > 0 {
+            _ = self.backing().protect(first, len); // not now: told once more
+        }
+        while owned.len() > 0 {
+            let kept = owned.was(owned.first()).kept();
+            owned.end_front(1, End { to: State::Resident, kept, moved: false });
         }
     }
 

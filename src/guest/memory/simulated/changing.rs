@@ -7,11 +7,12 @@
 //!             |<--- EAGAIN for others --->|
 //! ```
 
-use super::Simulated;
-use crate::guest::memory::backing::Staging;
+use super::{Place, Simulated};
+use crate::guest::memory::backing::{Marks, Staging};
 use crate::guest::uffd::{Descriptor, Event};
 use crate::units::PAGE_SIZE;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 
 /// The addresses of a page.
@@ -80,10 +81,31 @@ impl Simulated {
     pub(crate) fn other(&self, page: u32) -> Option<u64> {
         self.state.lock().0[page as usize].other
     }
+}
 
-    /// The kernel's marks: whether a page is there and was written since this was asked, which begins anew.
-    pub(crate) fn take_written(&self, page: u32) -> bool {
-        let place = &mut self.state.lock().0[page as usize];
-        place.token.is_some() && place.mapped && std::mem::take(&mut place.written)
+impl Marks for Simulated {
+    fn take_written(&self, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+        self.each_place(|place| place.token.is_some() && place.mapped && std::mem::take(&mut place.written), each)
+    }
+
+    fn unmapped(&self, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
+        self.each_place(|place| !(place.mapped || place.protected), each)
+    }
+}
+
+impl Simulated {
+    /// Tell `each` those that are meant: page by page, as the kernel goes.
+    fn each_place(
+        &self,
+        mut is_meant: impl FnMut(&mut Place) -> bool,
+        each: &mut dyn FnMut(Range<u32>),
+    ) -> io::Result<()> {
+        for page in 0..self.bytes.len() as u32 {
+            let meant = is_meant(&mut self.state.lock().0[page as usize]);
+            if meant {
+                each(page..page + 1);
+            }
+        }
+        Ok(())
     }
 }
