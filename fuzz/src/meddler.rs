@@ -15,6 +15,7 @@ use super::page::PageOf;
 use arbitrary::{Arbitrary, Unstructured};
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 use zspool::memcg::Memcg;
@@ -123,6 +124,9 @@ pub enum Done {
     Offline(Memcg),
 }
 
+/// Operations done so far, on whatever device: one request of the instance may go to several.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// See the file.
 #[derive(Debug)]
 pub struct Meddler {
@@ -137,7 +141,8 @@ struct Queue {
     memcgs: Vec<Memcg>,
     /// Before the request is done, or after.
     late: bool,
-    done: Vec<Done>,
+    /// With the number of each among those of all devices.
+    done: Vec<(u64, Done)>,
     /// Slots freed or replaced while a write of theirs was under way.
     cancelled: u64,
 }
@@ -172,8 +177,8 @@ impl Meddler {
         *self.queue.lock().unwrap() = Queue { todo, memcgs, late, ..Queue::default() };
     }
 
-    /// What was done since the last time, how many slots lost what was being written of them, and whether there is more to do.
-    pub fn done(&self) -> (Vec<Done>, u64, bool) {
+    /// What was done since the last time, each with its number among those of all devices, how many slots lost what was being written of them, and whether there is more to do.
+    pub fn done(&self) -> (Vec<(u64, Done)>, u64, bool) {
         let mut queue = self.queue.lock().unwrap();
         (std::mem::take(&mut queue.done), std::mem::take(&mut queue.cancelled), !queue.todo.is_empty())
     }
@@ -246,7 +251,7 @@ impl Meddler {
             if let Some(Done::Freed(slot, true) | Done::Stored(slot, ..) | Done::Put(slot, Ok(0))) = done {
                 queue.cancelled += u64::from(written.contains(&at(slot).0));
             }
-            queue.done.extend(done);
+            queue.done.extend(done.map(|done| (NUMBER.fetch_add(1, Ordering::Relaxed), done)));
         }
     }
 }

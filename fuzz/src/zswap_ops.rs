@@ -206,7 +206,7 @@ impl Model {
         self.reached.add("slots freed or replaced during their write", cancelled);
         self.reached.add("operations done during a request", done.len() as u64);
         self.meddling = pending;
-        for done in done {
+        for (_, done) in done {
             match done {
                 Done::Freed(slot, was) => assert_eq!(was, self.held.remove(&slot).is_some(), "slot {slot}"),
                 Done::Stored(slot, page, Ok(())) => _ = self.held.insert(slot, (page, 1)),

@@ -145,7 +145,7 @@ impl Model {
     fn catch_up(&mut self) {
         let (done, _, pending) = self.instance.device.as_ref().map_or_else(Default::default, |device| device.done());
         self.reached.add("operations done during a request", done.len() as u64);
-        for done in done {
+        for (_, done) in done {
             if let Done::Offline(memcg) = done {
                 let g = self.number(&memcg);
                 self.groups[g].online = false;

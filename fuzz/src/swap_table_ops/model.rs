@@ -107,27 +107,30 @@ impl Model {
         let mut note = |held: &HashMap<u8, Held>| versions.extend(slot.map(|slot| held.get(&slot).copied()));
         note(&self.held);
         self.meddling = false;
+        let mut all = Vec::new();
         for at in 0..self.devices.len() {
             let (done, cancelled, pending) = self.devices[at].device.done();
             self.reached.add("slots freed or replaced during their write", cancelled);
             self.reached.add("operations done during a request", done.len() as u64);
             self.meddling |= pending;
-            for done in done {
-                match done {
-                    Done::Freed(slot, was) => assert_eq!(was, self.held.remove(&slot).is_some(), "slot {slot}"),
-                    Done::Stored(slot, page, Ok(())) => {
-                        self.held.insert(slot, Held { page, count: 1, lost: false });
-                    }
-                    Done::Stored(slot, _, Err(error)) => {
-                        self.check_refusal(&error, true);
-                        self.held.remove(&slot);
-                    }
-                    Done::Dupped(slot, result) => self.dupped(slot, result.map(u64::from)),
-                    Done::Put(slot, result) => self.put(slot, result.map(u64::from)),
-                    Done::Offline(memcg) => self.memcgs.retain(|other| *other != memcg),
+            all.extend(done);
+        }
+        all.sort_by_key(|&(number, _)| number);
+        for (_, done) in all {
+            match done {
+                Done::Freed(slot, was) => assert_eq!(was, self.held.remove(&slot).is_some(), "slot {slot}"),
+                Done::Stored(slot, page, Ok(())) => {
+                    self.held.insert(slot, Held { page, count: 1, lost: false });
                 }
-                note(&self.held);
+                Done::Stored(slot, _, Err(error)) => {
+                    self.check_refusal(&error, true);
+                    self.held.remove(&slot);
+                }
+                Done::Dupped(slot, result) => self.dupped(slot, result.map(u64::from)),
+                Done::Put(slot, result) => self.put(slot, result.map(u64::from)),
+                Done::Offline(memcg) => self.memcgs.retain(|other| *other != memcg),
             }
+            note(&self.held);
         }
         versions
     }
