@@ -18,16 +18,21 @@
 //! place finds an object or a flaw, and the caller looks at its slot word again before it believes either. A reverse word whose
 //! slot does not name the place belongs to somebody who is about to make it so, or to free the place.
 
+pub(super) mod batch;
+pub(super) mod image;
+pub(super) mod quarantine;
+pub(super) mod read_many;
+pub(super) mod requests;
 mod stats;
 
 pub use stats::AreaStats;
 
-use super::batch::Batch;
+use self::batch::Batch;
+use self::quarantine::Quarantine;
 use super::block::{ObjectRef, open};
 use super::buffer::BufferPool;
 use super::device::{Cause, Device, Failure, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
-use super::quarantine::Quarantine;
 use super::rmap::Tenant;
 use super::segments::{Purpose, Segments};
 use super::{Error, Place, Protection};

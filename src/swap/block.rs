@@ -24,10 +24,13 @@
 //!
 //! See `docs/swapfile-format.md`.
 
+pub(super) mod key;
+pub(super) mod seal;
+
+use self::key::{Key, NONCE_BYTES, TAG_BYTES};
+use self::seal::Protection;
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_PAYLOAD};
-use super::key::{Key, NONCE_BYTES, TAG_BYTES};
 use super::place::Place;
-use super::seal::Protection;
 use std::fmt;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -222,7 +225,7 @@ fn verify(block: &[u8], seed: u64, place: &Place, slot: u64) -> Result<(), Flaw>
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::key::Cipher;
+    use super::key::Cipher;
     use super::*;
 
     const SEED: u64 = 0x5eed;

@@ -12,11 +12,23 @@
 //!    bytes.
 //! 2. After `complete` every request of the slice is `Done` or `Failed`. `Done` means all bytes.
 //! 3. After `complete_by` a request may be in flight still: it is late. It may be moved, and goes into
-//!    [quarantine](super::quarantine) with what it holds, where it is polled until it is over.
+//!    [quarantine](super::area::quarantine) with what it holds, where it is polled until it is over.
 //! 4. Requests are whole units ([`Device::block_bytes`]) at multiples of the unit, inside the device; others fail at
 //!    once.
 //!
 //! Only [`Area`](super::Area) starts requests; it holds no lock meanwhile.
+
+pub(super) mod blockdev;
+pub(super) mod faulty;
+pub(super) mod fileio;
+pub(super) mod header;
+pub(super) mod iothread;
+pub(super) mod memory;
+pub(super) mod opening;
+pub(super) mod queue;
+pub(super) mod swapfile;
+pub(super) mod syscalls;
+pub(super) mod uring;
 
 use super::IoBuffer;
 use crate::sync::{Arc, Deadline};

@@ -17,6 +17,7 @@
 mod allowed;
 mod attached;
 mod capped;
+pub(super) mod options;
 mod outgoing;
 mod room;
 mod roster;

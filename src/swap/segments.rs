@@ -27,6 +27,7 @@
 //!
 //! Areas and batches call this. It knows pages, blocks and labels, not bytes: it does no I/O.
 
+pub(super) mod bitmap;
 mod descriptor;
 mod lists;
 mod map;

@@ -15,7 +15,7 @@
 use super::super::Error;
 use super::super::area::Area;
 use super::super::device::Op;
-use super::super::options::Use;
+use super::super::devices::options::Use;
 use super::super::segments::Purpose;
 use super::room::{FileSystem, Limit, Promise};
 use super::{Devices, State};

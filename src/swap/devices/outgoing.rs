@@ -1,6 +1,6 @@
 //! [`Outgoing`]: a batch, and the device it is for, which stays while the batch does.
 
-use super::super::batch::{Batch, Written};
+use super::super::area::batch::{Batch, Written};
 use super::super::{Error, Label, Place, Tenant};
 use super::DeviceRef;
 use super::attached::{Ask, Attached, Promises, Writer, lacks_room};

@@ -2,9 +2,9 @@
 //!
 //! Every change of a descriptor goes through [`Map::change`], which keeps lists and sums as the descriptor says.
 
-use super::super::bitmap::Bitmap;
 use super::super::place::Place;
 use super::super::rmap::Rmap;
+use super::super::segments::bitmap::Bitmap;
 use super::descriptor::{Descriptors, Flags, Segment, Share, Sizes, State};
 use super::lists::{Home, Lists, NIL};
 use super::{Extent, Purpose};

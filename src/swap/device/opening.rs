@@ -2,9 +2,9 @@
 //!
 //! Swapfiles and block devices are opened with this; what they are is told by their [`Header`].
 
-use super::Error;
-use super::geometry::{BLOCK_BYTES, MAX_BATCH_PAGES, MAX_DEVICE_BYTES};
 use super::header::{Header, SWAPFILE_HEADER_BYTES, Unfit, VERSION};
+use crate::swap::Error;
+use crate::swap::geometry::{BLOCK_BYTES, MAX_BATCH_PAGES, MAX_DEVICE_BYTES};
 use crate::sync::thread;
 use crate::units::PAGE_SIZE;
 use std::fs::{File, FileType, OpenOptions};

@@ -13,9 +13,9 @@
 //!
 //! A device that completes a write late writes old bytes: to pages that nobody else was given meanwhile, so no object is hurt.
 
-use super::IoBuffer;
-use super::device::{Device, Request};
-use super::segments::Extent;
+use crate::swap::IoBuffer;
+use crate::swap::device::{Device, Request};
+use crate::swap::segments::Extent;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Bug, Mutex, Planted, Rank, Tally};
 
@@ -40,7 +40,7 @@ pub(super) enum Lender {
 
 /// The late requests of an area.
 #[derive(Debug)]
-pub(super) struct Quarantine {
+pub(in crate::swap) struct Quarantine {
     list: Mutex<Vec<Late>>,
     /// Late requests not settled yet. Relaxed: what it tells of is under the locks of the pools and of the segments.
     len: AtomicUsize,

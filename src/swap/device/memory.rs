@@ -2,7 +2,7 @@
 //!
 //! Requests are through inside `submit`, one at a time under a lock, so a model checker sees every order of them.
 
-use super::device::{Device, Op, Request};
+use super::{Device, Op, Request};
 use crate::sync::{Mutex, Rank};
 use std::io;
 use std::ops::Range;

@@ -132,41 +132,41 @@ mod imp {
 }
 
 /// Turn direct I/O on or off. `EINVAL` where the file system has none.
-pub(super) fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+pub(in crate::swap) fn set_direct(file: &File, direct: bool) -> io::Result<()> {
     imp::set_direct(file, direct)
 }
 
 /// A new file without a name, in a folder. `Unsupported` where there are none.
-pub(super) fn unnamed(folder: &Path, mode: u32) -> io::Result<File> {
+pub(in crate::swap) fn unnamed(folder: &Path, mode: u32) -> io::Result<File> {
     imp::unnamed(folder, mode)
 }
 
 /// Give the storage of a range back; the file keeps its length. `Unsupported` where that cannot be.
-pub(super) fn punch(file: &File, range: Range<u64>) -> io::Result<()> {
+pub(in crate::swap) fn punch(file: &File, range: Range<u64>) -> io::Result<()> {
     imp::punch(file, range)
 }
 
 /// Bytes of a sector of a block device.
-pub(super) fn sector_bytes(file: &File) -> io::Result<usize> {
+pub(in crate::swap) fn sector_bytes(file: &File) -> io::Result<usize> {
     imp::sector_bytes(file)
 }
 
 /// Write cached pages of a range to the disk and wait, so that they can be forgotten and that errors are seen.
-pub(super) fn write_out(file: &File, range: Range<u64>) -> io::Result<()> {
+pub(in crate::swap) fn write_out(file: &File, range: Range<u64>) -> io::Result<()> {
     imp::write_out(file, range)
 }
 
 /// Drop the clean cached pages of a range.
-pub(super) fn forget(file: &File, range: Range<u64>) {
+pub(in crate::swap) fn forget(file: &File, range: Range<u64>) {
     imp::forget(file, range);
 }
 
 /// Bytes that are free on the file's file system for those without privileges. `Unsupported` where nobody tells.
-pub(super) fn free_bytes(file: &File) -> io::Result<u64> {
+pub(in crate::swap) fn free_bytes(file: &File) -> io::Result<u64> {
     imp::free_bytes(file)
 }
 
 /// Say that no read tells which comes next.
-pub(super) fn expect_random(file: &File) {
+pub(in crate::swap) fn expect_random(file: &File) {
     imp::expect_random(file);
 }

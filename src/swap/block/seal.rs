@@ -12,8 +12,8 @@
 //!    sealed anew with a nonce of its own.
 //! 2. Which of the two it is does not change in the life of an instance.
 
-use super::Error;
 use super::key::{Cipher, Key};
+use crate::swap::Error;
 use crate::sync::Arc;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -62,7 +62,7 @@ impl Protection {
     ///
     /// # Errors
     /// [`Error::Forked`] in a child of fork, which has its parent's nonces; [`Error::NoncesExhausted`] when all are used.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(in crate::swap) fn check(&self) -> Result<(), Error> {
         match self {
             Protection::Sealed(key) => key.check(),
             Protection::Checksum(_) => Ok(()),
@@ -73,7 +73,7 @@ impl Protection {
     ///
     /// # Errors
     /// [`Error::Forked`] in a child of fork.
-    pub(super) fn check_process(&self) -> Result<(), Error> {
+    pub(in crate::swap) fn check_process(&self) -> Result<(), Error> {
         match self {
             Protection::Sealed(key) => key.check_process(),
             Protection::Checksum(_) => Ok(()),
@@ -93,8 +93,8 @@ impl fmt::Display for Protection {
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests {
     use super::super::key::NONCES;
-    use super::super::{Area, Geometry, Label, MemoryDevice, Place, Tenant};
     use super::*;
+    use crate::swap::{Area, Geometry, Label, MemoryDevice, Place, Tenant};
     use crate::units::Owner;
 
     #[test]

@@ -14,12 +14,12 @@
 //!
 //! All I/O of areas but punching goes through here.
 
-use super::Error;
-use super::area::Area;
-use super::buffer::{BufferPool, Lease};
-use super::device::{Failure, Op, Request};
 use super::quarantine::{Late, Lender};
-use super::segments::Extent;
+use crate::swap::Error;
+use crate::swap::area::Area;
+use crate::swap::buffer::{BufferPool, Lease};
+use crate::swap::device::{Failure, Op, Request};
+use crate::swap::segments::Extent;
 use crate::sync::{Deadline, assert_no_lock_held};
 
 /// Requests that are being run. However that ends, what they own goes where it belongs.

@@ -13,9 +13,9 @@
 //!
 //! For devices without io_uring: a plain write in the caller cannot be given up on.
 
-use super::IoBuffer;
-use super::device::{Cause, Failure, Request};
 use super::queue::OF_THREAD;
+use crate::swap::IoBuffer;
+use crate::swap::device::{Cause, Failure, Request};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, Condvar, Deadline, Mutex, Rank};
 use std::collections::VecDeque;

@@ -26,12 +26,13 @@
 //!
 //! A write past `ulimit -f` raises `SIGXFSZ`, which ends a process that does not ignore it; one that does gets `EFBIG`.
 
-use super::device::{Device, Op, Request};
 use super::fileio::FileIo;
 use super::header::Header;
 use super::opening::{MODE, check_size, look, names, once_released, open_file, ours, refused, usable};
 use super::queue::{self, Queue};
-use super::{Error, syscalls};
+use super::syscalls;
+use super::{Device, Op, Request};
+use crate::swap::Error;
 use crate::sync::Deadline;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::units::{PAGE_SIZE, Page};
@@ -142,7 +143,7 @@ impl FileOptions {
     }
 
     /// The folder that the file is in, or shall be made in.
-    pub(super) fn folder_of_it(&self) -> Option<PathBuf> {
+    pub(in crate::swap) fn folder_of_it(&self) -> Option<PathBuf> {
         let path = self.path.as_ref().and_then(|path| std::path::absolute(path).ok());
         self.folder.clone().or_else(|| path?.parent().map(Path::to_owned))
     }

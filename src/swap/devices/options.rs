@@ -7,11 +7,11 @@
 //!
 //! A tier is a name for one priority: devices of one tier have the same, those of two tiers never.
 
-use super::Error;
-use super::device::Device;
-use super::devices::BOOKKEEPING_BYTES;
-use super::swapfile::{FileOptions, SWAPFILE_HEADER_BYTES, SwapFile};
-use super::syscalls;
+use crate::swap::Error;
+use crate::swap::device::Device;
+use crate::swap::device::swapfile::{FileOptions, SWAPFILE_HEADER_BYTES, SwapFile};
+use crate::swap::device::syscalls;
+use crate::swap::devices::BOOKKEEPING_BYTES;
 use std::fs::File;
 use std::path::PathBuf;
 

@@ -12,11 +12,11 @@
 //! 2. What could not be read here is left undone, without a word: a read of its own finds out whether it counts. Nothing is
 //!    counted but what was read.
 
-use super::Place;
-use super::area::Area;
-use super::block::{ObjectRef, open};
-use super::buffer::Lease;
-use super::device::{Op, Request};
+use crate::swap::Place;
+use crate::swap::area::Area;
+use crate::swap::block::{ObjectRef, open};
+use crate::swap::buffer::Lease;
+use crate::swap::device::{Op, Request};
 use crate::sync::assert_no_lock_held;
 use std::ops::Range;
 

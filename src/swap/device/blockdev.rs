@@ -17,12 +17,13 @@
 //!
 //! Whoever opens a disk without claiming it can write to it all the same; seals and checksums find that out.
 
-use super::device::{Device, Request};
 use super::fileio::FileIo;
 use super::header::{Header, SWAPFILE_HEADER_BYTES};
 use super::opening::{check_size, kind_of, look, once_released, ours, refused, usable};
 use super::queue::{self, Queue};
-use super::{Error, syscalls};
+use super::syscalls;
+use super::{Device, Request};
+use crate::swap::Error;
 use crate::sync::Deadline;
 use crate::units::PAGE_SIZE;
 use std::fs::File;

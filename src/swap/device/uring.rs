@@ -19,7 +19,7 @@
 //! Where the kernel refuses (old, forbidden by `io_uring_disabled` or a filter of system calls) there are no rings, and
 //! [`Rings::refusal`] says why. One thing at a time costs as much as `pread`; this is for several, and for time-outs.
 
-use super::device::Request;
+use super::Request;
 use crate::sync::Deadline;
 use std::fs::File;
 
@@ -34,8 +34,8 @@ use std::fs::File;
     )
 ))]
 mod imp {
-    use super::super::device::{Cause, Failure, Op};
     use super::*;
+    use crate::swap::device::{Cause, Failure, Op};
     use crate::sync::atomic::{AtomicU32, Ordering};
     use crate::sync::{TryGuard, TryLock, thread};
     use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -338,8 +338,8 @@ mod imp {
     )
 )))]
 mod imp {
-    use super::super::device::Failure;
     use super::*;
+    use crate::swap::device::Failure;
     use std::io;
 
     #[derive(Debug)]

@@ -13,13 +13,13 @@
 //!
 //! Cleaning, demotion and swapoff use it; none of it is for fault handlers, for it allocates.
 
-use super::area::Area;
-use super::block::{Flaw, ObjectRef, open};
-use super::buffer::Lease;
-use super::device::Op;
-use super::rmap::{Object, Tenant};
-use super::segments::SegmentId;
-use super::{Error, Place};
+use super::Area;
+use crate::swap::block::{Flaw, ObjectRef, open};
+use crate::swap::buffer::Lease;
+use crate::swap::device::Op;
+use crate::swap::rmap::{Object, Tenant};
+use crate::swap::segments::SegmentId;
+use crate::swap::{Error, Place};
 use crate::sync::assert_no_lock_held;
 
 /// A segment whose objects are being moved.

@@ -13,8 +13,8 @@
 //!    cache is not to hold what was to leave memory.
 //! 3. A request that the system does in parts is gone on with; one that it does not finish says how far it came.
 
-use super::device::{Cause, Failure, Op, Request};
 use super::syscalls;
+use super::{Cause, Failure, Op, Request};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::units::PAGE_SIZE;
 use std::fs::File;

@@ -9,8 +9,8 @@
 //!
 //! It allocates where it has to look at what was there before; it is for tests.
 
-use super::IoBuffer;
-use super::device::{Cause, Device, Failure, Op, Request};
+use crate::swap::IoBuffer;
+use crate::swap::device::{Cause, Device, Failure, Op, Request};
 use crate::sync::{Condvar, Deadline, Mutex, Rank};
 use std::collections::BTreeMap;
 use std::io;
@@ -393,8 +393,8 @@ impl<D: Device> Device for FaultyDevice<D> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::MemoryDevice;
     use super::*;
+    use crate::swap::MemoryDevice;
 
     fn run(device: &impl Device, op: Op, offset: u64, fill: u8) -> (Result<(), Failure>, Vec<u8>) {
         let mut buffer = IoBuffer::new(4096);

@@ -13,14 +13,14 @@
 //!    are installed: whoever sees a place in a slot word finds its reverse word.
 //! 3. Whatever happens, each page of the extent is given back, or lies before the segment's append point.
 
-use super::area::Area;
-use super::block::{HEADER_BYTES, Label, seal};
-use super::buffer::Lease;
-use super::device::{Cause, Op};
-use super::geometry::{BLOCK_BYTES, Geometry};
-use super::rmap::{Rmap, Tenant};
-use super::segments::{Extent, Purpose};
-use super::{Error, Place};
+use super::Area;
+use crate::swap::block::{HEADER_BYTES, Label, seal};
+use crate::swap::buffer::Lease;
+use crate::swap::device::{Cause, Op};
+use crate::swap::geometry::{BLOCK_BYTES, Geometry};
+use crate::swap::rmap::{Rmap, Tenant};
+use crate::swap::segments::{Extent, Purpose};
+use crate::swap::{Error, Place};
 use crate::sync::assert_no_lock_held;
 
 /// Objects on their way to a device.

@@ -16,7 +16,7 @@
 //! AES-256-GCM where the processor has instructions for it (see [`Cipher::fastest`]), else ChaCha20-Poly1305, which is
 //! fast without: both of the crate `ring`, which takes no lock, allocates nothing and has no thread-locals.
 
-use super::Error;
+use crate::swap::Error;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::process_static;
 use crate::units::PAGE_SIZE;

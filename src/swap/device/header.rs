@@ -14,7 +14,7 @@
 //!
 //! Numbers are little-endian. `docs/swapfile-format.md` has a table of the fields.
 
-use super::geometry::BLOCK_BYTES;
+use crate::swap::geometry::BLOCK_BYTES;
 use crate::units::{PAGE_SIZE, Page};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
