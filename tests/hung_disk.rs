@@ -12,7 +12,7 @@ use zspool::swap::{State, SwapFile};
 use zspool::units::{NodeId, Page};
 use zspool::zswap::{Shrunk, Zswap};
 
-const TIMEOUT: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A file system that is frozen as long as this lives.
 struct Frozen(std::fs::File);
