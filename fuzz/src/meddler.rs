@@ -177,7 +177,8 @@ impl Meddler {
         *self.queue.lock().unwrap() = Queue { todo, memcgs, late, ..Queue::default() };
     }
 
-    /// What was done since the last time, each with its number among those of all devices, how many slots lost what was being written of them, and whether there is more to do.
+    /// What was done since the last time, each with its number among those of all devices; how many slots lost what was being written of
+    /// them; and whether there is more to do.
     pub fn done(&self) -> (Vec<(u64, Done)>, u64, bool) {
         let mut queue = self.queue.lock().unwrap();
         (std::mem::take(&mut queue.done), std::mem::take(&mut queue.cancelled), !queue.todo.is_empty())

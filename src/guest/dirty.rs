@@ -79,7 +79,8 @@ impl Vm {
     /// order. How many pages they are.
     ///
     /// Pages that left memory since, whoever wrote them last, and pages that were thrown away are among them, also by `madvise` or by a hole in
-    /// the file behind our back; so are those of a file that the kernel swapped out. Pages that stayed out all the time are not. Paging goes on meanwhile. Two who ask share the answer: let there be one.
+    /// the file behind our back while they were in memory; so are those of a file that the kernel swapped out. Pages that stayed out all the
+    /// time are not. Paging goes on meanwhile. Two who ask share the answer: let there be one.
     ///
     /// # Errors
     /// [`Error::Options`] without [`VmOptions::dirty_tracking`](super::VmOptions::dirty_tracking) and before Linux 6.7; [`Error::Kernel`] when the kernel does not
