@@ -94,6 +94,22 @@ fn word(page: usize, version: u64, n: usize) -> u64 {
     }
 }
 
+/// A writer is at a page for as long as this lives: who panics there is not there any more.
+struct At<'a>(&'a AtomicU64);
+
+impl<'a> At<'a> {
+    fn page(at: &'a AtomicU64, page: usize) -> Self {
+        at.store(page as u64 + 1, Ordering::Relaxed);
+        At(at)
+    }
+}
+
+impl Drop for At<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
 /// The memory, and what is known of each page: its version.
 struct Arena {
     map: Mapped,
@@ -142,13 +158,36 @@ impl Arena {
         for n in 0..WORDS {
             // SAFETY: mapped memory; the page is locked in the model, so nobody writes it.
             let found = unsafe { self.word(page, n).read_volatile() };
-            let expected = word(page, version, n);
-            assert!(
-                found == expected,
-                "{when}: page {page} word {n} is {found:#x}, and version {version} has {expected:#x} there: {}",
-                if found == 0 { "it was lost" } else { "another page, or another version, came back" }
-            );
+            if found != word(page, version, n) {
+                let at_once = self.looks_like(page, version);
+                std::thread::sleep(Duration::from_millis(10));
+                panic!(
+                    "{when}: page {page} is not version {version} from word {n} ({found:#x}) on; it has {at_once}; 10 ms later {}",
+                    self.looks_like(page, version)
+                );
+            }
         }
+    }
+
+    /// Of which versions the words of a page are, for who has to find out what happened: runs of words.
+    fn looks_like(&self, page: usize, version: u64) -> String {
+        let versions = (0..=version + 1).rev();
+        // SAFETY: as above.
+        let like =
+            |n: usize| versions.clone().find(|&v| unsafe { self.word(page, n).read_volatile() } == word(page, v, n));
+        let (mut runs, mut last) = (String::new(), None);
+        for n in 0..WORDS {
+            let now = like(n);
+            if last != Some(now) {
+                match now {
+                    Some(0) => runs += &format!(" {n}: zeroes"),
+                    Some(v) => runs += &format!(" {n}: version {v}"),
+                    None => runs += &format!(" {n}: no version"),
+                }
+                last = Some(now);
+            }
+        }
+        runs
     }
 
     fn write(&self, page: usize, version: u64) {
@@ -160,8 +199,9 @@ impl Arena {
 
     /// Lock a page in the model, look at all of it, write the next version.
     fn touch(&self, writer: usize, page: usize, pinned: bool) {
-        let mut version = self.versions[page].lock().unwrap();
-        self.at[writer].store(page as u64 + 1, Ordering::Relaxed);
+        // Whose page was not what it should be has said so: one panic is enough.
+        let Ok(mut version) = self.versions[page].lock() else { return };
+        let _at = At::page(&self.at[writer], page);
         self.touches[writer].fetch_add(1, Ordering::Relaxed);
         let region = pinned.then(|| self.region.read().unwrap());
         let region = region.as_ref().map(|region| region.as_ref().expect("it is registered where devices fail"));
@@ -180,7 +220,6 @@ impl Arena {
                 self.write(page, *version);
             }
         }
-        self.at[writer].store(0, Ordering::Relaxed);
     }
 
     fn writes(&self, writer: usize, seed: u64, pinned: bool) {

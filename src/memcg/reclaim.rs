@@ -30,7 +30,8 @@ use crate::sync::Arc;
 use crate::sync::thread::Backoff;
 use std::time::Duration;
 
-/// Rounds over all reclaimers that may bring nothing, while one of them says that what it has is busy only now.
+/// Rounds over all reclaimers that may bring nothing, while one of them says that what it has is busy only now, or while others use up
+/// what they bring.
 const MAX_FAILURES: usize = 16;
 
 /// Makes room by request. Implemented by the layers that have something to reclaim.
@@ -248,8 +249,9 @@ impl Memcg {
         }
     }
 
-    /// Reclaim what is charged above a limit that was set below the usage, as far as that goes. What cannot be reclaimed from
-    /// memory is counted as [`MemcgEvent::Oom`], if the limit is `memory.max`.
+    /// Reclaim what is charged above a limit that was set below the usage, as far as that goes: until it is met, nothing is won, or others
+    /// charge as fast as that (past the limit, or up to one that `memory.high` does not hold). What cannot be reclaimed from memory is
+    /// counted as [`MemcgEvent::Oom`], if the limit is `memory.max`.
     pub(super) fn reclaim_above(&self, counter: Counter, limit: u64, cancel: &Cancel) {
         // In their own time, so not as what was asked for by name.
         let sources = match counter {
@@ -257,11 +259,17 @@ impl Memcg {
             Counter::Memory => Source::all(),
             Counter::Swap => return,
         };
+        let (mut lowest, mut vain) = (u64::MAX, 0);
         loop {
             let above = self.current(counter).saturating_sub(limit);
             if above == 0 {
                 return;
             }
+            vain = if above < lowest { 0 } else { vain + 1 };
+            if vain == MAX_FAILURES {
+                break;
+            }
+            lowest = lowest.min(above);
             match self.reclaim_from(sources, &Ask { bytes: above, age: None, proactive: false, to: None, cancel }) {
                 Reclaimed { end: End::Cancelled, .. } => return,
                 Reclaimed { bytes: 0, .. } => break,

@@ -253,6 +253,40 @@ fn a_limit_below_what_all_have_pinned_is_refused() {
 }
 
 #[test]
+fn a_limit_that_others_charge_past_as_fast_as_it_is_reclaimed_ends_in_some_rounds() {
+    /// Gives what it is asked for, and somebody has charged as much by then, past the limit.
+    struct Chased(crate::memcg::Objcg, StdArc<Mutex<Vec<u64>>>);
+    impl Reclaimer for Chased {
+        fn source(&self) -> Source {
+            Source::ANON
+        }
+        fn reclaim(&self, memcg: &Memcg, ask: &Ask<'_>) -> Reclaimed {
+            let (tree, id) = (memcg.tree(), self.0.id());
+            tree.uncharge(id, Counter::Memory, ask.bytes);
+            // The first times it falls a little.
+            let mut asked = self.1.lock().unwrap();
+            let less = if asked.len() < 3 { 4096 } else { 0 };
+            let _ = tree.charge_anyway(id, Counter::Memory, ask.bytes - less);
+            asked.push(ask.bytes);
+            Reclaimed { bytes: ask.bytes, end: End::Met }
+        }
+    }
+    let tree = Tree::new(TreeConfig::default());
+    let vm = tree.root().mkdir("vm").unwrap();
+    let asked = StdArc::default();
+    let objcg = vm.objcg().unwrap();
+    tree.charge(objcg.id(), Counter::Memory, 1 << 20).unwrap();
+    let _registered = tree.register(Box::new(Chased(objcg, StdArc::clone(&asked))));
+    vm.write_file("memory.high", "512K").unwrap();
+    let rounds = std::mem::take(&mut *asked.lock().unwrap());
+    let (most, least) = (512 << 10, (512 << 10) - 3 * 4096);
+    assert_eq!((rounds[0], rounds.len(), *rounds.last().unwrap()), (most, 3 + MAX_FAILURES, least));
+    assert_eq!(vm.events(MemcgEvent::Oom), 0, "nothing is refused above memory.high");
+    vm.write_file("memory.max", "512K").unwrap();
+    assert_eq!((vm.events(MemcgEvent::Oom), vm.current(Counter::Memory)), (1, (1 << 20) - 6 * 4096));
+}
+
+#[test]
 fn what_is_not_above_the_limit_any_more_when_reclaim_gives_up_is_no_oom() {
     let tree = Tree::new(TreeConfig::default());
     let vm = tree.root().mkdir("vm").unwrap();
