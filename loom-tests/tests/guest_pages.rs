@@ -18,6 +18,7 @@
 //! | `inherit_vs_compress` | HeirOwnsAsDropping |
 //! | `removed_vs_compress` | RemovalPassesOver |
 //! | `unregister_vs_take_out` | UnregisterLeavesExitOpen |
+//! | `register_vs_access`: of memory in use | FindPassesOwned |
 //! | `pin_vs_take_out` | PinCountsLate |
 //! | `write_vs_clean_page` | WriteKeepsCopy |
 //! | `vanished_vs_take_out` | VanishedStaysCharged |
@@ -401,7 +402,33 @@ fn a_removal_that_is_passed_over_is_seen() {
     assert!(message.contains("came back"), "{message}");
 }
 
-// === unregistering, pins, kept copies, pages that vanish ===
+// === registering, unregistering, pins, kept copies, pages that vanish ===
+
+/// Pages 0 and 2 hold 1 and 3; page 1 is nowhere, and its neighbours may come with it. What was found, and what is in memory.
+fn register_vs_access(planted: Planted) -> (u64, u64) {
+    let model = Arc::new(Model::new(ModelOptions { pages: 3, around: 4, planted, ..OPTIONS }));
+    model.occupy(0, 1);
+    model.occupy(2, 3);
+    let (found, read) = race(&model, |model| model.find_present(), |model| model.read(1).unwrap());
+    assert_eq!((read, model.read(0), model.read(2)), (0, Some(1), Some(3)));
+    let (resident, ..) = model.check();
+    model.discard(0, 3).unwrap();
+    assert_eq!(model.read(2), Some(0), "a page that was in use is there after it was thrown away");
+    (found, resident)
+}
+
+#[test]
+fn memory_in_use_is_found_whatever_is_touched_meanwhile() {
+    // Found both, or one of them by a fault beside it, where that was first.
+    let seen = outcomes(|| register_vs_access(Planted::NONE));
+    assert_eq!(seen, [(2, 3)].into());
+}
+
+#[test]
+fn a_page_that_was_owned_and_is_not_found_is_seen() {
+    let message = catches(|| outcomes(|| register_vs_access(Planted::bug(Bug::FindPassesOwned))));
+    assert!(message.contains("not where its word says: page 2, present"), "{message}");
+}
 
 fn unregister_vs_take_out(planted: Planted) -> u32 {
     let model = resident(planted);

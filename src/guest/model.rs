@@ -347,6 +347,16 @@ impl Model {
         token
     }
 
+    /// The guest has written a page before the region was registered, and nobody has [found](Self::find_present) it yet.
+    pub fn occupy(&self, page: u32, token: u64) {
+        self.backing.occupy(page, token);
+    }
+
+    /// Find and charge what the guest had before the region was registered. How many pages.
+    pub fn find_present(&self) -> u64 {
+        self.pages.find_present().expect("it is told what is there")
+    }
+
     /// Somebody throws a page away without telling.
     pub fn vanish(&self, page: u32) {
         self.backing.vanish(page);

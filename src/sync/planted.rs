@@ -148,6 +148,8 @@ pub enum Bug {
     DiscardPassesReader,
     /// Pages may be taken out while their region is being unregistered.
     UnregisterLeavesExitOpen,
+    /// Who registers memory that is in use passes over pages that somebody owns this moment.
+    FindPassesOwned,
     /// Who pins a page looks whether it is there, and then counts.
     PinCountsLate,
     /// The first write to a page leaves its copy in the slot.

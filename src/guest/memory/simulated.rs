@@ -168,6 +168,12 @@ impl Simulated {
         Ok(result)
     }
 
+    /// The guest has written a page before the range was registered.
+    pub(crate) fn occupy(&self, page: u32, token: u64) {
+        let place = &mut self.state.lock().0[page as usize];
+        (place.token, place.mapped) = (Some(token), true);
+    }
+
     /// Somebody throws a page away without telling.
     pub(crate) fn vanish(&self, page: u32) {
         let place = &mut self.state.lock().0[page as usize];

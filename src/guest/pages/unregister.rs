@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   begin   registered with the kernel -> what is present is found and charged     faults are served all the while
+//!                                                                                  a page that is owned meanwhile is waited for
 //!   end     exit closed: nobody takes pages out -> everything brought in -> released -> nobody is at it any more -> uncharged
 //!                                                       |
 //!                                                       +-- a page cannot be read: the exit is opened again
@@ -39,13 +40,34 @@ impl Pages {
     fn find(&self, present: Range<u32>) -> u32 {
         let shared = self.shared();
         let stamp = shared.observer.epoch();
-        let absent = |page: &u32| self.word(*page).load().state() == State::Absent;
-        let charged = present.clone().filter(absent).count() as u32;
         present.clone().for_each(|page| self.used.note(page));
+        // One that is owned may be Absent again: who brings zeroes in beside a page has it until the kernel says that there is one.
+        let passes = shared.planted.is(Bug::FindPassesOwned);
+        let may_be_found = |page: u32| match self.word(page).load().state() {
+            State::Absent => true,
+            state => state.is_owned() && !passes,
+        };
+        let (mut candidates, mut charged) = ([false; TOGETHER as usize], 0);
+        for (page, candidate) in present.clone().zip(&mut candidates) {
+            *candidate = may_be_found(page);
+            charged += u32::from(*candidate);
+        }
         // Paid for before the words say that they are there: an evictor may have them at once.
         shared.purse.must_charge(charged, Why::Found);
-        // A page that was missed meanwhile is not Absent any more, and paid for.
-        let found = present.filter(|&page| self.word(page).found(stamp)).take(charged as usize).count() as u32;
+        let mut found = 0;
+        for page in present.zip(candidates).filter_map(|(page, candidate)| candidate.then_some(page)) {
+            // A page that was missed meanwhile is not Absent any more, and paid for.
+            found += u32::from(loop {
+                if self.word(page).found(stamp) {
+                    break true;
+                }
+                match self.word(page).load().state() {
+                    State::Absent => {} // again
+                    state if state.is_owned() && !passes => self.wait(page),
+                    _ => break false,
+                }
+            });
+        }
         shared.observer.change(Gauge::Resident, found.into());
         if found < charged {
             shared.purse.uncharge(charged - found);

@@ -224,6 +224,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_scan_of_more_runs_than_one_request_tells_misses_none() {
+        let (pages, page_map) = (1500, PageMap::open().expect("/proc"));
+        for gap in 2..9 {
+            let mut map = memmap2::MmapOptions::new().len(pages * PAGE).map_anon().expect("memory");
+            let base = map.as_ptr() as usize;
+            // SAFETY: advice on memory of ours, which is empty yet.
+            assert_eq!(unsafe { libc::madvise(base as *mut _, map.len(), libc::MADV_NOHUGEPAGE) }, 0);
+            let there = |page: &usize| page % gap != 0 && page / 97 % gap != 1;
+            (0..pages).filter(there).for_each(|page| map[page * PAGE] = 1);
+            let mut scanned = Vec::new();
+            page_map.present(base..base + map.len(), &mut |run| scanned.extend(run.step_by(PAGE))).expect("a scan");
+            let told: Vec<usize> = scanned.iter().map(|address| (address - base) / PAGE).collect();
+            assert_eq!(told, (0..pages).filter(there).collect::<Vec<_>>(), "every {gap}th page is missing");
+        }
+    }
+
+    #[test]
     fn a_scan_and_reading_agree_on_what_is_present() {
         let pages = 200;
         let map = memmap2::MmapOptions::new().len(pages * PAGE).map_anon().expect("memory");
