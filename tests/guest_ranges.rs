@@ -42,6 +42,36 @@ fn a_thousand_ranges_come_and_go() {
 }
 
 #[test]
+fn what_is_not_what_it_was_any_more_is_not_registered() {
+    let output = in_a_process("what_is_not_what_it_was_any_more_is_not_registered", || {
+        let engine = engine();
+        let vm = vm(&engine, "vm", VmOptions::new()).unwrap();
+        let mapping = Mapping::new(4);
+        mapping.write(0..4, 1);
+        let memory = || zspool::guest::memory::Memory::anonymous(mapping.at(0).cast(), 4 * PAGE);
+        // SAFETY: mapped until the region is gone.
+        let refused = unsafe { vm.register_if(memory(), || None::<()>) }.unwrap_err();
+        assert!(matches!(refused, zspool::guest::Error::Changed { .. }), "{refused}");
+        assert_eq!((vm.regions().len(), vm.memcg().current(Counter::Memory)), (0, 0));
+        // What is held, is held before the kernel knows, and until it does.
+        let held = std::cell::Cell::new(0);
+        struct Held<'a>(&'a std::cell::Cell<u32>, &'a zspool::guest::Vm);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() + 1);
+                assert_eq!(self.1.memcg().current(Counter::Memory), 0, "what is there is found afterwards");
+            }
+        }
+        // SAFETY: as above.
+        let region = unsafe { vm.register_if(memory(), || Some(Held(&held, &vm))) }.unwrap();
+        assert_eq!((held.get(), vm.memcg().current(Counter::Memory)), (1, 4 * PAGE as u64));
+        drop(region);
+        mapping.check(0..4, 1);
+    });
+    well(&output.unwrap());
+}
+
+#[test]
 fn sixty_four_gib_mostly_untouched_cost_what_is_used() {
     within_a_minute(|| {
         const PAGES: usize = (64 << 30) / PAGE;

@@ -310,7 +310,7 @@ impl Coded for guest::Error {
             Kernel { source, .. } | Service { source, .. } => of_system(source),
             Gone { .. } => ZSP_EGONE,
             Unreadable { source, .. } => source.code(),
-            Pinned { .. } | SigbusTaken | Moving { .. } => ZSP_EBUSY,
+            Pinned { .. } | SigbusTaken | Moving { .. } | Changed { .. } => ZSP_EBUSY,
             TooManyPins { .. } => ZSP_ELIMIT,
             Userfaultfd(error) => error.code(),
             Refused(refusal) => refusal.code(),

@@ -18,6 +18,7 @@ use crate::finder;
 use crate::gone;
 use crate::inside::Inside;
 use crate::lock::Lock;
+use crate::own;
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -119,9 +120,12 @@ pub(crate) fn adopt(vm: &Vm, range: Range<usize>, mut refused: impl FnMut(Range<
         start = part.end;
         let Some(_adopting) = Adopting::new(&part) else { continue }; // who moves it has it looked for afterwards
         let memory = Memory::anonymous(part.start as *mut u8, part.len()).keep_on_fork();
+        // What the program has unmapped since it was found may be ours by now: who served faults would fault there, and wait for itself.
+        let still = || own::still_theirs(&part);
         // SAFETY: the mapping is private and anonymous, and what becomes of it is followed.
-        match unsafe { vm.register(memory) } {
+        match unsafe { vm.register_if(memory, still) } {
             Ok(region) => drop(REGIONS.lock().insert(part.start, Arc::new(region))),
+            Err(Error::Changed { .. }) => finder::nudge(),
             Err(error) => refused(part, error),
         }
     }

@@ -11,11 +11,21 @@ use crate::lock::Lock;
 use crate::ranges::Ranges;
 use std::ops::Range;
 
+/// What is mapped by this library.
 static OWN: Lock<Ranges> = Lock::new(Ranges::new());
+
+/// Where threads of the program's have their stacks, or had them. Apart from what is ours: that may lie where a stack was.
+static STACKS: Lock<Ranges> = Lock::new(Ranges::new());
 
 /// Map or unmap something of ours: `call` does it, and notes it. Under the lock: who has seen the mapping finds it noted.
 pub(crate) fn change<R>(call: impl FnOnce(&mut Ranges) -> R) -> R {
     call(&mut OWN.lock())
+}
+
+/// Nothing of ours lies in `range`; and nothing is mapped there, or anywhere, by us while what this returns is held.
+pub(crate) fn still_theirs(range: &Range<usize>) -> Option<impl Sized + 'static> {
+    let own = OWN.lock();
+    (!own.overlaps(range)).then_some(own)
 }
 
 /// Stacks of threads that have ended. The C library keeps some of them for the next threads, which may be ours: they stay
@@ -30,7 +40,7 @@ pub(crate) fn ended(stack: Range<usize>) {
 /// A thread has its stack here.
 pub(crate) fn begun(stack: Range<usize>) {
     ENDED.lock().retain(|ended| *ended != stack);
-    OWN.lock().add(stack);
+    STACKS.lock().add(stack);
 }
 
 /// Forget the stacks of threads that have ended but for those that are mapped as they were.
@@ -40,15 +50,17 @@ pub(crate) fn forget_stacks(is_mapped: impl Fn(&Range<usize>) -> bool) {
     ended.retain(|stack| {
         let keep = is_mapped(stack);
         if !keep {
-            OWN.lock().remove(stack.clone());
+            STACKS.lock().remove(stack.clone());
         }
         keep
     });
 }
 
-/// What is ours. One who looks at mappings takes it before and after: what is in neither is the program's.
+/// What is ours, and stacks. One who looks at mappings takes it before and after: what is in neither is the program's, or was: see
+/// [`still_theirs`].
 pub(crate) fn snapshot() -> Ranges {
     let mut all = OWN.lock().clone();
+    STACKS.lock().iter().for_each(|stack| all.add(stack.clone()));
     all.add(allocator::reserve());
     all
 }
@@ -83,4 +95,47 @@ fn add_image(all: &mut Ranges) {
     }
     // SAFETY: the function keeps to what the loader asks of it, and is called before this returns.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut *all).cast()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mapped_where_a_stack_was_stays_ours_when_the_stack_is_forgotten() {
+        // Addresses that no process of this machine has.
+        let stack = 1 << 60..(1 << 60) + 0x8000;
+        let ours = stack.start + 0x2000..stack.start + 0x4000;
+        begun(stack.clone());
+        assert!(snapshot().overlaps(&stack) && still_theirs(&stack).is_some(), "a stack is left out, and is not ours");
+        ended(stack.clone());
+        change(|own| own.add(ours.clone()));
+        forget_stacks(|other| *other != stack);
+        assert_eq!(snapshot().within(stack.clone()).collect::<Vec<_>>(), std::slice::from_ref(&ours));
+        assert!(still_theirs(&stack).is_none() && still_theirs(&(stack.start..ours.start)).is_some());
+        change(|own| own.remove(ours));
+        assert!(!snapshot().overlaps(&stack));
+    }
+
+    #[test]
+    fn nothing_of_ours_is_mapped_while_memory_of_the_programs_is_registered() {
+        static MAPPED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        let range = 1 << 59..(1 << 59) + 0x1000;
+        let held = still_theirs(&range).expect("nothing is there");
+        let mapper = {
+            let range = range.clone();
+            std::thread::spawn(move || {
+                change(|own| {
+                    MAPPED.store(true, std::sync::atomic::Ordering::SeqCst);
+                    own.add(range);
+                })
+            })
+        };
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!MAPPED.load(std::sync::atomic::Ordering::SeqCst));
+        drop(held);
+        mapper.join().unwrap();
+        assert!(still_theirs(&range).is_none());
+        change(|own| own.remove(range));
+    }
 }

@@ -184,6 +184,12 @@ pub enum Error {
         /// The addresses.
         range: Range<usize>,
     },
+    /// Something else may be mapped there by now.
+    #[error("{range:#x?} is not what it was when it was found, and was not registered: look again")]
+    Changed {
+        /// The addresses.
+        range: Range<usize>,
+    },
     /// A limit, a memcg.
     #[error(transparent)]
     Memcg(#[from] memcg::Error),

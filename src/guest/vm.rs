@@ -208,6 +208,22 @@ impl Vm {
     /// The range must stay mapped, and nobody else may change what is mapped there, until it is unregistered. Who is served by
     /// [`Service::None`] must not touch it but where [`make_resident`](Self::make_resident) has brought pages in that cannot leave.
     pub unsafe fn register(&self, memory: Memory) -> Result<Region, Error> {
+        // SAFETY: the caller's promise.
+        unsafe { self.register_if(memory, || Some(())) }
+    }
+
+    /// As [`register`](Self::register), for who has found memory by looking at mappings, which others may have unmapped since, and something
+    /// else be mapped there: right before the kernel is told, `still` is asked whether the range is what it was. What it returns is held
+    /// until the kernel knows: a lock, say, that keeps others from mapping there.
+    ///
+    /// `still` must not register, nor map or unmap anything.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register), and [`Error::Changed`] where it is not: nothing was done.
+    ///
+    /// # Safety
+    /// As [`register`](Self::register), from that moment on.
+    pub unsafe fn register_if<G>(&self, memory: Memory, still: impl FnOnce() -> Option<G>) -> Result<Region, Error> {
         let Inner { zswap, shared, backer, running, .. } = &*self.inner;
         let (range, guest_address) = (memory.addresses(), memory.seen_by_guest_at());
         running.may_inherit(&memory, self.options())?;
@@ -224,7 +240,10 @@ impl Vm {
             running.will_inherit(&pages);
         }
         shared.regions.add(pages.clone());
-        let registered = pages.backing().register();
+        let registered = match still() {
+            Some(_held) => pages.backing().register().map_err(Error::from),
+            None => Err(Error::Changed { range: range.clone() }),
+        };
         registered.inspect_err(|_| {
             shared.regions.remove(pages.id());
             running.forget(&pages);

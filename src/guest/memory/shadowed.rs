@@ -15,7 +15,7 @@
 //! - **A3** A page whose protection was changed since it went out cannot be moved back (EINVAL): it is copied back, and the staged one dropped.
 //! - **A4** Where the descriptor has events, dropping frames of the shadow would raise one and wait for its reader, who may be the very thread that
 //!   drops them. There frames are first moved on, to memory of a descriptor without events, and dropped there.
-//! - **A5** EEXIST does not say that nothing was done: Linux (seen in 6.18) says so too of a page that it has just moved, when its entry changed
+//! - **A5** EEXIST does not say that nothing was done: Linux (seen in 6.18) says so too of pages that it has just moved, when an entry changed
 //!   while it looked: the first write to a page of zeroes, say. So who gets it looks where the page is ([`Shadowed::is_moved`]).
 
 use super::Refusal;
@@ -104,16 +104,36 @@ impl Shadowed {
         }
     }
 
+    /// Move pages of ours. How many, and what was in the way of the next.
+    ///
+    /// # Safety
+    /// The caller owns the pages at `from`, and the places at `to`.
+    unsafe fn mov(&self, to: usize, from: usize, pages: u32, mode: Mode) -> (u32, Option<Errno>) {
+        let at = |base: usize, page: u32| base + page as usize * PAGE_SIZE;
+        let mut moved = 0;
+        loop {
+            let (more, stopped) = through(pages - moved, Errno::INVALID, |page, count| {
+                let (to, from) = (at(to, moved + page), at(from, moved + page));
+                // SAFETY: the caller's promise.
+                unsafe { self.guest.descriptor.mov(to, from, count as usize * PAGE_SIZE, mode) }
+            });
+            moved += more;
+            let place = at(to, moved);
+            if stopped != Some(Errno::EXISTS) || !self.is_moved(at(from, moved), place) {
+                return (moved, stopped);
+            }
+            // A5: and woken nobody.
+            if !mode.contains(Mode::QUIET) {
+                let _ = self.guest.descriptor.wake(place..place + PAGE_SIZE); // refused only for what is not a page
+            }
+            moved += 1;
+        }
+    }
+
     /// Move pages of ours at `from` into the guest range.
     fn move_to_guest(&self, first: u32, from: usize, pages: u32) -> (u32, Option<Errno>) {
-        through(pages, Errno::INVALID, |at, count| {
-            let bytes = count as usize * PAGE_SIZE;
-            // SAFETY: the pages are staged or filled frames, whose owner the caller is, and belong into the guest range.
-            unsafe {
-                let from = from + at as usize * PAGE_SIZE;
-                self.guest.descriptor.mov(self.guest.address(first + at), from, bytes, Mode::empty())
-            }
-        })
+        // SAFETY: the pages are staged or filled frames, whose owner the caller is, and belong into the guest range.
+        unsafe { self.mov(self.guest.address(first), from, pages, Mode::empty()) }
     }
 }
 
@@ -126,19 +146,12 @@ impl Backing for Shadowed {
         let mut moved = 0;
         let mut emptied = None;
         loop {
-            let (more, stopped) = through(pages - moved, Errno::INVALID, |at, count| {
-                let page = first + moved + at;
-                let bytes = count as usize * PAGE_SIZE;
-                // SAFETY: the caller owns the pages' words: they leave.
-                unsafe { self.guest.descriptor.mov(self.shadow(page), self.guest.address(page), bytes, Mode::QUIET) }
-            });
+            let (to, from) = (self.shadow(first + moved), self.guest.address(first + moved));
+            // SAFETY: the caller owns the pages' words: they leave.
+            let (more, stopped) = unsafe { self.mov(to, from, pages - moved, Mode::QUIET) };
             moved += more;
             let obstacle = match stopped {
                 None => None,
-                Some(Errno::EXISTS) if self.is_moved(self.guest.address(first + moved), self.shadow(first + moved)) => {
-                    moved += 1; // A5
-                    continue;
-                }
                 // A2. One place only: pages behind it may have been moved as this one might.
                 Some(Errno::EXISTS) if emptied != Some(moved) => {
                     emptied = Some(moved);
@@ -164,10 +177,6 @@ impl Backing for Shadowed {
                 None => {}
                 Some(Errno::INVALID | Errno::BUSY) => {
                     self.copy_back(first + back)?;
-                    back += 1;
-                }
-                Some(Errno::EXISTS) if self.is_moved(self.shadow(first + back), self.guest.address(first + back)) => {
-                    self.guest.wake(first + back, 1); // A5
                     back += 1;
                 }
                 Some(errno) => return Err(self.guest.obstacle(first + back, errno)),
