@@ -12,7 +12,7 @@
 //! | `free_vs_compaction_across_nodes` | free, against a move between frames of two nodes (R-30) | CompactionIgnoresFree |
 #![cfg(loom)]
 
-use loom_tests::{catches, outcomes};
+use loom_tests::{catches, outcomes, outcomes_of_long};
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
@@ -145,7 +145,7 @@ fn malloc_vs_set_nodes(planted: Planted) -> (u64, bool, u8) {
 
 #[test]
 fn no_object_comes_to_lie_outside_of_a_narrowed_mask() {
-    let seen = outcomes(|| malloc_vs_set_nodes(Planted::NONE));
+    let seen = outcomes_of_long(|| malloc_vs_set_nodes(Planted::NONE));
     // The new mask was seen; or the object was moved; or it was still being written, and said to be left.
     assert_eq!(seen, BTreeSet::from([(0, false, 0), (1, false, 0), (0, true, 1)]));
 }
@@ -191,7 +191,7 @@ fn malloc_of_stray_frames_vs_set_nodes(planted: Planted) -> (bool, u64, bool) {
 
 #[test]
 fn no_object_comes_to_lie_in_a_frame_outside_of_a_narrowed_mask() {
-    let seen = outcomes(|| malloc_of_stray_frames_vs_set_nodes(Planted::NONE));
+    let seen = outcomes_of_long(|| malloc_of_stray_frames_vs_set_nodes(Planted::NONE));
     // Refused, the slot given back before it was looked at or after (and then it may have been said to be left); or stored
     // under the old mask, and said to be left, for there is no room for it.
     assert_eq!(seen, BTreeSet::from([(true, 0, false), (true, 0, true), (false, 0, true)]));
@@ -237,7 +237,7 @@ fn free_vs_move_off(planted: Planted) -> (bool, u64) {
 
 #[test]
 fn a_free_and_a_move_to_another_node_agree() {
-    let seen = outcomes(|| free_vs_move_off(Planted::NONE));
+    let seen = outcomes_of_long(|| free_vs_move_off(Planted::NONE));
     assert_eq!(seen, BTreeSet::from([(true, 0), (false, 1)]));
 }
 
