@@ -231,7 +231,7 @@ mod tests {
             let base = map.as_ptr() as usize;
             // SAFETY: advice on memory of ours, which is empty yet.
             assert_eq!(unsafe { libc::madvise(base as *mut _, map.len(), libc::MADV_NOHUGEPAGE) }, 0);
-            let there = |page: &usize| page % gap != 0 && page / 97 % gap != 1;
+            let there = |page: &usize| !page.is_multiple_of(gap) && page / 97 % gap != 1;
             (0..pages).filter(there).for_each(|page| map[page * PAGE] = 1);
             let mut scanned = Vec::new();
             page_map.present(base..base + map.len(), &mut |run| scanned.extend(run.step_by(PAGE))).expect("a scan");
