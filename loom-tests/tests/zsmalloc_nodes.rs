@@ -191,7 +191,7 @@ fn malloc_of_stray_frames_vs_set_nodes(planted: Planted) -> (bool, u64, bool) {
 
 #[test]
 fn no_object_comes_to_lie_in_a_frame_outside_of_a_narrowed_mask() {
-    let seen = outcomes_of_long(|| malloc_of_stray_frames_vs_set_nodes(Planted::NONE));
+    let seen = outcomes(|| malloc_of_stray_frames_vs_set_nodes(Planted::NONE));
     // Refused, the slot given back before it was looked at or after (and then it may have been said to be left); or stored
     // under the old mask, and said to be left, for there is no room for it.
     assert_eq!(seen, BTreeSet::from([(true, 0, false), (true, 0, true), (false, 0, true)]));
