@@ -18,9 +18,14 @@ use super::pages::Shared;
 use super::pages::outcomes::FaultAround;
 use super::vm::{Parts, Vm, VmOptions, WeakVm};
 use crate::memcg::{Memcg, Registration};
-use crate::sync::{Arc, Clock, Mutex, Planted, Rank};
+use crate::sync::thread::Backoff;
+use crate::sync::{Arc, Clock, Deadline, Mutex, Planted, Rank};
 use crate::zswap::Zswap;
 use std::fmt;
+use std::time::Duration;
+
+/// How long a check waits for who is still counting what he has served.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pages that are staged ahead unless told otherwise: a run.
 const STAGED_AHEAD: u32 = 64;
@@ -174,7 +179,8 @@ impl Engine {
         vms.iter().filter_map(WeakVm::upgrade).collect()
     }
 
-    /// Check at a quiet point that each memcg's VMs have in memory what it is charged for, and the store's invariants.
+    /// Check at a quiet point that each memcg's VMs have in memory what it is charged for, and the store's invariants. Who serves faults may be
+    /// about to count the last of them: that is waited for.
     ///
     /// # Panics
     /// When something is not as it must be, with a sentence that says what.
@@ -198,6 +204,19 @@ impl Engine {
     }
 
     fn check(&self) {
+        // Who serves a fault wakes the guest before he has counted the page: nobody can wait for that but here.
+        let (patience, mut backoff) = (Deadline::after(PATIENCE), Backoff::new());
+        while self.differs().is_some() && !patience.passed() {
+            backoff.wait_for_io();
+        }
+        if let Some(sentence) = self.differs() {
+            panic!("{sentence}");
+        }
+        self.inner.zswap.assert_valid();
+    }
+
+    /// What a memcg is charged that its VMs do not have.
+    fn differs(&self) -> Option<String> {
         let vms = self.vms();
         let mut sums: Vec<(Memcg, u64, u64)> = Vec::new();
         for vm in &vms {
@@ -207,20 +226,20 @@ impl Engine {
                 None => sums.push((vm.memcg().clone(), stats.resident + stats.staged, stats.compressed_into)),
             }
         }
-        for (memcg, memory, compressed) in &sums {
-            let Ok(stat) = memcg.stat() else { continue }; // removed: its parent has it all
+        sums.iter().find_map(|(memcg, memory, compressed)| {
+            let stat = memcg.stat().ok()?; // removed: its parent has it all
             if !memcg.children().is_empty() {
-                continue; // the sums have other VMs' bytes in them
+                return None; // the sums have other VMs' bytes in them
             }
-            assert_eq!(
-                stat.resident,
-                *memory,
-                "memcg {}: bytes charged as resident, and bytes its VMs have",
-                memcg.path()
-            );
-            assert_eq!(stat.bytes.compressed, *compressed, "memcg {}: bytes compressed", memcg.path());
-        }
-        self.inner.zswap.assert_valid();
+            let (charged, stored) = (stat.resident, stat.bytes.compressed);
+            let path = memcg.path();
+            (charged != *memory)
+                .then(|| format!("memcg {path}: {charged} bytes are charged as resident, and its VMs have {memory}"))
+                .or_else(|| {
+                    (stored != *compressed)
+                        .then(|| format!("memcg {path}: {stored} bytes are compressed, and its VMs have {compressed}"))
+                })
+        })
     }
 
     /// Take pages out of VMs charged to `memcg` or below it until `bytes` fewer are charged. How many fewer there are.
