@@ -171,10 +171,11 @@ impl Arena {
 
     /// Of which versions the words of a page are, for who has to find out what happened: runs of words.
     fn looks_like(&self, page: usize, version: u64) -> String {
-        let versions = (0..=version + 1).rev();
         // SAFETY: as above.
-        let like =
-            |n: usize| versions.clone().find(|&v| unsafe { self.word(page, n).read_volatile() } == word(page, v, n));
+        let found = |n: usize| unsafe { self.word(page, n).read_volatile() };
+        // What it should have, the one before and the one after, what its first word says, and nothing.
+        let versions = [version, version + 1, version.saturating_sub(1), found(0) & 0xff_ffff_ffff, 0];
+        let like = |n: usize| versions.into_iter().find(|&v| found(n) == word(page, v, n));
         let (mut runs, mut last) = (String::new(), None);
         for n in 0..WORDS {
             let now = like(n);

@@ -206,11 +206,9 @@ impl Engine {
     fn check(&self) {
         // Who serves a fault wakes the guest before he has counted the page: nobody can wait for that but here.
         let (patience, mut backoff) = (Deadline::after(PATIENCE), Backoff::new());
-        while self.differs().is_some() && !patience.passed() {
+        while let Some(sentence) = self.differs() {
+            assert!(!patience.passed(), "{sentence}");
             backoff.wait_for_io();
-        }
-        if let Some(sentence) = self.differs() {
-            panic!("{sentence}");
         }
         self.inner.zswap.assert_valid();
     }

@@ -219,7 +219,8 @@ impl Vm {
     /// `still` must not register, nor map or unmap anything.
     ///
     /// # Errors
-    /// As [`register`](Self::register), and [`Error::Changed`] where it is not: nothing was done.
+    /// As [`register`](Self::register), and [`Error::Changed`] where it is not: nothing was registered. Advice was given about what is there
+    /// (no huge pages; not for children, and that is taken back).
     ///
     /// # Safety
     /// As [`register`](Self::register), from that moment on.
