@@ -408,8 +408,8 @@ fn poisoned_pages_say_so_and_are_good_again_when_discarded() {
             let result = unsafe { libc::process_vm_readv(me, &raw const local, 1, &raw const remote, 1, 0) };
             assert_eq!(result, -1, "{}: a poisoned page was read", bed.name);
             assert!(!readable(&bed.descriptor, 0), "{}: a poisoned page raised an event", bed.name);
-            // Discarded, it faults as one that is not there; filled, it is read.
-            bed.backing.unpoison(2, false).expect("the mark goes");
+            // Discarded, it faults as one that is not there.
+            bed.backing.unpoison(2).expect("the mark goes");
             let address = bed.map.page(2);
             let seen = bed.fault(
                 move || read(address),
@@ -419,7 +419,7 @@ fn poisoned_pages_say_so_and_are_good_again_when_discarded() {
                 },
             );
             assert!(seen == [0; PAGE], "{}", bed.name);
-            bed.backing.unpoison(3, true).expect("the mark goes, or will");
+            // Filled in place of the mark, it is read.
             let filled = bed.backing.install(3, pattern(3, 1).as_ptr().cast(), 1, false);
             assert_eq!((filled.pages, filled.obstacle), (1, None), "{}", bed.name);
             bed.holds(3, 1);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::skip;
-use zspool::guest::{Follow, MappingChange, VmOptions};
+use zspool::guest::{Error, Follow, MappingChange, VmOptions};
 use zspool::memcg::Counter;
 
 #[test]
@@ -53,6 +53,30 @@ fn what_madvise_drops_behind_our_back_is_zero_and_uncharged() {
             mapping.check_zero(100..250);
         });
     }
+}
+
+#[test]
+fn a_page_that_can_be_read_at_the_second_try_is_what_it_was_where_discards_are_followed() {
+    // In a process of its own: damage is found by whoever reads next.
+    let output = in_a_process("a_page_that_can_be_read_at_the_second_try_is_what_it_was_where_discards_are_followed", || {
+        for options in [threads(1).follow(Follow::Discards), threads(2).follow(Follow::Mappings), threads(1)] {
+            let (_engine, vm, mapping, region) = out(options);
+            for page in 0..20 {
+                let bytes = page * PAGE..(page + 1) * PAGE;
+                DAMAGES.store(1, Ordering::SeqCst);
+                assert!(matches!(region.make_resident(bytes.clone()), Err(Error::Unreadable { .. })));
+                assert_eq!(vm.stats().poisoned, PAGE as u64);
+                match page % 2 {
+                    0 => region.make_resident(bytes).unwrap(),
+                    _ => drop(region.pin(bytes).unwrap()),
+                }
+                mapping.check(page..page + 1, 1);
+            }
+            assert_eq!(vm.stats().poisoned, 0);
+            valid(&region);
+        }
+    });
+    well(&output.unwrap());
 }
 
 /// As a balloon of the program's own.

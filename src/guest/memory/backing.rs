@@ -75,10 +75,10 @@ pub trait Backing: Send + Sync {
 
     /// Install copies of `pages` pages that lie one after the other at `from`, write-protected where asked, and wake who waits.
     ///
-    /// `There` is an obstacle: it was installed meanwhile, and stays as it is.
+    /// `There` is an obstacle: it was installed meanwhile, and stays as it is. The mark of a poisoned page is none: the page takes its place.
     fn install(&self, first: u32, from: *const [u8; PAGE_SIZE], pages: u32, protected: bool) -> Installed;
 
-    /// Install pages that read as zero, and wake who waits.
+    /// Install pages that read as zero, and wake who waits. The mark of a poisoned page is in the way in private memory, and is `There`.
     fn install_zero(&self, first: u32, pages: u32) -> Installed;
 
     /// Whether pages of [`install_zero`](Self::install_zero) take no memory before they are written.
@@ -128,13 +128,11 @@ pub trait Backing: Send + Sync {
     /// The obstacle.
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
 
-    /// Take the mark of a poisoned page off: to be `filled` at once, or else to fault as a page that is not there. Who touches it before it is
-    /// filled still gets the signal, or waits.
+    /// Take the mark of a poisoned page off: the next access faults as on a page that is not there.
     ///
     /// # Errors
     /// The obstacle.
-    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
-        let _ = filled;
+    fn unpoison(&self, page: u32) -> Result<(), Obstacle> {
         self.discard(page, 1)
     }
 

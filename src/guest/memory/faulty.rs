@@ -168,8 +168,8 @@ impl Backing for Faulty {
         self.all_or_nothing(Call::Discard, first, pages, |pages| self.inner.discard(first, pages))
     }
 
-    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
-        self.all_or_nothing(Call::Discard, page, 1, |_| self.inner.unpoison(page, filled))
+    fn unpoison(&self, page: u32) -> Result<(), Obstacle> {
+        self.all_or_nothing(Call::Discard, page, 1, |_| self.inner.unpoison(page))
     }
 
     fn shares_zeroes(&self) -> bool {

@@ -298,10 +298,7 @@ impl Backing for Filed {
 
     /// The kernel keeps marks of a file's mapping until it is unmapped, whatever is thrown away (6.18), but installs over them: a page of
     /// zeroes first, and that goes. What is written in between goes with it, as what is written just before a discard.
-    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
-        if filled {
-            return Ok(());
-        }
+    fn unpoison(&self, page: u32) -> Result<(), Obstacle> {
         match self.guest.install_zero(page, 1).obstacle {
             None | Some(Obstacle::There) => self.punch(page, 1),
             Some(obstacle) => Err(obstacle),

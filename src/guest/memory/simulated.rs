@@ -225,10 +225,10 @@ impl Simulated {
         if place.other.is_some() {
             return Err(Obstacle::Gone);
         }
-        if place.token.is_some() || place.poisoned {
+        if place.token.is_some() {
             return Err(Obstacle::There);
         }
-        (place.token, place.mapped, place.protected) = (Some(token), true, protected);
+        (place.token, place.mapped, place.protected, place.poisoned) = (Some(token), true, protected, false);
         (place.waited_for, place.written, place.vanished) = (false, true, false);
         if self.staging == Staging::InPlace {
             self.set_bytes(page, token);
@@ -330,7 +330,10 @@ impl Backing for Simulated {
     }
 
     fn install_zero(&self, first: u32, pages: u32) -> Installed {
-        let (pages, obstacle) = self.each(first, pages, |page, place, cue| self.put(page, place, cue, 0, false));
+        let (pages, obstacle) = self.each(first, pages, |page, place, cue| match place.poisoned {
+            true => Err(Obstacle::There),
+            false => self.put(page, place, cue, 0, false),
+        });
         Installed { pages, obstacle }
     }
 

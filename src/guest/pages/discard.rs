@@ -227,7 +227,7 @@ impl Pages {
             }
             State::Poisoned => {
                 if by == By::Us {
-                    self.backing().unpoison(page, false)?;
+                    self.backing().unpoison(page)?;
                 }
                 shared.store.give_back(self.slot(page));
                 shared.observer.change(Gauge::Poisoned, -1);

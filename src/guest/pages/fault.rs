@@ -298,7 +298,8 @@ impl Pages {
         let was = owned.was(page);
         let kept = if may_keep { self.keep(from) } else { None };
         let done = match from {
-            LoadedFrom::SameFilled(0) => self.backing().install_zero(page, 1),
+            // In place of its mark, which was not taken off: that is an event, and whoever follows it takes the page for thrown away.
+            LoadedFrom::SameFilled(0) if was.state() != State::Poisoned => self.backing().install_zero(page, 1),
             _ => self.backing().install(page, bytes, 1, kept.is_some()),
         };
         if done.pages == 0 {
@@ -382,13 +383,7 @@ impl Pages {
         };
         match read {
             Err(unreadable) => self.poisoned(owned, unreadable, error),
-            Ok(from) => {
-                // Who touches the page meanwhile waits for this.
-                if let Err(obstacle) = self.backing().unpoison(page, true) {
-                    return stopped(obstacle);
-                }
-                self.install_loaded(owned, &bounce, from, false)
-            }
+            Ok(from) => self.install_loaded(owned, &bounce, from, false),
         }
     }
 

@@ -107,9 +107,9 @@ impl Backing for Gated {
         self.inner.discard(first, pages)
     }
 
-    fn unpoison(&self, page: u32, filled: bool) -> Result<(), Obstacle> {
+    fn unpoison(&self, page: u32) -> Result<(), Obstacle> {
         drop(self.pass(page, 1).ok_or(Obstacle::Again)?);
-        self.inner.unpoison(page, filled)
+        self.inner.unpoison(page)
     }
 
     fn steady(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
