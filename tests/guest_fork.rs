@@ -308,6 +308,71 @@ fn where_the_kernel_does_not_tell_everything_is_brought_in_before_a_fork() {
 }
 
 #[test]
+fn what_was_moved_out_of_a_region_while_it_was_out_is_in_children() {
+    let name = "what_was_moved_out_of_a_region_while_it_was_out_is_in_children";
+    // Where the kernel tells of the fork, and where it does not.
+    for told in [true, false] {
+        if told && !told_of_forks(name) {
+            continue;
+        }
+        let output = in_a_process_with(name, &[("ZSPOOL_TEST_TOLD", if told { "1" } else { "" })], || {
+            if std::env::var("ZSPOOL_TEST_TOLD").unwrap().is_empty() {
+                drop_ptrace();
+            }
+            let family = family(parent(1).follow(Follow::Mappings));
+            family.vm.evict_all();
+            let there = Mapping::new(100);
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            // SAFETY: the test's own memory, from one place to another.
+            let moved =
+                unsafe { libc::mremap(family.mapping.at(150).cast(), 100 * PAGE, 100 * PAGE, flags, there.at(0)) };
+            assert_eq!(moved, there.at(0).cast());
+            // SAFETY: mapped there.
+            let word = |page: usize, k: usize| unsafe { there.at(page).wrapping_add(k).read_volatile() };
+            let are = |pages: std::ops::Range<usize>| {
+                pages
+                    .into_iter()
+                    .all(|page| bytes_of(page + 150, 1).enumerate().all(|(k, expected)| word(page, k) == expected))
+            };
+            assert!(are(0..10));
+            for _ in 0..2 {
+                family.engine.fork_prepare().unwrap();
+                let child = fork(|| i32::from(!(are(0..100) && family.mapping.is(0..150, 1))));
+                family.engine.fork_parent();
+                assert_eq!(wait(child), 0, "a child has what was moved");
+                there.write(10..20, 2);
+                there.check(10..20, 2);
+                // As it was, for the next child.
+                for page in 10..20 {
+                    // SAFETY: the test's memory.
+                    bytes_of(page + 150, 1)
+                        .enumerate()
+                        .for_each(|(k, word)| unsafe { there.at(page).wrapping_add(k).write_volatile(word) });
+                }
+            }
+            assert!(are(0..100));
+            family.mapping.check(0..150, 1);
+            family.mapping.check(250..400, 1);
+            // Unmapped in parts, with what others have mapped between them.
+            std::mem::forget(family);
+        });
+        well(&output.unwrap());
+    }
+}
+
+/// Without the right to be told of forks, from here on.
+fn drop_ptrace() {
+    const PTRACE: u32 = 1 << 19;
+    // Of linux/capability.h: version 3, this process; effective, permitted and inheritable, low words first.
+    let (header, mut sets) = ([0x2008_0522u32, 0], [0u32; 6]);
+    // SAFETY: writes six words.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) }, 0);
+    sets[..3].iter_mut().for_each(|set| *set &= !PTRACE);
+    // SAFETY: reads six words.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }, 0);
+}
+
+#[test]
 fn what_a_child_drops_of_the_engine_is_its_parents() {
     let output = in_a_process("what_a_child_drops_of_the_engine_is_its_parents", || {
         for options in [VmOptions::new().children(true), parent(1)] {

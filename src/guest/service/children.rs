@@ -91,13 +91,17 @@ impl Children {
         &self.care.family
     }
 
-    /// A child has copies of these regions. The gate is closed meanwhile. Calls no allocator while there are spares.
+    /// A child has copies of these regions, and of what was moved out of them. The gate is closed meanwhile. Calls no allocator while there are
+    /// spares, and nothing was moved.
     pub(super) fn born(&self, descriptor: Ward, payer: &Arc<Shared>, regions: impl Iterator<Item = Arc<Pages>>) {
         let mut spare = self.care.nursery.take().unwrap_or_else(|| Spare::new(payer, &[]));
         let child = self.care.family.adopt(Whose::Own(descriptor), &mut spare.child);
         for pages in regions {
             let copy = spare.copy_of(&pages);
             child.inherit_all(&pages, copy, &self.care.family);
+        }
+        if let Some(relics) = self.care.family.relics() {
+            child.inherit_all_from(&relics, &self.care.family);
         }
         child.is_born();
         self.care.ring();

@@ -113,6 +113,8 @@ impl VmDesk {
             // The others' memory is held all the same.
             result = result.and(held);
         }
+        // It stays once it is in memory.
+        result = result.and(self.children.family().bring_relics_in());
         result.map(|()| brought * PAGE_SIZE as u64)
     }
 

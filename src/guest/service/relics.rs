@@ -10,9 +10,11 @@ use super::claim::{BUSY, OUT, POISONED, STATE, word};
 use super::family::Family;
 use super::gate::Gate;
 use super::last_words;
+use super::running::PATIENCE;
+use crate::guest::Error;
 use crate::guest::pages::{Inherited, Pages};
 use crate::guest::uffd::Descriptor;
-use crate::sync::Arc;
+use crate::sync::{Arc, Deadline};
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
 use crate::units::{NodeId, PAGE_SIZE, SlotRange};
@@ -94,9 +96,30 @@ impl Family {
         }
     }
 
+    /// Have nothing of it out: a child would have zeroes there, of whom nobody tells.
+    ///
+    /// # Errors
+    /// When its mapping changes all the time.
+    pub(super) fn bring_relics_in(&self) -> Result<(), Error> {
+        let Some(relics) = self.relics() else { return Ok(()) };
+        let (patience, mut backoff) = (Deadline::after(PATIENCE), Backoff::new());
+        while !relics.bring_in(&self.zswap) {
+            if patience.passed() {
+                let range = relics.copies.nth(0).map_or(0..0, |copy| copy.addresses.clone());
+                return Err(Error::Moving { range });
+            }
+            backoff.wait_for_io();
+        }
+        Ok(())
+    }
+
     /// A range is to be registered: what is out of it is in memory from here on, and nobody's. False: its mapping is changing, and
     /// something is out still.
     pub(super) fn settle_relics(&self, range: &Range<usize>, gate: Option<&Gate>) -> bool {
+        // A move that was read of, and is still to be followed, may bring pages here.
+        if gate.is_some_and(|gate| gate.pass(range.clone()).is_none()) {
+            return false;
+        }
         let Some(relics) = self.relics() else { return true };
         if !relics.put_in_place(range, gate, &self.zswap) {
             return false;

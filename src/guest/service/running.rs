@@ -33,10 +33,15 @@ use crate::guest::pages::{Pages, Shared};
 use crate::guest::uffd::{Ask, Descriptor, Errno, Features};
 use crate::guest::{Error, Service, VmOptions};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, Rank};
+use crate::sync::thread::Backoff;
+use crate::sync::{Arc, Deadline, Mutex, Rank};
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// How long a range that changes is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
 ///
@@ -232,15 +237,19 @@ impl Running {
         }
     }
 
-    /// A range is about to be registered: perhaps `mremap` has moved pages there that are out.
+    /// A range is about to be registered: perhaps `mremap` has moved pages there that are out. What changes there is waited for.
     ///
     /// # Errors
-    /// When its mapping is just changing.
+    /// When that goes on: its mapping changes all the time, or the caller is who is told of a change.
     pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
-        match self.desk.children.family().settle_relics(range, self.desk.gate()) {
-            true => Ok(()),
-            false => Err(Error::Moving { range: range.clone() }),
+        let (patience, mut backoff) = (Deadline::after(PATIENCE), Backoff::new());
+        while !self.desk.children.family().settle_relics(range, self.desk.gate()) {
+            if patience.passed() {
+                return Err(Error::Moving { range: range.clone() });
+            }
+            backoff.wait_for_io();
         }
+        Ok(())
     }
 
     /// A region that children have a copy of is about to be registered, and known already.
