@@ -58,24 +58,25 @@ fn what_madvise_drops_behind_our_back_is_zero_and_uncharged() {
 #[test]
 fn a_page_that_can_be_read_at_the_second_try_is_what_it_was_where_discards_are_followed() {
     // In a process of its own: damage is found by whoever reads next.
-    let output = in_a_process("a_page_that_can_be_read_at_the_second_try_is_what_it_was_where_discards_are_followed", || {
-        for options in [threads(1).follow(Follow::Discards), threads(2).follow(Follow::Mappings), threads(1)] {
-            let (_engine, vm, mapping, region) = out(options);
-            for page in 0..20 {
-                let bytes = page * PAGE..(page + 1) * PAGE;
-                DAMAGES.store(1, Ordering::SeqCst);
-                assert!(matches!(region.make_resident(bytes.clone()), Err(Error::Unreadable { .. })));
-                assert_eq!(vm.stats().poisoned, PAGE as u64);
-                match page % 2 {
-                    0 => region.make_resident(bytes).unwrap(),
-                    _ => drop(region.pin(bytes).unwrap()),
+    let output =
+        in_a_process("a_page_that_can_be_read_at_the_second_try_is_what_it_was_where_discards_are_followed", || {
+            for options in [threads(1).follow(Follow::Discards), threads(2).follow(Follow::Mappings), threads(1)] {
+                let (_engine, vm, mapping, region) = out(options);
+                for page in 0..20 {
+                    let bytes = page * PAGE..(page + 1) * PAGE;
+                    DAMAGES.store(1, Ordering::SeqCst);
+                    assert!(matches!(region.make_resident(bytes.clone()), Err(Error::Unreadable { .. })));
+                    assert_eq!(vm.stats().poisoned, PAGE as u64);
+                    match page % 2 {
+                        0 => region.make_resident(bytes).unwrap(),
+                        _ => drop(region.pin(bytes).unwrap()),
+                    }
+                    mapping.check(page..page + 1, 1);
                 }
-                mapping.check(page..page + 1, 1);
+                assert_eq!(vm.stats().poisoned, 0);
+                valid(&region);
             }
-            assert_eq!(vm.stats().poisoned, 0);
-            valid(&region);
-        }
-    });
+        });
     well(&output.unwrap());
 }
 
@@ -230,6 +231,36 @@ fn memory_that_is_moved_takes_along_what_is_out() {
         }
     });
     well(&output.unwrap());
+}
+
+#[test]
+fn a_region_of_which_a_part_was_unmapped_is_unregistered_like_any_other() {
+    // In a process of its own: what is mapped meanwhile should be ours.
+    let output = in_a_process("a_region_of_which_a_part_was_unmapped_is_unregistered_like_any_other", || {
+        for (gone, dropped) in [(100..150, false), (100..150, true), (0..300, false)] {
+            let engine = engine();
+            let vm = vm(&engine, "vm", threads(2).follow(Follow::Mappings)).unwrap();
+            let mapping = std::mem::ManuallyDrop::new(Mapping::new(300));
+            mapping.write(0..300, 1);
+            let region = mapping.register(&vm);
+            region.evict(0..200 * PAGE);
+            // SAFETY: the test's memory.
+            assert_eq!(unsafe { libc::munmap(mapping.at(gone.start).cast(), gone.len() * PAGE) }, 0);
+            match dropped {
+                true => drop(region),
+                false => region.unregister().map_err(|(_, error)| error).unwrap(),
+            }
+            for page in (0..300).filter(|page| !gone.contains(page)) {
+                mapping.check(page..page + 1, 1);
+            }
+            assert_eq!(vm.memcg().current(Counter::Memory), 0);
+            drop(vm);
+            engine.zswap().assert_valid();
+        }
+    });
+    let output = output.unwrap();
+    well(&output);
+    assert_eq!(said(&output), "", "nothing is amiss");
 }
 
 /// MADV_FREE is told as MADV_DONTNEED is, and leaves pages where they are until the kernel wants them: what is written again is kept.

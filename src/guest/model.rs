@@ -413,7 +413,7 @@ impl Model {
     /// # Errors
     /// When a page cannot be read.
     pub fn unregister(&self) -> Result<(), Error> {
-        self.pages.bring_everything()?;
+        self.pages.bring_everything().inspect_err(|_| self.pages.reopen())?;
         self.backing.release().expect("it cannot fail");
         Ok(())
     }

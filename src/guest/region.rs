@@ -56,21 +56,23 @@ impl Region {
                 self.finish();
                 Ok(())
             }
-            Err(error) => Err((self, error)),
+            Err(error) => {
+                self.pages().reopen();
+                Err((self, error))
+            }
         }
     }
 
+    /// Nothing leaves from here on, whatever comes of it.
     fn bring_and_release(&self) -> Result<(), Error> {
         let pages = self.pages();
-        pages.bring_everything()?;
-        if let Err(error) = self.vm.settle(&pages.addresses()) {
-            pages.reopen();
-            return Err(error);
-        }
-        pages.backing().release().map_err(|source| {
-            pages.reopen();
-            Error::Kernel { doing: "unregister the region from", page: 0, address: pages.addresses().start, source }
-        })
+        // What was unmapped a moment ago is not to be brought in: its pages follow.
+        let settled = self.vm.settle(&pages.addresses());
+        pages.bring_everything().and(settled)?;
+        self.vm.settle(&pages.addresses())?;
+        let address = pages.addresses().start;
+        let refused = |source| Error::Kernel { doing: "unregister the region from", page: 0, address, source };
+        pages.backing().release().map_err(refused)
     }
 
     /// The kernel sends no more faults: wait for those that are being served, and settle up.
@@ -159,7 +161,6 @@ impl Drop for Region {
         }
         if let Err(error) = self.bring_and_release() {
             let addresses = pages.addresses();
-            pages.close();
             let poisoned = pages.poison_the_rest();
             let released = pages.backing().release();
             eprintln!(

@@ -107,7 +107,8 @@ impl GuestRange {
             self.release_what_is_left(&range, errno)?;
         }
         if self.hides_from_children {
-            self.advise(0, self.pages, libc::MADV_DOFORK)?;
+            // It is released, whatever comes of this: over a part that is not mapped any more the kernel says ENOMEM, and has done the rest.
+            let _ = self.advise(0, self.pages, libc::MADV_DOFORK);
         }
         Ok(())
     }

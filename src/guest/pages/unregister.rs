@@ -5,18 +5,22 @@
 //!                                                                                  a page that is owned meanwhile is waited for
 //!   end     exit closed: nobody takes pages out -> everything brought in -> released -> nobody is at it any more -> uncharged
 //!                                                       |
-//!                                                       +-- a page cannot be read: the exit is opened again
+//!                                                       +-- a page cannot be read: the exit is opened again, or the page poisoned
 //! ```
 
 use super::bits::State;
-use super::owned::TOGETHER;
+use super::owned::{Owned, TOGETHER};
 use super::pages::Pages;
 use super::ports::{Gauge, Why};
 use crate::guest::Error;
+use crate::guest::memory::backing::Obstacle;
 use crate::sync::Bug;
 use crate::sync::thread::Backoff;
 use std::io;
 use std::ops::Range;
+
+/// How often a page is tried to be poisoned while its mapping changes: a second or so.
+const POISONINGS: u32 = 1000;
 
 impl Pages {
     /// Charge what is in the guest range already; for a region whose faults are served. How many pages.
@@ -75,19 +79,16 @@ impl Pages {
         found
     }
 
-    /// Have nobody take pages out, and bring in what is out. Faults are served before, during and after it.
+    /// Have nobody take pages out, and bring in what is out. Faults are served before, during and after it. Whoever keeps the region after all
+    /// [opens](Self::reopen) the exit again.
     ///
     /// # Errors
-    /// The first of a page that cannot be brought in; pages may be taken out again.
+    /// The first of a page that cannot be brought in.
     pub(crate) fn bring_everything(&self) -> Result<(), Error> {
         if !self.shared().planted.is(Bug::UnregisterLeavesExitOpen) {
             self.close();
         }
-        let result = self.bring_all();
-        if result.is_err() {
-            self.reopen();
-        }
-        result
+        self.bring_all()
     }
 
     pub(super) fn bring_all(&self) -> Result<(), Error> {
@@ -113,16 +114,39 @@ impl Pages {
         (at..self.count()).find(is_in).unwrap_or(self.count())
     }
 
-    /// What could not be brought in will raise SIGBUS when it is touched; for a region that goes all the same. How many pages.
+    /// What could not be brought in will raise SIGBUS when it is touched; for a region that goes all the same, and whose exit is closed. How many
+    /// pages.
     pub(crate) fn poison_the_rest(&self) -> u64 {
         let mut pages = 0;
         for page in 0..self.count() {
-            if !matches!(self.word(page).load().state(), State::Absent | State::Resident) {
-                pages += 1;
-                let _ = self.backing().poison(page, 1);
+            loop {
+                let seen = self.word(page).load();
+                match seen.state() {
+                    State::Absent | State::Resident => break,
+                    // Whoever serves a fault of it may have it in memory in a moment.
+                    state if state.is_owned() => self.wait(page),
+                    _ if self.word(page).fill(seen).is_err() => {}
+                    _ => {
+                        let _as_it_was = Owned::one(self, page, seen);
+                        self.poison_for_good(page);
+                        pages += 1;
+                        break;
+                    }
+                }
             }
         }
         pages
+    }
+
+    /// As far as the kernel can. While it says that the mapping changes, again: what is not poisoned would read as zeroes.
+    fn poison_for_good(&self, page: u32) {
+        let mut backoff = Backoff::new();
+        for _ in 0..POISONINGS {
+            match self.backing().poison(page, 1) {
+                Err(Obstacle::Again) => backoff.wait_for_io(),
+                _ => break,
+            }
+        }
     }
 
     /// The region was released, and nobody is at its pages any more: nothing is charged for it from here on.
