@@ -209,6 +209,8 @@ impl Pages {
         let (done, kind) = match access {
             Access::Minor => match self.backing().put_back(page, 1) {
                 Ok(()) => (Installed { pages: 1, obstacle: None }, FaultKind::Stale),
+                // In the page cache when it was touched, and thrown away since then by whoever has the file.
+                Err(Obstacle::Hole) => (self.backing().install_zero(page, 1), FaultKind::Vanished),
                 Err(obstacle) => (Installed { pages: 0, obstacle: Some(obstacle) }, FaultKind::Stale),
             },
             _ => (self.backing().install_zero(page, 1), FaultKind::Vanished),
