@@ -27,7 +27,7 @@ fn what_is_taken_out_is_staged_and_comes_back() {
             for page in 10..74 {
                 assert!(bed.staged(page) == pattern(page as usize, 0), "{}: page {page}", bed.name);
             }
-            bed.backing.put_back(10, 64).expect("it goes back");
+            bed.backing.put_back(10, 64).all().expect("it goes back");
             assert!(!readable(&bed.descriptor, 0));
             for page in 0..200 {
                 bed.holds(page, 0);
@@ -75,7 +75,7 @@ fn an_access_to_a_page_that_is_out_is_told_by_its_kind() {
                     assert_eq!(fault.protected, in_place, "{}", bed.name);
                     assert_eq!(fault.minor, kind.1 == Method::Zap, "{}", bed.name);
                     assert!(bed.staged(2) == pattern(2, 0), "{}: it was written while it is staged", bed.name);
-                    bed.backing.put_back(2, 1).expect("it goes back");
+                    bed.backing.put_back(2, 1).all().expect("it goes back");
                 },
             );
             bed.holds(2, 1);
@@ -111,7 +111,7 @@ fn installing_over_a_page_leaves_it_as_it_is() {
             // A page of zeroes leaves and comes back as any other.
             assert_eq!(bed.backing.take_out(41, 22), all_out(22), "{}", bed.name);
             assert!(bed.staged(50) == [0; PAGE]);
-            bed.backing.put_back(41, 22).expect("they go back");
+            bed.backing.put_back(41, 22).all().expect("they go back");
             assert!(read(bed.map.page(50)) == [0; PAGE]);
         }
     });
@@ -129,10 +129,10 @@ fn a_hole_ends_a_run_where_it_is() {
                 assert_eq!(bed.backing.take_out(0, 64), out_until(hole, Obstacle::Hole), "{}", bed.name);
                 if hole < 63 {
                     assert_eq!(bed.backing.take_out(hole + 1, 63 - hole), all_out(63 - hole), "{}", bed.name);
-                    bed.backing.put_back(hole + 1, 63 - hole).expect("they go back");
+                    bed.backing.put_back(hole + 1, 63 - hole).all().expect("they go back");
                 }
                 if hole > 0 {
-                    bed.backing.put_back(0, hole).expect("they go back");
+                    bed.backing.put_back(0, hole).all().expect("they go back");
                 }
                 (0..64).filter(|&page| page != hole).for_each(|page| bed.holds(page, 0));
             }
@@ -309,7 +309,7 @@ fn a_shadow_that_is_not_empty_is_emptied() {
         }
         assert_eq!(bed.backing.take_out(0, 64), all_out(64));
         (0..64).for_each(|page| assert!(bed.staged(page) == pattern(page as usize, 0), "page {page}"));
-        bed.backing.put_back(0, 64).expect("they go back");
+        bed.backing.put_back(0, 64).all().expect("they go back");
         (0..64).for_each(|page| bed.holds(page, 0));
     });
 }
@@ -320,11 +320,11 @@ fn nothing_is_put_back_over_a_page() {
         let Some(bed) = Bed::filled((true, Method::Move), 8) else { return };
         assert_eq!(bed.backing.take_out(0, 8), all_out(8));
         assert_eq!(bed.install(5, 1, 1), all_in(1));
-        assert_eq!(bed.backing.put_back(0, 8), Err(Obstacle::There));
+        assert_eq!(bed.backing.put_back(0, 8).all(), Err(Obstacle::There));
         (0..5).for_each(|page| bed.holds(page, 0));
         bed.holds(5, 1);
         assert!(bed.staged(5) == pattern(5, 0) && bed.staged(6) == pattern(6, 0));
-        bed.backing.put_back(6, 2).expect("they go back");
+        bed.backing.put_back(6, 2).all().expect("they go back");
         bed.holds(7, 0);
     });
 }
@@ -477,7 +477,7 @@ fn no_write_is_lost_while_pages_come_and_go() {
                     let mut state = states[page].lock().expect("nobody panics");
                     match &*state {
                         State::Resident => backing.wake(page as u32, 1),
-                        State::Staged => backing.put_back(page as u32, 1).expect("it goes back"),
+                        State::Staged => backing.put_back(page as u32, 1).all().expect("it goes back"),
                         State::Stored(bytes) => {
                             assert_eq!(backing.install(page as u32, &raw const **bytes, 1, false), all_in(1));
                         }

@@ -32,7 +32,7 @@ fn several_mappings_in_one_range_are_one_region() {
             let name = &bed.name;
             assert_eq!(bed.backing.take_out(0, 64), all_out(64), "{name}");
             assert_eq!(bed.backing.take_out(64, 64), all_out(64), "{name}");
-            bed.backing.put_back(0, 64).expect("they go back");
+            bed.backing.put_back(0, 64).all().expect("they go back");
             bed.backing.drop_staged(64, 64).expect("frames go back");
             assert_eq!(
                 bed.backing.move_in(64, 64, &mut |page, frame| {
@@ -66,7 +66,7 @@ fn executable_memory_leaves_and_returns() {
         };
         let Some(bed) = Bed::with((true, Method::Move), 64, Features::empty(), executable) else { return };
         assert_eq!(bed.backing.take_out(0, 64), all_out(64));
-        bed.backing.put_back(0, 64).expect("they go back");
+        bed.backing.put_back(0, 64).all().expect("they go back");
         (0..64).for_each(|page| bed.holds(page, 0));
     });
 }
@@ -84,12 +84,12 @@ fn pages_whose_protection_changes_stay_or_come_back_by_copy() {
             assert_eq!(bed.backing.take_out(0, 32), all_out(32));
             protect(10, 4, libc::PROT_READ); // out
             protect(40, 4, libc::PROT_READ); // in
-            bed.backing.put_back(0, 32).unwrap_or_else(|obstacle| panic!("{}: {obstacle:?}", bed.name));
+            bed.backing.put_back(0, 32).all().unwrap_or_else(|obstacle| panic!("{}: {obstacle:?}", bed.name));
             let taken = bed.backing.take_out(32, 32);
             if kind.1 == Method::Move {
                 assert_eq!(taken, out_until(8, Obstacle::Busy));
             }
-            bed.backing.put_back(32, taken.moved).expect("they go back");
+            bed.backing.put_back(32, taken.moved).all().expect("they go back");
             (0..64).for_each(|page| bed.holds(page, 0));
             for (first, pages) in [(10, 4), (40, 4)] {
                 protect(first, pages, libc::PROT_READ | libc::PROT_WRITE);
@@ -111,7 +111,7 @@ fn memory_that_is_locked_later_stays() {
             return support::skip("memory_that_is_locked_later_stays", "mlock is not permitted");
         }
         assert_eq!(bed.backing.take_out(8, 8), out_until(0, Obstacle::Busy));
-        bed.backing.put_back(0, 8).expect("by copy");
+        bed.backing.put_back(0, 8).all().expect("by copy");
         (0..64).for_each(|page| bed.holds(page, 0));
         // SAFETY: the same memory.
         unsafe { libc::munlock(bed.map.address as *const _, bed.map.bytes) };
@@ -135,8 +135,8 @@ fn pages_pinned_for_a_device_are_busy() {
         assert_eq!(bed.backing.take_out(0, 64), out_until(20, Obstacle::Busy));
         assert_eq!(bed.backing.take_out(23, 1), out_until(0, Obstacle::Busy));
         assert_eq!(bed.backing.take_out(24, 40), all_out(40));
-        bed.backing.put_back(0, 20).expect("they go back");
-        bed.backing.put_back(24, 40).expect("they go back");
+        bed.backing.put_back(0, 20).all().expect("they go back");
+        bed.backing.put_back(24, 40).all().expect("they go back");
         ring.submitter().unregister_buffers().expect("they are let go");
         assert_eq!(bed.backing.take_out(0, 64), all_out(64));
     });
@@ -162,7 +162,7 @@ fn pages_shared_with_a_child_are_busy_until_they_are_made_our_own() {
         assert_eq!(bed.backing.unshare(0, 64), 0);
         write(bed.map.page(7), &pattern(7, 1)); // our own again, by the write
         assert_eq!(bed.backing.take_out(7, 1), all_out(1));
-        bed.backing.put_back(7, 1).expect("it goes back");
+        bed.backing.put_back(7, 1).all().expect("it goes back");
         end(child);
         assert_eq!(bed.backing.take_out(0, 64), out_until(0, Obstacle::Busy), "the child's end alone does not do it");
         assert_eq!(bed.backing.unshare(0, 64), 64);
@@ -251,7 +251,7 @@ fn children_do_not_inherit_registered_memory() {
             let maps = std::fs::read_to_string(format!("/proc/{child}/maps")).expect("maps");
             assert!(!maps.contains(&format!("{:x}-", bed.map.address)), "{}", bed.name);
             end(child);
-            bed.backing.put_back(0, 64).expect("they go back");
+            bed.backing.put_back(0, 64).all().expect("they go back");
             bed.backing.release().expect("it is released");
             let child = sleeping_child();
             let maps = std::fs::read_to_string(format!("/proc/{child}/maps")).expect("maps");
@@ -299,12 +299,12 @@ fn whole_huge_pages_leave_at_once_and_small_ones_out_of_them() {
         assert_eq!(backing.take_out(0, 512), all_out(512));
         // SAFETY: staged.
         assert!(unsafe { backing.staged(77).read_volatile() } == pattern(base + 77, 0));
-        backing.put_back(0, 512).expect("it goes back");
+        backing.put_back(0, 512).all().expect("it goes back");
         (0..512).for_each(check);
         assert_eq!(backing.take_out(512 + 100, 64), all_out(64)); // the huge page is split
         assert_eq!(backing.take_out(512 + 300, 1), all_out(1));
-        backing.put_back(512 + 100, 64).expect("they go back");
-        backing.put_back(512 + 300, 1).expect("it goes back");
+        backing.put_back(512 + 100, 64).all().expect("they go back");
+        backing.put_back(512 + 300, 1).all().expect("it goes back");
         (512..1024).for_each(check);
     });
 }
@@ -344,14 +344,14 @@ fn while_an_event_is_unread_what_fills_pages_says_again() {
         bed.backing.drop_staged(4, 4).expect("no business of the event's");
         assert_eq!(bed.install(4, 1, 1), in_until(0, Obstacle::Again));
         assert_eq!(bed.backing.install_zero(4, 1), in_until(0, Obstacle::Again));
-        assert_eq!(bed.backing.put_back(0, 1), Err(Obstacle::Again));
+        assert_eq!(bed.backing.put_back(0, 1).all(), Err(Obstacle::Again));
         assert_eq!(bed.backing.poison(4, 1), Err(Obstacle::Again));
         assert!(!remover.is_finished());
         let Event::Remove(range) = next_event(&bed.descriptor) else { panic!("no removal") };
         assert_eq!(range, bed.map.span(32, 8));
         remover.join().expect("it is well").expect("they are dropped");
         assert_eq!(bed.install(4, 1, 1), all_in(1));
-        bed.backing.put_back(0, 4).expect("they go back");
+        bed.backing.put_back(0, 4).all().expect("they go back");
         (0..4).for_each(|page| bed.holds(page, 0));
     });
 }
@@ -383,7 +383,7 @@ fn what_a_stranger_mapped_meanwhile_is_not_taken() {
         let stranger = Mapped { address: place, bytes: 64 * PAGE, file: None };
         (0..64).for_each(|page| write(stranger.page(page), &pattern(page, 8)));
         assert_eq!(bed.backing.take_out(0, 32), out_until(0, Obstacle::Again));
-        assert_eq!(bed.backing.put_back(32, 1), Err(Obstacle::Again));
+        assert_eq!(bed.backing.put_back(32, 1).all(), Err(Obstacle::Again));
         bed.backing.drop_staged(32, 32).expect("no business of the event's");
         let Event::Unmap(range) = next_event(&bed.descriptor) else { panic!("no unmap") };
         assert_eq!(range, stranger.range());
@@ -411,7 +411,7 @@ fn a_range_that_is_gone_is_said_to_be() {
                 assert_eq!(taken, out_until(0, expected), "{}", bed.name);
             }
             assert_eq!(bed.backing.take_out(0, 32), all_out(32), "{}", bed.name);
-            bed.backing.put_back(0, 32).expect("they go back");
+            bed.backing.put_back(0, 32).all().expect("they go back");
         }
     });
 }

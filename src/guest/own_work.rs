@@ -64,8 +64,8 @@ impl Backing for Nothing {
         TakenOut { moved: pages, obstacle: None }
     }
 
-    fn put_back(&self, _first: u32, _pages: u32) -> Result<(), Obstacle> {
-        Ok(())
+    fn put_back(&self, _first: u32, pages: u32) -> Installed {
+        Installed { pages, obstacle: None }
     }
 
     fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {

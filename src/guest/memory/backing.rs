@@ -51,11 +51,10 @@ pub trait Backing: Send + Sync {
     /// pinned, shared after a fork, or its protection differs) or is not there (`Hole`).
     fn take_out(&self, first: u32, pages: u32) -> TakenOut;
 
-    /// Bring staged pages back into the guest range, and wake who waits for them.
+    /// Bring staged pages back into the guest range, and wake who waits for them. What is told as back can be written, the others cannot.
     ///
-    /// # Errors
-    /// The obstacle; pages before it are back. `There`: the guest range has a page in that place, and the staged one stays.
-    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
+    /// `There`: the guest range has a page in that place, and the staged one stays.
+    fn put_back(&self, first: u32, pages: u32) -> Installed;
 
     /// Where the bytes of a page lie that is Staged or Compressing. Nobody writes them.
     fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE];
@@ -70,7 +69,7 @@ pub trait Backing: Send + Sync {
     /// Give the frames of staged pages back; the guest's next access faults as on a page that is not there.
     ///
     /// # Errors
-    /// The obstacle: some of the frames may still be held.
+    /// The obstacle: some of the frames may still be held. Those of a page alone are, and in place it is as it was.
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle>;
 
     /// Install copies of `pages` pages that lie one after the other at `from`, write-protected where asked, and wake who waits.
@@ -283,6 +282,16 @@ pub struct Installed {
     pub pages: u32,
     /// What is the matter with the page after them.
     pub obstacle: Option<Obstacle>,
+}
+
+impl Installed {
+    /// Whether all were.
+    ///
+    /// # Errors
+    /// The obstacle.
+    pub fn all(self) -> Result<(), Obstacle> {
+        self.obstacle.map_or(Ok(()), Err)
+    }
 }
 
 /// Why the kernel did not do it.

@@ -128,8 +128,8 @@ impl Backing for Faulty {
         TakenOut { moved: done.pages, obstacle: done.obstacle }
     }
 
-    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.all_or_nothing(Call::PutBack, first, pages, |pages| self.inner.put_back(first, pages))
+    fn put_back(&self, first: u32, pages: u32) -> Installed {
+        self.partly(Call::PutBack, first, pages, |pages| self.inner.put_back(first, pages))
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {

@@ -197,20 +197,17 @@ impl GuestRange {
     }
 
     pub(super) fn poison(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        let done = self.filled(pages, |at, count| self.descriptor.poison(self.span(first + at, count), Mode::empty()));
-        done.obstacle.map_or(Ok(()), Err)
+        self.filled(pages, |at, count| self.descriptor.poison(self.span(first + at, count), Mode::empty())).all()
     }
 
     pub(super) fn protect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        let done = self.filled(pages, |at, count| whole(count, self.descriptor.protect(self.span(first + at, count))));
-        done.obstacle.map_or(Ok(()), Err)
+        self.filled(pages, |at, count| whole(count, self.descriptor.protect(self.span(first + at, count)))).all()
     }
 
-    pub(super) fn unprotect(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        let done = self.filled(pages, |at, count| {
+    pub(super) fn unprotect(&self, first: u32, pages: u32) -> Installed {
+        self.filled(pages, |at, count| {
             whole(count, self.descriptor.unprotect(self.span(first + at, count), Mode::empty()))
-        });
-        done.obstacle.map_or(Ok(()), Err)
+        })
     }
 
     pub(super) fn wake(&self, first: u32, pages: u32) {
@@ -291,7 +288,7 @@ impl Drop for GuestRange {
 macro_rules! rest_of_backing {
     ($range:ident) => {
         fn unprotect(&self, first: u32, pages: u32) -> Result<(), $crate::guest::memory::backing::Obstacle> {
-            self.$range.unprotect(first, pages)
+            self.$range.unprotect(first, pages).all()
         }
 
         fn protect(&self, first: u32, pages: u32) -> Result<(), $crate::guest::memory::backing::Obstacle> {

@@ -157,12 +157,7 @@ impl Filed {
     }
 
     /// Map pages that the file has; those that are mapped already are passed over.
-    fn map(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.map_until(first, pages).obstacle.map_or(Ok(()), Err)
-    }
-
-    /// The same, which says how far it came.
-    fn map_until(&self, first: u32, pages: u32) -> Installed {
+    fn map(&self, first: u32, pages: u32) -> Installed {
         let mut done = 0;
         while done < pages {
             let mapped = self.guest.map_from_file(first + done, pages - done);
@@ -242,13 +237,14 @@ impl Backing for Filed {
         }
     }
 
-    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+    fn put_back(&self, first: u32, pages: u32) -> Installed {
         match self.out {
             Out::Zap => self.map(first, pages),
             Out::Protect => {
-                self.guest.unprotect(first, pages)?;
-                // The kernel may have unmapped it meanwhile.
-                self.map(first, pages)
+                let back = self.guest.unprotect(first, pages);
+                // The kernel may have unmapped it meanwhile; what cannot be mapped now is when it is touched (F2).
+                let _ = self.map(first, back.pages);
+                back
             }
         }
     }
@@ -282,7 +278,7 @@ impl Backing for Filed {
         let written = Written { filed: self, first, pages: count };
         let filled = (0..count).find(|&at| !fill(first + at, self.in_view(first + at))).unwrap_or(count);
         let written = written.keep(filled);
-        let mapped = self.map_until(first, filled);
+        let mapped = self.map(first, filled);
         // What is mapped is the guest's, who may have written to it by now.
         std::mem::forget(written.keep(mapped.pages));
         if mapped.obstacle.is_some() {

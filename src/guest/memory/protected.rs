@@ -14,7 +14,7 @@
 //!   memory is discarded by [`discard`](Backing::discard), not by `madvise`.
 
 use super::Refusal;
-use super::backing::{Backing, Obstacle, Staging, TakenOut};
+use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
 use super::guest_range::{GuestRange, rest_of_backing};
 use crate::guest::uffd::{Entry, Ioctls, Modes};
 use crate::units::PAGE_SIZE;
@@ -71,7 +71,7 @@ impl Backing for Protected {
         TakenOut { moved: held, obstacle: (held < pages).then_some(Obstacle::Hole) }
     }
 
-    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+    fn put_back(&self, first: u32, pages: u32) -> Installed {
         self.guest.unprotect(first, pages)
     }
 

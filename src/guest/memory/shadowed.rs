@@ -168,21 +168,23 @@ impl Backing for Shadowed {
         }
     }
 
-    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
+    fn put_back(&self, first: u32, pages: u32) -> Installed {
         let mut back = 0;
         while back < pages {
             let (more, stopped) = self.move_to_guest(first + back, self.shadow(first + back), pages - back);
             back += more;
             match stopped {
                 None => {}
-                Some(Errno::INVALID | Errno::BUSY) => {
-                    self.copy_back(first + back)?;
-                    back += 1;
+                Some(Errno::INVALID | Errno::BUSY) => match self.copy_back(first + back) {
+                    Ok(()) => back += 1,
+                    Err(obstacle) => return Installed { pages: back, obstacle: Some(obstacle) },
+                },
+                Some(errno) => {
+                    return Installed { pages: back, obstacle: Some(self.guest.obstacle(first + back, errno)) };
                 }
-                Some(errno) => return Err(self.guest.obstacle(first + back, errno)),
             }
         }
-        Ok(())
+        Installed { pages, obstacle: None }
     }
 
     fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {

@@ -64,6 +64,9 @@ struct Place {
 struct Cue {
     /// So many installations, of pages or of poison, still find the address space changing.
     again: u32,
+    /// Whoever puts this page back, or drops its frame, finds it changing; and so do so many requests of that kind.
+    refused: Option<(u32, u32)>,
+    refusing: u32,
     /// Threads that change mappings, and have not gone on.
     changing: u32,
     /// What those say, and nobody has read.
@@ -198,6 +201,11 @@ impl Simulated {
         self.state.lock().0[page as usize].pinned = pinned;
     }
 
+    /// From this page on, so many requests to put pages back, or to drop their frames, find the address space changing.
+    pub(crate) fn set_refused(&self, page: u32, times: u32) {
+        self.state.lock().1.refused = Some((page, times));
+    }
+
     /// So many installations find the address space changing.
     pub(crate) fn set_again(&self, times: u32) {
         self.state.lock().1.again = times;
@@ -243,6 +251,15 @@ impl Cue {
         if self.changing > 0 { Err(Obstacle::Again) } else { Ok(()) }
     }
 
+    fn refuses(&mut self, page: u32) -> bool {
+        if let Some((_, times)) = self.refused.take_if(|(at, _)| *at == page) {
+            self.refusing = times;
+        }
+        let refuses = self.refusing > 0;
+        self.refusing -= u32::from(refuses);
+        refuses
+    }
+
     fn again(&mut self) -> Result<(), Obstacle> {
         self.unchanging()?;
         if self.again > 0 {
@@ -277,8 +294,9 @@ impl Backing for Simulated {
         TakenOut { moved, obstacle }
     }
 
-    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        all(self.each(first, pages, |page, place, cue| match self.staging {
+    fn put_back(&self, first: u32, pages: u32) -> Installed {
+        let (pages, obstacle) = self.each(first, pages, |page, place, cue| match self.staging {
+            _ if cue.refuses(page) => Err(Obstacle::Again),
             Staging::InPlace => {
                 cue.unchanging()?;
                 place.token.ok_or(Obstacle::Hole)?;
@@ -294,7 +312,8 @@ impl Backing for Simulated {
                 self.set_bytes(page, 0);
                 Ok(())
             }
-        }))
+        });
+        Installed { pages, obstacle }
     }
 
     fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
@@ -310,8 +329,9 @@ impl Backing for Simulated {
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        all(self.each(first, pages, |page, place, _| {
+        all(self.each(first, pages, |page, place, cue| {
             match self.staging {
+                _ if cue.refuses(page) => return Err(Obstacle::Again),
                 Staging::Apart => place.staged = false,
                 Staging::InPlace => (place.token, place.mapped) = (None, false),
             }
@@ -383,8 +403,7 @@ impl Backing for Simulated {
 
     fn present(&self, first: u32, pages: u32, each: &mut dyn FnMut(Range<u32>)) -> io::Result<()> {
         for page in first..first + pages {
-            let place = self.state.lock().0[page as usize];
-            if place.token.is_some() && place.mapped {
+            if self.state.lock().0[page as usize].token.is_some() {
                 each(page..page + 1);
             }
         }

@@ -150,6 +150,47 @@ fn a_changing_address_space_is_tried_again_and_loses_nothing() {
 }
 
 #[test]
+fn what_is_back_when_a_mapping_changes_half_way_is_told_as_back() {
+    for in_place in [false, true] {
+        let model = model(in_place, 0, 0);
+        (0..20).for_each(|page| model.write(page, STIFF + u64::from(page)).unwrap());
+        assert_eq!(model.stage(0, 20), (20, 0));
+        model.backing.set_refused(7, 2);
+        assert_eq!(model.compress(20), 0);
+        assert_eq!(model.check(), (7, 13, 0));
+        // They can be written from then on, without a fault that would tell.
+        (0..7).for_each(|page| assert_eq!(model.backing.write(page, u64::from(page)), Ok(())));
+        model.compress(64);
+        (0..20).for_each(|page| assert_eq!(model.read(page), Some(u64::from(page) + if page < 7 { 0 } else { STIFF })));
+        model.unregister().unwrap();
+        model.settle();
+    }
+}
+
+#[test]
+fn a_frame_in_place_that_is_not_dropped_is_not_stored_either() {
+    for kept_bytes in [0, 1 << 20] {
+        let model = model(true, kept_bytes, 0);
+        (0..20).for_each(|page| model.write(page, 7).unwrap());
+        if kept_bytes > 0 {
+            model.stage(0, 20);
+            model.compress(20);
+            (0..20).for_each(|page| assert_eq!(model.read(page), Some(7)));
+            assert_eq!(model.kept(), 20);
+        }
+        assert_eq!(model.stage(0, 20), (20, 0));
+        model.backing.set_refused(7, 2);
+        assert_eq!(model.compress(20), 19);
+        assert_eq!(model.check(), (0, 1, 19));
+        assert_eq!(model.compress(20), 1);
+        (0..20).for_each(|page| assert_eq!(model.read(page), Some(7)));
+        assert_eq!(model.check(), (20, 0, 0));
+        model.unregister().unwrap();
+        model.settle();
+    }
+}
+
+#[test]
 fn a_poisoned_page_whose_mark_is_gone_is_marked_again_and_nobody_sleeps() {
     let model = model(false, 0, 0);
     model.write(0, 7).unwrap();
@@ -185,10 +226,12 @@ fn a_page_that_stays_staged_while_its_turn_comes_gets_another_turn() {
 fn a_page_that_is_protected_and_not_said_to_be_can_be_written() {
     let model = model(true, 0, 0);
     model.write(0, 7).unwrap();
-    // As one is whose frame could not be dropped when it was compressed.
-    model.backing.protect(0, 1).unwrap();
-    assert!(matches!(model.pages.fault(0, Access::Unknown, Waiting::Wait), Served::Installed(_)));
-    assert_eq!(model.backing.write(0, 8), Ok(()), "its thread would fault for ever");
+    // As one is that was not taken out after all, and could not be unprotected.
+    for access in [Access::Unknown, Access::Write] {
+        model.backing.protect(0, 1).unwrap();
+        assert!(matches!(model.pages.fault(0, access, Waiting::Wait), Served::Installed(_)));
+        assert_eq!(model.backing.write(0, 8), Ok(()), "its thread would fault for ever");
+    }
 }
 
 #[test]

@@ -12,13 +12,13 @@
 //! Nothing is owned while a page is compressed: a fault never waits for the codec. What is compressed is memory that nobody
 //! writes: a staged page lies in memory of ours; or, where it is staged in place, it is copied first, as a fault puts it back.
 
-use super::bits::{Bits, State};
+use super::bits::{Bits, MAX_BAN, State};
 use super::outcomes::Compressed;
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::Pages;
 use super::ports::{Count, Effort, Gauge, Why};
 use super::word::{Frame, Through};
-use crate::guest::memory::backing::Staging;
+use crate::guest::memory::backing::{Obstacle, Staging};
 use crate::sync::Bug;
 use crate::units::PAGE_SIZE;
 use crate::zswap::{Error, Unwritable};
@@ -30,8 +30,8 @@ enum Work {
     None,
     /// Begun, and not stored: the charge is ours.
     Begun,
-    /// Stored, in so many bytes, which the charge has become.
-    Stored(u16),
+    /// Stored, which the charge has become.
+    Stored,
     /// Its slot had an equal copy; the charge is ours.
     Clean,
     /// It does not shrink, and no device takes it; the charge is ours.
@@ -44,13 +44,16 @@ struct Batch<'a> {
     first: u32,
     len: u32,
     work: [Work; TOGETHER as usize],
+    /// What was stored takes so many bytes.
+    slot_bytes: [u16; TOGETHER as usize],
 }
 
 impl Pages {
     /// Compress those of up to 64 pages that are staged.
     pub(crate) fn compress_run(&self, first: u32, len: u32, effort: Effort) -> Compressed {
         let mut done = Compressed::default();
-        let mut batch = Batch { pages: self, first, len: len.min(TOGETHER), work: [Work::None; TOGETHER as usize] };
+        let (work, slot_bytes) = ([Work::None; TOGETHER as usize], [0; TOGETHER as usize]);
+        let mut batch = Batch { pages: self, first, len: len.min(TOGETHER), work, slot_bytes };
         for page in first..first + len.min(TOGETHER) {
             match self.word(page).compress() {
                 Some(was) => batch.store(page, was, effort, &mut done),
@@ -98,7 +101,10 @@ impl<'a> Batch<'a> {
             }
         };
         match shared.store.put_away(pages.slot(page), &*shared.purse, bytes, effort) {
-            Ok(stored) => *self.work(page) = Work::Stored(stored.slot_bytes() as u16),
+            Ok(stored) => {
+                *self.work(page) = Work::Stored;
+                self.slot_bytes[(page - self.first) as usize] = stored.slot_bytes() as u16;
+            }
             Err(Error::Incompressible { reason, .. }) if reason != Unwritable::NotTried => {
                 *self.work(page) = Work::Stiff;
             }
@@ -134,11 +140,8 @@ impl<'a> Batch<'a> {
             let mine = match work {
                 Work::None => false,
                 Work::Begun => unreachable!("each was stored, or refused"),
-                Work::Stored(slot_bytes) => match pages.word(page).compressed() {
-                    Through::Mine => {
-                        done.won += PAGE_SIZE as u64 - u64::from(slot_bytes);
-                        true
-                    }
+                Work::Stored => match pages.word(page).compressed() {
+                    Through::Mine => true,
                     Through::Lost => {
                         // Before `shadow` is cleared: after that the page may be stored again.
                         if !shared.planted.is(Bug::LostKeepsSlot) {
@@ -150,7 +153,6 @@ impl<'a> Batch<'a> {
                 },
                 Work::Clean => match pages.word(page).compressed() {
                     Through::Mine => {
-                        done.won += PAGE_SIZE as u64;
                         shared.observer.count(Count::PutAwayClean, 1);
                         true
                     }
@@ -165,7 +167,7 @@ impl<'a> Batch<'a> {
                             done.stayed += pages.put_stiff_back(&mut stiff, page);
                         }
                         stiff.push(pages.word(page).load().as_staged());
-                        pages.drop_frames(&mut run, page + 1);
+                        self.drop_frames(&mut run, page + 1, done);
                         continue;
                     }
                     Through::Lost => {
@@ -177,7 +179,6 @@ impl<'a> Batch<'a> {
                 },
             };
             if mine {
-                done.pages += 1;
                 // What to do if it is not stored after all, which only a panic below could bring about.
                 run.push(pages.word(page).load().as_staged());
                 if work == Work::Clean {
@@ -185,14 +186,84 @@ impl<'a> Batch<'a> {
                 }
                 continue;
             }
-            pages.drop_frames(&mut run, page + 1);
+            self.drop_frames(&mut run, page + 1, done);
             if work != Work::None {
                 done.back += 1;
                 pages.give_frame_up(page);
             }
         }
-        pages.drop_frames(&mut run, self.first);
+        self.drop_frames(&mut run, self.first, done);
         done.stayed += pages.put_stiff_back(&mut stiff, self.first);
+    }
+
+    /// Steps 3 and 4 for the pages that are owned; the next run begins at `next`.
+    fn drop_frames(&self, run: &mut Owned<'a>, next: u32, done: &mut Compressed) {
+        let mut run = std::mem::replace(run, Owned::none(self.pages, next));
+        let (backing, len) = (self.pages.backing(), run.len());
+        if len == 0 {
+            return;
+        }
+        // A frame in a place of ours that the kernel does not take back is zapped when it is in the way.
+        if backing.drop_staged(run.first(), len).is_ok() || backing.staging() == Staging::Apart {
+            return self.stored(&mut run, len, done);
+        }
+        // In place it is the guest's page: what is there still must not be in two places, and what is gone must be in its slot.
+        while run.len() > 0 {
+            match self.drop_one(run.first()) {
+                Ok(()) => self.stored(&mut run, 1, done),
+                Err(obstacle) => self.left_in_place(&mut run, obstacle, done),
+            }
+        }
+    }
+
+    /// Drop a page in place that may be gone by now. Where the kernel does not tell it counts as gone.
+    fn drop_one(&self, page: u32) -> Result<(), Obstacle> {
+        let (backing, mut is_there) = (self.pages.backing(), false);
+        if backing.present(page, 1, &mut |_| is_there = true).is_err() || !is_there {
+            return Ok(());
+        }
+        match backing.drop_staged(page, 1) {
+            Err(Obstacle::Gone) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The first `len` are in their slots, and nowhere else.
+    fn stored(&self, run: &mut Owned<'a>, len: u32, done: &mut Compressed) {
+        let shared = self.pages.shared();
+        for page in run.first()..run.first() + len {
+            let slot_bytes = if run.was(page).is_kept() {
+                shared.purse.uncharge(1); // the slot is paid for
+                0
+            } else {
+                self.slot_bytes[(page - self.first) as usize]
+            };
+            done.won += PAGE_SIZE as u64 - u64::from(slot_bytes);
+        }
+        done.pages += len;
+        shared.observer.change(Gauge::Staged, -i64::from(len));
+        shared.observer.change(Gauge::Stored, len.into());
+        run.end_front(len, End { moved: false, ..End::at(State::Stored) });
+    }
+
+    /// The first stays in the guest range: what was stored of it goes. While its mapping changes it waits where it is; one that was locked
+    /// meanwhile, say, is put back, and left alone for a while.
+    fn left_in_place(&self, run: &mut Owned<'a>, obstacle: Obstacle, done: &mut Compressed) {
+        let (pages, shared, page) = (self.pages, self.pages.shared(), run.first());
+        if !run.was(page).is_kept() {
+            shared.purse.must_charge(1, Why::Call); // it had become the slot's
+        }
+        shared.store.give_back(pages.slot(page));
+        if obstacle != Obstacle::Again && pages.backing().put_back(page, 1).all().is_ok() {
+            done.stayed += 1;
+            pages.word(page).set_ban(MAX_BAN);
+            pages.arrived(State::Staged, 1);
+            run.end_front(1, End::at(State::Resident));
+        } else {
+            done.later += 1;
+            run.end_front(1, End { moved: false, ..End::at(State::Staged) });
+            shared.regions.push_again(pages.id(), page, 1);
+        }
     }
 }
 
@@ -207,10 +278,10 @@ impl Drop for Batch<'_> {
             begun = true;
             // The codec, or a device, panicked. The charge went with the page that it was at, or into what was stored.
             let (pages, shared) = (self.pages, self.pages.shared());
-            if let Work::Stored(_) = work {
+            if work == Work::Stored {
                 shared.store.give_back(pages.slot(page));
             }
-            if matches!(work, Work::Begun | Work::Stored(_)) {
+            if matches!(work, Work::Begun | Work::Stored) {
                 shared.purse.must_charge(1, Why::Call);
             }
             if let Through::Lost = pages.word(page).not_compressed() {
@@ -225,23 +296,6 @@ impl Drop for Batch<'_> {
 }
 
 impl Pages {
-    /// Steps 3 and 4 for the pages that are owned; the next run begins at `next`.
-    fn drop_frames<'a>(&'a self, run: &mut Owned<'a>, next: u32) {
-        if run.len() > 0 {
-            // A frame that the kernel does not take back is zapped when it is in the way.
-            let _ = self.backing().drop_staged(run.first(), run.len());
-            for page in run.first()..run.first() + run.len() {
-                if run.was(page).is_kept() {
-                    self.shared().purse.uncharge(1); // the slot is paid for
-                }
-            }
-            self.shared().observer.change(Gauge::Staged, -i64::from(run.len()));
-            self.shared().observer.change(Gauge::Stored, run.len().into());
-            run.end_front(run.len(), End { moved: false, ..End::at(State::Stored) });
-        }
-        *run = Owned::none(self, next);
-    }
-
     /// Have the pages back in the guest range that do not shrink and are owned; the next run begins at `next`. How many are back.
     fn put_stiff_back<'a>(&'a self, run: &mut Owned<'a>, next: u32) -> u32 {
         let run = std::mem::replace(run, Owned::none(self, next));

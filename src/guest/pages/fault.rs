@@ -207,7 +207,7 @@ impl Pages {
             self.note_changed(page..page + 1);
         }
         let (done, kind) = match access {
-            Access::Minor => match self.backing().put_back(page, 1) {
+            Access::Minor => match self.backing().put_back(page, 1).all() {
                 Ok(()) => (Installed { pages: 1, obstacle: None }, FaultKind::Stale),
                 // In the page cache when it was touched, and thrown away since then by whoever has the file.
                 Err(Obstacle::Hole) => (self.backing().install_zero(page, 1), FaultKind::Vanished),
@@ -226,9 +226,9 @@ impl Pages {
                 Served::Installed(kind)
             }
             Some(Obstacle::There) => {
-                // Somebody was faster. Or it is protected though its word does not say so, since it could not be dropped when it was
-                // compressed: a thread that cannot tell why it faulted would fault for ever.
-                let may_be_protected = access == Access::Unknown && self.backing().staging() == Staging::InPlace;
+                // Somebody was faster. Or it is protected though its word does not say so, since it was to be taken out, was not, and could not
+                // be unprotected then: a thread that is not told why it faulted would fault for ever.
+                let may_be_protected = access != Access::Read && self.backing().staging() == Staging::InPlace;
                 if !may_be_protected || self.backing().unprotect(page, 1).is_err() {
                     self.backing().wake(page, 1);
                 }
@@ -242,7 +242,7 @@ impl Pages {
     /// A page that is staged, or that is staged in place and being compressed.
     fn put_back(&self, mut owned: Owned<'_>, was: Bits) -> Served {
         let page = owned.first();
-        match self.backing().put_back(page, 1) {
+        match self.backing().put_back(page, 1).all() {
             Ok(()) => {
                 // It can be written from here on.
                 self.forget_copy(page, was, false);

@@ -140,17 +140,17 @@ impl Pages {
 
     /// Put staged pages back that are owned, because they are `wanted` or not. How many, from the first on.
     pub(super) fn put_run_back(&self, mut run: Owned<'_>, wanted: bool) -> u32 {
-        let (first, len) = (run.first(), run.len());
-        let back = match self.backing().put_back(first, len) {
-            Ok(()) => len,
-            // Some may be back: one by one, what is says that there is nothing staged, or that it is there.
-            Err(_) => {
-                let is_back = |page: &u32| {
-                    matches!(self.backing().put_back(*page, 1), Ok(()) | Err(Obstacle::Hole | Obstacle::There))
-                };
-                (first..first + len).take_while(is_back).count() as u32
+        let (first, len, mut back) = (run.first(), run.len(), 0);
+        while back < len {
+            let done = self.backing().put_back(first + back, len - back);
+            back += done.pages;
+            match done.obstacle {
+                None => {}
+                // There already, or thrown away behind our back: whoever touches it finds out.
+                Some(Obstacle::Hole | Obstacle::There) => back += 1,
+                Some(_) => break,
             }
-        };
+        }
         for page in first..first + back {
             self.forget_copy(page, run.was(page), false); // it can be written from here on
             if wanted {

@@ -57,8 +57,8 @@ impl Backing for Gated {
         }
     }
 
-    fn put_back(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
-        self.through(first, pages, || self.inner.put_back(first, pages))
+    fn put_back(&self, first: u32, pages: u32) -> Installed {
+        self.install_through(first, pages, || self.inner.put_back(first, pages))
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
