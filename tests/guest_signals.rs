@@ -160,6 +160,28 @@ fn a_page_that_is_lost_goes_to_the_handler_before_us() {
 }
 
 #[test]
+fn a_page_that_was_lost_before_it_was_registered_goes_to_the_handler_before_us() {
+    let output = in_a_process("a_page_that_was_lost_before_it_was_registered_goes_to_the_handler_before_us", || {
+        install(libc::SIGBUS, with_info as *const () as usize, libc::SA_SIGINFO);
+        let (_engine, vm, mapping, region) = out(alone(VmOptions::new()));
+        region.make_resident(0..7 * PAGE).unwrap();
+        region.make_resident(8 * PAGE..100 * PAGE).unwrap();
+        DAMAGES.store(u32::MAX, Ordering::SeqCst);
+        drop(region);
+        DAMAGES.store(0, Ordering::SeqCst);
+        let region = mapping.register(&vm);
+        assert_eq!(vm.evict_all().pages, 99, "all but what cannot be moved");
+        mapping.check(0..7, 1);
+        assert_eq!(read(mapping.at(7).addr() + 5), 0);
+        assert_eq!((CALLS.load(Ordering::SeqCst), CALLED_FOR.load(Ordering::SeqCst)), (1, mapping.at(7).addr() + 5));
+        mapping.check(8..100, 1);
+        std::mem::forget((vm, region)); // a part of it is not registered any more
+        std::process::exit(0);
+    });
+    well(&output.unwrap());
+}
+
+#[test]
 fn a_page_that_is_lost_ends_the_process_with_a_sentence() {
     for (k, options) in [VmOptions::new(), threads(1)].into_iter().enumerate() {
         let name = "a_page_that_is_lost_ends_the_process_with_a_sentence";

@@ -367,6 +367,11 @@ impl Model {
         self.backing.set_pinned(page, busy);
     }
 
+    /// From this page on, so many requests to put pages back, or to drop their frames, find the address space changing.
+    pub fn set_refused(&self, page: u32, times: u32) {
+        self.backing.set_refused(page, times);
+    }
+
     /// So many installations find the address space changing.
     pub fn set_again(&self, times: u32) {
         self.backing.set_again(times);

@@ -160,8 +160,8 @@ impl Backing for Shadowed {
                         Err(obstacle) => Some(obstacle),
                     }
                 }
-                // Not to be moved as it is now: its protection or its locks were changed.
-                Some(Errno::INVALID) => Some(Obstacle::Busy),
+                // Not to be moved as it is now: its protection or its locks were changed; or it is no page but a mark, of poison.
+                Some(Errno::INVALID | Errno::FAULT) => Some(Obstacle::Busy),
                 Some(errno) => Some(self.guest.obstacle(first + moved, errno)),
             };
             return TakenOut { moved, obstacle };

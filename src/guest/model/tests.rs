@@ -155,7 +155,7 @@ fn what_is_back_when_a_mapping_changes_half_way_is_told_as_back() {
         let model = model(in_place, 0, 0);
         (0..20).for_each(|page| model.write(page, STIFF + u64::from(page)).unwrap());
         assert_eq!(model.stage(0, 20), (20, 0));
-        model.backing.set_refused(7, 2);
+        model.set_refused(7, 2);
         assert_eq!(model.compress(20), 0);
         assert_eq!(model.check(), (7, 13, 0));
         // They can be written from then on, without a fault that would tell.
@@ -179,7 +179,7 @@ fn a_frame_in_place_that_is_not_dropped_is_not_stored_either() {
             assert_eq!(model.kept(), 20);
         }
         assert_eq!(model.stage(0, 20), (20, 0));
-        model.backing.set_refused(7, 2);
+        model.set_refused(7, 2);
         assert_eq!(model.compress(20), 19);
         assert_eq!(model.check(), (0, 1, 19));
         assert_eq!(model.compress(20), 1);

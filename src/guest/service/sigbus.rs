@@ -24,7 +24,8 @@ use super::actions::{self, Previous};
 use super::stacks::Reserve;
 use super::{Answer, Panics, answers, last_words};
 use crate::guest::Error;
-use crate::guest::pages::{Access, Waiting};
+use crate::guest::pages::bits::State;
+use crate::guest::pages::{Access, Pages, Waiting};
 use crate::guest::registry::{self, Found};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::yield_now;
@@ -171,7 +172,15 @@ unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> O
 /// Serve one fault.
 fn fault(address: usize, access: Access) -> Outcome {
     let answer = match registry::find(address) {
-        Found::Page(pages, page) => answers::answer(&pages, page, access, Waiting::Wait),
+        Found::Page(pages, page) => {
+            let was_here = is_here(&pages, page);
+            match answers::answer(&pages, page, access, Waiting::Wait) {
+                // Here by its word, there by the kernel's, and not to be had: it was poisoned, or damaged, when it was registered. It would be
+                // served for ever.
+                Answer::Served if was_here && !is_readable(address) && is_here(&pages, page) => Answer::Stranger,
+                answer => answer,
+            }
+        }
         Found::Transit | Found::Gone => Answer::Again,
         Found::Nothing => Answer::Stranger,
     };
@@ -183,6 +192,20 @@ fn fault(address: usize, access: Access) -> Outcome {
         Answer::Stranger => return Outcome::NotOurs,
     }
     Outcome::Served
+}
+
+fn is_here(pages: &Pages, page: u32) -> bool {
+    pages.word(page).load().state() == State::Resident
+}
+
+/// Whether the kernel can read there: it looks at a signal mask before it finds that it was told to do nothing with it. No filter of system
+/// calls forbids that, as any thread that starts makes this one.
+fn is_readable(address: usize) -> bool {
+    const NOTHING: libc::c_int = -1;
+    let (mask, none) = (address & !7, ptr::null_mut::<u64>());
+    // SAFETY: eight bytes are read, wherever they are, or cannot be; nothing is written.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, NOTHING, mask, none, 8usize) };
+    io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT)
 }
 
 fn errno() -> i32 {
