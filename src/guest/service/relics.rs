@@ -10,7 +10,6 @@ use super::claim::{BUSY, OUT, POISONED, STATE, word};
 use super::family::Family;
 use super::gate::Gate;
 use super::last_words;
-use super::running::PATIENCE;
 use crate::guest::Error;
 use crate::guest::pages::{Inherited, Pages};
 use crate::guest::uffd::Descriptor;
@@ -19,6 +18,10 @@ use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
 use crate::units::{NodeId, PAGE_SIZE, SlotRange};
 use std::ops::Range;
+use std::time::Duration;
+
+/// How long what changes is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Family {
     /// Whether `mremap` has moved anything.

@@ -22,6 +22,7 @@ use super::children::Children;
 use super::gate::Gate;
 use super::gated::Gated;
 use super::reader::{Idle, Reader};
+use super::relics::PATIENCE;
 use super::threads::Handlers;
 use super::vm_desk::VmDesk;
 use super::watch::Watch;
@@ -38,10 +39,6 @@ use crate::sync::{Arc, Deadline, Mutex, Rank};
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
-
-/// How long a range that changes is waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Which changes that the process makes to registered memory, not by calls of this crate, its pages follow.
 ///
