@@ -14,8 +14,10 @@ mod support;
 use family::*;
 use forked::*;
 use served::*;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use zspool::guest::{Error, FaultAround, Follow, VmOptions};
+use zspool::guest::{Engine, Error, FaultAround, Follow, Overshoot, Verdict, VmOptions};
 use zspool::memcg::Counter;
 
 fn until(what: &str, mut f: impl FnMut() -> bool) {
@@ -358,6 +360,57 @@ fn what_was_moved_out_of_a_region_while_it_was_out_is_in_children() {
         });
         well(&output.unwrap());
     }
+}
+
+#[test]
+fn a_page_that_was_denied_its_parent_is_its_childs_as_it_was() {
+    let name = "a_page_that_was_denied_its_parent_is_its_childs_as_it_was";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        static DENIES: AtomicBool = AtomicBool::new(false);
+        let verdict = |_: &Overshoot| if DENIES.load(Ordering::SeqCst) { Verdict::Poison } else { Verdict::Serve };
+        let engine = Engine::builder(tricky().build().unwrap()).evictor(false).on_overshoot(verdict).build().unwrap();
+        let vm = engine.vm(&engine.root().mkdir("vm").unwrap(), alone(parent(1).kernel_faults(true))).unwrap();
+        let mapping = Mapping::new(20);
+        mapping.write(0..20, 1);
+        // SAFETY: the mapping outlives the region.
+        let region = unsafe { vm.register(mapping.memory().keep_on_fork()) }.unwrap();
+        vm.evict_all();
+        let go = Whistle::new();
+        let child = fork(|| {
+            go.hear();
+            i32::from(!mapping.is(0..20, 1))
+        });
+        until("the child is known", || vm.service_stats().children == 1);
+        // Nowhere, for the parent, and in slots that are the child's; then poisoned, as there is no room.
+        region.discard(0..20 * PAGE).unwrap();
+        DENIES.store(true, Ordering::SeqCst);
+        vm.memcg().write_file("memory.max", "0").unwrap();
+        for page in 0..20 {
+            assert!(!can_be_read(&mapping, page), "it was denied");
+        }
+        vm.memcg().write_file("memory.max", "max").unwrap();
+        // Thrown away again, had after all, and left as they are.
+        region.discard(0..7 * PAGE).unwrap();
+        region.make_resident(7 * PAGE..14 * PAGE).unwrap();
+        mapping.check_zero(0..14);
+        drop(region);
+        go.blow();
+        assert_eq!(wait(child), 0, "the child has its memory as it was");
+        drop(vm);
+        engine.zswap().assert_valid();
+        assert_eq!(engine.zswap().stats().pool.objects, 0);
+    });
+    well(&output.unwrap());
+}
+
+/// Whether the kernel can read a page.
+fn can_be_read(mapping: &Mapping, page: usize) -> bool {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
+    unsafe { libc::write(writer.as_raw_fd(), mapping.at(page).cast(), 1) == 1 }
 }
 
 /// Without the right to be told of forks, from here on.

@@ -17,14 +17,14 @@
 //! | Stored | slot | what the slot's content takes |
 //! | Filling, *owned* by who brings it in | slot, staging place or nowhere | both, for the moment |
 //! | Dropping, *owned* by a discard, or by who gives its frame back | going | |
-//! | Poisoned | slot, or lost; who touches it gets a SIGBUS | what the slot's content takes |
+//! | Poisoned | slot if *kept*, or lost; nowhere if not; who touches it gets a SIGBUS | what the slot's content takes |
 //!
 //! | flag | means |
 //! |---|---|
 //! | shadow | a compressor is not through with the staging place: the page is not taken out until it is cleared |
 //! | through | only while owned: the compressor that the page was taken from knows that; it does not read the staging place any more. Or, of a page that is Dropping, it is that compressor who owns it |
 //! | handed | only while Filling: and it has left the frame in the staging place to the owner |
-//! | kept | the slot holds an equal copy, and the page is write-protected; cleared before the first write goes ahead |
+//! | kept | the slot holds an equal copy, and the page is write-protected; cleared before the first write goes ahead. Of a page that is Poisoned: the slot is its own, and not what a child of fork has of another page that was here |
 //! | size | of that copy, in steps of 512 bytes, less one; where none is kept: how *stiff* the page is, so often in a row it did not shrink |
 //! | referenced | it came back from the staging place: hot |
 //! | waiter | somebody sleeps until the owned state ends |
@@ -126,6 +126,9 @@ impl KeptSize {
     pub(crate) fn of(bytes: usize) -> Self {
         KeptSize((bytes as u64).div_ceil(KEPT_STEP).clamp(1, 8) as u8)
     }
+
+    /// Of a page that is Poisoned, for which it counts nothing.
+    pub(crate) const OWN: KeptSize = KeptSize(1);
 
     /// Bytes, rounded up.
     pub(crate) fn bytes(self) -> u64 {

@@ -11,6 +11,7 @@
 //! page would fault in whoever compresses, who may be serving a fault with all signals blocked.
 
 use super::bits::{Bits, State};
+use super::fault::own_slot;
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Pages, Served};
 use super::ports::Gauge;
@@ -229,7 +230,9 @@ impl Pages {
                 if by == By::Us {
                     self.backing().unpoison(page)?;
                 }
-                shared.store.give_back(self.slot(page));
+                if own_slot(was).is_some() {
+                    shared.store.give_back(self.slot(page));
+                }
                 shared.observer.change(Gauge::Poisoned, -1);
             }
             state => unreachable!("{state:?} is not out"),

@@ -57,7 +57,7 @@ impl Pages {
                 self.wait(page);
                 continue;
             }
-            if !seen.is_kept() {
+            if !seen.is_kept() || seen.state() == State::Poisoned {
                 return Ok(());
             }
             match self.serve(page, Access::Protect, Waiting::Wait, Why::Call, &mut None) {

@@ -9,6 +9,7 @@
 //! ```
 
 use super::bits::State;
+use super::fault::own_slot;
 use super::owned::{Owned, TOGETHER};
 use super::pages::Pages;
 use super::ports::{Gauge, Why};
@@ -178,7 +179,9 @@ impl Pages {
                     self.forget_copy(page, seen, false);
                 }
                 state => {
-                    shared.store.give_back(self.slot(page));
+                    if own_slot(seen).is_some() {
+                        shared.store.give_back(self.slot(page));
+                    }
                     let gauge = if state == State::Poisoned { Gauge::Poisoned } else { Gauge::Stored };
                     shared.observer.change(gauge, -1);
                 }

@@ -106,13 +106,13 @@ impl Pages {
             }
             State::Poisoned => {
                 sums.poisoned += 1;
-                (None, None)
+                (None, None) // lost, perhaps
             }
             State::Leaving | State::Compressing | State::Filling | State::Dropping => {
                 panic!("somebody is at it: {}", at())
             }
         };
-        sums.kept += u64::from(seen.is_kept());
+        sums.kept += u64::from(seen.is_kept() && seen.state() != State::Poisoned);
         sums.stiff += u64::from(seen.stiff() > 0);
         assert!(is_in.is_none_or(|is_in| is_in == present), "not where its word says: {}", at());
         assert!(is_stored.is_none_or(|is_stored| is_stored == stored), "its slot is not as its word says: {}", at());
