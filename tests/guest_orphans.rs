@@ -85,14 +85,13 @@ fn until_orphaned(parent: i32) {
 }
 
 /// Two counters that processes share.
-fn counters() -> (&'static AtomicUsize, &'static AtomicUsize) {
+fn counters() -> &'static [AtomicUsize; 2] {
     let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     // SAFETY: memory of its own.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, prot, flags, -1, 0) };
     assert_ne!(at, libc::MAP_FAILED);
-    let at = at.cast::<AtomicUsize>();
     // SAFETY: zeroes, which are counters, and nobody unmaps them.
-    unsafe { (&*at, &*at.wrapping_add(1)) }
+    unsafe { &*at.cast() }
 }
 
 fn pid() -> i32 {
@@ -185,14 +184,14 @@ fn a_child_that_is_just_born_when_its_parent_is_killed_never_reads_zeroes() {
     if !told_of_forks(name) {
         return;
     }
-    for round in 0..12 {
+    for round in 0..12usize {
         let output = in_a_process_with(name, &[("ZSPOOL_TEST_ROUND", &round.to_string())], || {
             let round: usize = std::env::var("ZSPOOL_TEST_ROUND").unwrap().parse().unwrap();
-            let (begun, born) = counters();
+            let [begun, born] = counters();
             let family = family(parent(2).follow(zspool::guest::Follow::Mappings));
             let parent = pid();
             // Another process kills it, while it forks: as soon as a fork begins, or as soon as a child is born, or a little later.
-            let (of, count) = (if round % 2 == 0 { begun } else { born }, 1 + round / 2);
+            let (of, count) = (if round.is_multiple_of(2) { begun } else { born }, 1 + round / 2);
             fork(|| {
                 while of.load(Relaxed) < count {}
                 let since = Instant::now();
@@ -215,7 +214,7 @@ fn a_child_that_is_just_born_when_its_parent_is_killed_never_reads_zeroes() {
         .unwrap();
         let looks = lines(&output, "child ");
         assert!(looks.iter().all(|line| line.len() == 3 && line[2] == 0), "{}", said_all(&output));
-        assert!(round % 2 == 0 || looks.len() > round / 2, "all that were born looked: {}", said_all(&output));
+        assert!(round.is_multiple_of(2) || looks.len() > round / 2, "all that were born looked: {}", said_all(&output));
     }
 }
 

@@ -282,6 +282,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // What was moved and is out comes in while changes of its mapping are read: afterwards one that is not would be waited for in vain.
+        if !fork_mark::in_child() {
+            let _ = self.desk.children.family().bring_relics_in();
+        }
         // The readers first, then who follows what they have read.
         self.readers = Readers::Unread;
         self.desk.children.stop();
