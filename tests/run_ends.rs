@@ -144,6 +144,31 @@ fn it_ends_as_the_program_did() {
 }
 
 #[test]
+fn it_ends_for_a_parent_that_ignores_its_children_and_the_program_ignores_them_too() {
+    if !can("it_ends_for_a_parent_that_ignores_its_children_and_the_program_ignores_them_too") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let ignoring = |program: &[&str]| {
+        let mut command = run(place.path(), &LIMIT, program);
+        let ignore = || {
+            // SAFETY: ignoring runs nothing.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            Ok(())
+        };
+        // SAFETY: one system call, which a child of fork may make.
+        unsafe { command.pre_exec(ignore) };
+        finish(&mut command, 60)
+    };
+    good(&ignoring(&["true"]));
+    assert_eq!(ignoring(&["sh", "-c", "exit 42"]).status.code(), Some(42));
+    // As it would be without us.
+    let said = good(&ignoring(&["grep", "SigIgn", "/proc/self/status"]));
+    let ignored = u64::from_str_radix(said.trim_start_matches("SigIgn:").trim(), 16).unwrap();
+    assert!(ignored >> (libc::SIGCHLD - 1) & 1 == 1, "{said}");
+}
+
+#[test]
 fn numbers_are_there_however_it_ends() {
     if !can("numbers_are_there_however_it_ends") {
         return;

@@ -53,9 +53,26 @@ fn arrange(signal: i32) {
     set(signal, stop as extern "C" fn(i32) as libc::sighandler_t, libc::SA_RESETHAND | libc::SA_RESTART);
 }
 
+/// Have the end of a child be told and its status kept, before it is started: who inherits SIGCHLD as ignored gets neither. Whether that
+/// was so.
+#[cfg(feature = "guest")]
+pub(crate) fn hear_of_children() -> bool {
+    let ignored = current(libc::SIGCHLD) == libc::SIG_IGN;
+    if ignored {
+        set(libc::SIGCHLD, libc::SIG_DFL, 0);
+    }
+    ignored
+}
+
 /// In a child before it becomes another program: what is ignored would stay so.
 pub(crate) fn undo_in_child() {
     set(libc::SIGXFSZ, libc::SIG_DFL, 0);
+}
+
+/// In such a child, what [`hear_of_children`] has found: it is to inherit that as it would have without us.
+#[cfg(feature = "guest")]
+pub(crate) fn ignore_children() {
+    set(libc::SIGCHLD, libc::SIG_IGN, 0);
 }
 
 /// Whether a signal asked us to end.

@@ -65,12 +65,13 @@ impl Launch<'_> {
         let mut before = unsafe { std::mem::zeroed() };
         // SAFETY: both sets are good; the old one is written.
         unsafe { libc::sigprocmask(libc::SIG_BLOCK, &watched(), &mut before) };
+        let children_ignored = signals::hear_of_children();
         // SAFETY: there is one thread, so the child may do what a process does.
         match unsafe { libc::fork() } {
             -1 => Err(StartError::Fork(io::Error::last_os_error())),
             0 => {
                 drop(told);
-                let error = self.become_it(&before);
+                let error = self.become_it(&before, children_ignored);
                 let _ = (&tell).write_all(&error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes());
                 // SAFETY: it ends the child, without what the parent has arranged for its own end.
                 unsafe { libc::_exit(127) }
@@ -90,9 +91,12 @@ impl Launch<'_> {
     }
 
     /// In the child. Returns when that failed.
-    fn become_it(&mut self, before: &libc::sigset_t) -> io::Error {
+    fn become_it(&mut self, before: &libc::sigset_t, children_ignored: bool) -> io::Error {
         self.settings.pid = std::process::id();
         signals::undo_in_child();
+        if children_ignored {
+            signals::ignore_children();
+        }
         // SAFETY: the set is the one that was found.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
         let mut preload = self.preload.clone().into_os_string();

@@ -95,6 +95,8 @@ fn ended(pid: u32) -> Option<(i32, libc::rusage)> {
     let mut usage = unsafe { std::mem::zeroed() };
     // SAFETY: both are written; the child is ours.
     let found = unsafe { libc::wait4(pid as i32, &mut status, libc::WNOHANG, &mut usage) };
+    // It would be waited for without end.
+    assert!(found >= 0, "the program's end was told to somebody else ({})", std::io::Error::last_os_error());
     (found == pid as i32).then_some((status, usage))
 }
 
