@@ -76,3 +76,83 @@ fn an_allocator_in_a_shared_library_is_not_taken_for_the_c_librarys() {
         assert_eq!(under(&["sh", "-c", &script]), "kept\nand the child is well\n", "{names:?}");
     }
 }
+
+/// What a program does at the end of each of these tests: its memory is what it was, after it was out and after forks.
+const HOLDS: &str = "
+import os
+held = [os.urandom(16) * 256 for _ in range(2048)]
+def fork():
+    pid = os.fork()
+    if pid == 0: os._exit(0 if sum(map(hash, held)) == whole else 1)
+    return os.waitpid(pid, 0)[1]
+whole = sum(map(hash, held))
+";
+
+#[test]
+fn a_shell_that_puts_a_file_at_a_number_of_its_choice_puts_it_there_and_nowhere_else() {
+    if !can("a_shell_that_puts_a_file_at_a_number_of_its_choice_puts_it_there_and_nowhere_else", &["bash"]) {
+        return;
+    }
+    // What it holds is written in and read after each step, and more than it may have in memory.
+    let script = r#"
+        held=$(seq 1 200000)
+        sum() { cksum <<<"$held"; }
+        before=$(sum)
+        exec N>"$1"
+        echo a >&N
+        for i in 1 2 3; do (:); done
+        [ "$(sum)" = "$before" ] || exit 3
+        exec N<"$2"
+        read -r line <&N
+        for i in 1 2 3; do (:); done
+        [ "$(sum)" = "$before" ] || exit 4
+        echo "$line"
+    "#;
+    let place = tempfile::tempdir().unwrap();
+    let (written, read) = (place.path().join("written"), place.path().join("read"));
+    std::fs::write(&read, "what is read\n".repeat(1000)).unwrap();
+    for number in 3..18 {
+        let script = script.replace('N', &number.to_string());
+        let files = [written.to_str().unwrap(), read.to_str().unwrap()];
+        let program = ["bash", "-c", &script, "-", files[0], files[1]];
+        let output = finish(&mut run(place.path(), &["--memory-max", "2M"], &program), 120);
+        assert_eq!(good(&output), "what is read\n", "{number}: {}", shown(&output));
+        assert_eq!(std::fs::read_to_string(&written).unwrap(), "a\n", "{number}");
+    }
+}
+
+#[test]
+fn a_program_that_closes_all_descriptors_there_are_closes_its_own() {
+    if !can("a_program_that_closes_all_descriptors_there_are_closes_its_own", &["python3"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    // By ranges, one by one, and by putting another in place of each; and those of children that live meanwhile.
+    for closing in [
+        "os.closerange(3, 256)",
+        "os.closerange(3, 1 << 20)",
+        "libc.closefrom(3)",
+        "[libc.close(fd) for fd in range(3, 4096)]",
+        "[libc.dup2(0, fd) for fd in range(3, 1024)]; os.closerange(3, 4096)",
+    ] {
+        let script = format!(
+            "{HOLDS}
+import ctypes
+libc = ctypes.CDLL(None)
+mine = os.open('/dev/null', os.O_RDONLY)
+(hold, held_back) = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(held_back)
+    os.read(hold, 1)
+    os._exit(0 if sum(map(hash, held)) == whole else 1)
+{closing}
+try: os.fstat(mine); print('open')
+except OSError: pass
+print(os.waitpid(child, 0)[1], [fork() for _ in range(3)], sum(map(hash, held)) == whole)"
+        );
+        let output = finish(&mut run(place.path(), &["--memory-max", "6M"], &["python3", "-c", &script]), 120);
+        let said = good(&output);
+        assert_eq!(said, "0 [0, 0, 0] True\n", "{closing}: {}", shown(&output));
+    }
+}

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `settings` of [`zspool::guest::control`] | what the launcher says |
 //! | [`engine`] | the engine it describes |
-//! | [`interpose`], [`next`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
+//! | [`interpose`], [`descriptors`], [`next`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
 //! | [`finder`], [`maps`], [`following`], [`gone`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
 //! | [`allocator`], [`lock`], [`system`], [`inside`], [`tls`], [`state`] | how we stay out of the program's way |
 //! | [`farewell`] | the last word |
@@ -30,6 +30,7 @@
 
 mod allocator;
 mod cold;
+mod descriptors;
 mod engine;
 mod farewell;
 mod finder;
@@ -93,7 +94,7 @@ extern "C" fn start() {
     threads::prepare();
     malloc::prepare();
     // A panic must not go through the dynamic linker.
-    match std::panic::catch_unwind(|| begin(value)) {
+    match std::panic::catch_unwind(|| descriptors::put_aside(|| begin(value))) {
         Ok(Ok(())) => (),
         Ok(Err(sentence)) => refuse(&sentence),
         Err(_) => refuse("The library could not be started."),

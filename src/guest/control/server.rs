@@ -3,10 +3,12 @@
 use super::error::ControlError;
 use super::json::Json;
 use super::verb::{Controlled, Verb};
+use crate::guest::service::aside;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Arc, thread};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,6 +50,7 @@ impl Server {
             _ => (),
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
         let shared = Arc::new(Shared { controlled, connections: AtomicUsize::new(0), ending: AtomicBool::new(false) });
         let listening = {
             let shared = Arc::clone(&shared);
@@ -76,7 +79,8 @@ impl Drop for Server {
 
 fn listen(listener: &UnixListener, shared: &Arc<Shared>) {
     while !shared.ending.load(Ordering::Relaxed) {
-        let Ok((mut client, _)) = listener.accept() else {
+        wait(listener);
+        let Ok((client, _)) = listener.accept() else {
             // Out of descriptors, most likely: it may pass.
             thread::sleep(Duration::from_millis(100));
             continue;
@@ -84,31 +88,37 @@ fn listen(listener: &UnixListener, shared: &Arc<Shared>) {
         if shared.ending.load(Ordering::Relaxed) {
             break;
         }
+        // It may stay for as long as the process.
+        let client = Arc::new(UnixStream::from(aside::put(client.into())));
         let _ = client.set_write_timeout(Some(PATIENCE));
         let known = shared.connections.fetch_add(1, Ordering::Relaxed);
-        let refused = match (known < CONNECTIONS, client.try_clone()) {
-            (false, _) => Some(format!("There are {CONNECTIONS} connections already: close one, and try again.")),
-            (true, Err(error)) => Some(format!("No descriptor is left for the connection ({error}): see `ulimit -n`.")),
-            (true, Ok(own)) => {
-                let shared = Arc::clone(shared);
-                let serve = move || {
-                    serve(own, &shared);
-                    shared.connections.fetch_sub(1, Ordering::Relaxed);
-                };
-                thread::spawn("zspool-control", serve).err().map(|error| ControlError::Thread(error).to_string())
-            }
+        let refused = if known < CONNECTIONS {
+            let (own, shared) = (Arc::clone(&client), Arc::clone(shared));
+            let serve = move || {
+                serve(&own, &shared);
+                shared.connections.fetch_sub(1, Ordering::Relaxed);
+            };
+            thread::spawn("zspool-control", serve).err().map(|error| ControlError::Thread(error).to_string())
+        } else {
+            Some(format!("There are {CONNECTIONS} connections already: close one, and try again."))
         };
         if let Some(sentence) = refused {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
-            let _ = client.write_all((Json::error(&sentence) + "\n").as_bytes());
+            let _ = (&*client).write_all((Json::error(&sentence) + "\n").as_bytes());
         }
     }
 }
 
+/// Until somebody connects. Who waits in `accept` has the lowest number that is free as long as that takes, and nobody else can have it.
+fn wait(listener: &UnixListener) {
+    let mut fd = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor, which is ours.
+    unsafe { libc::poll(&mut fd, 1, -1) };
+}
+
 /// Until the client goes, or does not read.
-fn serve(client: UnixStream, shared: &Shared) {
-    let Ok(reader) = client.try_clone() else { return };
-    let (mut reader, mut writer, mut line) = (BufReader::new(reader), client, String::new());
+fn serve(client: &UnixStream, shared: &Shared) {
+    let (mut reader, mut writer, mut line) = (BufReader::new(client), client, String::new());
     loop {
         line.clear();
         match reader.by_ref().take(LINE).read_line(&mut line) {

@@ -64,10 +64,13 @@ impl Engine {
         failed.map_or(Ok(bytes), Err)
     }
 
-    /// After it, in the parent, whether or not there is a child: what was brought in may leave again.
+    /// After it, in the parent, whether or not there is a child: what was brought in may leave again, and the child's descriptor is not where the
+    /// kernel has put it, at the lowest number that was free.
     pub fn fork_parent(&self) {
         for vm in self.vms() {
-            vm.running().desk().let_go_after_fork();
+            let desk = vm.running().desk();
+            desk.let_go_after_fork();
+            desk.until_read();
         }
     }
 

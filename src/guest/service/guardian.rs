@@ -20,7 +20,8 @@
 //! 1. It is made before any memory is kept for children, with a system call: no handler of `pthread_atfork` runs, nobody is told of its end, no
 //!    `wait` of the program's sees it, and no signal of the program's group reaches it.
 //! 2. It takes no lock, calls no allocator and touches nothing but its stack: it is a copy of one thread of many. Large mappings it gives back at
-//!    once, and all descriptors but three. Functions of the C library that the preloaded library of `zspool run` has its own of are none of its.
+//!    once, and all descriptors but three. Functions of the C library that the preloaded library of `zspool run` has its own of are none of its, but for
+//!    those that close and place descriptors: they do there what the C library's do.
 //! 3. It ends when its parent is gone and no ward lives.
 
 use super::last_words::LastWords;

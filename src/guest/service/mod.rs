@@ -25,6 +25,8 @@
 mod access;
 mod actions;
 pub(crate) mod answers;
+#[doc(hidden)]
+pub mod aside;
 mod bell;
 mod canary;
 mod changes;

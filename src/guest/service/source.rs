@@ -1,5 +1,6 @@
 //! [`Source`]: where a reader's events come from: a descriptor of the kernel's, or what a model has in its place.
 
+use super::aside;
 use crate::guest::uffd::{Descriptor, Errno, Event};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -25,7 +26,16 @@ pub(crate) trait Source {
 
 impl Source for Descriptor {
     fn read_events(&self, events: &mut [Event]) -> Result<usize, Errno> {
-        Descriptor::read_events(self, events)
+        let read = Descriptor::read_events(self, events)?;
+        for event in &mut events[..read] {
+            // The kernel has put it at the lowest number.
+            if matches!(event, Event::Fork(_))
+                && let Event::Fork(child) = std::mem::take(event)
+            {
+                *event = Event::Fork(child.moved(aside::put));
+            }
+        }
+        Ok(read)
     }
 
     fn wait(&self, at_most: Option<Duration>) -> Result<(), Errno> {

@@ -134,6 +134,13 @@ impl VmDesk {
         self.gate.as_ref().is_none_or(|gate| gate.pass(NOWHERE).is_some())
     }
 
+    /// Nobody is reading any more what was told before: he reads alone in the gate, and puts aside what he gets there.
+    pub(super) fn until_read(&self) {
+        if let Some(gate) = &self.gate {
+            drop(gate.pass(NOWHERE));
+        }
+    }
+
     /// Follow what readers have handed on.
     pub(super) fn follow_matters(&self) {
         while let Some(matter) = self.matters.first() {

@@ -178,6 +178,11 @@ impl Descriptor {
         Descriptor { fd, features: Features::empty(), user_mode_only: false }
     }
 
+    /// The same at another number, which `to` has found for it.
+    pub(crate) fn moved(self, to: impl FnOnce(OwnedFd) -> OwnedFd) -> Descriptor {
+        Descriptor { fd: to(self.fd), ..self }
+    }
+
     /// Whether the process whose memory it is about is there. Nobody tells when that has ended, but requests about its memory fail then.
     pub(crate) fn lives(&self) -> bool {
         // The lowest page that may be mapped anywhere: nobody registers that, and whoever lives says so.
