@@ -22,10 +22,11 @@ pub(crate) fn change<R>(call: impl FnOnce(&mut Ranges) -> R) -> R {
     call(&mut OWN.lock())
 }
 
-/// Nothing of ours lies in `range`; and nothing is mapped there, or anywhere, by us while what this returns is held.
+/// Nothing of ours lies in `range`, and no stack; and nothing is mapped there, or anywhere, by us while what this returns is held. A thread that begins
+/// its stack meanwhile waits for who is registering it: [`following::never`](crate::following::never).
 pub(crate) fn still_theirs(range: &Range<usize>) -> Option<impl Sized + 'static> {
     let own = OWN.lock();
-    (!own.overlaps(range)).then_some(own)
+    (!own.overlaps(range) && !STACKS.lock().overlaps(range)).then_some(own)
 }
 
 /// Stacks of threads that have ended. The C library keeps some of them for the next threads, which may be ours: they stay
@@ -107,7 +108,10 @@ mod tests {
         let stack = 1 << 60..(1 << 60) + 0x8000;
         let ours = stack.start + 0x2000..stack.start + 0x4000;
         begun(stack.clone());
-        assert!(snapshot().overlaps(&stack) && still_theirs(&stack).is_some(), "a stack is left out, and is not ours");
+        assert!(
+            snapshot().overlaps(&stack) && still_theirs(&stack).is_none(),
+            "it is left out, also by who has looked before"
+        );
         ended(stack.clone());
         change(|own| own.add(ours.clone()));
         forget_stacks(|other| *other != stack);
