@@ -156,3 +156,78 @@ print(os.waitpid(child, 0)[1], [fork() for _ in range(3)], sum(map(hash, held)) 
         assert_eq!(said, "0 [0, 0, 0] True\n", "{closing}: {}", shown(&output));
     }
 }
+
+/// Children by the bare system call, of which no function of the C library knows, do with their memory what brings pages in, and change it; threads of
+/// the parent do the same meanwhile. Both must have what is theirs.
+const CLONING: &str = r#"
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define PAGES 3072
+#define LEN (PAGES * 4096L)
+static volatile int over;
+static char *map(void) { return mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); }
+static void fill(char *at, int with) {
+    for (int n = 0; n < PAGES; n++) for (int k = 0; k < 4096; k += 64) at[n * 4096L + k] = (char)(n * 7 + k / 64 + with);
+}
+static int differs(char *at, int with) {
+    for (int n = 0; n < PAGES; n++)
+        for (int k = 0; k < 4096; k += 64) if (at[n * 4096L + k] != (char)(n * 7 + k / 64 + with)) return 1;
+    return 0;
+}
+static int changes(char *at) {
+    if (mprotect(at, LEN, PROT_READ) || mprotect(at, LEN, PROT_READ | PROT_WRITE)) return 1;
+    if (mlock(at, 64 * 4096) || munlock(at, 64 * 4096)) return 1;
+    return 0;
+}
+static void *thrash(void *number) {
+    char *at = map();
+    for (long with = (long)number; !over; with++) {
+        fill(at, with);
+        if (changes(at) || differs(at, with)) { puts("a thread's bytes"); exit(5); }
+    }
+    return NULL;
+}
+int main(void) {
+    char *at = map();
+    fill(at, 1);
+    pthread_t threads[2];
+    for (long n = 0; n < 2; n++) pthread_create(&threads[n], NULL, thrash, (void *)(n * 100));
+    for (int round = 0; round < 8; round++) {
+        long pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+        if (pid == 0) {
+            int result = differs(at, 1) ? 11 : changes(at) ? 12 : differs(at, 1) ? 13 : 0;
+            char *moved = mremap(at, LEN, 2 * LEN, MREMAP_MAYMOVE);
+            if (!result && (moved == MAP_FAILED || differs(moved, 1))) result = 14;
+            if (!result) { fill(moved, 99); result = differs(moved, 99) ? 15 : 0; }
+            syscall(SYS_exit_group, result);
+        }
+        int status;
+        waitpid(pid, &status, 0);
+        if (status) { printf("a child ended by %#x\n", status); return 1; }
+        if (differs(at, 1)) { puts("the parent's bytes"); return 2; }
+    }
+    over = 1;
+    for (int n = 0; n < 2; n++) pthread_join(threads[n], NULL);
+    puts("all is well");
+    return 0;
+}
+"#;
+
+#[test]
+fn a_child_by_the_bare_system_call_has_its_memory_and_its_parent_has_its_own() {
+    if !can("a_child_by_the_bare_system_call_has_its_memory_and_its_parent_has_its_own", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let cloning = program(place.path(), "cloning", CLONING);
+    let output = finish(&mut run(place.path(), &["--memory-max", "24M"], &[cloning.to_str().unwrap()]), 240);
+    assert_eq!(good(&output), "all is well\n");
+}

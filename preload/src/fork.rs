@@ -41,6 +41,8 @@ fn engine() -> Option<&'static Engine> {
 
 extern "C" fn prepare() {
     if !state::is_running() {
+        // Of a child that was made without these handlers: its children are as far from us as it is.
+        state::sleep();
         return;
     }
     let inside = Inside::enter();
@@ -72,7 +74,7 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
-    if !state::is_running() {
+    if !state::has_run() {
         return;
     }
     // First: from here on none of our locks is asked for.

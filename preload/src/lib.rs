@@ -85,10 +85,9 @@ extern "C" fn start() {
     if Settings::pid_of(value) != Some(std::process::id()) && !with_children {
         return;
     }
-    if let Err(sentence) = tls::prepare() {
+    if let Err(sentence) = tls::prepare().and_then(|()| state::run()) {
         refuse(sentence);
     }
-    state::run();
     let _inside = Inside::enter();
     std::panic::set_hook(Box::new(|panic| farewell::say(&format!("{panic}"))));
     threads::prepare();

@@ -33,7 +33,12 @@ pub(crate) fn discard(range: Range<usize>) {
     }
 }
 
-fn advise(range: Range<usize>, advice: libc::c_int) {
-    // SAFETY: callers have it about memory of ours that nobody uses. Advice that is not taken costs memory, nothing else.
-    unsafe { libc::syscall(libc::SYS_madvise, range.start, range.len(), advice) };
+/// Have pages of ours read as zeroes in children of fork.
+pub(crate) fn wipe_in_children(range: Range<usize>) -> bool {
+    advise(range, libc::MADV_WIPEONFORK)
+}
+
+fn advise(range: Range<usize>, advice: libc::c_int) -> bool {
+    // SAFETY: callers have it about memory of ours that nobody uses. Of other advice, that it is not taken costs memory and nothing else.
+    unsafe { libc::syscall(libc::SYS_madvise, range.start, range.len(), advice) == 0 }
 }
