@@ -231,3 +231,63 @@ fn a_child_by_the_bare_system_call_has_its_memory_and_its_parent_has_its_own() {
     let output = finish(&mut run(place.path(), &["--memory-max", "24M"], &[cloning.to_str().unwrap()]), 240);
     assert_eq!(good(&output), "all is well\n");
 }
+
+/// It forks when it has as many descriptors as it may, and its child does; later some are closed.
+const AT_THE_LIMIT: &str = r#"
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define LEN (8 << 20)
+static void *close_some(void *last) {
+    for (long fd = (long)last; fd > (long)last - 8; fd--) { usleep(400000); close(fd); }
+    return NULL;
+}
+static int differs(char *held) {
+    for (int at = 0; at < LEN; at += 64) if (held[at] != (char)(at / 64 + 1)) return 1;
+    return 0;
+}
+int main(int count, char **words) {
+    char *held = malloc(LEN);
+    for (int at = 0; at < LEN; at += 64) held[at] = (char)(at / 64 + 1);
+    while (access(words[count - 1], F_OK)) usleep(20000);
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = 40;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    long last = -1;
+    for (int fd; (fd = open("/dev/null", O_RDONLY)) >= 0;) last = fd;
+    pthread_t closer;
+    pthread_create(&closer, NULL, close_some, (void *)last);
+    int status, pid = fork();
+    if (pid == 0) {
+        pid = fork();
+        if (pid == 0) _exit(differs(held) ? 11 : 7);
+        waitpid(pid, &status, 0);
+        _exit(differs(held) ? 12 : WIFEXITED(status) ? WEXITSTATUS(status) : 13);
+    }
+    waitpid(pid, &status, 0);
+    pthread_join(closer, NULL);
+    printf("%d %d %d\n", pid > 0, WIFEXITED(status) ? WEXITSTATUS(status) : -1, differs(held));
+    return 0;
+}
+"#;
+
+#[test]
+fn a_fork_for_which_there_is_no_descriptor_waits_until_there_is_one() {
+    if !can("a_fork_for_which_there_is_no_descriptor_waits_until_there_is_one", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (forking, go) = (program(place.path(), "forking", AT_THE_LIMIT), place.path().join("go"));
+    let program = [forking.to_str().unwrap(), go.to_str().unwrap()];
+    let mut running = Deadlined::start(&mut run(place.path(), &["--memory-max", "6M"], &program), 120);
+    // Only of what is registered does the kernel tell, and ask for a descriptor.
+    until_vm(&mut running, place.path(), |vm| vm["out"].as_u64() >= Some(1 << 20));
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(good(&running.finish()), "1 7 0\n");
+}

@@ -15,7 +15,8 @@
 //! 3. What it has read lies in the reader, not on the stack: after a panic it goes on at the same event.
 //! 4. It remembers no more than it has room for. What is unread waits in the kernel, and so does each thread that a change comes from: a flood of
 //!    them cannot take more memory than there are threads.
-//! 5. It allocates nothing, and waits without end for nobody who may: a thread that forks has the locks of the allocator while it waits until its
+//! 5. Where the system has no descriptor for a child, or no memory, the fork waits until it has, and so does the thread that forks.
+//! 6. It allocates nothing, and waits without end for nobody who may: a thread that forks has the locks of the allocator while it waits until its
 //!    event is read.
 
 use super::answers::Answer;
@@ -26,7 +27,7 @@ use super::source::Source;
 use super::wards::Ward;
 use super::watch::{Phase, Watch};
 use crate::guest::uffd::{Errno, Event, Fault, MOST_EVENTS};
-use crate::sync::thread::Backoff;
+use crate::sync::thread::{self, Backoff};
 use crate::sync::{Arc, Bug, Deadline, Mutex, Rank};
 use crate::units::PAGE_SIZE;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub(crate) struct Reader {
     /// Which of what is parked is looked at.
     retrying: usize,
     pause: Duration,
+    /// How long the next pause is because of what the system lacks.
+    lack: Duration,
     /// The last read found nothing, though reads wait: another reader has something parked.
     empty: bool,
     /// It has said that it has something parked.
@@ -121,6 +124,7 @@ impl Reader {
             parked_len: 0,
             retrying: 0,
             pause: Duration::ZERO,
+            lack: Duration::ZERO,
             empty: false,
             parking: false,
             bell: None,
@@ -204,11 +208,18 @@ impl Reader {
         };
         match read {
             Ok(read) => {
+                self.lack = Duration::ZERO;
                 self.read = read;
                 self.empty = read == 0 && idle == Idle::Read;
                 Ok(read)
             }
             Err(Errno(libc::EINTR)) => Ok(0),
+            // A fork waits to be read, with which comes a descriptor. It waits on, and is readable all the time; faults are read before it.
+            Err(Errno(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+                self.lack = (2 * self.lack).clamp(Duration::from_micros(20), LONGEST_PAUSE);
+                thread::sleep(self.lack);
+                Ok(0)
+            }
             Err(errno) => Err(errno),
         }
     }
