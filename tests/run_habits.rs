@@ -291,3 +291,55 @@ fn a_fork_for_which_there_is_no_descriptor_waits_until_there_is_one() {
     std::fs::write(&go, "").unwrap();
     assert_eq!(good(&running.finish()), "1 7 0\n");
 }
+
+/// It has two pages wiped in children: one before its memory is looked for, the other after.
+const WIPING: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define LEN (8 << 20)
+static void until(char *there) { while (access(there, F_OK)) usleep(20000); }
+int main(int count, char **words) {
+    char *at = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *a = at + (1 << 20), *b = at + (2 << 20);
+    if (count != 4 || madvise(a, 4096, MADV_WIPEONFORK)) return 1;
+    for (int k = 0; k < LEN; k += 4096) at[k] = 1;
+    until(words[1]);
+    if (madvise(b, 4096, MADV_WIPEONFORK)) return 2;
+    close(creat(words[2], 0600));
+    until(words[3]);
+    int status, pid = fork();
+    if (pid == 0) _exit(*a + 2 * *b + 4 * !at[3 << 20]);
+    waitpid(pid, &status, 0);
+    printf("%d %d %d\n", status, *a, *b);
+    return 0;
+}
+"#;
+
+#[test]
+fn what_is_to_be_wiped_in_children_is_zeroes_there_and_stays_in_the_parent() {
+    if !can("what_is_to_be_wiped_in_children_is_zeroes_there_and_stays_in_the_parent", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let wiping = program(place.path(), "wiping", WIPING);
+    let files = ["seen", "marked", "out"].map(|name| place.path().join(name));
+    let [seen, marked, out] = &files;
+    let mut program = vec![wiping.to_str().unwrap()];
+    program.extend(files.iter().map(|file| file.to_str().unwrap()));
+    let mut running = Deadlined::start(&mut run(place.path(), &LIMIT, &program), 120);
+    until_vm(&mut running, place.path(), |vm| vm["resident"].as_u64() >= Some(7 << 20));
+    std::fs::write(seen, "").unwrap();
+    while !marked.exists() {
+        assert!(running.is_running());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let pid = running.program().to_string();
+    until_vm(&mut running, place.path(), |vm| {
+        good(&finish(zspool(place.path()).args(["ctl", &pid, "out"]), 60));
+        vm["out"].as_u64() >= Some(7 << 20)
+    });
+    std::fs::write(out, "").unwrap();
+    assert_eq!(good(&running.finish()), "0 1 1\n");
+}

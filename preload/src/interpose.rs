@@ -5,7 +5,7 @@
 //! | `mmap` | ours: noted; the program's: looked for soon, if it is large |
 //! | `munmap`, `mremap` | ours: noted; the program's: what [`following`] held there goes |
 //! | `mremap`, `realloc` of a large piece | [`following`] gives it up until it has moved |
-//! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay |
+//! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay; what is to be wiped in children is left out |
 //! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
 //! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
 //! | `_exit`, `_Exit` | children that live on get what is theirs, and what could not be read back is said |
@@ -97,6 +97,9 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
     }
     let result = call();
     after_change(at, len, result == 0);
+    if result == 0 {
+        not_wiped(at, len);
+    }
     result
 }
 
@@ -177,8 +180,23 @@ pub unsafe extern "C" fn madvise(at: *mut c_void, len: size_t, advice: c_int) ->
         // Advice may be left. A huge page could only leave whole, and none is made where pages are missing.
         return 0;
     }
+    let wiped = (advice == libc::MADV_WIPEONFORK && follows()).then(|| pages(at, len));
+    if let Some(wiped) = &wiped {
+        let _inside = Inside::enter();
+        own::wiped(wiped.clone());
+        following::before_move(wiped.clone());
+    }
     // SAFETY: the caller's, as it is.
     let result = unsafe { libc::syscall(libc::SYS_madvise, at, len, advice) as c_int };
+    if let Some(wiped) = &wiped {
+        if result != 0 {
+            not_wiped(at, len);
+        }
+        after_move(wiped);
+    }
+    if result == 0 && advice == libc::MADV_KEEPONFORK {
+        not_wiped(at, len);
+    }
     // What is thrown away need not stay, whatever its protection is: nothing can be out of it.
     after_change(at, len, result == 0 && advice == libc::MADV_DONTNEED);
     result
@@ -232,6 +250,14 @@ pub unsafe extern "C" fn munlock(at: *const c_void, len: size_t) -> c_int {
     let result = unsafe { libc::syscall(libc::SYS_munlock, at, len) as c_int };
     after_change(at.cast_mut(), len, result == 0);
     result
+}
+
+/// `errno` is as the system call left it.
+fn not_wiped(at: *mut c_void, len: size_t) {
+    if own::has_wiped() && follows() {
+        let _inside = Inside::enter();
+        own::not_wiped(pages(at, len));
+    }
 }
 
 /// What memory that is registered is like.

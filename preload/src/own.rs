@@ -10,6 +10,10 @@ use crate::allocator;
 use crate::lock::Lock;
 use crate::ranges::Ranges;
 use std::ops::Range;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 
 /// What is mapped by this library.
 static OWN: Lock<Ranges> = Lock::new(Ranges::new());
@@ -17,16 +21,38 @@ static OWN: Lock<Ranges> = Lock::new(Ranges::new());
 /// Where threads of the program's have their stacks, or had them. Apart from what is ours: that may lie where a stack was.
 static STACKS: Lock<Ranges> = Lock::new(Ranges::new());
 
+/// What the program wants wiped in children of fork. What is out when they are born would come back there: so it is left out.
+static WIPED: Lock<Ranges> = Lock::new(Ranges::new());
+
+/// Something was, ever: most programs have nothing of the kind.
+static HAS_WIPED: AtomicBool = AtomicBool::new(false);
+
+/// The program wants `range` wiped in children, from here on.
+pub(crate) fn wiped(range: Range<usize>) {
+    HAS_WIPED.store(true, Release);
+    WIPED.lock().add(range);
+}
+
+/// Or no more, or has unmapped it.
+pub(crate) fn not_wiped(range: Range<usize>) {
+    WIPED.lock().remove(range);
+}
+
+pub(crate) fn has_wiped() -> bool {
+    HAS_WIPED.load(Acquire)
+}
+
 /// Map or unmap something of ours: `call` does it, and notes it. Under the lock: who has seen the mapping finds it noted.
 pub(crate) fn change<R>(call: impl FnOnce(&mut Ranges) -> R) -> R {
     call(&mut OWN.lock())
 }
 
-/// Nothing of ours lies in `range`, and no stack; and nothing is mapped there, or anywhere, by us while what this returns is held. A thread that begins
+/// Nothing of ours lies in `range`, and nothing that is left out; and nothing is mapped there, or anywhere, by us while what this returns is held. A thread that begins
 /// its stack meanwhile waits for who is registering it: [`following::never`](crate::following::never).
 pub(crate) fn still_theirs(range: &Range<usize>) -> Option<impl Sized + 'static> {
     let own = OWN.lock();
-    (!own.overlaps(range) && !STACKS.lock().overlaps(range)).then_some(own)
+    let left_out = STACKS.lock().overlaps(range) || WIPED.lock().overlaps(range);
+    (!own.overlaps(range) && !left_out).then_some(own)
 }
 
 /// Stacks of threads that have ended. The C library keeps some of them for the next threads, which may be ours: they stay
@@ -57,11 +83,12 @@ pub(crate) fn forget_stacks(is_mapped: impl Fn(&Range<usize>) -> bool) {
     });
 }
 
-/// What is ours, and stacks. One who looks at mappings takes it before and after: what is in neither is the program's, or was: see
+/// What is ours, and what is left out. One who looks at mappings takes it before and after: what is in neither is the program's, or was: see
 /// [`still_theirs`].
 pub(crate) fn snapshot() -> Ranges {
     let mut all = OWN.lock().clone();
     STACKS.lock().iter().for_each(|stack| all.add(stack.clone()));
+    WIPED.lock().iter().for_each(|wiped| all.add(wiped.clone()));
     all.add(allocator::reserve());
     all
 }
