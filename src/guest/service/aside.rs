@@ -1,4 +1,4 @@
-//! [`put`]: descriptors of ours are put aside, where programs that choose numbers do not come.
+//! Descriptors of ours are put aside, where programs that choose numbers do not come.
 //!
 //! ```text
 //!   0 1 2  3 4 5 ... 9 ...            | 512 513 514 ...
