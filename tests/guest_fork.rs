@@ -406,6 +406,28 @@ fn a_page_that_was_denied_its_parent_is_its_childs_as_it_was() {
     well(&output.unwrap());
 }
 
+#[test]
+fn a_process_forks_as_soon_as_its_vm_is_made() {
+    let name = "a_process_forks_as_soon_as_its_vm_is_made";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        for round in 0..50 {
+            let engine = engine();
+            let vm = vm(&engine, "vm", parent(1 + round % 2)).unwrap();
+            let mapping = Mapping::new(4);
+            mapping.write(0..4, 1);
+            // SAFETY: the mapping outlives the region.
+            let region = unsafe { vm.register(mapping.memory().keep_on_fork()) }.unwrap();
+            let child = fork(|| i32::from(!mapping.is(0..4, 1)));
+            assert_eq!(wait(child), 0);
+            drop(region);
+        }
+    });
+    well(&output.unwrap());
+}
+
 /// Whether the kernel can read a page.
 fn can_be_read(mapping: &Mapping, page: usize) -> bool {
     let (_reader, writer) = std::io::pipe().unwrap();

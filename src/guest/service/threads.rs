@@ -10,7 +10,9 @@
 //! 1. All signals are blocked in handlers: no handler of the program's runs there, and might touch guest memory.
 //! 2. A handler that panics goes on as a new one would: with what it has read, at the event where it was. One that panics again and again ends the
 //!    process, with a sentence: its faults would wait for ever.
-//! 3. Handlers hold the desk, never a VM: so the last VM is dropped by somebody who can wait for them.
+//! 3. Who starts handlers waits until each has begun: a thread that begins calls the allocator, and one that forks a moment later has its locks
+//!    until a handler has read of it.
+//! 4. Handlers hold the desk, never a VM: so the last VM is dropped by somebody who can wait for them.
 
 use super::last_words;
 use super::reader::{Idle, Reader};
@@ -19,6 +21,8 @@ use super::watchdog::{OnStuck, Watchdog};
 use super::{Bell, Desk, Panics, fork_mark, signals};
 use crate::guest::Error;
 use crate::guest::uffd::{Descriptor, Errno};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::thread::Backoff;
 use crate::sync::{Arc, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -49,6 +53,8 @@ pub(crate) struct Handlers<D> {
 struct Shared<D> {
     desk: Arc<D>,
     bell: Arc<Bell>,
+    /// How many have begun.
+    begun: AtomicUsize,
     panics: Panics,
 }
 
@@ -105,7 +111,7 @@ impl<D: Desk + Send + Sync + 'static> Handlers<D> {
     pub(crate) fn start(desk: Arc<D>, bell_of: &Arc<Descriptor>, options: &ThreadOptions) -> Result<Self, Error> {
         let count = options.count.max(1);
         let bell = Arc::new(Bell::new(bell_of, count)?);
-        let shared = Arc::new(Shared { desk, bell, panics: Panics::new() });
+        let shared = Arc::new(Shared { desk, bell, begun: AtomicUsize::new(0), panics: Panics::new() });
         let watches: Vec<Arc<Watch>> = (0..count).map(|_| Arc::new(Watch::default())).collect();
         let mut handlers = Handlers { shared: Arc::clone(&shared), threads: Vec::new(), watchdog: None };
         let cores = options.cores.as_deref().unwrap_or_default().iter().map(|&core| one_core(core));
@@ -120,6 +126,10 @@ impl<D: Desk + Send + Sync + 'static> Handlers<D> {
             handlers
                 .threads
                 .push(spawned.map_err(|source| Error::Service { doing: "start a handler thread", source })?);
+        }
+        let mut backoff = Backoff::new();
+        while shared.begun.load(Ordering::Acquire) < count {
+            backoff.wait_for_io();
         }
         if let Some(limit) = options.watchdog {
             let desk = Arc::clone(&shared.desk);
@@ -160,6 +170,7 @@ impl<D: Desk> Shared<D> {
             unsafe { libc::sched_setaffinity(0, mem::size_of_val(&core), &core) };
         }
         let mut reader = Reader::new(readers, Arc::clone(&watch)).with_bell(&self.bell);
+        self.begun.fetch_add(1, Ordering::Release);
         loop {
             match catch_unwind(AssertUnwindSafe(|| self.rounds(&mut reader))) {
                 Ok(Ok(())) => return,
