@@ -160,6 +160,32 @@ fn a_page_that_is_lost_goes_to_the_handler_before_us() {
 }
 
 #[test]
+fn no_signal_of_the_program_is_handled_by_who_owns_pages() {
+    let zswap = zspool::zswap::Zswap::builder().pool_limit(1 << 20).build().unwrap();
+    let engine = zspool::guest::Engine::builder(zswap).build().unwrap();
+    let _vm = vm(&engine, "vm", threads(2)).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    let since = std::time::Instant::now();
+    // A thread names itself when it begins.
+    while seen.len() < 2 {
+        assert!(since.elapsed().as_secs() < 20, "of our threads there are {seen:?}");
+        for task in std::fs::read_dir("/proc/self/task").unwrap() {
+            // Threads of other tests come and go.
+            let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else { continue };
+            let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            let name = line("Name:");
+            if name == "zspool evictor" || name == "zspool-fault" {
+                let blocked = u64::from_str_radix(&line("SigBlk:"), 16).unwrap();
+                for signal in [libc::SIGALRM, libc::SIGUSR1, libc::SIGTERM] {
+                    assert_ne!(blocked >> (signal - 1) & 1, 0, "{name} handles signal {signal}");
+                }
+                seen.insert(name);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_page_that_was_lost_before_it_was_registered_goes_to_the_handler_before_us() {
     let output = in_a_process("a_page_that_was_lost_before_it_was_registered_goes_to_the_handler_before_us", || {
         install(libc::SIGBUS, with_info as *const () as usize, libc::SA_SIGINFO);

@@ -47,8 +47,8 @@ pub(crate) fn change<R>(call: impl FnOnce(&mut Ranges) -> R) -> R {
     call(&mut OWN.lock())
 }
 
-/// Nothing of ours lies in `range`, and nothing that is left out; and nothing is mapped there, or anywhere, by us while what this returns is held. A thread that begins
-/// its stack meanwhile waits for who is registering it: [`following::never`](crate::following::never).
+/// Nothing of ours lies in `range`, and nothing that is left out; and nothing is mapped there, or anywhere, by us while what this returns is held.
+/// A thread that begins its stack meanwhile waits for who is registering it: [`following::never`](crate::following::never).
 pub(crate) fn still_theirs(range: &Range<usize>) -> Option<impl Sized + 'static> {
     let own = OWN.lock();
     let left_out = STACKS.lock().overlaps(range) || WIPED.lock().overlaps(range);

@@ -67,8 +67,8 @@ impl Region {
     fn bring_and_release(&self) -> Result<(), Error> {
         let pages = self.pages();
         // What was unmapped a moment ago is not to be brought in: its pages follow.
-        let settled = self.vm.settle(&pages.addresses());
-        pages.bring_everything().and(settled)?;
+        self.vm.until_followed(&pages.addresses());
+        pages.bring_everything()?;
         self.vm.settle(&pages.addresses())?;
         let address = pages.addresses().start;
         let refused = |source| Error::Kernel { doing: "unregister the region from", page: 0, address, source };

@@ -261,6 +261,11 @@ impl Vm {
         Ok(region)
     }
 
+    /// Changes of mappings in a range that were read of are followed when this returns, or go on all the time.
+    pub(crate) fn until_followed(&self, range: &Range<usize>) {
+        self.inner.running.until_followed(range);
+    }
+
     /// Bring in what `mremap` has moved into a range and is out: nobody serves it there from here on.
     pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
         self.inner.running.settle(range)

@@ -170,6 +170,16 @@ impl Bits {
         if self.is_kept() { Some(KeptSize(((self.0 & SIZE) >> SIZE_SHIFT) as u8 + 1)) } else { None }
     }
 
+    /// What a word says of a page that is not in memory and whose slot is its own, also when it is Poisoned: one that is nowhere has none, and what
+    /// is in the place of it may be a child's.
+    pub(crate) fn own_slot(self) -> Option<KeptSize> {
+        match self.state() {
+            State::Stored => Some(KeptSize::OWN),
+            State::Poisoned => self.kept(),
+            _ => None,
+        }
+    }
+
     /// So often in a row it was found not to shrink.
     pub(crate) const fn stiff(self) -> u32 {
         if self.is_kept() { 0 } else { (self.0 & SIZE) >> SIZE_SHIFT }

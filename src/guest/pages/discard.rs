@@ -11,7 +11,6 @@
 //! page would fault in whoever compresses, who may be serving a fault with all signals blocked.
 
 use super::bits::{Bits, State};
-use super::fault::own_slot;
 use super::owned::{End, Owned, TOGETHER};
 use super::pages::{Pages, Served};
 use super::ports::Gauge;
@@ -230,7 +229,7 @@ impl Pages {
                 if by == By::Us {
                     self.backing().unpoison(page)?;
                 }
-                if own_slot(was).is_some() {
+                if was.own_slot().is_some() {
                     shared.store.give_back(self.slot(page));
                 }
                 shared.observer.change(Gauge::Poisoned, -1);

@@ -10,7 +10,7 @@
 //! | Poisoned | poisoned again |
 //! | owned | wait for the owner, or leave it to him |
 
-use super::bits::{Bits, KeptSize, State};
+use super::bits::{Bits, State};
 use super::owned::{End, Owned};
 use super::pages::{Access, Pages, Served, Waiting};
 use super::ports::{Count, Gauge, Why};
@@ -145,7 +145,7 @@ impl Pages {
                 if let Err(Obstacle::Again) = done {
                     return Served::Again; // nobody was woken
                 }
-                owned.end_front(1, End { moved: false, kept: own_slot(was), ..End::at(State::Poisoned) });
+                owned.end_front(1, End { moved: false, kept: was.own_slot(), ..End::at(State::Poisoned) });
                 if let Err(Obstacle::There) = done {
                     self.backing().wake(page, 1);
                 }
@@ -181,7 +181,7 @@ impl Pages {
         if done.is_err() {
             self.backing().wake(page, 1); // as in `poisoned`
         }
-        owned.end_front(1, End { kept: own_slot(was), ..End::at(State::Poisoned) });
+        owned.end_front(1, End { kept: was.own_slot(), ..End::at(State::Poisoned) });
         Served::Poisoned
     }
 
@@ -310,7 +310,7 @@ impl Pages {
         let kept = kept.filter(|_| done.pages == 1);
         let served = installed(done, kind(from));
         if let Served::Installed(_) = served {
-            self.loaded(page, was.stamp(), kept.is_some() || own_slot(was).is_none());
+            self.loaded(page, was.stamp(), kept.is_some() || was.own_slot().is_none());
             self.arrived(was.state(), 1);
             owned.end_front(1, End { kept, ..End::at(State::Resident) });
         }
@@ -367,7 +367,7 @@ impl Pages {
             // A kernel that cannot poison wakes nobody: who waits touches it again, and is told by whoever serves him.
             self.backing().wake(page, 1);
         }
-        owned.end_front(1, End { kept: own_slot(was), ..End::at(State::Poisoned) });
+        owned.end_front(1, End { kept: was.own_slot(), ..End::at(State::Poisoned) });
         Served::Poisoned
     }
 
@@ -378,7 +378,7 @@ impl Pages {
             return self.denied(owned);
         }
         let mut bounce = [0; PAGE_SIZE];
-        let read = match own_slot(owned.was(page)) {
+        let read = match owned.was(page).own_slot() {
             Some(_) => self.read(page, &mut bounce, true),
             None => Ok(LoadedFrom::SameFilled(0)), // it was denied before it was anywhere
         };
@@ -406,16 +406,6 @@ impl Pages {
             State::Poisoned => observer.change(Gauge::Poisoned, -i64::from(pages)),
             _ => {}
         }
-    }
-}
-
-/// Whether the slot of a page that is not in memory is its own, as its word says of it when it is Poisoned: one that is nowhere has none, and
-/// what is in the place of it may be a child's.
-pub(super) fn own_slot(was: Bits) -> Option<KeptSize> {
-    match was.state() {
-        State::Stored => Some(KeptSize::OWN),
-        State::Poisoned => was.kept(),
-        _ => None,
     }
 }
 

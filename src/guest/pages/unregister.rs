@@ -9,7 +9,6 @@
 //! ```
 
 use super::bits::State;
-use super::fault::own_slot;
 use super::owned::{Owned, TOGETHER};
 use super::pages::Pages;
 use super::ports::{Gauge, Why};
@@ -179,7 +178,7 @@ impl Pages {
                     self.forget_copy(page, seen, false);
                 }
                 state => {
-                    if own_slot(seen).is_some() {
+                    if seen.own_slot().is_some() {
                         shared.store.give_back(self.slot(page));
                     }
                     let gauge = if state == State::Poisoned { Gauge::Poisoned } else { Gauge::Stored };

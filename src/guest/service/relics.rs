@@ -13,15 +13,29 @@ use super::last_words;
 use crate::guest::Error;
 use crate::guest::pages::{Inherited, Pages};
 use crate::guest::uffd::Descriptor;
-use crate::sync::{Arc, Deadline};
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
+use crate::sync::{Arc, Deadline};
 use crate::units::{NodeId, PAGE_SIZE, SlotRange};
 use std::ops::Range;
 use std::time::Duration;
 
 /// How long what changes is waited for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Try it again while something changes. Whether it was done at last.
+pub(super) fn patiently(mut tried: impl FnMut() -> bool) -> bool {
+    let (patience, mut backoff) = (Deadline::after(PATIENCE), Backoff::new());
+    loop {
+        if tried() {
+            return true;
+        }
+        if patience.passed() {
+            return false;
+        }
+        backoff.wait_for_io();
+    }
+}
 
 impl Family {
     /// Whether `mremap` has moved anything.
@@ -105,15 +119,10 @@ impl Family {
     /// When its mapping changes all the time.
     pub(super) fn bring_relics_in(&self) -> Result<(), Error> {
         let Some(relics) = self.relics() else { return Ok(()) };
-        let (patience, mut backoff) = (Deadline::after(PATIENCE), Backoff::new());
-        while !relics.bring_in(&self.zswap) {
-            if patience.passed() {
-                let range = relics.copies.nth(0).map_or(0..0, |copy| copy.addresses.clone());
-                return Err(Error::Moving { range });
-            }
-            backoff.wait_for_io();
+        match patiently(|| relics.bring_in(&self.zswap)) {
+            true => Ok(()),
+            false => Err(Error::Moving { range: relics.copies.nth(0).map_or(0..0, |copy| copy.addresses.clone()) }),
         }
-        Ok(())
     }
 
     /// A range is to be registered: what is out of it is in memory from here on, and nobody's. False: its mapping is changing, and

@@ -22,7 +22,7 @@ use super::children::Children;
 use super::gate::Gate;
 use super::gated::Gated;
 use super::reader::{Idle, Reader};
-use super::relics::PATIENCE;
+use super::relics::patiently;
 use super::threads::Handlers;
 use super::vm_desk::VmDesk;
 use super::watch::Watch;
@@ -34,8 +34,7 @@ use crate::guest::pages::{Pages, Shared};
 use crate::guest::uffd::{Ask, Descriptor, Errno, Features};
 use crate::guest::{Error, Service, VmOptions};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Deadline, Mutex, Rank};
+use crate::sync::{Arc, Mutex, Rank};
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -239,14 +238,13 @@ impl Running {
     /// # Errors
     /// When that goes on: its mapping changes all the time, or the caller is who is told of a change.
     pub(crate) fn settle(&self, range: &Range<usize>) -> Result<(), Error> {
-        let (patience, mut backoff) = (Deadline::after(PATIENCE), Backoff::new());
-        while !self.desk.children.family().settle_relics(range, self.desk.gate()) {
-            if patience.passed() {
-                return Err(Error::Moving { range: range.clone() });
-            }
-            backoff.wait_for_io();
-        }
-        Ok(())
+        let settled = patiently(|| self.desk.children.family().settle_relics(range, self.desk.gate()));
+        if settled { Ok(()) } else { Err(Error::Moving { range: range.clone() }) }
+    }
+
+    /// Changes of mappings in a range that were read of are followed when this returns, or go on all the time.
+    pub(crate) fn until_followed(&self, range: &Range<usize>) {
+        let _ = patiently(|| self.desk.gate().is_none_or(|gate| gate.pass(range.clone()).is_some()));
     }
 
     /// A region that children have a copy of is about to be registered, and known already.
