@@ -114,6 +114,30 @@ fn discarded_pages_are_zeroes_and_cost_nothing() {
 }
 
 #[test]
+fn what_is_nowhere_is_not_made_to_be_pinned() {
+    within_a_minute(|| {
+        let mapping = Mapping::new(300);
+        mapping.write(10..60, 1);
+        mapping.write(200..201, 1);
+        let (_engine, vm) = unserved(VmOptions::new());
+        let region = mapping.register(&vm);
+        region.evict(0..40 * PAGE);
+        let pin = region.pin_populated(0..300 * PAGE).unwrap();
+        assert_eq!((vm.stats().resident, vm.stats().pinned), (51 * PAGE as u64, 51 * PAGE as u64));
+        assert_eq!(vm.evict_all().pages, 0, "all are pinned that are somewhere");
+        region.make_resident(60 * PAGE..62 * PAGE).unwrap();
+        assert_eq!(vm.evict_all().pages, 2, "what came later is not");
+        let again = region.pin_populated(59 * PAGE..201 * PAGE).unwrap();
+        drop(pin);
+        assert_eq!(vm.evict_all().pages, 49, "what is pinned twice stays");
+        drop(again);
+        assert_eq!((vm.evict_all().pages, vm.stats().pinned), (4, 0));
+        region.assert_valid();
+        assert!(matches!(region.pin_populated(0..301 * PAGE), Err(Error::Outside { .. })));
+    });
+}
+
+#[test]
 fn a_range_registered_twice_is_refused_and_can_be_had_again() {
     within_a_minute(|| {
         let mapping = Mapping::new(10);

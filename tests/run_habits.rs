@@ -6,35 +6,10 @@ mod support;
 #[path = "support/run.rs"]
 mod under;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use under::*;
 
 const LIMIT: [&str; 2] = ["--memory-max", "64M"];
-
-/// What must be there, or a skip.
-fn can(test: &str, programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| !has(program)).map(|program| format!("there is no {program} here"));
-    let why = not_permitted().or(missing);
-    if let Some(why) = &why {
-        support::skip(test, why);
-    }
-    why.is_none()
-}
-
-/// Have the C compiler make something of a file.
-fn compiled(source: &Path, to: &Path, options: &[&str]) {
-    let output = Command::new("cc").args(options).arg("-o").arg(to).arg(source).output().unwrap();
-    assert!(output.status.success(), "{}", shown(&output));
-}
-
-/// A program in C.
-fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let (source, program) = (folder.join(format!("{name}.c")), folder.join(name));
-    std::fs::write(&source, text).unwrap();
-    compiled(&source, &program, &["-O1", "-pthread"]);
-    program
-}
 
 /// It makes a piece larger, again and again.
 const GROWING: &str = r#"

@@ -12,6 +12,7 @@
 //! 2. A child that shares the program's memory (vfork) and closes what it inherits keeps ours until it executes something: they go with that.
 
 use crate::inside;
+use crate::interpose::fails;
 use crate::next::Next;
 use crate::state;
 use libc::{c_int, c_uint};
@@ -77,11 +78,7 @@ fn is_kept(fd: c_int) -> bool {
 }
 
 fn there_is_none() -> c_int {
-    // SAFETY: the thread's own.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    unsafe { errno.write(libc::EBADF) };
-    -1
+    fails(libc::EBADF)
 }
 
 /// # Safety

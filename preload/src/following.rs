@@ -69,11 +69,12 @@ struct Held {
 // === impl Held ===
 
 impl Held {
-    fn new(region: Arc<Region>, range: Range<usize>) -> Option<Held> {
+    /// What is somewhere in `range`, or all of it.
+    fn new(region: Arc<Region>, range: Range<usize>, all: bool) -> Option<Held> {
         let start = region.addresses().start;
         let offsets = range.start - start..range.end - start;
         // What cannot be brought in stays poisoned, and is told when it is touched.
-        let pin = region.pin(offsets).ok()?;
+        let pin = if all { region.pin(offsets) } else { region.pin_populated(offsets) }.ok()?;
         // SAFETY: the region does not move out of its Arc, which is kept beside the pin and dropped after it.
         let pin = unsafe { std::mem::transmute::<Pin<'_>, Pin<'static>>(pin) };
         Some(Held { range, pin: ManuallyDrop::new(pin), region })
@@ -240,15 +241,30 @@ pub(crate) fn mapped(len: usize) {
     }
 }
 
-/// Before protection or lock of `range` change.
+/// Before the protection of `range` changes: nothing of it is out, and what is touched first afterwards the kernel will not let us take.
 pub(crate) fn before_change(range: Range<usize>) {
+    hold(range, false);
+}
+
+/// Before `range` is locked: all of it will be there.
+pub(crate) fn before_lock(range: Range<usize>) {
+    hold(range, true);
+}
+
+fn hold(range: Range<usize>, all: bool) {
     for region in regions(&range) {
         let whole = region.addresses();
         let part = range.start.max(whole.start)..range.end.min(whole.end);
-        if let Some(held) = Held::new(region, part) {
+        if let Some(held) = Held::new(region, part, all) {
             HELD.lock().push(held);
         }
     }
+}
+
+/// Everything may leave that the kernel lets go.
+pub(crate) fn let_all_go() {
+    let all = std::mem::take(&mut *HELD.lock());
+    drop(all); // with no lock of ours
 }
 
 /// After `range` has become as it was.
@@ -264,7 +280,7 @@ fn take_held(range: &Range<usize>) -> Vec<Held> {
             [held.range.start..range.start.min(held.range.end), range.end.max(held.range.start)..held.range.end];
         // Pinned once more, so that it stays when `held` goes.
         let beside = beside.into_iter().filter(|part| !part.is_empty());
-        beside.filter_map(|part| Held::new(Arc::clone(&held.region), part)).for_each(|held| HELD.lock().push(held));
+        beside.filter_map(|part| Held::new(Arc::clone(&held.region), part, false)).for_each(|held| HELD.lock().push(held));
     }
     taken
 }

@@ -6,8 +6,8 @@
 //! | `munmap`, `mremap` | ours: noted; the program's: what [`following`] held there goes |
 //! | `mremap`, `realloc` of a large piece | [`following`] gives it up until it has moved |
 //! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay; what is to be wiped in children is left out |
-//! | `mprotect`, `pkey_mprotect`, `mlock`, `mlock2` | [`following`] brings in what is out there, and has it stay |
-//! | `munlock`, and `mprotect` to read and write | [`following`] lets it leave again |
+//! | `mprotect`, `pkey_mprotect` | [`following`] brings in what is out there, and has it stay; until it is to be read and written again |
+//! | `mlock` and its kin | see [`locking`] |
 //! | `_exit`, `_Exit` | children that live on get what is theirs, and what could not be read back is said |
 //! | `pthread_create` | see [`threads`] |
 //!
@@ -19,8 +19,8 @@
 
 use crate::following;
 use crate::inside::{self, Inside};
-use crate::{farewell, malloc, own, state, threads};
-use libc::{c_int, c_uint, c_void, off_t, pthread_attr_t, pthread_t, size_t};
+use crate::{farewell, locking, malloc, own, state, threads};
+use libc::{c_int, c_void, off_t, pthread_attr_t, pthread_t, size_t};
 use std::ops::Range;
 
 fn range(start: *mut c_void, len: size_t) -> Range<usize> {
@@ -29,7 +29,7 @@ fn range(start: *mut c_void, len: size_t) -> Range<usize> {
 }
 
 /// Memory is the program's business and ours: it is in the program, and we have started.
-fn follows() -> bool {
+pub(crate) fn follows() -> bool {
     state::is_running() && !inside::is_inside()
 }
 
@@ -51,6 +51,7 @@ pub unsafe extern "C" fn mmap(
             let mapped = pointer(call());
             if mapped != libc::MAP_FAILED {
                 own.add(range(mapped, len));
+                locking::unlock_ours(range(mapped, len));
             }
             mapped
         });
@@ -96,7 +97,7 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
         });
     }
     let result = call();
-    after_change(at, len, result == 0);
+    after_change(pages(at, len), result == 0);
     if result == 0 {
         not_wiped(at, len);
     }
@@ -121,6 +122,7 @@ pub unsafe extern "C" fn mremap(
             if mapped != libc::MAP_FAILED {
                 own.remove(range(at, len));
                 own.add(range(mapped, new_len));
+                locking::unlock_ours(range(mapped, new_len));
             }
             mapped
         });
@@ -198,7 +200,7 @@ pub unsafe extern "C" fn madvise(at: *mut c_void, len: size_t, advice: c_int) ->
         not_wiped(at, len);
     }
     // What is thrown away need not stay, whatever its protection is: nothing can be out of it.
-    after_change(at, len, result == 0 && advice == libc::MADV_DONTNEED);
+    after_change(pages(at, len), result == 0 && advice == libc::MADV_DONTNEED);
     result
 }
 
@@ -206,10 +208,13 @@ pub unsafe extern "C" fn madvise(at: *mut c_void, len: size_t, advice: c_int) ->
 /// As the system call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_int) -> c_int {
-    before_change(at, len);
+    // What becomes usual is so already, or is held.
+    if protection != USUAL {
+        before_change(at, len, following::before_change);
+    }
     // SAFETY: the caller's, as it is.
     let result = unsafe { libc::syscall(libc::SYS_mprotect, at, len, protection) as c_int };
-    after_change(at, len, result == 0 && protection == USUAL);
+    after_change(pages(at, len), result == 0 && protection == USUAL);
     result
 }
 
@@ -217,38 +222,10 @@ pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_in
 /// As the system call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pkey_mprotect(at: *mut c_void, len: size_t, protection: c_int, key: c_int) -> c_int {
-    before_change(at, len);
+    before_change(at, len, following::before_change);
     // SAFETY: the caller's, as it is. A key of -1 is none, for the system call as well.
     let result = unsafe { libc::syscall(libc::SYS_pkey_mprotect, at, len, protection, key) as c_int };
-    after_change(at, len, result == 0 && protection == USUAL && key <= 0);
-    result
-}
-
-/// # Safety
-/// As the system call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlock(at: *const c_void, len: size_t) -> c_int {
-    before_change(at.cast_mut(), len);
-    // SAFETY: the caller's, as it is.
-    unsafe { libc::syscall(libc::SYS_mlock, at, len) as c_int }
-}
-
-/// # Safety
-/// As the system call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlock2(at: *const c_void, len: size_t, flags: c_uint) -> c_int {
-    before_change(at.cast_mut(), len);
-    // SAFETY: the caller's, as it is.
-    unsafe { libc::syscall(libc::SYS_mlock2, at, len, flags) as c_int }
-}
-
-/// # Safety
-/// As the system call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn munlock(at: *const c_void, len: size_t) -> c_int {
-    // SAFETY: the caller's, as it is.
-    let result = unsafe { libc::syscall(libc::SYS_munlock, at, len) as c_int };
-    after_change(at.cast_mut(), len, result == 0);
+    after_change(pages(at, len), result == 0 && protection == USUAL && key <= 0);
     result
 }
 
@@ -260,26 +237,35 @@ fn not_wiped(at: *mut c_void, len: size_t) {
     }
 }
 
+/// What a system call returns that fails.
+pub(crate) fn fails(errno: c_int) -> c_int {
+    // SAFETY: the thread's own.
+    let place = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    unsafe { place.write(errno) };
+    -1
+}
+
 /// What memory that is registered is like.
 const USUAL: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// `errno` is as the system call will have it: nothing has been asked of the system for the program yet.
-fn before_change(at: *mut c_void, len: size_t) {
+pub(crate) fn before_change(at: *const c_void, len: size_t, hold: fn(Range<usize>)) {
     if follows() {
         let _inside = Inside::enter();
-        following::before_change(pages(at, len));
+        hold(pages(at, len));
     }
 }
 
-fn after_change(at: *mut c_void, len: size_t, may_leave: bool) {
+pub(crate) fn after_change(range: Range<usize>, may_leave: bool) {
     if may_leave && follows() {
         let _inside = Inside::enter();
-        following::after_change_back(pages(at, len));
+        following::after_change_back(range);
     }
 }
 
 /// The whole pages that the system calls about locks mean.
-fn pages(at: *mut c_void, len: size_t) -> Range<usize> {
+pub(crate) fn pages(at: *const c_void, len: size_t) -> Range<usize> {
     let start = at.addr() & !(crate::system::PAGE - 1);
     range(std::ptr::without_provenance_mut(start), at.addr() - start + len)
 }

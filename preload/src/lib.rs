@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `settings` of [`zspool::guest::control`] | what the launcher says |
 //! | [`engine`] | the engine it describes |
-//! | [`interpose`], [`descriptors`], [`next`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
+//! | [`interpose`], [`locking`], [`descriptors`], [`next`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
 //! | [`finder`], [`maps`], [`following`], [`gone`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
 //! | [`allocator`], [`lock`], [`system`], [`inside`], [`tls`], [`state`] | how we stay out of the program's way |
 //! | [`farewell`] | the last word |
@@ -40,6 +40,7 @@ mod gone;
 mod inside;
 mod interpose;
 mod lock;
+mod locking;
 mod malloc;
 mod maps;
 mod next;

@@ -43,6 +43,11 @@ impl Maps {
         self.text.split(|byte| *byte == b'\n').filter_map(candidate).any(|mapping| mapping == *range)
     }
 
+    /// All there is, in order.
+    pub(crate) fn everything(&self) -> impl Iterator<Item = Range<usize>> {
+        self.text.split(|byte| *byte == b'\n').filter_map(|line| range(std::str::from_utf8(line).ok()?))
+    }
+
     /// Private anonymous memory that is read and written, neither a stack nor code, in order. Neighbours are joined.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = Mapping> {
         let mut lines = self.text.split(|byte| *byte == b'\n').filter_map(candidate).peekable();
@@ -60,13 +65,18 @@ impl Maps {
 fn candidate(line: &[u8]) -> Option<Range<usize>> {
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.split_ascii_whitespace();
-    let (range, mode, _offset, _device, inode) =
+    let (_range, mode, _offset, _device, inode) =
         (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
     let name = words.next().unwrap_or("");
     let ours = mode == "rw-p" && inode == "0" && (name.is_empty() || name == "[heap]" || name.starts_with("[anon:"));
-    let (start, end) = range.split_once('-')?;
+    if ours { range(line) } else { None }
+}
+
+/// The addresses that a line begins with.
+fn range(line: &str) -> Option<Range<usize>> {
+    let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
     let number = |text| usize::from_str_radix(text, 16).ok();
-    ours.then_some(number(start)?..number(end)?)
+    Some(number(start)?..number(end)?)
 }
 
 #[cfg(test)]

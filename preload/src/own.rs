@@ -86,9 +86,15 @@ pub(crate) fn forget_stacks(is_mapped: impl Fn(&Range<usize>) -> bool) {
 /// What is ours, and what is left out. One who looks at mappings takes it before and after: what is in neither is the program's, or was: see
 /// [`still_theirs`].
 pub(crate) fn snapshot() -> Ranges {
-    let mut all = OWN.lock().clone();
+    let mut all = ours();
     STACKS.lock().iter().for_each(|stack| all.add(stack.clone()));
     WIPED.lock().iter().for_each(|wiped| all.add(wiped.clone()));
+    all
+}
+
+/// What is ours.
+pub(crate) fn ours() -> Ranges {
+    let mut all = OWN.lock().clone();
     all.add(allocator::reserve());
     all
 }

@@ -23,7 +23,8 @@ pub struct Region {
 #[must_use = "dropped, the pages may leave again"]
 pub struct Pin<'a> {
     region: &'a Region,
-    pages: Range<u32>,
+    /// Runs of pages, in order.
+    pages: Vec<Range<u32>>,
 }
 
 impl Region {
@@ -96,7 +97,17 @@ impl Region {
     pub fn pin(&self, range: Range<usize>) -> Result<Pin<'_>, Error> {
         let pages = self.whole_pages(range)?;
         self.pages().pin(pages.clone())?;
-        Ok(Pin { region: self, pages })
+        Ok(Pin { region: self, pages: vec![pages] })
+    }
+
+    /// Bring in what is out and keep what is somewhere; what is nowhere stays so, costs nothing, and is not kept when it is touched later.
+    /// Before the protection of a range changes, say, of which little was ever touched.
+    ///
+    /// # Errors
+    /// As [`pin`](Self::pin).
+    pub fn pin_populated(&self, range: Range<usize>) -> Result<Pin<'_>, Error> {
+        let pages = self.whole_pages(range)?;
+        Ok(Pin { region: self, pages: self.pages().pin_populated(pages)? })
     }
 
     /// Throw pages away: they read as zeroes from then on, and nothing is charged for them. How many bytes were somewhere.
@@ -193,6 +204,6 @@ impl std::fmt::Debug for Region {
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
-        self.region.pages().unpin(self.pages.clone());
+        self.pages.drain(..).for_each(|run| self.region.pages().unpin(run));
     }
 }

@@ -198,3 +198,27 @@ pub fn registered_rss(pid: u32) -> Option<u64> {
     }
     (!text.is_empty()).then_some(sum)
 }
+
+/// What must be there, or a skip.
+pub fn can(test: &str, programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !has(program)).map(|program| format!("there is no {program} here"));
+    let why = not_permitted().or(missing);
+    if let Some(why) = &why {
+        super::support::skip(test, why);
+    }
+    why.is_none()
+}
+
+/// Have the C compiler make something of a file.
+pub fn compiled(source: &Path, to: &Path, options: &[&str]) {
+    let output = Command::new("cc").args(options).arg("-o").arg(to).arg(source).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+}
+
+/// A program in C.
+pub fn program(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let (source, program) = (folder.join(format!("{name}.c")), folder.join(name));
+    std::fs::write(&source, text).unwrap();
+    compiled(&source, &program, &["-O1", "-pthread"]);
+    program
+}

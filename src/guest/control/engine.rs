@@ -87,13 +87,13 @@ impl EngineControl {
         }))
     }
 
-    /// Everything in, as far as limits have it: what is over them goes out again.
+    /// Everything in that is out, as far as limits have it: what is over them goes out again.
     fn back(&self) -> Result<String, String> {
         let mut bytes = 0u64;
         for vm in self.engine.vms() {
             let before = vm.stats().resident;
-            for region in vm.regions() {
-                match vm.make_resident(region.addresses) {
+            for pages in vm.shared().regions.all() {
+                match pages.bring_back(0..pages.count()) {
                     // What is not mapped any more is not out either.
                     Ok(()) | Err(Error::Gone { .. }) => (),
                     Err(error) => return Err(format!("{error}.")),

@@ -100,6 +100,33 @@ impl Pages {
         result
     }
 
+    /// Bring in what is out, whatever has to leave for it; what is nowhere stays so.
+    ///
+    /// # Errors
+    /// As [`make_resident`](Self::make_resident).
+    pub(crate) fn bring_back(&self, range: Range<u32>) -> Result<(), Error> {
+        let (mut at, mut result) = (range.start, Ok(()));
+        while at < range.end {
+            let end = self.out_until(at, range.end);
+            if end == at {
+                at += 1;
+                continue;
+            }
+            result = result.and(self.make_resident(at..end));
+            if matches!(result, Err(ref error) if !matches!(error, Error::Unreadable { .. })) {
+                break;
+            }
+            at = end;
+        }
+        result
+    }
+
+    /// The end of the pages from `at` on that are out, or that somebody is at.
+    fn out_until(&self, at: u32, end: u32) -> u32 {
+        let is_in = |page: &u32| matches!(self.word(*page).load().state(), State::Absent | State::Resident);
+        (at..end).find(is_in).unwrap_or(end)
+    }
+
     /// Bring in pages that are owned and were in this state. How many came, from the first on.
     fn run_in(&self, mut run: Owned<'_>, was: State) -> u32 {
         if run.len() < 2 {

@@ -63,7 +63,7 @@ impl Pages {
         self.close();
         let is_out = |page: &u32| !matches!(self.word(*page).load().state(), State::Absent | State::Resident);
         let out = (0..self.count()).filter(is_out).count() as u64;
-        (out, self.bring_all())
+        (out, self.bring_back(0..self.count()))
     }
 
     fn own_for_heir(&self, page: u32, seen: Bits) -> bool {

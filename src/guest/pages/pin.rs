@@ -14,6 +14,15 @@ use crate::guest::memory::backing::Obstacle;
 use crate::sync::thread::Backoff;
 use std::ops::Range;
 
+/// What becomes of a page that is nowhere when it is to be pinned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nowhere {
+    /// It is there, as zeroes.
+    Comes,
+    /// It is left out.
+    Stays,
+}
+
 impl Pages {
     /// Bring pages in and pin them.
     ///
@@ -30,18 +39,47 @@ impl Pages {
         Ok(())
     }
 
+    /// Bring in what is out, and pin what is somewhere; what is nowhere stays so. The runs that are pinned.
+    ///
+    /// # Errors
+    /// As [`pin`](Self::pin).
+    pub(crate) fn pin_populated(&self, range: Range<u32>) -> Result<Vec<Range<u32>>, Error> {
+        self.bring_back(range.clone())?;
+        let mut pinned: Vec<Range<u32>> = Vec::new();
+        for page in range {
+            match self.pin_where(page, Nowhere::Stays) {
+                Ok(false) => {}
+                Ok(true) => match pinned.last_mut() {
+                    Some(run) if run.end == page => run.end += 1,
+                    _ => pinned.push(page..page + 1),
+                },
+                Err(error) => {
+                    pinned.into_iter().for_each(|run| self.unpin(run));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(pinned)
+    }
+
     fn pin_one(&self, page: u32) -> Result<(), Error> {
+        self.pin_where(page, Nowhere::Comes).map(drop)
+    }
+
+    /// Whether it is pinned.
+    fn pin_where(&self, page: u32, nowhere: Nowhere) -> Result<bool, Error> {
         loop {
             match self.word(page).pin(self.shared().planted) {
                 Ok(first) => {
                     if first {
                         self.shared().observer.change(Gauge::Pinned, 1);
                     }
-                    return self.let_write(page).inspect_err(|_| self.unpin(page..page + 1));
+                    return self.let_write(page).map(|()| true).inspect_err(|_| self.unpin(page..page + 1));
                 }
                 Err(seen) if seen.state() == State::Resident => {
                     return Err(Error::TooManyPins { page, most: MAX_PINS });
                 }
+                Err(seen) if seen.state() == State::Absent && nowhere == Nowhere::Stays => return Ok(false),
                 // It left again meanwhile, or somebody is at it.
                 Err(_) => self.make_one_resident(page)?,
             }

@@ -88,30 +88,7 @@ impl Pages {
         if !self.shared().planted.is(Bug::UnregisterLeavesExitOpen) {
             self.close();
         }
-        self.bring_all()
-    }
-
-    pub(super) fn bring_all(&self) -> Result<(), Error> {
-        let (mut at, mut result) = (0, Ok(()));
-        while at < self.count() {
-            let end = self.out_until(at);
-            if end == at {
-                at += 1;
-                continue;
-            }
-            result = result.and(self.make_resident(at..end));
-            if matches!(result, Err(ref error) if !matches!(error, Error::Unreadable { .. })) {
-                break;
-            }
-            at = end;
-        }
-        result
-    }
-
-    /// The end of the pages from `at` on that are out, or that somebody is at.
-    fn out_until(&self, at: u32) -> u32 {
-        let is_in = |page: &u32| matches!(self.word(*page).load().state(), State::Absent | State::Resident);
-        (at..self.count()).find(is_in).unwrap_or(self.count())
+        self.bring_back(0..self.count())
     }
 
     /// What could not be brought in will raise SIGBUS when it is touched; for a region that goes all the same, and whose exit is closed. How many
