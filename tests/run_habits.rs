@@ -321,3 +321,50 @@ fn what_is_to_be_wiped_in_children_is_zeroes_there_and_stays_in_the_parent() {
     std::fs::write(out, "").unwrap();
     assert_eq!(good(&running.finish()), "0 1 1\n");
 }
+
+/// Its memory grows a little at a time, as that of an interpreter, each piece beside the last one.
+const GROWING_SLOWLY: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define PIECE (256L << 10)
+#define PIECES 160
+int main(int count, char **words) {
+    char *at = mmap(NULL, (PIECES + 64) * PIECE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    at += (64L << 18) - (unsigned long)at % (64L << 18); /* where a region begins */
+    for (int n = 0; n < PIECES; n++) {
+        char *piece = at + n * PIECE;
+        if (mmap(piece, PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != piece) return 1;
+        for (long k = 0; k < PIECE; k += 64) piece[k] = (char)(n * 7 + k / 64);
+        usleep(25000);
+    }
+    close(creat(words[1], 0600));
+    while (access(words[2], F_OK)) usleep(10000);
+    for (int n = 0; n < PIECES; n++)
+        for (long k = 0; k < PIECE; k += 64) if (at[n * PIECE + k] != (char)(n * 7 + k / 64)) return 2;
+    puts("kept");
+    return 0;
+}
+"#;
+
+#[test]
+fn memory_that_grows_a_little_at_a_time_is_few_regions() {
+    if !can("memory_that_grows_a_little_at_a_time_is_few_regions", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let growing = program(place.path(), "growing", GROWING_SLOWLY);
+    let files = ["grown", "seen"].map(|name| place.path().join(name));
+    let program = [growing.to_str().unwrap(), files[0].to_str().unwrap(), files[1].to_str().unwrap()];
+    let mut running = Deadlined::start(&mut run(place.path(), &["--memory-max", "16M"], &program), 120);
+    while !files[0].exists() {
+        assert!(running.is_running(), "{}", shown(&running.finish()));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Each size once, in the last of three parts of 16 MiB; and what the C library has.
+    let vm = until_vm(&mut running, place.path(), |vm| vm["registered"].as_u64() >= Some(40 * MIB));
+    assert!(vm["regions"].as_u64() <= Some(2 + 6 + 2), "{vm:#}");
+    std::fs::write(&files[1], "").unwrap();
+    assert_eq!(good(&running.finish()), "kept\n");
+}

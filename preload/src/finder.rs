@@ -139,10 +139,10 @@ impl Finder {
         self.give_up(&found);
         let mut registered = Ranges::new();
         following::addresses().into_iter().for_each(|range| registered.add(range));
-        let (refused, before) = (&mut self.refused.0, std::mem::take(&mut self.failed));
+        let (refused, before, gone) = (&mut self.refused.0, std::mem::take(&mut self.failed), &self.gone);
         for new in found.iter().flat_map(|range| registered.missing(range.clone())) {
             if new.len() >= self.least && !refused.overlaps(&new) {
-                following::adopt(self.vm, new, |part, _why| match before.overlaps(&part) {
+                following::adopt(self.vm, new, gone, |part, _why| match before.overlaps(&part) {
                     true => refused.add(part),
                     false => self.failed.add(part),
                 });

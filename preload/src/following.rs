@@ -12,13 +12,15 @@
 //!    registered anew. Regions are small, so that this is little.
 //! 3. What is moved is given up before, and registered anew where it is then. The kernel could have moved it, registered; but it tells of that in
 //!    two events, with the pages that are out in between.
-//! 4. No lock of ours is held while pages are brought in: that may need memory, devices and other threads.
+//! 4. Regions of one part that touch become one, when the new one is no smaller: all of them are gone through at each look and each change.
+//! 5. No lock of ours is held while pages are brought in: that may need memory, devices and other threads.
 
 use crate::finder;
 use crate::gone;
 use crate::inside::Inside;
 use crate::lock::Lock;
 use crate::own;
+use crate::ranges::Ranges;
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -113,23 +115,63 @@ pub(crate) fn changed(change: &MappingChange) {
     }
 }
 
-/// Register `range`, which the program has mapped, in parts. What could not be, and why.
-pub(crate) fn adopt(vm: &Vm, range: Range<usize>, mut refused: impl FnMut(Range<usize>, Error)) {
+/// Register `range`, which the program has mapped, in parts. What could not be, and why. What has gone, of regions that are there, is in `gone`.
+pub(crate) fn adopt(vm: &Vm, range: Range<usize>, gone: &Ranges, mut refused: impl FnMut(Range<usize>, Error)) {
     let mut start = range.start;
     while start < range.end {
         let part = start..(start / PART * PART + PART).min(range.end);
         start = part.end;
-        let Some(_adopting) = Adopting::new(&part) else { continue }; // who moves it has it looked for afterwards
-        let memory = Memory::anonymous(part.start as *mut u8, part.len()).keep_on_fork();
-        // What the program has unmapped since it was found may be ours by now: who served faults would fault there, and wait for itself.
-        let still = || own::still_theirs(&part);
-        // SAFETY: the mapping is private and anonymous, and what becomes of it is followed.
-        match unsafe { vm.register_if(memory, still) } {
-            Ok(region) => drop(REGIONS.lock().insert(part.start, Arc::new(region))),
-            Err(Error::Changed { .. }) => finder::nudge(),
-            Err(error) => refused(part, error),
+        match register(vm, &part) {
+            Some(Ok(())) => join(vm, part, gone),
+            Some(Err(error)) => refused(part, error),
+            None => {}
         }
     }
+}
+
+/// `None`: it is changing, and will be looked at again.
+fn register(vm: &Vm, part: &Range<usize>) -> Option<Result<(), Error>> {
+    let _adopting = Adopting::new(part)?; // who moves it has it looked for afterwards
+    let memory = Memory::anonymous(part.start as *mut u8, part.len()).keep_on_fork();
+    // What the program has unmapped since it was found may be ours by now: who served faults would fault there, and wait for itself.
+    let still = || own::still_theirs(part);
+    // SAFETY: the mapping is private and anonymous, and what becomes of it is followed.
+    match unsafe { vm.register_if(memory, still) } {
+        Ok(region) => drop(REGIONS.lock().insert(part.start, Arc::new(region))),
+        Err(Error::Changed { .. }) => {
+            finder::nudge();
+            return None;
+        }
+        Err(error) => return Some(Err(error)),
+    }
+    Some(Ok(()))
+}
+
+/// Make one region of a new one and of those beside it that are no larger: what grows a little at a time is a region of each size at most in a
+/// part, and each page is registered so many times.
+fn join(vm: &Vm, new: Range<usize>, gone: &Ranges) {
+    let (mut all, mut starts) = (new.clone(), vec![new.start]);
+    while let Some(beside) = beside(&all, |beside| beside.len() <= all.len() && !gone.overlaps(beside)) {
+        starts.push(beside.start);
+        all = all.start.min(beside.start)..all.end.max(beside.end);
+    }
+    if starts.len() == 1 {
+        return;
+    }
+    // What is given up and not registered is found at the next look: where a part of it is held, moved, or has changed.
+    let is_one = starts.into_iter().all(give_up) && matches!(register(vm, &all), Some(Ok(())));
+    if !is_one {
+        finder::nudge();
+    }
+}
+
+/// A region that ends or begins where `range` does the other, in the same part, and is as it should be.
+fn beside(range: &Range<usize>, is_good: impl Fn(&Range<usize>) -> bool) -> Option<Range<usize>> {
+    let part = range.start / PART;
+    let regions = REGIONS.lock();
+    let before = regions.range(part * PART..range.start).next_back().map(|(_, region)| region.addresses());
+    let behind = regions.get(&range.end).map(|region| region.addresses()).filter(|behind| behind.start / PART == part);
+    before.filter(|before| before.end == range.start).into_iter().chain(behind).find(is_good)
 }
 
 /// A part is being registered: nobody moves it meanwhile.
@@ -169,7 +211,7 @@ pub(crate) fn before_move(range: Range<usize>) {
         if starts.is_empty() {
             return;
         }
-        starts.into_iter().for_each(give_up);
+        starts.into_iter().for_each(|start| _ = give_up(start));
         std::thread::yield_now(); // who else is at one is soon through
     }
     // What is held stays registered, and in memory until it has moved.
@@ -197,17 +239,18 @@ fn moved(range: &Range<usize>) {
 }
 
 /// Give up the region at an address, to register what is there anew: what is left of it comes in. Not while a part of it is held,
-/// or somebody is at it.
-pub(crate) fn give_up(start: usize) {
-    let Some(region) = REGIONS.lock().remove(&start) else { return };
+/// or somebody is at it: then it stays, and this says no.
+pub(crate) fn give_up(start: usize) -> bool {
+    let Some(region) = REGIONS.lock().remove(&start) else { return true };
     let kept = match Arc::try_unwrap(region) {
         Ok(region) => match region.unregister() {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err((region, _cannot_be_read)) => Arc::new(region),
         },
         Err(region) => region,
     };
     REGIONS.lock().insert(start, kept);
+    false
 }
 
 /// The ranges of all regions, in order.
