@@ -7,6 +7,7 @@ mod support;
 mod under;
 
 use std::path::Path;
+use std::process::Command;
 use under::*;
 
 const LIMIT: [&str; 2] = ["--memory-max", "64M"];
@@ -366,5 +367,129 @@ fn memory_that_grows_a_little_at_a_time_is_few_regions() {
     let vm = until_vm(&mut running, place.path(), |vm| vm["registered"].as_u64() >= Some(40 * MIB));
     assert!(vm["regions"].as_u64() <= Some(2 + 6 + 2), "{vm:#}");
     std::fs::write(&files[1], "").unwrap();
+    assert_eq!(good(&running.finish()), "kept\n");
+}
+
+/// It changes its root, where nothing is mounted, and uses memory.
+const CONFINED: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define LEN (32L << 20)
+int main(int count, char **words) {
+    if (chroot(words[1]) || chdir("/")) { perror("chroot"); return 1; }
+    char *at = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (long k = 0; k < LEN; k += 64) at[k] = (char)(k / 64 + 1);
+    while (access("/go", F_OK)) usleep(10000);
+    for (long k = 0; k < LEN; k += 64) if (at[k] != (char)(k / 64 + 1)) return 2;
+    puts("kept");
+    return 0;
+}
+"#;
+
+#[test]
+fn a_program_that_changes_its_root_stays_under_its_limit() {
+    let test = "a_program_that_changes_its_root_stays_under_its_limit";
+    if !can(test, &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (confined, root) = (program(place.path(), "confined", CONFINED), place.path().join("root"));
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("go"), "").unwrap();
+    let program = [confined.to_str().unwrap(), root.to_str().unwrap()];
+    let alone = Command::new(program[0]).arg(program[1]).output().unwrap();
+    if alone.status.code() == Some(1) {
+        return support::skip(test, &shown(&alone));
+    }
+    std::fs::remove_file(root.join("go")).unwrap();
+    let mut running = Deadlined::start(&mut run(place.path(), &["--memory-max", "16M"], &program), 120);
+    let enough = |vm: &serde_json::Value| {
+        vm["registered"].as_u64() >= Some(32 * MIB) && vm["resident"].as_u64() <= Some(16 * MIB)
+    };
+    until_vm(&mut running, place.path(), enough);
+    std::fs::write(root.join("go"), "").unwrap();
+    assert_eq!(good(&running.finish()), "kept\n");
+}
+
+/// It serves faults of a part of its memory itself, for a while.
+const SERVING: &str = r#"
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define LEN (16L << 20)
+#define PART (8L << 20)
+static int file;
+static void *serve(void *none) {
+    static char page[4096] __attribute__((aligned(4096)));
+    struct uffd_msg message;
+    while (read(file, &message, sizeof message) == sizeof message) {
+        memset(page, 77, sizeof page);
+        struct uffdio_copy copy = { message.arg.pagefault.address & ~4095UL, (unsigned long)page, 4096, 0, 0 };
+        ioctl(file, UFFDIO_COPY, &copy);
+    }
+    return none;
+}
+static void step(char **words, int n) {
+    close(creat(words[2 * n - 1], 0600));
+    while (access(words[2 * n], F_OK)) usleep(10000);
+}
+static int differs(char *at) {
+    for (long k = 0; k < LEN; k += 64) if (at[k] != (k / 4096 == 3 ? 77 : (char)(k / 64 + 1))) return 1;
+    return 0;
+}
+int main(int count, char **words) {
+    char *at = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (long k = 0; k < LEN; k += 64) at[k] = (char)(k / 64 + 1);
+    step(words, 1);
+    file = syscall(SYS_userfaultfd, O_CLOEXEC);
+    struct uffdio_api api = { .api = UFFD_API };
+    if (file < 0 || ioctl(file, UFFDIO_API, &api)) { perror("userfaultfd"); return 1; }
+    struct uffdio_register range = { .range = { (unsigned long)at, PART }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+    if (ioctl(file, UFFDIO_REGISTER, &range)) { perror("UFFDIO_REGISTER"); return 2; }
+    pthread_t thread;
+    pthread_create(&thread, NULL, serve, NULL);
+    if (madvise(at + 3 * 4096, 4096, MADV_DONTNEED)) return 3;
+    step(words, 2);
+    if (differs(at) || ioctl(file, UFFDIO_UNREGISTER, &range.range)) return 4;
+    step(words, 3);
+    if (differs(at)) return 5;
+    puts("kept");
+    return 0;
+}
+"#;
+
+#[test]
+fn a_program_can_serve_faults_of_its_memory_itself() {
+    if !can("a_program_can_serve_faults_of_its_memory_itself", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let serving = program(place.path(), "serving", SERVING);
+    let files: Vec<_> = (0..6).map(|k| place.path().join(k.to_string())).collect();
+    let mut program = vec![serving.to_str().unwrap()];
+    program.extend(files.iter().map(|file| file.to_str().unwrap()));
+    let mut running = Deadlined::start(&mut run(place.path(), &LIMIT, &program), 120);
+    let pid = running.program().to_string();
+    for (step, (least, most)) in [(16, 24), (8, 16), (16, 24)].into_iter().enumerate() {
+        while !files[2 * step].exists() {
+            assert!(running.is_running(), "{}", shown(&running.finish()));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        until_vm(&mut running, place.path(), |vm| {
+            good(&finish(zspool(place.path()).args(["ctl", &pid, "out"]), 60));
+            let out = vm["out"].as_u64().unwrap_or(0);
+            let registered = vm["registered"].as_u64().unwrap_or(0);
+            (least * MIB..most * MIB).contains(&registered) && out >= least * MIB
+        });
+        std::fs::write(&files[2 * step + 1], "").unwrap();
+    }
     assert_eq!(good(&running.finish()), "kept\n");
 }

@@ -12,18 +12,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use under::*;
 
-/// What must be there, or a skip.
-fn can(test: &str, programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| !has(program)).map(|program| format!("there is no {program} here"));
-    match not_permitted().or(missing) {
-        Some(why) => {
-            support::skip(test, &why);
-            false
-        }
-        None => true,
-    }
-}
-
 /// Run it with these options and JSON at the end; look from outside meanwhile. What it wrote, and the JSON with the most bytes that
 /// were in memory of what is registered.
 fn watched(options: &[&str], program: &[&str], seconds: u64) -> (String, serde_json::Value, u64) {

@@ -323,7 +323,9 @@ fn take_held(range: &Range<usize>) -> Vec<Held> {
             [held.range.start..range.start.min(held.range.end), range.end.max(held.range.start)..held.range.end];
         // Pinned once more, so that it stays when `held` goes.
         let beside = beside.into_iter().filter(|part| !part.is_empty());
-        beside.filter_map(|part| Held::new(Arc::clone(&held.region), part, false)).for_each(|held| HELD.lock().push(held));
+        beside
+            .filter_map(|part| Held::new(Arc::clone(&held.region), part, false))
+            .for_each(|held| HELD.lock().push(held));
     }
     taken
 }

@@ -8,6 +8,7 @@
 //! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay; what is to be wiped in children is left out |
 //! | `mprotect`, `pkey_mprotect` | [`following`] brings in what is out there, and has it stay; until it is to be read and written again |
 //! | `mlock` and its kin | see [`locking`] |
+//! | `ioctl` | see [`served`](crate::served) |
 //! | `_exit`, `_Exit` | children that live on get what is theirs, and what could not be read back is said |
 //! | `pthread_create` | see [`threads`] |
 //!
@@ -19,7 +20,8 @@
 
 use crate::following;
 use crate::inside::{self, Inside};
-use crate::{farewell, locking, malloc, own, state, threads};
+use crate::own::{self, Why};
+use crate::{farewell, finder, locking, malloc, state, threads};
 use libc::{c_int, c_void, off_t, pthread_attr_t, pthread_t, size_t};
 use std::ops::Range;
 
@@ -99,7 +101,7 @@ pub unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
     let result = call();
     after_change(pages(at, len), result == 0);
     if result == 0 {
-        not_wiped(at, len);
+        take_in(pages(at, len), &[Why::Wiped, Why::Served]);
     }
     result
 }
@@ -182,22 +184,14 @@ pub unsafe extern "C" fn madvise(at: *mut c_void, len: size_t, advice: c_int) ->
         // Advice may be left. A huge page could only leave whole, and none is made where pages are missing.
         return 0;
     }
-    let wiped = (advice == libc::MADV_WIPEONFORK && follows()).then(|| pages(at, len));
-    if let Some(wiped) = &wiped {
-        let _inside = Inside::enter();
-        own::wiped(wiped.clone());
-        following::before_move(wiped.clone());
-    }
     // SAFETY: the caller's, as it is.
-    let result = unsafe { libc::syscall(libc::SYS_madvise, at, len, advice) as c_int };
-    if let Some(wiped) = &wiped {
-        if result != 0 {
-            not_wiped(at, len);
-        }
-        after_move(wiped);
+    let call = || unsafe { libc::syscall(libc::SYS_madvise, at, len, advice) as c_int };
+    if advice == libc::MADV_WIPEONFORK && follows() {
+        return leaving_out(pages(at, len), Why::Wiped, call);
     }
+    let result = call();
     if result == 0 && advice == libc::MADV_KEEPONFORK {
-        not_wiped(at, len);
+        take_in(pages(at, len), &[Why::Wiped]);
     }
     // What is thrown away need not stay, whatever its protection is: nothing can be out of it.
     after_change(pages(at, len), result == 0 && advice == libc::MADV_DONTNEED);
@@ -229,11 +223,27 @@ pub unsafe extern "C" fn pkey_mprotect(at: *mut c_void, len: size_t, protection:
     result
 }
 
-/// `errno` is as the system call left it.
-fn not_wiped(at: *mut c_void, len: size_t) {
-    if own::has_wiped() && follows() {
+/// Memory is left out before `call` makes it such as cannot be registered, and stays so if that succeeds. `errno` is as that leaves it.
+pub(crate) fn leaving_out(range: Range<usize>, why: Why, call: impl FnOnce() -> c_int) -> c_int {
+    {
         let _inside = Inside::enter();
-        own::not_wiped(pages(at, len));
+        own::leave_out(range.clone(), why);
+        following::before_move(range.clone());
+    }
+    let result = call();
+    if result != 0 {
+        take_in(range.clone(), &[why]);
+    }
+    after_move(&range);
+    result
+}
+
+/// `errno` is as the system call left it.
+pub(crate) fn take_in(range: Range<usize>, whys: &[Why]) {
+    if own::leaves_out() && follows() {
+        let _inside = Inside::enter();
+        whys.iter().for_each(|why| own::take_in(range.clone(), *why));
+        finder::nudge();
     }
 }
 

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `settings` of [`zspool::guest::control`] | what the launcher says |
 //! | [`engine`] | the engine it describes |
-//! | [`interpose`], [`locking`], [`descriptors`], [`next`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
+//! | [`interpose`], [`locking`], [`served`], [`descriptors`], [`next`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
 //! | [`finder`], [`maps`], [`following`], [`gone`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
 //! | [`allocator`], [`lock`], [`system`], [`inside`], [`tls`], [`state`] | how we stay out of the program's way |
 //! | [`farewell`] | the last word |
@@ -46,6 +46,7 @@ mod maps;
 mod next;
 mod own;
 mod ranges;
+mod served;
 mod state;
 mod system;
 mod threads;

@@ -142,7 +142,11 @@ fn lock_now(on_fault: bool) -> Result<(), c_int> {
     // Each mapping by itself: one that cannot be filled, as without access, keeps nothing else from being locked.
     for mapping in maps.everything() {
         for part in ours.missing(mapping) {
-            if on_fault { following::before_change(part.clone()) } else { following::before_lock(part.clone()) };
+            if on_fault {
+                following::before_change(part.clone())
+            } else {
+                following::before_lock(part.clone())
+            };
             // What cannot be filled is locked, and what is gone is gone, as with the system call.
             lock(part.start, part.len(), flags);
         }

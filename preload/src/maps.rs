@@ -10,12 +10,14 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::ops::Range;
 
-/// The text, kept between readings so that reading allocates nothing.
+/// The text, kept between readings so that reading allocates nothing; and the file, so that it needs no descriptor and no `/proc` in the root that
+/// the program may have changed.
 #[derive(Debug, Default)]
 pub(crate) struct Maps {
+    file: Option<File>,
     text: Vec<u8>,
 }
 
@@ -34,7 +36,12 @@ impl Maps {
     /// Where there is no `/proc`.
     pub(crate) fn read(&mut self) -> io::Result<()> {
         self.text.clear();
-        File::open("/proc/self/maps")?.read_to_end(&mut self.text)?;
+        if self.file.is_none() {
+            self.file = Some(File::open("/proc/self/maps")?);
+        }
+        let file = self.file.as_mut().expect("it was opened");
+        file.rewind()?;
+        file.read_to_end(&mut self.text)?;
         Ok(())
     }
 

@@ -21,25 +21,33 @@ static OWN: Lock<Ranges> = Lock::new(Ranges::new());
 /// Where threads of the program's have their stacks, or had them. Apart from what is ours: that may lie where a stack was.
 static STACKS: Lock<Ranges> = Lock::new(Ranges::new());
 
-/// What the program wants wiped in children of fork. What is out when they are born would come back there: so it is left out.
-static WIPED: Lock<Ranges> = Lock::new(Ranges::new());
+/// Why memory of the program's is left out.
+#[derive(Clone, Copy)]
+pub(crate) enum Why {
+    /// It is to be wiped in children of fork. What is out when they are born would come back there.
+    Wiped,
+    /// The program serves its faults: memory has one descriptor.
+    Served,
+}
+
+static LEFT_OUT: [Lock<Ranges>; 2] = [const { Lock::new(Ranges::new()) }; 2];
 
 /// Something was, ever: most programs have nothing of the kind.
-static HAS_WIPED: AtomicBool = AtomicBool::new(false);
+static LEAVES_OUT: AtomicBool = AtomicBool::new(false);
 
-/// The program wants `range` wiped in children, from here on.
-pub(crate) fn wiped(range: Range<usize>) {
-    HAS_WIPED.store(true, Release);
-    WIPED.lock().add(range);
+/// `range` is not to be registered, from here on.
+pub(crate) fn leave_out(range: Range<usize>, why: Why) {
+    LEAVES_OUT.store(true, Release);
+    LEFT_OUT[why as usize].lock().add(range);
 }
 
-/// Or no more, or has unmapped it.
-pub(crate) fn not_wiped(range: Range<usize>) {
-    WIPED.lock().remove(range);
+/// Or no more, for that reason.
+pub(crate) fn take_in(range: Range<usize>, why: Why) {
+    LEFT_OUT[why as usize].lock().remove(range);
 }
 
-pub(crate) fn has_wiped() -> bool {
-    HAS_WIPED.load(Acquire)
+pub(crate) fn leaves_out() -> bool {
+    LEAVES_OUT.load(Acquire)
 }
 
 /// Map or unmap something of ours: `call` does it, and notes it. Under the lock: who has seen the mapping finds it noted.
@@ -51,7 +59,7 @@ pub(crate) fn change<R>(call: impl FnOnce(&mut Ranges) -> R) -> R {
 /// A thread that begins its stack meanwhile waits for who is registering it: [`following::never`](crate::following::never).
 pub(crate) fn still_theirs(range: &Range<usize>) -> Option<impl Sized + 'static> {
     let own = OWN.lock();
-    let left_out = STACKS.lock().overlaps(range) || WIPED.lock().overlaps(range);
+    let left_out = STACKS.lock().overlaps(range) || LEFT_OUT.iter().any(|left_out| left_out.lock().overlaps(range));
     (!own.overlaps(range) && !left_out).then_some(own)
 }
 
@@ -88,7 +96,7 @@ pub(crate) fn forget_stacks(is_mapped: impl Fn(&Range<usize>) -> bool) {
 pub(crate) fn snapshot() -> Ranges {
     let mut all = ours();
     STACKS.lock().iter().for_each(|stack| all.add(stack.clone()));
-    WIPED.lock().iter().for_each(|wiped| all.add(wiped.clone()));
+    LEFT_OUT.iter().for_each(|left_out| left_out.lock().iter().for_each(|range| all.add(range.clone())));
     all
 }
 

@@ -54,6 +54,7 @@ impl Backer {
     /// When `/proc/self/pagemap` cannot be opened, or the kernel does not say what it can do.
     pub fn new(descriptor: Arc<Descriptor>) -> Result<Backer, Refusal> {
         let page_map = PageMap::open().map_err(|source| Refusal::Proc { what: "/proc/self/pagemap", source })?;
+        super::proc_self::keep();
         let found = Descriptor::found()?;
         Ok(Backer { descriptor, found, page_map: Arc::new(page_map), drain: Mutex::new(Rank::Leaf, None) })
     }

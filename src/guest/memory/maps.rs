@@ -5,7 +5,7 @@
 //!   start        end          access offset  device inode    name, or nothing
 //! ```
 
-use std::fs::File;
+use super::proc_self;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 
@@ -81,7 +81,7 @@ pub(super) fn of(process: &str) -> io::Result<Vec<Mapping>> {
 /// The mappings of this process that overlap `range`, in ascending order. Those behind it are not read, and those before it not taken apart: there
 /// may be thousands.
 pub(super) fn inside(range: &Range<usize>) -> io::Result<Vec<Mapping>> {
-    let mut maps = BufReader::with_capacity(32 << 10, File::open("/proc/self/maps")?);
+    let mut maps = BufReader::with_capacity(32 << 10, proc_self::open("maps")?);
     let (mut found, mut line) = (Vec::new(), Vec::new());
     while maps.read_until(b'\n', &mut line)? > 0 {
         let text = String::from_utf8_lossy(&line);
@@ -102,10 +102,9 @@ pub(super) fn inside(range: &Range<usize>) -> io::Result<Vec<Mapping>> {
 ///
 /// The kernel walks all page tables of the process for it: to be asked only where the answer is needed.
 pub(super) fn flags(range: &Range<usize>) -> io::Result<Vec<(Range<usize>, String)>> {
-    let text = std::fs::read("/proc/self/smaps")?;
     let mut found = Vec::new();
     let mut current = None;
-    for line in String::from_utf8_lossy(&text).lines() {
+    for line in proc_self::read("smaps")?.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
             if let Some(range) = current.take() {
                 found.push((range, flags.trim().to_owned()));
@@ -119,7 +118,7 @@ pub(super) fn flags(range: &Range<usize>) -> io::Result<Vec<(Range<usize>, Strin
 
 /// Bytes of memory that the process has locked.
 pub(super) fn locked_bytes() -> io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+    let status = proc_self::read("status")?;
     let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmLck:")?.trim().strip_suffix(" kB"));
     Ok(kibibytes.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0) * 1024)
 }

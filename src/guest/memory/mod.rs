@@ -24,6 +24,7 @@ mod inspection;
 mod kind;
 mod maps;
 mod memfd;
+mod proc_self;
 mod protected;
 mod refusal;
 mod reserved;
