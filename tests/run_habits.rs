@@ -271,7 +271,7 @@ fn a_fork_for_which_there_is_no_descriptor_waits_until_there_is_one() {
     assert_eq!(good(&running.finish()), "1 7 0\n");
 }
 
-/// It has two pages wiped in children: one before its memory is looked for, the other after.
+/// It has three pages wiped in children: before anything of ours runs, before its memory is looked for, and after.
 const WIPING: &str = r#"
 #include <fcntl.h>
 #include <stdio.h>
@@ -280,8 +280,14 @@ const WIPING: &str = r#"
 #include <unistd.h>
 #define LEN (8 << 20)
 static void until(char *there) { while (access(there, F_OK)) usleep(20000); }
+static char *at, *c;
+static void first(void) {
+    at = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (madvise(c = at + (5 << 20), 4096, MADV_WIPEONFORK)) _exit(3);
+}
+__attribute__((section(".preinit_array"), used)) static void (*const FIRST)(void) = first;
 int main(int count, char **words) {
-    char *at = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *a = at + (1 << 20), *b = at + (2 << 20);
+    char *a = at + (1 << 20), *b = at + (2 << 20);
     if (count != 4 || madvise(a, 4096, MADV_WIPEONFORK)) return 1;
     for (int k = 0; k < LEN; k += 4096) at[k] = 1;
     until(words[1]);
@@ -289,9 +295,9 @@ int main(int count, char **words) {
     close(creat(words[2], 0600));
     until(words[3]);
     int status, pid = fork();
-    if (pid == 0) _exit(*a + 2 * *b + 4 * !at[3 << 20]);
+    if (pid == 0) _exit(*a + 2 * *b + 4 * !at[3 << 20] + 8 * *c);
     waitpid(pid, &status, 0);
-    printf("%d %d %d\n", status, *a, *b);
+    printf("%d %d %d\n", status, *a, *b + *c - 1);
     return 0;
 }
 "#;

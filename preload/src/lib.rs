@@ -106,13 +106,14 @@ fn begin(value: &[u8]) -> Result<(), String> {
     let value = std::str::from_utf8(value).map_err(|_| format!("{VARIABLE} is not text: have `zspool run` set it."))?;
     let settings = Settings::decode(value)?;
     own::note_image();
+    let no_proc = |error| format!("/proc cannot be read ({error}): mount it.");
+    maps::wiped().map_err(no_proc)?.into_iter().for_each(|range| own::leave_out(range, own::Why::Wiped));
     let program = farewell::program();
     let (engine, vm) = engine::start(&settings, &program).map_err(|failed| failed.to_string())?;
     let least = settings.least.map_or(LEAST, |bytes| bytes as usize);
     following::start(vm, least);
     let vm = following::vm().expect("it was set right now");
-    let mut finder =
-        finder::Finder::new(vm, least).map_err(|error| format!("/proc cannot be read ({error}): mount it."))?;
+    let mut finder = finder::Finder::new(vm, least).map_err(no_proc)?;
     finder.look();
     let mut cold = cold::Cold::new(vm, settings.evict_cold_after);
     std::thread::Builder::new()

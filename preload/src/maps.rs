@@ -68,6 +68,23 @@ impl Maps {
     }
 }
 
+/// What is to be wiped in children of fork already. The kernel walks all page tables for it: for once, and early.
+///
+/// # Errors
+/// Where there is no `/proc`.
+pub(crate) fn wiped() -> io::Result<Vec<Range<usize>>> {
+    let text = std::fs::read("/proc/self/smaps")?;
+    let (mut found, mut current) = (Vec::new(), None);
+    for line in text.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()) {
+        match line.strip_prefix("VmFlags:") {
+            Some(flags) if flags.split_ascii_whitespace().any(|flag| flag == "wf") => found.extend(current.take()),
+            Some(_) => {}
+            None => current = range(line).or(current),
+        }
+    }
+    Ok(found)
+}
+
 /// What a line describes, if it is such memory.
 fn candidate(line: &[u8]) -> Option<Range<usize>> {
     let line = std::str::from_utf8(line).ok()?;
