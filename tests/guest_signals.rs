@@ -174,7 +174,7 @@ fn no_signal_of_the_program_is_handled_by_who_owns_pages() {
             let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else { continue };
             let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
             let name = line("Name:");
-            if name == "zspool evictor" || name == "zspool-fault" {
+            if name == "zspool-evictor" || name == "zspool-fault" {
                 let blocked = u64::from_str_radix(&line("SigBlk:"), 16).unwrap();
                 for signal in [libc::SIGALRM, libc::SIGUSR1, libc::SIGTERM] {
                     assert_ne!(blocked >> (signal - 1) & 1, 0, "{name} handles signal {signal}");

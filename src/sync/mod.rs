@@ -23,7 +23,7 @@
 //! | [`Planted`] | bugs that models plant in the real code, to see that they are caught |
 //! | [`Steps`] | fail points of protocols, for unit tests |
 //! | `process_mutex`, `process_static` | a lock, and other things, that the process has once |
-//! | [`thread`], [`Arc`] | threads and shared ownership |
+//! | [`thread`], [`Arc`] | threads, on which no signal handler of the program runs, and shared ownership |
 //! | [`CLUSTER_SLOTS`] and others | numbers that are smaller in models |
 
 pub mod atomic;
@@ -42,6 +42,8 @@ mod record;
 mod region;
 mod scale;
 mod seat;
+#[cfg(not(any(loom, shuttle)))]
+mod signals;
 #[cfg(shuttle)]
 mod simulated;
 mod steps;

@@ -9,7 +9,7 @@ pub use shuttle::thread::{JoinHandle, scope, yield_now};
 #[cfg(not(any(loom, shuttle)))]
 pub use std::thread::{JoinHandle, scope, sleep, yield_now};
 
-/// Start a named thread.
+/// Start a named thread, on which no signal handler of the program's runs.
 ///
 /// # Errors
 /// When the system refuses one.
@@ -19,7 +19,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    std::thread::Builder::new().name(name.to_owned()).spawn(f)
+    super::signals::blocked(|| std::thread::Builder::new().name(name.to_owned()).spawn(f))
 }
 
 /// Start a thread; loom's have no names.

@@ -10,7 +10,6 @@
 
 use super::limits::Limits;
 use crate::guest::service::fork_mark::in_child;
-use crate::guest::service::signals;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, Tally};
 use std::io;
@@ -38,7 +37,7 @@ impl Evictor {
     pub(crate) fn start(limits: Arc<Limits>) -> io::Result<Self> {
         let theirs = Arc::clone(&limits);
         limits.room().open();
-        let spawned = signals::blocked(|| thread::spawn("zspool evictor", move || run(&theirs)));
+        let spawned = thread::spawn("zspool-evictor", move || run(&theirs));
         let thread = spawned.inspect_err(|_| limits.room().close())?;
         Ok(Evictor { limits, thread: Some(thread) })
     }

@@ -26,7 +26,7 @@ use super::reader::Reader;
 use super::vm_desk::VmDesk;
 use super::wards::Ward;
 use super::watch::Watch;
-use super::{fork_mark, signals};
+use super::fork_mark;
 use crate::guest::Error;
 use crate::guest::pages::{Pages, Shared};
 use crate::guest::registry;
@@ -119,10 +119,10 @@ impl Children {
     pub(super) fn start(&self, desk: &Arc<VmDesk>) -> Result<(), Error> {
         let refused = |source| Error::Service { doing: "start the threads that follow changes of mappings", source };
         let (care, theirs) = (Arc::clone(&self.care), Arc::clone(desk));
-        let follower = signals::blocked(|| thread::spawn("zspool-changes", move || care.follow(&theirs)));
+        let follower = thread::spawn("zspool-changes", move || care.follow(&theirs));
         let follower = follower.map_err(refused)?;
         let (care, theirs) = (Arc::clone(&self.care), Arc::clone(desk));
-        match signals::blocked(|| thread::spawn("zspool-children", move || Care::serve(&care, &theirs))) {
+        match thread::spawn("zspool-children", move || Care::serve(&care, &theirs)) {
             Ok(server) => *self.threads.lock() = Some([follower, server]),
             Err(source) => {
                 self.care.end(follower);

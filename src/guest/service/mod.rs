@@ -53,7 +53,6 @@ pub(crate) mod reader;
 mod relics;
 pub(crate) mod running;
 pub mod sigbus;
-pub(crate) mod signals;
 pub(crate) mod source;
 pub(crate) mod space;
 mod stacks;

@@ -18,7 +18,7 @@ use super::last_words;
 use super::reader::{Idle, Reader};
 use super::watch::Watch;
 use super::watchdog::{OnStuck, Watchdog};
-use super::{Bell, Desk, Panics, fork_mark, signals};
+use super::{Bell, Desk, Panics, fork_mark};
 use crate::guest::Error;
 use crate::guest::uffd::{Descriptor, Errno};
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -121,7 +121,7 @@ impl<D: Desk + Send + Sync + 'static> Handlers<D> {
         for (n, watch) in watches.iter().enumerate() {
             let (shared, watch) = (Arc::clone(&shared), Arc::clone(watch));
             let core = cores.get(n % cores.len().max(1)).copied();
-            let spawned = signals::blocked(|| thread::spawn("zspool-fault", move || shared.handle(count, watch, core)));
+            let spawned = thread::spawn("zspool-fault", move || shared.handle(count, watch, core));
             // Those that run are ended when `handlers` is dropped.
             handlers
                 .threads
