@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::*;
 use zspool::swap::{
-    Area, Device, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan, State, Tenant,
+    Area, Device, Error, Fault, FaultyDevice, Geometry, Label, MemoryDevice, Op, Place, Plan, State, SwapFile, Tenant,
 };
 use zspool::units::{NodeId, Owner, Page};
 use zspool::zswap::{self, Shrunk, Zswap};
@@ -216,4 +216,24 @@ fn pages_whose_write_is_late_stay_in_the_pool_and_reads_that_are_late_may_be_tri
     (0..200).for_each(|k| loads(k).unwrap());
     zswap.assert_valid();
     assert!(device.describe().contains("faults"));
+}
+
+/// The time of a request may be over before the kernel was asked for anything: then there is nothing to wait for.
+#[test]
+fn a_request_that_is_late_before_it_begins_is_not_waited_for() {
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    for (round, nanos) in [1, 1000, 5000, 20_000, 50_000].into_iter().cycle().take(50).enumerate() {
+        let options = SwapFile::options().size(1 << 20).timeout(Duration::from_nanos(nanos));
+        let file = options.path(place.path().join(round.to_string())).open().unwrap();
+        let area = Area::new(Box::new(file), 0, Geometry::default()).unwrap();
+        let written = write(&area, 0..20);
+        let since = Instant::now();
+        while area.is_hung() {
+            assert!(since.elapsed() < Duration::from_secs(60), "after {nanos} ns: {written:?}");
+            area.maintain();
+        }
+        if let Ok(places) = written {
+            places.into_iter().for_each(|(_, place)| _ = area.free(place));
+        }
+    }
 }

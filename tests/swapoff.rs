@@ -141,6 +141,27 @@ fn without_room_anywhere_the_device_stays_and_the_next_call_goes_on() {
 }
 
 #[test]
+fn what_one_tier_fails_to_write_goes_to_the_next_in_the_same_call() {
+    for plan in [Plan::none().full_from(1), Plan::none().down_from(1, libc::EIO)] {
+        let zswap = base().build().unwrap();
+        let one = zswap.swapon(memory(8 * MIB).tier("fast", 10)).unwrap();
+        let (vm, slots) = (zswap.root().mkdir("vm").unwrap(), zswap.reserve(1000).unwrap());
+        slots.iter().for_each(|slot| _ = zswap.store(slot, &vm, N0, &page(slot.0)).unwrap());
+        while matches!(zswap.shrink_memcg(&vm, 64), Shrunk::Written(_)) {}
+        let failing = FaultyDevice::new(MemoryDevice::new(8 * MIB, 4096), plan);
+        zswap.swapon(DeviceOptions::device(failing).tier("mid", 5)).unwrap();
+        let slow = zswap.swapon(memory(8 * MIB).tier("slow", 0)).unwrap();
+        vm.set_zswap_max(0).unwrap();
+        let report = swapoff(&zswap, one).unwrap();
+        assert_eq!((report.objects_at_start, report.touched, report.to_devices), (1000, 1000, 1000), "{report:?}");
+        assert_eq!(zswap.stats().failed_writes, 1, "the one in the middle was asked first, and not again");
+        assert_eq!(zswap.device(slow).unwrap().stats().objects, 1000);
+        vm.set_zswap_max(u64::MAX).unwrap();
+        check(&zswap, slots);
+    }
+}
+
+#[test]
 fn a_cancelled_swapoff_leaves_the_device_on_and_goes_on_later() {
     let zswap = base().build().unwrap();
     let one = zswap.swapon(memory(8 * MIB)).unwrap();

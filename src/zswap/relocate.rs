@@ -119,6 +119,8 @@ pub(super) struct Mover<'a, 'r> {
     roomy: TierMask,
     /// Tiers that have, in this segment.
     refused: TierMask,
+    /// A device of those has failed to write a batch, in this look at the segment.
+    unwritten: bool,
     batch: Option<Going<'a>>,
     pub(super) moved: Moved,
 }
@@ -167,11 +169,12 @@ impl Opened {
 impl<'a, 'r> Mover<'a, 'r> {
     pub(super) fn new(core: &'a Core, route: Route<'r>) -> Self {
         sync::assert_no_lock_held("moving what lives in a segment");
-        Mover { core, route, roomy: TierMask::ALL, refused: TierMask::NONE, batch: None, moved: Moved::default() }
+        let (roomy, refused) = (TierMask::ALL, TierMask::NONE);
+        Mover { core, route, roomy, refused, unwritten: false, batch: None, moved: Moved::default() }
     }
 
-    /// Move what lives in a segment, until `stop` says so, which is asked before each object. Devices that have no room for it
-    /// are cleaned.
+    /// Move what lives in a segment, until `stop` says so, which is asked before each object. What one device fails to write is offered to the
+    /// next; where none is left that has room, those that refused are cleaned.
     pub(super) fn segment(&mut self, device: &DeviceRef<'_>, id: SegmentId, stop: &dyn Fn(&Moved) -> bool) {
         if !self.has_candidates(device, id) {
             return; // nor is it read
@@ -180,24 +183,32 @@ impl<'a, 'r> Mover<'a, 'r> {
         loop {
             let (objects, stranded) = (self.moved.objects(), self.moved.stranded);
             self.segment_once(device, id, stop);
-            let refused = std::mem::replace(&mut self.refused, TierMask::NONE);
-            let in_vain = made_room && self.moved.objects() == objects;
+            let unwritten = std::mem::take(&mut self.unwritten);
             let To::Others(allowed) = self.route.to else { return };
-            if refused.is_empty() || in_vain || stop(&self.moved) {
+            if stop(&self.moved) {
                 return;
             }
-            // Without the lease: who cleans those devices may be about to move objects to this one.
-            let (geometry, to) = (self.core.devices.geometry(), allowed.within(refused).without(device.number()));
-            match self.core.begin_batch(&to, geometry.pages_for(PAGE_SIZE), geometry.batch_pages) {
-                Ok(batch) => drop(batch),
-                Err(_) => return,
+            // One device less each time.
+            let next = unwritten && !allowed.within(self.roomy).without(device.number()).is_nowhere();
+            if !next {
+                let refused = std::mem::replace(&mut self.refused, TierMask::NONE);
+                let in_vain = made_room && self.moved.objects() == objects;
+                if refused.is_empty() || in_vain {
+                    return;
+                }
+                // Without the lease: who cleans those devices may be about to move objects to this one.
+                let (geometry, to) = (self.core.devices.geometry(), allowed.within(refused).without(device.number()));
+                match self.core.begin_batch(&to, geometry.pages_for(PAGE_SIZE), geometry.batch_pages) {
+                    Ok(batch) => drop(batch),
+                    Err(_) => return,
+                }
+                made_room = true;
+                self.roomy = TierMask::from_bits(self.roomy.bits() | refused.bits());
             }
-            made_room = true;
             // Those are looked at as if for the first time.
             self.moved.touched -= self.moved.stranded - stranded;
             self.moved.stranded = stranded;
             self.moved.device_refused = None;
-            self.roomy = TierMask::from_bits(self.roomy.bits() | refused.bits());
         }
     }
 
@@ -457,6 +468,7 @@ impl<'a, 'r> Mover<'a, 'r> {
             self.moved.device_refused = Some(error.to_string());
             if let To::Others(allowed) = &mut self.route.to {
                 *allowed = allowed.without(number);
+                self.unwritten = true;
             } else {
                 self.route.to = To::Nowhere;
             }

@@ -66,6 +66,9 @@ mod imp {
     struct Ring {
         uring: IoUring,
         slots: [Slot; SLOTS],
+        /// The how manieth to be queued the request in each slot was.
+        turns: [u64; SLOTS],
+        queued: u64,
         /// The kernel refuses its calls: nothing is queued any more.
         broken: bool,
     }
@@ -125,8 +128,10 @@ mod imp {
             let Some((at, mut ring)) = self.check_out() else { return false };
             let ring = ring.as_mut().expect("what is checked out is there");
             let mut queued = 0;
+            let over = || deadline.is_some_and(|deadline| deadline.passed());
             loop {
-                while queued < requests.len() && !ring.broken && ring.slots.contains(&Slot::Free) {
+                // Not when the time is over: nobody would hand it over.
+                while queued < requests.len() && !ring.broken && !over() && ring.slots.contains(&Slot::Free) {
                     let request = &mut requests[queued];
                     if start(request) {
                         ring.queue(at, file, base, request);
@@ -141,20 +146,21 @@ mod imp {
                     }
                 }
                 let waiting = requests[..queued].iter_mut().filter(mine).count();
-                let over = deadline.is_some_and(|deadline| deadline.passed());
-                if waiting == 0 && (queued == requests.len() || ring.broken) || over {
+                if waiting == 0 && (queued == requests.len() || ring.broken) {
                     break;
                 }
-                if let Err(error) = ring.enter(waiting, deadline) {
-                    ring.give_back_unsent(at, error, requests, &plain);
+                if over() {
+                    ring.hand_over();
+                    break;
                 }
+                // What the kernel has not taken over then is done plainly.
+                ring.broken |= ring.enter(waiting, deadline).is_err();
             }
             // What there was no slot, or no ring any more, to start.
             for request in &mut requests[queued..] {
                 if start(request) {
-                    let over = deadline.is_some_and(|deadline| deadline.passed());
                     let late = Err(Failure { cause: Cause::Kind(ErrorKind::TimedOut), done: 0 });
-                    let result = if over { late } else { plain(request) };
+                    let result = if over() { late } else { plain(request) };
                     request.finish(result);
                 }
             }
@@ -168,6 +174,7 @@ mod imp {
             }
             let Some(mut guard) = self.rings.get(ring_of(request)).and_then(TryLock::try_lock) else { return };
             let Some(ring) = guard.as_mut() else { return };
+            ring.hand_over();
             ring.reap();
             if let Some(returned) = ring.result(request) {
                 // Nobody waits for what it did, so a part is as good as nothing.
@@ -241,7 +248,7 @@ mod imp {
             if !uring.params().is_feature_ext_arg() || !uring.params().is_feature_nodrop() {
                 return Err(io::Error::from_raw_os_error(libc::ENOSYS));
             }
-            Ok(Ring { uring, slots: [Slot::Free; SLOTS], broken: false })
+            Ok(Ring { uring, slots: [Slot::Free; SLOTS], turns: [0; SLOTS], queued: 0, broken: false })
         }
 
         /// Queue a request that was started. There is a free slot.
@@ -259,8 +266,17 @@ mod imp {
             // in flight: nobody else reaches it, and if the request is dropped it is never freed. It does not move with
             // the request.
             let pushed = unsafe { self.uring.submission().push(&entry.user_data(slot as u64)) };
-            pushed.expect("the queue has as many entries as there are slots, and is empty after each call");
+            pushed.expect("the queue has as many entries as there are slots, and what is in it has one");
             self.slots[slot] = Slot::Taken;
+            self.turns[slot] = self.queued;
+            self.queued += 1;
+        }
+
+        /// Hand over what is queued still, without waiting: where the time was over before the kernel would take it.
+        fn hand_over(&mut self) {
+            if !self.broken && !self.uring.submission().is_empty() {
+                let _ = self.uring.submitter().submit(); // or another time
+            }
         }
 
         /// Note what the kernel has done.
@@ -270,11 +286,19 @@ mod imp {
             }
         }
 
-        /// What the kernel returned for a request of this ring, if it is through with it; then its slot is free.
+        /// What the kernel returned for a request of this ring, if it is through with it or will never have it; then its slot is free.
         fn result(&mut self, request: &Request) -> Option<i32> {
-            let slot = &mut self.slots[request.ticket() as usize % SLOTS];
-            let Slot::Done(returned) = *slot else { return None };
-            *slot = Slot::Free;
+            let slot = request.ticket() as usize % SLOTS;
+            let returned = match self.slots[slot] {
+                Slot::Done(returned) => returned,
+                // It takes them in the order in which they were queued.
+                Slot::Taken if self.broken => {
+                    let taken = self.queued - self.uring.submission().len() as u64;
+                    (self.turns[slot] >= taken).then_some(-libc::ECANCELED)?
+                }
+                _ => return None,
+            };
+            self.slots[slot] = Slot::Free;
             Some(returned)
         }
 
@@ -302,26 +326,6 @@ mod imp {
                     Ok(())
                 }
                 Err(e) => Err(e),
-            }
-        }
-
-        /// The kernel refused a call: what it has not taken over, the last ones queued, is done plainly, and this ring is used
-        /// no more.
-        fn give_back_unsent(
-            &mut self,
-            at: usize,
-            error: io::Error,
-            requests: &mut [Request],
-            plain: impl Fn(&mut Request) -> Result<(), Failure>,
-        ) {
-            debug_assert!(error.raw_os_error().is_some(), "{error}");
-            self.broken = true;
-            let unsent = self.uring.submission().len();
-            let mine = |request: &&mut Request| request.is_in_flight() && ring_of(request) == at;
-            for request in requests.iter_mut().rev().filter(mine).take(unsent) {
-                self.slots[request.ticket() as usize % SLOTS] = Slot::Free;
-                let result = plain(request);
-                request.finish(result);
             }
         }
     }
