@@ -138,6 +138,30 @@ fn the_worker_cleans_when_nothing_else_is_to_be_done() {
     check(&zswap, &held);
 }
 
+/// A guest at its limit is above its mark with each page that comes in, though nothing of it is to be written.
+#[test]
+fn the_worker_cleans_while_a_memcg_full_of_resident_pages_stores() {
+    let (_, builder) = base(64);
+    let (zswap, held) = half_freed(builder.worker(true).sampling(None), 4000);
+    let vm = zswap.root().mkdir("vm").unwrap();
+    vm.set_high(64 << 10).unwrap();
+    let resident = vm.charge_resident(128 << 10).unwrap();
+    let slots = zswap.reserve(8).unwrap();
+    let since = std::time::Instant::now();
+    let mut stores = 0;
+    while area(&zswap).used_bytes > area(&zswap).live_bytes * 13 / 10 {
+        let comes = vm.charge_resident(4096).unwrap();
+        store(&zswap, &vm, slots.get(stores % 8).unwrap(), 1).unwrap();
+        drop(comes);
+        stores += 1;
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(since.elapsed().as_secs() < 60, "{stores} stores, and still {:?}", area(&zswap));
+    }
+    assert!(vm.excess().is_some());
+    check(&zswap, &held);
+    drop(resident);
+}
+
 #[test]
 fn pages_are_loaded_freed_and_replaced_while_their_segments_are_cleaned() {
     let (_, builder) = base(120);

@@ -82,7 +82,12 @@ impl Mailbox {
     /// Whether a kick waits, for a thread that does what can wait. A hint: one that comes this moment may be missed.
     pub fn is_kicked(&self) -> bool {
         // Relaxed: `wait` sees it in any case.
-        self.kicked.load(Ordering::Relaxed) != 0
+        self.is_kicked_for(u32::MAX)
+    }
+
+    /// The same, for one of these reasons.
+    pub fn is_kicked_for(&self, reasons: u32) -> bool {
+        self.kicked.load(Ordering::Relaxed) & reasons != 0
     }
 
     /// Let another thread take the place of one that has ended.

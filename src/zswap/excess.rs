@@ -47,12 +47,11 @@ impl Excess {
     pub(super) fn look(&mut self, core: &Core) {
         core.tree.on_excess().answer(core.planted, || {
             core.tree.take_excess(|memcg| {
-                let known = self.noted.get(&memcg.id());
-                if known.is_none_or(|known| !known.hopeless)
-                    && let Some(noted) = Noted::new(&memcg)
-                {
-                    // If it is being written down: there may be more to do than there was.
-                    self.noted.insert(memcg.id(), noted);
+                match (self.noted.get_mut(&memcg.id()), Noted::new(&memcg)) {
+                    // It is being written down: there may be more to do than there was. Its failures are what they were: F3.
+                    (Some(known), Some(noted)) => known.target = known.target.min(noted.target),
+                    (None, Some(noted)) => drop(self.noted.insert(memcg.id(), noted)),
+                    (_, None) => {}
                 }
             });
         });
@@ -121,11 +120,50 @@ fn below(limit: u64) -> u64 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::swap::MemoryDevice;
+    use crate::units::{NodeId, Page};
+    use crate::zswap::Zswap;
 
     #[test]
     fn a_margin_is_a_64th_and_bounded() {
         assert_eq!([0, 63, 64, 6400].map(below), [0, 63, 63, 6300]);
         assert_eq!(below(MOST_MARGIN * 64), MOST_MARGIN * 63);
         assert_eq!(below(u64::MAX), u64::MAX - MOST_MARGIN);
+    }
+
+    #[test]
+    fn a_memcg_of_which_nothing_can_be_written_is_left_alone_however_often_it_is_noted() {
+        let builder = Zswap::builder().address_space(1 << 28).slots_in_use(1 << 14).pool_limit(64 << 20).worker(false);
+        let zswap = builder.device(MemoryDevice::new(4 << 20, 4096)).build().unwrap();
+        let core = &zswap.core;
+        assert!(core.tree.on_excess().attend());
+        let vm = zswap.root().mkdir("vm").unwrap();
+        vm.set_zswap_max(1 << 20).unwrap();
+        vm.set_max(Counter::Swap, 0).unwrap();
+        let slots = zswap.reserve(8192).unwrap();
+        let mut page = Page::zeroed();
+        let mut store = |k: u64| {
+            let mut random = k;
+            for byte in &mut page[..1000] {
+                random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                *byte = (random >> 56) as u8;
+            }
+            zswap.store(slots.get(k).unwrap(), &vm, NodeId(0), &page).unwrap();
+        };
+        let first_above = (0..8000).find(|&k| {
+            store(k);
+            vm.excess().is_some()
+        });
+        let mut excess = Excess::default();
+        excess.look(core);
+        let mut turns = 0;
+        while !excess.is_over() {
+            let _ = excess.turn(core);
+            store(first_above.unwrap()); // it is noted anew
+            excess.look(core);
+            turns += 1;
+            assert!(turns <= core.policy.max_failures, "it is walked again and again");
+        }
+        core.tree.on_excess().leave();
     }
 }

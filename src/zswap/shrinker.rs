@@ -155,10 +155,11 @@ impl Core {
             // Where the longest list is short, rounds that would scan nothing of it are left out.
             while shifts.next_if(|&next| next > longest).is_some() {}
         }
-        if won > 0 {
+        if won > 0 && !stop() {
             let _ = self.pool.compact(goal); // what is won shows in the frames backed
         }
-        self.tidy();
+        self.tidy_memory();
+        self.tidy_devices(stop);
         won
     }
 

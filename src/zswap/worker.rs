@@ -18,7 +18,7 @@ use super::effort::Room;
 use super::excess::Excess;
 use super::turns::Turns;
 use super::walk::Budget;
-use crate::sync::{Arc, Turnstile, thread};
+use crate::sync::{Arc, Deadline, Turnstile, thread};
 use crate::zsmalloc::Upkeep;
 use std::time::Duration;
 
@@ -28,9 +28,13 @@ const COMPACT_PER_ROUND: u64 = 512 << 10;
 /// After a run in vain, kicks wait so long: every store near the limit sends one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Swapfiles are cleaned, and holes punched in them, when nobody kicked for so long: under pressure the next batch fills them
+/// Swapfiles are cleaned, and holes punched in them, when nothing was written for so long: under pressure the next batch fills them
 /// again, and they were a quarter of the worker's time on an idle disk, all of it on a busy one.
 const CALM: Duration = Duration::from_millis(100);
+
+/// What nobody waits for goes on so long though a memcg is above its mark: one that is full of resident pages is all the time, and nothing is to be
+/// done about it.
+const TIDYING: Duration = Duration::from_millis(10);
 
 /// Why the worker is kicked: the pool is near its limit, or memcgs are above their marks. (The other reason is
 /// [`UPKEEP`](crate::zsmalloc::UPKEEP).)
@@ -54,15 +58,27 @@ impl Worker {
             let mut upkeep = Upkeep::new(mine.policy.waste_per_mille);
             let mut excess = Excess::default();
             let mut next = upkeep.tend(&mine.pool, || mine.kick.stopped());
+            let mut calm = None; // from when on
             while let Some(reasons) = mine.kick.wait(next) {
                 next = upkeep.tend(&mine.pool, || mine.kick.stopped());
-                if !mine.answer(reasons, &mut excess) {
+                let run = mine.answer(reasons, &mut excess);
+                if run.was_for_nothing(reasons) {
                     mine.kick.pause(PAUSE);
                 }
-                if reasons & (PRESSURE | EXCESS) != 0 {
-                    next = next.or(Some(CALM));
-                } else if next.is_none() {
-                    mine.tidy_until(|| mine.kick.is_kicked() || mine.kick.stopped());
+                let began = reasons & EXCESS != 0 && calm.is_none();
+                if run != Run::Idle || reasons & PRESSURE != 0 || began {
+                    calm = Some(Deadline::after(CALM));
+                }
+                match calm.map(|calm| calm.left()).filter(|left| !left.is_zero()) {
+                    Some(left) => next = Some(next.map_or(left, |next| next.min(left))),
+                    None => {
+                        if next.is_none() {
+                            mine.tidy_memory();
+                        }
+                        if mine.tidy_devices_for_a_while() {
+                            calm = None; // else it goes on after the next run
+                        }
+                    }
                 }
             }
         })
@@ -91,7 +107,7 @@ impl Zswap {
     #[doc(hidden)]
     pub fn work_once(&self) -> bool {
         assert!(self.worker.is_none(), "an instance has one worker");
-        self.core.answer(PRESSURE | EXCESS, &mut Excess::default())
+        self.core.answer(PRESSURE | EXCESS, &mut Excess::default()) != Run::Vain
     }
 
     /// Have [`work`](Self::work) return.
@@ -121,6 +137,19 @@ enum Run {
     Idle,
     /// Nothing could be done.
     Vain,
+}
+
+impl Run {
+    /// Whether kicks for these reasons are to wait a moment.
+    fn was_for_nothing(self, reasons: u32) -> bool {
+        match reasons & (PRESSURE | EXCESS) {
+            0 => false,
+            // A memcg whose resident pages fill it is noted with each of its charges, and each store after that kicks; its bytes
+            // here are no reason to write anything (F4 of `excess.rs`).
+            EXCESS => self != Run::Done,
+            _ => self == Run::Vain,
+        }
+    }
 }
 
 /// While it lives, stores may wait for the worker.
@@ -169,18 +198,12 @@ impl Core {
         }
     }
 
-    /// Do what the worker was kicked for. False when nothing could be done about it.
-    fn answer(&self, reasons: u32, excess: &mut Excess) -> bool {
+    /// Do what the worker was kicked for.
+    fn answer(&self, reasons: u32, excess: &mut Excess) -> Run {
         if reasons & EXCESS != 0 {
             excess.retry(self);
         }
-        match reasons & (PRESSURE | EXCESS) {
-            0 => true,
-            // A memcg whose resident pages fill it is noted with each of its charges, and each store after that kicks; its bytes
-            // here are no reason to write anything (F4 of `excess.rs`).
-            EXCESS => self.run_down(excess) == Run::Done,
-            _ => self.run_down(excess) != Run::Vain,
-        }
+        if reasons & (PRESSURE | EXCESS) != 0 { self.run_down(excess) } else { Run::Idle }
     }
 
     /// One run of the worker: a batch for the pool and one for each memcg above its mark, until all are where they should be
@@ -239,20 +262,29 @@ impl Core {
     }
 
     /// Give back what is only kept warm or not yet returned, in memory.
-    fn tidy_memory(&self) {
+    pub(super) fn tidy_memory(&self) {
         self.pool.maintain();
         self.slots.tidy(|owners| self.lru.discard(owners));
     }
 
-    /// The same, and on the device.
-    pub(super) fn tidy(&self) {
-        self.tidy_until(|| false);
+    /// The same, and on the devices.
+    fn tidy(&self) {
+        self.tidy_memory();
+        self.tidy_devices(|| false);
     }
 
-    /// The same; on the devices as long as nobody wants us to stop: what is above a high mark goes to the next tier, sparse segments
-    /// are cleaned, and holes are punched where nothing lives.
-    fn tidy_until(&self, stop: impl Fn() -> bool) {
-        self.tidy_memory();
+    /// The same on the devices alone, by the worker, as long as it is not wanted. Whether all was done.
+    fn tidy_devices_for_a_while(&self) -> bool {
+        let over = Deadline::after(TIDYING);
+        let wanted =
+            || self.kick.stopped() || self.kick.is_kicked_for(PRESSURE) || self.kick.is_kicked() && over.passed();
+        self.tidy_devices(wanted);
+        !wanted()
+    }
+
+    /// What is above a high mark goes to the next tier, sparse segments are cleaned, and holes are punched where nothing lives; as long as nobody
+    /// wants us to stop.
+    pub(super) fn tidy_devices(&self, stop: impl Fn() -> bool) {
         self.level(&stop);
         let _ = self.clean_until(u64::MAX, &stop);
         self.devices.maintain_until(stop);
