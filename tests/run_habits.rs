@@ -499,3 +499,51 @@ fn a_program_can_serve_faults_of_its_memory_itself() {
     }
     assert_eq!(good(&running.finish()), "kept\n");
 }
+
+#[test]
+fn descriptors_that_are_made_while_it_runs_lie_out_of_the_way_too() {
+    if !can("descriptors_that_are_made_while_it_runs_lie_out_of_the_way_too", &["python3"]) {
+        return;
+    }
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (swap, go) = (place.path().join("swap"), place.path().join("go"));
+    // What does not shrink is written and read while children have it and are born.
+    let script = "
+import os, sys, threading
+held = [bytearray(os.urandom(1 << 20)) for _ in range(24)]
+whole = [hash(bytes(one)) for one in held]
+wrong = []
+def read():
+    for _ in range(2): wrong.extend(k for k in range(24) if hash(bytes(held[k])) != whole[k])
+def fork():
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0: os._exit(any(hash(bytes(held[k])) != whole[k] for k in range(0, 24, 5)))
+        wrong.extend([pid] * os.waitpid(pid, 0)[1])
+threads = [threading.Thread(target=one) for one in [read, read, fork, fork]]
+[one.start() for one in threads]
+[one.join() for one in threads]
+while not os.path.exists(sys.argv[1]): pass
+print(len(wrong))";
+    let options =
+        ["--memory-max", "8M", "--pool-limit", "2M", "--swap-size", "64M", "--swapfile", swap.to_str().unwrap()];
+    let program = ["python3", "-c", script, go.to_str().unwrap()];
+    let mut running = Deadlined::start(&mut run(place.path(), &options, &program), 240);
+    let fds = format!("/proc/{}/fd", running.program());
+    let mut rings = std::collections::BTreeSet::new();
+    let since = std::time::Instant::now();
+    while rings.is_empty() || since.elapsed().as_secs() < 4 {
+        assert!(running.is_running(), "{}", shown(&running.finish()));
+        let ours = std::fs::read_dir(&fds).unwrap().flatten().filter_map(|fd| {
+            let is_ring = std::fs::read_link(fd.path()).ok()?.to_str()?.contains("io_uring");
+            is_ring.then(|| fd.file_name().to_str()?.parse::<u32>().ok())?
+        });
+        rings.extend(ours);
+        if rings.is_empty() && since.elapsed().as_secs() > 20 {
+            return support::skip("descriptors_that_are_made_while_it_runs_lie_out_of_the_way_too", "no io_uring here");
+        }
+    }
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(good(&running.finish()), "0\n");
+    assert!(rings.iter().all(|fd| *fd >= 512), "{rings:?}");
+}

@@ -7,6 +7,9 @@ use zspool::guest::{Engine, Error, Follow, Service, ThreadOptions, Vm, VmOptions
 use zspool::swap::{BlockDevice, DeviceOptions, SwapFile};
 use zspool::zswap::Zswap;
 
+/// Threads of ours that read or write at a time: who serves faults, evicts, works in the background, cares for children, and is asked to.
+const RINGS: usize = 8;
+
 /// Why there is none.
 #[derive(Debug)]
 pub(crate) enum Failed {
@@ -71,9 +74,9 @@ pub(crate) fn listen(settings: &Settings, program: &str, engine: &Engine) -> Res
 
 fn device(settings: &SwapSettings) -> Result<DeviceOptions, Box<dyn std::error::Error>> {
     let SwapSettings { kind, size, priority, tier, path } = settings;
-    let file = || SwapFile::options().size(size.unwrap_or(0));
+    let file = || SwapFile::options().size(size.unwrap_or(0)).rings(RINGS);
     let block = |overwrite| {
-        let mut block = BlockDevice::options().path(path).overwrite(overwrite);
+        let mut block = BlockDevice::options().path(path).overwrite(overwrite).rings(RINGS);
         if let Some(size) = *size {
             block = block.size(size);
         }

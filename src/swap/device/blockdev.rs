@@ -48,6 +48,7 @@ pub struct BlockOptions {
     size: Option<u64>,
     direct: bool,
     timeout: Option<Duration>,
+    rings: Option<usize>,
     overwrite: bool,
 }
 
@@ -90,6 +91,13 @@ impl BlockOptions {
         self
     }
 
+    /// Make so many queues to the kernel (rings of io_uring) when it is opened, 1 to 24, and none later: their descriptors then lie together. Unless
+    /// told otherwise one is made, and another when all are in use. Who finds none free does without: at less depth, and without a time-out.
+    pub fn rings(mut self, rings: usize) -> Self {
+        self.rings = Some(rings);
+        self
+    }
+
     /// Use it whatever is on it. **That is lost.** Nothing makes a device be taken that is in use.
     pub fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;
@@ -127,7 +135,8 @@ impl BlockOptions {
         if !self.overwrite {
             examine(&path, &file, all)?;
         }
-        let io = Queue::new(FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct), self.timeout);
+        let io =
+            Queue::new(FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct), self.timeout, self.rings);
         io.try_direct();
         let header = Header::of_new(size).encode();
         io.write_all(0, &header[..])
@@ -178,7 +187,14 @@ fn examine(path: &Path, file: &File, all: u64) -> Result<(), Error> {
 impl BlockDevice {
     /// Options without a path, for all of a device and direct I/O.
     pub fn options() -> BlockOptions {
-        BlockOptions { path: None, size: None, direct: true, timeout: Some(queue::TIMEOUT), overwrite: false }
+        BlockOptions {
+            path: None,
+            size: None,
+            direct: true,
+            timeout: Some(queue::TIMEOUT),
+            rings: None,
+            overwrite: false,
+        }
     }
 
     /// Whether requests go past the page cache.

@@ -43,18 +43,18 @@ impl Deref for Queue {
 
 impl Queue {
     /// Buffered, until [`try_direct`](Self::try_direct) is called.
-    pub(super) fn new(io: FileIo, timeout: Option<Duration>) -> Self {
+    pub(super) fn new(io: FileIo, timeout: Option<Duration>, rings: Option<usize>) -> Self {
         let io = Arc::new(io);
         let theirs = Arc::clone(&io);
         let thread = IoThread::new(move |offset, bytes| theirs.write_device(offset, bytes));
-        Queue { io, rings: Rings::new(), thread, timeout }
+        Queue { io, rings: Rings::new(rings), thread, timeout }
     }
 
     /// Go past the page cache from now on, if that is wished for and allowed; and see whether the kernel allows rings.
     pub(super) fn try_direct(&self) {
         self.io.try_direct();
         if self.is_direct() {
-            self.rings.try_one();
+            self.rings.begin();
         }
     }
 

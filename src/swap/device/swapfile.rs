@@ -63,6 +63,7 @@ pub struct FileOptions {
     size: Option<u64>,
     direct: bool,
     timeout: Option<Duration>,
+    rings: Option<usize>,
     keep: bool,
 }
 
@@ -136,6 +137,13 @@ impl FileOptions {
         self
     }
 
+    /// Make so many queues to the kernel (rings of io_uring) when it is opened, 1 to 24, and none later: their descriptors then lie together. Unless
+    /// told otherwise one is made, and another when all are in use. Who finds none free does without: at less depth, and without a time-out.
+    pub fn rings(mut self, rings: usize) -> Self {
+        self.rings = Some(rings);
+        self
+    }
+
     /// Keep a file that had to be made, cut down to its header, when the device is dropped.
     pub fn keep(mut self, keep: bool) -> Self {
         self.keep = keep;
@@ -201,7 +209,11 @@ impl FileOptions {
 
     fn swapfile(&self, file: File, path: Option<PathBuf>, name: String, size: u64, origin: Origin) -> SwapFile {
         SwapFile {
-            io: Queue::new(FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct), self.timeout),
+            io: Queue::new(
+                FileIo::new(file, SWAPFILE_HEADER_BYTES, usable(size), self.direct),
+                self.timeout,
+                self.rings,
+            ),
             path,
             name,
             origin,
@@ -241,7 +253,15 @@ impl SwapFile {
     /// # Ok::<(), zspool::swap::Error>(())
     /// ```
     pub fn options() -> FileOptions {
-        FileOptions { path: None, folder: None, size: None, direct: true, timeout: Some(queue::TIMEOUT), keep: false }
+        FileOptions {
+            path: None,
+            folder: None,
+            size: None,
+            direct: true,
+            timeout: Some(queue::TIMEOUT),
+            rings: None,
+            keep: false,
+        }
     }
 
     /// The absolute path of a file that has one.

@@ -78,6 +78,8 @@ mod imp {
         rings: Box<[TryLock<Option<Ring>>]>,
         /// The error number with which the kernel refused one; 0 if it did not. Relaxed: who has not seen it asks once more.
         refused: AtomicU32,
+        /// All there will be are made at once.
+        at_once: bool,
         /// Whose rings they are.
         process: u32,
     }
@@ -91,18 +93,35 @@ mod imp {
     // === impl Rings ===
 
     impl Rings {
-        /// None yet.
-        pub(in super::super) fn new() -> Self {
+        /// None yet. `at_once`: so many, made when they are [begun](Self::begin) with; else as many as are used at a time, each when there is
+        /// none that nobody uses.
+        pub(in super::super) fn new(at_once: Option<usize>) -> Self {
+            let most = at_once.map_or(MOST_RINGS, |rings| rings.clamp(1, MOST_RINGS));
             Rings {
-                rings: (0..MOST_RINGS).map(|_| TryLock::new(None)).collect(),
+                rings: (0..most).map(|_| TryLock::new(None)).collect(),
                 refused: AtomicU32::new(0),
+                at_once: at_once.is_some(),
                 process: std::process::id(),
             }
         }
 
-        /// Make one, to see whether the kernel allows it.
-        pub(in super::super) fn try_one(&self) {
-            drop(self.check_out());
+        /// Make the first one, to see whether the kernel allows it, or all.
+        pub(in super::super) fn begin(&self) {
+            let at_once = if self.at_once { self.rings.len() } else { 1 };
+            self.rings[..at_once].iter().enumerate().all(|(at, ring)| self.make(at, &mut ring.lock()));
+        }
+
+        /// Whether there is one now.
+        fn make(&self, at: usize, ring: &mut Option<Ring>) -> bool {
+            match Ring::new() {
+                Ok(made) => *ring = Some(made),
+                // For want of descriptors or memory it may work another time; but not the first.
+                Err(error) if at == 0 => {
+                    self.refused.store(error.raw_os_error().unwrap_or(libc::ENOSYS) as u32, Ordering::Relaxed);
+                }
+                Err(_) => {}
+            }
+            ring.is_some()
         }
 
         /// What the kernel said to it, if it refused.
@@ -190,20 +209,8 @@ mod imp {
             }
             for (at, ring) in self.rings.iter().enumerate() {
                 let Some(mut ring) = ring.try_lock() else { continue };
-                if ring.is_none() {
-                    match Ring::new() {
-                        Ok(made) => {
-                            *ring = Some(made);
-                        }
-                        Err(error) => {
-                            // For want of descriptors or memory it may work another time; but not the first.
-                            if at == 0 {
-                                self.refused
-                                    .store(error.raw_os_error().unwrap_or(libc::ENOSYS) as u32, Ordering::Relaxed);
-                            }
-                            return None;
-                        }
-                    }
+                if ring.is_none() && !self.at_once && !self.make(at, &mut ring) {
+                    return None;
                 }
                 if ring.as_ref().is_some_and(|ring| !ring.broken && ring.slots.contains(&Slot::Free)) {
                     return Some((at, ring));
@@ -350,11 +357,11 @@ mod imp {
     pub(in super::super) struct Rings;
 
     impl Rings {
-        pub(in super::super) fn new() -> Self {
+        pub(in super::super) fn new(_at_once: Option<usize>) -> Self {
             Rings
         }
 
-        pub(in super::super) fn try_one(&self) {}
+        pub(in super::super) fn begin(&self) {}
 
         pub(in super::super) fn refusal(&self) -> Option<io::Error> {
             Some(io::ErrorKind::Unsupported.into())
