@@ -11,10 +11,12 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use support::{
     area_of, area_with, check, faulty, faulty_with, flaw, memory, payload, protections, push, tenant, write_one,
 };
-use zspool::swap::{Area, Error, Fault, Flaw, Geometry, Label, Place, Plan, Protection};
+use zspool::swap::{Area, Device, Error, Fault, Flaw, Geometry, Label, MemoryDevice, Place, Plan, Protection, Request};
 
 // --- corruption
 
@@ -381,4 +383,51 @@ fn whichever_operation_fails_space_is_exact_and_the_rest_is_readable() {
         }
         assert!(k > 8, "{name}: the scenario has more operations than {k}");
     }
+}
+
+/// Panics when it is to punch a hole.
+#[derive(Debug)]
+struct Unpunchable(MemoryDevice);
+
+impl Device for Unpunchable {
+    fn submit(&self, requests: &mut [Request]) {
+        self.0.submit(requests);
+    }
+    fn complete(&self, requests: &mut [Request]) {
+        self.0.complete(requests);
+    }
+    fn punch(&self, _: Range<u64>) -> std::io::Result<()> {
+        std::panic::resume_unwind(Box::new("as told")); // without the hook that prints
+    }
+    fn len_bytes(&self) -> u64 {
+        self.0.len_bytes()
+    }
+    fn block_bytes(&self) -> usize {
+        self.0.block_bytes()
+    }
+    fn name(&self) -> &str {
+        "unpunchable"
+    }
+}
+
+#[test]
+fn segments_can_be_used_again_after_a_hole_that_panicked() {
+    let area = Area::new(Box::new(Unpunchable(MemoryDevice::new(1 << 20, 4096))), 0, Geometry::default()).unwrap();
+    let mut batch = area.begin(64).unwrap();
+    let place = push(&mut batch, 1, 100).unwrap();
+    batch.write().unwrap();
+    area.free(place);
+    catch_unwind(AssertUnwindSafe(|| area.maintain())).unwrap_err();
+    // A segment that stayed as it was would be waited for without an end.
+    let refused = loop {
+        match area.begin(64) {
+            Ok(mut batch) => {
+                while push(&mut batch, 2, 4000).is_some() {}
+                batch.write().unwrap();
+            }
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, Error::Full { .. }), "{refused}");
+    area.assert_valid();
 }

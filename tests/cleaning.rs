@@ -283,3 +283,19 @@ fn what_cannot_be_read_is_lost_and_is_not_copied() {
     assert_eq!(lost.count(), 1);
     zswap.assert_valid();
 }
+
+/// A limit that was set to what is in use, or to hardly more, keeps a device from being filled, and not from being cleaned.
+#[test]
+fn a_device_at_a_limit_that_was_lowered_is_cleaned() {
+    for above in [0, 1, 100_000] {
+        let (_, builder) = base(64);
+        let (zswap, held) = half_freed(builder, 4000);
+        let before = area(&zswap);
+        zswap.set_swap_limit(before.used_bytes + above);
+        let cleaned = zswap.clean(u64::MAX);
+        let after = area(&zswap);
+        assert!(cleaned.won_bytes > before.used_bytes / 4, "{above}: {cleaned:?}");
+        assert!(after.used_bytes <= after.live_bytes + after.live_bytes / 4 + 2 * SEGMENT as u64, "{above}: {after:?}");
+        check(&zswap, &held);
+    }
+}

@@ -305,3 +305,22 @@ fn counts_cost_a_page_per_cluster_with_a_slot_that_needs_one() {
     assert_eq!((zswap.metadata().counts, backed(&zswap, "counts")), (0, 0));
     zswap.assert_valid();
 }
+
+#[test]
+fn links_that_nobody_discarded_go_when_their_cluster_is_used_for_pages_without_objects() {
+    let zswap = Zswap::builder().address_space(1 << 26).slots_in_use(1 << 10).worker(false).build().unwrap();
+    let clusters = 2;
+    let slots = zswap.reserve(512 * (clusters + 1)).unwrap();
+    let slot = |cluster| slots.get(cluster * 512).unwrap();
+    for cluster in 0..clusters {
+        zswap.store(slot(cluster), &zswap.root(), N0, &compressible(cluster, 500)).unwrap();
+    }
+    let refused = zswap.store(slot(clusters), &zswap.root(), N0, &Page::zeroed());
+    assert!(refused.is_err(), "all that may be in use are in use");
+    zswap.free(slot(0));
+    zswap.store(slot(clusters), &zswap.root(), N0, &Page::zeroed()).unwrap();
+    zswap.assert_valid();
+    zswap.quiesce();
+    assert_eq!(zswap.metadata().links, 4096, "of the one cluster that has an object");
+    zswap.assert_valid();
+}

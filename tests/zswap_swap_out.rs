@@ -167,6 +167,20 @@ fn a_page_that_is_refused_keeps_its_charge_and_its_slot_is_empty() {
 }
 
 #[test]
+fn who_must_not_allocate_and_is_not_prepared_finds_its_slot_empty_too() {
+    let zswap = base().build().unwrap();
+    let vm = zswap.root().mkdir("vm").unwrap();
+    let slot = zswap.reserve(1).unwrap().base();
+    zswap.store(slot, &vm, N0, &compressible(1, 700)).unwrap();
+    let resident = vm.charge_resident(PAGE).unwrap();
+    let refused = zswap.swap_out_unaided(slot, resident, N0, &compressible(2, 700)).unwrap_err();
+    assert!(matches!(refused.error, Error::Unprepared { .. }), "{refused}");
+    assert!(!zswap.is_stored(slot), "no older copy stays behind");
+    assert_eq!((refused.resident.bytes(), usage(&vm)), (PAGE, (PAGE, 0)));
+    zswap.assert_valid();
+}
+
+#[test]
 fn a_removed_memcgs_page_is_its_parents() {
     let zswap = with_device();
     let parent = zswap.root().mkdir("parent").unwrap();

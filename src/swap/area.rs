@@ -34,7 +34,7 @@ use super::buffer::BufferPool;
 use super::device::{Cause, Device, Failure, Op};
 use super::geometry::{BLOCK_BYTES, Geometry, MAX_DEVICE_BYTES};
 use super::rmap::Tenant;
-use super::segments::{Purpose, Segments};
+use super::segments::{Hole, Purpose, Segments};
 use super::{Error, Place, Protection};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Planted, Tally, assert_no_lock_held};
@@ -88,6 +88,18 @@ pub struct Area {
 }
 
 // === impl Area ===
+
+/// A hole that is being punched: its segments can be used again after it, also where the device panics.
+struct Punching<'a> {
+    segments: &'a Segments,
+    hole: Hole,
+}
+
+impl Drop for Punching<'_> {
+    fn drop(&mut self) {
+        self.segments.punched(&self.hole);
+    }
+}
 
 impl Area {
     /// An empty area over all of `device`, whose number in places is `number`, protected by the default of
@@ -371,6 +383,9 @@ impl Area {
     /// As [`maintain`](Self::maintain); none while `stop` is called.
     pub fn maintain_until(&self, stop: impl Fn() -> bool) -> u64 {
         assert_no_lock_held("punching holes");
+        if self.protection.check_process().is_err() {
+            return 0; // what is free here may be in use by the parent, whose device it is
+        }
         self.settle();
         let segment_bytes = self.geometry.segment_bytes() as u64;
         let mut given_back = 0;
@@ -381,6 +396,7 @@ impl Area {
         {
             let bytes = hole.dirty_pages * self.geometry.page_bytes as u64;
             let range = u64::from(hole.segments.start) * segment_bytes..u64::from(hole.segments.end) * segment_bytes;
+            let punching = Punching { segments: &self.segments, hole };
             // Relaxed: a maintainer that has not seen the flag yet asks the device once more.
             let result = if self.unpunchable.load(Ordering::Relaxed) {
                 Err(io::ErrorKind::Unsupported.into())
@@ -398,7 +414,7 @@ impl Area {
                     }
                 }
             }
-            self.segments.punched(hole);
+            drop(punching);
         }
         self.punched_bytes.add(given_back);
         given_back

@@ -382,9 +382,9 @@ impl Segments {
     ///
     /// # Locks
     /// [`Rank::Device`].
-    pub(super) fn punched(&self, hole: Hole) {
+    pub(super) fn punched(&self, hole: &Hole) {
         let mut map = self.map.lock();
-        for id in hole.segments {
+        for id in hole.segments.clone() {
             if map.segments[id].state == State::Punching {
                 map.change(id, |segment| segment.dirty = 0);
                 map.settle(id);

@@ -38,7 +38,7 @@ mod tests;
 pub use counts::MAX_REFERENCES;
 pub use guard::SlotGuard;
 
-use self::cluster::{Cluster, NIL};
+use self::cluster::{Cluster, Flags, NIL};
 use self::counts::Counts;
 use self::directory::{Directory, MAX_ORDINALS};
 use self::guard::needs_link;
@@ -316,9 +316,14 @@ impl Slots {
             }
         };
         let descriptor = self.clusters.get_or_make(ordinal as usize);
-        let _state = descriptor.state.lock();
+        let mut state = descriptor.state.lock();
         descriptor.assign(Some(cluster));
         directory.insert(cluster, ordinal, cluster_of);
+        // Links are kept for it where who gave it back could not discard them, and may not be needed.
+        if state.has(Flags::LINKS) {
+            state.flags |= Flags::IDLE;
+            cluster::push(&self.idle, ordinal, &descriptor.next_idle);
+        }
         Ok(())
     }
 

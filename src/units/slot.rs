@@ -31,9 +31,10 @@ pub struct SlotRange {
 }
 
 impl SlotRange {
-    /// The `len` slots from `base`.
+    /// The `len` slots from `base`, or as many as there are numbers for.
     pub const fn new(base: Slot, len: u64) -> Self {
-        SlotRange { base: base.0, len }
+        let most = u64::MAX - base.0;
+        SlotRange { base: base.0, len: if len < most { len } else { most } }
     }
 
     /// The first slot.

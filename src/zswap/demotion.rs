@@ -111,6 +111,7 @@ impl Core {
         while sent(&mover.moved) < bytes
             && segments > 0
             && !mover.is_nowhere()
+            && !mover.moved.hung
             && let Some(id) = next
         {
             segments -= 1;

@@ -29,10 +29,7 @@ pub(super) fn loss(place: Place, failure: &swap::Error) -> Option<Loss> {
     let why = match failure {
         swap::Error::Corrupt { .. } => Why::Corrupt,
         swap::Error::Io { source, .. } => match source.raw_os_error() {
-            // The kernel had no memory for the request, was interrupted, or waited in vain; or we may not ask.
-            Some(
-                libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT | libc::EBUSY | libc::EPERM | libc::EACCES,
-            ) => return None,
+            Some(errno) if SAYS_NOTHING.contains(&errno) => return None,
             Some(errno) => Why::Io { errno: errno as u16 },
             None if matches!(source.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => return None,
             None => Why::Io { errno: 0 },
@@ -41,6 +38,29 @@ pub(super) fn loss(place: Place, failure: &swap::Error) -> Option<Loss> {
     };
     Some(Loss { device: place.device, why })
 }
+
+/// What the system says of a read that may succeed another time.
+const SAYS_NOTHING: [i32; 17] = [
+    // It had no memory for the request, was interrupted, or waited in vain; or we may not ask.
+    libc::ENOMEM,
+    libc::EAGAIN,
+    libc::EINTR,
+    libc::ETIMEDOUT,
+    libc::EBUSY,
+    libc::EPERM,
+    libc::EACCES,
+    // The way to the device is broken (multipath, iSCSI, nbd), or somebody else has reserved it.
+    libc::ENOLINK,
+    libc::EBADE,
+    libc::EHOSTUNREACH,
+    libc::EHOSTDOWN,
+    libc::ENETUNREACH,
+    libc::ENETDOWN,
+    libc::ENOTCONN,
+    libc::ECONNRESET,
+    libc::ECONNABORTED,
+    libc::EPIPE,
+];
 
 impl Core {
     /// A read of the place that `word` named for `slot` failed: its error, or `None` when the slot does not hold that any more. No

@@ -87,6 +87,8 @@ pub(super) struct Moved {
     pub(super) device_refused: Option<String>,
     /// A device failed in a way that says nothing about the page.
     pub(super) failed: Option<String>,
+    /// The one that is gone over does not answer: each further segment would be met in vain.
+    pub(super) hung: bool,
 }
 
 impl Moved {
@@ -236,7 +238,7 @@ impl<'a, 'r> Mover<'a, 'r> {
         let mut lease = match device.lease_segment() {
             Ok(lease) => lease,
             Err(hung) => {
-                self.moved.failed = Some(hung.to_string());
+                (self.moved.failed, self.moved.hung) = (Some(hung.to_string()), true);
                 return;
             }
         };
@@ -246,7 +248,7 @@ impl<'a, 'r> Mover<'a, 'r> {
             // One bad sector costs the objects on it, and no others.
             Err(swap::Error::Io { .. }) => (device.objects_of(id), None),
             Err(hung) => {
-                self.moved.failed = Some(hung.to_string());
+                (self.moved.failed, self.moved.hung) = (Some(hung.to_string()), true);
                 return;
             }
         };

@@ -130,6 +130,7 @@ impl Zswap {
             let charge = Resident::from_prepaid(objcg, bytes);
             let payer = Payer { memcg: &memcg, prepaid: Some(bytes), unaided, poor };
             if unaided && !self.core.is_prepared(&memcg, slot) {
+                self.core.free(slot); // as whatever else fails
                 return Err(SwapOutError { error: Error::Unprepared { slot }, resident: charge });
             }
             return match self.core.store_or_empty(slot, payer, node, page) {

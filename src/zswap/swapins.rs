@@ -53,7 +53,9 @@ impl Swapins {
         for node in 0..self.nodes {
             let word = self.words.get_or_make(self.index(group, NodeId(node as u8)));
             let now = word.load(Ordering::Relaxed);
-            if now & !COUNT != fresh {
+            // Not by one who has an outdated reference: a memcg that is newer has the index. Wrapping, as generations are.
+            let age = group.generation().wrapping_sub((now >> GENERATION_SHIFT) as u16) as i16;
+            if now & !COUNT != fresh && (now == 0 || age > 0) {
                 // Another who prepares has done it if this fails; what is noted by then is lost, which costs a hint.
                 let _ = word.compare_exchange(now, fresh, Ordering::Relaxed, Ordering::Relaxed);
             }

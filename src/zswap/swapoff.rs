@@ -264,7 +264,7 @@ impl Core {
         let mut mover = Mover::new(self, route);
         let mut from = Some(SegmentId(0));
         while let Some(id) = from.and_then(|from| device.live_segments_from(from)) {
-            if stop() {
+            if stop() || mover.moved.hung {
                 break;
             }
             mover.segment(&device, id, &|_| stop());

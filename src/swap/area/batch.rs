@@ -31,6 +31,8 @@ pub struct Batch<'a> {
     lease: Lease<'a>,
     /// `None` once its pages went elsewhere.
     extent: Option<Extent>,
+    /// Pages that the device was asked to write.
+    tried: usize,
     purpose: Purpose,
     /// Number of the batch: for people who look at a damaged file.
     number: u64,
@@ -69,6 +71,7 @@ impl<'a> Batch<'a> {
             area,
             lease,
             extent: Some(extent),
+            tried: 0,
             purpose,
             number,
             filled: 0,
@@ -155,6 +158,7 @@ impl<'a> Batch<'a> {
         self.lease[self.filled * BLOCK_BYTES..len].fill(0);
 
         let offset = self.first_block * BLOCK_BYTES as u64;
+        self.tried = pages;
         let result = self.area.run_write(offset, len, &mut self.lease, &mut self.extent);
 
         let Some(extent) = self.extent.take() else {
@@ -183,7 +187,11 @@ impl<'a> Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         if let Some(extent) = self.extent.take() {
-            self.area.segments().give_back(extent);
+            match self.tried {
+                0 => self.area.segments().give_back(extent),
+                // The device has panicked: some of it may be written.
+                pages => self.area.segments().give_back_failed(extent, pages, false),
+            }
         }
     }
 }

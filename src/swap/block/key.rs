@@ -124,11 +124,6 @@ impl Key {
         let refused = |source| Error::Key { source };
         let mut secret = MmapMut::map_anon(PAGE_SIZE).map_err(refused)?;
         let mut alive = MmapMut::map_anon(PAGE_SIZE).map_err(refused)?;
-        // RLIMIT_MEMLOCK may be 0; the key is then as likely to be swapped out as everything else is.
-        let locked = secret.lock().is_ok();
-        if locked {
-            LOCKED.fetch_add(PAGE_SIZE as u64, Ordering::Relaxed);
-        }
         #[cfg(target_os = "linux")]
         {
             let _ = secret.advise(memmap2::Advice::DontDump);
@@ -138,7 +133,12 @@ impl Key {
             }
         }
         alive[0] = 1;
+        // RLIMIT_MEMLOCK may be 0; the key is then as likely to be swapped out as everything else is.
+        let locked = secret.lock().is_ok();
         SystemRandom::new().fill(&mut secret[SEED]).map_err(|_| refused(io::Error::other("no random numbers")))?;
+        if locked {
+            LOCKED.fetch_add(PAGE_SIZE as u64, Ordering::Relaxed); // no error comes after it: who drops the key takes it back
+        }
         make(&mut secret, cipher);
         wipe(&mut secret[SEED]);
         scrub_stack();

@@ -76,7 +76,7 @@ pub(super) struct Ask<'a> {
     pub(super) most: u64,
     /// Who knows the bytes in use.
     pub(super) devices: &'a Devices,
-    /// Bytes of the limit that are not for this batch, and bytes beyond a lowered one that are (D8).
+    /// Bytes of the limit that are not for this batch, and bytes that are, whatever is in use (D8).
     pub(super) kept_beyond: (u64, u64),
 }
 

@@ -10,7 +10,7 @@
 //! - **D7** Bytes are promised before anybody looks, and taken back after they were written. So of two who look, the later one has
 //!   counted the other, and what both write stays within. For a moment bytes count twice, never not at all.
 //! - **D8** Of the limit one segment is left to cleaning, which gives back more than it takes, so that a device at the limit can be
-//!   cleaned. Where more is in use than the limit admits, because it was lowered, cleaning may have one segment beyond.
+//!   cleaned. Where that is in use too, because the limit was lowered, cleaning may have one segment whatever the limit says.
 //!
 //! A floor holds for all devices on its file system: what one must leave, another must not take. Others who write there are not
 //! stopped by it. Whether bytes that are written have storage already is not asked: near the floor they may be refused all the
@@ -200,7 +200,7 @@ impl Limit {
     }
 
     /// Promise bytes that may be used beside what `used` says; how many of `range`. `kept`: bytes of the limit that are not for
-    /// this purpose; `beyond`: bytes that are for it where the limit was lowered below what is in use (D8).
+    /// this purpose; `beyond`: bytes that are for it whatever is in use (D8).
     pub(super) fn promise(
         &self,
         used: &dyn Fn() -> u64,
@@ -210,10 +210,7 @@ impl Limit {
         let limit = self.get();
         let room = || match limit {
             u64::MAX => u64::MAX,
-            _ => match used() {
-                used if used > limit => beyond,
-                used => limit.saturating_sub(kept).saturating_sub(used),
-            },
+            _ => limit.saturating_sub(kept).saturating_sub(used()).max(beyond),
         };
         let promise = self.pot.promise(range.start, range.end, room);
         let promise = promise.map_err(|_| Error::SwapLimit { used: used(), limit })?;
@@ -248,8 +245,10 @@ mod tests {
         assert_eq!(limit.promise(&|| 600, (200, 0), 1..1000).unwrap().1, 200);
         assert!(matches!(limit.promise(&|| 800, (200, 0), 1..1000), Err(Error::SwapLimit { used: 800, limit: 1000 })));
         assert_eq!(limit.promise(&|| 800, (0, 200), 1..1000).unwrap().1, 200);
-        assert!(limit.promise(&|| 1000, (0, 200), 1..1000).is_err(), "it holds for cleaning too");
-        assert_eq!(limit.promise(&|| 1001, (0, 200), 1..1000).unwrap().1, 200, "unless it was lowered");
+        for used in [900, 1000, 1001] {
+            assert_eq!(limit.promise(&|| used, (0, 200), 1..1000).unwrap().1, 200, "what is won comes after it");
+            assert!(limit.promise(&|| used, (0, 200), 201..1000).is_err());
+        }
     }
 
     /// A device on a file system of this number with so many bytes free.

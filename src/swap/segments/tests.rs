@@ -115,7 +115,7 @@ fn segments_being_punched_are_not_handed_out_but_waited_for() {
         let waiter = scope.spawn(|| segments.take(1, PAGES, Purpose::Filling).map(|e| e.segment));
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert!(!waiter.is_finished(), "it waits for the segment that is being punched");
-        segments.punched(hole);
+        segments.punched(&hole);
         assert!(waiter.join().unwrap().is_some());
     });
     segments.check();
@@ -134,7 +134,7 @@ fn neighbours_are_punched_in_one_call() {
     while let Some(hole) = segments.punch_next() {
         holes += 1;
         pages += hole.dirty_pages;
-        segments.punched(hole);
+        segments.punched(&hole);
     }
     assert_eq!((holes, pages), (2, 29 * PAGES as u64));
     assert_eq!(segments.stats().reverse_bytes, 8 + 8 * PAGES as u64, "those of the one that is used");
@@ -335,7 +335,7 @@ proptest! {
                             prop_assert!(!model.lives_in(segment.into()));
                         }
                         segments.check();
-                        segments.punched(hole);
+                        segments.punched(&hole);
                     }
                     prop_assert_eq!(segments.stats().punchable_pages, 0);
                 }
