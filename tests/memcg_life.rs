@@ -4,9 +4,9 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::*;
-use zspool::memcg::{Census, Counter, Event};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-use zspool::memcg::{Memcg, Tree, TreeConfig};
+use zspool::memcg::Memcg;
+use zspool::memcg::{Bytes4, Census, Counter, Event, Tree, TreeConfig};
 use zspool::units::{NodeId, Page};
 use zspool::zswap::Zswap;
 
@@ -222,4 +222,13 @@ fn ten_thousand_memcgs_made_and_removed_under_load_leave_nothing() {
     // of the objects in eight slots and one on its way.
     assert!(group_indexes <= 2 + 4 * MAKERS as usize, "{census:?}");
     assert!(objcg_ids <= 2 + 12 * MAKERS as usize, "{census:?}");
+}
+
+/// It would be met later, by who settles what lies in stock, and take that along.
+#[test]
+#[should_panic(expected = "of a tree that counts on 1 nodes")]
+fn a_node_that_a_tree_does_not_count_on_is_refused_where_it_is_named() {
+    let tree = Tree::new(TreeConfig { nodes: 1, ..TreeConfig::default() });
+    let bytes = Bytes4 { compressed: 1000, original: 4096, payload: 1000, incompressible: 0 };
+    let _ = tree.enter(&tree.root(), NodeId(5), bytes, None);
 }

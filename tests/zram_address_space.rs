@@ -25,6 +25,14 @@ fn a_table_without_address_space_is_refused_and_a_small_device_is_not() {
     let text = refused.to_string();
     assert!(text.contains("raise `ulimit -v` or make the device smaller"), "{text}");
 
+    // Whatever is left: frames take powers of two of it, and metadata has to fit beside them.
+    for more in (100..300).step_by(10) {
+        limit_address_space(more << 20);
+        let zram =
+            Zram::builder().disksize(16 << 20).build().unwrap_or_else(|error| panic!("with {more} MiB: {error}"));
+        zram.store(1, &any_page(1)).unwrap();
+    }
+    limit_address_space(256 << 20);
     let zram = Zram::builder().disksize(16 << 20).build().expect("the pool takes as much as there is");
     let mut page = Page::zeroed();
     (0..500).for_each(|block| assert!(zram.store(block, &any_page(block)).is_ok()));

@@ -83,7 +83,7 @@ proptest! {
                 }
                 Op::Compact => assert!(!zram.compact().out_of_budget),
                 Op::Reset => {
-                    zram.reset().unwrap();
+                    zram.reset();
                     prop_assert_eq!(zram.mm_stat(), MmStat::default());
                     model.fill(None);
                     since = 0;
@@ -161,7 +161,7 @@ fn the_most_memory_used_is_remembered_until_it_is_reset() {
     zram.reset_mem_used_max();
     assert_eq!(zram.mm_stat().mem_used_max, 4096);
     zram.set_mem_limit(0);
-    zram.reset().unwrap();
+    zram.reset();
     assert_eq!(zram.mm_stat(), MmStat { mem_limit: 1 << 20, ..MmStat::default() }, "as it was built");
     assert!((0..BLOCKS).all(|block| loaded(&zram, block)[..] == Page::zeroed()[..]));
 }

@@ -2,8 +2,9 @@
 
 use zspool::arena::Topology;
 use zspool::memcg::{Tree, TreeConfig};
+use zspool::sync::Arc;
 use zspool::units::NodeId;
-use zspool::zsmalloc::{Error, Geometry, Handle, HandleError, Original, Pool, TagSpace};
+use zspool::zsmalloc::{Compactor, Error, Geometry, Handle, HandleError, Original, Pool, TagSpace};
 
 const N1: NodeId = NodeId(1);
 
@@ -242,4 +243,23 @@ fn freeable_is_what_compaction_wins() {
     assert_eq!(pool.compact(u64::MAX).frames_freed, 12);
     let total = pool.classes().total();
     assert_eq!((total.obj_allocated, total.obj_used, total.pages_used, total.freeable), (16, 16, 4, 0));
+}
+
+/// Frames that the last guard of what was removed gives back are looked after, though nobody calls the pool again.
+#[test]
+fn an_idle_pool_gives_memory_back_that_guards_have_held() {
+    let pool = Arc::new(Pool::builder().limit(64 << 20).address_space(1 << 26).build().unwrap());
+    let _compactor = Compactor::start(&pool, Some(25)).unwrap();
+    let handles: Vec<_> = (0..60).map(|k| pool.insert(&[k as u8; 3000]).unwrap()).collect();
+    let guards: Vec<_> = handles.iter().map(|&handle| pool.get(handle).unwrap()).collect();
+    handles.iter().for_each(|&handle| pool.remove(handle).unwrap());
+    // Until nobody looks any more.
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    assert!(pool.arena().backed_bytes() > 60 * 3000);
+    drop(guards);
+    let since = std::time::Instant::now();
+    while pool.arena().backed_bytes() > 0 {
+        assert!(since.elapsed().as_secs() < 30, "{} bytes, {:?}", pool.arena().backed_bytes(), pool.stats());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }

@@ -314,6 +314,22 @@ fn compaction_moves_shares_and_keeps_masks() {
 }
 
 #[test]
+fn runs_that_are_longer_than_any_zspage_are_no_trouble_when_objects_move_off() {
+    let topology = Topology::simulated(2);
+    let config = ArenaConfig { address_space: 1 << 24, run_frames: 64, topology, ..ArenaConfig::default() };
+    let tree = Tree::new(TreeConfig { nodes: 2, ..TreeConfig::default() });
+    let vm = tree.root().mkdir("vm").unwrap();
+    let config_ = PoolConfig { accounting: Some(tree), ..PoolConfig::default() };
+    let pool = Pool::open(Arc::new(Arena::new(config).unwrap()), config_, &TagSpace::new()).unwrap();
+    let stays = pool.insert_for(None, N0, &[2; 1000]).unwrap();
+    let moves = pool.insert_for(Some(&vm), N0, &[1; 1000]).unwrap();
+    vm.set_nodes(mask("1")).unwrap();
+    assert_eq!(pool.move_off(&vm, |moving| moving.switch()).moved_objects, 1);
+    assert_eq!((&*pool.get(stays).unwrap(), &*pool.get(moves).unwrap()), (&[2; 1000][..], &[1; 1000][..]));
+    pool.assert_valid();
+}
+
+#[test]
 fn classes_are_listed_by_home_node() {
     let world = World::new(Topology::simulated(2));
     for n in 0..6 {

@@ -25,8 +25,8 @@
 //! **Just refusals.** A climb that will be refused further up holds a reservation for a moment, and another climb
 //! that is refused only for that moment must not report it: "no refusal while a page would fit". Every climb
 //! announces itself ([`Climbs`]); a refused one first waits until each climb that may have stood in its way is over,
-//! and tries again if one was rolled back at the group that refused. If none was, the refusal stands: what it saw was
-//! charged. Bytes that lie in stocks (see `stock`) are treated alike: they are recalled, and noted as rolled back. The wait is
+//! and tries again if one was rolled back at the group that refused, or if there is room by now. If not, the refusal stands: what it saw
+//! was charged. Bytes that lie in stocks (see `stock`) are treated alike: they are recalled, and noted as rolled back. The wait is
 //! bounded (`TreeConfig::patience`): a climb lasts a few hundred nanoseconds, so more than that means that a climber was
 //! preempted, and then the refusal is given although it may have been transient.
 //!
@@ -247,8 +247,9 @@ impl Tree {
     ///
     /// What is charged as Zswap must be [accounted](Self::account) too: [`enter`](Self::enter) does both for an object.
     ///
-    /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses.
-    /// Lock-free; it may wait a moment before it refuses (`TreeConfig::patience`).
+    /// No limit is passed at any instant by any number of threads, and nothing is charged when one refuses. Lock-free, but before it refuses: then
+    /// it waits a moment for others (`TreeConfig::patience`), and for whoever is at a stock. So not in a handler of a signal that may have
+    /// interrupted a call of this library; one of a fault is none, for no such call touches a client's memory meanwhile.
     ///
     /// # Errors
     /// When some memcg on the way would pass its limit. Unless that is of Swap, [`MemcgEvent::Max`] is counted.
@@ -292,7 +293,9 @@ impl Tree {
                     shared.climbs.settle(&mut patience, returned);
                     recall(); // one of the climbs may have been for a stock
                 }
-                if returned() {
+                // Bytes in stock may have become an object's, whose charge then was not for them: whose went meanwhile shows in the usage alone.
+                let fits = || group.of(counter).usage().saturating_add(bytes) <= group.of(counter).limit();
+                if returned() || fits() {
                     continue;
                 }
             }

@@ -84,23 +84,32 @@ impl Memcg {
     /// Whether it is `other` or was made somewhere below it. Of a memcg that was removed, only while its ancestors are there.
     /// Lock-free.
     pub fn is_within(&self, other: &Memcg) -> bool {
-        self.tree().is(other.tree()) && other.is_above(self.group())
+        self.tree().is(other.tree()) && other.is_above(self.group()).unwrap_or(false)
     }
 
     /// Whether what is charged through this objcg of the same tree is charged to it. Lock-free.
     #[inline]
     pub fn is_charged_by(&self, id: ObjcgId) -> bool {
-        self.is_above(self.tree().group_of(id))
+        loop {
+            if let Some(is_above) = self.is_above(self.tree().group_of(id)) {
+                return is_above;
+            }
+        }
     }
 
+    /// `None`: one on the way was removed and forgotten; an objcg that pointed there points elsewhere by now.
     #[inline]
-    fn is_above(&self, group: GroupRef) -> bool {
+    fn is_above(&self, group: GroupRef) -> Option<bool> {
         let (shared, mut at) = (self.shared(), group);
-        // A recycled index along the way has another generation, so what it leads to is not taken for this one.
         while at.depth() > self.group().depth() {
-            at = shared.group(at.index()).parent();
+            let step = shared.group(at.index());
+            let parent = step.parent();
+            if step.of(Counter::Memory).life() != at.generation() {
+                return None; // G2
+            }
+            at = parent;
         }
-        at == self.group()
+        Some(at == self.group())
     }
 }
 
@@ -461,6 +470,21 @@ mod tests {
         assert!(a.is_charged_by(id.id()) && deep.is_charged_by(id.id()) && !b.is_charged_by(id.id()));
         assert!(!deep.is_within(&b) && !a.is_within(&deep) && !a.is_within(&b));
         assert!(!deep.is_within(&Tree::new(TreeConfig::default()).root()), "another tree's");
+    }
+
+    #[test]
+    fn a_removed_memcg_is_not_within_who_has_its_parents_index_now() {
+        let tree = Tree::new(TreeConfig::default());
+        let [a, b] = ["a", "b"].map(|name| tree.root().mkdir(name).unwrap());
+        let p = a.mkdir("p").unwrap();
+        let x = p.mkdir("x").unwrap();
+        x.offline().unwrap();
+        assert!(x.is_within(&p) && x.is_within(&a));
+        p.offline().unwrap();
+        let index = p.index();
+        drop(p);
+        assert_eq!(b.mkdir("n").unwrap().index(), index);
+        assert!(!x.is_within(&b));
     }
 
     #[test]

@@ -204,6 +204,13 @@ impl Shared {
 
 /// What objects do with their owner: all of it is exact once nobody is at it, in whatever order.
 impl Tree {
+    /// Here, and not where what lies in a stock is settled: by whoever comes by, and with it lost.
+    #[inline]
+    fn check_node(&self, node: NodeId) {
+        let nodes = self.shared().config.nodes;
+        assert!(node.index() < nodes, "{node} of a tree that counts on {nodes} nodes");
+    }
+
     /// An object comes: charge its slot (`bytes.compressed`) to the memcg and its ancestors, as [`Counter::Zswap`], take a
     /// reference to the objcg, count its bytes on `node`, and `event`, if any. [`leave`](Self::leave) undoes all but the event.
     ///
@@ -222,6 +229,7 @@ impl Tree {
         if !self.is(memcg.tree()) {
             return Err(ChargeError::Foreign { path: memcg.path() });
         }
+        self.check_node(node);
         let group = memcg.words();
         let id = group.objcg();
         if id != 0 {
@@ -265,6 +273,7 @@ impl Tree {
     /// allocates nor frees.
     #[inline]
     pub fn leave(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, charged: u64) {
+        self.check_node(node);
         let shared = self.shared();
         let changes = Changes::went(bytes);
         let stock = shared.stocks.of(id).and_then(|mut stock| stock.is_for(id).then_some(stock));
@@ -311,6 +320,7 @@ impl Tree {
     /// Take back what [`enter`](Self::enter) did for an object that did not come to be: its bytes were charged for a moment,
     /// and whoever was refused for them is to try again. Lock-free; neither allocates nor frees.
     pub fn cancel(&self, id: ObjcgId, node: NodeId, bytes: Bytes4, event: Option<Event>) {
+        self.check_node(node);
         self.cancel_as(OBJECT, id, node, bytes, event);
     }
 

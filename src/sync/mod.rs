@@ -46,6 +46,8 @@ mod seat;
 mod signals;
 #[cfg(shuttle)]
 mod simulated;
+#[cfg(not(loom))]
+mod space;
 mod steps;
 mod table;
 mod tally;

@@ -163,14 +163,14 @@ fn fetch_for_write(line: *const u8) {
 mod imp {
     #[cfg(all(target_os = "linux", not(miri)))]
     use super::super::atomic::{AtomicBool, Ordering};
+    use super::super::space::Space;
     use super::{LINE, PREFETCH_LINES, fetch, fetch_for_write};
-    use memmap2::{MmapOptions, MmapRaw};
     use std::io;
     use std::ops::Range;
 
     #[derive(Debug)]
     pub(super) struct Region {
-        map: MmapRaw,
+        map: Space,
         /// The kernel takes no vectors of ranges. Set once; a hint.
         #[cfg(all(target_os = "linux", not(miri)))]
         no_vectors: AtomicBool,
@@ -178,14 +178,8 @@ mod imp {
 
     impl Region {
         pub(super) fn reserve(len: usize) -> io::Result<Self> {
-            let mut options = MmapOptions::new();
-            options.len(len);
-            if !cfg!(miri) {
-                options.no_reserve_swap(); // a flag that Miri does not know
-            }
-            let map = MmapRaw::from(options.map_anon()?);
             let region = Region {
-                map,
+                map: Space::reserve(len)?,
                 #[cfg(all(target_os = "linux", not(miri)))]
                 no_vectors: AtomicBool::new(false),
             };
@@ -205,7 +199,7 @@ mod imp {
 
         #[inline]
         pub(super) fn with<R>(&self, range: Range<usize>, f: impl FnOnce(*const u8) -> R) -> R {
-            f(self.map.as_ptr().wrapping_add(range.start))
+            f(self.map.as_mut_ptr().wrapping_add(range.start))
         }
 
         #[inline]
@@ -216,14 +210,14 @@ mod imp {
         #[inline]
         pub(super) fn prefetch(&self, range: Range<usize>) {
             for line in range.step_by(LINE).take(PREFETCH_LINES) {
-                fetch(self.map.as_ptr().wrapping_add(line));
+                fetch(self.map.as_mut_ptr().wrapping_add(line));
             }
         }
 
         #[inline]
         pub(super) fn prefetch_for_write(&self, range: Range<usize>) {
             for line in (range.start & !(LINE - 1)..range.end).step_by(LINE) {
-                fetch_for_write(self.map.as_ptr().wrapping_add(line));
+                fetch_for_write(self.map.as_mut_ptr().wrapping_add(line));
             }
         }
 

@@ -6,8 +6,8 @@ use super::device::Zram;
 use crate::arena::{self, Arena, ArenaConfig, Topology};
 use crate::compress::{Codec, Contexts, Lz4};
 use crate::sync::{Arc, Planted, thread};
-use crate::units::{NodeId, PAGE_SIZE};
-use crate::zsmalloc::{Geometry, Pool, PoolConfig};
+use crate::units::{FRAME_SIZE, NodeId, PAGE_SIZE};
+use crate::zsmalloc::{self, Geometry, Pool, PoolConfig};
 
 /// Entries name a block by 32 bits.
 const MAX_BYTES: u64 = u32::MAX as u64 * PAGE_SIZE as u64;
@@ -116,18 +116,32 @@ impl Builder {
         if self.node.index() >= nodes {
             return Err(arena::Error::NoSuchNode { node: self.node, nodes }.into());
         }
-        let blocks = self.disksize.div_ceil(PAGE_SIZE as u64) as u32;
-        let cells = ZramCells::reserve(blocks, self.planted)
-            .map_err(|source| Error::Table { bytes: u64::from(blocks) * 16, source })?;
         self.arena.limit_bytes = super::device::limit_bytes(self.mem_limit);
         self.arena.run_frames = self.geometry.max_chain().next_power_of_two();
-        let arena = Arc::new(Arena::new(self.arena)?);
-        // Without accounting, which is the default: see the layer.
-        let config = PoolConfig { geometry: self.geometry, planted: self.planted, ..PoolConfig::default() };
-        debug_assert!(config.accounting.is_none());
-        let pool = Pool::new(arena, cells, config)?;
         let contexts = Contexts::new(self.contexts.unwrap_or_else(thread::available_parallelism));
+        let pool = self.pool()?;
         Ok(Zram::new(pool, self.codec, contexts, self.node, self.mem_limit))
+    }
+
+    /// A pool whose frames and metadata fit beside each other: where the kernel has no address space for both, they are made half as large.
+    fn pool(&mut self) -> Result<Pool<ZramCells>, Error> {
+        let blocks = self.disksize.div_ceil(PAGE_SIZE as u64) as u32;
+        let floor = self.arena.run_frames * FRAME_SIZE;
+        loop {
+            let cells = ZramCells::reserve(blocks, self.planted)
+                .map_err(|source| Error::Table { bytes: u64::from(blocks) * 16, source })?;
+            let arena = Arc::new(Arena::new(self.arena.clone())?);
+            let got = arena.address_space();
+            // Without accounting, which is the default: see the layer.
+            let config = PoolConfig { geometry: self.geometry.clone(), planted: self.planted, ..PoolConfig::default() };
+            debug_assert!(config.accounting.is_none());
+            match Pool::new(arena, cells, config) {
+                Err(zsmalloc::Error::Metadata(_)) if got > floor => {
+                    self.arena.address_space = (got / 2).max(floor);
+                }
+                made => return Ok(made?),
+            }
+        }
     }
 }
 

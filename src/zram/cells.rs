@@ -136,10 +136,14 @@ impl ZramCells {
         }
     }
 
-    /// Make every block empty, and give the tables' memory back. Nobody uses them meanwhile, and no word names an object.
-    pub(super) fn clear(&self) -> io::Result<()> {
-        self.words.discard(0..self.words.capacity())?;
-        self.patterns.discard(0..self.patterns.capacity())
+    /// Make every block empty, and give the tables' memory back, where the kernel takes it. Nobody uses them meanwhile, and no word names an object.
+    pub(super) fn clear(&self) {
+        if self.words.discard(0..self.words.capacity()).is_err() {
+            // Locked, say. What is empty already is not touched: it may not be backed.
+            let held = (0..self.blocks).map(|block| self.word(block)).filter(|word| word.load(Ordering::Relaxed) != 0);
+            held.for_each(|word| word.store(BlockWord::EMPTY.raw(), Ordering::Relaxed));
+        }
+        let _ = self.patterns.discard(0..self.patterns.capacity()); // they mean nothing without a word
     }
 
     /// Check the words against the pool's objects, of which there are `live`, at a quiet point. Looks at every block; returns

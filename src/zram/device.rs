@@ -247,20 +247,16 @@ impl Zram {
 
     /// Empty the device as if it were new: every block empty, all numbers 0, the limit the one it was built with. That nobody
     /// uses it meanwhile is what `&mut` says; the kernel's answers `EBUSY` to who asks at another time.
-    ///
-    /// # Errors
-    /// [`Error::Clear`] when the kernel refuses to take the table's memory.
-    pub fn reset(&mut self) -> Result<(), Error> {
+    pub fn reset(&mut self) {
         let mut owners = vec![];
         self.pool.for_each_object(|object| owners.push(object.owner));
         for Owner(index) in owners {
             self.give_back(index, self.pool.cells().replace(index, Content::Empty));
         }
-        self.pool.cells().clear().map_err(Error::Clear)?;
+        self.pool.cells().clear();
         self.pool.flush();
         self.set_mem_limit(self.built_limit);
         self.counters = Counters::default();
-        Ok(())
     }
 
     /// The device's numbers. Each is exact at the time it is looked at; together they are at a quiet point.

@@ -50,9 +50,6 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The memory of the block table could not be given back.
-    #[error("the device is empty, but its block table could not be cleared ({0}); drop the device and make another")]
-    Clear(#[source] io::Error),
     /// The pool could not be made.
     #[error(transparent)]
     Pool(#[from] zsmalloc::Error),

@@ -68,6 +68,8 @@ impl<C: Cells> Deref for ReadGuard<'_, C> {
 impl<C: Cells> Drop for ReadGuard<'_, C> {
     #[inline]
     fn drop(&mut self) {
-        self.pool.unpin(&self.spot, self.word);
+        if self.pool.unpin(&self.spot, self.word) {
+            self.pool.attend();
+        }
     }
 }

@@ -195,6 +195,9 @@ impl<C: Cells> Pool<C> {
                 continue; // another's by now: look again
             }
             let shape = self.heap.geometry.class(index);
+            if frame >= shape.chain() {
+                return; // a run may have more frames than its zspage has
+            }
             for slot in shape.first(frame)..shape.first(frame + 1) {
                 let spot = self.heap.spot(z, index, slot);
                 // Acquire as in `movable`.

@@ -218,13 +218,14 @@ impl<C: Cells> Pool<C> {
         }
     }
 
-    /// Drop a pin; the last one of a doomed object returns its slot. May run anywhere: no system call, no allocator.
-    pub(super) fn unpin(&self, spot: &Spot, word: &AtomicU64) {
+    /// Drop a pin; the last one of a doomed object returns its slot, and says so: there may be something to look after. May run anywhere: no
+    /// system call, no allocator.
+    pub(super) fn unpin(&self, spot: &Spot, word: &AtomicU64) -> bool {
         // Release: what was read comes before the slot's next life. Acquire: the last one sees the others' reads.
         let old = Entry::from_raw(word.fetch_sub(Entry::PIN, Ordering::AcqRel));
         debug_assert!(old.pins() > 0, "an unpin without a pin on {old:?}");
         if old.pins() != 1 || old.state() != State::Doomed {
-            return;
+            return false;
         }
         let mut class = self.heap.lock_of(spot);
         let (objcg, owes) = (old.objcg(), old.owes());
@@ -232,6 +233,7 @@ impl<C: Cells> Pool<C> {
         self.heap.free(&mut class, spot, owes.unwrap_or(0));
         drop(class);
         self.pay(owed);
+        true
     }
 
     /// Drop a pin on an entry that is not where it was thought to be: between finding and pinning it, its array went to

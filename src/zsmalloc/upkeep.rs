@@ -115,9 +115,8 @@ impl Upkeep {
         let trigger = self.seen.map_or_else(|| self.trigger(share), |(level, ..)| level.max(share));
         if waste.frames() <= trigger && left != Some(Duration::ZERO) {
             self.seen = None;
-            waste.set_trigger(trigger);
             // What came before it was set has not rung.
-            if waste.frames() <= trigger {
+            if waste.set_trigger(trigger) <= trigger {
                 return left;
             }
         }

@@ -21,7 +21,8 @@ const COARSE: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Waste {
     frames: AtomicU64,
-    /// Above this the alarm is rung. Relaxed: a level, and after it was set the sum is looked at again.
+    /// Above this the alarm is rung. Who sets it looks at the sum after that, and who changes the sum looks at it after that: of the two
+    /// read-modify-writes (AcqRel) on the sum one is first, so that one of them sees the other.
     trigger: AtomicU64,
 }
 
@@ -41,10 +42,10 @@ impl Waste {
 
     #[cold]
     fn tell(&self, class: &mut Class, now: u64, arena: &Arena) {
-        // Two's complement: what is taken away is added too. Relaxed, for the alarm orders.
+        // Two's complement: what is taken away is added too.
         let change = now.wrapping_sub(class.wasted);
         class.wasted = now;
-        let sum = self.frames.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
+        let sum = self.frames.fetch_add(change, Ordering::AcqRel).wrapping_add(change);
         if sum > self.trigger.load(Ordering::Relaxed) {
             arena.alarm().ring();
         }
@@ -61,8 +62,9 @@ impl Waste {
         self.trigger.load(Ordering::Relaxed)
     }
 
-    /// Ring from so many wasted frames on.
-    pub(super) fn set_trigger(&self, frames: u64) {
+    /// Ring from so many wasted frames on. How many there are now: whose change is not in it sees the trigger.
+    pub(super) fn set_trigger(&self, frames: u64) -> u64 {
         self.trigger.store(frames, Ordering::Relaxed);
+        self.frames.fetch_add(0, Ordering::AcqRel)
     }
 }

@@ -13,7 +13,8 @@
 //! Every charge is a climb of its own, exact at each level; near a limit a stock would be emptied all the time, and far from it a climb
 //! costs some twenty nanoseconds a level.
 //!
-//! Callers: `pages`, with a page's word owned and no lock held; also in a signal handler.
+//! Callers: `pages`, with a page's word owned and no lock held; also in the handler of SIGBUS, which is of a fault of the thread's own and so
+//! never comes while it is at a stock.
 
 use super::epochs::Epochs;
 use super::limits::{Limits, Made, RUN};
