@@ -287,7 +287,7 @@ impl Memcg {
 
     /// The most bytes that were charged as this counter, to it and everything below it, since it was made or the peak
     /// [reset](Self::reset_peak): never less than what [`current`](Self::current) said meanwhile, reservations aside that were
-    /// taken back, and never more than the limit was. What threads held in stock is in it (far from limits, 192 KiB each at
+    /// taken back, and never more than the limit was. What threads held in stock is in it (far from limits, 132 KiB each at
     /// most). Lock-free.
     pub fn peak(&self, counter: Counter) -> u64 {
         if self.is_online() { self.words().of(counter).peak() } else { 0 }

@@ -44,7 +44,7 @@ pub struct TreeConfig {
     /// later ones yield). At 0 a charge can be refused for another one's transient reservation.
     pub patience: u32,
     /// Stocks of charge and counters, one of which a thread has to itself most of the time; rounded up to a power of two. 128 bytes
-    /// each, and at most 192 KiB of a limit. 0: every charge and count goes to the shared words.
+    /// each, and at most 132 KiB of a limit. 0: every charge and count goes to the shared words.
     pub stocks: usize,
     /// The bug that a model plants.
     pub planted: Planted,

@@ -96,7 +96,7 @@ pub enum Error {
         /// Bytes they have room for together; `None` where the kernel decides.
         capacity: Option<u64>,
     },
-    /// There is no room for the entries of another frame.
+    /// There is no room for the entries of another zspage.
     #[error(
         "the table of entries is full with {bytes} bytes in use; free objects or make the pool with a larger arena"
     )]

@@ -154,7 +154,7 @@ impl<C: Cells> Pool<C> {
 }
 
 impl Classes {
-    /// Heads of the columns of zspages: the share of the bytes of touched frames that slots in use take, up to; and zspages
+    /// Heads of the columns of zspages: the share of their slots that is in use, up to; and zspages
     /// with room only where no frame is touched. `ClassStats::zspages[1 + k]` belongs to head `k`.
     pub const GROUPS: [&'static str; Group::COUNT - 1] =
         ["10%", "20%", "30%", "40%", "50%", "60%", "70%", "80%", "90%", "99%", "100%", "open"];

@@ -147,7 +147,7 @@ impl<C: Cells> Pool<C> {
     /// Reserve the slot.
     pub(super) fn reserve(&self, class: &mut Class, (z, slot): (ZspageIndex, usize)) -> Option<Spot> {
         let spot = self.heap.spot(z, self.heap.zspage(z).class(), slot);
-        // The entries of a frame in which nothing starts may be refused.
+        // A zspage that has a place to give has its entries: nothing is refused.
         self.heap.occupy(class, &spot, 0, ObjcgId::NONE).ok()?;
         Some(spot)
     }
