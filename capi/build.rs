@@ -1,4 +1,5 @@
-//! Gives the shared library its soname: programs name the interface that they were built for, not the file.
+//! Gives the shared library its soname: programs name the interface that they were built for, not the file. And keeps it in the process: a
+//! handler of signals stays behind when a program that has loaded it closes it, and threads that were its guests may end later.
 
 fn main() {
     let version = |part: &str| std::env::var(format!("CARGO_PKG_VERSION_{part}")).expect("cargo sets it");
@@ -8,5 +9,6 @@ fn main() {
         major => major.to_owned(),
     };
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libzspool.so.{interface}");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rerun-if-changed=build.rs");
 }

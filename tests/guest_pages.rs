@@ -151,7 +151,10 @@ fn a_range_registered_twice_is_refused_and_can_be_had_again() {
         mapping.check(0..10, 3);
         let region = mapping.register(&vm);
         vm.evict_all();
-        vm.make_resident(region.addresses()).unwrap();
+        let all = region.addresses();
+        vm.make_resident(all.clone()).unwrap();
+        let refused = vm.make_resident(all.end..all.end + PAGE).unwrap_err();
+        assert!(matches!(refused, Error::Outside { ref inside, .. } if *inside == all), "{refused}");
         mapping.check(0..10, 3);
     });
 }

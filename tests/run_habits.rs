@@ -547,3 +547,24 @@ print(len(wrong))";
     assert_eq!(good(&running.finish()), "0\n");
     assert!(rings.iter().all(|fd| *fd >= 512), "{rings:?}");
 }
+
+/// The smallest mappings lie where libraries have their data, and threads of ours use that.
+#[test]
+fn mappings_of_any_size_can_be_under_the_limit() {
+    if !can("mappings_of_any_size_can_be_under_the_limit", &["python3"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let script = format!(
+        "{HOLDS}
+import threading
+threads = [threading.Thread(target=lambda: [hash(one) for one in held]) for _ in range(4)]
+[one.start() for one in threads]
+print([fork() for _ in range(3)], [one.join() for one in threads], sum(map(hash, held)) == whole)"
+    );
+    for least in ["0", "4096", "64K"] {
+        let options = ["--memory-max", "6M", "--least", least];
+        let output = finish(&mut run(place.path(), &options, &["python3", "-c", &script]), 120);
+        assert_eq!(good(&output), "[0, 0, 0] [None, None, None, None] True\n", "{least}: {}", shown(&output));
+    }
+}

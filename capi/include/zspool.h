@@ -762,10 +762,12 @@ enum zsp_status zsp_zswap_reinstate(const struct zsp_zswap *zswap, uint32_t devi
 /* === guests: an engine === */
 
 /**
- * Make an engine over a store, which has one engine at most: `*engine` is its handle, NULL if it was refused. `options` may be NULL. The
+ * Make an engine over a store, which has one engine in its life: `*engine` is its handle, NULL if it was refused. `options` may be NULL. The
  * store's handle stays good. Any thread.
  */
-enum zsp_status zsp_engine_new(const struct zsp_zswap *zswap, const struct zsp_engine_options *options, struct zsp_engine **engine);
+enum zsp_status zsp_engine_new(const struct zsp_zswap *zswap,
+                               const struct zsp_engine_options *options,
+                               struct zsp_engine **engine);
 
 /** Close an engine's handle. The engine goes with the last of its VMs. NULL is ignored. Any thread, when no other call uses the handle. */
 enum zsp_status zsp_engine_close(struct zsp_engine *engine);

@@ -1,7 +1,7 @@
 //! A call from C, from its first instruction to its code.
 //!
 //! ```text
-//!   zsp_pool_get(..) --> enter --> body: Ok(()) ............................ ZSP_OK
+//!   zsp_pool_read(..) -> enter --> body: Ok(()) ............................ ZSP_OK
 //!                          |        `--> Err(Refused): the sentence is said ... its code
 //!                          `--> a panic: caught here, said ................... ZSP_EPANIC
 //! ```

@@ -87,7 +87,7 @@ impl Object for Engine {
     const KIND: Kind = Kind::Engine;
 }
 
-/// Make an engine over a store, which has one engine at most: `*engine` is its handle, NULL if it was refused. `options` may be NULL. The
+/// Make an engine over a store, which has one engine in its life: `*engine` is its handle, NULL if it was refused. `options` may be NULL. The
 /// store's handle stays good. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zsp_engine_new(
@@ -110,9 +110,9 @@ pub unsafe extern "C" fn zsp_engine_new(
         }
         if !store.engage() {
             return Err(refuse(
-                zsp_status::ZSP_EBUSY,
+                zsp_status::ZSP_EINVAL,
                 format_args!(
-                    "an engine was made over this store before, and one is all it can have: make another store"
+                    "an engine was made over this store before, and it has one in its life: make another store"
                 ),
             ));
         }

@@ -5,7 +5,7 @@
 //!   ------------------|-----------------|-------------------|--------------------------^------------------------------
 //!   here         handle.rs          sized.rs           boundary.rs      call.rs: panics end here; message.rs, status.rs
 //!                     |                 |                   |                          ^
-//!                pool.rs  view.rs | zswap.rs  device.rs  page.rs  memcg.rs | engine.rs  vm.rs  region.rs  sigbus.rs
+//!                pool.rs          | zswap.rs  device.rs  page.rs  memcg.rs | engine.rs  vm.rs  region.rs  sigbus.rs
 //!   ------------------|-----------------------------------------------------------------|-----------------------------
 //!   zspool       zsmalloc::Pool          zswap::Zswap, memcg::Memcg              guest::{Engine, Vm, Region}
 //! ```

@@ -36,7 +36,18 @@ fn counter(number: u32) -> Result<Counter, Refused> {
 }
 
 fn no_group(path: &str) -> Refused {
-    refuse(ZSP_ENOENT, format_args!("there is no group {path:?}: make it with zsp_memcg_mkdir, those above it first"))
+    refuse(
+        ZSP_ENOENT,
+        format_args!("there is no group \"/{path}\": make it with zsp_memcg_mkdir, those above it first"),
+    )
+}
+
+/// The names of a path, one behind the other: nothing for the root.
+fn names(path: &str) -> Result<&str, Refused> {
+    let names = path.strip_prefix('/').ok_or_else(|| {
+        invalid(format_args!("{path:?} is no path of a group: begin with \"/\", which alone is the root"))
+    })?;
+    Ok(names.strip_suffix('/').unwrap_or(names))
 }
 
 /// Make a group: `*memcg` is its handle, NULL if it was refused. The path begins with "/", which is the root, and all but its last name
@@ -50,16 +61,12 @@ pub unsafe extern "C" fn zsp_memcg_mkdir(
     enter(|call| {
         let mut to = call.handle_out(memcg, "memcg")?;
         let tree = call.object::<Store>(zswap, "zswap")?.zswap.tree();
-        let path = call.text(path, "path")?;
-        let Some((above, name)) = path.strip_suffix('/').unwrap_or(path).rsplit_once('/') else {
-            return Err(invalid(format_args!(
-                "{path:?} is no path of a group to make: begin with \"/\", and end with its name"
-            )));
-        };
-        let parent = match above {
-            "" => tree.root(),
-            above => tree.by_path(above).ok_or_else(|| no_group(above))?,
-        };
+        let names = names(call.text(path, "path")?)?;
+        let (above, name) = names.rsplit_once('/').unwrap_or(("", names));
+        if name.is_empty() {
+            return Err(invalid(format_args!("the root is there already: name the group to make behind \"/\"")));
+        }
+        let parent = tree.by_path(above).ok_or_else(|| no_group(above))?;
         to.set(open(parent.mkdir(name)?));
         Ok(())
     })
@@ -75,8 +82,8 @@ pub unsafe extern "C" fn zsp_memcg_open(
     enter(|call| {
         let mut to = call.handle_out(memcg, "memcg")?;
         let tree = call.object::<Store>(zswap, "zswap")?.zswap.tree();
-        let path = call.text(path, "path")?;
-        to.set(open(tree.by_path(path).ok_or_else(|| no_group(path))?));
+        let names = names(call.text(path, "path")?)?;
+        to.set(open(tree.by_path(names).ok_or_else(|| no_group(names))?));
         Ok(())
     })
 }

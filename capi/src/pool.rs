@@ -6,6 +6,7 @@ use crate::kept::Kept;
 use crate::sized::sized;
 use crate::status::zsp_status::{self, ZSP_ERANGE};
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use zspool_core::zsmalloc::{Compactor, DEFAULT_WASTE_PER_MILLE, Handle, HandleCells, Pool, ReadGuard};
 
@@ -82,7 +83,12 @@ pub struct zsp_view {
     /// How many they are.
     pub length: usize,
     /// The library's.
-    pub held: [u64; 12],
+    pub held: [MaybeUninit<u64>; 12],
+}
+
+impl zsp_view {
+    /// Of nothing.
+    const NONE: zsp_view = zsp_view { bytes: std::ptr::null(), length: 0, held: [MaybeUninit::new(0); 12] };
 }
 
 /// What a handle is of.
@@ -193,14 +199,15 @@ pub unsafe extern "C" fn zsp_pool_read(
 pub unsafe extern "C" fn zsp_pool_view(pool: *const zsp_pool, object: u64, view: *mut zsp_view) -> zsp_status {
     enter(|call| {
         let mut to = call.out(view, "view")?;
-        to.set(zsp_view { bytes: std::ptr::null(), length: 0, held: [0; 12] });
+        to.set(zsp_view::NONE);
         let held = call.object::<Held>(pool, "pool")?;
         let view = View::new(&held.pool, |pool| pool.get(Handle::from_raw(object)))?;
         let bytes: &[u8] = view.get();
-        let mut shown = zsp_view { bytes: bytes.as_ptr().cast(), length: bytes.len(), held: [0; 12] };
-        shown.held[0] = MARK;
+        let mut shown = zsp_view { bytes: bytes.as_ptr().cast(), length: bytes.len(), ..zsp_view::NONE };
+        shown.held[0] = MaybeUninit::new(MARK);
         let place = shown.held[1..].as_mut_ptr().cast::<View>();
-        // SAFETY: there is room for a `View`, aligned, behind the mark, as asserted above.
+        // SAFETY: there is room for a `View`, aligned, behind the mark, as asserted above. Its padding and the provenance of its pointers are kept
+        // by whoever copies it: these are bytes of any kind.
         unsafe { place.write(view) };
         to.set(shown);
         Ok(())
@@ -212,13 +219,14 @@ pub unsafe extern "C" fn zsp_pool_view(pool: *const zsp_pool, object: u64, view:
 pub unsafe extern "C" fn zsp_view_release(view: *mut zsp_view) -> zsp_status {
     enter(|call| {
         let view = call.variable(view, "view")?;
-        if view.bytes.is_null() || view.held[0] != MARK {
+        // SAFETY: a variable that was filled by us, or by the caller, as the header asks: the first word always is.
+        if view.bytes.is_null() || unsafe { view.held[0].assume_init() } != MARK {
             return Err(invalid(format_args!("the view holds nothing: release what zsp_pool_view has filled, once")));
         }
         let place = view.held[1..].as_ptr().cast::<View>();
         // SAFETY: the mark says that one was written there and not taken out yet.
         let held = unsafe { place.read() };
-        *view = zsp_view { bytes: std::ptr::null(), length: 0, held: [0; 12] };
+        *view = zsp_view::NONE;
         drop(held);
         Ok(())
     })

@@ -91,3 +91,16 @@ fn cpp_closes_its_handles_by_itself() {
     shows(Static, &[]);
     shows(Dynamic, SANITIZED);
 }
+
+/// Its handler of SIGBUS stays in a process that has used it, and would be nowhere.
+#[test]
+fn a_library_that_was_loaded_stays_when_it_is_closed() {
+    let path = std::ffi::CString::new(support::library()).unwrap();
+    // SAFETY: its constructors are the Rust runtime's.
+    let open = |flags| unsafe { libc::dlopen(path.as_ptr(), flags) };
+    let library = open(libc::RTLD_NOW);
+    assert!(!library.is_null() && open(libc::RTLD_NOW | libc::RTLD_NOLOAD) == library);
+    // SAFETY: twice opened, and nothing of it is used.
+    (0..2).for_each(|_| assert_eq!(unsafe { libc::dlclose(library) }, 0));
+    assert_eq!(open(libc::RTLD_NOW | libc::RTLD_NOLOAD), library);
+}

@@ -105,7 +105,7 @@ extern "C" fn start() {
 fn begin(value: &[u8]) -> Result<(), String> {
     let value = std::str::from_utf8(value).map_err(|_| format!("{VARIABLE} is not text: have `zspool run` set it."))?;
     let settings = Settings::decode(value)?;
-    own::note_image();
+    own::note_images();
     let no_proc = |error| format!("/proc cannot be read ({error}): mount it.");
     maps::wiped().map_err(no_proc)?.into_iter().for_each(|range| own::leave_out(range, own::Why::Wiped));
     let program = farewell::program();

@@ -107,31 +107,40 @@ pub(crate) fn ours() -> Ranges {
     all
 }
 
-/// Note this library's own segments, once: what follows its data without a file is anonymous memory to the kernel, and may be shown as one with
-/// a mapping of the program's behind it. (Not at each look: the loader's lock would be held by a thread while another forks.)
-pub(crate) fn note_image() {
+/// Note the segments of this library, and of those whose data its threads use, once: what follows the data of a library without a file is
+/// anonymous memory to the kernel, and may be shown as one with a mapping of the program's behind it. (Not at each look: the loader's lock would
+/// be held by a thread while another forks.)
+pub(crate) fn note_images() {
     let mut all = Ranges::new();
-    add_image(&mut all);
+    add_images(&mut all);
     let mut own = OWN.lock();
     all.iter().for_each(|range| own.add(range.clone()));
 }
 
-fn add_image(all: &mut Ranges) {
+/// An address in each of them: ours, the C library's, the unwinder's, the loader's.
+fn needed() -> [usize; 4] {
+    unsafe extern "C" {
+        fn _Unwind_Backtrace();
+    }
+    // SAFETY: only asks.
+    let loader = unsafe { libc::getauxval(libc::AT_BASE) } as usize;
+    [(&raw const OWN).addr(), libc::getpid as *const () as usize, _Unwind_Backtrace as *const () as usize, loader]
+}
+
+fn add_images(all: &mut Ranges) {
     unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _size: usize, all: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the loader passes an object that is loaded.
         let info = unsafe { &*info };
         // SAFETY: its headers, as many as it says.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-        let here = (&raw const OWN).addr();
         let segments = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| {
             let start = info.dlpi_addr as usize + header.p_vaddr as usize;
             start & !4095..(start + header.p_memsz as usize).next_multiple_of(4096)
         });
-        if segments.clone().any(|segment| segment.contains(&here)) {
+        if segments.clone().any(|segment| needed().iter().any(|address| segment.contains(address))) {
             // SAFETY: the caller's ranges, which nobody else has.
             let all = unsafe { &mut *all.cast::<Ranges>() };
             segments.for_each(|segment| all.add(segment));
-            return 1;
         }
         0
     }

@@ -362,10 +362,11 @@ impl Vm {
     /// # Errors
     /// [`Error::Outside`] when part of it is of no region; [`Error::Unreadable`] for the first page that cannot be read.
     pub fn make_resident(&self, range: Range<usize>) -> Result<(), Error> {
-        let mut at = range.start;
+        let (mut at, mut before) = (range.start, 0..0);
         for pages in self.inner.shared.regions.all() {
             let there = pages.addresses();
             if there.end <= at || at >= range.end {
+                before = if there.end <= at { there } else { before };
                 continue;
             }
             if there.start > at {
@@ -374,9 +375,9 @@ impl Vm {
             let end = range.end.min(there.end);
             let page = |address: usize| ((address - there.start) / PAGE_SIZE) as u32;
             pages.make_resident(page(at)..page(end - 1) + 1)?;
-            at = end;
+            (at, before) = (end, there);
         }
-        if at < range.end { Err(Error::Outside { range: at..range.end, inside: 0..at }) } else { Ok(()) }
+        if at < range.end { Err(Error::Outside { range: at..range.end, inside: before }) } else { Ok(()) }
     }
 }
 

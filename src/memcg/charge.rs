@@ -377,7 +377,7 @@ impl fmt::Display for LimitHit {
         let LimitHit { usage, limit, asked, .. } = self;
         let (holds, instead) = match self.counter {
             Counter::Zswap => ("holds", "write some of it back"),
-            Counter::Memory => ("has resident", "have some of it reclaimed"),
+            Counter::Memory => ("holds", "have some of it reclaimed"),
             Counter::Swap => ("has on devices", "free or load some of it"),
         };
         write!(

@@ -18,7 +18,8 @@ pub enum Error {
     },
     /// A name no memcg can have.
     #[error(
-        "{name:?} cannot name a memcg: {why}; use 1 to 255 bytes without '/', NUL and line break, and not \".\" or \"..\""
+        "{} cannot name a memcg: {why}; use 1 to 255 bytes without '/', NUL and line break, and not \".\" or \"..\"",
+        quoted(name)
     )]
     BadName {
         /// The name.
@@ -210,7 +211,7 @@ pub enum Error {
     #[error("{reclaimed} of {asked} bytes of {path} were reclaimed, and no more: {}", match end {
         End::Exhausted => "what is left was used lately or cannot be written; try again later, or ask for less",
         End::Busy => "what is left is in use this moment; try again",
-        _ => "nothing is left that could be; ask for less",
+        _ => "nothing else of it can be; ask for less, or add a device that pages can be written to",
     })]
     Again {
         /// Path of the memcg.
@@ -234,6 +235,14 @@ pub enum Error {
         /// Bytes there were.
         reclaimed: u64,
     },
+}
+
+/// The beginning of it is enough to know it by; what to do about it comes after it.
+fn quoted(name: &str) -> String {
+    match name.char_indices().nth(80) {
+        Some((end, _)) => format!("{:?}...", &name[..end]),
+        None => format!("{name:?}"),
+    }
 }
 
 impl Error {

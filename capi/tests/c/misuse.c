@@ -109,11 +109,16 @@ static void stores(void)
 
     REFUSED(ZSP_EINVAL, "begin with \"/\"", zsp_memcg_mkdir(zswap, "vm", &group));
     REFUSED(ZSP_ENOENT, "there is no group", zsp_memcg_mkdir(zswap, "/tenants/vm", &group));
-    REFUSED(ZSP_EINVAL, "is no path of a group to make", zsp_memcg_mkdir(zswap, "/", &group));
+    REFUSED(ZSP_EINVAL, "the root is there already", zsp_memcg_mkdir(zswap, "/", &group));
     REFUSED(ZSP_EINVAL, "cannot name a memcg", zsp_memcg_mkdir(zswap, "/.", &group));
     REFUSED(ZSP_EINVAL, "not UTF-8", zsp_memcg_mkdir(zswap, "/\xff", &group));
     REFUSED(ZSP_EINVAL, "`path` is NULL", zsp_memcg_mkdir(zswap, NULL, &group));
     REFUSED(ZSP_ENOENT, "zsp_memcg_mkdir", zsp_memcg_open(zswap, "/vm", &group));
+    REFUSED(ZSP_EINVAL, "begin with \"/\"", zsp_memcg_open(zswap, "vm", &group));
+    REFUSED(ZSP_EINVAL, "begin with \"/\"", zsp_memcg_open(zswap, "", &group));
+    static char longest[5002] = "/";
+    memset(longest + 1, 'x', 5000);
+    REFUSED(ZSP_EINVAL, "use 1 to 255 bytes", zsp_memcg_mkdir(zswap, longest, &group));
     TRUE(group == NULL);
     OK(zsp_memcg_mkdir(zswap, "/vm", &group));
     EXPECT(ZSP_EEXIST, zsp_memcg_mkdir(zswap, "/vm", &same));
@@ -203,7 +208,7 @@ static void guests(void)
     OK(zsp_memcg_mkdir(other, "/vm", &foreign));
     REFUSED(ZSP_EINVAL, "`zswap` is a zsp_memcg: pass the zsp_zswap", zsp_engine_new((zsp_zswap *)group, NULL, &engine));
     OK(zsp_engine_new(zswap, &with, &engine));
-    REFUSED(ZSP_EBUSY, "one is all it can have", zsp_engine_new(zswap, NULL, &second));
+    REFUSED(ZSP_EINVAL, "one in its life", zsp_engine_new(zswap, NULL, &second));
     TRUE(second == NULL);
 
     REFUSED(ZSP_EINVAL, "not of this engine's tree", zsp_vm_new(engine, foreign, NULL, &vm));

@@ -53,6 +53,16 @@ fn arrange(signal: i32) {
     set(signal, stop as extern "C" fn(i32) as libc::sighandler_t, libc::SA_RESETHAND | libc::SA_RESTART);
 }
 
+/// They end us like any other program: there is nothing to clean up.
+#[cfg(feature = "guest")]
+pub(crate) fn end_at_once() {
+    for (signal, _) in STOPPING {
+        if current(signal) != libc::SIG_IGN {
+            set(signal, libc::SIG_DFL, 0);
+        }
+    }
+}
+
 /// Have the end of a child be told and its status kept, before it is started: who inherits SIGCHLD as ignored gets neither. Whether that
 /// was so.
 #[cfg(feature = "guest")]

@@ -145,6 +145,7 @@ impl EngineControl {
         memcg.write_file(file, text).map_err(|error| format!("{error}."))?;
         Ok(Json::build(|json| {
             json.text("file", file).text("before", &before).text("now", &read());
+            json.number("memory_current", charged(&self.engine));
         }))
     }
 

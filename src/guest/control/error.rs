@@ -45,6 +45,17 @@ pub enum ControlError {
         /// What the system said.
         cause: io::Error,
     },
+    /// It is another process that listens.
+    #[error("At {} answers another process ({pid}): whoever made that socket, it is not the program's.", path.display())]
+    Stranger {
+        /// The socket.
+        path: PathBuf,
+        /// Who listens.
+        pid: u32,
+    },
+    /// A verb is one line.
+    #[error("There is a line break in what is to be said: say one thing at a time.")]
+    Lines,
     /// The connection broke.
     #[error("{} did not answer ({cause}): the program is ending, stopped, or very busy; try again.", path.display())]
     NoAnswer {

@@ -59,15 +59,12 @@ impl Place {
     }
 }
 
-/// The sockets there are: of this user, and for root of all users, by the process's number.
+/// The sockets there are: of this user, and for root of all users, by the process's number. Folders that are not their user's alone are left out.
 pub fn sockets() -> Vec<(u32, PathBuf)> {
-    let mut folders = vec![Place::of_this_user().folder];
-    let names = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut folders: Vec<PathBuf> = private((uid(), Place::of_this_user().folder)).into_iter().collect();
     if uid() == 0 {
-        folders.extend(names("/run/user").map(|user| user.join("zspool")));
-        let ours =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"zspool-"));
-        folders.extend(names("/tmp").filter(ours));
+        folders.extend(of_users("/run/user", "").map(|(user, folder)| (user, folder.join("zspool"))).filter_map(private));
+        folders.extend(of_users("/tmp", "zspool-").filter_map(private));
     }
     let mut found: Vec<(u32, PathBuf)> = folders
         .iter()
@@ -81,6 +78,20 @@ pub fn sockets() -> Vec<(u32, PathBuf)> {
     found.sort();
     found.dedup();
     found
+}
+
+/// The entries of a folder that are named by a user's number, behind this.
+fn of_users(folder: &str, before: &'static str) -> impl Iterator<Item = (u32, PathBuf)> {
+    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(move |entry| {
+        let user = entry.file_name().to_str()?.strip_prefix(before)?.parse().ok()?;
+        Some((user, entry.path()))
+    })
+}
+
+/// A folder that is this user's, and nobody else may enter.
+fn private((user, folder): (u32, PathBuf)) -> Option<PathBuf> {
+    let found = fs::symlink_metadata(&folder).ok()?;
+    (found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0).then_some(folder)
 }
 
 fn uid() -> u32 {

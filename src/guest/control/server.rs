@@ -170,9 +170,28 @@ mod tests {
         assert_eq!(client.ask("reclaim 5").unwrap(), r#"{"error":"No."}"#);
         assert!(client.ask("nonsense").unwrap().contains("nonsense"));
         assert!(client.ask(&"x".repeat(5000)).unwrap().contains("too long"));
+        assert!(matches!(client.ask("reclaim 1M\nout"), Err(ControlError::Lines)));
+        assert!(client.of(std::process::id()).is_ok());
+        assert!(matches!(
+            Client::connect(&path).unwrap().of(1),
+            Err(ControlError::Stranger { pid, .. }) if pid == std::process::id()
+        ));
         drop(server);
         assert!(!path.exists());
         assert!(matches!(Client::connect(&path), Err(ControlError::Nobody { .. })));
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let talker = std::thread::spawn(move || {
+            let mut client = listener.accept().unwrap().0;
+            while std::io::Write::write_all(&mut client, &[b'x'; 4096]).is_ok() {}
+        });
+        assert!(matches!(Client::connect(&path).unwrap().ask("status"), Err(ControlError::NoAnswer { .. })));
+        talker.join().unwrap();
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`look`]: what every engine says of itself at one time.
 
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use zspool::guest::control::{Client, sockets};
 
@@ -17,9 +18,9 @@ pub(crate) struct Look {
 
 /// Ask all of them.
 pub(crate) fn look() -> Vec<Look> {
-    let ask = |path: &std::path::Path| Client::connect(path).ok()?.patience(PATIENCE).ask("status").ok();
+    let ask = |pid, path: &Path| Client::connect(path)?.of(pid)?.patience(PATIENCE).ask("status");
     let looks = sockets().into_iter().filter_map(|(pid, path)| {
-        let status = serde_json::from_str(&ask(&path)?).ok()?;
+        let status = serde_json::from_str(&ask(pid, &path).ok()?).ok()?;
         Some(Look { pid: pid.into(), when: Instant::now(), status })
     });
     looks.collect()

@@ -20,6 +20,9 @@ use zspool::guest::control::{Client, Place, sockets};
 
 const REFUSED: u8 = 2;
 
+/// For what a program does at once unless it is stopped.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Show what runs, until Ctrl-C.
 pub(crate) fn top(args: &Top) -> ExitCode {
     let drawn_anew = io::stdout().is_terminal() && !args.json && !args.once;
@@ -51,9 +54,17 @@ pub(crate) fn top(args: &Top) -> ExitCode {
 
 /// Have one process asked.
 pub(crate) fn ctl(args: &Ctl) -> ExitCode {
+    // Who waits for an answer may stop waiting.
+    signals::end_at_once();
     let known = sockets().into_iter().find(|(pid, _)| *pid == args.pid).map(|(_, path)| path);
     let path = known.unwrap_or_else(|| Place::of_this_user().socket(args.pid));
-    let answer = Client::connect(&path).and_then(|mut client| client.ask(&args.verb.join(" ")));
+    let verb = args.verb.join(" ");
+    // The others take as long as they take.
+    let is_short = verb.trim() == "status";
+    let answer = Client::connect(&path).and_then(|client| client.of(args.pid)).and_then(|client| {
+        let mut client = if is_short { client.patience(PATIENCE) } else { client };
+        client.ask(&verb)
+    });
     let refused = match answer {
         Ok(answer) => {
             let error = serde_json::from_str::<serde_json::Value>(&answer)

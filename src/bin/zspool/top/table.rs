@@ -16,7 +16,10 @@ pub(crate) fn table(rows: &[Row]) -> String {
             .to_owned();
     }
     let size = |bytes: u64| human(bytes.into());
-    let cut = |name: &str| name.chars().take(NAME).collect::<String>();
+    // A program says its name itself: what would be a command to the terminal is not.
+    let cut = |name: &str| {
+        name.chars().map(|letter| if letter.is_control() { '?' } else { letter }).take(NAME).collect::<String>()
+    };
     let mut lines = vec![HEADS.map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
         [
@@ -82,5 +85,7 @@ mod tests {
             "   5  qemu-system-x86_64-w  vm      -  255M      201M     3.0M   54.0M  150M       0         -        -"
         );
         assert!(table(&[]).contains("zspool run"));
+        let text = table(&[Row { program: "\u{1b}[31mX\nroot".to_owned(), ..row(1, None, None) }]);
+        assert!(text.lines().nth(1).is_some_and(|line| line.contains("?[31mX?root")), "{text}");
     }
 }
