@@ -60,15 +60,6 @@ pub(super) fn is_sparse(stats: &AreaStats) -> bool {
     stats.reclaimable_bytes > 0 && stats.used_bytes > stats.live_bytes + stats.live_bytes / 4
 }
 
-/// What cleaning a segment was good for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Helped {
-    /// Less of the device is in use than before.
-    won: bool,
-    /// Nothing lives in the segment any more.
-    emptied: bool,
-}
-
 impl Core {
     /// Clean until `stop` says so, which is asked before each segment.
     pub(super) fn clean_until(&self, most_bytes: u64, stop: &dyn Fn() -> bool) -> Cleaned {
@@ -77,7 +68,7 @@ impl Core {
         // One that takes no writes would be read, again and again, for objects that have nowhere to go.
         for device in self.devices.iter().filter(|device| device.state() == State::On) {
             while cleaned.moved_bytes < most_bytes && !stop() && is_sparse(&device.stats()) {
-                if !self.clean_one(&device, &mut cleaned).won {
+                if !self.clean_one(&device, &mut cleaned) {
                     break;
                 }
             }
@@ -85,11 +76,11 @@ impl Core {
         cleaned
     }
 
-    /// Clean the sparsest segment of a device.
-    fn clean_one(&self, device: &DeviceRef<'_>, cleaned: &mut Cleaned) -> Helped {
-        let Some(id) = device.sparsest() else { return Helped::default() };
+    /// Clean the sparsest segment of a device. False when that won nothing.
+    fn clean_one(&self, device: &DeviceRef<'_>, cleaned: &mut Cleaned) -> bool {
+        let Some(id) = device.sparsest() else { return false };
         if self.steps.reach(Step::CleaningChose).is_err() {
-            return Helped::default();
+            return false;
         }
         let before = device.stats().used_bytes;
         let moved = self.clean_segment(device, id);
@@ -99,7 +90,7 @@ impl Core {
         cleaned.moved_bytes += moved.left_bytes;
         cleaned.won_bytes += won;
         cleaned.lost += moved.lost;
-        Helped { won: won > 0, emptied: moved.objects() > 0 && device.objects_of(id).is_empty() }
+        won > 0
     }
 
     fn clean_segment(&self, device: &DeviceRef<'_>, id: SegmentId) -> Moved {
@@ -125,11 +116,7 @@ impl Core {
                 Err(refused) => refused,
             };
             let mut to_clean = self.devices.iter().filter(|device| allowed.admits(device));
-            let mut helps = |device: DeviceRef<'_>| {
-                let helped = self.clean_one(&device, &mut cleaned);
-                helped.won || helped.emptied // what was won others may have used already
-            };
-            if !to_clean.any(|device| device.stats().reclaimable_bytes > 0 && helps(device)) {
+            if !to_clean.any(|device| device.stats().reclaimable_bytes > 0 && self.clean_one(&device, &mut cleaned)) {
                 return Err(refused);
             }
         }
