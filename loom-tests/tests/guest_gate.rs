@@ -6,6 +6,7 @@
 //! | model | bug planted |
 //! |---|---|
 //! | `unmap_vs_take_out` | GateLooksFirst, GateOpensEarly |
+//! | `unmap_vs_find`: of a region that is new | FindBelievesLook |
 //! | `drop_vs_access` of a stored page | GateOpensEarly |
 //! | `drop_vs_round_trip` of one that is there | RemovalNotAwaited |
 //! | `slow_drop_vs_take_out` | HoldForgotten |
@@ -82,6 +83,37 @@ fn a_gate_that_does_not_hold_is_seen_when_other_memory_is_taken() {
         let message = catches(move || outcomes(move || unmap_vs_take_out(Planted::bug(bug))));
         assert!(message.contains("which is not registered"), "{bug:?}: {message}");
     }
+}
+
+fn unmap_vs_find(planted: Planted) -> (u64, u32) {
+    let options = ModelOptions { pages: 1, in_place: false, kept_bytes: 0, around: 0, stiff_from: 0, planted };
+    let model = Arc::new(Model::gated(options));
+    model.occupy(0, 1);
+    let ((), (), seen) = race_of_three(
+        &model,
+        |model, woken| model.follow_unmapping(0, woken),
+        |model| model.map_other(0, 9),
+        |model| {
+            let found = model.find_present();
+            (found, model.stage(0, 1).0)
+        },
+    );
+    assert_eq!(model.other(0), Some(9), "what is not registered was changed");
+    assert_eq!(model.check(), (0, 0, 0), "what was unmapped is somewhere");
+    seen
+}
+
+#[test]
+fn what_was_unmapped_while_its_region_was_looked_at_is_not_the_regions() {
+    let seen = outcomes(|| unmap_vs_find(Planted::NONE));
+    // Not found, or found and gone again, or taken out before it was unmapped.
+    assert!(seen.contains(&(0, 0)) && seen.contains(&(1, 1)), "{seen:?}");
+}
+
+#[test]
+fn a_look_that_is_believed_later_is_seen_when_other_memory_is_taken() {
+    let message = catches(|| outcomes(|| unmap_vs_find(Planted::bug(Bug::FindBelievesLook))));
+    assert!(message.contains("which is not registered") || message.contains("not where its word says"), "{message}");
 }
 
 // === madvise ===

@@ -160,8 +160,9 @@ impl Finder {
             // A little is not worth it: it stays outside of the limit.
             if gone == region.len() || there >= self.least.min(region.len() / 2) {
                 part.iter().for_each(following::let_go);
-                following::give_up(region.start);
-                settled.add(region);
+                if following::give_up_unmoved(&region) {
+                    settled.add(region);
+                }
             }
         }
         settled.iter().for_each(|range| self.gone.remove(range.clone()));

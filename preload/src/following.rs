@@ -63,6 +63,8 @@ static LEAST: AtomicUsize = AtomicUsize::new(256 << 10);
 /// Pages that must not leave.
 struct Held {
     range: Range<usize>,
+    /// Also what was nowhere when it was held.
+    all: bool,
     /// Borrows from `region`, which lives at the same place for as long; dropped before it.
     pin: ManuallyDrop<Pin<'static>>,
     region: Arc<Region>,
@@ -79,7 +81,7 @@ impl Held {
         let pin = if all { region.pin(offsets) } else { region.pin_populated(offsets) }.ok()?;
         // SAFETY: the region does not move out of its Arc, which is kept beside the pin and dropped after it.
         let pin = unsafe { std::mem::transmute::<Pin<'_>, Pin<'static>>(pin) };
-        Some(Held { range, pin: ManuallyDrop::new(pin), region })
+        Some(Held { range, all, pin: ManuallyDrop::new(pin), region })
     }
 }
 
@@ -132,6 +134,11 @@ pub(crate) fn adopt(vm: &Vm, range: Range<usize>, gone: &Ranges, mut refused: im
 /// `None`: it is changing, and will be looked at again.
 fn register(vm: &Vm, part: &Range<usize>) -> Option<Result<(), Error>> {
     let _adopting = Adopting::new(part)?; // who moves it has it looked for afterwards
+    register_now(vm, part)
+}
+
+/// The same, of what nobody moves meanwhile.
+fn register_now(vm: &Vm, part: &Range<usize>) -> Option<Result<(), Error>> {
     let memory = Memory::anonymous(part.start as *mut u8, part.len()).keep_on_fork();
     // What the program has unmapped since it was found may be ours by now: who served faults would fault there, and wait for itself.
     let still = || own::still_theirs(part);
@@ -147,21 +154,21 @@ fn register(vm: &Vm, part: &Range<usize>) -> Option<Result<(), Error>> {
     Some(Ok(()))
 }
 
-/// Make one region of a new one and of those beside it that are no larger: what grows a little at a time is a region of each size at most in a
-/// part, and each page is registered so many times.
-fn join(vm: &Vm, new: Range<usize>, gone: &Ranges) {
-    let (mut all, mut starts) = (new.clone(), vec![new.start]);
+/// Make one region of a new one and of those beside it that are no larger, one after the other: what grows a little at a time is a region of each
+/// size at most in a part, and each page is registered so many times.
+fn join(vm: &Vm, mut all: Range<usize>, gone: &Ranges) {
     while let Some(beside) = beside(&all, |beside| beside.len() <= all.len() && !gone.overlaps(beside)) {
-        starts.push(beside.start);
-        all = all.start.min(beside.start)..all.end.max(beside.end);
-    }
-    if starts.len() == 1 {
-        return;
-    }
-    // What is given up and not registered is found at the next look: where a part of it is held, moved, or has changed.
-    let is_one = starts.into_iter().all(give_up) && matches!(register(vm, &all), Some(Ok(())));
-    if !is_one {
-        finder::nudge();
+        let both = all.start.min(beside.start)..all.end.max(beside.end);
+        let Some(_adopting) = Adopting::new(&both) else { return };
+        // The other one first: where it is to stay, nothing has changed.
+        if !give_up(beside.start) {
+            return;
+        }
+        if !give_up(all.start) || !matches!(register_now(vm, &both), Some(Ok(()))) {
+            finder::nudge(); // what is not registered now is found again, and stays apart if it has to
+            return;
+        }
+        all = both;
     }
 }
 
@@ -214,7 +221,7 @@ pub(crate) fn before_move(range: Range<usize>) {
         starts.into_iter().for_each(|start| _ = give_up(start));
         std::thread::yield_now(); // who else is at one is soon through
     }
-    // What is held stays registered, and in memory until it has moved.
+    // What cannot be read stays registered; what can is in memory until it has moved.
     before_change(range);
 }
 
@@ -238,10 +245,14 @@ fn moved(range: &Range<usize>) {
     }
 }
 
-/// Give up the region at an address, to register what is there anew: what is left of it comes in. Not while a part of it is held,
-/// or somebody is at it: then it stays, and this says no.
+/// Give up the region at an address, to register what is there anew: what is left of it comes in, and nothing of it has to be held any more. Not
+/// while somebody is at it, or where a page cannot be read: then it stays, and this says no.
 pub(crate) fn give_up(start: usize) -> bool {
     let Some(region) = REGIONS.lock().remove(&start) else { return true };
+    let is_of = |held: &mut Held| Arc::ptr_eq(&held.region, &region);
+    let held: Vec<Held> = HELD.lock().extract_if(.., is_of).collect();
+    let ranges: Vec<(Range<usize>, bool)> = held.iter().map(|held| (held.range.clone(), held.all)).collect();
+    drop(held);
     let kept = match Arc::try_unwrap(region) {
         Ok(region) => match region.unregister() {
             Ok(()) => return true,
@@ -249,8 +260,15 @@ pub(crate) fn give_up(start: usize) -> bool {
         },
         Err(region) => region,
     };
-    REGIONS.lock().insert(start, kept);
+    REGIONS.lock().insert(start, Arc::clone(&kept));
+    let again = ranges.into_iter().filter_map(|(range, all)| Held::new(Arc::clone(&kept), range, all));
+    again.for_each(|held| HELD.lock().push(held));
     false
+}
+
+/// The same, for who has found that a part of it has gone: who moves some of it now does so himself, and then it is left.
+pub(crate) fn give_up_unmoved(region: &Range<usize>) -> bool {
+    Adopting::new(region).is_some_and(|_adopting| give_up(region.start))
 }
 
 /// The ranges of all regions, in order.
@@ -298,6 +316,14 @@ fn hold(range: Range<usize>, all: bool) {
     for region in regions(&range) {
         let whole = region.addresses();
         let part = range.start.max(whole.start)..range.end.min(whole.end);
+        // Once is enough: who changes protections again and again would hold it as often.
+        let holds = |held: &Held| {
+            let covers = held.range.start <= part.start && part.end <= held.range.end;
+            Arc::ptr_eq(&held.region, &region) && covers && (held.all || !all)
+        };
+        if HELD.lock().iter().any(holds) {
+            continue;
+        }
         if let Some(held) = Held::new(region, part, all) {
             HELD.lock().push(held);
         }

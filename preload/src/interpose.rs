@@ -135,6 +135,13 @@ pub unsafe extern "C" fn mremap(
     let from = range(at, len);
     before_move(from.clone());
     let moved = pointer(call());
+    if moved != libc::MAP_FAILED && own::leaves_out() {
+        let _inside = Inside::enter();
+        let still = flags & libc::MREMAP_DONTUNMAP != 0;
+        let to = range(moved, new_len);
+        // Registered there meanwhile, or not.
+        own::move_left_out(from.clone(), to.start, to.len(), still).into_iter().for_each(following::never);
+    }
     after_move(&from);
     moved
 }
@@ -164,14 +171,18 @@ fn before_move(from: Range<usize>) {
     following::before_move(from);
 }
 
-/// `errno` is as the system call left it.
 fn after_move(from: &Range<usize>) {
+    inside_after_a_call(|| following::after_move(from));
+}
+
+/// `errno` is as the system call left it.
+fn inside_after_a_call(f: impl FnOnce()) {
     // SAFETY: the thread's own.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let was = unsafe { errno.read() };
     let _inside = Inside::enter();
-    following::after_move(from);
+    f();
     // SAFETY: as above.
     unsafe { errno.write(was) };
 }
@@ -208,7 +219,7 @@ pub unsafe extern "C" fn mprotect(at: *mut c_void, len: size_t, protection: c_in
     }
     // SAFETY: the caller's, as it is.
     let result = unsafe { libc::syscall(libc::SYS_mprotect, at, len, protection) as c_int };
-    after_change(pages(at, len), result == 0 && protection == USUAL);
+    after_change(pages(at, len), result != 0 || protection == USUAL);
     result
 }
 
@@ -219,7 +230,7 @@ pub unsafe extern "C" fn pkey_mprotect(at: *mut c_void, len: size_t, protection:
     before_change(at, len, following::before_change);
     // SAFETY: the caller's, as it is. A key of -1 is none, for the system call as well.
     let result = unsafe { libc::syscall(libc::SYS_pkey_mprotect, at, len, protection, key) as c_int };
-    after_change(pages(at, len), result == 0 && protection == USUAL && key <= 0);
+    after_change(pages(at, len), result != 0 || protection == USUAL && key <= 0);
     result
 }
 
@@ -267,17 +278,17 @@ pub(crate) fn before_change(at: *const c_void, len: size_t, hold: fn(Range<usize
     }
 }
 
+/// What it cannot be moved as, the kernel refuses to move: so it may leave also where a call has failed half-way.
 pub(crate) fn after_change(range: Range<usize>, may_leave: bool) {
     if may_leave && follows() {
-        let _inside = Inside::enter();
-        following::after_change_back(range);
+        inside_after_a_call(|| following::after_change_back(range));
     }
 }
 
 /// The whole pages that the system calls about locks mean.
 pub(crate) fn pages(at: *const c_void, len: size_t) -> Range<usize> {
     let start = at.addr() & !(crate::system::PAGE - 1);
-    range(std::ptr::without_provenance_mut(start), at.addr() - start + len)
+    range(std::ptr::without_provenance_mut(start), (at.addr() - start).saturating_add(len))
 }
 
 /// As of the C library, which ends the process without passing here where `exit` does it: that is seen by `atexit`.
@@ -309,7 +320,7 @@ pub unsafe extern "C" fn _Exit(code: c_int) -> ! {
 pub unsafe extern "C" fn pthread_create(
     thread: *mut pthread_t,
     attributes: *const pthread_attr_t,
-    start: extern "C" fn(*mut c_void) -> *mut c_void,
+    start: extern "C-unwind" fn(*mut c_void) -> *mut c_void,
     argument: *mut c_void,
 ) -> c_int {
     // SAFETY: the caller's, as it is.

@@ -54,7 +54,9 @@ pub unsafe extern "C" fn mlock2(at: *const c_void, len: size_t, flags: c_uint) -
         0 => before_change(at, len, following::before_lock),
         _ => before_change(at, len, following::before_change),
     }
-    lock(at.addr(), len, flags)
+    let result = lock(at.addr(), len, flags);
+    after_change(pages(at, len), result != 0);
+    result
 }
 
 fn lock(at: usize, len: size_t, flags: c_uint) -> c_int {

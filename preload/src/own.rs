@@ -46,6 +46,26 @@ pub(crate) fn take_in(range: Range<usize>, why: Why) {
     LEFT_OUT[why as usize].lock().remove(range);
 }
 
+/// What was left out of one range is left out of another, where it was moved to; and of the first, if it is mapped `still`. Where that is now.
+pub(crate) fn move_left_out(from: Range<usize>, to: usize, len: usize, still: bool) -> Vec<Range<usize>> {
+    let mut moved = Vec::new();
+    for left_out in &LEFT_OUT {
+        let mut left_out = left_out.lock();
+        let parts: Vec<_> = left_out.within(from.clone()).collect();
+        if !still {
+            left_out.remove(from.clone());
+        }
+        for part in parts {
+            let offset = |address: usize| (address - from.start).min(len);
+            let there = to + offset(part.start)..to + offset(part.end);
+            left_out.add(there.clone());
+            moved.push(there);
+        }
+    }
+    moved.retain(|range| !range.is_empty());
+    moved
+}
+
 pub(crate) fn leaves_out() -> bool {
     LEAVES_OUT.load(Acquire)
 }
@@ -74,7 +94,8 @@ pub(crate) fn ended(stack: Range<usize>) {
 
 /// A thread has its stack here.
 pub(crate) fn begun(stack: Range<usize>) {
-    ENDED.lock().retain(|ended| *ended != stack);
+    // Not only the same: the C library gives a thread a part of a larger one that it has kept.
+    ENDED.lock().retain(|ended| ended.end <= stack.start || stack.end <= ended.start);
     STACKS.lock().add(stack);
 }
 

@@ -13,10 +13,10 @@ use libc::{c_int, c_ulong, c_void};
 use std::ops::Range;
 
 /// `_IOWR(0xaa, 0, struct uffdio_register)`, which begins with a range.
-const REGISTER: c_ulong = 0xc020_aa00;
+const REGISTER: u32 = 0xc020_aa00;
 
 /// `_IOR(0xaa, 1, struct uffdio_range)`.
-const UNREGISTER: c_ulong = 0x8010_aa01;
+const UNREGISTER: u32 = 0x8010_aa01;
 
 /// # Safety
 /// As the system call. (The C library's takes a variable number of arguments, which come the same way.)
@@ -24,13 +24,15 @@ const UNREGISTER: c_ulong = 0x8010_aa01;
 pub unsafe extern "C" fn ioctl(file: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     // SAFETY: the caller's, as it is.
     let call = || unsafe { libc::syscall(libc::SYS_ioctl, file, request, argument) as c_int };
-    if !matches!(request, REGISTER | UNREGISTER) || argument.is_null() || !follows() {
+    // So many bits the kernel looks at.
+    let known = request as u32;
+    if !matches!(known, REGISTER | UNREGISTER) || argument.is_null() || !follows() {
         return call();
     }
     // SAFETY: both requests have a range there.
     let [start, len] = unsafe { argument.cast::<[u64; 2]>().read_unaligned() };
     let range: Range<usize> = pages(std::ptr::without_provenance(start as usize), len as usize);
-    if request == REGISTER {
+    if known == REGISTER {
         return leaving_out(range, Why::Served, call);
     }
     let result = call();

@@ -29,7 +29,7 @@ unsafe extern "C" {
     fn pthread_attr_getdetachstate(attributes: *const pthread_attr_t, state: *mut c_int) -> c_int;
 }
 
-type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+type Start = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
 type Create = unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void) -> c_int;
 
 /// The C library's function, found when it is first wanted.
@@ -228,7 +228,7 @@ fn stack(size: usize) -> Range<usize> {
     end.saturating_sub(size.next_multiple_of(PAGE))..end
 }
 
-extern "C" fn trampoline(task: *mut c_void) -> *mut c_void {
+extern "C-unwind" fn trampoline(task: *mut c_void) -> *mut c_void {
     let inside = Inside::enter();
     // SAFETY: the box that `create` left for us alone.
     let Task { start, argument, ours, stack: size } = *unsafe { Box::from_raw(task.cast::<Task>()) };

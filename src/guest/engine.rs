@@ -134,7 +134,7 @@ impl Engine {
             enroll: Some(Box::new(enroll)),
         })?;
         let mut vms = self.inner.vms.lock();
-        vms.retain(|vm| vm.upgrade().is_some());
+        vms.retain(|vm| !vm.is_gone());
         vms.push(vm.downgrade());
         drop(vms);
         Ok(vm)

@@ -155,6 +155,11 @@ pub struct Vm {
 pub(crate) struct WeakVm(Weak<Inner>);
 
 impl WeakVm {
+    /// Asked without making one: the last one is not to be dropped where locks are held.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
     pub(crate) fn upgrade(&self) -> Option<Vm> {
         Some(Vm { inner: self.0.upgrade()? })
     }
@@ -339,7 +344,10 @@ impl Vm {
     /// Have bytes leave until so many less are charged, the coldest first, whatever limits say. How many less there are.
     pub fn evict(&self, bytes: u64) -> u64 {
         match self.enrolled() {
-            Some(enrolled) => enrolled.engine.evict(self.memcg(), bytes),
+            Some(enrolled) => match enrolled.tenant.account().charged() {
+                Some(memcg) => enrolled.engine.evict(&memcg, bytes),
+                None => 0, // it is being removed this moment
+            },
             None => self.evict_some(Some(bytes)).won_bytes,
         }
     }

@@ -150,6 +150,8 @@ pub enum Bug {
     UnregisterLeavesExitOpen,
     /// Who registers memory that is in use passes over pages that somebody owns this moment.
     FindPassesOwned,
+    /// Or does not ask what was unmapped since it looked.
+    FindBelievesLook,
     /// Who pins a page looks whether it is there, and then counts.
     PinCountsLate,
     /// The first write to a page leaves its copy in the slot.

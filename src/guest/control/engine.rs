@@ -6,6 +6,7 @@ use crate::guest::stats::{FaultKind, VmStats};
 use crate::guest::{Engine, Error, Vm};
 use crate::memcg::Memcg;
 use crate::sync::Clock;
+use std::collections::BTreeMap;
 
 /// Bytes a page of a report is.
 const PAGE: u64 = crate::units::PAGE_SIZE as u64;
@@ -161,8 +162,15 @@ impl EngineControl {
     }
 }
 
+/// What the VMs have in memory, and what their groups have compressed: several may be in one.
 fn charged(engine: &Engine) -> u64 {
-    engine.vms().iter().map(|vm| vm.stats().charged()).sum()
+    let (mut bytes, mut groups) = (0, BTreeMap::new());
+    for vm in engine.vms() {
+        let stats = vm.stats();
+        bytes += stats.resident + stats.staged;
+        groups.insert(vm.memcg().id(), stats.compressed_into);
+    }
+    bytes + groups.into_values().sum::<u64>()
 }
 
 impl Controlled for EngineControl {

@@ -95,8 +95,8 @@ fn listen(listener: &UnixListener, shared: &Arc<Shared>) {
         let refused = if known < CONNECTIONS {
             let (own, shared) = (Arc::clone(&client), Arc::clone(shared));
             let serve = move || {
-                serve(&own, &shared);
-                shared.connections.fetch_sub(1, Ordering::Relaxed);
+                let connected = Connected(shared);
+                serve(&own, &connected.0);
             };
             thread::spawn("zspool-control", serve).err().map(|error| ControlError::Thread(error).to_string())
         } else {
@@ -106,6 +106,15 @@ fn listen(listener: &UnixListener, shared: &Arc<Shared>) {
             shared.connections.fetch_sub(1, Ordering::Relaxed);
             let _ = (&*client).write_all((Json::error(&sentence) + "\n").as_bytes());
         }
+    }
+}
+
+/// A connection that counts, whatever comes of it.
+struct Connected(Arc<Shared>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -23,7 +23,7 @@ use super::pace::Pace;
 use super::policy::{Back, Treatment};
 use super::roster::NO_PLACE;
 use crate::guest::pages::ports::Why;
-use crate::memcg::{Counter, Error, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Resident};
+use crate::memcg::{Counter, Error, LimitHit, Memcg, MemcgEvent, Objcg, ObjcgId, Protection, Resident};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Deadline, Tally};
 use crate::units::PAGE_SIZE;
@@ -121,9 +121,10 @@ impl Account {
         })
     }
 
-    /// The memcg it was made for. Once that is removed, its parent is charged.
-    pub(crate) fn memcg(&self) -> &Memcg {
-        &self.memcg
+    /// The memcg that is charged: the one it was made for, or once that is removed what is left of its parents. Takes no lock.
+    pub(crate) fn charged(&self) -> Option<Memcg> {
+        let tree = self.objcg.tree();
+        tree.get(tree.group_of(self.objcg()))
     }
 
     /// Milliseconds, on the clock of its epochs.
@@ -159,7 +160,10 @@ impl Account {
     /// Bytes that the VM has above what is protected of it when `scope` is reclaimed from: above its effective `memory.low`, and above its
     /// effective `memory.min`.
     pub(super) fn spare(&self, scope: &Memcg) -> (u64, u64) {
-        let protection = self.memcg.protection(scope);
+        let protection = match self.memcg.is_online() {
+            true => self.memcg.protection(scope),
+            false => self.charged().map_or_else(Protection::default, |memcg| memcg.protection(scope)),
+        };
         let above = |protected| protection.usage.saturating_sub(protected);
         (above(protection.low.max(protection.min)), above(protection.min))
     }
@@ -257,7 +261,9 @@ impl Account {
         while rounds < MOST_ROUNDS {
             rounds += 1;
             if bytes > hit.limit() {
-                break; // it can never fit
+                // It can never fit; but what is there already is to go.
+                let _ = self.limits.make_room(hit.memcg(), self.place.load(Ordering::Relaxed));
+                break;
             }
             let made = self.limits.make_room(hit.memcg(), self.place.load(Ordering::Relaxed));
             // A search ends: each page is met once.

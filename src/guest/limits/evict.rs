@@ -74,6 +74,7 @@ impl Limits {
             let kept = if fresh > 0 || pick.counts.staged > ahead { ahead } else { 0 };
             let mut over = pick.vm().counts().staged.saturating_sub(kept).min(pick.spare).min(u64::from(RUN)) as u32;
             let (mut gone, mut stayed, mut refused, mut helped) = (0, 0, fresh == 0 && over == 0, false);
+            let is_kept_ahead = fresh > 0 && over == 0;
             while over > 0 && won + gone < bytes && !stop() {
                 // No more than may be needed: a page brings at most what it was charged.
                 let missing = (bytes - won - gone).div_ceil(PAGE_SIZE as u64);
@@ -85,9 +86,8 @@ impl Limits {
                 stayed += compressed.stayed;
                 if compressed.refused > 0 && !helped {
                     helped = true;
-                    if self.help(pick.vm().account()) {
-                        continue;
-                    }
+                    self.help(pick.vm().account());
+                    continue;
                 }
                 // Nothing at all: another thread is at what was staged.
                 busy |= compressed == Compressed::default();
@@ -105,8 +105,8 @@ impl Limits {
                 empty.push(place);
             }
             won += gone;
-            // What does not shrink is not met again soon: its search ends.
-            vain = if gone > 0 || stayed > 0 { 0 } else { vain + 1 };
+            // What does not shrink is not met again soon: its search ends. And of each VM no more is staged ahead than so much.
+            vain = if gone > 0 || stayed > 0 || is_kept_ahead { 0 } else { vain + 1 };
             if vain > MOST_VAIN {
                 break;
             }
@@ -120,12 +120,14 @@ impl Limits {
         Reclaimed { bytes: won, end }
     }
 
-    /// A VM's page was refused by the store, which neither calls the allocator nor makes room. Whether another try makes sense.
-    fn help(&self, account: &Account) -> bool {
-        // Also for the allocator's sake: whether it was for that, is known at the next refusal.
+    /// A VM's page was refused by the store, which neither calls the allocator nor makes room: both are done here. Whether it was for that, is known
+    /// at the next try.
+    fn help(&self, account: &Account) {
         self.prepare(account);
         // Its own limit, or one above it; else the pool's.
-        self.write_back(account.memcg(), WRITE_BACK) > 0 || self.write_back(&self.tree().root(), WRITE_BACK) > 0
+        if account.charged().is_none_or(|memcg| self.write_back(&memcg, WRITE_BACK) == 0) {
+            self.write_back(&self.tree().root(), WRITE_BACK);
+        }
     }
 
     /// Have compressed bytes of `scope` written to a device. How many went.

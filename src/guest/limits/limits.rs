@@ -133,8 +133,7 @@ impl Limits {
 
     /// Have the store ready for a VM's pages.
     pub(super) fn prepare(&self, account: &Account) {
-        // Its parent's, once its memcg was removed.
-        if let Some(memcg) = self.tree.get(self.tree.group_of(account.objcg())) {
+        if let Some(memcg) = account.charged() {
             (self.config.prepare)(&memcg);
         }
     }

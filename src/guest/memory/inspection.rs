@@ -16,8 +16,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Most bytes of one region: page numbers have 32 bits.
-pub(super) const MOST_BYTES: usize = (u32::MAX as usize) * PAGE_SIZE;
+/// Most bytes of one region: page numbers have 32 bits, and those a little behind the last are counted with.
+pub(super) const MOST_BYTES: usize = (u32::MAX as usize - 127) * PAGE_SIZE;
 
 /// Magic number of tmpfs, which memfd is on.
 const TMPFS: i64 = 0x0102_1994;

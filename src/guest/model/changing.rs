@@ -12,7 +12,7 @@ use super::Model;
 use crate::guest::pages::{Access, Pages, Served, Waiting};
 use crate::guest::service::answers::Answer;
 use crate::guest::service::desk::{Change, Desk};
-use crate::guest::service::emptied::{Words, drop_emptied, drop_pages};
+use crate::guest::service::emptied::{Words, drop_emptied, drop_pages, drop_unmapped};
 use crate::guest::service::gate::{Closed, Gate};
 use crate::guest::service::reader::{Idle, Parking, Reader};
 use crate::guest::service::source::Source;
@@ -118,7 +118,7 @@ impl Desk for ModelDesk<'_> {
     fn follow(&self, change: &mut Option<Change>, _closed: &mut [Option<Closed>; 2]) -> bool {
         match change.take() {
             Some(Change::Removed(range)) => drop_emptied(self, &range),
-            Some(Change::Unmapped(range)) => drop_pages(self, &range),
+            Some(Change::Unmapped(range)) => drop_unmapped(self, &range),
             Some(Change::Moved { from, .. }) => {
                 self.heir.set(Some(self.model.inherit((from / PAGE_SIZE) as u32)));
                 drop_pages(self, &(from..from + PAGE_SIZE));

@@ -255,7 +255,7 @@ impl<'a> Batch<'a> {
         }
         shared.store.give_back(pages.slot(page));
         if obstacle != Obstacle::Again && pages.backing().put_back(page, 1).all().is_ok() {
-            done.stayed += 1;
+            done.back += 1; // and not `stayed`: those rest for longer, and a search for others goes on
             pages.word(page).set_ban(MAX_BAN);
             pages.arrived(State::Staged, 1);
             run.end_front(1, End::at(State::Resident));

@@ -38,6 +38,7 @@ mod around;
 pub(crate) mod bits;
 mod bounces;
 mod compress;
+mod departed;
 mod discard;
 mod fault;
 mod inherit;

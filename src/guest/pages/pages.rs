@@ -2,6 +2,7 @@
 
 use super::around::Streak;
 use super::bounces::Bounces;
+use super::departed::Departed;
 use super::kept::Kept;
 use super::left::Traces;
 use super::out::Busy;
@@ -154,6 +155,8 @@ pub(crate) struct Pages {
     lost: AtomicU64,
     /// Pages that could not leave, as the kernel called them busy.
     pub(super) busy: Busy,
+    /// What left while it was looked at first.
+    pub(super) departed: Departed,
     /// Where pages were in memory.
     pub(super) used: Used,
     pub(super) streak: Streak,
@@ -191,6 +194,7 @@ impl Pages {
             inherited: false,
             lost: AtomicU64::new(0),
             busy: Busy::default(),
+            departed: Departed::new(),
             used: Used::new(slots.len() as u32),
             streak: Streak::default(),
             traces: Traces::default(),

@@ -86,6 +86,17 @@ impl Pages {
         }
     }
 
+    /// Do something while a page stays in the guest range. `None` where it is not there, or pinned as often as it can be. Waits for nobody.
+    pub(crate) fn while_here<R>(&self, page: u32, f: impl FnOnce() -> R) -> Option<R> {
+        let first = self.word(page).pin(self.shared().planted).ok()?;
+        if first {
+            self.shared().observer.change(Gauge::Pinned, 1);
+        }
+        let done = f();
+        self.unpin(page..page + 1);
+        Some(done)
+    }
+
     /// A page that is pinned can be written without a fault from here on.
     fn let_write(&self, page: u32) -> Result<(), Error> {
         let mut again = Backoff::new();

@@ -37,7 +37,13 @@ impl Pages {
                 at = end;
             }
         })?;
+        self.departed.forget();
         Ok(pages)
+    }
+
+    /// Pages are not the region's any more: they were unmapped, or moved away. Before their words follow.
+    pub(crate) fn depart(&self, pages: Range<u32>) {
+        self.departed.note(pages);
     }
 
     /// Few enough that those found before can make room for them.
@@ -46,7 +52,7 @@ impl Pages {
         let stamp = shared.observer.epoch();
         present.clone().for_each(|page| self.used.note(page));
         // One that is owned may be Absent again: who brings zeroes in beside a page has it until the kernel says that there is one.
-        let passes = shared.planted.is(Bug::FindPassesOwned);
+        let (passes, believes) = (shared.planted.is(Bug::FindPassesOwned), shared.planted.is(Bug::FindBelievesLook));
         let may_be_found = |page: u32| match self.word(page).load().state() {
             State::Absent => true,
             state => state.is_owned() && !passes,
@@ -60,11 +66,14 @@ impl Pages {
         shared.purse.must_charge(charged, Why::Found);
         let mut found = 0;
         for page in present.zip(candidates).filter_map(|(page, candidate)| candidate.then_some(page)) {
-            // A page that was missed meanwhile is not Absent any more, and paid for.
             found += u32::from(loop {
-                if self.word(page).found(stamp) {
-                    break true;
+                let found = || self.word(page).found(stamp);
+                match if believes { Some(found()) } else { self.departed.unless(page, found) } {
+                    Some(true) => break true,
+                    Some(false) => {}
+                    None => break false,
                 }
+                // A page that was missed meanwhile is not Absent any more, and paid for.
                 match self.word(page).load().state() {
                     State::Absent => {} // again
                     state if state.is_owned() && !passes => self.wait(page),

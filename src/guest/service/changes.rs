@@ -8,7 +8,7 @@
 //! | `fork` | a child has a copy of all of them: [`children`](super::children) | |
 
 use super::desk::{Change, Desk};
-use super::emptied::{Words, drop_emptied, drop_pages};
+use super::emptied::{Words, drop_emptied, drop_unmapped};
 use super::gate::Gate;
 use super::running::MappingChange;
 use super::vm_desk::VmDesk;
@@ -26,7 +26,7 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
             count(&counts.discarded, range.len());
         }
         Some(Change::Unmapped(range)) => {
-            drop_pages(desk, range);
+            drop_unmapped(desk, range);
             count(&counts.unmapped, range.len());
             desk.tell(&MappingChange::Unmapped(range.clone()));
         }
@@ -71,6 +71,7 @@ fn move_pages(desk: &VmDesk, range: &Range<usize>, to: usize) {
     let family = desk.children.family();
     family.move_relics(range.clone(), to);
     VmDesk::regions_in(desk, range, |pages, there| {
+        pages.depart(there.clone());
         let address = to + (pages.address(there.start) - range.start);
         family.take_relics(desk.own_descriptor(), pages, there, address);
     });

@@ -153,10 +153,11 @@ impl Children {
 
     /// Have it end, when none of the children misses what is here. Nothing is read any more.
     pub(super) fn stop(&self) {
-        let threads = self.threads.lock().take();
         if fork_mark::in_child() {
-            return std::mem::forget(threads); // they are the parent's
+            // They are the parent's; and so is the lock, if somebody there had it.
+            return std::mem::forget(self.threads.try_lock().and_then(|mut threads| threads.take()));
         }
+        let threads = self.threads.lock().take();
         // Who follows changes first: what is born still is served by the other.
         threads.into_iter().flatten().for_each(|thread| self.care.end(thread));
         if let Some(relics) = self.care.family.relics() {

@@ -75,6 +75,12 @@ fn first_present(words: &dyn Words, range: Range<usize>) -> Option<Range<usize>>
     first
 }
 
+/// A range was unmapped: its pages are gone, and what is mapped there from here on is something else.
+pub(crate) fn drop_unmapped(words: &dyn Words, range: &Range<usize>) {
+    words.regions_in(range, &mut |pages, there| pages.depart(there));
+    drop_pages(words, range);
+}
+
 /// Pages of a range read as zeroes from here on.
 pub(crate) fn drop_pages(words: &dyn Words, range: &Range<usize>) {
     words.forget_moved(range);

@@ -22,7 +22,7 @@
 use super::access::access;
 use super::actions::{self, Previous};
 use super::stacks::Reserve;
-use super::{Answer, Panics, answers, last_words};
+use super::{Answer, Panics, answers, fork_mark, last_words};
 use crate::guest::Error;
 use crate::guest::pages::bits::State;
 use crate::guest::pages::{Access, Pages, Waiting};
@@ -142,8 +142,8 @@ extern "C" fn entry(_signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 /// In a handler of SIGBUS, with its own arguments.
 unsafe fn serve(info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) -> Outcome {
     // SAFETY: the caller's promise.
-    if unsafe { (*info).si_code } <= 0 {
-        return Outcome::NotOurs; // somebody sent it: there is no address
+    if unsafe { (*info).si_code } <= 0 || fork_mark::in_child() {
+        return Outcome::NotOurs; // somebody sent it: there is no address. Or what is known here is about the parent's memory
     }
     // SAFETY: as above; the kernel's SIGBUS for an access has an address.
     let told = unsafe { &*info };
@@ -177,7 +177,12 @@ fn fault(address: usize, access: Access) -> Outcome {
             match answers::answer(&pages, page, access, Waiting::Wait) {
                 // Here by its word, there by the kernel's, and not to be had: it was poisoned, or damaged, when it was registered. It would be
                 // served for ever.
-                Answer::Served if was_here && !is_readable(address) && is_here(&pages, page) => Answer::Stranger,
+                Answer::Served if was_here && is_denied(&pages, page, address) => {
+                    match answers::answer(&pages, page, access, Waiting::Wait) {
+                        Answer::Served if is_denied(&pages, page, address) => Answer::Stranger,
+                        answer => answer, // it had left, or was dropped, since
+                    }
+                }
                 answer => answer,
             }
         }
@@ -196,6 +201,11 @@ fn fault(address: usize, access: Access) -> Outcome {
 
 fn is_here(pages: &Pages, page: u32) -> bool {
     pages.word(page).load().state() == State::Resident
+}
+
+/// Whether the page is here by its word, where it stays meanwhile, and the kernel cannot read it.
+fn is_denied(pages: &Pages, page: u32, address: usize) -> bool {
+    pages.while_here(page, || is_readable(address)) == Some(false)
 }
 
 /// Whether the kernel can read there: it looks at a signal mask before it finds that it was told to do nothing with it. No filter of system

@@ -96,7 +96,7 @@ impl FakeVm {
                 if let At::Stored(objcg) = at {
                     let stamp = self.page(page).look.stamp;
                     treatment = Some(self.account.came_back(CameFrom::Stored, stamp, resident));
-                    self.account.memcg().tree().leave(objcg, NodeId(0), bytes(), SLOT);
+                    self.account.charged().expect("it is online").tree().leave(objcg, NodeId(0), bytes(), SLOT);
                 }
             }
         }
@@ -149,7 +149,7 @@ impl Evictable for FakeVm {
                 break;
             }
             state.queue.pop_front();
-            let memcg = self.account.memcg();
+            let memcg = &self.account.charged().expect("it is online");
             let objcg = memcg.tree().enter_prepaid(memcg, NodeId(0), bytes(), None, 4096).unwrap();
             state.pages[page].at = At::Stored(objcg);
             compressed.pages += 1;
