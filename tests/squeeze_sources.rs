@@ -105,7 +105,8 @@ fn a_process_that_is_not_there() {
     child.wait().unwrap();
     let pid = child.id().to_string();
     assert_said(&["--pid", &pid], &[&format!("There is no process {pid}.")]);
-    assert_said(&["--pid", "no"], &["invalid value 'no'"]);
+    assert_said(&["--pid", "no"], &["invalid value 'no'", "The number of a process is a whole number"]);
+    assert_said(&["--pid", "0"], &["0 is no process, but the kernel's own work"]);
 }
 
 #[test]
@@ -189,7 +190,7 @@ fn options_with_values_that_make_no_sense() {
         (&["--threads", "1000000"], "At most 1024 threads"),
         (&["--codec", "lz5"], "--codec names none that is built in: there is no codec \"lz5\"; use one of: lz4."),
         (&["--pool-limit", "ten"], "\"ten\" is no size"),
-        (&["--pool-limit", "-1"], "unexpected argument"),
+        (&["--pool-limit", "-1"], "\"-1\" is no size"),
         (&["--pool-limit", "99999999T"], "is too large a size"),
         (&["--memcg-limit", "=5"], "There is no source's name"),
         (&["--memcg-limit", "nobody=5M"], "--memcg-limit names \"nobody\", but the sources are:"),
@@ -199,9 +200,10 @@ fn options_with_values_that_make_no_sense() {
         ),
         (&["--swap-size", "1M"], "--swap-size needs --swapfile PATH"),
         (&["--max-pages", "0"], "Zero pages would leave nothing to do"),
-        (&["--after", "-1"], "unexpected argument"),
+        (&["--after", "-1"], "The time is a number of seconds that is not negative"),
+        (&["--after", "1e19"], "The longest time is 1000000000 seconds"),
         (&["--after", "nan"], "The time is a number of seconds"),
-        (&["--seed", "x"], "invalid value 'x'"),
+        (&["--seed", "x"], "The seed is a whole number"),
         (&["--json", "/nonexistent/report"], "Cannot write the report to /nonexistent/report"),
         (&["surplus"], "unexpected argument"),
     ] {

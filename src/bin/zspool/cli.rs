@@ -63,4 +63,39 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// Else the parser's own advice is to write `-- -5`, which would start a program of that name.
+    #[test]
+    fn a_number_with_a_sign_is_judged_as_a_number() {
+        let numbers = |verb: &'static str, options: &'static [&'static str]| options.iter().map(move |&o| (verb, o));
+        let options = numbers("squeeze", &["--pid", "--after", "--max-pages", "--swap-size", "--pool-limit"])
+            .chain(numbers("squeeze", &["--memcg-limit", "--threads", "--seed"]))
+            .chain(numbers("classes", &["--pool-limit", "--seed"]))
+            .chain(numbers("swap", &["--pool-limit", "--seed"]));
+        #[cfg(feature = "guest")]
+        let options = options
+            .chain(numbers("run", &["--memory-max", "--memory-high", "--pool-limit", "--evict-cold-after", "--least"]))
+            .chain(numbers("top", &["--interval"]));
+        for (verb, option) in options {
+            for value in ["-5", "-5M"] {
+                let said = Cli::try_parse_from(["zspool", verb, option, value]).unwrap_err().to_string();
+                assert!(said.contains(&format!("invalid value '{value}' for '{option} ")), "{verb} {option}: {said}");
+                assert!(
+                    !said.contains("tip:") && said.lines().next().unwrap().ends_with('.'),
+                    "{verb} {option}: {said}"
+                );
+            }
+        }
+    }
+
+    #[cfg(feature = "guest")]
+    #[test]
+    fn a_process_that_is_no_number_is_refused_with_a_sentence() {
+        for pid in ["-1", "abc", "0"] {
+            let said = Cli::try_parse_from(["zspool", "ctl", pid, "status"]).unwrap_err().to_string();
+            assert!(said.contains(&format!("invalid value '{pid}' for '<PID>'")), "{said}");
+            assert!(!said.contains("tip:") && said.lines().next().unwrap().ends_with('.'), "{said}");
+        }
+        assert!(Cli::try_parse_from(["zspool", "ctl", "--help"]).is_err_and(|e| e.exit_code() == 0));
+    }
 }

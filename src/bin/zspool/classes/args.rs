@@ -1,6 +1,6 @@
 //! The command line of `classes`.
 
-use crate::args::Sources;
+use crate::args::{Sources, seed};
 use crate::size;
 use clap::Args;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub(crate) struct Classes {
     pub(crate) sources: Sources,
 
     /// Most memory the pool may have, in frames, warm ones included [default: a fifth of the machine's]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     pub(crate) pool_limit: Option<u64>,
 
     /// How pages are compressed
@@ -46,7 +46,7 @@ pub(crate) struct Classes {
     pub(crate) compact: bool,
 
     /// Decides which pages --churn and --free-half take
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = seed)]
     pub(crate) seed: u64,
 
     /// Write the numbers as JSON as well; with -, to standard output, and the picture to standard error

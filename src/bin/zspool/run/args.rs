@@ -28,11 +28,11 @@ executed, 127 if there is none.";
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// memory.max of the program: bytes of its memory in RAM, with what the compressed pages take
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     pub(crate) memory_max: Option<u64>,
 
     /// memory.high: above it pages are taken out in the background
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     pub(crate) memory_high: Option<u64>,
 
     #[command(flatten)]
@@ -43,15 +43,15 @@ pub(crate) struct Run {
     pub(crate) codec: String,
 
     /// Most memory compressed pages may have, in frames [default: a fifth of the machine's]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     pub(crate) pool_limit: Option<u64>,
 
     /// Take out what was not touched for so long, whatever the limits are
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, value_parser = seconds)]
     pub(crate) evict_cold_after: Option<Duration>,
 
     /// Smallest mapping to be registered [default: 256K]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     pub(crate) least: Option<u64>,
 
     /// Put programs that PROGRAM starts under the same limits, each for itself

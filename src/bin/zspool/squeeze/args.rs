@@ -1,6 +1,6 @@
 //! The command line of `squeeze`.
 
-use crate::args::{Sources, Swapfiles};
+use crate::args::{Sources, Swapfiles, seed};
 use crate::size;
 use clap::Args;
 use std::path::PathBuf;
@@ -38,11 +38,11 @@ pub(crate) struct Squeeze {
     pub(crate) sources: Sources,
 
     /// Most memory the pool may have, in frames, warm ones included [default: a fifth of the machine's]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = size::parse)]
     pub(crate) pool_limit: Option<u64>,
 
     /// memory.zswap.max of a source's memcg, by its name in the table; of every one without SOURCE
-    #[arg(long, value_name = "[SOURCE=]SIZE", value_parser = memcg_limit)]
+    #[arg(long, value_name = "[SOURCE=]SIZE", allow_hyphen_values = true, value_parser = memcg_limit)]
     pub(crate) memcg_limit: Vec<MemcgLimit>,
 
     #[command(flatten)]
@@ -57,11 +57,11 @@ pub(crate) struct Squeeze {
     pub(crate) codec: String,
 
     /// Threads that store and load [default: one per core]
-    #[arg(long, value_name = "N", value_parser = threads)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = threads)]
     pub(crate) threads: Option<usize>,
 
     /// Decides the order of the read-back
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = seed)]
     pub(crate) seed: u64,
 
     /// Show the size classes

@@ -1,6 +1,6 @@
 //! The command lines of `top` and `ctl`.
 
-use crate::args::seconds;
+use crate::args::{pid, seconds};
 use clap::Args;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) struct Top {
     pub(crate) json: bool,
 
     /// Time between looks
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", allow_hyphen_values = true, value_parser = seconds)]
     pub(crate) interval: Duration,
 }
 
@@ -41,6 +41,7 @@ The answer is a line of JSON.";
 #[derive(Debug, Args)]
 pub(crate) struct Ctl {
     /// The process
+    #[arg(allow_hyphen_values = true, value_parser = pid)]
     pub(crate) pid: u32,
 
     /// What it is asked or told
