@@ -218,6 +218,44 @@ fn numbers_are_there_however_it_ends() {
     }
 }
 
+#[test]
+fn numbers_go_into_a_pipe_when_the_program_has_ended_and_not_over_its_swapfile() {
+    if !can("numbers_go_into_a_pipe_when_the_program_has_ended_and_not_over_its_swapfile") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let pipe = place.path().join("pipe");
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: the name ends with a zero.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let options = ["--memory-max", "64M", "--stat", pipe.to_str().unwrap()];
+    let running = Deadlined::start(&mut run(place.path(), &options, &["sh", "-c", "exit 3"]), 60);
+    let read = std::fs::read_to_string(&pipe).unwrap();
+    assert_eq!(running.finish().status.code(), Some(3));
+    let read: serde_json::Value = serde_json::from_str(&read).unwrap_or_else(|error| panic!("{error}: {read:?}"));
+    assert_eq!(read["exit_code"].as_u64(), Some(3));
+
+    // Nobody reads it: the program is not started, and the launcher can be ended.
+    let mut running = Deadlined::start(&mut run(place.path(), &options, &["true"]), 60);
+    let caught = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> (libc::SIGTERM - 1) & 1 == 1
+    };
+    while !caught(running.pid()) {
+        assert!(running.is_running());
+    }
+    // SAFETY: it only sends a signal, to a child of ours.
+    unsafe { libc::kill(running.pid() as i32, libc::SIGTERM) };
+    assert_refused(&running.finish(), 125, &["nobody reads it, and SIGTERM came"]);
+
+    let swap = place.path().join("swap");
+    let spec = format!("{},size=16M", swap.display());
+    let over = ["--memory-max", "64M", "--swapfile", &spec, "--stat", swap.to_str().unwrap()];
+    assert_refused(&finish(&mut run(place.path(), &over, &["true"]), 20), 125, &["a swapfile of this run"]);
+    assert!(!swap.exists());
+}
+
 /// A program that holds 24 MiB, half of them of a kind that compresses, until somebody writes to its standard input.
 const HOLDER: &str = "import os, sys, time\nx = [os.urandom(16) * 256 for i in range(3072)] + [os.urandom(4096) for i in range(3072)]\ns = sum(map(hash, x))\nprint('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\nprint(sum(map(hash, x)) == s)";
 

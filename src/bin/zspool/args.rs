@@ -4,7 +4,7 @@ use crate::size;
 use crate::tiers::spec::Spec;
 use clap::Args;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Pages read when no source is given and no `--max-pages`.
@@ -46,6 +46,11 @@ impl Sources {
     pub(crate) fn names_no_source(&self) -> bool {
         self.image.is_empty() && self.core.is_empty() && self.pid.is_empty() && self.command.is_empty()
     }
+
+    /// Files that are read.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.image.iter().chain(&self.core).map(PathBuf::as_path)
+    }
 }
 
 /// Where pages go that memory has no room for.
@@ -62,6 +67,13 @@ pub(crate) struct Swapfiles {
     /// Write pages to swapfiles as they are, with a checksum instead of a cipher
     #[arg(long)]
     pub(crate) no_encryption: bool,
+}
+
+impl Swapfiles {
+    /// Files that are written.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.swapfile.iter().map(|spec| spec.path.as_path())
+    }
 }
 
 fn max_pages(text: &str) -> Result<u64, String> {

@@ -5,7 +5,6 @@ use crate::source::SourceError;
 use crate::target::Trouble;
 use crate::tiers::spec::SpecError;
 use std::io;
-use std::path::PathBuf;
 
 /// Why a run could not be made, as a sentence.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +34,8 @@ pub(crate) enum RunError {
     Lost { page: u64, cause: Trouble },
     #[error("Stopped by {0} before the end: there is no report, and nothing is left behind.")]
     Stopped(Stopped),
-    #[error("Cannot write the report to {}: {cause}.", .path.display())]
-    Json { path: PathBuf, cause: io::Error },
+    #[error("Cannot write the report to {to}: {cause}.")]
+    Report { to: String, cause: io::Error },
 }
 
 /// A phase that was stopped has not seen all pages: what comes after it would be wrong.

@@ -71,15 +71,11 @@ fn main() -> ExitCode {
         Verb::Squeeze(args) => squeeze(&args),
         Verb::Classes(args) => classes(&args),
         Verb::Swap(args) => swap(&args),
-        Verb::Files => {
-            // A reader that has seen enough and closed the pipe is no failure.
-            let _ = io::stdout().write_all(files::table().as_bytes());
-            Ok(true)
-        }
+        Verb::Files => output::print(&files::table()).map(|_| true),
         #[cfg(feature = "guest")]
         Verb::Run(args) => return run(&args),
         #[cfg(feature = "guest")]
-        Verb::Top(args) => return top::top(&args),
+        Verb::Top(args) => top::top(&args).map(|()| true),
         #[cfg(feature = "guest")]
         Verb::Ctl(args) => return top::ctl(&args),
     };
@@ -112,7 +108,7 @@ fn run(args: &run::args::Run) -> ExitCode {
 
 /// Whether all is well.
 fn squeeze(args: &Squeeze) -> Result<bool, RunError> {
-    let output = Output::open(args.json.as_deref())?;
+    let output = Output::open(args.json.as_deref(), args.sources.files().chain(args.swapfiles.files()))?;
     let report = squeeze::squeeze(args, target::zswap::open).inspect_err(|_| output.abandon())?;
     let mut text = String::new();
     let mut show = || {
@@ -130,7 +126,7 @@ fn squeeze(args: &Squeeze) -> Result<bool, RunError> {
 
 /// Whether all is well.
 fn classes(args: &Classes) -> Result<bool, RunError> {
-    let output = Output::open(args.json.as_deref())?;
+    let output = Output::open(args.json.as_deref(), args.sources.files())?;
     let report = classes::classes(args).inspect_err(|_| output.abandon())?;
     let mut text = String::new();
     let terminal = classes::Terminal::find(output.json_on_stdout());
@@ -141,7 +137,7 @@ fn classes(args: &Classes) -> Result<bool, RunError> {
 
 /// Whether all is well.
 fn swap(args: &Swap) -> Result<bool, RunError> {
-    let output = Output::open(args.json.as_deref())?;
+    let output = Output::open(args.json.as_deref(), args.sources.files().chain(args.swapfiles.files()))?;
     let report = swap::swap(args).inspect_err(|_| output.abandon())?;
     let mut text = String::new();
     swap::show(&report, &mut text).expect("writing to a string does not fail");

@@ -13,7 +13,8 @@ use std::time::Duration;
 static STOP: AtomicI32 = AtomicI32::new(0);
 
 /// Signals that ask us to end.
-const STOPPING: [(i32, &str); 3] = [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM"), (libc::SIGHUP, "SIGHUP")];
+pub(crate) const STOPPING: [(i32, &str); 3] =
+    [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM"), (libc::SIGHUP, "SIGHUP")];
 
 extern "C" fn stop(signal: i32) {
     STOP.store(signal, Relaxed);

@@ -42,11 +42,15 @@ pub(crate) struct Child {
 
 /// The set of [`WATCHED`].
 pub(crate) fn watched() -> libc::sigset_t {
+    set_of(WATCHED)
+}
+
+pub(crate) fn set_of(signals: impl IntoIterator<Item = i32>) -> libc::sigset_t {
     // SAFETY: a set is plain numbers.
     let mut set = unsafe { std::mem::zeroed() };
     // SAFETY: it is ours to write.
     unsafe { libc::sigemptyset(&mut set) };
-    for signal in WATCHED {
+    for signal in signals {
         // SAFETY: as above; the number is a signal's.
         unsafe { libc::sigaddset(&mut set, signal) };
     }

@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Run) -> Result<watch::Ended, StartError> {
     permission()?;
     let place = Place::of_this_user();
     place.make()?;
-    let stat = JsonFile::open(args.stat.as_deref()).map_err(cannot_write)?;
+    let stat = JsonFile::open(args.stat.as_deref(), args.swapfiles.files()).map_err(cannot_write)?;
     let made = files_to_be_made(&settings);
     let launch = launch::Launch {
         path,
@@ -107,6 +107,7 @@ pub(crate) fn run(args: &Run) -> Result<watch::Ended, StartError> {
     };
     let child = launch.start().inspect_err(|_| stat.abandon())?;
     let ended = watch::watch(child, &place);
+    ended.hear_signals();
     for file in made {
         // Nothing of it can be read any more. Who removed it was faster.
         let _ = std::fs::remove_file(file);

@@ -6,8 +6,9 @@
 //! | from a process (`kill`) | passed on |
 //! | SIGTSTP (Ctrl-Z) | we stop as well; the shell's SIGCONT reaches both |
 
-use super::launch::{Child, watched};
+use super::launch::{Child, set_of, watched};
 use super::samples::{Sample, Samples};
+use crate::signals;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use zspool::guest::control::Place;
@@ -36,6 +37,15 @@ pub(crate) enum How {
 }
 
 impl Ended {
+    /// From now on a signal that asks us to end is ours: there is nobody to pass it on to.
+    pub(crate) fn hear_signals(&self) {
+        // SAFETY: the set is one that was found, and the number is a signal's.
+        let was_heard = |signal: &i32| unsafe { libc::sigismember(&self.before, *signal) } == 0;
+        let heard = set_of(signals::STOPPING.map(|(signal, _)| signal).into_iter().filter(was_heard));
+        // SAFETY: the set is good for the call.
+        unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &heard, std::ptr::null_mut()) };
+    }
+
     /// End as the program did.
     pub(crate) fn imitate(&self) -> ExitCode {
         match self.how {

@@ -9,6 +9,8 @@ mod look;
 mod rows;
 mod table;
 
+use crate::error::RunError;
+use crate::output;
 use crate::signals;
 use args::{Ctl, Top};
 use look::look;
@@ -24,7 +26,10 @@ const REFUSED: u8 = 2;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Show what runs, until Ctrl-C.
-pub(crate) fn top(args: &Top) -> ExitCode {
+///
+/// # Errors
+/// When it cannot be shown.
+pub(crate) fn top(args: &Top) -> Result<(), RunError> {
     let drawn_anew = io::stdout().is_terminal() && !args.json && !args.once;
     let mut before = look();
     loop {
@@ -33,7 +38,7 @@ pub(crate) fn top(args: &Top) -> ExitCode {
             thread::sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)));
         }
         if signals::stopped().is_some() {
-            return ExitCode::SUCCESS;
+            return Ok(());
         }
         let now = look();
         let rows = rows::rows(&before, &now);
@@ -44,9 +49,9 @@ pub(crate) fn top(args: &Top) -> ExitCode {
         if drawn_anew {
             text = format!("\x1b[H\x1b[J{text}");
         }
-        if io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()).is_err() || args.once {
-            // A reader that has seen enough and closed the pipe is no failure.
-            return ExitCode::SUCCESS;
+        let is_read = output::print(&text)?;
+        if args.once || !is_read {
+            return Ok(());
         }
         before = now;
     }
@@ -71,10 +76,10 @@ pub(crate) fn ctl(args: &Ctl) -> ExitCode {
                 .ok()
                 .and_then(|a| Some(a.get("error")?.as_str()?.to_owned()));
             match error {
-                None => {
-                    let _ = writeln!(io::stdout(), "{answer}");
-                    return ExitCode::SUCCESS;
-                }
+                None => match output::print(&(answer + "\n")) {
+                    Ok(_) => return ExitCode::SUCCESS,
+                    Err(error) => error.to_string(),
+                },
                 Some(error) => error,
             }
         }
