@@ -212,7 +212,7 @@ fn swap_shows_tiers_cleans_and_takes_them_off_in_turn() {
     assert_eq!(swapoffs[0]["tier"], "fast");
     assert!(of(&swapoffs[0], "moved_objects") <= 2000 && of(&swapoffs[1], "moved_objects") <= 2000);
     ended.assert_said(&["Stored 4000 pages of 15.6M: x.", "bytes a page", "encrypted", "Freed 2000 at random"]);
-    ended.assert_said(&["Every page came back identical"]);
+    ended.assert_said(&["Every stored page came back identical"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ Examples:
   zspool classes --image a.pages --free-half --compact    packed again
   zspool classes --churn=4 --json - -- COMMAND            after replacing each page four times, as JSON
 
-Exit status: as that of `zspool squeeze`.";
+Exit status: as that of `zspool squeeze`: of the pages that were stored. Those that were refused are counted in the report.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Classes {

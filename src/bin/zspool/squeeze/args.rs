@@ -29,8 +29,9 @@ Examples:
                  --swapfile /var/tmp,size=1G,tier=slow,unnamed --swapoff fast
   zspool squeeze --mount /mnt/zspool --hold       and in another shell: cat /mnt/zspool/*/memory.stat
 
-Exit status: 0 if every page came back identical, 1 if one did not, 2 if the run could not be made,
-128 and the signal's number if it was interrupted.";
+Exit status: 0 if every stored page came back identical, 1 if one did not, 2 if the run could not be made
+or its report not be written, 128 and the signal's number if it was interrupted. Pages that the limits
+refuse are not stored: the report counts them, and the exit status does not.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Squeeze {

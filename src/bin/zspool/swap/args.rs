@@ -15,7 +15,8 @@ Examples:
   zspool swap --image a.pages --free-half      free a random half, and clean the devices
   zspool swap --swapfile /fast/swap,size=64M,tier=fast --swapfile /slow/swap,size=4G,tier=slow --json - -- COMMAND
 
-Exit status: as that of `zspool squeeze`; 1 as well if a device could not be taken off.";
+Exit status: as that of `zspool squeeze`: of the pages that were stored. Those that were refused are counted in the report.
+1 as well if a device could not be taken off.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Swap {

@@ -41,7 +41,7 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
     report.sources.iter().try_for_each(|source| source.remarks(f))?;
     match (report.mismatched_pages, stored) {
         (0, 0) => writeln!(f, "No page was stored, so there was nothing to compare."),
-        (0, _) => writeln!(f, "Every page came back identical, before and after."),
+        (0, _) => writeln!(f, "Every stored page came back identical, before and after."),
         (bad, _) => writeln!(f, "FAILED: {bad} pages did not come back as they were."),
     }
 }
