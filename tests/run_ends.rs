@@ -75,6 +75,11 @@ fn what_cannot_be_limited_is_refused_with_a_sentence() {
         "more than there is, is no limit"
     );
     assert_refused(&refused(&["--memory-max", "1M", "--preload", "/no/such"], &["true"]), 125, &["cargo build"]);
+    // What is preloaded to no effect would have the program run without a limit.
+    for other in ["/bin/ls", &file("no.so", b"", 0o644), zspool(folder.path()).get_program().to_str().unwrap()] {
+        let preloading = ["--memory-max", "1M", "--preload", other];
+        assert_refused(&refused(&preloading, &["true"]), 125, &[other, "without a limit", "cargo build"]);
+    }
     assert_refused(&refused(&["--memory-max", "1M", "--swapfile", "/x"], &["true"]), 125, &["--swap-size"]);
     let shared = ["--memory-max", "1M", "--children", "--swapfile", "/tmp/x,size=1M"];
     assert_refused(&refused(&shared, &["true"]), 125, &["unnamed"]);

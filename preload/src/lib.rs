@@ -54,7 +54,7 @@ mod tls;
 
 use inside::Inside;
 use std::ffi::CStr;
-use zspool::guest::control::{Settings, VARIABLE};
+use zspool::guest::control::{LIBRARY_NOTE, Settings, VARIABLE};
 
 #[global_allocator]
 static OURS: allocator::Ours = allocator::Ours;
@@ -68,6 +68,15 @@ const LEAST: usize = 256 << 10;
 
 /// As the launcher's, for a program that was not put under a limit.
 const REFUSED: i32 = 125;
+
+/// Tells the launcher that this file is the library, and not another one that would be preloaded to no effect.
+#[used]
+#[unsafe(link_section = ".note.zspool")]
+static NOTE: Note = Note(LIBRARY_NOTE);
+
+/// Notes begin at multiples of four bytes.
+#[repr(C, align(4))]
+struct Note([u8; LIBRARY_NOTE.len()]);
 
 /// Run by the dynamic linker before the program's `main`.
 #[used]

@@ -29,5 +29,5 @@ pub use error::ControlError;
 pub use json::Json;
 pub use place::{Place, sockets};
 pub use server::{CONNECTIONS, Server};
-pub use settings::{Settings, SwapKind, SwapSettings, VARIABLE};
+pub use settings::{LIBRARY_NOTE, Settings, SwapKind, SwapSettings, VARIABLE};
 pub use verb::{Controlled, Verb};

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// The variable's name.
 pub const VARIABLE: &str = "ZSPOOL_RUN";
 
+/// The note by which the launcher knows the library's file: a name of 7 bytes with its zero, nothing behind it, of kind 1.
+pub const LIBRARY_NOTE: [u8; 20] = *b"\x07\0\0\0\0\0\0\0\x01\0\0\0zspool\0\0";
+
 /// What a device for cold pages is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SwapKind {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   zspool run --memory-max 256M -- python3 x.py
-//!     |  is it a program into which a library can be preloaded? may it serve faults?        program, library, permission
+//!     |  is it a program into which a library can be preloaded? may it serve faults?        program, library (elf), permission
 //!     |  fork; LD_PRELOAD, ZSPOOL_RUN="pid=.. memory-max=.."; exec                           launch
 //!     |                                                   python3 + libzspool_preload.so
 //!     |  signals -->                                         |
@@ -12,6 +12,7 @@
 //! ```
 
 pub(crate) mod args;
+mod elf;
 mod launch;
 mod library;
 mod program;

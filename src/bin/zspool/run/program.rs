@@ -4,10 +4,11 @@
 //!   name --PATH--> file --#! lines, at most 4--> ELF: 64 bits, of this machine, with a dynamic linker of glibc's; no setuid
 //! ```
 
+use super::elf::{Elf, head_of};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -88,9 +89,8 @@ fn look(path: &Path) -> Result<Option<PathBuf>, ProgramError> {
     if about.mode() & 0o111 == 0 {
         return Err(refused(io::Error::from_raw_os_error(libc::EACCES)));
     }
-    let mut head = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(64 << 10).read_to_end(&mut head).map_err(refused)?,
+    let head = match File::open(path) {
+        Ok(file) => head_of(file).map_err(refused)?,
         // May be executed but not read: the system will tell.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
         Err(error) => return Err(refused(error)),
@@ -131,40 +131,17 @@ fn has_capabilities(path: &Path) -> bool {
 /// Whether it is dynamically linked, by glibc, for this machine.
 fn elf(path: &Path, head: &[u8]) -> Result<(), ProgramError> {
     let not_elf = || ProgramError::NotElf(path.into());
-    let half = |at: usize| head.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    let word =
-        |at: usize| head.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")) as usize);
-    if !head.starts_with(b"\x7fELF") {
-        return Err(not_elf());
-    }
-    let machine = half(18).ok_or_else(not_elf)?;
-    let ours = match env::consts::ARCH {
-        "x86_64" => libc::EM_X86_64,
-        "aarch64" => libc::EM_AARCH64,
-        _ => machine,
-    };
-    let wide = head[4] == libc::ELFCLASS64;
-    if !wide || machine != ours {
-        let bits = if wide { 64 } else { 32 };
-        let found = format!("another machine ({bits} bits, ELF machine {machine})");
+    let elf = Elf::of(head).ok_or_else(not_elf)?;
+    if let Some(found) = elf.other_machine() {
         return Err(ProgramError::OtherMachine { path: path.into(), found });
     }
-    let (at, size, count) = (word(32), half(54), half(56));
-    let (Some(at), Some(size), Some(count)) = (at, size, count) else { return Err(not_elf()) };
-    for number in 0..usize::from(count) {
-        let header = at + number * usize::from(size);
-        let kind = head.get(header..header + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        if kind == Some(libc::PT_INTERP) {
-            let (Some(start), Some(len)) = (word(header + 8), word(header + 32)) else { return Err(not_elf()) };
-            let linker = head.get(start..start + len).unwrap_or_default();
-            let linker = PathBuf::from(OsString::from_vec(linker.strip_suffix(b"\0").unwrap_or(linker).to_vec()));
-            return match linker.as_os_str().as_bytes().windows(7).any(|w| w == b"ld-musl") {
-                true => Err(ProgramError::OtherLibc { path: path.into(), linker }),
-                false => Ok(()),
-            };
-        }
+    let linkers = elf.segments(libc::PT_INTERP).ok_or_else(not_elf)?;
+    let linker = linkers.first().ok_or_else(|| ProgramError::Static(path.into()))?;
+    let linker = PathBuf::from(OsString::from_vec(linker.strip_suffix(b"\0").unwrap_or(linker).to_vec()));
+    match linker.as_os_str().as_bytes().windows(7).any(|w| w == b"ld-musl") {
+        true => Err(ProgramError::OtherLibc { path: path.into(), linker }),
+        false => Ok(()),
     }
-    Err(ProgramError::Static(path.into()))
 }
 
 #[cfg(test)]
