@@ -116,7 +116,31 @@ mod mounted {
         let report = ended.assert_code(0).report();
         assert_eq!(sum(&report, "stored_pages"), 2 * PAGES);
         assert_eq!((sum(&report, "mismatched_pages"), report["failures"].as_array().unwrap().len()), (0, 0));
+        // Of the one that is gone nothing is told, and of all together what the devices say.
+        let (a, b) = (&report["sources"][0], &report["sources"][1]);
+        assert_eq!((&a["removed"], &b["removed"]), (&false.into(), &true.into()));
+        assert!(of(a, "written_back_pages") > 0 && b["written_back_pages"].is_null(), "{b}");
+        let on_devices = of(&report["swap"], "physical_slots");
+        assert!(on_devices > of(a, "written_back_pages"), "{report}");
+        assert_eq!(of(&report["total"], "written_back_pages"), on_devices);
+        ended.assert_said(&["b: its memcg was removed while it was held", "of swapfile"]);
         assert!(is_empty(&at), "it is unmounted");
+    }
+
+    #[test]
+    fn a_run_whose_memcgs_were_all_removed_tells_what_the_devices_hold() {
+        let test = "a_run_whose_memcgs_were_all_removed_tells_what_the_devices_hold";
+        let Some(Held { folder: _folder, at, running }) = held(test) else { return };
+        shell(&at, "echo 2M source=zswap > memory.reclaim && rmdir a b");
+        running.signal(libc::SIGINT);
+        let ended = running.finish();
+        let report = ended.assert_code(0).report();
+        let on_devices = of(&report["swap"], "physical_slots");
+        assert!(on_devices > 100 && of(&report["total"], "written_back_pages") == on_devices, "{report}");
+        assert_eq!(of(&report["total"], "payload_bytes"), of(&report["pool"], "payload_bytes"));
+        ended.assert_said(&["of swapfile"]);
+        let total = ended.err.lines().find(|line| line.starts_with("total ")).unwrap();
+        assert_eq!(total.split_whitespace().last(), Some(on_devices.to_string().as_str()));
     }
 
     #[test]

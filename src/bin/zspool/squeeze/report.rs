@@ -5,7 +5,7 @@
 
 use crate::histogram::Quantiles;
 use crate::source::Kind;
-use crate::target::ClassRow;
+use crate::target::{ClassRow, GroupStats};
 use crate::tiers::report::{Swap, Swapoff};
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub(crate) struct Report {
     /// From the first store to the last free.
     pub(crate) seconds: f64,
     pub(crate) sources: Vec<SourceReport>,
+    /// All memcgs together, with what those had that were removed while the run was held.
+    pub(crate) total: GroupStats,
     pub(crate) pool: PoolReport,
     /// Where the slots' pages lie, and the devices.
     pub(crate) swap: Swap,
@@ -40,12 +42,11 @@ pub(crate) struct SourceReport {
     /// Those that the store took; the others are `refused_pages`.
     pub(crate) stored_pages: u64,
     pub(crate) same_filled_pages: u64,
-    pub(crate) incompressible_pages: u64,
-    pub(crate) original_bytes: u64,
-    pub(crate) payload_bytes: u64,
-    pub(crate) slot_bytes: u64,
-    pub(crate) written_back_pages: u64,
-    pub(crate) written_back_bytes: u64,
+    /// What its memcg counts. Not in the JSON of one that was removed while the run was held: what it had is in the total.
+    #[serde(flatten)]
+    pub(crate) memcg: Option<GroupStats>,
+    /// Whether it was.
+    pub(crate) removed: bool,
     /// Stored pages that did not come back as they were, unreadable ones included.
     pub(crate) mismatched_pages: u64,
     /// Stored pages that could not be read back.

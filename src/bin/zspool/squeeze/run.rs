@@ -126,9 +126,9 @@ impl<'t, T: Target> Run<'t, T> {
         // Each thread's first allocation sets up a heap of its own, which the next phase's threads take over.
         self.in_parallel(&mut workers, |_, worker| drop(std::hint::black_box(worker.pages.to_vec())));
 
-        let total = self.hashes.len();
+        let pages = self.hashes.len();
         let started = Instant::now();
-        let progress = Progress::pages("storing", total);
+        let progress = Progress::pages("storing", pages);
         let before = rss::anonymous();
         self.store_all(&mut workers, &progress)?;
         check_not_stopped()?;
@@ -142,7 +142,7 @@ impl<'t, T: Target> Run<'t, T> {
             self.target.settle();
         }
 
-        let (pool, mut sources, still) = self.read_counters();
+        let (pool, total, mut sources, still) = self.read_counters();
         let (classes, swap) = (self.target.classes(), self.target.swap());
         // What others change meanwhile would add up to nothing.
         if still || live.is_none() {
@@ -151,9 +151,9 @@ impl<'t, T: Target> Run<'t, T> {
 
         let swapoffs = self.swapoff(swapoff, &swap);
         check_not_stopped()?;
-        self.load_all(&mut workers, &Progress::pages("reading back", total));
+        self.load_all(&mut workers, &Progress::pages("reading back", pages));
         check_not_stopped()?;
-        self.free_all(&mut workers, &Progress::pages("freeing", total));
+        self.free_all(&mut workers, &Progress::pages("freeing", pages));
         check_not_stopped()?;
         self.target.settle();
         self.check_nothing_is_left();
@@ -175,6 +175,7 @@ impl<'t, T: Target> Run<'t, T> {
             seed: self.seed,
             seconds: started.elapsed().as_secs_f64(),
             sources,
+            total,
             pool: PoolReport { frame_bytes, metadata_bytes, payload_bytes, objects, swapfile_bytes, classes },
             swap,
             swapoffs,
@@ -346,32 +347,30 @@ impl<'t, T: Target> Run<'t, T> {
         signals::wait_for_one(|| !live.is_mounted());
     }
 
-    fn all_online(&self) -> bool {
-        self.lanes.iter().all(|lane| self.target.is_online(&lane.group))
-    }
-
-    /// The pool's counters and those of the sources, and whether nothing moved meanwhile: the worker gathers objects now and then
-    /// on its own, so there are some tries.
-    fn read_counters(&self) -> (PoolStats, Vec<SourceReport>, bool) {
-        for _ in 0..TRIES_TO_READ {
-            let pool = self.target.pool();
-            let sources = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
-            if self.target.pool() == pool && self.all_online() {
-                return (pool, sources, true);
+    /// The counters of the pool, of all memcgs and of the sources, and whether nothing moved meanwhile: the worker gathers objects
+    /// now and then on its own, so there are some tries.
+    fn read_counters(&self) -> (PoolStats, GroupStats, Vec<SourceReport>, bool) {
+        let mut tries = TRIES_TO_READ;
+        loop {
+            let (pool, total) = (self.target.pool(), self.target.all_groups());
+            let sources: Vec<_> = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
+            let still = self.target.pool() == pool && !sources.iter().any(|source| source.removed);
+            if still || tries == 0 {
+                return (pool, total, sources, still);
             }
+            tries -= 1;
             self.target.settle();
         }
-        let sources = self.lanes.iter().map(|lane| self.source_report(lane)).collect();
-        (self.target.pool(), sources, false)
     }
 
     /// Each byte in the pool is some memcg's, and of no two.
     fn check_sums(&self, sources: &[SourceReport], pool: PoolStats) {
-        let sum = |field: fn(&SourceReport) -> u64| sources.iter().map(field).sum::<u64>();
+        let sum =
+            |field: fn(&GroupStats) -> u64| sources.iter().flat_map(|source| &source.memcg).map(field).sum::<u64>();
         let original = pool.objects * PAGE_SIZE as u64;
         for (what, memcgs, pool) in [
-            ("payload", sum(|source| source.payload_bytes), pool.payload_bytes),
-            ("original", sum(|source| source.original_bytes), original),
+            ("payload", sum(|memcg| memcg.payload_bytes), pool.payload_bytes),
+            ("original", sum(|memcg| memcg.original_bytes), original),
         ] {
             if memcgs != pool {
                 self.fail_as_a_whole(format!("the memcgs count {memcgs} {what} bytes, and the pool holds {pool}."));
@@ -389,7 +388,8 @@ impl<'t, T: Target> Run<'t, T> {
             ));
         }
         for lane in &self.lanes {
-            let GroupStats { original_bytes, payload_bytes, slot_bytes, .. } = self.target.group(&lane.group);
+            let GroupStats { original_bytes, payload_bytes, slot_bytes, .. } =
+                self.target.group(&lane.group).unwrap_or_default();
             if (original_bytes, payload_bytes, slot_bytes) != (0, 0, 0) {
                 let name = &lane.name;
                 self.fail_as_a_whole(format!(
@@ -412,7 +412,7 @@ impl<'t, T: Target> Run<'t, T> {
 
     fn source_report(&self, lane: &Lane<T>) -> SourceReport {
         let outcome = lane.outcome();
-        let stats = self.target.group(&lane.group);
+        let memcg = self.target.group(&lane.group);
         let refusal = lane.refusal.lock().clone();
         SourceReport {
             name: lane.name.clone(),
@@ -420,12 +420,8 @@ impl<'t, T: Target> Run<'t, T> {
             pages: outcome.read,
             stored_pages: lane.counts.stored.load(Relaxed),
             same_filled_pages: lane.counts.same_filled.load(Relaxed),
-            incompressible_pages: stats.incompressible_pages,
-            original_bytes: stats.original_bytes,
-            payload_bytes: stats.payload_bytes,
-            slot_bytes: stats.slot_bytes,
-            written_back_pages: stats.written_back_pages,
-            written_back_bytes: stats.written_back_bytes,
+            memcg,
+            removed: memcg.is_none(),
             // Known after the read-back.
             mismatched_pages: 0,
             unreadable_pages: 0,

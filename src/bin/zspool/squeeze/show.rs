@@ -4,71 +4,42 @@ use super::report::{Failure, Report, SourceReport};
 use crate::size::{human, human_ns};
 use crate::source;
 use crate::table::Table;
+use crate::target::GroupStats;
 use crate::tiers;
 use std::fmt::{self, Write};
 use zspool::units::PAGE_SIZE;
 
-/// Sums over sources, and a source's part of the pool's metadata.
-#[derive(Default)]
+/// A source or all of them, with a part of the pool's metadata.
 struct Line {
     pages: u64,
     same_filled: u64,
-    incompressible: u64,
-    original: u64,
-    payload: u64,
-    slots: u64,
-    metadata: u64,
     stored: u64,
-    written_back: u64,
+    metadata: u64,
+    /// None: it was removed.
+    memcg: Option<GroupStats>,
 }
 
 impl Line {
-    fn of(source: &SourceReport, metadata: u64) -> Self {
-        Line {
-            pages: source.pages,
-            same_filled: source.same_filled_pages,
-            incompressible: source.incompressible_pages,
-            original: source.original_bytes,
-            payload: source.payload_bytes,
-            slots: source.slot_bytes,
-            metadata,
-            stored: source.stored_pages,
-            written_back: source.written_back_pages,
-        }
-    }
-
-    fn add(&mut self, other: &Line) {
-        let Line { pages, same_filled, incompressible, original, payload, slots, metadata, stored, written_back } =
-            other;
-        self.pages += pages;
-        self.same_filled += same_filled;
-        self.incompressible += incompressible;
-        self.original += original;
-        self.payload += payload;
-        self.slots += slots;
-        self.metadata += metadata;
-        self.stored += stored;
-        self.written_back += written_back;
-    }
-
     /// Memory that the stored pages no longer take, less what they still do.
-    fn saved(&self) -> i128 {
-        i128::from(self.stored) * PAGE_SIZE as i128 - i128::from(self.slots) - i128::from(self.metadata)
+    fn saved(&self, memcg: &GroupStats) -> i128 {
+        i128::from(self.stored) * PAGE_SIZE as i128 - i128::from(memcg.slot_bytes) - i128::from(self.metadata)
     }
 
     fn cells(&self, name: &str) -> Vec<String> {
-        let bytes = |n: u64| human(n.into());
+        let of_memcg = |cell: fn(&Self, &GroupStats) -> String| {
+            self.memcg.as_ref().map_or_else(|| "-".to_owned(), |memcg| cell(self, memcg))
+        };
         vec![
             name.to_owned(),
             self.pages.to_string(),
             self.same_filled.to_string(),
-            self.incompressible.to_string(),
-            bytes(self.original),
-            bytes(self.payload),
-            bytes(self.slots),
-            bytes(self.metadata),
-            human(self.saved()),
-            self.written_back.to_string(),
+            of_memcg(|_, memcg| memcg.incompressible_pages.to_string()),
+            of_memcg(|_, memcg| human(memcg.original_bytes.into())),
+            of_memcg(|_, memcg| human(memcg.payload_bytes.into())),
+            of_memcg(|_, memcg| human(memcg.slot_bytes.into())),
+            human(self.metadata.into()),
+            of_memcg(|line, memcg| human(line.saved(memcg))),
+            of_memcg(|_, memcg| memcg.written_back_pages.to_string()),
         ]
     }
 }
@@ -82,11 +53,15 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
     let mut table = Table::default();
     table.row(["", "", "same-", "incom-", "", "", "", "meta-", "", "written"]);
     table.row(["source", "pages", "filled", "press.", "original", "payload", "pool", "data", "saved", "back"]);
-    let mut total = Line::default();
+    let mut total = Line { pages: 0, same_filled: 0, stored: 0, metadata: 0, memcg: Some(report.total) };
     for source in &report.sources {
-        let line = Line::of(source, share(source.stored_pages));
+        let &SourceReport { pages, same_filled_pages: same_filled, stored_pages: stored, memcg, .. } = source;
+        let line = Line { pages, same_filled, stored, metadata: share(stored), memcg };
         table.row(line.cells(&source.name));
-        total.add(&line);
+        total.pages += line.pages;
+        total.same_filled += line.same_filled;
+        total.stored += line.stored;
+        total.metadata += line.metadata;
     }
     table.row(total.cells("total"));
     writeln!(f, "{table}")?;
@@ -95,7 +70,7 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
     // Short lines: they must fit 80 columns.
     write!(f, "{} of pages are kept in ", human(i128::from(total.stored) * PAGE_SIZE as i128))?;
     write!(f, "{} of frames, {} of metadata", human(pool.frame_bytes.into()), human(pool.metadata_bytes.into()))?;
-    if total.written_back > 0 {
+    if report.total.written_back_pages > 0 {
         write!(f, ", {} of swapfile", human(pool.swapfile_bytes.into()))?;
     }
     writeln!(f, ".")?;
@@ -117,6 +92,9 @@ pub(crate) fn show(report: &Report, f: &mut impl Write) -> fmt::Result {
 fn remarks(report: &Report, f: &mut impl Write) -> fmt::Result {
     for source in &report.sources {
         let name = &source.name;
+        if source.removed {
+            writeln!(f, "{name}: its memcg was removed while it was held; what it had is in the total.")?;
+        }
         if source.refused_pages > 0 {
             let why = source.refusal.as_deref().unwrap_or("no reason was given");
             // What the store quotes may be a whole sentence.
@@ -168,6 +146,17 @@ mod tests {
     use crate::target::ClassRow;
     use crate::tiers::report::Swap;
 
+    fn memcg(scale: u64) -> GroupStats {
+        GroupStats {
+            incompressible_pages: 7,
+            original_bytes: 700 * 4096 * scale,
+            payload_bytes: 250 * 4096 * scale,
+            slot_bytes: 256 * 4096 * scale,
+            written_back_pages: 190 * scale,
+            written_back_bytes: 190 * 1500 * scale,
+        }
+    }
+
     fn source(name: &str, scale: u64) -> SourceReport {
         SourceReport {
             name: name.into(),
@@ -175,12 +164,8 @@ mod tests {
             pages: 1000 * scale,
             stored_pages: 990 * scale,
             same_filled_pages: 100 * scale,
-            incompressible_pages: 7,
-            original_bytes: 700 * 4096 * scale,
-            payload_bytes: 250 * 4096 * scale,
-            slot_bytes: 256 * 4096 * scale,
-            written_back_pages: 190 * scale,
-            written_back_bytes: 190 * 1500 * scale,
+            memcg: Some(memcg(scale)),
+            removed: false,
             mismatched_pages: 0,
             unreadable_pages: 0,
             refused_pages: 10 * scale,
@@ -208,6 +193,7 @@ mod tests {
             seed: 0,
             seconds: 1.25,
             sources: vec![source("python3-1234567", 1), source("a-very-long-name-cut-at", 10_000)],
+            total: memcg(10_001),
             pool: PoolReport {
                 frame_bytes: 5 << 30,
                 metadata_bytes: 28_000_000,
@@ -239,6 +225,25 @@ mod tests {
         assert_eq!(cells[..8], ["python3-1234567", "1000", "100", "7", "2.7M", "1000K", "1.0M", "2.7K"]);
         assert!(text.contains("10 pages were not stored; the first because: The pool is full."), "{text}");
         assert!(text.contains("All 9900990 stored pages came back identical"), "{text}");
+    }
+
+    #[test]
+    fn what_a_removed_memcg_had_is_in_the_total_and_nowhere_else() {
+        let mut report = report();
+        (report.sources[0].memcg, report.sources[0].removed) = (None, true);
+        let mut text = String::new();
+        show(&report, &mut text).unwrap();
+        let cells = |line: usize| text.lines().nth(line).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(cells(2), ["python3-1234567", "1000", "100", "-", "-", "-", "-", "2.7K", "-", "-"], "{text}");
+        assert_eq!(cells(4).last(), Some(&"1900190"), "{text}");
+        assert!(text.contains("of swapfile") && text.contains("python3-1234567: its memcg was removed"), "{text}");
+        let json = serde_json::to_value(report).unwrap();
+        let (of_source, total) = (&json["sources"][0], &json["total"]);
+        assert!(of_source["removed"] == true && of_source["written_back_pages"].is_null(), "{json}");
+        assert_eq!(
+            (total["written_back_pages"].as_u64(), &json["sources"][1]["removed"]),
+            (Some(1_900_190), &false.into())
+        );
     }
 
     #[test]

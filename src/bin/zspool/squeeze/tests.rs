@@ -42,6 +42,11 @@ struct Faults {
     leak: Option<Slot>,
 }
 
+fn stats(pages: usize) -> GroupStats {
+    let bytes = (pages * PAGE_SIZE) as u64;
+    GroupStats { original_bytes: bytes, payload_bytes: bytes, slot_bytes: bytes, ..GroupStats::default() }
+}
+
 impl Target for &Model {
     type Group = usize;
 
@@ -88,10 +93,11 @@ impl Target for &Model {
         Ok(())
     }
     fn settle(&self) {}
-    fn group(&self, group: &usize) -> GroupStats {
-        let pages = self.state.lock().pages.values().filter(|(owner, _)| owner == group).count() as u64;
-        let bytes = pages * PAGE_SIZE as u64;
-        GroupStats { original_bytes: bytes, payload_bytes: bytes, slot_bytes: bytes, ..GroupStats::default() }
+    fn group(&self, group: &usize) -> Option<GroupStats> {
+        Some(stats(self.state.lock().pages.values().filter(|(owner, _)| owner == group).count()))
+    }
+    fn all_groups(&self) -> GroupStats {
+        stats(self.state.lock().pages.len())
     }
     fn stat(&self, group: &usize) -> String {
         self.state.lock().groups[*group].0.clone()
@@ -102,9 +108,6 @@ impl Target for &Model {
     }
     fn classes(&self) -> Vec<ClassRow> {
         vec![]
-    }
-    fn is_online(&self, _: &usize) -> bool {
-        true
     }
     fn swap(&self) -> Swap {
         Swap::default()
@@ -152,7 +155,7 @@ fn every_page_goes_in_and_comes_out() {
         assert_eq!(report.sources.iter().map(|s| s.pages).collect::<Vec<_>>(), [300, 1, 77]);
         assert_eq!(report.sources.iter().map(|s| s.stored_pages).collect::<Vec<_>>(), [300, 1, 77]);
         assert_eq!(report.sources[0].same_filled_pages, 200);
-        assert_eq!(report.sources[2].original_bytes, 77 * 4096);
+        assert_eq!(report.sources[2].memcg.unwrap().original_bytes, 77 * 4096);
         assert_eq!((state.most, state.loaded.len(), state.pages.len()), (378, 378, 0));
         assert!(report.store_ns.p50 > 0 && report.load_ns.p99 >= report.load_ns.p50);
     }

@@ -50,11 +50,11 @@ pub(crate) trait Target: Sync {
     /// Wait until what the stores set off in the background is done.
     fn settle(&self);
 
-    /// What the memcg's counters say now.
-    fn group(&self, group: &Self::Group) -> GroupStats;
+    /// What the memcg's counters say now. None: somebody removed it, and what it had is its parent's.
+    fn group(&self, group: &Self::Group) -> Option<GroupStats>;
 
-    /// Whether nobody removed the memcg.
-    fn is_online(&self, group: &Self::Group) -> bool;
+    /// What the counters of all memcgs together say now, what removed ones had included.
+    fn all_groups(&self) -> GroupStats;
 
     /// The memcg's `memory.stat`, with the other zswap files' contents if that is worth a line.
     fn stat(&self, group: &Self::Group) -> String;
@@ -102,7 +102,7 @@ pub(crate) struct Moved {
 }
 
 /// A memcg's counters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct GroupStats {
     /// Pages kept raw in the pool.
     pub(crate) incompressible_pages: u64,

@@ -113,20 +113,20 @@ impl Target for Zswap {
         self.quiesce();
     }
 
-    fn group(&self, group: &Memcg) -> GroupStats {
-        let stat = group.stat().unwrap_or_default();
-        GroupStats {
+    fn group(&self, group: &Memcg) -> Option<GroupStats> {
+        let stat = group.stat().ok()?;
+        Some(GroupStats {
             incompressible_pages: stat.bytes.incompressible / PAGE_SIZE as u64,
             original_bytes: stat.bytes.original,
             payload_bytes: stat.bytes.payload,
             slot_bytes: stat.bytes.compressed,
             written_back_pages: stat.events(Event::ZswpWb),
             written_back_bytes: stat.events(Event::ZswpWbBytes),
-        }
+        })
     }
 
-    fn is_online(&self, group: &Memcg) -> bool {
-        group.is_online()
+    fn all_groups(&self) -> GroupStats {
+        self.group(&self.root()).unwrap_or_default()
     }
 
     fn stat(&self, group: &Memcg) -> String {
