@@ -116,8 +116,18 @@ fn a_process_that_has_ended_and_waits_for_its_parent() {
     while !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
         std::thread::yield_now();
     }
-    assert_said(&["--pid", &pid], &[&pid]);
+    assert_said(&["--pid", &pid], &[&pid, "(true)", "have ended"]);
     child.wait().unwrap();
+}
+
+#[test]
+fn a_thread_of_the_kernel_is_called_one() {
+    // The first of them, wherever its number is not another's: in a container there are none.
+    let is_one = std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n");
+    if !is_one {
+        return support::skip("a_thread_of_the_kernel_is_called_one", "no thread of the kernel is seen here");
+    }
+    assert_said(&["--pid", "2"], &["Process 2 (kthreadd) is a thread of the kernel", "name a program"]);
 }
 
 /// The program, to be run as a user without rights: as root everything may be read, so then as nobody, with a copy that
@@ -153,6 +163,32 @@ fn a_process_that_may_not_be_read_comes_with_advice() {
     for part in ["may not read the memory of process 1 (", "sudo", "-- COMMAND"] {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
+}
+
+#[test]
+fn root_without_the_capability_is_not_told_to_become_root() {
+    let test = "root_without_the_capability_is_not_told_to_become_root";
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return support::skip(test, "needs root, to be one that lacks a capability");
+    }
+    const CAP_SYS_PTRACE: libc::c_ulong = 19;
+    let mut command = Command::new(ZSPOOL);
+    let lack = || {
+        // SAFETY: a system call without pointers, fit for a child between fork and exec.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes a system call only.
+    unsafe { command.pre_exec(lack) };
+    let output = match command.args(["squeeze", "--pid", "1"]).output() {
+        Ok(output) if output.status.success() => return support::skip(test, "process 1 may be read without it"),
+        Ok(output) => output,
+        Err(error) => return support::skip(test, &format!("the capability cannot be dropped: {error}")),
+    };
+    let said = refused(output);
+    assert!(said.contains("CAP_SYS_PTRACE") && said.contains("-- COMMAND") && !said.contains("as root"), "{said}");
 }
 
 #[test]

@@ -24,12 +24,16 @@ pub(crate) enum SourceError {
     IncompleteCore { path: PathBuf, end: u64, len: u64 },
     #[error("There is no process {pid}.")]
     NoSuchProcess { pid: u32 },
+    #[error(
+        "Process {pid} ({name}) is a thread of the kernel, which has no memory of its own to read; name a program."
+    )]
+    KernelThread { pid: u32, name: String },
     #[error("Process {pid} is zspool itself, whose memory would change while it is read; name another one.")]
     Ourselves { pid: u32 },
     #[error(
-        "This user may not read the memory of {whose}{scope}; run as root (sudo), or squeeze a program of your own with `zspool squeeze -- COMMAND`."
+        "This user may not read the memory of {whose}{scope}; {way}, or squeeze a program of your own with `zspool squeeze -- COMMAND`."
     )]
-    NotPermitted { whose: String, scope: String },
+    NotPermitted { whose: String, scope: String, way: &'static str },
     #[error("Process {pid} ({name}) has no resident anonymous memory; it may be a kernel thread or have ended.")]
     NothingResident { pid: u32, name: String },
     #[error("Process {pid} ({name}) ended before one of its pages was read.")]
@@ -57,6 +61,14 @@ impl SourceError {
             "3" => " (/proc/sys/kernel/yama/ptrace_scope is 3: nobody may until the next boot)",
             _ => "",
         };
-        SourceError::NotPermitted { whose, scope: scope.to_owned() }
+        // SAFETY: it only asks, and cannot fail.
+        let way = match unsafe { libc::geteuid() } {
+            0 => {
+                "root needs the capability CAP_SYS_PTRACE for it, and those that the process has, in the process's user namespace: run \
+                 outside of the container, or give it the capability (`--cap-add SYS_PTRACE`)"
+            }
+            _ => "run as root (sudo)",
+        };
+        SourceError::NotPermitted { whose, scope: scope.to_owned(), way }
     }
 }

@@ -9,7 +9,7 @@
 use super::{Kind, Source, SourceError};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zspool::units::{PAGE_SIZE, Page};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -20,6 +20,9 @@ const ENTRY: usize = 8;
 const PRESENT: u64 = 1 << 63;
 /// In a pagemap entry: the page belongs to a file or is shared anonymous memory.
 const FILE_OR_SHARED: u64 = 1 << 61;
+
+/// In the flags of a process's `stat`: a thread of the kernel (PF_KTHREAD).
+const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// Pagemap entries read at once: 64 KiB of them describe 32 MiB.
 const ENTRIES_AT_ONCE: usize = 8192;
@@ -62,10 +65,12 @@ impl Process {
         }
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let comm = comm.trim_end();
-        let whose = || format!("process {pid} ({comm})");
-        let mem = open_proc(pid, "mem", whose)?;
-        let maps = open_proc(pid, "maps", whose)?;
-        let mut pagemap = open_proc(pid, "pagemap", whose)?;
+        if is_kernel_thread(pid) {
+            return Err(SourceError::KernelThread { pid, name: comm.to_owned() });
+        }
+        let mem = open_proc(pid, "mem", comm)?;
+        let maps = open_proc(pid, "maps", comm)?;
+        let mut pagemap = open_proc(pid, "pagemap", comm)?;
 
         let mut runs = vec![];
         for line in BufReader::new(maps).lines() {
@@ -97,11 +102,22 @@ impl Process {
     }
 }
 
-fn open_proc(pid: u32, what: &str, whose: impl Fn() -> String) -> Result<File, SourceError> {
+fn is_kernel_thread(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; the flags are the seventh word after it.
+    let flags = stat.rfind(')').and_then(|end| stat[end + 1..].split_ascii_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
+fn open_proc(pid: u32, what: &str, comm: &str) -> Result<File, SourceError> {
     let path = PathBuf::from(format!("/proc/{pid}/{what}"));
     File::open(&path).map_err(|cause| match cause.raw_os_error() {
+        // A process that has ended and was not waited for has a folder, and no memory any more.
+        Some(libc::ESRCH) if path.parent().is_some_and(Path::exists) => {
+            SourceError::NothingResident { pid, name: comm.to_owned() }
+        }
         Some(libc::ENOENT | libc::ESRCH) => SourceError::NoSuchProcess { pid },
-        Some(libc::EACCES | libc::EPERM) => SourceError::not_permitted(whose()),
+        Some(libc::EACCES | libc::EPERM) => SourceError::not_permitted(format!("process {pid} ({comm})")),
         _ => SourceError::Io { path, cause },
     })
 }

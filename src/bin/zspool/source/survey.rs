@@ -51,7 +51,11 @@ pub(crate) fn survey(max_pages: u64) -> Result<Survey, SourceError> {
             }
             Err(SourceError::NotPermitted { .. }) => found.denied += 1,
             // Ended meanwhile, or nothing resident any more.
-            Err(SourceError::NoSuchProcess { .. } | SourceError::NothingResident { .. }) => {}
+            Err(
+                SourceError::NoSuchProcess { .. }
+                | SourceError::NothingResident { .. }
+                | SourceError::KernelThread { .. },
+            ) => {}
             // Too many open files, for one: go on with those that are open.
             Err(_) if !found.processes.is_empty() => break,
             Err(other) => return Err(other),
