@@ -254,6 +254,11 @@ fn a_missing_folder_is_named() {
     assert!(matches!(refusal(&missing.join("swap")), Error::MissingFolder { folder } if folder == missing));
     fs::write(&path, b"no folder").unwrap();
     assert!(matches!(refusal(&path.join("swap")), Error::MissingFolder { folder } if folder == path));
+    // A folder that is there and takes no files says as much as one that is missing.
+    if cfg!(target_os = "linux") {
+        let error = refusal(Path::new("/proc/zspool-swap"));
+        assert!(matches!(error, Error::File { .. }) && !error.to_string().contains("does not exist"), "{error}");
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub(super) fn open_file(path: &Path) -> Result<Option<(File, bool)>, Error> {
                 Ok(file) => Ok(Some((file, true))),
                 Err(error) => match error.kind() {
                     ErrorKind::AlreadyExists => Ok(None),
-                    ErrorKind::NotFound => Err(missing_folder(path)),
+                    ErrorKind::NotFound if lacks_folder(path) => Err(missing_folder(path)),
                     _ => Err(refused(path, "to create", error)),
                 },
             };
@@ -96,6 +96,11 @@ pub(super) fn open_file(path: &Path) -> Result<Option<(File, bool)>, Error> {
         return Err(Error::NotRegular { path: path.to_owned(), what: kind_of(meta.file_type()) });
     }
     Ok(Some((file, false)))
+}
+
+/// Whether the folder is what is missing: file systems that make no files (/proc) say the same.
+fn lacks_folder(path: &Path) -> bool {
+    !path.parent().is_some_and(Path::is_dir)
 }
 
 pub(super) fn missing_folder(path: &Path) -> Error {

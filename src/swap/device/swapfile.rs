@@ -199,7 +199,9 @@ impl FileOptions {
         check_size(size)?;
         let folder = std::path::absolute(folder).map_err(|e| refused(folder, "to resolve", e))?;
         let file = syscalls::unnamed(&folder, MODE).map_err(|e| match e.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => Error::MissingFolder { folder: folder.clone() },
+            ErrorKind::NotFound | ErrorKind::NotADirectory if !folder.is_dir() => {
+                Error::MissingFolder { folder: folder.clone() }
+            }
             ErrorKind::Unsupported => Error::NoUnnamed { folder: folder.clone() },
             _ => refused(&folder, "to make a file without a name in", e),
         })?;
