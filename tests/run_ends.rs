@@ -81,6 +81,7 @@ fn what_cannot_be_limited_is_refused_with_a_sentence() {
         assert_refused(&refused(&preloading, &["true"]), 125, &[other, "without a limit", "cargo build"]);
     }
     assert_refused(&refused(&["--memory-max", "1M", "--swapfile", "/x"], &["true"]), 125, &["--swap-size"]);
+    assert_refused(&refused(&["--memory-max", "1M", "--no-encryption"], &["true"]), 125, &["--swapfile PATH"]);
     let shared = ["--memory-max", "1M", "--children", "--swapfile", "/tmp/x,size=1M"];
     assert_refused(&refused(&shared, &["true"]), 125, &["unnamed"]);
     let nowhere = ["--memory-max", "1M", "--stat", "/no/such/folder/stat"];

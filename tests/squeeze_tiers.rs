@@ -8,7 +8,9 @@ mod support;
 use program::*;
 use serde_json::Value;
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use support::{Kind, compressible, page_of};
@@ -186,6 +188,22 @@ fn a_swapfile_may_have_no_name() {
 }
 
 #[test]
+fn a_swapfiles_path_may_have_any_bytes() {
+    let (folder, image) = folder_with_image(1000);
+    let path = folder.path().join(OsStr::from_bytes(b"a\xff b"));
+    let spec = [path.as_os_str(), OsStr::new(",size=16M")].join(OsStr::new(""));
+    let mut running = Running::start_with(&arguments(&image, "256K", &[]), |command| {
+        command.arg("--swapfile").arg(&spec);
+    });
+    running.at_first_write(&path, |_| {});
+    assert!(sum(&running.finish().assert_code(0).report(), "written_back_pages") > 100);
+    let ended = Running::start_with(&arguments(&image, "64M", &[]), |command| {
+        command.arg("--swapfile").arg(&spec).arg("--swapoff").arg(&path);
+    });
+    assert_eq!(ended.finish().assert_code(0).report()["swapoffs"][0]["end"], "off");
+}
+
+#[test]
 fn swap_shows_tiers_cleans_and_takes_them_off_in_turn() {
     let (folder, image) = folder_with_image(4000);
     let [fast, slow] = ["fast", "slow"].map(|name| folder.path().join(name));
@@ -239,6 +257,7 @@ fn bad_swapfiles_are_refused_with_a_sentence() {
     let with = |path: &str, rest: &str| format!("{path},{rest}");
     refused(&["--swapfile", &a], &["has no size", ",size=SIZE"]);
     refused(&["--swap-size", "16M"], &["--swap-size needs --swapfile PATH"]);
+    refused(&["--no-encryption"], &["--no-encryption needs --swapfile PATH"]);
     refused(&["--swapoff", "fast"], &["--swapoff needs --swapfile PATH"]);
     refused(&["--swapfile", &a, "--swapfile", &a, "--swap-size", "16M"], &["twice", "its own path"]);
     refused(&["--swapfile", &with(&a, "size=16M"), "--swapoff", "fast"], &["--swapoff names \"fast\"", "swap, ", &a]);
@@ -264,6 +283,7 @@ fn bad_swapfiles_are_refused_with_a_sentence() {
     parse(&with(&a, "size=16M,size=1M"), "says again");
     parse(&with(&a, "size=x"), "is no size");
     parse(&with(&a, "size=16M,overwrite"), "is for block devices");
+    parse(&with(&a, "unnamed,block"), "leave one of them out");
     parse(&with(&a, "priority=high"), "is no priority");
     parse(",size=16M", "names no file");
 }

@@ -25,7 +25,7 @@ mod stats;
 
 pub use allowed::Allowed;
 pub use outgoing::Outgoing;
-pub use roster::TierInfo;
+pub use roster::{TierInfo, check_tier_name};
 pub use stats::{DeviceStats, State};
 
 pub(super) use self::room::BOOKKEEPING_BYTES;

@@ -47,7 +47,7 @@ pub use device::memory::MemoryDevice;
 pub use device::swapfile::{FileOptions, SWAPFILE_HEADER_BYTES, SwapFile};
 pub use device::{Cause, Device, Failure, Op, Request, Status};
 pub use devices::options::{DEFAULT_TIER, DeviceOptions, RETIRE_AFTER};
-pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, Outgoing, State, TierInfo};
+pub use devices::{Allowed, DeviceRef, DeviceStats, Devices, Outgoing, State, TierInfo, check_tier_name};
 pub use error::Error;
 pub use geometry::{BLOCK_BYTES, Geometry, MAX_BATCH_PAGES, MAX_BLOCKS, MAX_DEVICE_BYTES, MAX_PAYLOAD};
 pub use loss::{Loss, Why};

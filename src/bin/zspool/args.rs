@@ -1,8 +1,9 @@
 //! What several commands take: sources of pages, and swapfiles.
 
 use crate::size;
-use crate::tiers::spec::Spec;
+use crate::tiers::spec::{self, Planned, Spec, SpecError};
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,7 +58,7 @@ impl Sources {
 #[derive(Debug, Args)]
 pub(crate) struct Swapfiles {
     /// Where pages go that a limit leaves no room for: PATH[,size=SIZE][,tier=NAME][,priority=N][,unnamed|,block[,overwrite]]
-    #[arg(long, value_name = "PATH[,...]", value_parser = Spec::parse)]
+    #[arg(long, value_name = "PATH[,...]", value_parser = OsStringValueParser::new().try_map(Spec::parse))]
     pub(crate) swapfile: Vec<Spec>,
 
     /// How large a swapfile may become that names no size
@@ -70,6 +71,17 @@ pub(crate) struct Swapfiles {
 }
 
 impl Swapfiles {
+    /// All of them; there may be none, and then nothing that is said of them.
+    ///
+    /// # Errors
+    /// As [`spec::planned`].
+    pub(crate) fn planned(&self) -> Result<Vec<Planned>, SpecError> {
+        match self.no_encryption && self.swapfile.is_empty() {
+            true => Err(SpecError::NothingEncrypted),
+            false => spec::planned(&self.swapfile, self.swap_size),
+        }
+    }
+
     /// Files that are written.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         self.swapfile.iter().map(|spec| spec.path.as_path())

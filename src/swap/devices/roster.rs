@@ -76,7 +76,7 @@ impl Roster {
     /// # Errors
     /// [`Error::TierName`], [`Error::TierPriority`], [`Error::TiersClash`], [`Error::TooManyTiers`], [`Error::TooManyDevices`].
     pub(super) fn claim(&mut self, name: &str, priority: i16) -> Result<Claim, Error> {
-        check_name(name)?;
+        check_tier_name(name)?;
         if let Some(other) =
             self.tiers.iter().find(|tier| !tier.members.is_empty() && tier.priority == priority && tier.name != name)
         {
@@ -179,7 +179,11 @@ impl Roster {
     }
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+/// Whether a tier can have this name, as [`DeviceOptions::tier`](super::options::DeviceOptions::tier) says.
+///
+/// # Errors
+/// [`Error::TierName`].
+pub fn check_tier_name(name: &str) -> Result<(), Error> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(good) {
         return Ok(());

@@ -146,7 +146,7 @@ fn settings(args: &Run) -> Result<Settings, StartError> {
     {
         return Err(StartError::HighAboveMax { high, max });
     }
-    let swapfiles = spec::planned(&args.swapfiles.swapfile, args.swapfiles.swap_size)?;
+    let swapfiles = args.swapfiles.planned()?;
     if let Some(named) = swapfiles.iter().find(|swap| args.children && swap.kind != spec::Kind::Unnamed) {
         return Err(StartError::NamedForChildren(named.path.clone()));
     }

@@ -3,6 +3,7 @@
 use crate::args::{Sources, Swapfiles, seed};
 use crate::size;
 use clap::Args;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Threads nobody needs more of; each has a few hundred KiB.
@@ -51,7 +52,7 @@ pub(crate) struct Squeeze {
 
     /// Before pages are read back, move everything off this tier or swapfile; Ctrl-C cancels that and no more
     #[arg(long, value_name = "TIER|PATH")]
-    pub(crate) swapoff: Vec<String>,
+    pub(crate) swapoff: Vec<OsString>,
 
     /// How pages are compressed
     #[arg(long, value_name = "NAME", default_value = "lz4")]

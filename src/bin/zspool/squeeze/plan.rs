@@ -25,7 +25,7 @@ pub(crate) fn squeeze<T: Target>(
         return Err(RunError::NoFuse);
     }
     let threads = args.threads.unwrap_or_else(thread::available_parallelism);
-    let swapfiles = spec::planned(&args.swapfiles.swapfile, args.swapfiles.swap_size)?;
+    let swapfiles = args.swapfiles.planned()?;
     let swapoff = spec::meant(&args.swapoff, &swapfiles)?;
     let chosen = Chosen::open(&args.sources)?;
     check_limits(&args.memcg_limit, chosen.names())?;

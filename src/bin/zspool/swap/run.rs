@@ -26,6 +26,7 @@ const STEP: u64 = 4 << 20;
 /// When a source cannot be read, the instance cannot be made, or a signal came.
 pub(crate) fn swap(args: &Arguments) -> Result<Report, RunError> {
     Codecs::builtin().by_name(&args.codec)?;
+    // Without any there are two, to which `--no-encryption` applies as well.
     let mut swapfiles = spec::planned(&args.swapfiles.swapfile, args.swapfiles.swap_size)?;
     let chosen = Chosen::open(&args.sources)?;
     let taken = chosen.take(&args.sources)?;

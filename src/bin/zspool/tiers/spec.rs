@@ -11,8 +11,10 @@
 //! Options are taken off the end while they are known, so a path may have commas in it.
 
 use crate::size;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use zspool::swap::DEFAULT_TIER;
+use zspool::swap::{DEFAULT_TIER, check_tier_name};
 
 /// What a swapfile is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,12 +60,14 @@ pub(crate) enum SpecError {
     NoSize(PathBuf),
     #[error("--swap-size needs --swapfile PATH beside it, the file to use.")]
     NoFile,
+    #[error("--no-encryption needs --swapfile PATH beside it: nothing else is encrypted.")]
+    NothingEncrypted,
     #[error("--swapfile names {} twice: each is a device of its own, so give every one its own path.", .0.display())]
     Twice(PathBuf),
     #[error("--swapoff needs --swapfile PATH beside it: there is nothing to be taken off.")]
     NothingOn,
     #[error("--swapoff names {name:?}, but the tiers and swapfiles are: {known}.")]
-    UnknownTier { name: String, known: String },
+    UnknownTier { name: OsString, known: String },
 }
 
 // === impl Spec ===
@@ -73,18 +77,20 @@ impl Spec {
     ///
     /// # Errors
     /// A sentence that says what is wrong with it.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let (mut spec, mut rest) = (Spec::default(), text);
-        while let Some((before, option)) = rest.rsplit_once(',') {
+    pub(crate) fn parse(text: OsString) -> Result<Self, String> {
+        let (mut spec, mut rest) = (Spec::default(), text.as_bytes());
+        while let Some(comma) = rest.iter().rposition(|byte| *byte == b',') {
+            // Options are words; a path may have any bytes in it.
+            let Ok(option) = str::from_utf8(&rest[comma + 1..]) else { break };
             if !spec.take(option)? {
                 break;
             }
-            rest = before;
+            rest = &rest[..comma];
         }
         if rest.is_empty() {
             return Err(format!("{text:?} names no file: write its path first, as in /var/tmp/swap,size=1G."));
         }
-        spec.path = rest.into();
+        spec.path = OsStr::from_bytes(rest).into();
         if spec.overwrite && spec.kind != Kind::Block {
             return Err("`overwrite` is for block devices: add `block`, or leave it out.".into());
         }
@@ -104,6 +110,7 @@ impl Spec {
             }
             Some(("tier", tier)) => {
                 once(self.tier.is_some())?;
+                check_tier_name(tier).map_err(|error| format!("{error}."))?;
                 self.tier = Some(tier.to_owned());
             }
             Some(("priority", priority)) => {
@@ -116,8 +123,12 @@ impl Spec {
                 self.priority = Some(priority.parse().map_err(wrong)?);
             }
             None if option == "unnamed" || option == "block" => {
-                once(self.kind != Kind::File)?;
-                self.kind = if option == "block" { Kind::Block } else { Kind::Unnamed };
+                let kind = if option == "block" { Kind::Block } else { Kind::Unnamed };
+                once(self.kind == kind)?;
+                if self.kind != Kind::File {
+                    return Err("`unnamed` is for a file and `block` for a device: leave one of them out.".into());
+                }
+                self.kind = kind;
             }
             None if option == "overwrite" => {
                 once(self.overwrite)?;
@@ -125,7 +136,7 @@ impl Spec {
             }
             Some((word, _)) if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()) => {
                 return Err(format!(
-                    "{word:?} is nothing a swapfile has: after its path come size=, tier=, priority=, and `unnamed` or `block`."
+                    "{word:?} is nothing a swapfile has: after its path come size=, tier=, priority=, and `unnamed`, or `block` and with it `overwrite`."
                 ));
             }
             _ => return Ok(false),
@@ -189,13 +200,13 @@ fn same(a: &Path, b: &Path) -> bool {
 ///
 /// # Errors
 /// When it means none.
-pub(crate) fn meant(names: &[String], planned: &[Planned]) -> Result<Vec<u8>, SpecError> {
+pub(crate) fn meant(names: &[OsString], planned: &[Planned]) -> Result<Vec<u8>, SpecError> {
     if planned.is_empty() && !names.is_empty() {
         return Err(SpecError::NothingOn);
     }
     let mut indexes = vec![];
     for name in names {
-        let is_meant = |one: &&Planned| one.tier == *name || same(&one.path, Path::new(name));
+        let is_meant = |one: &&Planned| *name == *one.tier || same(&one.path, Path::new(name));
         if !planned.iter().any(|one| is_meant(&one)) {
             let mut known: Vec<_> = planned.iter().map(|one| one.tier.clone()).collect();
             known.dedup();
@@ -213,7 +224,7 @@ mod tests {
     use super::*;
 
     fn spec(text: &str) -> Spec {
-        Spec::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+        Spec::parse(text.into()).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     #[test]
@@ -243,17 +254,30 @@ mod tests {
             (",size=1G", "names no file"),
             ("/a,size=x", "is no size"),
             ("/a,size=1G,size=2G", "says again"),
-            ("/a,unnamed,block", "says again"),
+            ("/a,unnamed,unnamed", "\"unnamed\" says again"),
+            ("/a,unnamed,block", "`unnamed` is for a file and `block` for a device"),
+            ("/a,block,unnamed", "leave one of them out"),
+            (",unnamed,block", "leave one of them out"),
+            ("/a,tier=a b", "\"a b\" cannot be the name of a tier"),
+            ("/a,tier=", "cannot be the name of a tier"),
             ("/a,tier=a,tier=b", "says again"),
             ("/a,priority=x", "is no priority"),
             ("/a,priority=40000", "is no priority"),
-            ("/a,sise=1G", "after its path come size="),
+            ("/a,sise=1G", "size=, tier=, priority=, and `unnamed`, or `block` and with it `overwrite`"),
             ("/a,size=1G,overwrite", "add `block`"),
         ];
         for (text, part) in wrong {
-            let error = Spec::parse(text).expect_err(text);
+            let error = Spec::parse(text.into()).expect_err(text);
             assert!(error.contains(part) && error.ends_with('.'), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_path_is_bytes() {
+        let spec = |bytes: &[u8]| Spec::parse(OsStr::from_bytes(bytes).to_owned()).unwrap();
+        let found = spec(b"/a\xff b\n,size=1K,tier=x");
+        assert_eq!((found.path.as_os_str().as_bytes(), found.size), (&b"/a\xff b\n"[..], Some(1024)));
+        assert_eq!(spec(b"/a,size=\xff").path.as_os_str().as_bytes(), b"/a,size=\xff");
     }
 
     fn plan(texts: &[&str]) -> Result<Vec<(String, i16)>, SpecError> {
@@ -292,7 +316,7 @@ mod tests {
     fn a_swapoff_means_a_tier_or_a_file() {
         let specs: Vec<_> = ["/a,tier=x", "/b,tier=y", "/c,tier=x"].iter().map(|text| spec(text)).collect();
         let planned = planned(&specs, Some(1)).unwrap();
-        let meant = |names: &[&str]| meant(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), &planned);
+        let meant = |names: &[&str]| meant(&names.iter().map(OsString::from).collect::<Vec<_>>(), &planned);
         assert_eq!(meant(&["x"]).unwrap(), [0, 2]);
         assert_eq!(meant(&["/b", "x", "/c"]).unwrap(), [1, 0, 2]);
         assert_eq!(
