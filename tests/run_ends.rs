@@ -262,6 +262,32 @@ fn numbers_go_into_a_pipe_when_the_program_has_ended_and_not_over_its_swapfile()
     assert!(!swap.exists());
 }
 
+#[test]
+fn folders_may_have_any_bytes_in_their_names() {
+    if !can("folders_may_have_any_bytes_in_their_names") {
+        return;
+    }
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join(std::ffi::OsStr::from_bytes(b"a b\xff\r"));
+    std::fs::create_dir(&place).unwrap();
+    let (end, stat) = (folder.path().join("end"), folder.path().join("stat"));
+    let script = "import os, sys, time\nx = bytearray(os.urandom(8 << 20))\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)";
+    let mut command = zspool(&place);
+    let swap = [place.join("swap").as_os_str(), std::ffi::OsStr::new(",size=16M")].join(std::ffi::OsStr::new(""));
+    command.args(["run", "--memory-max", "64M", "--stat"]).arg(&stat).arg("--swapfile").arg(swap);
+    command.args(["--", "python3", "-c", script]).arg(&end);
+    let mut running = Deadlined::start(&mut command, 120);
+    // It listens where it is looked for.
+    until_vm(&mut running, &place, |vm| vm["resident"].as_u64() >= Some(8 << 20));
+    assert!(place.join("swap").exists());
+    std::fs::write(&end, "").unwrap();
+    good(&running.finish());
+    assert_eq!(json(&stat)["status_is_seconds_old"].as_f64(), Some(0.0), "its last word");
+    let left: Vec<_> = std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["zspool"], "no folder with a similar name, and no swapfile");
+}
+
 /// A program that holds 24 MiB, half of them of a kind that compresses, until somebody writes to its standard input.
 const HOLDER: &str = "import os, sys, time\nx = [os.urandom(16) * 256 for i in range(3072)] + [os.urandom(4096) for i in range(3072)]\ns = sum(map(hash, x))\nprint('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\nprint(sum(map(hash, x)) == s)";
 

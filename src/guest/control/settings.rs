@@ -3,13 +3,16 @@
 //! ```text
 //!   ZSPOOL_RUN="pid=4711
 //!   memory-max=268435456
-//!   swapfile=file 1073741824 0 swap /var/tmp/swap"       a line each; % and line breaks as %25 and %0A
+//!   swapfile=file 1073741824 0 swap /var/tmp/swap"       a line each; bytes that are not printed, spaces and % as %20
 //! ```
 //!
 //! The process with that number takes part, also after it has become another program (shells' `exec`, shims): its children are
 //! told the same, and see that they are not meant.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The variable's name.
@@ -85,9 +88,7 @@ impl Settings {
     /// The variable's value.
     pub fn encode(&self) -> String {
         let mut text = format!("pid={}", self.pid);
-        let mut line = |key: &str, value: &str| {
-            text += &format!("\n{key}={}", value.replace('%', "%25").replace('\n', "%0A"));
-        };
+        let mut line = |key: &str, value: &str| text += &format!("\n{key}={value}");
         let number = |number: Option<u64>| number.map(|number| number.to_string());
         line("children", if self.children { "1" } else { "0" });
         let after = self.evict_cold_after.map(|time| time.as_millis() as u64);
@@ -95,7 +96,7 @@ impl Settings {
             ("memory-max", number(self.memory_max)),
             ("memory-high", number(self.memory_high)),
             ("pool-limit", number(self.pool_limit)),
-            ("codec", self.codec.clone()),
+            ("codec", self.codec.as_ref().map(|name| escaped(name.as_bytes()))),
             ("evict-cold-after-ms", number(after)),
             ("least", number(self.least)),
             ("plain-devices", self.plain_devices.then(|| "1".to_owned())),
@@ -113,9 +114,10 @@ impl Settings {
                 SwapKind::BlockOverwrite => "block-overwrite",
             };
             let size = size.map_or("all".to_owned(), |size| size.to_string());
-            line("swapfile", &format!("{kind} {size} {priority} {tier} {}", path.display()));
+            let tier = escaped(tier.as_bytes());
+            line("swapfile", &format!("{kind} {size} {priority} {tier} {}", escaped_path(path)));
         }
-        line("place", &self.place.display().to_string());
+        line("place", &escaped_path(&self.place));
         text
     }
 
@@ -135,7 +137,6 @@ impl Settings {
 
     fn take(&mut self, line: &str) -> Option<()> {
         let (key, value) = line.split_once('=')?;
-        let value = value.replace("%0A", "\n").replace("%25", "%");
         let number = || value.parse::<u64>().ok();
         match key {
             "pid" => self.pid = value.parse().ok()?,
@@ -143,13 +144,13 @@ impl Settings {
             "memory-max" => self.memory_max = Some(number()?),
             "memory-high" => self.memory_high = Some(number()?),
             "pool-limit" => self.pool_limit = Some(number()?),
-            "codec" => self.codec = Some(value),
+            "codec" => self.codec = Some(word_of(value)?),
             "evict-cold-after-ms" => self.evict_cold_after = Some(Duration::from_millis(number()?)),
             "least" => self.least = Some(number()?),
             "plain-devices" => self.plain_devices = value == "1",
-            "place" => self.place = value.into(),
+            "place" => self.place = path_of(value)?,
             "swapfile" => {
-                let mut words = value.splitn(5, ' ');
+                let mut words = value.split(' ');
                 let mut word = || words.next();
                 self.swapfiles.push(SwapSettings {
                     kind: match word()? {
@@ -164,14 +165,56 @@ impl Settings {
                         size => Some(size.parse().ok()?),
                     },
                     priority: word()?.parse().ok()?,
-                    tier: word()?.to_owned(),
-                    path: word()?.into(),
+                    tier: word_of(word()?)?,
+                    path: path_of(word()?)?,
                 });
             }
             _ => return None,
         }
         Some(())
     }
+}
+
+/// These bytes as one word of printed ASCII: a path may be anything, and no text at all.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'%' => text += "%25",
+            byte if byte.is_ascii_graphic() => text.push(byte.into()),
+            byte => write!(text, "%{byte:02X}").expect("writing to a string does not fail"),
+        }
+    }
+    text
+}
+
+fn escaped_path(path: &Path) -> String {
+    escaped(path.as_os_str().as_bytes())
+}
+
+/// What [`escaped`] was given.
+fn bytes_of(text: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut rest) = (vec![], text.as_bytes());
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        bytes.push(match byte {
+            b'%' => {
+                let (digits, behind) = rest.split_first_chunk::<2>()?;
+                rest = behind;
+                u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        });
+    }
+    Some(bytes)
+}
+
+fn word_of(text: &str) -> Option<String> {
+    String::from_utf8(bytes_of(text)?).ok()
+}
+
+fn path_of(text: &str) -> Option<PathBuf> {
+    Some(OsString::from_vec(bytes_of(text)?).into())
 }
 
 #[cfg(test)]
@@ -207,6 +250,29 @@ mod tests {
             assert_eq!(Settings::decode(&text), Ok(settings));
         }
         assert_eq!(Settings::pid_of(b"pid=x"), None);
+        for damaged in ["place=/a%", "place=/a%2", "place=/a%zz", "place=/a%\u{e4}", "swapfile=file 1 0 t", "codec=%FF"] {
+            assert!(Settings::decode(damaged).unwrap_err().contains("different versions"), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn any_path_comes_through() {
+        let all: Vec<u8> = (1..=255).collect();
+        for path in [&b"/run/\xff\xfe"[..], b"/a\r", b"/a\n", b"/a\r\nplace=/b", b" /a  b ", b"%", b"/%0A%25%", b"", &all] {
+            let path = PathBuf::from(OsString::from_vec(path.to_vec()));
+            let swap = SwapSettings {
+                kind: SwapKind::File,
+                size: None,
+                priority: 0,
+                tier: "a b".into(),
+                path: path.clone(),
+            };
+            let settings = Settings { pid: 7, place: path, swapfiles: vec![swap; 2], ..Settings::default() };
+            let text = settings.encode();
+            // What the system does to a variable's value, and who shows it, is all the same then.
+            assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || b" \n".contains(&byte)), "{text:?}");
+            assert_eq!(Settings::decode(&text), Ok(settings), "{text}");
+        }
         assert!(Settings::decode("pid=1\nwings=2").unwrap_err().contains("wings"));
     }
 }
