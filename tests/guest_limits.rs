@@ -8,6 +8,7 @@ mod support;
 use guest::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use zspool::guest::memory::Method;
 use zspool::guest::policy::{PlainFifo, Random, WrittenAges};
 use zspool::guest::{Engine, EngineBuilder, Service, Vm, VmOptions};
 use zspool::memcg::{Counter, Memcg, MemcgEvent};
@@ -344,5 +345,78 @@ fn ages_tell_what_has_not_moved_for_long() {
         assert_eq!(ages.iter().map(|(_, stored)| stored).sum::<u64>(), out);
         let old: u64 = ages[3..].iter().map(|(resident, stored)| resident + stored).sum();
         assert!(old >= 100, "all but one have not moved for five minutes: {ages:?}");
+    });
+}
+
+#[test]
+fn the_vm_of_a_removed_group_leaves_while_another_group_is_protected() {
+    within_a_minute(|| {
+        let engine = Engine::new(Zswap::builder().pool_limit(64 * M).build().unwrap()).unwrap();
+        let top = engine.root().mkdir("top").unwrap();
+        let group = top.mkdir("vm").unwrap();
+        let vm = engine.vm(&group, VmOptions::new()).unwrap();
+        let guest = Guest::served(&vm, 2048);
+        (0..2048).for_each(|page| guest.write(page, 0));
+        engine.root().mkdir("other").unwrap().write_file("memory.low", "1M").unwrap();
+        group.offline().unwrap();
+        top.write_file("memory.reclaim", "1M").unwrap();
+        assert!(vm.evict(M) > 0);
+        top.write_file("memory.max", "4M").unwrap();
+        (0..2048).for_each(|page| guest.write(page, 1));
+        assert!(current(&top) <= 4 * M, "{}", current(&top));
+        assert_eq!(vm.stats().overshoot_bytes, 0);
+    });
+}
+
+#[test]
+fn the_first_reclaim_of_many_vms_reclaims() {
+    within_a_minute(|| {
+        let engine = Engine::new(Zswap::builder().pool_limit(64 * M).build().unwrap()).unwrap();
+        let group = engine.root().mkdir("group").unwrap();
+        let vms: Vec<_> =
+            (0..40).map(|k| engine.vm(&group.mkdir(&format!("vm{k}")).unwrap(), VmOptions::new()).unwrap()).collect();
+        let guests: Vec<_> = vms.iter().map(|vm| Guest::served(vm, 512)).collect();
+        guests.iter().for_each(|guest| (0..512).for_each(|page| guest.write(page, 0)));
+        let before = current(&group);
+        group.write_file("memory.reclaim", "4M").unwrap();
+        assert!(before - current(&group) >= 4 * M, "{before} -> {}", current(&group));
+    });
+}
+
+#[test]
+fn below_a_limit_that_no_page_fits_in_pages_leave_for_others_all_the_same() {
+    within_a_minute(|| {
+        let engine = builder().evictor(false).build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        memcg.write_file("memory.max", "0").unwrap();
+        let guest = Guest::new(&vm, 2048);
+        (0..2048).for_each(|page| guest.write(page, 0));
+        let resident = vm.stats().resident;
+        assert!(resident < 2 * M, "{resident}");
+        memcg.write_file("memory.max", "max").unwrap();
+    });
+}
+
+/// Memory that was locked after it was registered is stored and cannot be dropped, page after page.
+#[test]
+fn a_search_ends_where_no_page_can_be_dropped() {
+    within_a_minute(|| {
+        let engine = builder().build().unwrap();
+        let (memcg, vm) = vm(&engine);
+        let mapping = Mapping::new(2048);
+        mapping.write(0..2048, 1);
+        // SAFETY: the mapping outlives the region.
+        let region = unsafe { vm.register(mapping.memory().method(Method::Protect)) }.unwrap();
+        // SAFETY: locks the mapping.
+        if unsafe { libc::mlock(mapping.at(0).cast(), mapping.bytes) } != 0 {
+            return support::skip("a_search_ends_where_no_page_can_be_dropped", "`ulimit -l`");
+        }
+        let asked = memcg.write_file("memory.reclaim", "1M");
+        assert!(asked.is_err(), "nothing can leave");
+        // SAFETY: as above.
+        unsafe { libc::munlock(mapping.at(0).cast(), mapping.bytes) };
+        assert!(vm.evict_all().pages > 0);
+        region.unregister().unwrap();
+        mapping.check(0..2048, 1);
     });
 }

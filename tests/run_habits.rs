@@ -568,3 +568,102 @@ print([fork() for _ in range(3)], [one.join() for one in threads], sum(map(hash,
         assert_eq!(good(&output), "[0, 0, 0] [None, None, None, None] True\n", "{least}: {}", shown(&output));
     }
 }
+
+/// It replaces pieces of its memory by new ones at the same addresses, as collectors and runtimes do, at a limit at which each look at a region takes
+/// long; and looks whether it has its bytes.
+const REPLACING: &str = r#"
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#define PIECE (256L << 10)
+#define PIECES 160
+static char *base;
+static unsigned char made[PIECES];
+static char byte(int n, long k) { return (char)(n * 7 + made[n] * 13 + k / 64 + 1); }
+static void map(int n, int protection) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (protection ? 0 : MAP_NORESERVE);
+    if (mmap(base + n * PIECE, PIECE, protection, flags, -1, 0) == MAP_FAILED) exit(1);
+}
+static void make(int n) {
+    map(n, PROT_READ | PROT_WRITE);
+    made[n]++;
+    for (long k = 0; k < PIECE; k += 64) base[n * PIECE + k] = byte(n, k);
+}
+int main(int count, char **words) {
+    base = mmap(NULL, PIECES * PIECE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    for (int n = 0; n < PIECES; n++) make(n);
+    srand(7);
+    for (time_t end = time(NULL) + 6; time(NULL) < end; usleep(rand() % 3000)) {
+        int n = rand() % PIECES;
+        if (rand() % 3 == 0) {
+            map(n, PROT_NONE);
+            if (rand() % 2) usleep(rand() % 3000);
+            make(n);
+        } else {
+            for (long k = 0; k < PIECE; k += 64)
+                if (base[n * PIECE + k] != byte(n, k)) { printf("byte %ld of piece %d is %d\n", k, n, base[n * PIECE + k]); return 2; }
+        }
+    }
+    puts("kept");
+    return 0;
+}
+"#;
+
+#[test]
+fn memory_that_is_replaced_where_it_is_has_its_new_bytes() {
+    if !can("memory_that_is_replaced_where_it_is_has_its_new_bytes", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let replacing = program(place.path(), "replacing", REPLACING);
+    let output = finish(&mut run(place.path(), &["--memory-max", "24M"], &[replacing.to_str().unwrap()]), 120);
+    assert_eq!(good(&output), "kept\n", "{}", shown(&output));
+}
+
+/// It has memory wiped in children, and moves it then; or has a page beside it that may not be written.
+const WIPED_AND_MOVED: &str = r#"
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define LEN (16L << 20)
+static char *map(void) { return mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); }
+int main(int count, char **words) {
+    char *moved = map(), *beside = map(), *other = map();
+    memset(beside, 1, LEN);
+    usleep(500000); /* it is found */
+    if (mprotect(beside, 4096, PROT_READ) || madvise(moved, LEN, MADV_WIPEONFORK)) return 1;
+    if (madvise(beside + 8192, LEN - 8192, MADV_WIPEONFORK)) return 2;
+    char *there = mmap(NULL, LEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    moved = mremap(moved, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED, there);
+    if (moved != there) return 3;
+    for (long k = 0; k < LEN; k += 64) moved[k] = beside[k > 8192 ? k : 8192] = other[k] = (char)(k / 64 + 1);
+    usleep(1500000); /* what is not left out leaves */
+    int status, pid = fork();
+    if (pid == 0) {
+        long seen = 0;
+        for (long k = 8192 + 64; k < LEN; k += 64) seen += (moved[k] != 0) + (beside[k] != 0);
+        _exit(seen > 0);
+    }
+    waitpid(pid, &status, 0);
+    for (long k = 64; k < LEN; k += 64) if (moved[k] != (char)(k / 64 + 1) || other[k] != (char)(k / 64 + 1)) return 4;
+    printf("%x\n", status);
+    return 0;
+}
+"#;
+
+#[test]
+fn what_is_to_be_wiped_in_children_is_so_wherever_it_moves_and_whatever_lies_beside_it() {
+    if !can("what_is_to_be_wiped_in_children_is_so_wherever_it_moves_and_whatever_lies_beside_it", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let wiping = program(place.path(), "wiping", WIPED_AND_MOVED);
+    let output = finish(&mut run(place.path(), &["--memory-max", "8M"], &[wiping.to_str().unwrap()]), 120);
+    assert_eq!(good(&output), "0\n", "{}", shown(&output));
+}

@@ -175,3 +175,55 @@ fn what_was_never_touched_is_not_made_when_its_protection_changes_or_all_comes_i
     }
     assert_eq!(good(&running.finish()), "kept\n");
 }
+
+/// It asks to lock more than there is, which fails half-way, and to protect it again and again.
+const FAILING: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define LEN (24L << 20)
+int main(int count, char **words) {
+    char *at = mmap(NULL, LEN + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (long k = 0; k < LEN; k += 64) at[k] = (char)(k / 64 + 1);
+    while (access(words[1], F_OK)) usleep(10000);
+    munmap(at + LEN, 4096);
+    if (!mlock(at, LEN + 4096)) return 1;
+    munlock(at + LEN / 2, LEN / 2); /* what was locked before it failed is the kernel's affair */
+    munlock(at, LEN / 2);
+    for (int n = 0; n < 2000; n++) if (mprotect(at, LEN, PROT_READ) || mprotect(at, LEN, PROT_NONE)) return 2;
+    if (mprotect(at, LEN, PROT_READ | PROT_WRITE)) return 3;
+    close(creat(words[2], 0600));
+    while (access(words[3], F_OK)) usleep(10000);
+    for (long k = 0; k < LEN; k += 64) if (at[k] != (char)(k / 64 + 1)) return 4;
+    puts("kept");
+    return 0;
+}
+"#;
+
+#[test]
+fn what_could_not_be_locked_can_leave_and_what_is_protected_often_is_held_once() {
+    if !can("what_could_not_be_locked_can_leave_and_what_is_protected_often_is_held_once", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let failing = program(place.path(), "failing", FAILING);
+    let files = ["begin", "failed", "seen"].map(|name| place.path().join(name));
+    let mut program = vec![failing.to_str().unwrap()];
+    program.extend(files.iter().map(|file| file.to_str().unwrap()));
+    let mut running = Deadlined::start(&mut run(place.path(), &["--memory-max", "64M"], &program), 120);
+    let pid = running.program().to_string();
+    let out = || good(&finish(zspool(place.path()).args(["ctl", &pid, "out"]), 60));
+    until_vm(&mut running, place.path(), |vm| vm["registered"].as_u64() >= Some(24 * MIB));
+    std::fs::write(&files[0], "").unwrap();
+    while !files[1].exists() {
+        assert!(running.is_running(), "{}", shown(&running.finish()));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    until_vm(&mut running, place.path(), |vm| {
+        out();
+        vm["out"].as_u64() >= Some(23 * MIB) && vm["pinned"].as_u64() == Some(0)
+    });
+    std::fs::write(&files[2], "").unwrap();
+    assert_eq!(good(&running.finish()), "kept\n");
+}

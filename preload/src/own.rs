@@ -193,6 +193,22 @@ mod tests {
     }
 
     #[test]
+    fn a_live_stack_stays_noted_where_a_smaller_one_has_ended() {
+        let large = 1 << 58..(1 << 58) + 0x8000;
+        let small = (1 << 58) + 0x4000..(1 << 58) + 0x8000; // the C library cuts it out of one that it has kept
+        for stack in [&large, &small] {
+            begun(stack.clone());
+            ended(stack.clone());
+        }
+        begun(large.clone());
+        forget_stacks(|other| *other == large);
+        assert!(still_theirs(&small).is_none());
+        ended(large.clone());
+        forget_stacks(|_| false);
+        assert!(!snapshot().overlaps(&large));
+    }
+
+    #[test]
     fn nothing_of_ours_is_mapped_while_memory_of_the_programs_is_registered() {
         static MAPPED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
         let range = 1 << 59..(1 << 59) + 0x1000;
