@@ -96,7 +96,7 @@ fn the_limit_that_is_hit_names_its_file_and_nothing_is_left_charged() {
     assert_eq!((refused.usage(), refused.limit(), refused.asked()), (5000, 6000, 1001));
     assert_eq!(
         refused.to_string(),
-        "memcg /tenant (id 2) has resident 5000 of at most 6000 bytes, so 1001 more are refused; raise its memory.max or \
+        "memcg /tenant (id 2) holds 5000 of at most 6000 bytes, so 1001 more are refused; raise its memory.max or \
          have some of it reclaimed"
     );
     let refused = hit(enter(&tree, &vm, 2001));

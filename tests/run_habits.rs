@@ -137,6 +137,7 @@ print(os.waitpid(child, 0)[1], [fork() for _ in range(3)], sum(map(hash, held)) 
 /// the parent do the same meanwhile. Both must have what is theirs.
 const CLONING: &str = r#"
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -182,8 +183,10 @@ int main(void) {
         if (pid == 0) {
             int result = differs(at, 1) ? 11 : changes(at) ? 12 : differs(at, 1) ? 13 : 0;
             char *moved = mremap(at, LEN, 2 * LEN, MREMAP_MAYMOVE);
-            if (!result && (moved == MAP_FAILED || differs(moved, 1))) result = 14;
-            if (!result) { fill(moved, 99); result = differs(moved, 99) ? 15 : 0; }
+            /* Of what is registered in parts, one of them not yet, the kernel makes two mappings, and moves one at a time. */
+            if (!result && moved == MAP_FAILED && errno != EFAULT) result = 17;
+            if (!result && moved != MAP_FAILED && differs(moved, 1)) result = 14;
+            if (!result && moved != MAP_FAILED) { fill(moved, 99); result = differs(moved, 99) ? 15 : 0; }
             /* Nothing is kept from it, whatever it is a copy of. */
             for (int fd = 3; fd < 1024; fd++) if (!result && fcntl(fd, F_GETFD) >= 0 && close(fd)) result = 16;
             syscall(SYS_exit_group, result);
@@ -369,9 +372,9 @@ fn memory_that_grows_a_little_at_a_time_is_few_regions() {
         assert!(running.is_running(), "{}", shown(&running.finish()));
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // Each size once, in the last of three parts of 16 MiB; and what the C library has.
+    // Ten of four mebibytes, smaller ones, and what the C library has; were they not joined, there would be 160.
     let vm = until_vm(&mut running, place.path(), |vm| vm["registered"].as_u64() >= Some(40 * MIB));
-    assert!(vm["regions"].as_u64() <= Some(2 + 6 + 2), "{vm:#}");
+    assert!(vm["regions"].as_u64() <= Some(10 + 5 + 2), "{vm:#}");
     std::fs::write(&files[1], "").unwrap();
     assert_eq!(good(&running.finish()), "kept\n");
 }

@@ -36,6 +36,9 @@ use zspool::guest::{Error, MappingChange, Pin, Region, Vm};
 /// A region is at most this large, and ends at a multiple of it.
 pub(crate) const PART: usize = 16 << 20;
 
+/// From this on regions are few enough as they are.
+const LARGE: usize = 4 << 20;
+
 /// The program's memory, once there is an engine; never freed.
 static VM: AtomicPtr<Vm> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -154,10 +157,13 @@ fn register_now(vm: &Vm, part: &Range<usize>) -> Option<Result<(), Error>> {
     Some(Ok(()))
 }
 
-/// Make one region of a new one and of those beside it that are no larger, one after the other: what grows a little at a time is a region of each
-/// size at most in a part, and each page is registered so many times.
+/// Make one region of a new one and of those beside it that are no larger, one after the other: of what grows a little at a time there is a region
+/// of each size, up to the large ones, and each page is registered so many times.
 fn join(vm: &Vm, mut all: Range<usize>, gone: &Ranges) {
-    while let Some(beside) = beside(&all, |beside| beside.len() <= all.len() && !gone.overlaps(beside)) {
+    // What is large is left as it is: while it is registered anew, a child that is born has two mappings of one, and cannot move them as one.
+    while all.len() < LARGE
+        && let Some(beside) = beside(&all, |beside| beside.len() <= all.len() && !gone.overlaps(beside))
+    {
         let both = all.start.min(beside.start)..all.end.max(beside.end);
         let Some(_adopting) = Adopting::new(&both) else { return };
         // The other one first: where it is to stay, nothing has changed.
