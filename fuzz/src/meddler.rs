@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
-use zspool::memcg::Memcg;
+use zspool::memcg::{Counter, Memcg};
 use zspool::swap::{self, BLOCK_BYTES, Device, Fault, FaultyDevice, MemoryDevice, Plan, Request};
 use zspool::sync::Deadline;
 use zspool::units::{NodeId, SlotRange};
@@ -208,6 +208,11 @@ impl Meddler {
                 Meanwhile::Store { .. } | Meanwhile::Limit { .. } | Meanwhile::Shrink { .. } | Meanwhile::Reap
             );
             if writes && !roomy() {
+                continue;
+            }
+            // And a store at a limit joins the batch of stores that is under way, which this thread may be writing.
+            let limited = |memcg: &Memcg| [Counter::Zswap, Counter::Memory].iter().any(|&of| memcg.max(of) != u64::MAX);
+            if matches!(op, Meanwhile::Store { .. }) && (limited(&zswap.root()) || memcgs.iter().any(limited)) {
                 continue;
             }
             let n = |memcg: u8| memcg as usize % memcgs.len();

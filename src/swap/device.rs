@@ -275,6 +275,8 @@ impl Drop for Request {
 }
 
 /// Bytes that can be written and read in whole units.
+///
+/// None of its functions may call the store that it is a device of: who is called may be the one for whom that call would wait.
 pub trait Device: Send + Sync + fmt::Debug {
     /// Start the idle requests. A device whose queue is full may leave some idle; [`complete`](Self::complete) starts
     /// them.
