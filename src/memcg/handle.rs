@@ -90,10 +90,14 @@ impl Memcg {
     /// Whether what is charged through this objcg of the same tree is charged to it. Lock-free.
     #[inline]
     pub fn is_charged_by(&self, id: ObjcgId) -> bool {
+        let mut group = self.tree().group_of(id);
         loop {
-            if let Some(is_above) = self.is_above(self.tree().group_of(id)) {
-                return is_above;
+            let is_above = self.is_above(group);
+            let now = self.tree().group_of(id);
+            if is_above.is_some() || now == group {
+                return is_above.unwrap_or(false); // nobody's, if it was let go by its last holder
             }
+            group = now;
         }
     }
 
