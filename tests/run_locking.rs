@@ -100,10 +100,7 @@ fn a_program_that_locks_all_its_memory_locks_its_own_and_can_let_it_go() {
     let pid = running.program().to_string();
     let out = || good(&finish(zspool(place.path()).args(["ctl", &pid, "out"]), 60));
     for (step, least_out) in [(0, 15 * MIB), (1, 15 * MIB), (2, 60 * MIB)] {
-        while !files[2 * step].exists() {
-            assert!(running.is_running(), "{}", shown(&running.finish()));
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        running.until(&files[2 * step]);
         until_vm(&mut running, place.path(), |vm| {
             out();
             vm["out"].as_u64() >= Some(least_out) && (step != 1 || vm["out"].as_u64() < Some(17 * MIB))
@@ -154,10 +151,7 @@ fn what_was_never_touched_is_not_made_when_its_protection_changes_or_all_comes_i
     let pid = running.program().to_string();
     let ctl = |verb: &str| good(&finish(zspool(place.path()).args(["ctl", &pid, verb]), 60));
     for step in 0..3 {
-        while !files[2 * step].exists() {
-            assert!(running.is_running(), "{}", shown(&running.finish()));
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        running.until(&files[2 * step]);
         // 1024 pages were touched at first, and as many read at other places later, twice.
         let vm = match step {
             0 => until_vm(&mut running, place.path(), |vm| {
@@ -216,10 +210,7 @@ fn what_could_not_be_locked_can_leave_and_what_is_protected_often_is_held_once()
     let out = || good(&finish(zspool(place.path()).args(["ctl", &pid, "out"]), 60));
     until_vm(&mut running, place.path(), |vm| vm["registered"].as_u64() >= Some(24 * MIB));
     std::fs::write(&files[0], "").unwrap();
-    while !files[1].exists() {
-        assert!(running.is_running(), "{}", shown(&running.finish()));
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    running.until(&files[1]);
     until_vm(&mut running, place.path(), |vm| {
         out();
         vm["out"].as_u64() >= Some(23 * MIB) && vm["pinned"].as_u64() == Some(0)

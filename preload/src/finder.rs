@@ -124,7 +124,7 @@ impl Finder {
         }
         let mut own = own::snapshot();
         if self.maps.read().is_err() {
-            return; // no descriptor left, at the first time
+            return; // it could not be opened: no descriptor is left
         }
         // What was ours when we looked, and what is now: one may have come and the other gone meanwhile.
         own::snapshot().iter().for_each(|range| own.add(range.clone()));

@@ -12,7 +12,7 @@
 //!    registered anew. Regions are small, so that this is little.
 //! 3. What is moved is given up before, and registered anew where it is then. The kernel could have moved it, registered; but it tells of that in
 //!    two events, with the pages that are out in between.
-//! 4. Regions of one part that touch become one, when the new one is no smaller: all of them are gone through at each look and each change.
+//! 4. Small regions of one part that touch become one, when the new one is no smaller: all of them are gone through at each look and each change.
 //! 5. No lock of ours is held while pages are brought in: that may need memory, devices and other threads.
 
 use crate::finder;

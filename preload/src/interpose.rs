@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `mmap` | ours: noted; the program's: looked for soon, if it is large |
 //! | `munmap`, `mremap` | ours: noted; the program's: what [`following`] held there goes |
-//! | `mremap`, `realloc` of a large piece | [`following`] gives it up until it has moved |
+//! | `mremap`, `realloc` of a large piece | [`following`] gives it up until it has moved; [`moving`] where the kernel has it as several |
 //! | `madvise` | huge pages are not asked for in memory that is registered; what is thrown away need not stay; what is to be wiped in children is left out |
 //! | `mprotect`, `pkey_mprotect` | [`following`] brings in what is out there, and has it stay; until it is to be read and written again |
 //! | `mlock` and its kin | see [`locking`] |
@@ -21,7 +21,7 @@
 use crate::following;
 use crate::inside::{self, Inside};
 use crate::own::{self, Why};
-use crate::{farewell, finder, locking, malloc, state, threads};
+use crate::{farewell, finder, locking, malloc, moving, state, threads};
 use libc::{c_int, c_void, off_t, pthread_attr_t, pthread_t, size_t};
 use std::ops::Range;
 
@@ -134,7 +134,13 @@ pub unsafe extern "C" fn mremap(
     }
     let from = range(at, len);
     before_move(from.clone());
-    let moved = pointer(call());
+    let mut moved = pointer(call());
+    if moved == libc::MAP_FAILED && errno() == libc::EFAULT && !following::is_followed(from.clone()) {
+        match inside_after_a_call(|| moving::in_pieces(&from, new_len, flags, new_at)) {
+            Ok(at) => moved = std::ptr::with_exposed_provenance_mut(at),
+            Err(errno) => set_errno(errno),
+        }
+    }
     if moved != libc::MAP_FAILED && own::leaves_out() {
         let _inside = Inside::enter();
         let still = flags & libc::MREMAP_DONTUNMAP != 0;
@@ -176,15 +182,27 @@ fn after_move(from: &Range<usize>) {
 }
 
 /// `errno` is as the system call left it.
-fn inside_after_a_call(f: impl FnOnce()) {
-    // SAFETY: the thread's own.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    let was = unsafe { errno.read() };
+fn inside_after_a_call<T>(f: impl FnOnce() -> T) -> T {
+    let was = errno();
     let _inside = Inside::enter();
-    f();
-    // SAFETY: as above.
-    unsafe { errno.write(was) };
+    let result = f();
+    set_errno(was);
+    result
+}
+
+fn errno() -> c_int {
+    // SAFETY: the thread's own.
+    unsafe { *errno_place() }
+}
+
+fn set_errno(errno: c_int) {
+    // SAFETY: the thread's own.
+    unsafe { *errno_place() = errno };
+}
+
+fn errno_place() -> *mut c_int {
+    // SAFETY: only tells where it is.
+    unsafe { libc::__errno_location() }
 }
 
 /// # Safety
@@ -260,10 +278,7 @@ pub(crate) fn take_in(range: Range<usize>, whys: &[Why]) {
 
 /// What a system call returns that fails.
 pub(crate) fn fails(errno: c_int) -> c_int {
-    // SAFETY: the thread's own.
-    let place = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    unsafe { place.write(errno) };
+    set_errno(errno);
     -1
 }
 

@@ -22,7 +22,7 @@
 //! | `settings` of [`zspool::guest::control`] | what the launcher says |
 //! | [`engine`] | the engine it describes |
 //! | [`interpose`], [`locking`], [`served`], [`descriptors`], [`next`], [`threads`], [`malloc`], [`fork`] | what is seen of the program |
-//! | [`finder`], [`maps`], [`following`], [`gone`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
+//! | [`finder`], [`maps`], [`following`], [`moving`], [`gone`], [`own`], [`ranges`] | which memory is registered, and what becomes of it |
 //! | [`allocator`], [`lock`], [`system`], [`inside`], [`tls`], [`state`] | how we stay out of the program's way |
 //! | [`farewell`] | the last word |
 
@@ -43,6 +43,7 @@ mod lock;
 mod locking;
 mod malloc;
 mod maps;
+mod moving;
 mod next;
 mod own;
 mod ranges;

@@ -17,7 +17,6 @@ use crate::inside::Inside;
 use crate::interpose::{after_change, before_change, fails, follows, pages};
 use crate::maps::Maps;
 use crate::own;
-use crate::ranges::Ranges;
 use crate::system;
 use libc::{c_int, c_uint, c_void, size_t};
 use std::ops::Range;
@@ -88,6 +87,10 @@ pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
         return call(flags);
     }
     let _inside = Inside::enter();
+    let parts = match if now { theirs() } else { Ok(Vec::new()) } {
+        Ok(parts) => parts,
+        Err(errno) => return fails(errno), // and nothing has changed
+    };
     if future {
         // Before: what we map while it takes hold is unlocked.
         let before = FUTURE.swap(true, Release);
@@ -99,8 +102,12 @@ pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
         // Nothing else ends it; what was locked is locked again in a moment.
         unlock_all();
     }
-    if now && let Err(errno) = lock_now(flags & libc::MCL_ONFAULT != 0) {
-        return fails(errno);
+    let on_fault = flags & libc::MCL_ONFAULT != 0;
+    for part in parts {
+        let hold = if on_fault { following::before_change } else { following::before_lock };
+        hold(part.clone());
+        // What cannot be filled is locked, and what is gone is gone, as with the system call.
+        lock(part.start, part.len(), if on_fault { libc::MLOCK_ONFAULT as c_uint } else { 0 });
     }
     0
 }
@@ -123,35 +130,20 @@ fn unlock_all() -> c_int {
     unsafe { libc::syscall(libc::SYS_munlockall) as c_int }
 }
 
-/// Lock what the program has mapped.
+/// What the program has mapped, if it may lock that: each mapping by itself, as one that cannot be filled keeps nothing else from being locked.
 ///
 /// # Errors
 /// The number of the error that the system call would have had.
-fn lock_now(on_fault: bool) -> Result<(), c_int> {
+fn theirs() -> Result<Vec<Range<usize>>, c_int> {
     let mut maps = Maps::default();
     maps.read().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOMEM))?;
     let ours = own::ours();
-    let mut all = Ranges::new();
-    maps.everything().for_each(|range| all.add(range));
-    let theirs: Vec<Range<usize>> = all.iter().flat_map(|range| ours.missing(range.clone())).collect();
+    let theirs: Vec<Range<usize>> = maps.everything().flat_map(|mapping| ours.missing(mapping)).collect();
     if let Some(most) = system::most_locked() {
         let bytes: usize = theirs.iter().map(|range| range.len()).sum();
         if bytes > most {
             return Err(if most == 0 { libc::EPERM } else { libc::ENOMEM });
         }
     }
-    let flags = if on_fault { libc::MLOCK_ONFAULT as c_uint } else { 0 };
-    // Each mapping by itself: one that cannot be filled, as without access, keeps nothing else from being locked.
-    for mapping in maps.everything() {
-        for part in ours.missing(mapping) {
-            if on_fault {
-                following::before_change(part.clone())
-            } else {
-                following::before_lock(part.clone())
-            };
-            // What cannot be filled is locked, and what is gone is gone, as with the system call.
-            lock(part.start, part.len(), flags);
-        }
-    }
-    Ok(())
+    Ok(theirs)
 }

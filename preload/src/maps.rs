@@ -47,7 +47,7 @@ impl Maps {
 
     /// Whether one mapping of such memory is just that range.
     pub(crate) fn has(&self, range: &Range<usize>) -> bool {
-        self.text.split(|byte| *byte == b'\n').filter_map(candidate).any(|mapping| mapping == *range)
+        self.each().any(|mapping| mapping == *range)
     }
 
     /// All there is, in order.
@@ -55,9 +55,14 @@ impl Maps {
         self.text.split(|byte| *byte == b'\n').filter_map(|line| range(std::str::from_utf8(line).ok()?))
     }
 
-    /// Private anonymous memory that is read and written, neither a stack nor code, in order. Neighbours are joined.
+    /// Private anonymous memory that is read and written, neither a stack nor code, in order.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Range<usize>> {
+        self.text.split(|byte| *byte == b'\n').filter_map(candidate)
+    }
+
+    /// The same; neighbours are joined.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = Mapping> {
-        let mut lines = self.text.split(|byte| *byte == b'\n').filter_map(candidate).peekable();
+        let mut lines = self.each().peekable();
         std::iter::from_fn(move || {
             let mut range = lines.next()?;
             while let Some(next) = lines.next_if(|next| next.start == range.end) {

@@ -86,6 +86,15 @@ impl Deadlined {
         }
     }
 
+    /// Wait until it has made a file.
+    #[track_caller]
+    pub fn until(&mut self, made: &Path) {
+        while !made.exists() {
+            assert!(self.is_running(), "it ended before it made {}", made.display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Both its outputs, read to their ends.
     pub fn finish(mut self) -> Output {
         let mut child = self.child.take().unwrap();

@@ -49,13 +49,10 @@ impl Place {
         }
         // Not what a link leads to: somebody else could have put the link there.
         let found = fs::symlink_metadata(&self.folder).map_err(failed)?;
-        let what = match () {
-            () if !found.is_dir() => "no folder".to_owned(),
-            () if found.uid() != uid() => format!("of the user {}", found.uid()),
-            () if found.mode() & 0o077 != 0 => format!("of mode {:04o}", found.mode() & 0o7777),
-            () => return Ok(()),
-        };
-        Err(ControlError::NotPrivate { path: self.folder.clone(), what })
+        match shared(&found, uid()) {
+            None => Ok(()),
+            Some(what) => Err(ControlError::NotPrivate { path: self.folder.clone(), what }),
+        }
     }
 }
 
@@ -91,7 +88,17 @@ fn of_users(folder: &str, before: &'static str) -> impl Iterator<Item = (u32, Pa
 /// A folder that is this user's, and nobody else may enter.
 fn private((user, folder): (u32, PathBuf)) -> Option<PathBuf> {
     let found = fs::symlink_metadata(&folder).ok()?;
-    (found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0).then_some(folder)
+    shared(&found, user).is_none().then_some(folder)
+}
+
+/// What keeps it from being a folder of this user's that nobody else may enter.
+fn shared(found: &fs::Metadata, user: u32) -> Option<String> {
+    match () {
+        () if !found.is_dir() => Some("no folder".to_owned()),
+        () if found.uid() != user => Some(format!("of the user {}", found.uid())),
+        () if found.mode() & 0o077 != 0 => Some(format!("of mode {:04o}", found.mode() & 0o7777)),
+        () => None,
+    }
 }
 
 fn uid() -> u32 {

@@ -6,7 +6,7 @@
 //! A page that is pinned may be written by whoever cannot be served: a device, a system call, the embedder of a VM that nobody serves. So it
 //! is not protected: its kept copy goes when it is pinned, and none is kept of it while it is.
 
-use super::bits::{MAX_PINS, State};
+use super::bits::{Bits, MAX_PINS, State};
 use super::pages::{Access, Pages, Served, Waiting};
 use super::ports::{Gauge, Why};
 use crate::guest::Error;
@@ -69,11 +69,8 @@ impl Pages {
     /// Whether it is pinned.
     fn pin_where(&self, page: u32, nowhere: Nowhere) -> Result<bool, Error> {
         loop {
-            match self.word(page).pin(self.shared().planted) {
-                Ok(first) => {
-                    if first {
-                        self.shared().observer.change(Gauge::Pinned, 1);
-                    }
+            match self.try_pin(page) {
+                Ok(()) => {
                     return self.let_write(page).map(|()| true).inspect_err(|_| self.unpin(page..page + 1));
                 }
                 Err(seen) if seen.state() == State::Resident => {
@@ -88,13 +85,18 @@ impl Pages {
 
     /// Do something while a page stays in the guest range. `None` where it is not there, or pinned as often as it can be. Waits for nobody.
     pub(crate) fn while_here<R>(&self, page: u32, f: impl FnOnce() -> R) -> Option<R> {
-        let first = self.word(page).pin(self.shared().planted).ok()?;
-        if first {
-            self.shared().observer.change(Gauge::Pinned, 1);
-        }
+        self.try_pin(page).ok()?;
         let done = f();
         self.unpin(page..page + 1);
         Some(done)
+    }
+
+    /// Pin a page that is in the guest range; what it is otherwise.
+    fn try_pin(&self, page: u32) -> Result<(), Bits> {
+        if self.word(page).pin(self.shared().planted)? {
+            self.shared().observer.change(Gauge::Pinned, 1);
+        }
+        Ok(())
     }
 
     /// A page that is pinned can be written without a fault from here on.
