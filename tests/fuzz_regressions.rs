@@ -512,3 +512,34 @@ fn a_lost_page_that_was_thrown_away_can_be_touched_after_unregistering() {
         assert_reached(&reached, &["pages lost", "unregistered"]);
     }
 }
+
+/// Pages that were thrown away where they were staged came back when they were to be compressed: reading them faulted. They stayed in memory then.
+#[cfg(all(feature = "guest", target_os = "linux"))]
+#[test]
+fn a_page_that_vanished_where_it_is_staged_does_not_stay() {
+    use guest_ops::{Op, Patch, Run, Serving};
+    for kind in 1..4 {
+        let serving = Serving { service: 1, around: 0, kept: 0, dirty: 0 };
+        let patch = Patch { kind, vm: 0, pages: 100, used: 100 };
+        let ops = vec![
+            Op::Limit { memcg: 1, file: 0, pages: Some(120) },
+            Op::EvictBytes { vm: 0, pages: 20 },
+            Op::Vanish { place: 0, first: 0, n: 63, of_file: true },
+            Op::Evict { place: 0, first: 0, n: 63 },
+            Op::Check,
+        ];
+        let run = Run {
+            pool_frames: 122,
+            device: 0,
+            staged_ahead: 64,
+            vms: [serving, serving],
+            places: [patch, Patch { vm: 1, ..patch }],
+            ops: List(ops),
+        };
+        let reached = guest_ops::run(run);
+        if reached.get("userfaultfd not permitted") > 0 {
+            return eprintln!("skipped: userfaultfd is not permitted here");
+        }
+        assert_reached(&reached, &["pages thrown away behind its back"]);
+    }
+}

@@ -53,8 +53,9 @@ impl Bed {
     }
 
     pub fn staged(&self, page: u32) -> [u8; PAGE] {
-        // SAFETY: the page is staged.
-        unsafe { self.backing.staged(page).read_volatile() }
+        let mut bytes = [0; PAGE];
+        self.backing.copy_staged(page, &mut bytes).expect("the page is staged");
+        bytes
     }
 
     pub fn holds(&self, page: u32, version: u64) {

@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | anonymous memory, by MOVE | at the same index of the shadow range | `Apart` |
 //! | anonymous memory, by write protection | in the guest range, write-protected | `InPlace` |
-//! | memfd | in the page cache, read through a second view | `InPlace` |
+//! | memfd | in the page cache | `InPlace` |
 //!
 //! What a caller keeps to:
 //! - **B1** No call but [`present`](Backing::present), [`wake`](Backing::wake) and [`unshare`](Backing::unshare) without owning the
@@ -56,14 +56,20 @@ pub trait Backing: Send + Sync {
     /// `There`: the guest range has a page in that place, and the staged one stays.
     fn put_back(&self, first: u32, pages: u32) -> Installed;
 
-    /// Where the bytes of a page lie that is Staged or Compressing. Nobody writes them.
-    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE];
+    /// Where the bytes of a page lie that is Staged or Compressing, where staging is [`Apart`](Staging::Apart). Nobody writes them.
+    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
+        unreachable!("page {page} is staged in place, and copied");
+    }
 
-    /// Copy the bytes of a page that is staged [`InPlace`](Staging::InPlace) and whose SHADOW flag is set. Where a fault has put it back, the guest
-    /// may be writing it: the copy is worth nothing then, and its maker finds that the page is lost.
-    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) {
-        // SAFETY: the page stands where the guest has it while SHADOW is set: who throws pages away waits (B4).
+    /// Copy the bytes of a page that is staged and owned, or whose SHADOW flag is set. Where a fault has put back one that is staged
+    /// [`InPlace`](Staging::InPlace), the guest may be writing it: the copy is worth nothing then, and its maker finds that the page is lost.
+    ///
+    /// # Errors
+    /// `Hole`: it is staged in place, and was thrown away behind our back.
+    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) -> Result<(), Obstacle> {
+        // SAFETY: memory of ours, which nobody writes while the page is staged.
         unsafe { std::ptr::copy_nonoverlapping(self.staged(page), to, 1) };
+        Ok(())
     }
 
     /// Give the frames of staged pages back; the guest's next access faults as on a page that is not there.
@@ -199,8 +205,12 @@ macro_rules! rest_of_inner {
             self.$inner.staged(page)
         }
 
-        fn copy_staged(&self, page: u32, to: &mut [u8; $crate::units::PAGE_SIZE]) {
-            self.$inner.copy_staged(page, to);
+        fn copy_staged(
+            &self,
+            page: u32,
+            to: &mut [u8; $crate::units::PAGE_SIZE],
+        ) -> Result<(), $crate::guest::memory::backing::Obstacle> {
+            self.$inner.copy_staged(page, to)
         }
 
         fn wake(&self, first: u32, pages: u32) {

@@ -1,11 +1,9 @@
-//! [`Filed`]: shared memory of a memfd. A page that was taken out stays in the file until it is compressed, and is read through a second view.
+//! [`Filed`]: shared memory of a memfd. A page that was taken out stays in the file until it is compressed.
 //!
 //! ```text
 //!   guest's view  | p0 |    | p2 |     take_out: p1's entry of the page table is zapped, the next access is a MINOR fault
 //!                   |         |        put_back: CONTINUE maps it again
-//!   file          | p0 | p1 | p2 |     drop_staged: a hole is punched, the next access is a MISSING fault
-//!                   |    |    |
-//!   our view      | p0 | p1 | p2 |     never registered; touched only where the file has a page
+//!   file          | p0 | p1 | p2 |     copy_staged: p1 is read; drop_staged: a hole is punched, the next access is a MISSING fault
 //! ```
 //!
 //! Zapping raises an event where events of removal are on, and waits for its reader. So with them writes are held off instead
@@ -14,16 +12,19 @@
 //! - **F1** The staged page is the guest's (B3).
 //! - **F2** A page may be in the file and not mapped at any time: the kernel unmaps what it swaps out, and somebody may have written to the
 //!   file. What fills a page and finds one maps that one, and says `There`: the fault that asked for it is served.
-//! - **F3** As with anonymous memory without MOVE, the kernel does not say that a page is pinned: the caller has to.
+//! - **F3** Whoever has the file may make it shorter at any time: so it is read as a file, and mapped nowhere by us.
+//! - **F4** As with anonymous memory without MOVE, the kernel does not say that a page is pinned: the caller has to.
 
 use super::Refusal;
 use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
 use super::guest_range::{GuestRange, rest_of_backing};
 use crate::guest::uffd::{Errno, Ioctls, Modes};
 use crate::units::PAGE_SIZE;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 /// How a page is taken out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,51 +40,10 @@ pub(super) enum Out {
 pub(super) struct Filed {
     guest: GuestRange,
     /// A description of our own, whose position nobody else moves.
-    file: OwnedFd,
+    file: File,
     /// Where in it the range begins.
     offset: u64,
-    view: View,
     out: Out,
-}
-
-/// Our mapping of the range's part of the file.
-#[derive(Debug)]
-struct View {
-    start: usize,
-    bytes: usize,
-}
-
-impl View {
-    fn new(file: &OwnedFd, offset: u64, bytes: usize) -> Result<View, Refusal> {
-        let refused = || Refusal::AddressSpace { bytes, source: io::Error::last_os_error() };
-        // SAFETY: a new mapping wherever the kernel likes; it replaces none. Without access at first, as Reserved's.
-        let start = unsafe {
-            let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, file.as_raw_fd(), offset as libc::off_t)
-        };
-        if start == libc::MAP_FAILED {
-            return Err(refused());
-        }
-        let view = View { start: start as usize, bytes };
-        // SAFETY: our own mapping; nobody uses it yet.
-        unsafe { libc::munlock(start, bytes) };
-        // SAFETY: as above.
-        if unsafe { libc::mprotect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-            return Err(refused());
-        }
-        for advice in [libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
-            // SAFETY: advice about our own mapping that changes no content.
-            unsafe { libc::madvise(start, bytes, advice) };
-        }
-        Ok(view)
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping; those who hold pointers into it hold its region.
-        unsafe { libc::munmap(self.start as *mut libc::c_void, self.bytes) };
-    }
 }
 
 impl Filed {
@@ -91,23 +51,16 @@ impl Filed {
     pub(super) fn new(guest: GuestRange, file: &OwnedFd, offset: u64, out: Out) -> Result<Filed, Refusal> {
         // Opened again: the position of the caller's description is the caller's.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let file = std::fs::File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .open(path)
             .map_err(|source| Refusal::Proc { what: "/proc/self/fd", source })?;
-        let file = OwnedFd::from(file);
-        let view = View::new(&file, offset, guest.pages() as usize * PAGE_SIZE)?;
-        Ok(Filed { guest, file, offset, view, out })
+        Ok(Filed { guest, file, offset, out })
     }
 
     fn in_file(&self, page: u32) -> u64 {
         self.offset + u64::from(page) * PAGE_SIZE as u64
-    }
-
-    fn in_view(&self, page: u32) -> *mut [u8; PAGE_SIZE] {
-        debug_assert!(page < self.guest.pages());
-        (self.view.start + page as usize * PAGE_SIZE) as *mut [u8; PAGE_SIZE]
     }
 
     /// The first run of pages that the file has at or behind `first`, cut off at `end`.
@@ -179,30 +132,6 @@ impl Filed {
     }
 }
 
-/// Pages that were written through our view and are not the guest's yet: punched out when dropped.
-struct Written<'a> {
-    filed: &'a Filed,
-    first: u32,
-    pages: u32,
-}
-
-impl Written<'_> {
-    /// The first `pages` of them; the others are punched out now.
-    fn keep(mut self, pages: u32) -> Self {
-        drop(Written { filed: self.filed, first: self.first + pages, pages: self.pages - pages });
-        self.pages = pages;
-        self
-    }
-}
-
-impl Drop for Written<'_> {
-    fn drop(&mut self) {
-        if self.pages > 0 {
-            let _ = self.filed.punch(self.first, self.pages);
-        }
-    }
-}
-
 impl Backing for Filed {
     fn register(&self) -> Result<(), Refusal> {
         let need = Ioctls::COPY | Ioctls::ZEROPAGE | Ioctls::WAKE;
@@ -249,8 +178,19 @@ impl Backing for Filed {
         }
     }
 
-    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
-        self.in_view(page)
+    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) -> Result<(), Obstacle> {
+        let mut read = 0;
+        while read < PAGE_SIZE {
+            match self.file.read_at(&mut to[read..], self.in_file(page) + read as u64) {
+                Ok(0) if read == 0 => return Err(Obstacle::Hole),
+                Ok(0) => break, // the file ends in this page
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Obstacle::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
+            }
+        }
+        to[read..].fill(0);
+        Ok(())
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {
@@ -265,27 +205,6 @@ impl Backing for Filed {
     fn install_zero(&self, first: u32, pages: u32) -> Installed {
         let installed = self.guest.install_zero(first, pages);
         self.map_what_is_there(first, installed)
-    }
-
-    fn move_in(&self, first: u32, pages: u32, fill: &mut dyn FnMut(u32, *mut [u8; PAGE_SIZE]) -> bool) -> Installed {
-        // Filled through our view, then mapped: without a copy. Never over a page that the file has.
-        let (count, obstacle) = match self.next_held(first, first + pages) {
-            Ok(None) => (pages, None),
-            Ok(Some(run)) => (run.start - first, Some(Obstacle::There)),
-            Err(e) => (0, Some(Obstacle::Failed(e.raw_os_error().unwrap_or(libc::EIO)))),
-        };
-        // Emptied again on every path but one: a page of the file that was not mapped would be taken for the guest's (F2).
-        let written = Written { filed: self, first, pages: count };
-        let filled = (0..count).find(|&at| !fill(first + at, self.in_view(first + at))).unwrap_or(count);
-        let written = written.keep(filled);
-        let mapped = self.map(first, filled);
-        // What is mapped is the guest's, who may have written to it by now.
-        std::mem::forget(written.keep(mapped.pages));
-        if mapped.obstacle.is_some() {
-            return mapped;
-        }
-        let mapped = Installed { pages: filled, obstacle: if filled < count { None } else { obstacle } };
-        self.map_what_is_there(first, mapped)
     }
 
     fn discard(&self, first: u32, pages: u32) -> Result<(), Obstacle> {

@@ -10,8 +10,8 @@
 //! - **P2** The kernel does not say whether a page is pinned for a device, and drops it all the same: pages that devices use must be pinned
 //!   by the caller. With MOVE they stay by themselves.
 //! - **P3** Dropping raises an event where events of removal are on, and waits for its reader: refused together with them.
-//! - **P4** Reading a staged page that the program dropped behind our back faults like an access of the guest's, in the thread that reads:
-//!   memory is discarded by [`discard`](Backing::discard), not by `madvise`.
+//! - **P4** Reading a staged page that the program drops behind our back this moment faults like an access of the guest's, in the thread that
+//!   reads: memory is discarded by [`discard`](Backing::discard), not by `madvise`.
 
 use super::Refusal;
 use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
@@ -75,8 +75,14 @@ impl Backing for Protected {
         self.guest.unprotect(first, pages)
     }
 
-    fn staged(&self, page: u32) -> *const [u8; PAGE_SIZE] {
-        self.guest.address(page) as *const [u8; PAGE_SIZE]
+    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) -> Result<(), Obstacle> {
+        let from = self.guest.address(page) as *const [u8; PAGE_SIZE];
+        if !self.guest.holds(from.addr()).unwrap_or(true) {
+            return Err(Obstacle::Hole);
+        }
+        // SAFETY: the page stands where the guest has it while SHADOW is set: who throws pages away waits (B4).
+        unsafe { std::ptr::copy_nonoverlapping(from, to, 1) };
+        Ok(())
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {

@@ -320,12 +320,16 @@ impl Backing for Simulated {
         self.bytes[page as usize].0.get()
     }
 
-    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) {
+    fn copy_staged(&self, page: u32, to: &mut [u8; PAGE_SIZE]) -> Result<(), Obstacle> {
         let state = self.state.lock();
         let place = &state.0[page as usize];
-        assert!(place.token.is_some() || place.vanished, "page {page} was thrown away while it was read in place");
+        if self.staging == Staging::InPlace && place.token.is_none() {
+            assert!(place.vanished, "page {page} was thrown away while it was read in place");
+            return Err(Obstacle::Hole);
+        }
         // SAFETY: staged bytes of ours, which nobody writes without the lock.
         unsafe { to.as_mut_ptr().cast::<[u8; PAGE_SIZE]>().copy_from_nonoverlapping(self.staged(page), 1) };
+        Ok(())
     }
 
     fn drop_staged(&self, first: u32, pages: u32) -> Result<(), Obstacle> {

@@ -36,6 +36,8 @@ enum Work {
     Clean,
     /// It does not shrink, and no device takes it; the charge is ours.
     Stiff,
+    /// Staged in place, and thrown away there behind our back; the charge is ours.
+    Vanished,
 }
 
 /// Pages of a run that this thread compresses. Dropped, also by a panic of the codec's, they are staged again.
@@ -96,8 +98,11 @@ impl<'a> Batch<'a> {
             Staging::Apart => unsafe { &*pages.backing().staged(page) },
             Staging::InPlace => {
                 copy = [0; PAGE_SIZE];
-                pages.backing().copy_staged(page, &mut copy);
-                &copy
+                match pages.backing().copy_staged(page, &mut copy) {
+                    Ok(()) => &copy,
+                    Err(Obstacle::Hole) => return *self.work(page) = Work::Vanished,
+                    Err(_) => return *self.work(page) = Work::Stiff, // it stays where it is
+                }
             }
         };
         match shared.store.put_away(pages.slot(page), &*shared.purse, bytes, effort) {
@@ -161,6 +166,11 @@ impl<'a> Batch<'a> {
                         false
                     }
                 },
+                Work::Vanished => {
+                    self.drop_frames(&mut run, page + 1, done);
+                    self.vanished(page, done);
+                    continue;
+                }
                 Work::Stiff => match pages.word(page).not_shrunk() {
                     Through::Mine => {
                         if stiff.first() + stiff.len() != page {
@@ -194,6 +204,24 @@ impl<'a> Batch<'a> {
         }
         self.drop_frames(&mut run, self.first, done);
         done.stayed += pages.put_stiff_back(&mut stiff, self.first);
+    }
+
+    /// A page that could not be read: it is nowhere, unless somebody took it away.
+    fn vanished(&self, page: u32, done: &mut Compressed) {
+        let (pages, shared) = (self.pages, self.pages.shared());
+        shared.purse.uncharge(1);
+        match pages.word(page).compressed() {
+            Through::Mine => {
+                shared.observer.count(Count::Vanished, 1);
+                shared.observer.change(Gauge::Staged, -1);
+                done.won += PAGE_SIZE as u64;
+                Owned::one(pages, page, pages.word(page).load().as_staged()).end_front(1, End::at(State::Absent));
+            }
+            Through::Lost => {
+                done.back += 1;
+                pages.give_frame_up(page);
+            }
+        }
     }
 
     /// Steps 3 and 4 for the pages that are owned; the next run begins at `next`.
