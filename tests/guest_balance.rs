@@ -1,4 +1,4 @@
-//! What compressed pages and pages in memory have of one limit, which counts both.
+//! What compressed pages and pages in memory have of one limit, which counts both; and what VMs have of one that they share.
 #![cfg(all(feature = "guest", target_os = "linux"))]
 
 #[path = "support/guest.rs"]
@@ -30,6 +30,52 @@ fn compressed_pages_leave_room_to_work_in_while_a_device_has_some() {
         assert!(stats.on_device_into > MAX / 2, "{stats:?}");
         assert!(stats.resident + stats.staged > MAX / 4, "{stats:?}");
         assert!(memcg.current(Counter::Memory) <= MAX);
+        engine.assert_valid();
+    });
+}
+
+/// Two VMs that are equally busy share a limit that is too small for both. The one that came later gets its part of it.
+#[test]
+fn the_first_comer_does_not_keep_all() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    const PAGES: usize = 3000;
+    within_a_minute(|| {
+        let zswap = Zswap::builder().pool_limit(64 << 20).build().unwrap();
+        let engine = Engine::new(zswap).unwrap();
+        let group = engine.root().mkdir("group").unwrap();
+        group.set_max(Counter::Memory, 3000 * 4096).unwrap();
+        let make = |name: &str| {
+            let memcg = group.mkdir(name).unwrap();
+            let vm = engine.vm(&memcg, VmOptions::new()).unwrap();
+            let guest = Guest::new(&vm, PAGES);
+            (vm, guest)
+        };
+        let both = [make("first"), make("second")];
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let stop = &stop;
+            for (k, (_, guest)) in both.iter().enumerate() {
+                scope.spawn(move || {
+                    (0..PAGES).for_each(|page| guest.write(page, 1));
+                    let mut x = 88172645463325252u64 + k as u64;
+                    while !stop.load(Relaxed) {
+                        x ^= x << 13;
+                        x ^= x >> 7;
+                        x ^= x << 17;
+                        guest.check(x as usize % PAGES, 1);
+                    }
+                });
+                std::thread::sleep(std::time::Duration::from_secs(1)); // the first has it for itself
+            }
+            let mut resident = [0, 0];
+            for _ in 0..40 {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                (0..2).for_each(|k| resident[k] += both[k].0.stats().resident);
+            }
+            stop.store(true, Relaxed);
+            let least = resident.iter().sum::<u64>() / 5;
+            assert!(resident.iter().all(|&its| its > least), "{resident:?}");
+        });
         engine.assert_valid();
     });
 }

@@ -344,9 +344,7 @@ impl Account {
     /// A page was touched that had been taken out, and has this stamp: how it is to be treated.
     pub(crate) fn came_back(&self, from: CameFrom, stamp: u8, resident: u64) -> Treatment {
         let back = Back { from, distance: self.epochs.distance(stamp), resident };
-        if back.is_soon() {
-            self.pace.came_back();
-        }
+        self.pace.came_back(&back);
         self.limits.policy().on_back(&back)
     }
 

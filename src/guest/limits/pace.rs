@@ -7,11 +7,15 @@
 //!   finish   pages / weight is added for what was taken: whoever has the smallest goes next
 //! ```
 //!
+//! What comes back is what would still be there if the VM had all the memory of those that it was taken with: measured by what it has itself, one that
+//! came late has so little that nothing ever comes back, and gives it all.
+//!
 //! It is stride scheduling (Waldspurger and Weihl, 1995) with weights that are measured: an idle VM's pages stay away, so its weight
 //! is 1 and it is asked again and again; a busy one's come back, so it is asked seldom, and only to see whether it still is.
 //!
 //! The numbers steer and decide no more than whose turn it is: they are read and written without order.
 
+use super::policy::Back;
 use crate::sync::Tally;
 
 /// Taken pages after which both counts are halved: what was long ago counts little.
@@ -29,6 +33,8 @@ pub(crate) struct Pace {
     taken: Tally,
     back: Tally,
     finish: Tally,
+    /// What it and those it was taken with have in memory.
+    all: Tally,
 }
 
 impl Pace {
@@ -43,15 +49,18 @@ impl Pace {
 
     /// Its turn is over, and cost as much as `pages`.
     pub(super) fn pass(&self, pages: u64, resident: u64, all: u64) {
+        self.all.set(all);
         let share = (resident.max(1) * SCALE / all.max(1)).clamp(1, SCALE); // of SCALE
         let cold = self.cold();
         let weight = (cold * cold * cold / (LEAST_COLD * LEAST_COLD) * share / LEAST_COLD).max(1);
         self.finish.add(pages.max(1) * SCALE * SCALE / weight);
     }
 
-    /// A page came back soon.
-    pub(super) fn came_back(&self) {
-        self.back.add(1);
+    /// A page came back.
+    pub(super) fn came_back(&self, back: &Back) {
+        if back.is_soon(self.all.get()) {
+            self.back.add(1);
+        }
     }
 
     /// How cold what was taken was, 1 to [`LEAST_COLD`] sixteenths.
@@ -76,6 +85,7 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use super::super::policy::CameFrom;
     use super::*;
 
     /// Take 64 pages a turn from whoever goes next; of those of VM k, `back[k]` come back.
@@ -85,7 +95,8 @@ mod tests {
         for _ in 0..turns {
             let next = (0..3).min_by_key(|&vm| paces[vm].finish()).unwrap();
             paces[next].took(64, 1000, 3000);
-            (0..back[next]).for_each(|_| paces[next].came_back());
+            let back_soon = Back { from: CameFrom::Staged, distance: None, resident: 1000 };
+            (0..back[next]).for_each(|_| paces[next].came_back(&back_soon));
             taken[next] += 64 - back[next];
         }
         taken

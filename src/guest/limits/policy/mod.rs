@@ -72,9 +72,9 @@ pub struct Treatment {
 }
 
 impl Back {
-    /// Whether it came back so soon that it would still be there if the VM had twice the memory.
-    pub fn is_soon(&self) -> bool {
-        self.from == CameFrom::Staged || self.distance.is_some_and(|distance| distance <= self.resident)
+    /// Whether it came back so soon that it would still be there if the VM had so much more memory, in pages.
+    pub fn is_soon(&self, more: u64) -> bool {
+        self.from == CameFrom::Staged || self.distance.is_some_and(|distance| distance <= more)
     }
 
     /// The rule of the built-in policies: what comes back from staging has a second chance; what comes back from its slot is left alone
