@@ -9,8 +9,6 @@
 //! | `ensure_vs_release_and_flush` | a frame is given up and given back while its neighbour is being ensured |
 //! | `at_the_limit_nobody_who_fits_is_refused` | room for one, frames in passing between two threads |
 
-#![cfg(loom)]
-
 use loom::sync::Arc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -12,8 +12,6 @@
 //! | `read_vs_window` | it is read, and held | none: a move under a reader is harmless (see `read_vs_compaction` in zsmalloc.rs) |
 //! | `store_vs_window` | another object comes to the frame that is being backed | none: see there |
 //! | `alarm_vs_answer` | waste passes the trigger while the thread goes to sleep | AlarmSilencedLate |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};

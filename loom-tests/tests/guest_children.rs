@@ -9,8 +9,6 @@
 //! | `birth_vs_store` of a child's child | HeirSkipsClaim |
 //! | `move_vs_store` by a child's `mremap` | MovedClaimUncovered |
 //! | `burial_vs_store` of another child | BurialUnnoted |
-#![cfg(loom)]
-
 use loom_tests::{builder, catches, outcomes_of_long, race};
 use zspool::guest::model::{Model, ModelChild, ModelOptions};
 use zspool::sync::{Arc, Bug, Planted};

@@ -15,8 +15,6 @@
 //! | `fork_then_discard` | DiscardIgnoresGate |
 //! | `dirty_vs_take_out` | LeavesNotedBefore, LeavingNotLookedFor |
 //! | `dirty_vs_vanished`, also in place | LostMarksNotLookedFor, LostMarkNotNoted, LeavingNotLookedFor |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes, outcomes_of_long, race};
 use zspool::guest::model::{Model, ModelOptions};
 use zspool::sync::{Arc, Bug, Planted};

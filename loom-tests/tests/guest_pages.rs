@@ -23,8 +23,6 @@
 //! | `write_vs_clean_page` | WriteKeepsCopy |
 //! | `vanished_vs_take_out` | VanishedStaysCharged |
 //! | `access_vs_compress_for_real`: the real store | LostKeepsSlot |
-#![cfg(loom)]
-
 use loom_tests::{builder, catches, outcomes, outcomes_of_long, race};
 use zspool::guest::model::{Model, ModelOptions};
 use zspool::sync::{Arc, Bug, Planted};

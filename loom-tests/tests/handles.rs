@@ -7,8 +7,6 @@
 //! | `open_vs_open` | two pools that take a tag of the process | |
 //!
 //! `publish_vs_read` is in `zsmalloc.rs`.
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use std::sync::{Arc as StdArc, Mutex as StdMutex}; // loom need not see these

@@ -4,8 +4,6 @@
 //! |---|---|
 //! | `kick_vs_kick` | a kick finds another one waiting that is on its way to the thread, and its kicker waits until all is done |
 //! | `ring_vs_leave` | the alarm is rung while the one who attended leaves |
-#![cfg(loom)]
-
 use loom_tests::outcomes;
 use std::collections::BTreeSet;
 use zspool::sync::atomic::{AtomicU64, Ordering};

@@ -11,8 +11,6 @@
 //! | `charge_vs_rollback` | a charge that fits, against a reservation that will be rolled back |
 //! | `put_last_vs_offline` | last put, new reference, removal and the id's next life |
 //! | `enlist_vs_delist` | an entry coming, against a walker that found the list empty |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::memcg::{Bytes4, Counter, Error, MemcgId, Objcg, Tree, TreeConfig};

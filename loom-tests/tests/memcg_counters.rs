@@ -12,8 +12,6 @@
 //! | `prepaid_vs_offline` | a resident page becomes an object, against removal and the index's next life |
 //! | `forced_vs_offline` | a charge that asks no limit, against removal and the index's next life |
 //! | `forced_vs_charge` | the same, against one that asks and just fits |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::memcg::{Bytes4, ChargeError, Counter, LimitHit, Memcg, ObjcgId, Tree, TreeConfig};

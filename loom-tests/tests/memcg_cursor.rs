@@ -12,8 +12,6 @@
 //! | `claim_vs_offline_of_its_scope` | a claim, against the removal of the memcg it walks from, and the index's next life |
 //! | `finish_vs_claims` | giving back what a claim did not use, against claims that move the cursor on |
 //! | `registration_vs_reclaim` | the end of a registration, against a call of its reclaimer |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::memcg::{Ask, Cancel, End, Memcg, MemcgId, ReclaimRequest, Reclaimed, Reclaimer, Source, Tree, TreeConfig};

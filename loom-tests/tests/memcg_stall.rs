@@ -2,8 +2,6 @@
 //!
 //! A stall is counted up to the root when it begins and ends, with no memory of its own for the way. So it must find the same
 //! memcgs twice, also if all of them are removed in between and their indexes used again.
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::memcg::{StallTimes, Tree, TreeConfig};

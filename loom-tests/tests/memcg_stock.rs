@@ -6,8 +6,6 @@
 //! | `leave_vs_lower_limit` | an object goes into a stock, against a limit being set below what is left |
 //! | `leave_vs_sweep` | the last object of a removed memcg goes into a stock that is settled, against the id's next life |
 //! | `lives_in_one_stock` | two threads whose objects share a stock, and who asks for the sums |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes, outcomes_of_long};
 use std::collections::BTreeSet;
 use zspool::memcg::{Bytes4, ChargeError, Event, Memcg, Tree, TreeConfig};

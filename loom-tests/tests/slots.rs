@@ -13,8 +13,6 @@
 //! | `claim_vs_claim` | R-27: two allocate | ClaimInTwoSteps |
 //! | `claim_vs_tidy` | R-27: the cluster allocated from is taken back | |
 //! | `claim_vs_take` | R-27: a full cluster gets room while another is looked for | |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes, race};
 use std::collections::BTreeSet;
 use zspool::swap::{Content, Entry, Error, SlotWord, Slots};

@@ -3,8 +3,6 @@
 //! A reader with an old location pins an entry whose array has gone to another object of the same owner, which is then
 //! freed: the reader's unpin returns that object's slot, and not the one it had been looking for.
 
-#![cfg(loom)]
-
 use loom_tests::outcomes;
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::sync::Arc;

@@ -2,8 +2,6 @@
 //!
 //! Each asserts the set of outcomes it has seen, so that a model which explored one order only fails.
 
-#![cfg(loom)]
-
 use loom::sync::Arc;
 use std::collections::BTreeSet;
 use std::sync::Mutex;

@@ -2,8 +2,6 @@
 //!
 //! The real `Devices` over a device of two pages. Every model says which outcomes it has seen, and has twins with a planted bug
 //! that must fail.
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes, race};
 use zspool::swap::{
     Allowed, DeviceOptions, Devices, Error, Geometry, Label, MemoryDevice, Place, Protection, State, Tenant,

@@ -10,8 +10,6 @@
 //! | `wide_loads_vs_discard_and_store` | loads of a wide repeated word, against a discard and another wide word in its place | PatternSkipsSecondLook |
 //! | `wide_store_vs_stores` | a store of a wide word, against another and an object after it | PatternWithoutLock |
 //! | `wide_store_vs_compaction` | a store of a wide word over an object, against the object's move | (none: the lock bit is kept by a move) |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes, outcomes_of_long};
 use std::collections::BTreeSet;
 use zspool::arena::Topology;

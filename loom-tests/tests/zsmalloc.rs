@@ -12,8 +12,6 @@
 //! | `free_under_a_guard` | free and the next use of the slot, against a reader | FreeIgnoresPins |
 //! | `publish_vs_free` | free of an object as soon as it is named, against its publisher | FreeIgnoresPins |
 //! | `publish_vs_read` | a handle known too early, against its object being written | PublishBeforeWrite |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};

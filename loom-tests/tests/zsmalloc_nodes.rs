@@ -10,8 +10,6 @@
 //! | `free_vs_move_off` | free, against the move of the object to another node (R-30, R-31) | MigrationCountsLate |
 //! | `read_vs_move_off` | a reader, against the move and the next use of the slot (R-1) | CompactionIgnoresPins |
 //! | `free_vs_compaction_across_nodes` | free, against a move between frames of two nodes (R-30) | CompactionIgnoresFree |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes, outcomes_of_long};
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};

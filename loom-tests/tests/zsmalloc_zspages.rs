@@ -7,8 +7,6 @@
 //!
 //! They have no twins: all of it happens in one section under one lock, and there is no step that a bug could leave out. Even
 //! the end of an entry and its being counted out can be two sections without harm.
-#![cfg(loom)]
-
 use loom_tests::outcomes;
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};

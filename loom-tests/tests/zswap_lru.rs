@@ -11,8 +11,6 @@
 //! | `free_vs_offline` | R-18 | LruTrustsFirstLook |
 //! | `walk_vs_offline` | R-18, R-20 | |
 //! | `take_of_a_place_vs_offline` | places and their owners | PlaceKeepsCharge |
-#![cfg(loom)]
-
 use loom_tests::{GEOMETRY, builder, catches, empty_and_check, look, outcomes_of_long, page, race};
 use std::collections::BTreeSet;
 use zspool::memcg::{Counter, Event, Memcg};

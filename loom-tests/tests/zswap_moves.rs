@@ -2,8 +2,6 @@
 //!
 //! The real `Zswap` with a slot or two, pages that the stub codec makes a few bytes of, and devices of a few segments of two
 //! pages. Every model says which outcomes it has seen, and has a twin with a planted bug that must fail.
-#![cfg(loom)]
-
 use loom_tests::{builder, catches, empty_and_check, look, outcomes_of_long, page, race};
 use zspool::memcg::Cancel;
 use zspool::swap::{DeviceOptions, MemoryDevice};

@@ -4,8 +4,6 @@
 //! |---|---|---|
 //! | `free_vs_set_nodes` | free of a slot, against the move of its object and entry | RehomeOutsideTheLock |
 //! | `store_vs_set_nodes` | a store over an older page, against narrowing | MallocTrustsFirstMask |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes, outcomes_of_long};
 use std::collections::BTreeSet;
 use zspool::arena::Topology;

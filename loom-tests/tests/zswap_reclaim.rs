@@ -10,8 +10,6 @@
 //! | `failing_write_vs_load` | a write fails while the page is loaded and its slot stored to |
 //!
 //! Every model says which outcomes it has seen; twins with a planted bug must fail.
-#![cfg(loom)]
-
 use loom_tests::{catches, empty_and_check, outcomes, outcomes_of_long, race};
 use std::time::Duration;
 use zspool::arena::Topology;

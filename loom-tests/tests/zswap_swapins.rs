@@ -4,8 +4,6 @@
 //! |---|---|
 //! | `take_vs_take_vs_note` | two take more than there is together, while one more is noted |
 //! | `prepare_vs_prepare_vs_note` | two make the words of a memcg that inherits the index of another, while its first read is noted |
-#![cfg(loom)]
-
 use loom_tests::{catches, outcomes};
 use std::collections::BTreeSet;
 use zspool::memcg::{GroupRef, Tree, TreeConfig};

@@ -2,8 +2,6 @@
 //!
 //! The real `Zswap` with one slot and one device of two pages a segment. Every model says which outcomes it has seen, and has a
 //! twin with a planted bug that must fail.
-#![cfg(loom)]
-
 use loom_tests::{builder, catches, empty_and_check, outcomes_of_long, page, race};
 use zspool::memcg::Cancel;
 use zspool::swap::MemoryDevice;
