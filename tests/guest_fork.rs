@@ -161,6 +161,40 @@ fn a_child_writes_drops_moves_and_has_children_of_its_own() {
     well(&output.unwrap());
 }
 
+/// One place has one part of its memory after the other.
+#[test]
+fn a_child_moves_one_part_after_another_to_the_same_place() {
+    let name = "a_child_moves_one_part_after_another_to_the_same_place";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        let family = family(parent(1).follow(Follow::Mappings));
+        let (mapping, place) = (&family.mapping, Mapping::new(50));
+        let child = fork(|| {
+            for first in [0, 100, 200, 50, 150, 260] {
+                let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                // SAFETY: the child's memory.
+                let moved = unsafe { libc::mremap(mapping.at(first).cast(), 40 * PAGE, 40 * PAGE, flags, place.at(5)) };
+                if moved != place.at(5).cast() {
+                    return 100;
+                }
+                // SAFETY: mapped there.
+                let at = |page: usize, k: usize| unsafe { place.at(5 + page).wrapping_add(k).read_volatile() };
+                let is = |page: usize| bytes_of(page + first, 1).enumerate().all(|(k, word)| at(page, k) == word);
+                // Of half of it nothing is ever looked at there.
+                if !(0..40).step_by(2).all(is) {
+                    return 1 + (first / 10) as i32;
+                }
+            }
+            i32::from(!(mapping.is(40..50, 1) && mapping.is(300..400, 1))) * 101
+        });
+        assert_eq!(wait(child), 0);
+        end(family, 1);
+    });
+    well(&output.unwrap());
+}
+
 #[test]
 fn a_child_that_is_killed_and_one_that_looks_at_nothing_leave_nothing_behind() {
     let name = "a_child_that_is_killed_and_one_that_looks_at_nothing_leave_nothing_behind";

@@ -233,6 +233,70 @@ fn memory_that_is_moved_takes_along_what_is_out() {
     well(&output.unwrap());
 }
 
+/// Whoever touches moved memory first is served by another handler than the one that reads of the move. (The first byte of each page is not zero.)
+#[test]
+fn what_is_touched_the_moment_it_is_moved_is_what_it_was() {
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    const PAGES: usize = 32;
+    const ROUNDS: usize = 100;
+    if let Err(error) = vm(&engine(), "vm", threads(1).kernel_faults(true)) {
+        return skip("what_is_touched_the_moment_it_is_moved_is_what_it_was", &error.to_string());
+    }
+    let output = in_a_process("what_is_touched_the_moment_it_is_moved_is_what_it_was", || {
+        let engine = engine();
+        let vm = vm(&engine, "vm", threads(3).follow(Follow::Mappings).kernel_faults(true)).unwrap();
+        // A place is written here, and its first bytes are waited for as a system call does it: by an error as long as they cannot be read.
+        let (place, round, touched) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for k in 0..2 {
+                let (place, round, touched) = (&place, &round, &touched);
+                scope.spawn(move || {
+                    let (from, to) = std::io::pipe().unwrap();
+                    for n in 1..=ROUNDS {
+                        while round.load(SeqCst) < n {}
+                        let page = (n * 7 + k) % PAGES;
+                        let at = place.load(SeqCst) + page * PAGE;
+                        // SAFETY: reads a byte of memory that is there, or is told that it is not.
+                        while unsafe { libc::write(to.as_raw_fd(), at as *const libc::c_void, 1) } != 1 {}
+                        // SAFETY: it is mapped now.
+                        let found = unsafe { std::slice::from_raw_parts(at as *const u64, 512) };
+                        let is = found == bytes_of(page, 1).collect::<Vec<_>>();
+                        if !is {
+                            eprintln!("page {page} begins with {:#x} in round {n}", found[0]);
+                            std::process::abort(); // the others would wait
+                        }
+                        touched.fetch_add(1, SeqCst);
+                    }
+                    drop(from);
+                });
+            }
+            for n in 1..=ROUNDS {
+                let mapping = Mapping::new(PAGES);
+                mapping.write(0..PAGES, 1);
+                let region = mapping.register(&vm);
+                assert_eq!(region.evict(0..mapping.bytes).pages, PAGES as u64);
+                let there = Mapping::new(PAGES);
+                // SAFETY: the test's own.
+                assert_eq!(unsafe { libc::mprotect(there.at(0).cast(), there.bytes, libc::PROT_NONE) }, 0);
+                place.store(there.start, SeqCst);
+                round.store(n, SeqCst);
+                // SAFETY: as above.
+                let moved = unsafe {
+                    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                    libc::mremap(mapping.at(0).cast(), mapping.bytes, mapping.bytes, flags, there.at(0))
+                };
+                assert_eq!(moved, there.at(0).cast());
+                while touched.load(SeqCst) < 2 * n {}
+                there.check(0..PAGES, 1);
+                std::mem::forget(mapping);
+                drop(region);
+            }
+        });
+    });
+    well(&output.unwrap());
+}
+
 #[test]
 fn a_region_of_which_a_part_was_unmapped_is_unregistered_like_any_other() {
     // In a process of its own: what is mapped meanwhile should be ours.

@@ -27,6 +27,7 @@ pub(super) fn follow(desk: &VmDesk, change: &mut Option<Change>) {
         }
         Some(Change::Unmapped(range)) => {
             drop_unmapped(desk, range);
+            desk.children.family().drop_relics(range);
             count(&counts.unmapped, range.len());
             desk.tell(&MappingChange::Unmapped(range.clone()));
         }
@@ -73,6 +74,6 @@ fn move_pages(desk: &VmDesk, range: &Range<usize>, to: usize) {
     VmDesk::regions_in(desk, range, |pages, there| {
         pages.depart(there.clone());
         let address = to + (pages.address(there.start) - range.start);
-        family.take_relics(desk.own_descriptor(), pages, there, address);
+        family.take_relics(desk.here(), pages, there, address);
     });
 }

@@ -11,11 +11,10 @@
 use super::answers::Answer;
 use super::claim::{BUSY, HERE, OUT, POISONED, STATE, Taken, Taking, ZERO, move_word, slot, take, word};
 use super::family::Family;
-use super::gate::Gate;
 use super::last_words;
 use super::list::List;
 use super::reader::Parking;
-use super::space::{Space, arrive};
+use super::space::{Here, Space, arrive};
 use super::wards::Ward;
 use crate::guest::pages::ports::{Count, Why};
 use crate::guest::pages::{Inherited, Pages, Shared};
@@ -48,7 +47,7 @@ pub(crate) enum Whose {
     Nobodys,
     Own(Ward),
     /// This process's: [`relics`](super::relics).
-    Ours(Arc<Descriptor>),
+    Ours(Here),
     /// A model's.
     #[allow(dead_code, reason = "for models")]
     Models(Box<dyn Space>),
@@ -59,7 +58,7 @@ impl Whose {
     pub(crate) fn descriptor(&self) -> &Descriptor {
         match self {
             Whose::Own(ward) => ward,
-            Whose::Ours(descriptor) => descriptor,
+            Whose::Ours(here) => &here.descriptor,
             Whose::Nobodys | Whose::Models(_) => unreachable!("nobody reads events of it"),
         }
     }
@@ -71,7 +70,7 @@ impl std::ops::Deref for Whose {
     fn deref(&self) -> &(dyn Space + 'static) {
         match self {
             Whose::Own(ward) => &**ward,
-            Whose::Ours(descriptor) => &**descriptor,
+            Whose::Ours(here) => here,
             Whose::Models(space) => &**space,
             Whose::Nobodys => unreachable!("a child that is in a list was born"),
         }
@@ -122,10 +121,10 @@ impl Copy {
 
 impl Child {
     /// Not a child, but what is served in this process in the same way.
-    pub(crate) fn ours(descriptor: Arc<Descriptor>, payer: Arc<Shared>) -> Child {
+    pub(crate) fn ours(memory: Here, payer: Arc<Shared>) -> Child {
         let child = Child::unborn(payer, 0);
         child.ready.store(true, Ordering::Release);
-        Child { memory: Whose::Ours(descriptor), ..child }
+        Child { memory: Whose::Ours(memory), ..child }
     }
 
     /// With room for copies of so many regions.
@@ -246,7 +245,8 @@ impl Child {
     }
 
     pub(crate) fn find(&self, address: usize) -> Option<(Arc<Copy>, usize)> {
-        let copy = self.copies.find(|copy| copy.addresses.contains(&address))?;
+        // Where pages were moved to what others had left, the copies of those say zero: the last that came is what is there.
+        let copy = self.copies.find_last(|copy| copy.addresses.contains(&address))?;
         let page = (address - copy.addresses.start) / PAGE_SIZE;
         Some((copy, page))
     }
@@ -381,6 +381,15 @@ impl Child {
                 move_word(copy.words.get(first + page), moved.words.get(page), self.payer.planted);
             }
         }
+        self.drop_copies(&from, family);
+    }
+
+    /// Copies that lie in a range of which nothing is there any more say zero everywhere, and go.
+    pub(crate) fn drop_copies(&self, range: &Range<usize>, family: &Family) {
+        let stays = |copy: &Arc<Copy>| copy.addresses.start < range.start || range.end < copy.addresses.end;
+        if self.copies.find_last(|copy| range.start <= copy.addresses.start && copy.addresses.end <= range.end).is_some() {
+            self.copies.retain(stays, || family.note_list());
+        }
     }
 
     /// The pages of an address range read as zeroes from here on.
@@ -392,16 +401,15 @@ impl Child {
         }
     }
 
-    /// What is out of a range is in memory from here on. Each page passes the gate: between the moment in which a move of the range was read
-    /// and the one in which its pages have followed, something else may be mapped here. False: some are out still.
-    pub(crate) fn put_in_place(&self, range: &Range<usize>, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+    /// What is out of a range is in memory from here on. False: some are out still.
+    pub(crate) fn put_in_place(&self, range: &Range<usize>, zswap: &Zswap) -> bool {
         self.copies.snapshot().iter().all(|copy| {
             let mut pages = copy.pages_in(range).unwrap_or_default();
-            pages.all(|page| self.put_page_in_place(copy, page, gate, zswap))
+            pages.all(|page| self.put_page_in_place(copy, page, zswap))
         })
     }
 
-    pub(crate) fn put_page_in_place(&self, copy: &Copy, page: usize, gate: Option<&Gate>, zswap: &Zswap) -> bool {
+    fn put_page_in_place(&self, copy: &Copy, page: usize, zswap: &Zswap) -> bool {
         let (theirs, address) = (copy.words.get(page), copy.address(page));
         let seen = theirs.load(Ordering::Acquire);
         match seen & STATE {
@@ -417,12 +425,8 @@ impl Child {
         };
         let busy = Taken { word: theirs, back: seen };
         let mut bytes = [0; PAGE_SIZE];
-        let installed = zswap.load(slot(seen), &mut bytes).is_ok() && {
-            let passing = gate.map(|gate| gate.pass(address..address + PAGE_SIZE));
-            !matches!(passing, Some(None)) && {
-                matches!(self.memory.put(address, &bytes), Ok(()) | Err(Errno::EXISTS))
-            }
-        };
+        let installed = zswap.load(slot(seen), &mut bytes).is_ok()
+            && matches!(self.memory.put(address, &bytes), Ok(()) | Err(Errno::EXISTS));
         if installed {
             let _ = zswap.put(slot(seen)); // before the word says so: invariant 1
             busy.end(HERE);

@@ -69,8 +69,10 @@ impl Desk for ChildDesk {
 
     fn follow(&self, change: &mut Option<Change>, _closed: &mut [Option<Closed>; 2]) -> bool {
         match change.take() {
-            Some(Change::Removed(range) | Change::Unmapped(range)) => {
-                self.child.forget_range(&range, self.family.zswap())
+            Some(Change::Removed(range)) => self.child.forget_range(&range, self.family.zswap()),
+            Some(Change::Unmapped(range)) => {
+                self.child.forget_range(&range, self.family.zswap());
+                self.child.drop_copies(&range, &self.family);
             }
             Some(Change::Moved { from, to, bytes }) => self.child.move_pages(from..from + bytes, to, &self.family),
             Some(Change::Forked(descriptor)) => self.bear(descriptor),

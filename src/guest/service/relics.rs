@@ -10,9 +10,9 @@ use super::claim::{BUSY, OUT, POISONED, STATE, word};
 use super::family::Family;
 use super::gate::Gate;
 use super::last_words;
+use super::space::Here;
 use crate::guest::Error;
 use crate::guest::pages::{Inherited, Pages};
-use crate::guest::uffd::Descriptor;
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Deadline};
@@ -48,9 +48,9 @@ impl Family {
     }
 
     /// The pages of a region have other addresses: they are served there from here on.
-    pub(super) fn take_relics(&self, descriptor: &Arc<Descriptor>, pages: &Pages, there: Range<u32>, to: usize) {
+    pub(super) fn take_relics(&self, memory: Here, pages: &Pages, there: Range<u32>, to: usize) {
         let relics = self.relics().unwrap_or_else(|| {
-            let relics = Arc::new(Child::ours(Arc::clone(descriptor), Arc::clone(pages.shared())));
+            let relics = Arc::new(Child::ours(memory, Arc::clone(pages.shared())));
             Arc::clone(self.relics.lock().get_or_insert(relics))
         });
         let origin = SlotRange::new(pages.slot(there.start), there.len() as u64);
@@ -84,6 +84,11 @@ impl Family {
         }
     }
 
+    /// Whether an address is of what was moved.
+    pub(super) fn is_relic(&self, address: usize) -> bool {
+        self.relics().is_some_and(|relics| relics.find(address).is_some())
+    }
+
     /// Serve a fault of what was moved, if that is there. `None` where it is not.
     pub(super) fn answer_relic(&self, address: usize) -> Option<Answer> {
         let relics = self.relics()?;
@@ -103,6 +108,13 @@ impl Family {
     pub(super) fn forget_relics(&self, range: &Range<usize>) {
         if let Some(relics) = self.relics() {
             relics.forget_range(range, &self.zswap);
+        }
+    }
+
+    /// And nothing is there any more.
+    pub(super) fn drop_relics(&self, range: &Range<usize>) {
+        if let Some(relics) = self.relics() {
+            relics.drop_copies(range, self);
         }
     }
 
@@ -133,12 +145,11 @@ impl Family {
             return false;
         }
         let Some(relics) = self.relics() else { return true };
-        if !relics.put_in_place(range, gate, &self.zswap) {
+        if !relics.put_in_place(range, &self.zswap) {
             return false;
         }
         relics.forget_range(range, &self.zswap);
-        let elsewhere = |copy: &Arc<Copy>| copy.addresses.start < range.start || copy.addresses.end > range.end;
-        relics.copies.retain(elsewhere, || self.note_list());
+        relics.drop_copies(range, self);
         true
     }
 }

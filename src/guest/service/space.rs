@@ -1,7 +1,9 @@
 //! [`Space`]: memory that pages are put into from here and that is no region: a child's, what `mremap` has moved, a model's.
 
+use super::gate::Gate;
 use super::last_words;
 use crate::guest::uffd::{Descriptor, Errno, Mode};
+use crate::sync::Arc;
 use crate::units::PAGE_SIZE;
 
 /// Memory elsewhere, by the addresses that it has there. What is put wakes who waits for it.
@@ -46,6 +48,42 @@ impl Space for Descriptor {
 
     fn is_there(&self) -> bool {
         self.lives()
+    }
+}
+
+/// This process's memory. What is put passes the gate: between the moment in which a change was read and the one in which its words have followed,
+/// something else may be mapped there, or something that is out.
+pub(crate) struct Here {
+    pub(crate) descriptor: Arc<Descriptor>,
+    pub(crate) gate: Option<Arc<Gate>>,
+}
+
+impl Here {
+    fn through(&self, address: usize, put: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        let passing = self.gate.as_ref().map(|gate| gate.pass(address..address + PAGE_SIZE));
+        if let Some(None) = passing { Err(Errno::AGAIN) } else { put() }
+    }
+}
+
+impl Space for Here {
+    fn put(&self, address: usize, bytes: &[u8; PAGE_SIZE]) -> Result<(), Errno> {
+        self.through(address, || self.descriptor.put(address, bytes))
+    }
+
+    fn put_zeroes(&self, address: usize) -> Result<(), Errno> {
+        self.through(address, || self.descriptor.put_zeroes(address))
+    }
+
+    fn put_poison(&self, address: usize) -> Result<(), Errno> {
+        self.through(address, || self.descriptor.put_poison(address))
+    }
+
+    fn wake_page(&self, address: usize) {
+        self.descriptor.wake_page(address);
+    }
+
+    fn is_there(&self) -> bool {
+        self.descriptor.is_there()
     }
 }
 

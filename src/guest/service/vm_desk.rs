@@ -12,6 +12,7 @@ use super::matters::Matters;
 use super::reader::Parking;
 use super::running::{MappingChange, OnChange};
 use super::source::Source;
+use super::space::Here;
 use super::{Answer, Change, Desk, Panics, answers, changes, last_words};
 use crate::guest::pages::bits::State;
 use crate::guest::pages::{Access, Pages, Shared, Waiting};
@@ -129,6 +130,11 @@ impl VmDesk {
         &self.descriptor
     }
 
+    /// This process's memory.
+    pub(super) fn here(&self) -> Here {
+        Here { descriptor: Arc::clone(&self.descriptor), gate: self.gate.clone() }
+    }
+
     /// Whether all children are born of which a reader has read: he reads alone in the gate, and it is closed until they are.
     pub(super) fn has_none_unborn(&self) -> bool {
         self.gate.as_ref().is_none_or(|gate| gate.pass(NOWHERE).is_some())
@@ -224,9 +230,14 @@ impl Desk for VmDesk {
         if !fault.protected {
             self.counts.strangers.fetch_add(1, Ordering::Relaxed);
         }
+        let page = fault.address & !(PAGE_SIZE - 1);
+        // A move that another has read of may bring pages here that are out: until that is followed nobody knows, and after that it is no stranger.
+        let passing = self.gate.as_ref().map(|gate| gate.pass(page..page + PAGE_SIZE));
+        if matches!(passing, Some(None)) || !fault.protected && self.children.family().is_relic(page) {
+            return false;
+        }
         // Zeroes where nobody registers anything meanwhile: else a page might have been there, and be out by now.
         registry::while_nobodys(fault.address, || answers::stranger(&self.descriptor, fault)).unwrap_or_else(|| {
-            let page = fault.address & !(PAGE_SIZE - 1);
             self.source().wake(page..page + PAGE_SIZE);
             true
         })
