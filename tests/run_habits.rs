@@ -260,6 +260,67 @@ fn what_the_program_has_as_one_mapping_moves_as_one() {
     assert_eq!(good(&Command::new(program[0]).args(&program[1..]).output().unwrap()), "all have moved\n");
 }
 
+/// Its threads end from deep within, by `pthread_exit`, or are cancelled while they map memory, use it and let it go.
+const ENDING: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define LEN (2L << 20)
+static int cleaned, ready[8];
+static void clean(void *none) { __sync_fetch_and_add(&cleaned, 1); }
+static void deep(long n) { if (n) deep(n - 1); else pthread_exit((void *)77); }
+static void *exits(void *n) {
+    pthread_cleanup_push(clean, NULL);
+    deep((long)n);
+    pthread_cleanup_pop(1);
+    return NULL;
+}
+static void *is_cancelled(void *n) {
+    pthread_cleanup_push(clean, NULL);
+    for (int round = 0;; round++) {
+        char *at = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memset(at, round, LEN);
+        if (mprotect(at, LEN, PROT_READ) || mlock(at, 8192) || munlock(at, 8192) || munmap(at, LEN)) exit(3);
+        free(realloc(malloc(3 << 20), 5 << 20));
+        ready[(long)n] = 1;
+        pthread_testcancel();
+    }
+    pthread_cleanup_pop(1);
+    return NULL;
+}
+int main(void) {
+    char *held = malloc(24 << 20);
+    for (int k = 0; k < 24 << 20; k += 64) held[k] = (char)(k / 64 + 1);
+    for (int round = 0; round < 4; round++) {
+        pthread_t threads[8];
+        for (long n = 0; n < 8; n++) ready[n] = 0, pthread_create(&threads[n], NULL, n % 2 ? exits : is_cancelled, (void *)n);
+        for (long n = 0; n < 8; n++) {
+            void *ended;
+            if (n % 2 == 0) { while (!*(volatile int *)&ready[n]) usleep(100); pthread_cancel(threads[n]); }
+            pthread_join(threads[n], &ended);
+            if (ended != (n % 2 ? (void *)77 : PTHREAD_CANCELED)) return 1;
+        }
+    }
+    for (int k = 0; k < 24 << 20; k += 64) if (held[k] != (char)(k / 64 + 1)) return 2;
+    printf("%d\n", cleaned);
+    return 0;
+}
+"#;
+
+#[test]
+fn threads_end_as_they_like() {
+    if !can("threads_end_as_they_like", &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let ending = program(place.path(), "ending", ENDING);
+    let output = finish(&mut run(place.path(), &["--memory-max", "12M"], &[ending.to_str().unwrap()]), 240);
+    assert_eq!(good(&output), "32\n");
+}
+
 /// It changes its root, where nothing is mounted, and uses memory.
 const CONFINED: &str = r#"
 #include <fcntl.h>

@@ -5,6 +5,8 @@
 //!   a second is over ----------------------------> tick (epochs, what was written)
 //! ```
 //!
+//! A round ends when a tick is due, and goes on after it: under a load that never ends stamps would grow too old.
+//!
 //! A round that finds nothing to take, with memcgs above their marks still, is followed by a pause: who faults then is served past the limit
 //! by itself. A panic in a round (a codec's, a device's) is told once and does not end the thread.
 
@@ -12,6 +14,7 @@ use super::limits::Limits;
 use crate::guest::service::fork_mark::in_child;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Arc, Tally};
+use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -61,19 +64,22 @@ fn run(limits: &Limits) {
     let mailbox = Arc::clone(limits.mailbox());
     let _attendance = mailbox.attend();
     let _open = Open(limits);
-    let (mut ticked, panics) = (limits.now(), Tally::new());
+    let (ticked, panics) = (Cell::new(limits.now()), Tally::new());
+    let is_due = || limits.now().saturating_sub(ticked.get()) >= TICK.as_millis() as u64;
     while mailbox.wait(Some(TICK)).is_some() {
         if limits.is_held() {
             continue;
         }
         let round = || {
-            let met = limits.round(&|| mailbox.stopped());
-            let now = limits.now();
-            if now.saturating_sub(ticked) >= TICK.as_millis() as u64 {
+            if is_due() {
+                ticked.set(limits.now());
                 limits.tick();
-                ticked = now;
             }
-            met
+            let met = limits.round(&|| mailbox.stopped() || is_due());
+            if is_due() {
+                limits.wake(); // it may have ended for the next tick, and goes on after that
+            }
+            met || is_due()
         };
         let met = catch_unwind(AssertUnwindSafe(round)).unwrap_or_else(|_| {
             if panics.add(1) == 0 {
