@@ -17,6 +17,7 @@ use served::*;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use zspool::guest::memory::Memory;
 use zspool::guest::{Engine, Error, FaultAround, Follow, Overshoot, Verdict, VmOptions};
 use zspool::memcg::Counter;
 
@@ -394,6 +395,42 @@ fn what_was_moved_out_of_a_region_while_it_was_out_is_in_children() {
         });
         well(&output.unwrap());
     }
+}
+
+/// Of what was moved while it was out, a part is registered anew: a child has that from the region, and the rest from where it was.
+#[test]
+fn what_is_registered_where_it_was_moved_is_in_children() {
+    let name = "what_is_registered_where_it_was_moved_is_in_children";
+    if !told_of_forks(name) {
+        return;
+    }
+    let output = in_a_process(name, || {
+        let engine = engine();
+        let vm = vm(&engine, "vm", parent(1).follow(Follow::Mappings)).unwrap();
+        let (mapping, place) = (Mapping::new(100), Mapping::new(100));
+        mapping.write(0..100, 1);
+        // SAFETY: the mapping outlives the region.
+        let region = unsafe { vm.register(mapping.memory().keep_on_fork()) }.unwrap();
+        assert_eq!(region.evict(0..100 * PAGE).pages, 100);
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: the test's memory.
+        let moved = unsafe { libc::mremap(mapping.at(0).cast(), 100 * PAGE, 100 * PAGE, flags, place.at(0)) };
+        assert_eq!(moved, place.at(0).cast());
+        std::mem::forget(mapping);
+        let part = Memory::anonymous(place.at(30).cast(), 40 * PAGE).keep_on_fork();
+        // SAFETY: the mapping outlives the region.
+        let anew = unsafe { vm.register(part) }.unwrap();
+        assert_eq!(anew.evict(0..40 * PAGE).pages, 40);
+        let child = fork(|| {
+            let wrong = (0..100).find(|&page| !place.is(page..page + 1, 1));
+            wrong.map_or(0, |page| 1 + page as i32)
+        });
+        assert_eq!(wait(child), 0, "one more than the first page that is wrong");
+        place.check(0..100, 1);
+        drop((region, anew));
+        place.check(0..100, 1);
+    });
+    well(&output.unwrap());
 }
 
 #[test]

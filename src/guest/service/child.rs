@@ -244,10 +244,14 @@ impl Child {
         self.charged.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// The copy that an address is of, and the page there. Where pages were moved to what others had left, or were registered there anew, several
+    /// copies have it, and all but one of them say zero there.
     pub(crate) fn find(&self, address: usize) -> Option<(Arc<Copy>, usize)> {
-        // Where pages were moved to what others had left, the copies of those say zero: the last that came is what is there.
-        let copy = self.copies.find_last(|copy| copy.addresses.contains(&address))?;
-        let page = (address - copy.addresses.start) / PAGE_SIZE;
+        let has = |copy: &Copy| copy.addresses.contains(&address);
+        let page = |copy: &Copy| (address - copy.addresses.start) / PAGE_SIZE;
+        let is_there = |copy: &Copy| has(copy) && copy.words.get(page(copy)).load(Ordering::Acquire) & STATE != ZERO;
+        let copy = self.copies.find(is_there).or_else(|| self.copies.find(has))?;
+        let page = page(&copy);
         Some((copy, page))
     }
 
@@ -387,7 +391,7 @@ impl Child {
     /// Copies that lie in a range of which nothing is there any more say zero everywhere, and go.
     pub(crate) fn drop_copies(&self, range: &Range<usize>, family: &Family) {
         let stays = |copy: &Arc<Copy>| copy.addresses.start < range.start || range.end < copy.addresses.end;
-        if self.copies.find_last(|copy| range.start <= copy.addresses.start && copy.addresses.end <= range.end).is_some() {
+        if self.copies.find(|copy| range.start <= copy.addresses.start && copy.addresses.end <= range.end).is_some() {
             self.copies.retain(stays, || family.note_list());
         }
     }

@@ -87,9 +87,9 @@ impl<T> List<T> {
         self.0.lock().get(number).cloned()
     }
 
-    /// The last that is wanted. Calls no allocator.
-    pub(crate) fn find_last(&self, is_wanted: impl Fn(&T) -> bool) -> Option<Arc<T>> {
-        self.0.lock().iter().rfind(|item| is_wanted(item)).cloned()
+    /// The first that is wanted. Calls no allocator.
+    pub(crate) fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+        self.0.lock().iter().find(|item| is_wanted(item)).cloned()
     }
 
     /// Keep those that `stays` says, and call `then` before anybody sees the list.
@@ -123,6 +123,6 @@ mod tests {
         let mut told = false;
         list.retain(|n| **n % 2 == 0, || told = true);
         assert!(told && list.snapshot().len() == 200 && list.nth(199).is_some() && list.nth(200).is_none());
-        assert_eq!((list.find_last(|n| *n == 7), list.find_last(|n| *n == 8).map(|n| *n)), (None, Some(8)));
+        assert_eq!((list.find(|n| *n == 7), list.find(|n| *n == 8).map(|n| *n)), (None, Some(8)));
     }
 }
