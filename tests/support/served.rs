@@ -117,6 +117,24 @@ impl Drop for Mapping {
     }
 }
 
+/// A memfd, and a mapping of all of it.
+pub fn memfd(pages: usize) -> (Mapping, std::os::fd::OwnedFd) {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    // SAFETY: makes a new descriptor.
+    let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(fd >= 0);
+    // SAFETY: new, and nobody else has it.
+    let file = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
+    let bytes = pages * PAGE;
+    // SAFETY: makes the file larger.
+    assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as i64) }, 0);
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: a new mapping, wherever there is room.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, prot, flags, file.as_raw_fd(), 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    (Mapping { start: start.expose_provenance(), bytes }, file)
+}
+
 /// The words of a page that compresses to about a quarter.
 pub fn bytes_of(page: usize, version: u64) -> impl Iterator<Item = u64> {
     words(page, version, 4)

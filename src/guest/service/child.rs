@@ -390,9 +390,9 @@ impl Child {
 
     /// Copies that lie in a range of which nothing is there any more say zero everywhere, and go.
     pub(crate) fn drop_copies(&self, range: &Range<usize>, family: &Family) {
-        let stays = |copy: &Arc<Copy>| copy.addresses.start < range.start || range.end < copy.addresses.end;
-        if self.copies.find(|copy| range.start <= copy.addresses.start && copy.addresses.end <= range.end).is_some() {
-            self.copies.retain(stays, || family.note_list());
+        let goes = |copy: &Copy| range.start <= copy.addresses.start && copy.addresses.end <= range.end;
+        if self.copies.any(goes) {
+            self.copies.retain(|copy| !goes(copy), || family.note_list());
         }
     }
 

@@ -92,6 +92,11 @@ impl<T> List<T> {
         self.0.lock().iter().find(|item| is_wanted(item)).cloned()
     }
 
+    /// Whether one is wanted. Calls no allocator, also where it goes this moment.
+    pub(crate) fn any(&self, is_wanted: impl Fn(&T) -> bool) -> bool {
+        self.0.lock().iter().any(|item| is_wanted(item))
+    }
+
     /// Keep those that `stays` says, and call `then` before anybody sees the list.
     pub(crate) fn retain(&self, stays: impl Fn(&Arc<T>) -> bool, then: impl FnOnce()) {
         let all = self.snapshot(); // what goes is freed with these
@@ -123,6 +128,7 @@ mod tests {
         let mut told = false;
         list.retain(|n| **n % 2 == 0, || told = true);
         assert!(told && list.snapshot().len() == 200 && list.nth(199).is_some() && list.nth(200).is_none());
+        assert!(list.any(|n| *n == 8) && !list.any(|n| *n == 7));
         assert_eq!((list.find(|n| *n == 7), list.find(|n| *n == 8).map(|n| *n)), (None, Some(8)));
     }
 }

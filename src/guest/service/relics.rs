@@ -86,7 +86,7 @@ impl Family {
 
     /// Whether an address is of what was moved.
     pub(super) fn is_relic(&self, address: usize) -> bool {
-        self.relics().is_some_and(|relics| relics.find(address).is_some())
+        self.relics().is_some_and(|relics| relics.copies.any(|copy| copy.addresses.contains(&address)))
     }
 
     /// Serve a fault of what was moved, if that is there. `None` where it is not.
