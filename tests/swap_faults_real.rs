@@ -50,7 +50,8 @@ fn plain_instance(path: &Path) -> Zswap {
 }
 
 const SLOTS: u64 = 1200;
-const STEPS: usize = 3000;
+/// Unoptimised, a step costs eight times what it does in the long ladder.
+const STEPS: usize = if cfg!(debug_assertions) { 1500 } else { 3000 };
 
 /// A client in two threads of a new instance, which has been filled and has worked for a while.
 fn at_work(title: &str, path: &Path, size: u64, direct: bool) -> Oracle {

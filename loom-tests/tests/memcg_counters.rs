@@ -12,7 +12,7 @@
 //! | `prepaid_vs_offline` | a resident page becomes an object, against removal and the index's next life |
 //! | `forced_vs_offline` | a charge that asks no limit, against removal and the index's next life |
 //! | `forced_vs_charge` | the same, against one that asks and just fits |
-use loom_tests::{catches, outcomes};
+use loom_tests::{catches, outcomes, outcomes_of_costly};
 use std::collections::BTreeSet;
 use zspool::memcg::{Bytes4, ChargeError, Counter, LimitHit, Memcg, ObjcgId, Tree, TreeConfig};
 use zspool::sync::{Bug, Planted, thread};
@@ -76,13 +76,13 @@ fn object_vs_page(planted: Planted) -> &'static str {
 
 #[test]
 fn object_vs_page_has_one_winner() {
-    let seen = outcomes(|| object_vs_page(Planted::NONE));
+    let seen = outcomes_of_costly(|| object_vs_page(Planted::NONE));
     assert_eq!(seen, BTreeSet::from(["object", "page"]));
 }
 
 #[test]
 fn object_vs_page_catches_a_rollback_of_one_counter() {
-    let message = catches(|| outcomes(|| object_vs_page(Planted::bug(Bug::RollbackForgetsCounter))));
+    let message = catches(|| outcomes_of_costly(|| object_vs_page(Planted::bug(Bug::RollbackForgetsCounter))));
     assert!(message.contains("is charged still"), "{message}");
 }
 
@@ -111,13 +111,13 @@ fn object_vs_rolled_back_object(patience: u32) -> (bool, Counter) {
 
 #[test]
 fn object_vs_rolled_back_object_is_refused_by_nobody() {
-    let seen = outcomes(|| object_vs_rolled_back_object(8));
+    let seen = outcomes_of_costly(|| object_vs_rolled_back_object(8));
     assert_eq!(seen, BTreeSet::from([(true, Counter::Zswap), (true, Counter::Memory)]));
 }
 
 #[test]
 fn object_vs_rolled_back_object_can_be_refused_without_patience() {
-    let seen = outcomes(|| object_vs_rolled_back_object(0));
+    let seen = outcomes_of_costly(|| object_vs_rolled_back_object(0));
     assert_eq!(seen, BTreeSet::from([(true, Counter::Zswap), (true, Counter::Memory), (false, Counter::Memory)]));
 }
 
@@ -224,7 +224,7 @@ fn excess_vs_recycling(planted: Planted) -> bool {
 
 #[test]
 fn excess_vs_recycling_is_noted_whoever_has_the_index() {
-    let seen = outcomes(|| excess_vs_recycling(Planted::NONE));
+    let seen = outcomes_of_costly(|| excess_vs_recycling(Planted::NONE));
     assert_eq!(seen, BTreeSet::from([false, true]));
 }
 
@@ -379,7 +379,7 @@ fn forced_vs_offline(planted: Planted) -> bool {
 #[test]
 fn forced_vs_offline_leaves_exact_sums() {
     // Charged in its own memcg it passed the limit, unless that was gone before it could be said, or before it was charged.
-    assert_eq!(outcomes(|| forced_vs_offline(Planted::NONE)), BTreeSet::from([false, true]));
+    assert_eq!(outcomes_of_costly(|| forced_vs_offline(Planted::NONE)), BTreeSet::from([false, true]));
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn forced_vs_charge(planted: Planted) -> (bool, u64) {
 
 #[test]
 fn forced_vs_charge_passes_the_limit_by_what_is_forced() {
-    assert_eq!(outcomes(|| forced_vs_charge(Planted::NONE)), BTreeSet::from([(false, 0), (true, 2)]));
+    assert_eq!(outcomes_of_costly(|| forced_vs_charge(Planted::NONE)), BTreeSet::from([(false, 0), (true, 2)]));
 }
 
 #[test]

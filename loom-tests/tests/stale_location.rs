@@ -3,7 +3,7 @@
 //! A reader with an old location pins an entry whose array has gone to another object of the same owner, which is then
 //! freed: the reader's unpin returns that object's slot, and not the one it had been looking for.
 
-use loom_tests::outcomes;
+use loom_tests::outcomes_of_costly;
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::sync::Arc;
 use zspool::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +48,7 @@ fn free(pool: &Pool<Few>, owner: Owner) {
 
 #[test]
 fn read_by_an_old_location_vs_free_store_free() {
-    let seen = outcomes(|| {
+    let seen = outcomes_of_costly(|| {
         let arena = ArenaConfig {
             address_space: 1 << 18,
             run_frames: 2,

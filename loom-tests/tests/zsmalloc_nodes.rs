@@ -10,7 +10,7 @@
 //! | `free_vs_move_off` | free, against the move of the object to another node (R-30, R-31) | MigrationCountsLate |
 //! | `read_vs_move_off` | a reader, against the move and the next use of the slot (R-1) | CompactionIgnoresPins |
 //! | `free_vs_compaction_across_nodes` | free, against a move between frames of two nodes (R-30) | CompactionIgnoresFree |
-use loom_tests::{catches, outcomes, outcomes_of_long};
+use loom_tests::{catches, outcomes, outcomes_of_costly, outcomes_of_long};
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Bytes4, Memcg, Tree, TreeConfig};
@@ -280,7 +280,7 @@ fn read_vs_move_off(planted: Planted) -> (bool, bool) {
 
 #[test]
 fn a_reader_and_a_move_to_another_node_agree() {
-    let seen = outcomes(|| read_vs_move_off(Planted::NONE));
+    let seen = outcomes_of_costly(|| read_vs_move_off(Planted::NONE));
     // Read before or in the middle of the move, or after it; or held all the time.
     assert_eq!(seen, BTreeSet::from([(true, true), (false, true), (true, false)]));
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `free_vs_set_nodes` | free of a slot, against the move of its object and entry | RehomeOutsideTheLock |
 //! | `store_vs_set_nodes` | a store over an older page, against narrowing | MallocTrustsFirstMask |
-use loom_tests::{catches, outcomes, outcomes_of_long};
+use loom_tests::{catches, outcomes, outcomes_of_costly, outcomes_of_long};
 use std::collections::BTreeSet;
 use zspool::arena::Topology;
 use zspool::compress::{Codecs, Tagged};
@@ -78,7 +78,7 @@ fn free_vs_set_nodes(planted: Planted) -> (bool, bool) {
 
 #[test]
 fn a_free_and_a_move_of_an_entry_agree() {
-    let seen = outcomes(|| free_vs_set_nodes(Planted::NONE));
+    let seen = outcomes_of_costly(|| free_vs_set_nodes(Planted::NONE));
     assert_eq!(seen, BTreeSet::from([(true, true), (true, false)]));
 }
 
