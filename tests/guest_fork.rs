@@ -14,7 +14,6 @@ mod support;
 use family::*;
 use forked::*;
 use served::*;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use zspool::guest::memory::Memory;
@@ -460,7 +459,7 @@ fn a_page_that_was_denied_its_parent_is_its_childs_as_it_was() {
         DENIES.store(true, Ordering::SeqCst);
         vm.memcg().write_file("memory.max", "0").unwrap();
         for page in 0..20 {
-            assert!(!can_be_read(&mapping, page), "it was denied");
+            assert!(!mapping.can_be_read(page), "it was denied");
         }
         vm.memcg().write_file("memory.max", "max").unwrap();
         // Thrown away again, had after all, and left as they are.
@@ -497,13 +496,6 @@ fn a_process_forks_as_soon_as_its_vm_is_made() {
         }
     });
     well(&output.unwrap());
-}
-
-/// Whether the kernel can read a page.
-fn can_be_read(mapping: &Mapping, page: usize) -> bool {
-    let (_reader, writer) = std::io::pipe().unwrap();
-    // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
-    unsafe { libc::write(writer.as_raw_fd(), mapping.at(page).cast(), 1) == 1 }
 }
 
 /// Without the right to be told of forks, from here on.

@@ -84,6 +84,26 @@ fn until_orphaned(parent: i32) {
     }
 }
 
+/// In a child, without an allocator: wait until its parent, whose name stands in that file, is the program `sleep`.
+fn until_another_program(name: &std::ffi::CStr) {
+    let mut text = [0u8; 5];
+    while text != *b"sleep" {
+        // SAFETY: a path.
+        let file = unsafe { libc::open(name.as_ptr(), libc::O_RDONLY) };
+        // SAFETY: room for what is read.
+        unsafe { libc::read(file, text.as_mut_ptr().cast(), text.len()) };
+        // SAFETY: opened here.
+        unsafe { libc::close(file) };
+    }
+}
+
+/// In the parent of one child: wait until that is known, and held for it if this process ends. Right after the fork it may be neither.
+fn until_served(family: &Family) {
+    while family.vm.service_stats().children == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Two counters that processes share.
 fn counters() -> &'static [AtomicUsize; 2] {
     let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
@@ -158,7 +178,7 @@ fn a_child_of_a_parent_that_is_killed_reads_what_was_there_or_is_told() {
             look("child", &family.mapping);
             0
         });
-        std::thread::sleep(Duration::from_millis(50)); // it is served, and could be
+        until_served(&family);
         kill(parent);
     })
     .unwrap();
@@ -229,17 +249,18 @@ fn a_child_whose_parent_crashes_or_executes_something_else_is_told_too() {
             let family = family(parent(1));
             let parent = pid();
             let exec = std::env::var("ZSPOOL_TEST_END").unwrap() == "exec";
+            let parents_name = std::ffi::CString::new(format!("/proc/{parent}/comm")).unwrap();
             fork(|| {
                 be_told();
                 if exec {
-                    std::thread::sleep(Duration::from_millis(400));
+                    until_another_program(&parents_name)
                 } else {
-                    until_orphaned(parent);
+                    until_orphaned(parent)
                 }
                 look("child", &family.mapping);
                 0
             });
-            std::thread::sleep(Duration::from_millis(50));
+            until_served(&family);
             match std::env::var("ZSPOOL_TEST_END").unwrap().as_str() {
                 "abort" => std::process::abort(),
                 // Without a word to the engine.
@@ -300,7 +321,7 @@ fn a_child_waits_rather_than_read_zeroes_when_the_guardian_is_killed_as_well() {
             say("READ", &[family.mapping.is(0..1, 1).into()]);
             0
         });
-        std::thread::sleep(Duration::from_millis(50));
+        until_served(&family);
         kill(guardian);
         kill(parent);
     })

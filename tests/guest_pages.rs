@@ -455,14 +455,6 @@ fn a_region_with_pages_that_cannot_be_read_stays_until_they_are_discarded() {
     });
 }
 
-/// Whether the kernel can read a page: it says no where a thread would be given SIGBUS.
-fn is_readable(mapping: &Mapping, page: usize) -> bool {
-    use std::os::fd::AsRawFd;
-    let (_reader, writer) = std::io::pipe().unwrap();
-    // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
-    unsafe { libc::write(writer.as_raw_fd(), mapping.at(page).cast(), 1) == 1 }
-}
-
 #[test]
 fn a_dropped_region_poisons_what_cannot_be_read_and_keeps_the_rest() {
     within_a_minute(|| {
@@ -471,7 +463,7 @@ fn a_dropped_region_poisons_what_cannot_be_read_and_keeps_the_rest() {
         region.evict(100 * PAGE..200 * PAGE);
         drop(region);
         mapping.check(100..200, 5);
-        let (readable, lost): (Vec<_>, Vec<_>) = (0..100).partition(|&page| is_readable(&mapping, page));
+        let (readable, lost): (Vec<_>, Vec<_>) = (0..100).partition(|&page| mapping.can_be_read(page));
         assert!(lost.len() >= 50, "{} pages were on the device", lost.len());
         readable.into_iter().for_each(|page| mapping.check(page..page + 1, 5)); // in the pool still; not zeroes
         assert_eq!(vm.memcg().current(zspool::memcg::Counter::Memory), 0);

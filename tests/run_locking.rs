@@ -218,3 +218,67 @@ fn what_could_not_be_locked_can_leave_and_what_is_protected_often_is_held_once()
     std::fs::write(&files[2], "").unwrap();
     assert_eq!(good(&running.finish()), "kept\n");
 }
+
+/// It may not lock all it has, asks for it, and says what that has changed: it had asked for what comes to be locked.
+const REFUSED: &str = r#"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define MIB (1L << 20)
+static long locked(void) { /* KiB */
+    char text[8192] = "", *at;
+    int fd = open("/proc/self/status", O_RDONLY);
+    long len = read(fd, text, sizeof text - 1);
+    close(fd);
+    return len > 0 && (at = strstr(text, "VmLck:")) ? strtol(at + 6, NULL, 10) : -1;
+}
+static int refused(long most, int why) { /* with so many bytes at most */
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit)) return 0;
+    limit.rlim_cur = most;
+    long before = locked();
+    return !setrlimit(RLIMIT_MEMLOCK, &limit) && mlockall(MCL_CURRENT) == -1 && errno == why && locked() == before;
+}
+int main(void) {
+    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct may[2];
+    if (syscall(SYS_capget, &header, may)) return 1;
+    may[0].effective &= ~(1u << CAP_IPC_LOCK);
+    if (syscall(SYS_capset, &header, may)) return 2;
+    char *held = mmap(NULL, 16 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (long k = 0; k < 16 * MIB; k += 64) held[k] = (char)(k / 64 + 1);
+    if (mlockall(MCL_FUTURE)) { perror("mlockall"); return 3; }
+    if (!refused(6 * MIB, ENOMEM)) return 4;
+    long before = locked();
+    char *comes = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (comes == MAP_FAILED || locked() < before + 2 * MIB / 1024) { printf("%ld, then %ld\n", before, locked()); return 5; }
+    if (munmap(comes, 2 * MIB) || !refused(0, EPERM)) return 6;
+    for (long k = 0; k < 16 * MIB; k += 64) if (held[k] != (char)(k / 64 + 1)) return 7;
+    puts("kept");
+    return 0;
+}
+"#;
+
+#[test]
+fn a_lock_of_all_memory_that_is_refused_changes_nothing() {
+    let test = "a_lock_of_all_memory_that_is_refused_changes_nothing";
+    if !can(test, &["cc"]) {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let refused = program(place.path(), "refused", REFUSED);
+    let alone = Command::new(&refused).output().unwrap();
+    if alone.status.code() == Some(3) {
+        return support::skip(test, &shown(&alone)); // `ulimit -l`
+    }
+    assert_eq!(good(&alone), "kept\n");
+    let output = finish(&mut run(place.path(), &LIMIT, &[refused.to_str().unwrap()]), 120);
+    assert_eq!(good(&output), "kept\n");
+}

@@ -87,6 +87,14 @@ impl Mapping {
         }
     }
 
+    /// Whether the kernel can read a page: it says no where a thread would be given SIGBUS.
+    pub fn can_be_read(&self, page: usize) -> bool {
+        use std::os::fd::AsRawFd;
+        let (_reader, writer) = std::io::pipe().unwrap();
+        // SAFETY: the kernel looks at a byte of the mapping, or says that it cannot.
+        unsafe { libc::write(writer.as_raw_fd(), self.at(page).cast(), 1) == 1 }
+    }
+
     /// Zeroes everywhere.
     pub fn clear(&self) {
         // SAFETY: inside the mapping; the test says who else uses it.

@@ -115,6 +115,12 @@ impl Gate {
         self.is_open(range).then_some(passing)
     }
 
+    /// `f` inside, which [`pass`](Self::pass) says more of; `None`, and nothing is done, while the range is closed.
+    pub(crate) fn through<R>(&self, range: Range<usize>, f: impl FnOnce() -> R) -> Option<R> {
+        let _passing = self.pass(range)?;
+        Some(f())
+    }
+
     /// As [`pass`](Self::pass), to take something out. `None` while a part of the range is held, too.
     ///
     /// # Locks

@@ -35,17 +35,12 @@ impl Gated {
     }
 
     fn install_through(&self, first: u32, pages: u32, install: impl FnOnce() -> Installed) -> Installed {
-        match self.pass(first, pages) {
-            Some(_passing) => install(),
-            None => Installed { pages: 0, obstacle: Some(Obstacle::Again) },
-        }
+        let closed = Installed { pages: 0, obstacle: Some(Obstacle::Again) };
+        self.gate.through(self.range(first, pages), install).unwrap_or(closed)
     }
 
     fn through<R>(&self, first: u32, pages: u32, f: impl FnOnce() -> Result<R, Obstacle>) -> Result<R, Obstacle> {
-        match self.pass(first, pages) {
-            Some(_passing) => f(),
-            None => Err(Obstacle::Again),
-        }
+        self.gate.through(self.range(first, pages), f).unwrap_or(Err(Obstacle::Again))
     }
 }
 

@@ -60,8 +60,10 @@ pub(crate) struct Here {
 
 impl Here {
     fn through(&self, address: usize, put: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-        let passing = self.gate.as_ref().map(|gate| gate.pass(address..address + PAGE_SIZE));
-        if let Some(None) = passing { Err(Errno::AGAIN) } else { put() }
+        match &self.gate {
+            Some(gate) => gate.through(address..address + PAGE_SIZE, put).unwrap_or(Err(Errno::AGAIN)),
+            None => put(),
+        }
     }
 }
 
