@@ -2,10 +2,11 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex};
 use support::*;
 use zspool::memcg::{Counter, Memcg};
-use zspool::swap::{AreaStats, Fault, FaultyDevice, MemoryDevice, Plan, State};
+use zspool::swap::{AreaStats, Device, Fault, FaultyDevice, MemoryDevice, Op, Plan, Request, State};
 use zspool::units::{NodeId, Page, Slot};
 use zspool::zswap::{Builder, Error, Shrunk, Unwritable, Zswap};
 
@@ -187,6 +188,61 @@ fn pages_are_loaded_freed_and_replaced_while_their_segments_are_cleaned() {
     });
     mine.extend(others);
     check(&zswap, &mine);
+}
+
+/// A device that, once it is told to, has somebody do something whenever a segment is read, and waits until that is done.
+#[derive(Debug)]
+struct Beside {
+    inner: MemoryDevice,
+    somebody: Mutex<Option<(SyncSender<()>, Receiver<()>)>>,
+}
+
+impl Device for Beside {
+    fn submit(&self, requests: &mut [Request]) {
+        self.inner.submit(requests);
+        if requests.iter().any(|request| request.op() == Op::Read && request.len() > SEGMENT / 2)
+            && let Some((ask, done)) = &*self.somebody.lock().unwrap()
+        {
+            ask.send(()).unwrap();
+            done.recv().unwrap();
+        }
+    }
+    rest_of_device!(inner);
+}
+
+/// Each segment that becomes free is filled by others before it is looked what was won.
+#[test]
+fn cleaning_goes_on_while_others_write_as_much_as_it_wins() {
+    let inner = MemoryDevice::new(120 * SEGMENT, 4096);
+    let device = Arc::new(Beside { inner, somebody: Mutex::new(None) });
+    let builder = Zswap::builder().slots_in_use(1 << 16).address_space(256 << 20).pool_limit(128 << 20).worker(false);
+    let (zswap, mut held) = half_freed(builder.device(Arc::clone(&device)), 6000);
+    let more = zswap.reserve(1000).unwrap();
+    for slot in more.iter() {
+        store(&zswap, &zswap.root(), slot, slot.0).unwrap();
+        held.push((slot, slot.0));
+    }
+    let (ask, asked) = mpsc::sync_channel(0);
+    let (say, done) = mpsc::sync_channel(0);
+    *device.somebody.lock().unwrap() = Some((ask, done));
+    let before = area(&zswap);
+    let cleaned = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for () in asked {
+                for _ in 0..3 {
+                    let _ = zswap.shrink_memcg(&zswap.root(), 64);
+                }
+                say.send(()).unwrap();
+            }
+        });
+        let cleaned = zswap.clean(u64::MAX);
+        *device.somebody.lock().unwrap() = None; // and the thread ends
+        cleaned
+    });
+    let after = area(&zswap);
+    assert!(after.written_bytes - before.written_bytes > after.cleaned_bytes - before.cleaned_bytes, "others wrote");
+    assert!(after.used_bytes <= after.live_bytes + after.live_bytes / 4, "{cleaned:?}, {after:?}");
+    check(&zswap, &held);
 }
 
 fn load_all(zswap: &Zswap, held: &[(Slot, u64)]) {

@@ -453,6 +453,15 @@ impl Segments {
         (next != NIL).then_some(SegmentId(next))
     }
 
+    /// Pages that batches have had of a segment; none when nothing lives there.
+    ///
+    /// # Locks
+    /// [`Rank::Device`].
+    pub(super) fn used_pages_of(&self, id: SegmentId) -> usize {
+        let map = self.map.lock();
+        if map.lives_in(id.0) { map.segments[id.0].append.into() } else { 0 }
+    }
+
     /// Begin to move the objects of a segment: no batch and no other mover gets it until [`moved`](Self::moved). Its pages
     /// written so far, the generation of its places, and its live objects. `None` when nothing lives there, or somebody moves
     /// them already. Allocates.

@@ -10,15 +10,33 @@
 //! - **C2** A segment's objects are written in one batch, sealed anew, and land one by one (`relocate.rs`); those that are on their
 //!   way at that moment are passed over.
 //! - **C3** Who moves objects out of a device has its one buffer for that, so cleaners take turns. Work is bounded by segments: a
-//!   call ends when a segment did not become free.
+//!   call ends when one gave nothing back. One where somebody was just at an object is looked at again, a few times: a free that has
+//!   the slot and not yet the place keeps a segment for as long as its thread waits for a core.
 
 use super::core::{Core, Zswap};
 use super::relocate::{Moved, Mover, Route, To};
 use crate::swap::{Allowed, AreaStats, DeviceRef, Outgoing, SegmentId, State};
+use crate::sync::thread::sleep;
 use crate::sync::{self, Step};
+use std::time::Duration;
 
 /// Segments that are cleaned for one batch, at most. Where 19 bytes in 20 live, each gives a twentieth of one.
 const PER_BATCH: usize = 32;
+
+/// So often in a row a segment is looked at again where somebody was at an object, after so long.
+const PATIENCE: usize = 8;
+const BUSY: Duration = Duration::from_millis(1);
+
+/// What a segment came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum One {
+    /// Bytes were won.
+    Won,
+    /// None, as somebody is at an object.
+    Busy,
+    /// None.
+    Nothing,
+}
 
 /// What cleaning came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,22 +85,29 @@ impl Core {
         let mut cleaned = Cleaned::default();
         // One that takes no writes would be read, again and again, for objects that have nowhere to go.
         for device in self.devices.iter().filter(|device| device.state() == State::On) {
+            let mut busy = 0;
             while cleaned.moved_bytes < most_bytes && !stop() && is_sparse(&device.stats()) {
-                if !self.clean_one(&device, &mut cleaned) {
-                    break;
+                match self.clean_one(&device, &mut cleaned) {
+                    One::Won => busy = 0,
+                    One::Busy if busy < PATIENCE => {
+                        busy += 1;
+                        sleep(BUSY);
+                    }
+                    One::Busy | One::Nothing => break,
                 }
             }
         }
         cleaned
     }
 
-    /// Clean the sparsest segment of a device. False when that won nothing.
-    fn clean_one(&self, device: &DeviceRef<'_>, cleaned: &mut Cleaned) -> bool {
-        let Some(id) = device.sparsest() else { return false };
+    /// Clean the sparsest segment of a device. What others write meanwhile makes the device fuller, and does not count: of what the segment took
+    /// an eighth has to be more than its objects and the ends of two batches take now.
+    fn clean_one(&self, device: &DeviceRef<'_>, cleaned: &mut Cleaned) -> One {
+        let Some(id) = device.sparsest() else { return One::Nothing };
         if self.steps.reach(Step::CleaningChose).is_err() {
-            return false;
+            return One::Nothing;
         }
-        let before = device.stats().used_bytes;
+        let (before, took) = (device.stats().used_bytes, device.used_bytes_of(id));
         let moved = self.clean_segment(device, id);
         let won = before.saturating_sub(device.stats().used_bytes);
         cleaned.segments += 1;
@@ -90,7 +115,12 @@ impl Core {
         cleaned.moved_bytes += moved.left_bytes;
         cleaned.won_bytes += won;
         cleaned.lost += moved.lost;
-        won > 0
+        let takes = moved.left_bytes + took / 8 + 3 * device.geometry().page_bytes as u64;
+        match moved {
+            _ if won > 0 || moved.left_nothing() && takes < took => One::Won,
+            Moved { busy: 1.., failed: None, .. } => One::Busy,
+            _ => One::Nothing,
+        }
     }
 
     fn clean_segment(&self, device: &DeviceRef<'_>, id: SegmentId) -> Moved {
@@ -116,7 +146,10 @@ impl Core {
                 Err(refused) => refused,
             };
             let mut to_clean = self.devices.iter().filter(|device| allowed.admits(device));
-            if !to_clean.any(|device| device.stats().reclaimable_bytes > 0 && self.clean_one(&device, &mut cleaned)) {
+            let mut wins = |device: &DeviceRef<'_>| {
+                device.stats().reclaimable_bytes > 0 && self.clean_one(device, &mut cleaned) == One::Won
+            };
+            if !to_clean.any(|device| wins(&device)) {
                 return Err(refused);
             }
         }

@@ -107,6 +107,11 @@ impl Moved {
         self.left_bytes + self.leaving_bytes
     }
 
+    /// Whether all that lived there has gone, or was freed.
+    pub(super) fn left_nothing(&self) -> bool {
+        self.busy + self.foreign + self.stranded == 0 && self.failed.is_none()
+    }
+
     fn count(&mut self, from: Place, payload: usize) {
         self.payload_bytes += payload as u64;
         self.left_bytes += from.len_bytes() as u64;

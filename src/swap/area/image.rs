@@ -113,6 +113,14 @@ impl Area {
         Ok(Some(SegmentImage { moving, lease, objects }))
     }
 
+    /// What a segment takes of the device; 0 when nothing lives there.
+    ///
+    /// # Locks
+    /// [`Rank::Device`](crate::sync::Rank::Device).
+    pub fn used_bytes_of(&self, id: SegmentId) -> u64 {
+        (self.segments().used_pages_of(id) * self.geometry().page_bytes) as u64
+    }
+
     /// The live objects of a segment and who has them, in device order. Allocates.
     ///
     /// # Locks
