@@ -207,6 +207,53 @@ fn a_page_that_was_lost_before_it_was_registered_goes_to_the_handler_before_us()
     well(&output.unwrap());
 }
 
+/// A fault of this thread's that its handler learns of only now: the kernel sends such a signal to who asks for one of its own.
+fn late_fault(address: usize) {
+    const BUS_ADRERR: libc::c_int = 2;
+    // SAFETY: all zeroes are good values.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    (info.si_signo, info.si_code) = (libc::SIGBUS, BUS_ADRERR);
+    let behind_three_numbers = (&raw mut info).cast::<usize>().wrapping_add(2);
+    // SAFETY: there the address is, aligned, of a structure that is larger.
+    unsafe { behind_three_numbers.write(address) };
+    // SAFETY: takes nothing.
+    let (process, thread) = (std::process::id(), unsafe { libc::gettid() });
+    // SAFETY: a signal for this thread, and what it is about.
+    let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGBUS, &raw const info) };
+    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_fault_from_before_its_page_was_registered_anew_is_made_again() {
+    let output = in_a_process("a_fault_from_before_its_page_was_registered_anew_is_made_again", || {
+        install(libc::SIGBUS, with_info as *const () as usize, libc::SA_SIGINFO);
+        let (_engine, vm, mapping, region) = out(alone(VmOptions::new()));
+        let addresses = [7, 99].map(|page| mapping.at(page).addr() + 5);
+        let late = || addresses.into_iter().for_each(late_fault);
+        late();
+        assert_eq!(mapping.present(), 2, "served like any other");
+        region.unregister().unwrap();
+        late();
+        // Our own already, and not yet the kernel's.
+        let still = || {
+            late();
+            Some(())
+        };
+        // SAFETY: the mapping outlives the region.
+        let region = unsafe { vm.register_if(mapping.memory(), still) }.unwrap();
+        assert_eq!(CALLS.load(Ordering::SeqCst), 0, "no other handler was asked");
+        late();
+        region.assert_valid();
+        assert_eq!(vm.evict_all().pages, 100);
+        mapping.check(0..100, 1);
+        assert_eq!(CALLS.load(Ordering::SeqCst), 0, "no other handler was asked");
+        // What it is about is no memory of ours.
+        late_fault(page_behind_the_end());
+        assert_eq!(CALLS.load(Ordering::SeqCst), 1);
+    });
+    well(&output.unwrap());
+}
+
 #[test]
 fn a_page_that_is_lost_ends_the_process_with_a_sentence() {
     for (k, options) in [VmOptions::new(), threads(1)].into_iter().enumerate() {

@@ -19,6 +19,7 @@
 //! | `removed_vs_compress` | RemovalPassesOver |
 //! | `unregister_vs_take_out` | UnregisterLeavesExitOpen |
 //! | `register_vs_access`: of memory in use | FindPassesOwned |
+//! | `register_vs_late_fault`: of a page that was another region's | FaultBelievesGone |
 //! | `pin_vs_take_out` | PinCountsLate |
 //! | `write_vs_clean_page` | WriteKeepsCopy |
 //! | `vanished_vs_take_out` | VanishedStaysCharged |
@@ -426,6 +427,38 @@ fn memory_in_use_is_found_whatever_is_touched_meanwhile() {
 fn a_page_that_was_owned_and_is_not_found_is_seen() {
     let message = catches(|| outcomes(|| register_vs_access(Planted::bug(Bug::FindPassesOwned))));
     assert!(message.contains("not where its word says: page 2, present"), "{message}");
+}
+
+/// The page is in memory, and a fault of it is from before. What was found, and what is in memory.
+fn register_vs_late_fault(planted: Planted) -> (u64, u64) {
+    let model = model(planted);
+    model.anew();
+    model.occupy(0, 1);
+    let (found, ()) = race(
+        &model,
+        |model| {
+            model.register();
+            model.find_present()
+        },
+        |model| model.late_fault(0),
+    );
+    assert_eq!(model.read(0), Some(1));
+    assert_eq!(model.stage(0, 1), (1, 0), "pages may leave from then on");
+    assert_eq!(model.read(0), Some(1));
+    (found, model.check().0)
+}
+
+#[test]
+fn a_fault_from_before_a_region_is_made_again_or_finds_the_page() {
+    // Found by its region, or by the fault.
+    let seen = outcomes(|| register_vs_late_fault(Planted::NONE));
+    assert_eq!(seen, [(0, 1), (1, 1)].into());
+}
+
+#[test]
+fn a_region_that_is_taken_for_gone_before_it_is_there_is_seen() {
+    let message = catches(|| outcomes(|| register_vs_late_fault(Planted::bug(Bug::FaultBelievesGone))));
+    assert!(message.contains("came to Gone"), "{message}");
 }
 
 fn unregister_vs_take_out(planted: Planted) -> u32 {

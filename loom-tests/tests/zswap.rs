@@ -2,7 +2,7 @@
 //!
 //! The real `Zswap` with a slot or two, pages that the stub codec makes a few bytes of, and a device of a few pages. Every
 //! model says which outcomes it has seen, and has a twin with a planted bug that must fail.
-use loom_tests::{builder, catches, empty_and_check, look, outcomes, outcomes_of_costly, outcomes_of_long, page, race};
+use loom_tests::{builder, catches, empty_and_check, look, outcomes_of_costly, outcomes_of_long, page, race};
 use zspool::swap::MemoryDevice;
 use zspool::sync::{Arc, Bug, Planted};
 use zspool::units::{NodeId, Slot};

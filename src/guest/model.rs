@@ -234,6 +234,7 @@ impl Model {
             pages = pages.traced(true, None).expect("there are addresses");
         }
         let pages = Arc::new(pages);
+        pages.register().expect("nobody refuses");
         pages.shared().regions.add(pages.clone());
         (pages, gate)
     }
@@ -350,6 +351,22 @@ impl Model {
     /// The guest has written a page before the region was registered, and nobody has [found](Self::find_present) it yet.
     pub fn occupy(&self, page: u32, token: u64) {
         self.backing.occupy(page, token);
+    }
+
+    /// The region is new: nobody knows it yet but who serves faults.
+    pub fn anew(&self) {
+        self.pages.close();
+        self.backing.set_unknown();
+    }
+
+    /// It is registered.
+    pub fn register(&self) {
+        self.pages.register().expect("nobody refuses");
+    }
+
+    /// Serve the fault of a page that was missing when the region was another.
+    pub fn late_fault(&self, page: u32) {
+        self.serve(page, Trap::Missing, Access::Read).expect("it is not poisoned");
     }
 
     /// Find and charge what the guest had before the region was registered. How many pages.

@@ -33,6 +33,7 @@ impl Unbacked {
         let slots = engine.zswap().reserve(content.len() as u64)?;
         let pages = Arc::new(Pages::new(engine.without_kernel(memcg)?, Box::new(Nothing(content)), slots, start)?);
         let announced = announced.publish(pages.clone());
+        pages.register().expect("there is no kernel");
         pages.find_present().expect("the pages are there");
         Ok(Unbacked { pages, start, _announced: announced })
     }

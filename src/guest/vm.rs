@@ -247,7 +247,7 @@ impl Vm {
         }
         shared.regions.add(pages.clone());
         let registered = match still() {
-            Some(_held) => pages.backing().register().map_err(Error::from),
+            Some(_held) => pages.register().map_err(Error::from),
             None => Err(Error::Changed { range: range.clone() }),
         };
         registered.inspect_err(|_| {

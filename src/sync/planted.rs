@@ -152,6 +152,8 @@ pub enum Bug {
     FindPassesOwned,
     /// Or does not ask what was unmapped since it looked.
     FindBelievesLook,
+    /// Who serves a fault believes the kernel at once that a page is of no region.
+    FaultBelievesGone,
     /// Who pins a page looks whether it is there, and then counts.
     PinCountsLate,
     /// The first write to a page leaves its copy in the slot.

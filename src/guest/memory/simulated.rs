@@ -14,6 +14,7 @@
 
 pub(crate) mod changing;
 
+use super::Refusal;
 use super::backing::{Backing, Installed, Obstacle, Staging, TakenOut};
 use crate::guest::uffd::Event;
 use crate::sync::{Arc, Mutex, Rank};
@@ -71,6 +72,8 @@ struct Cue {
     changing: u32,
     /// What those say, and nobody has read.
     unread: Vec<Event>,
+    /// The range is not registered yet.
+    unknown: bool,
 }
 
 /// A guest range without a kernel. Clones are the same one.
@@ -177,6 +180,11 @@ impl Simulated {
         (place.token, place.mapped) = (Some(token), true);
     }
 
+    /// The range is not registered, until it is.
+    pub(crate) fn set_unknown(&self) {
+        self.state.lock().1.unknown = true;
+    }
+
     /// Somebody throws a page away without telling.
     pub(crate) fn vanish(&self, page: u32) {
         let place = &mut self.state.lock().0[page as usize];
@@ -230,7 +238,7 @@ impl Simulated {
 
     fn put(&self, page: u32, place: &mut Place, cue: &mut Cue, token: u64, protected: bool) -> Result<(), Obstacle> {
         cue.again()?;
-        if place.other.is_some() {
+        if place.other.is_some() || cue.unknown {
             return Err(Obstacle::Gone);
         }
         if place.token.is_some() {
@@ -275,6 +283,11 @@ fn all((_, obstacle): (u32, Option<Obstacle>)) -> Result<(), Obstacle> {
 }
 
 impl Backing for Simulated {
+    fn register(&self) -> Result<(), Refusal> {
+        self.state.lock().1.unknown = false;
+        Ok(())
+    }
+
     fn take_out(&self, first: u32, pages: u32) -> TakenOut {
         let (moved, obstacle) = self.each(first, pages, |page, place, cue| {
             cue.unchanging()?;

@@ -49,7 +49,7 @@ impl Pages {
         error: &mut Option<zswap::Error>,
     ) -> Served {
         let started = self.shared().now();
-        let word = self.word(page);
+        let (word, mut was_gone) = (self.word(page), self.shared().planted.is(Bug::FaultBelievesGone));
         let served = loop {
             let seen = word.load();
             if seen.state().is_owned() {
@@ -59,13 +59,17 @@ impl Pages {
                     Waiting::Wait => self.wait(page),
                 }
             } else if word.fill(seen).is_ok() {
-                break self.bring_in(Owned::one(self, page, seen), access, why, error);
+                match self.bring_in(Owned::one(self, page, seen), access, why, error) {
+                    // Before the kernel knows the region, and between its release and its end: the fault is older than that.
+                    // A call is told: it would try for ever, if the memory itself is gone.
+                    Served::Gone if why == Why::Fault && self.enter().is_none() => return Served::Again,
+                    // Perhaps the kernel knows it since it said so.
+                    Served::Gone if why == Why::Fault && !was_gone => was_gone = true,
+                    served => break served,
+                }
             }
         };
         match served {
-            // Between its release and the end of the region: the kernel has what the page needs.
-            // A call is told: it would try for ever, if the memory itself is gone.
-            Served::Gone if why == Why::Fault && self.enter().is_none() => return Served::Again,
             Served::Installed(kind) => self.shared().served(kind, started),
             Served::Again => self.shared().observer.count(Count::Again, 1),
             _ => {}

@@ -145,7 +145,8 @@ pub(crate) struct Pages {
     slots: SlotRange,
     backing: Box<dyn Backing>,
     shared: Arc<Shared>,
-    /// Who takes pages out comes through here; closed while the region is being unregistered, or a fork is under way of which nobody tells.
+    /// Who takes pages out comes through here; closed until the kernel knows the region, while it is being unregistered, or a fork is under way of
+    /// which nobody tells.
     exit: Seat<()>,
     /// How many have it closed.
     closers: Mutex<u32>,
@@ -164,7 +165,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The pages of the memory behind `backing`, all Absent.
+    /// The pages of the memory behind `backing`, all Absent. They are closed until they are [registered](Self::register).
     ///
     /// # Errors
     /// When there is no address space for their words.
@@ -180,7 +181,6 @@ impl Pages {
             source,
         })?;
         let exit = Seat::new(shared.planted);
-        exit.put(()).expect("it is new");
         let id = shared.regions.next_id();
         Ok(Pages {
             id,
@@ -190,7 +190,7 @@ impl Pages {
             backing,
             shared,
             exit,
-            closers: Mutex::new(Rank::Leaf, 0),
+            closers: Mutex::new(Rank::Leaf, 1),
             inherited: false,
             lost: AtomicU64::new(0),
             busy: Busy::default(),
@@ -248,7 +248,7 @@ impl Pages {
         &self.shared
     }
 
-    /// Come through to take pages out; `None` while the region is being unregistered.
+    /// Come through to take pages out; `None` while it is closed.
     pub(super) fn enter(&self) -> Option<Seated<'_, ()>> {
         self.exit.get()
     }
@@ -262,7 +262,7 @@ impl Pages {
         }
     }
 
-    /// Pages may be taken out again, when all who closed it say so.
+    /// Pages may be taken out, when all who closed it say so.
     pub(crate) fn reopen(&self) {
         let mut closers = self.closers.lock();
         *closers -= 1;

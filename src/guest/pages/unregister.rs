@@ -1,8 +1,8 @@
 //! A region begins with memory that may be in use, and ends with everything where the caller left it.
 //!
 //! ```text
-//!   begin   registered with the kernel -> what is present is found and charged     faults are served all the while
-//!                                                                                  a page that is owned meanwhile is waited for
+//!   begin   registered with the kernel -> exit opened -> what is present is found and charged     faults are served all the while
+//!                                                                                a page that is owned meanwhile is waited for
 //!   end     exit closed: nobody takes pages out -> everything brought in -> released -> nobody is at it any more -> uncharged
 //!                                                       |
 //!                                                       +-- a page cannot be read: the exit is opened again, or the page poisoned
@@ -13,6 +13,7 @@ use super::owned::{Owned, TOGETHER};
 use super::pages::Pages;
 use super::ports::{Gauge, Why};
 use crate::guest::Error;
+use crate::guest::memory::Refusal;
 use crate::guest::memory::backing::Obstacle;
 use crate::sync::Bug;
 use crate::sync::thread::Backoff;
@@ -23,6 +24,16 @@ use std::ops::Range;
 const POISONINGS: u32 = 1000;
 
 impl Pages {
+    /// Have the kernel know the region, which who serves faults knows by now. Once, before all else.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub(crate) fn register(&self) -> Result<(), Refusal> {
+        self.backing().register()?;
+        self.reopen();
+        Ok(())
+    }
+
     /// Charge what is in the guest range already; for a region whose faults are served. How many pages.
     ///
     /// # Errors
