@@ -50,7 +50,7 @@ fn plain_instance(path: &Path) -> Zswap {
 }
 
 const SLOTS: u64 = 1200;
-/// Unoptimised, a step costs eight times what it does in the long ladder.
+/// Half as many in debug builds: these tests were the longest of the short ladder.
 const STEPS: usize = if cfg!(debug_assertions) { 1500 } else { 3000 };
 
 /// A client in two threads of a new instance, which has been filled and has worked for a while.

@@ -49,7 +49,7 @@ pub struct Cleaned {
     pub objects: u64,
     /// Bytes of their blocks.
     pub moved_bytes: u64,
-    /// Bytes that the devices use less.
+    /// Bytes that the devices use less for it.
     pub won_bytes: u64,
     /// Pages that could not be read back, and are lost.
     pub lost: u64,
@@ -100,24 +100,22 @@ impl Core {
         cleaned
     }
 
-    /// Clean the sparsest segment of a device. What others write meanwhile makes the device fuller, and does not count: of what the segment took
-    /// an eighth has to be more than its objects and the ends of two batches take now.
+    /// Clean the sparsest segment of a device. What that won is reckoned by the segment: what others write and free meanwhile is theirs.
     fn clean_one(&self, device: &DeviceRef<'_>, cleaned: &mut Cleaned) -> One {
         let Some(id) = device.sparsest() else { return One::Nothing };
         if self.steps.reach(Step::CleaningChose).is_err() {
             return One::Nothing;
         }
-        let (before, took) = (device.stats().used_bytes, device.used_bytes_of(id));
+        let took = device.used_bytes_of(id);
         let moved = self.clean_segment(device, id);
-        let won = before.saturating_sub(device.stats().used_bytes);
+        let won = if moved.left_nothing() { took.saturating_sub(moved.written_bytes) } else { 0 };
         cleaned.segments += 1;
         cleaned.objects += moved.objects();
         cleaned.moved_bytes += moved.left_bytes;
         cleaned.won_bytes += won;
         cleaned.lost += moved.lost;
-        let takes = moved.left_bytes + took / 8 + 3 * device.geometry().page_bytes as u64;
         match moved {
-            _ if won > 0 || moved.left_nothing() && takes < took => One::Won,
+            _ if won > 0 => One::Won,
             Moved { busy: 1.., failed: None, .. } => One::Busy,
             _ => One::Nothing,
         }

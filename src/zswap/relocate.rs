@@ -81,6 +81,8 @@ pub(super) struct Moved {
     pub(super) left_bytes: u64,
     /// and that those in that batch will leave.
     leaving_bytes: u64,
+    /// Bytes of devices that its batches took, with headers and padding.
+    pub(super) written_bytes: u64,
     /// Why the pool did not take one, as its limit says.
     pub(super) refused: Option<String>,
     /// Why a device did not.
@@ -469,17 +471,20 @@ impl<'a, 'r> Mover<'a, 'r> {
             return;
         }
         let number = batch.number();
-        if let Err(error) = batch.write() {
-            self.core.counters.failed_writes.add(1);
-            self.moved.stranded += flights.len() as u64;
-            self.moved.device_refused = Some(error.to_string());
-            if let To::Others(allowed) = &mut self.route.to {
-                *allowed = allowed.without(number);
-                self.unwritten = true;
-            } else {
-                self.route.to = To::Nowhere;
+        match batch.write() {
+            Ok(written) => self.moved.written_bytes += written.device_bytes,
+            Err(error) => {
+                self.core.counters.failed_writes.add(1);
+                self.moved.stranded += flights.len() as u64;
+                self.moved.device_refused = Some(error.to_string());
+                if let To::Others(allowed) = &mut self.route.to {
+                    *allowed = allowed.without(number);
+                    self.unwritten = true;
+                } else {
+                    self.route.to = To::Nowhere;
+                }
+                return;
             }
-            return;
         }
         flights.arrive();
         if let Err(failed) = self.core.steps.reach(Step::MoveWritten) {
