@@ -15,18 +15,10 @@ use family::*;
 use forked::*;
 use served::*;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use zspool::guest::memory::Memory;
 use zspool::guest::{Engine, Error, FaultAround, Follow, Overshoot, Verdict, VmOptions};
 use zspool::memcg::Counter;
-
-fn until(what: &str, mut f: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !f() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// A pipe through which one side tells the other to go on.
 struct Whistle([i32; 2]);

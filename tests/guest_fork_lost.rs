@@ -13,7 +13,6 @@ use family::*;
 use forked::*;
 use served::*;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use zspool::guest::Error;
 use zspool::memcg::Counter;
 use zspool::swap::{FaultyDevice, MemoryDevice, Plan};
@@ -60,12 +59,7 @@ fn a_page_that_cannot_be_read_is_a_sigbus_in_a_child_too() {
         mapping.check(50..200, 1);
         region.discard(0..50 * PAGE).unwrap();
         region.unregister().map_err(|(_, error)| error).unwrap();
-        // What children had is given back when their ends are seen.
-        let since = Instant::now();
-        while vm.memcg().current(Counter::Memory) > 0 {
-            assert!(since.elapsed() < Duration::from_secs(20), "{} bytes", vm.memcg().current(Counter::Memory));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until("what children had is given back when their ends are seen", || vm.memcg().current(Counter::Memory) == 0);
         drop(vm);
         engine.zswap().assert_valid();
         assert_eq!(engine.zswap().stats().pool.objects, 0);

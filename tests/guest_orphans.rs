@@ -99,9 +99,7 @@ fn until_another_program(name: &std::ffi::CStr) {
 
 /// In the parent of one child: wait until that is known, and held for it if this process ends. Right after the fork it may be neither.
 fn until_served(family: &Family) {
-    while family.vm.service_stats().children == 0 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until("the child is known", || family.vm.service_stats().children > 0);
 }
 
 /// Two counters that processes share.
@@ -365,11 +363,8 @@ fn the_guardian_is_small_and_ends_with_its_parent() {
     let line = lines(&output, "guardian ").first().cloned().unwrap_or_default();
     let [guardian, kibibytes, descriptors] = line[..] else { panic!("{}", said_all(&output)) };
     assert!(kibibytes < 2048 && descriptors == 3, "{kibibytes} KiB, {descriptors} descriptors");
-    let since = Instant::now();
-    while std::path::Path::new(&format!("/proc/{guardian}/comm")).exists()
-        && !std::fs::read_to_string(format!("/proc/{guardian}/stat")).unwrap_or_default().contains(") Z ")
-    {
-        assert!(since.elapsed() < Duration::from_secs(5), "it is there still");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until("the guardian ends", || {
+        let state = std::fs::read_to_string(format!("/proc/{guardian}/stat"));
+        state.map_or(true, |state| state.contains(") Z "))
+    });
 }

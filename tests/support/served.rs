@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zspool::compress::{Codec, CodecId, Codecs, Compressed, Context, Corrupt, Lz4};
 use zspool::guest::memory::Memory;
 use zspool::guest::{Engine, Error, FaultAround, Region, Service, ThreadOptions, Vm, VmOptions};
@@ -173,6 +173,16 @@ pub fn within_a_minute<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'sta
             std::process::abort();
         }
         _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+/// Wait for what others bring about.
+#[track_caller]
+pub fn until(what: &str, mut seen: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !seen() {
+        assert!(started.elapsed() < Duration::from_secs(20), "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
