@@ -8,15 +8,15 @@ use crate::register::{Content, Register};
 use crate::system::System;
 use std::ops::Range;
 use zspool::guest::model::{Model, ModelOptions};
-use zspool::memcg::Memcg;
+use zspool::memcg::Objcg;
 use zspool::sync::Planted;
 
 /// A VM with one region.
 pub struct Guest {
     /// How it is.
     pub plan: GuestPlan,
-    /// Who pays, or whose ancestor does once it is removed.
-    pub memcg: Memcg,
+    /// Through whom it is charged: to its memcg, and once that is removed to what was above it.
+    pub payer: Objcg,
     /// The region; its pages are real, its kernel is not.
     pub model: Model,
     /// The model of each page.
@@ -46,8 +46,9 @@ impl Guest {
             planted,
         };
         let model = Model::limited(options, &system.engine, &memcg, paint).expect("a guest can be made");
+        let payer = memcg.objcg().expect("nobody removes it yet");
         let page = |page: u32| Register::new(format!("page {page} of guest {number}"), Content::Page(0));
-        Guest { plan, memcg, model, pages: (0..plan.pages).map(page).collect() }
+        Guest { plan, payer, model, pages: (0..plan.pages).map(page).collect() }
     }
 
     /// Read a page.

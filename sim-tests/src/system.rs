@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use zspool::arena::Topology;
 use zspool::guest::Engine;
-use zspool::memcg::{Counter, Memcg, TreeConfig};
+use zspool::memcg::{Counter, Memcg, ObjcgId, TreeConfig};
 use zspool::swap;
 use zspool::sync::{Planted, quietly, thread};
 use zspool::units::{FRAME_SIZE, PAGE_SIZE, Slot, SlotRange};
@@ -289,19 +289,19 @@ impl System {
 
     /// Every page of a guest is where its word says, and charged to who pays.
     fn check_guests(&self) {
-        let held: Vec<(Memcg, u64)> = self
+        let held: Vec<(ObjcgId, u64)> = self
             .guests()
             .iter()
             .map(|guest| {
                 let (resident, staged, stored) = guest.model.check();
                 self.reach("guest pages in their slots at a quiet point", stored);
-                (guest.memcg.clone(), (resident + staged) * PAGE_SIZE as u64)
+                (guest.payer.id(), (resident + staged) * PAGE_SIZE as u64)
             })
             .collect();
         let groups = self.groups().clone();
         for (_, memcg) in groups {
             let Ok(stat) = memcg.stat() else { continue };
-            let pays = held.iter().filter(|(payer, _)| payer.is_within(&memcg)).map(|(_, bytes)| bytes);
+            let pays = held.iter().filter(|(payer, _)| memcg.is_charged_by(*payer)).map(|(_, bytes)| bytes);
             let below: u64 = pays.sum();
             assert_eq!(
                 stat.resident,
