@@ -4,13 +4,13 @@ mod support;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::*;
 use zspool::memcg::{Counter, Event, Memcg, MemcgEvent};
 use zspool::swap::{Device, Fault, FaultyDevice, MemoryDevice, Op, Plan, Request, State};
 use zspool::units::{NodeId, Page, SlotRange};
-use zspool::zswap::{Builder, Error, Unwritable, Zswap};
+use zspool::zswap::{Builder, Error, Shrunk, Unwritable, Zswap};
 
 const N0: NodeId = NodeId(0);
 
@@ -85,6 +85,62 @@ fn stores_at_the_pool_limit_wait_for_the_device_and_are_not_refused() {
     // 6000 entries of which some 600 fit: in batches, not one by one.
     let writes = device.writes.load(Ordering::Relaxed);
     assert!((5000 / 64..1000).contains(&writes), "{writes} writes");
+}
+
+/// A device at which writes wait until they are let go.
+#[derive(Debug)]
+struct Held {
+    inner: MemoryDevice,
+    waiting: AtomicU64,
+    go: AtomicBool,
+}
+
+impl Device for Held {
+    fn submit(&self, requests: &mut [Request]) {
+        if requests.iter().any(|request| request.op() == Op::Write) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            while !self.go.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.inner.submit(requests);
+    }
+    rest_of_device!(inner);
+}
+
+#[test]
+fn a_store_at_a_limit_of_which_all_is_being_written_waits_for_that() {
+    let (waiting, go) = (AtomicU64::new(0), AtomicBool::new(false));
+    let device = Arc::new(Held { inner: MemoryDevice::new(16 << 20, 4096), waiting, go });
+    let zswap = base(8 << 20).device(Arc::clone(&device)).worker(false).build().unwrap();
+    let (vm, slots) = (zswap.root().mkdir("vm").unwrap(), zswap.reserve(10).unwrap());
+    (0..4).for_each(|k| store(&zswap, &vm, slots, k).unwrap());
+    zswap.set_zswap_max(&vm, vm.usage()).unwrap();
+    std::thread::scope(|s| {
+        let writer = s.spawn(|| zswap.shrink_memcg(&vm, 100));
+        while device.waiting.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let storer = s.spawn(|| store(&zswap, &vm, slots, 4));
+        std::thread::sleep(Duration::from_millis(20)); // it looks meanwhile
+        device.go.store(true, Ordering::SeqCst);
+        assert!(matches!(writer.join().unwrap(), Shrunk::Written(_)));
+        storer.join().unwrap().unwrap();
+    });
+    // One that does not come back is not waited for without end.
+    device.go.store(false, Ordering::SeqCst);
+    zswap.set_zswap_max(&vm, vm.usage()).unwrap();
+    std::thread::scope(|s| {
+        let writer = s.spawn(|| zswap.shrink_memcg(&vm, 100));
+        while device.waiting.load(Ordering::SeqCst) == 1 {
+            std::thread::yield_now();
+        }
+        let refused = store(&zswap, &vm, slots, 5).unwrap_err();
+        assert!(matches!(refused, Error::Limit { reason: Unwritable::Busy, .. }), "{refused}");
+        device.go.store(true, Ordering::SeqCst);
+        assert!(matches!(writer.join().unwrap(), Shrunk::Written(_)));
+    });
+    check(&zswap, slots, 5);
 }
 
 #[test]

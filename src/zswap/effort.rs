@@ -33,7 +33,7 @@ const MAX_HOPELESS: usize = 2;
 /// A store gives up after so many rounds even if each made room that others took: far more than are ever needed.
 const MAX_TRIES: usize = 4096;
 
-/// How long a store waits for others to make room in the pool, in all, and at a time.
+/// How long a store waits for others to make room, in all, and in the pool at a time.
 const WAIT_IN_ALL: Duration = Duration::from_millis(100);
 pub(super) const WAIT: Duration = Duration::from_millis(20);
 
@@ -118,6 +118,12 @@ impl Effort {
     pub(super) fn wait(&mut self) {
         self.waits += 1;
         self.deadline.get_or_insert_with(|| Deadline::after(WAIT_IN_ALL));
+    }
+
+    /// Wait a moment for what is on its way to devices.
+    pub(super) fn wait_for_writes(&mut self) {
+        self.wait();
+        self.backoff.wait_for_io();
     }
 }
 

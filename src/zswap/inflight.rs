@@ -78,6 +78,11 @@ impl Inflight {
         self.records.get(record.0).swap(FREE, Ordering::Relaxed) != CANCELLED
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records().all(|record| record.load(Ordering::Relaxed) == FREE)
+    }
+
     /// Flights under way.
     pub(super) fn len(&self) -> usize {
         self.records().filter(|record| record.load(Ordering::Relaxed) != FREE).count()

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   refused by      who makes room
-//!   a memcg         the store: one entry of the memcg or one below it, in a batch with other stores' (submission.rs)
+//!   a memcg         the store: one entry of the memcg or one below it, in a batch with other stores' (submission.rs);
+//!                   or it waits, where all of them are on their way
 //!   the pool        the worker; the store waits at a turnstile, or helps with a batch while the worker's is at the device
 //!   its nodes       the store: a batch from these nodes
 //! ```
@@ -73,7 +74,7 @@ impl Zswap {
 impl Core {
     /// A store hit the limit of a memcg: write back an entry of that memcg or of one below it, which joins those that other
     /// stores write back.
-    pub(super) fn make_room_below(&self, hit: &LimitHit) -> Room {
+    pub(super) fn make_room_below(&self, hit: &LimitHit, effort: &mut Effort) -> Room {
         if !hit.memcg().is_online() {
             return Room::Made; // removed since, and with it who stores: the next attempt says so
         }
@@ -84,7 +85,14 @@ impl Core {
             return turn.into();
         }
         // What was looked at has lost its second chance, and was not all there is.
-        turns.search(&Budget { join: true, bytes: 1, ..self.budget(usize::MAX) }).into()
+        match turns.search(&Budget { join: true, bytes: 1, ..self.budget(usize::MAX) }).into() {
+            // Below a limit that is smaller than a batch all may be on its way to a device.
+            Room::None(Unwritable::Busy) if !effort.is_late() && !self.inflight.is_empty() => {
+                effort.wait_for_writes();
+                Room::Made
+            }
+            room => room,
+        }
     }
 
     /// A store found no frame: help the worker to make some, or wait until it has. Without a worker, do it all.
@@ -203,7 +211,7 @@ mod tests {
         let hit = vm.objcg().unwrap().try_charge(101).unwrap_err();
         zswap.offline(&vm).unwrap();
         assert_eq!(
-            zswap.core.make_room_below(&hit),
+            zswap.core.make_room_below(&hit, &mut Effort::new(&zswap.core.policy)),
             Room::Made,
             "its store tries again, and is told that its memcg is gone"
         );

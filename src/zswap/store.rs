@@ -355,7 +355,7 @@ impl Core {
                     if hit.limit() < hit.asked() {
                         return Ok(Admission::Never(Refusal::Limit(hit)));
                     }
-                    let room = self.make_room_below(&hit);
+                    let room = self.make_room_below(&hit, &mut effort);
                     if !effort.goes_on(room) {
                         let reason = effort.why();
                         return Err(Error::Limit { source: hit, reason });
