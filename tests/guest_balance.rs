@@ -67,14 +67,20 @@ fn the_first_comer_does_not_keep_all() {
                 });
                 std::thread::sleep(std::time::Duration::from_secs(1)); // the first has it for itself
             }
-            let mut resident = [0, 0];
-            for _ in 0..40 {
-                std::thread::sleep(std::time::Duration::from_millis(100));
-                (0..2).for_each(|k| resident[k] += both[k].0.stats().resident);
-            }
+            let seen = |looks: u32| {
+                let mut resident = [0, 0];
+                for _ in 0..looks {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    (0..2).for_each(|k| resident[k] += both[k].0.stats().resident);
+                }
+                resident
+            };
+            let has_its_part = |resident: [u64; 2]| resident.iter().all(|&its| its > resident.iter().sum::<u64>() / 5);
+            // On a slow machine it is still coming. What it has then, it keeps.
+            let _ = (0..20).find(|_| has_its_part(seen(5)));
+            let resident = seen(30);
             stop.store(true, Relaxed);
-            let least = resident.iter().sum::<u64>() / 5;
-            assert!(resident.iter().all(|&its| its > least), "{resident:?}");
+            assert!(has_its_part(resident), "{resident:?}");
         });
         engine.assert_valid();
     });

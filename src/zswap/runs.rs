@@ -110,16 +110,20 @@ impl Zswap {
     /// # Ok::<(), zspool::zswap::Error>(())
     /// ```
     pub fn store_new(&self, memcg: &Memcg, node: NodeId, page: &[u8; PAGE_SIZE]) -> Result<Slot, Error> {
-        // Until the page is in it the slot holds a page of zeroes. If the store fails it is empty again, and so nobody's.
-        let word = SlotWord::new(Content::SameFilled(0)).expect("a small word fits");
-        self.core.counters.enter(word);
-        let slot = self.core.slots.claim(word).inspect_err(|_| self.core.counters.leave(word))?;
+        let slot = self.core.claim_new()?;
         self.core.store_or_empty(slot, Payer { memcg, prepaid: None, unaided: false, poor: Poor::Kept }, node, page)?;
         Ok(slot)
     }
 }
 
 impl Core {
+    /// A slot that nobody has. Until a page is in it, it holds one of zeroes; when a store into it fails it is empty again, and so nobody's.
+    pub(super) fn claim_new(&self) -> Result<Slot, Error> {
+        let word = SlotWord::new(Content::SameFilled(0)).expect("a small word fits");
+        self.counters.enter(word);
+        Ok(self.slots.claim(word).inspect_err(|_| self.counters.leave(word))?)
+    }
+
     /// Store as many of the first pages as are same-filled and lie in one cluster, with one lock. None: the first is not.
     fn store_alike(&self, first: Slot, payer: Payer<'_>, pages: &[[u8; PAGE_SIZE]]) -> Result<usize, Error> {
         let in_cluster = CLUSTER_SLOTS - (first.0 % CLUSTER_SLOTS as u64) as usize;

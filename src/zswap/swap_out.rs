@@ -59,7 +59,26 @@ impl Zswap {
         node: NodeId,
         page: &[u8; PAGE_SIZE],
     ) -> Result<Stored, Box<SwapOutError>> {
-        self.swap_out_with(slot, resident, node, page, (false, Poor::Kept)).map_err(Box::new)
+        self.swap_out_with(Some(slot), resident, node, page, (false, Poor::Kept))
+            .map(|(_, stored)| stored)
+            .map_err(Box::new)
+    }
+
+    /// [`swap_out`](Self::swap_out) into a slot that nobody has, as [`store_new`](Self::store_new) does.
+    ///
+    /// # Errors
+    /// As these two; then there is no slot.
+    ///
+    /// # Locks
+    /// As [`store`](Self::store).
+    #[cfg_attr(not(feature = "guest"), allow(dead_code, reason = "only memory that is served is moved elsewhere"))]
+    pub(crate) fn swap_out_new(
+        &self,
+        resident: Resident,
+        node: NodeId,
+        page: &[u8; PAGE_SIZE],
+    ) -> Result<Slot, Box<SwapOutError>> {
+        self.swap_out_with(None, resident, node, page, (false, Poor::Kept)).map(|(slot, _)| slot).map_err(Box::new)
     }
 
     /// [`swap_out`](Self::swap_out) that wins memory or is refused: a page that would not shrink by an eighth at least does not enter the
@@ -86,7 +105,7 @@ impl Zswap {
             Help::Device => (true, Poor::Written),
             Help::All => (false, Poor::Written),
         };
-        self.swap_out_with(slot, resident, node, page, how)
+        self.swap_out_with(Some(slot), resident, node, page, how).map(|(_, stored)| stored)
     }
 
     /// [`swap_out`](Self::swap_out) inside the handler of a fault: it neither calls the allocator nor waits for a device. Where a
@@ -105,17 +124,18 @@ impl Zswap {
         node: NodeId,
         page: &[u8; PAGE_SIZE],
     ) -> Result<Stored, SwapOutError> {
-        self.swap_out_with(slot, resident, node, page, (true, Poor::Kept))
+        self.swap_out_with(Some(slot), resident, node, page, (true, Poor::Kept)).map(|(_, stored)| stored)
     }
 
+    /// Without a slot, into a new one.
     fn swap_out_with(
         &self,
-        slot: Slot,
+        into: Option<Slot>,
         resident: Resident,
         node: NodeId,
         page: &[u8; PAGE_SIZE],
         (unaided, poor): (bool, Poor),
-    ) -> Result<Stored, SwapOutError> {
+    ) -> Result<(Slot, Stored), SwapOutError> {
         let (mut resident, mut backoff) = (resident, Backoff::new());
         loop {
             let (memcg, objcg, bytes) = match resident.into_prepaid() {
@@ -128,6 +148,11 @@ impl Zswap {
             };
             // Ours until an object has taken it over: a device that panics does not take it along.
             let charge = Resident::from_prepaid(objcg, bytes);
+            // A new one with each attempt: when one fails, the slot may be given to somebody else.
+            let slot = match into.map_or_else(|| self.core.claim_new(), Ok) {
+                Ok(slot) => slot,
+                Err(error) => return Err(SwapOutError { error, resident: charge }),
+            };
             let payer = Payer { memcg: &memcg, prepaid: Some(bytes), unaided, poor };
             if unaided && !self.core.is_prepared(&memcg, slot) {
                 self.core.free(slot); // as whatever else fails
@@ -136,9 +161,9 @@ impl Zswap {
             return match self.core.store_or_empty(slot, payer, node, page) {
                 Ok(stored @ (Stored::Compressed { .. } | Stored::Incompressible | Stored::Pattern { .. })) => {
                     charge.forget();
-                    Ok(stored)
+                    Ok((slot, stored))
                 }
-                Ok(stored @ (Stored::SameFilled | Stored::WrittenThrough)) => Ok(stored),
+                Ok(stored @ (Stored::SameFilled | Stored::WrittenThrough)) => Ok((slot, stored)),
                 Err(Error::Memcg(memcg::Error::Offline { .. })) => {
                     resident = charge;
                     backoff.wait();

@@ -20,6 +20,7 @@ use crate::sync::Bug;
 use crate::units::{PAGE_SIZE, Slot};
 
 /// What a child of fork has of a page that the kernel does not give it.
+#[derive(Clone, Copy)]
 pub(crate) enum Inherited<'a> {
     /// What lies in the slot, which the child gets a reference to if it says so.
     Slot(Slot),

@@ -7,6 +7,8 @@
 //!
 //! 1. A copy is in the list before any claim in it is made: a store of the parent's that looks for claims on its slot finds it.
 //! 2. Its own memory cannot be taken out from here: it is charged, and may pass a limit.
+//! 3. It is born in the end. Meanwhile nothing leaves its parent's memory, and nobody reads of what it does to its mappings, for which it may wait; so a
+//!    page that can be neither there nor in a slot (the pool is full) for [`PATIENCE`] is lost to it, and that is said.
 
 use super::answers::Answer;
 use super::claim::{BUSY, HERE, OUT, POISONED, STATE, Taken, Taking, ZERO, move_word, slot, take, word};
@@ -21,10 +23,14 @@ use crate::guest::pages::{Inherited, Pages, Shared};
 use crate::guest::uffd::{Descriptor, Errno};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::Backoff;
-use crate::sync::{Arc, Bug, Table};
-use crate::units::{NodeId, PAGE_SIZE, SlotRange};
+use crate::sync::{Arc, Bug, Deadline, Table};
+use crate::units::{PAGE_SIZE, SlotRange};
 use crate::zswap::{self, Zswap};
 use std::ops::Range;
+use std::time::Duration;
+
+/// How long a birth waits for room in the pool.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// One child.
 pub(crate) struct Child {
@@ -148,12 +154,33 @@ impl Child {
     /// What the kernel does not give it of a region.
     pub(crate) fn inherit_all(&self, pages: &Pages, copy: Arc<Copy>, family: &Family) {
         self.copies.push(Arc::clone(&copy));
+        let mut until = None;
         for page in 0..pages.count() {
             let mut backoff = Backoff::new();
-            while !pages.inherit(page, &mut |what| self.inherit(&copy, page as usize, what, family)) {
+            while !pages.inherit(page, &mut |what| self.inherit_or_lose(&copy, page as usize, what, family, &mut until)) {
                 backoff.wait_for_io();
             }
         }
+    }
+
+    /// [`inherit`](Self::inherit), until then: the first that cannot be had says when that is.
+    fn inherit_or_lose(
+        &self,
+        copy: &Copy,
+        page: usize,
+        what: Inherited<'_>,
+        family: &Family,
+        until: &mut Option<Deadline>,
+    ) -> bool {
+        if self.inherit(copy, page, what, family) {
+            return true;
+        }
+        if !until.get_or_insert_with(|| Deadline::after(PATIENCE)).passed() {
+            return false;
+        }
+        (self.payer.say_poisoned)(copy.address(page));
+        self.payer.observer.count(Count::Unreadable, 1);
+        self.inherit(copy, page, Inherited::Poisoned, family)
     }
 
     /// It has such a page. False: later.
@@ -187,12 +214,13 @@ impl Child {
 
     /// It has what its parent has, who is a child too.
     pub(crate) fn inherit_all_from(&self, parent: &Child, family: &Family) {
+        let mut until = None;
         for theirs in parent.copies.snapshot() {
             let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
             self.copies.push(Arc::clone(&copy));
             for page in 0..theirs.pages() {
                 let mut backoff = Backoff::new();
-                while !self.inherit_from(theirs.words.get(page), &copy, page, family) {
+                while !self.inherit_from(theirs.words.get(page), &copy, page, family, &mut until) {
                     backoff.wait_for_io();
                 }
             }
@@ -200,17 +228,24 @@ impl Child {
     }
 
     /// It has what a word of its parent's says. False: later.
-    fn inherit_from(&self, theirs: &AtomicU64, copy: &Copy, page: usize, family: &Family) -> bool {
+    fn inherit_from(
+        &self,
+        theirs: &AtomicU64,
+        copy: &Copy,
+        page: usize,
+        family: &Family,
+        until: &mut Option<Deadline>,
+    ) -> bool {
         let seen = theirs.load(Ordering::Acquire);
         match seen & STATE {
             POISONED => self.inherit(copy, page, Inherited::Poisoned, family),
             OUT if self.payer.planted.is(Bug::HeirSkipsClaim) => {
-                self.inherit(copy, page, Inherited::Slot(slot(seen)), family)
+                self.inherit_or_lose(copy, page, Inherited::Slot(slot(seen)), family, until)
             }
             OUT if matches!(take(theirs, slot(seen)), Taking::Mine) => {
                 // Until ours is written: a store that moves theirs apart finds ours as well.
                 let _back = Taken { word: theirs, back: seen };
-                self.inherit(copy, page, Inherited::Slot(slot(seen)), family)
+                self.inherit_or_lose(copy, page, Inherited::Slot(slot(seen)), family, until)
             }
             OUT | BUSY => false,
             _ => true,
@@ -230,8 +265,7 @@ impl Child {
             self.charged.fetch_add(1, Ordering::Relaxed);
             return true;
         }
-        let stored = family.zswap().store_new(&family.memcg, NodeId(0), bytes);
-        stored.map(|slot| self.lacks(copy, page, word(OUT, slot))).is_ok()
+        family.store_for(&self.payer, bytes).map(|slot| self.lacks(copy, page, word(OUT, slot))).is_ok()
     }
 
     pub(crate) fn charge(&self) {

@@ -167,6 +167,8 @@ impl Children {
             }
             relics.forget_range(&(0..usize::MAX), self.care.family.zswap());
         }
+        // They have who pays, whose store has the family: the descriptor would stay, and who unmaps what was moved would wait for its reader.
+        drop(self.care.family.let_relics_go());
     }
 }
 

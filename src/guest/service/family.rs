@@ -8,10 +8,13 @@
 
 use super::child::{Child, Whose};
 use super::list::List;
+use crate::guest::pages::Shared;
+use crate::guest::pages::ports::Why;
 use crate::memcg::Memcg;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Bug, Mutex, Rank};
-use crate::zswap::Zswap;
+use crate::units::{NodeId, PAGE_SIZE, Slot};
+use crate::zswap::{self, Zswap};
 
 /// What children share.
 pub(crate) struct Family {
@@ -57,6 +60,17 @@ impl Family {
 
     pub(crate) fn zswap(&self) -> &Zswap {
         &self.zswap
+    }
+
+    /// A slot of its own for a page that cannot be where it belongs now. No room is waited for: what could leave may not before this is done. So it
+    /// is charged as a page in memory, which may pass a limit, and then as what it is compressed.
+    ///
+    /// # Errors
+    /// When the pool is full, or a `memory.zswap.max` is reached.
+    pub(crate) fn store_for(&self, payer: &Shared, bytes: &[u8; PAGE_SIZE]) -> Result<Slot, zswap::Error> {
+        payer.purse.must_charge(1, Why::Fork);
+        // Refused, the charge is dropped.
+        self.zswap.swap_out_new(payer.purse.page_charge(), NodeId(0), bytes).map_err(|refused| refused.error)
     }
 
     /// How many children live.

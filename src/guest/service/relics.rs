@@ -16,7 +16,7 @@ use crate::guest::pages::{Inherited, Pages};
 use crate::sync::atomic::Ordering;
 use crate::sync::thread::Backoff;
 use crate::sync::{Arc, Deadline};
-use crate::units::{NodeId, PAGE_SIZE, SlotRange};
+use crate::units::{PAGE_SIZE, SlotRange};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -47,6 +47,11 @@ impl Family {
         self.relics.lock().clone()
     }
 
+    /// Nobody serves them any more.
+    pub(super) fn let_relics_go(&self) -> Option<Arc<Child>> {
+        self.relics.lock().take()
+    }
+
     /// The pages of a region have other addresses: they are served there from here on.
     pub(super) fn take_relics(&self, memory: Here, pages: &Pages, there: Range<u32>, to: usize) {
         let relics = self.relics().unwrap_or_else(|| {
@@ -71,7 +76,7 @@ impl Family {
     /// Bytes cannot be installed there now, for the mapping is changing: they are stored. False: later.
     fn keep_relic(&self, relics: &Child, copy: &Copy, page: usize, what: Inherited<'_>) -> bool {
         let Inherited::Bytes(bytes) = what else { return relics.inherit(copy, page, what, self) };
-        match self.zswap.store_new(&self.memcg, NodeId(0), bytes) {
+        match self.store_for(&relics.payer, bytes) {
             Ok(slot) => {
                 copy.words.get(page).store(word(OUT, slot), Ordering::Release);
                 true
