@@ -543,3 +543,37 @@ fn a_page_that_vanished_where_it_is_staged_does_not_stay() {
         assert_reached(&reached, &["pages thrown away behind its back"]);
     }
 }
+
+/// The same of pages that have equal copies in their slots: those came back.
+#[cfg(all(feature = "guest", target_os = "linux"))]
+#[test]
+fn a_page_that_vanished_where_it_is_staged_does_not_come_back_from_its_copy() {
+    use guest_ops::{Op, Patch, Run, Serving};
+    for kind in 1..4 {
+        let serving = Serving { service: 1, around: 0, kept: 255, dirty: 0 };
+        let patch = Patch { kind, vm: 0, pages: 60, used: 60 };
+        let ops = vec![
+            Op::EvictAll { vm: 0 },
+            Op::ReadMany { place: 0, first: 0, n: 63 },
+            Op::Limit { memcg: 1, file: 0, pages: Some(120) },
+            Op::EvictBytes { vm: 0, pages: 5 },
+            Op::Vanish { place: 0, first: 0, n: 63, of_file: true },
+            Op::EvictAll { vm: 0 },
+            Op::Check,
+            Op::ReadMany { place: 0, first: 0, n: 63 },
+        ];
+        let run = Run {
+            pool_frames: 122,
+            device: 0,
+            staged_ahead: 64,
+            vms: [serving, serving],
+            places: [patch, Patch { vm: 1, ..patch }],
+            ops: List(ops),
+        };
+        let reached = guest_ops::run(run);
+        if reached.get("userfaultfd not permitted") > 0 {
+            return eprintln!("skipped: userfaultfd is not permitted here");
+        }
+        assert_reached(&reached, &["pages thrown away behind its back"]);
+    }
+}

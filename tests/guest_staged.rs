@@ -20,16 +20,22 @@ fn staged_in_place(test: impl Fn(&Mapping, Memory, Option<&std::os::fd::OwnedFd>
     test(&mapping, mapping.memory().method(Method::Protect), None);
 }
 
-/// With pages staged, which is seen to: how many are.
-fn with_staged(mapping: &Mapping, memory: Memory, then: impl FnOnce(&Vm, &Region, usize)) {
+/// With pages staged, which is seen to: how many are. Of `clean` ones there are equal copies in their slots.
+fn with_staged(mapping: &Mapping, memory: Memory, clean: bool, then: impl FnOnce(&Vm, &Region, usize)) {
     mapping.write(0..400, 1);
     let zswap = Zswap::builder().pool_limit(64 << 20).build().unwrap();
     let engine = Engine::builder(zswap).evictor(false).build().unwrap();
     let memcg = engine.root().mkdir("vm").unwrap();
     memcg.set_max(zspool::memcg::Counter::Memory, mapping.bytes as u64).unwrap();
-    let vm = engine.vm(&memcg, VmOptions::new()).unwrap();
+    let vm = engine.vm(&memcg, VmOptions::new().kept_bytes(if clean { 4 << 20 } else { 0 })).unwrap();
     // SAFETY: the mapping outlives the region; what happens to its pages is what is tested.
     let region = unsafe { vm.register(memory) }.unwrap();
+    if clean {
+        assert_eq!(vm.evict_all().pages, 400);
+        memcg.set_max(zspool::memcg::Counter::Memory, 2 * mapping.bytes as u64).unwrap();
+        region.make_resident(0..mapping.bytes).unwrap();
+        assert_eq!(engine.zswap().stats().pool.objects, 400, "all copies are kept");
+    }
     assert!(vm.evict(100 * PAGE as u64) >= 100 * PAGE as u64);
     let stats = vm.stats();
     assert!(stats.staged > 0 && stats.compressed > 0, "{stats:?}");
@@ -40,9 +46,13 @@ fn with_staged(mapping: &Mapping, memory: Memory, then: impl FnOnce(&Vm, &Region
 
 #[test]
 fn what_is_thrown_away_where_it_is_staged_is_gone_and_does_not_come_back() {
-    within_a_minute(|| {
+    [false, true].into_iter().for_each(what_is_thrown_away);
+}
+
+fn what_is_thrown_away(clean: bool) {
+    within_a_minute(move || {
         staged_in_place(|mapping, memory, file| {
-            with_staged(mapping, memory, |vm, region, staged| {
+            with_staged(mapping, memory, clean, |vm, region, staged| {
                 let out = vm.stats().compressed as usize / PAGE;
                 match file {
                     // SAFETY: our own file and mapping.
@@ -78,7 +88,7 @@ fn a_file_that_ends_before_staged_pages_loses_them_and_nothing_else() {
     within_a_minute(|| {
         staged_in_place(|mapping, memory, file| {
             let Some(file) = file else { return };
-            with_staged(mapping, memory, |vm, region, _| {
+            with_staged(mapping, memory, false, |vm, region, _| {
                 let out = vm.stats().compressed as usize / PAGE;
                 // SAFETY: our own file.
                 let resize = |bytes: usize| assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as i64) }, 0);

@@ -22,6 +22,7 @@ use crate::guest::memory::backing::{Obstacle, Staging};
 use crate::sync::Bug;
 use crate::units::PAGE_SIZE;
 use crate::zswap::{Error, Unwritable};
+use std::io;
 
 /// What became of a page in step 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,9 @@ impl<'a> Batch<'a> {
     fn store(&mut self, page: u32, was: Bits, effort: Effort, done: &mut Compressed) {
         let (pages, shared) = (self.pages, self.pages.shared());
         if was.is_kept() {
-            *self.work(page) = Work::Clean;
+            // In place it may have been thrown away behind our back, and must not come back from its copy.
+            let gone = pages.backing().staging() == Staging::InPlace && matches!(pages.is_there(page), Ok(false));
+            *self.work(page) = if gone { Work::Vanished } else { Work::Clean };
             return;
         }
         *self.work(page) = Work::Begun;
@@ -215,7 +218,9 @@ impl<'a> Batch<'a> {
                 shared.observer.count(Count::Vanished, 1);
                 shared.observer.change(Gauge::Staged, -1);
                 done.won += PAGE_SIZE as u64;
-                Owned::one(pages, page, pages.word(page).load().as_staged()).end_front(1, End::at(State::Absent));
+                let was = pages.word(page).load().as_staged();
+                pages.forget_copy(page, was, false);
+                Owned::one(pages, page, was).end_front(1, End::at(State::Absent));
             }
             Through::Lost => {
                 done.back += 1;
@@ -246,11 +251,10 @@ impl<'a> Batch<'a> {
 
     /// Drop a page in place that may be gone by now. Where the kernel does not tell it counts as gone.
     fn drop_one(&self, page: u32) -> Result<(), Obstacle> {
-        let (backing, mut is_there) = (self.pages.backing(), false);
-        if backing.present(page, 1, &mut |_| is_there = true).is_err() || !is_there {
+        if !matches!(self.pages.is_there(page), Ok(true)) {
             return Ok(());
         }
-        match backing.drop_staged(page, 1) {
+        match self.pages.backing().drop_staged(page, 1) {
             Err(Obstacle::Gone) => Ok(()),
             done => done,
         }
@@ -324,6 +328,16 @@ impl Drop for Batch<'_> {
 }
 
 impl Pages {
+    /// Whether a page that is staged in place is there still.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    fn is_there(&self, page: u32) -> io::Result<bool> {
+        let mut is_there = false;
+        self.backing().present(page, 1, &mut |_| is_there = true)?;
+        Ok(is_there)
+    }
+
     /// Have the pages back in the guest range that do not shrink and are owned; the next run begins at `next`. How many are back.
     fn put_stiff_back<'a>(&'a self, run: &mut Owned<'a>, next: u32) -> u32 {
         let run = std::mem::replace(run, Owned::none(self, next));
