@@ -12,7 +12,7 @@
 //! | `read_vs_window` | it is read, and held | none: a move under a reader is harmless (see `read_vs_compaction` in zsmalloc.rs) |
 //! | `store_vs_window` | another object comes to the frame that is being backed | none: see there |
 //! | `alarm_vs_answer` | waste passes the trigger while the thread goes to sleep | AlarmSilencedLate |
-use loom_tests::{catches, outcomes};
+use loom_tests::{catches, outcomes, outcomes_of_costly};
 use std::collections::BTreeSet;
 use zspool::arena::{Arena, ArenaConfig, Topology};
 use zspool::memcg::{Tree, TreeConfig};
@@ -205,8 +205,7 @@ fn read_vs_window(planted: Planted) -> (bool, u64, u64) {
 
 #[test]
 fn a_read_while_a_frame_is_backed_reads_what_was_stored() {
-    let seen = outcomes(|| read_vs_window(Planted::NONE));
-    println!("{seen:?}");
+    let seen = outcomes_of_costly(|| read_vs_window(Planted::NONE));
     assert!(seen.contains(&(true, 2, 0)) && seen.contains(&(false, 2, 0)), "before and after the move: {seen:?}");
     assert!(seen.iter().any(|&(there, _, busy)| there && busy > 0), "held, and left alone: {seen:?}");
 }
