@@ -211,37 +211,55 @@ mod tests {
         assert_eq!(class_of((1 << 36) + 1), None);
     }
 
+    const LAYOUTS: [(usize, usize); 7] =
+        [(1, 1), (24, 8), (100, 64), (5000, 16), (70_000, 8), (300_000, 4096), (3 << 20, 1 << 20)];
+
+    fn blocks(layout: Layout) -> [*mut u8; 3] {
+        // SAFETY: the layout is not empty.
+        [(); 3].map(|()| unsafe { Ours.alloc(layout) })
+    }
+
+    fn give_up(blocks: [*mut u8; 3], layout: Layout) {
+        // SAFETY: they are ours, of this layout.
+        blocks.into_iter().for_each(|block| unsafe { Ours.dealloc(block, layout) });
+    }
+
     #[test]
-    fn blocks_are_aligned_keep_what_is_in_them_and_are_used_again() {
-        let mut blocks = Vec::new();
-        for (size, align) in [(1, 1), (24, 8), (100, 64), (5000, 16), (70_000, 8), (300_000, 4096), (3 << 20, 1 << 20)]
-        {
+    fn blocks_are_aligned_and_keep_what_is_in_them() {
+        let all = LAYOUTS.map(|(size, align)| {
             let layout = Layout::from_size_align(size, align).unwrap();
-            for byte in 0..3u8 {
-                // SAFETY: the layout is not empty.
-                let block = unsafe { Ours.alloc(layout) };
+            let blocks = blocks(layout);
+            for (byte, block) in (size as u8..).zip(blocks) {
                 assert!(!block.is_null() && block.addr() % align == 0, "{layout:?}");
                 // SAFETY: it is that large.
-                unsafe { block.write_bytes(byte + size as u8, size) };
-                blocks.push((block, layout, byte + size as u8));
+                unsafe { block.write_bytes(byte, size) };
             }
+            (layout, blocks)
+        });
+        for (layout, blocks) in all {
+            for (byte, block) in (layout.size() as u8..).zip(blocks) {
+                // SAFETY: it was written.
+                let content = unsafe { std::slice::from_raw_parts(block, layout.size()) };
+                assert!(content.iter().all(|&b| b == byte), "{layout:?}");
+            }
+            give_up(blocks, layout);
         }
-        for (block, layout, byte) in &blocks {
-            // SAFETY: it was written.
-            let content = unsafe { std::slice::from_raw_parts(*block, layout.size()) };
-            assert!(content.iter().all(|b| b == byte), "{layout:?}");
+    }
+
+    #[test]
+    fn blocks_are_used_again() {
+        for (size, align) in LAYOUTS {
+            let layout = Layout::from_size_align(size, align).unwrap();
+            // Other tests take and free such blocks as well: but not all the time.
+            let again = (0..100).any(|_| {
+                let before = blocks(layout);
+                give_up(before, layout);
+                let after = blocks(layout);
+                give_up(after, layout);
+                after.iter().all(|block| before.contains(block))
+            });
+            assert!(again, "free blocks of {layout:?} were left alone");
         }
-        for (block, layout, _) in &blocks {
-            // SAFETY: it is ours, and given up.
-            unsafe { Ours.dealloc(*block, *layout) };
-        }
-        let top = STATE.lock().top;
-        for (_, layout, _) in &blocks {
-            // SAFETY: as above.
-            let block = unsafe { Ours.alloc(*layout) };
-            assert!(blocks.iter().any(|(old, ..)| *old == block), "a free block of {layout:?} was left alone");
-        }
-        assert_eq!(STATE.lock().top, top);
     }
 
     #[test]
