@@ -36,9 +36,9 @@ fn check_guest(output: &str) {
     let (peak, max, in_memory, compressed, into) = (second[0], second[1], second[2], second[3], second[4]);
     assert!(peak <= max && max == 16 << 20 && peak > max / 2, "{output}");
     // What is not in memory is compressed, to a tenth or less; all of it together is what is charged.
-    // The numbers are of one moment each, while pages come and go.
+    // The numbers are of one moment each, while pages come and go: that the limit holds is what the peak says.
     let all = (in_memory + compressed).abs_diff(64 << 20);
-    assert!(all < 1 << 20 && into < compressed / 8 && in_memory + into <= max, "{output}");
+    assert!(all < 1 << 20 && into < compressed / 8 && in_memory + into <= max + (1 << 20), "{output}");
     assert!(third[0] > 1000, "its pages came by faults: {output}");
     assert_eq!(last[..], [0], "{output}");
 }
