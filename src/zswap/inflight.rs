@@ -78,14 +78,9 @@ impl Inflight {
         self.records.get(record.0).swap(FREE, Ordering::Relaxed) != CANCELLED
     }
 
-    /// Whether there are none.
+    /// Whether no flight is under way.
     pub(super) fn is_empty(&self) -> bool {
         self.records().all(|record| record.load(Ordering::Relaxed) == FREE)
-    }
-
-    /// Flights under way.
-    pub(super) fn len(&self) -> usize {
-        self.records().filter(|record| record.load(Ordering::Relaxed) != FREE).count()
     }
 }
 
@@ -102,6 +97,6 @@ mod tests {
         assert!(!inflight.finish(a));
         let again = inflight.begin(Owner(1)).unwrap();
         assert!(inflight.finish(again) && inflight.finish(b));
-        assert_eq!(inflight.len(), 0);
+        assert!(inflight.is_empty());
     }
 }

@@ -30,7 +30,7 @@ impl Core {
         self.arena.assert_valid();
         self.pool.assert_valid();
         self.tree.assert_valid();
-        assert_eq!(self.inflight.len(), 0, "no flight is under way at a quiet point");
+        assert!(self.inflight.is_empty(), "no flight is under way at a quiet point");
 
         let mut entries: HashMap<Owner, (Which, ObjcgId)> = HashMap::new();
         let (mut same, mut patterns, mut compressed, mut raw, mut physical, mut lost) = (0, 0, 0, 0, 0, 0);

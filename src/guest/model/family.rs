@@ -96,7 +96,7 @@ impl Model {
     pub fn bear(&self) -> ModelChild {
         let born = self.adopt();
         let copy = Arc::new(Copy::empty(self.pages.addresses(), self.pages.slots()));
-        born.child.inherit_all(&self.pages, copy, self.family());
+        born.child.inherit_all(&self.pages, copy, self.family(), &mut None);
         born.child.is_born();
         born
     }
@@ -104,7 +104,7 @@ impl Model {
     /// A child has a child.
     pub fn bear_of(&self, parent: &ModelChild) -> ModelChild {
         let born = self.adopt();
-        born.child.inherit_all_from(&parent.child, self.family());
+        born.child.inherit_all_from(&parent.child, self.family(), &mut None);
         born.child.is_born();
         born
     }

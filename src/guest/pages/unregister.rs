@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   begin   registered with the kernel -> exit opened -> what is present is found and charged     faults are served all the while
-//!                                                                                a page that is owned meanwhile is waited for
+//!                                                                                                 a page that is owned meanwhile is waited for
 //!   end     exit closed: nobody takes pages out -> everything brought in -> released -> nobody is at it any more -> uncharged
 //!                                                       |
 //!                                                       +-- a page cannot be read: the exit is opened again, or the page poisoned

@@ -151,13 +151,12 @@ impl Child {
         self.memory = memory;
     }
 
-    /// What the kernel does not give it of a region.
-    pub(crate) fn inherit_all(&self, pages: &Pages, copy: Arc<Copy>, family: &Family) {
+    /// What the kernel does not give it of a region. `until` is the birth's, whatever it inherits.
+    pub(crate) fn inherit_all(&self, pages: &Pages, copy: Arc<Copy>, family: &Family, until: &mut Option<Deadline>) {
         self.copies.push(Arc::clone(&copy));
-        let mut until = None;
         for page in 0..pages.count() {
             let mut backoff = Backoff::new();
-            while !pages.inherit(page, &mut |what| self.inherit_or_lose(&copy, page as usize, what, family, &mut until)) {
+            while !pages.inherit(page, &mut |what| self.inherit_or_lose(&copy, page as usize, what, family, until)) {
                 backoff.wait_for_io();
             }
         }
@@ -213,14 +212,13 @@ impl Child {
     }
 
     /// It has what its parent has, who is a child too.
-    pub(crate) fn inherit_all_from(&self, parent: &Child, family: &Family) {
-        let mut until = None;
+    pub(crate) fn inherit_all_from(&self, parent: &Child, family: &Family, until: &mut Option<Deadline>) {
         for theirs in parent.copies.snapshot() {
             let copy = Arc::new(Copy::empty(theirs.addresses.clone(), theirs.origin));
             self.copies.push(Arc::clone(&copy));
             for page in 0..theirs.pages() {
                 let mut backoff = Backoff::new();
-                while !self.inherit_from(theirs.words.get(page), &copy, page, family, &mut until) {
+                while !self.inherit_from(theirs.words.get(page), &copy, page, family, until) {
                     backoff.wait_for_io();
                 }
             }

@@ -98,7 +98,7 @@ impl ChildDesk {
     /// The child has a child: it has copies of its parent's words.
     fn bear(&self, descriptor: Ward) {
         let grandchild = self.family.adopt(Whose::Own(descriptor), &mut Spare::new(&self.child.payer, &[]).child);
-        grandchild.inherit_all_from(&self.child, &self.family);
+        grandchild.inherit_all_from(&self.child, &self.family, &mut None);
         grandchild.is_born();
         self.care.ring();
     }

@@ -96,12 +96,13 @@ impl Children {
     pub(super) fn born(&self, descriptor: Ward, payer: &Arc<Shared>, regions: impl Iterator<Item = Arc<Pages>>) {
         let mut spare = self.care.nursery.take().unwrap_or_else(|| Spare::new(payer, &[]));
         let child = self.care.family.adopt(Whose::Own(descriptor), &mut spare.child);
+        let mut until = None;
         for pages in regions {
             let copy = spare.copy_of(&pages);
-            child.inherit_all(&pages, copy, &self.care.family);
+            child.inherit_all(&pages, copy, &self.care.family, &mut until);
         }
         if let Some(relics) = self.care.family.relics() {
-            child.inherit_all_from(&relics, &self.care.family);
+            child.inherit_all_from(&relics, &self.care.family, &mut until);
         }
         child.is_born();
         self.care.ring();
